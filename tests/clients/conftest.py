@@ -54,7 +54,9 @@ def running(kind: str) -> Iterator[Platform]:
         project = write_project(Path(folder) / "project", kind)
         settings = project.root / "antiphon.toml"
         text = settings.read_text()
-        settings.write_text(text.replace("[engine]", f'[engine]\nembedding_models = ["{EMBEDDING_MODEL}"]'))
+        # Codex sends instructions and functions of 40,000 characters.
+        context = "context = 4096\n" if kind == "simulated" else ""
+        settings.write_text(text.replace("[engine]", f'[engine]\n{context}embedding_models = ["{EMBEDDING_MODEL}"]'))
         up = supervised(project.root, project.url)
         runner.run(up.__aenter__())
         try:

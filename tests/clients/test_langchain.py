@@ -55,6 +55,12 @@ def test_tools(langchain: Callable[[str], Any], simulated: Platform) -> None:
     assert made["answer"]
 
 
+def test_responses(langchain: Callable[[str], Any]) -> None:
+    made = langchain("responses")
+    assert made["text"] == made["streamed"] != ""
+    assert made["id"].startswith("pred_")
+
+
 def test_logprobs(langchain: Callable[[str], Any]) -> None:
     assert langchain("logprobs") > 0
 

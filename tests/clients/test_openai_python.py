@@ -122,6 +122,23 @@ def test_tools_are_called_and_their_results_are_read(client: openai.OpenAI, simu
     assert (names, arguments) == (call.function.name, call.function.arguments)
 
 
+def test_responses(client: openai.OpenAI, simulated: Platform) -> None:
+    fields: Any = {"model": simulated.model, "input": "Is the flight late?", "temperature": 0, "max_output_tokens": 64}
+    made = client.responses.create(**fields)
+    with client.responses.stream(**fields) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        final = stream.get_final_response()
+    assert text == final.output_text == made.output_text != ""
+    parsed = client.responses.parse(**fields, text_format=Outlook).output_parsed
+    assert parsed is not None
+    assert parsed.outlook in ("on_time", "delayed")
+    again = client.responses.create(**{**fields, "input": "And now?"}, previous_response_id=made.id)
+    assert client.responses.retrieve(again.id).previous_response_id == made.id
+    client.responses.delete(again.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(again.id)
+
+
 def test_several_choices(client: openai.OpenAI, simulated: Platform) -> None:
     made = client.chat.completions.create(model=simulated.model, messages=ASKED, n=3, temperature=1, max_tokens=8)
     assert [choice.index for choice in made.choices] == [0, 1, 2]
@@ -205,6 +222,19 @@ def test_a_batch_of_chats(client: openai.OpenAI, simulated: Platform) -> None:
     (wrong,) = client.files.content(batch.error_file_id).text.splitlines()
     assert json.loads(wrong)["response"]["body"]["error"]["param"] == "max_tokens"
     assert made_before(client, batch.id)
+
+
+def test_a_batch_of_responses(client: openai.OpenAI, simulated: Platform) -> None:
+    good = {"model": simulated.model, "input": ASKED, "temperature": 0, "max_output_tokens": 64}
+    batch, lines = batch_of(client, "/v1/responses", [good, {**good, "background": True}, good])
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (2, 1)
+    online = client.responses.create(**good)
+    for line in lines:
+        body = line["response"]["body"]
+        assert [item["content"][0]["text"] for item in body["output"]] == [online.output_text]
+        assert client.responses.retrieve(body["id"]).output_text == online.output_text
+    (wrong,) = client.files.content(batch.error_file_id).text.splitlines()
+    assert json.loads(wrong)["response"]["body"]["error"]["param"] == "background"
 
 
 def made_before(client: openai.OpenAI, batch: str) -> bool:

@@ -203,7 +203,7 @@ def make_receipt(
         finish_reason="stop",
     )
     receipt = Receipt(
-        prediction=new_id("pred"),
+        prediction=request.prediction or new_id("pred"),
         request=request.request_id or new_id("req"),
         trace="0" * 32,
         scope=request.scope,
@@ -232,8 +232,9 @@ def make_receipt(
         cache=CacheReceipt("generated") if origin == "generated" else CacheReceipt("stored", "pred_first", "batch"),
         usage=UsageReceipt(180, 128, 41, 12, 0.42, 1) if origin == "generated" else UsageReceipt(),
         timing=Timing(0.001, 0.12, 0.48, 0.1, 0.36),
+        turn_blob=content_hash(request.turn) if request.turn else None,
     )
-    return receipt, tuple(each.encode() for each in texts)
+    return receipt, (*(each.encode() for each in texts), *((request.turn,) if request.turn else ()))
 
 
 def make_release(database: Database, scope: Scope) -> Release:

@@ -19,12 +19,19 @@ from antiphon.catalog.batch.batches import Batches
 from antiphon.catalog.batch.files import Files
 from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.features.definitions import AppliedProjects
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import ClockAgreement
 from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.features.lake.local import LocalLake
 from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
+from antiphon.gateway.openai.responses.stored import StoredResponses
 from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.policy.engine import Decider
+from antiphon.serving.records import Records
 
 SCOPE = Scope("default", "test")
 """The project's own."""
@@ -51,6 +58,15 @@ def request_batches(database: Database, files: FileStore, secret: bytes) -> Requ
     """Batches as they are ordered; nobody works on them."""
     audit = AuditLog(database, secret)
     return RequestBatches(Batches(database), files, Runs(database), database, audit, database.clock, ENDPOINTS)
+
+
+def batch_lines(database: Database) -> BatchLines:
+    """Lines of batches beside this catalog, under the default policies."""
+    receipts, blobs, decider = Receipts(database), Blobs(database), Decider()
+    records = Records(
+        lambda tenant: decider, receipts, blobs, Releases(database), Batches(database), AppliedProjects(database)
+    )
+    return BatchLines(database.clock, StoredResponses(receipts, blobs, records))
 
 
 def batch_context(database: Database, concurrency: int = 4) -> BatchContext:
@@ -85,7 +101,7 @@ def batch_jobs(
         jobs=Jobs(database),
         files=files,
         database=database,
-        endpoints=BatchLines(database.clock),
+        endpoints=batch_lines(database),
         answer=answer,
         models=askable,
         context=batch_context(database, concurrency),

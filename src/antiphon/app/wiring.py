@@ -23,6 +23,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.gateway.openai.batch_lines import EMBEDDINGS, ENDPOINTS, BatchLines
+from antiphon.gateway.openai.responses.stored import StoredResponses
 from antiphon.gateway.services import (
     AccessServices,
     GatewayServices,
@@ -224,7 +225,7 @@ def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: s
         jobs=store.jobs,
         files=files,
         database=store.database,
-        endpoints=BatchLines(store.database.clock),
+        endpoints=BatchLines(store.database.clock, StoredResponses(store.receipts, store.blobs, records(store))),
         answer=answer,
         models=lambda scope, endpoint: (
             list(embedding_models(store)) if endpoint == EMBEDDINGS else askable(store, scope)

@@ -68,7 +68,7 @@ class RequestBatches:
             raise InvalidInputError(
                 f"The completion window is {' or '.join(WINDOWS)}.", where="completion_window", next_step="Send 24h."
             )
-        _check_metadata(order.metadata or {})
+        check_metadata(order.metadata or {})
         kept = check_lifetime(order.output_seconds, "output_expires_after.seconds") or self.files.limits.kept
         with self.database.transaction() as connection:
             try:
@@ -117,7 +117,7 @@ class RequestBatches:
         return cancelled
 
 
-def _check_metadata(metadata: Mapping[str, str]) -> None:
+def check_metadata(metadata: Mapping[str, str]) -> None:
     if len(metadata) > MOST_PAIRS:
         raise InvalidInputError(
             f"There are {len(metadata)} pairs.", where="metadata", next_step=f"Send at most {MOST_PAIRS} pairs."

@@ -80,6 +80,7 @@ def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "question", _shortened(explained["question"]) if explained["question"] is not None else ""
     yield "entity", _pairs(explained["entity"])
     yield "inputs", _shortened(explained["inputs"]) if explained["inputs"] is not None else ""
+    yield "hints", _shortened(explained["hints"]) if explained["hints"] is not None else ""
     originator = caller["originating_user"]
     yield "asked by", f"{caller['principal']}{f' for {originator}' if originator else ''}, as of {explained['as_of']}"
     number = "" if release.get("implicit") else f" {release['number']}"

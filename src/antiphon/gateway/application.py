@@ -48,6 +48,7 @@ from antiphon.gateway.limits import PromptSizes
 from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.openai import batches, embeddings, endpoints, files
 from antiphon.gateway.openai.asking import CLIENT_CLOSED_REQUEST
+from antiphon.gateway.openai.responses import stored
 from antiphon.gateway.operation import Operation
 from antiphon.gateway.services import GatewayServices
 
@@ -55,7 +56,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, releases, rollouts, models, evaluations, datasets, outcomes, publications, views,
-        feature_watch, work, keys, tenants, grants, policies, audit, files, batches,
+        feature_watch, work, keys, tenants, grants, policies, audit, files, batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)
@@ -97,6 +98,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
         routes=[
             Route("/v1/chat/completions", endpoints.chat_completions, methods=["POST"]),
             Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/v1/responses", endpoints.responses, methods=["POST"]),
             Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
             Route("/v1/features/lookup", lookup.lookup, methods=["POST"]),
             Route("/v1/feedback", feedback.feedback, methods=["POST"]),

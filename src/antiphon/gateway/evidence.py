@@ -76,7 +76,8 @@ def reads_data(scope: Scope) -> bool:
     parts: list[str] = scope["path"].strip("/").split("/")
     method: str = scope["method"]
     if parts[0] == "v1":
-        return method == "GET" and parts[1:2] == ["files"] and parts[-1] == "content"
+        stored = parts[1:2] == ["responses"] or (parts[1:2] == ["files"] and parts[-1] == "content")
+        return method == "GET" and stored
     if parts[0] != "admin":
         return method == "GET" and parts[0] in PAGES
     if len(parts) == 4 and parts[1] == "features" and parts[3] in ROWS:

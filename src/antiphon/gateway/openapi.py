@@ -15,6 +15,8 @@ from antiphon.gateway.lookup import FeatureLookupAnswer, FeatureLookupBody
 from antiphon.gateway.openai.embeddings import EmbeddingList, EmbeddingParameters
 from antiphon.gateway.openai.files import FileObject
 from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
+from antiphon.gateway.openai.responses.parameters import ResponseParameters
+from antiphon.gateway.openai.responses.shapes import STREAMED_EVENTS, ModelResponse
 from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
 from antiphon.gateway.operation import HtmlPage, Operation
 from antiphon.gateway.tokenizer import (
@@ -70,6 +72,8 @@ _ROUTES = (
            "The answer; a stream of events with `stream: true`.", ChatCompletion, ChatParameters),
     _Route("post", "/v1/completions", "v1_completions", "Continue a text.",
            "The answer; a stream of events with `stream: true`.", Completion, CompletionParameters),
+    _Route("post", "/v1/responses", "v1_responses", "Answer a turn of a conversation.",
+           "The answer; a stream of named events with `stream: true`.", ModelResponse, ResponseParameters),
     _Route("post", "/v1/embeddings", "embeddings", "Vectors of texts.", "A vector of each text.",
            EmbeddingList, EmbeddingParameters),
     _Route("post", "/tokenize", "tokenize", "A text's tokens.", "Them.", TokenizationResponse, TokenizeBody),
@@ -92,7 +96,7 @@ _ROUTES = (
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The whole document. Every path that the gateway serves with JSON is in it."""
     routes = [*_ROUTES, *map(_route, operations)]
-    types: list[Any] = [ProblemBody, ChatChunk, Feedback]
+    types: list[Any] = [ProblemBody, ChatChunk, Feedback, *STREAMED_EVENTS]
     named = (kind for route in routes for kind in (route.answer, route.body, route.query) if kind is not None)
     types += [kind for kind in named if kind not in _NO_JSON]
     schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
@@ -113,8 +117,13 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     for operation in operations:
         if operation.action is not None:
             paths[operation.path][operation.method.lower()]["x-antiphon-action"] = operation.action
-    for path, chunk in (("/v1/chat/completions", ChatChunk), ("/v1/completions", Completion)):
-        paths[path]["post"]["responses"]["200"]["content"]["text/event-stream"] = {"schema": schema[chunk]}
+    streams = {
+        "/v1/chat/completions": schema[ChatChunk],
+        "/v1/completions": schema[Completion],
+        "/v1/responses": {"oneOf": [schema[event] for event in STREAMED_EVENTS]},
+    }
+    for path, streamed in streams.items():
+        paths[path]["post"]["responses"]["200"]["content"]["text/event-stream"] = {"schema": streamed}
     either = {"oneOf": [schema[OutcomeSubmission], schema[Feedback]]}
     paths["/v1/feedback"]["post"]["requestBody"]["content"] = _json(either)
     paths["/v1/files"]["post"]["requestBody"] = _FILE_FORM

@@ -38,6 +38,7 @@ KINDS = {
     "features": "view",
     "outcomes": "application",
     "policies": "policy",
+    "responses": "prediction",
     "status": "platform",
     "train": "application",
 }

@@ -71,6 +71,7 @@ class ProjectPredictions:
             "entity": keys,
             "question": self._text(scope, receipt.question_blob),
             "inputs": self._text(scope, receipt.inputs_blob),
+            "hints": self._text(scope, receipt.hints_blob),
             "answer": self._text(scope, receipt.text_blob),
             "finish_reason": receipt.finish_reason,
             "classes": receipt.classes,

@@ -79,6 +79,10 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         tier: ``flex`` of an online request may wait; ``priority`` goes ahead of others of its path.
         timeout: seconds after which the caller gives up; the gateway's limit holds as well.
         mirrors: the online answer that this request, a shadow, is compared with.
+        hints: what its caller says about it and that changes no answer, such as ``metadata``; in the receipt.
+        turn: the request in its API's own form, in the receipt too: a conversation goes on from it.
+        prediction: the id of the receipt, for a caller who is told it before there is one; ``None``: a new one.
+        names: its API's names of parameters that are called otherwise here, for errors that name one.
     """
 
     scope: Scope
@@ -105,6 +109,10 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     mirrors: MirroredAnswer | None = None
     tier: Tier = "default"
     timeout: float | None = None
+    hints: dict[str, Any] = {}
+    turn: bytes = b""
+    prediction: str | None = None
+    names: dict[str, str] = {}
 
 
 class TextDelta(msgspec.Struct, frozen=True):

@@ -64,6 +64,9 @@ def mirrored(arrival: Arrival, assigned: Assignment, answer: Answer) -> AnswerRe
         minimum_publication=answer.publication,
         refresh=False,
         overrides=DecodingOverrides(),
+        hints={},
+        turn=b"",
+        prediction=None,
         mirrors=MirroredAnswer(
             rollout=assigned.rollout,
             prediction=answer.prediction,

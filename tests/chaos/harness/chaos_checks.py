@@ -226,6 +226,7 @@ def _online(question: str | None) -> bool:
 
 def _texts(receipt: dict[str, Any]) -> set[str]:
     blobs = {receipt["entity_blob"], receipt["text_blob"], receipt["question_blob"], receipt.get("inputs_blob")}
+    blobs |= {receipt.get("hints_blob"), receipt.get("turn_blob")}
     for attempt in receipt["attempts"]:
         blobs |= {attempt["prompt_blob"], attempt["text_blob"], attempt["json_schema_blob"]}
     return {blob for blob in blobs if blob}

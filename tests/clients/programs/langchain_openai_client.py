@@ -59,6 +59,13 @@ def tools(model: str, _: str) -> Any:
     return {"name": call["name"], "arguments": call["args"], "answer": answered.content}
 
 
+def responses(model: str, _: str) -> Any:
+    asking = chat(model, use_responses_api=True)
+    made = asking.invoke(MESSAGES)
+    parts = [part.text for part in asking.stream(MESSAGES)]
+    return {"text": made.text, "streamed": "".join(parts), "id": made.response_metadata["id"]}
+
+
 def logprobs(model: str, _: str) -> Any:
     made = chat(model, logprobs=True, top_logprobs=2).invoke(MESSAGES)
     return len(made.response_metadata["logprobs"]["content"])
@@ -84,5 +91,5 @@ def embeddings(_: str, model: str) -> Any:
 
 if __name__ == "__main__":
     case, model, embedding_model = sys.argv[1:]
-    cases = (invoke, stream, batch, structured, tools, logprobs, embeddings)
+    cases = (invoke, stream, batch, structured, tools, responses, logprobs, embeddings)
     print(json.dumps({one.__name__: one for one in cases}[case](model, embedding_model)))

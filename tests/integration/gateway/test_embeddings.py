@@ -15,12 +15,13 @@ import openai
 import pytest
 from tests.harness import fakes
 from tests.harness.small_desk import SmallDesk
+from tests.harness.stored_files import batch_lines
 from tests.integration.gateway.conftest import serve
 
 from antiphon.core.scope import Scope
 from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
 from antiphon.engine.execution.local import LocalEngine
-from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
+from antiphon.gateway.openai.batch_lines import ENDPOINTS
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embeddings
@@ -174,7 +175,7 @@ async def test_who_may_not_answer_may_not_embed(world: World) -> None:
 
 async def test_a_line_of_a_batch_is_the_same_request_in_time_that_is_left(world: World) -> None:
     assert "/v1/embeddings" in ENDPOINTS
-    lines = BatchLines(world.desk.clock)
+    lines = batch_lines(world.desk.database)
     principal = Principal("ada", "default", "admin")
     body = msgspec.json.encode({"model": MODEL, "input": ["tea"], "encoding_format": "base64"})
     asked = lines.read("/v1/embeddings", body, SCOPE, principal, "req_1")

@@ -288,6 +288,26 @@ async def test_the_official_client_repeats_what_may_succeed_and_prints_the_subje
     assert failure.what in str(caught.value)
 
 
+async def test_a_response_that_fails_in_the_middle_says_so_in_its_last_event(http, answerer, running) -> None:
+    answerer.fail_after = 2
+    for failure, code in (
+        (EngineError("The engine died."), "server_error"),
+        (OverloadedError("Full."), "rate_limit_exceeded"),
+    ):
+        answerer.failure = failure
+        answered = await http.post("/v1/responses", json={"model": "desk", "input": "Late?", "stream": True})
+        events = [json.loads(line[6:]) for line in answered.text.splitlines() if line.startswith("data: ")]
+        last = events[-1]
+        assert (answered.status_code, last["type"], last["response"]["status"]) == (200, "response.failed", "failed")
+        assert last["sequence_number"] == len(events) - 1
+        assert (last["response"]["error"]["code"], last["response"]["error"]["type"]) == (code, failure.code)
+        assert failure.what in last["response"]["error"]["message"]
+        assert answerer.running == 0
+    answerer.fail_after = 0
+    refused = await http.post("/v1/responses", json={"model": "desk", "input": "Late?", "stream": True})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+
+
 async def test_an_engine_that_dies_in_the_middle_is_an_error_of_this_stream_alone(client, answerer, running) -> None:
     answerer.failure, answerer.fail_after = EngineError("The engine died."), 2
     stream = await client.chat.completions.create(model="desk", messages=MESSAGES, stream=True)

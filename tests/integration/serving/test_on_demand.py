@@ -31,7 +31,8 @@ from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.streaming.consumer import StreamConsumer
-from antiphon.gateway.openai.parameters import ChatParameters, chat_request, read
+from antiphon.gateway.openai.common import read
+from antiphon.gateway.openai.parameters import ChatParameters, chat_request
 from antiphon.learning.datasets.rows import DatasetRowBuilder
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 

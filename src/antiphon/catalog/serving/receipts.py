@@ -203,6 +203,10 @@ class Receipt(msgspec.Struct, frozen=True):
     fallback: tuple[SkippedEngine, ...] = ()
     """The engines that should have answered before this one, in the order in which they were asked."""
     degraded: Degradation | None = None
+    hints_blob: str | None = None
+    """The caller's hints about the request, as JSON: they change no answer."""
+    turn_blob: str | None = None
+    """The request as a turn of a conversation, in its API's own form; its bytes are of no other receipt."""
 
 
 class ReuseCount(msgspec.Struct, frozen=True):

@@ -25,6 +25,9 @@ class EventStream:
 
     The headers wait for the first item, so that a request that fails before it has the error's status. A later
     failure is sent as an ``error`` event, in the shape that OpenAI's clients raise, and without ``[DONE]``.
+
+    Args:
+        named: each item's ``type`` is the name of its event, and the items themselves tell how they end.
     """
 
     def __init__(
@@ -34,11 +37,13 @@ class EventStream:
         headers: dict[str, str],
         first: Callable[[], None],
         ended: Callable[[BaseException | None], None],
+        named: bool = False,
     ) -> None:
         self._items = items
         self._headers = headers
         self._first = first
         self._ended = ended
+        self._named = named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -51,13 +56,16 @@ class EventStream:
                         started = True
                         self._first()
                         await send({"type": "http.response.start", "status": 200, "headers": headers})
-                    await send(_part(b"data: " + msgspec.json.encode(item) + b"\n\n"))
-                await send(_part(DONE, more=False))
+                    name = f"event: {item.type}\n".encode() if self._named else b""
+                    await send(_part(name + b"data: " + msgspec.json.encode(item) + b"\n\n"))
+                await send(_part(b"" if self._named else DONE, more=False))
         except CallerLeftError as error:
             failure = error
         except Exception as error:
             failure = error
-            if started:
+            if started and self._named:
+                await send(_part(b"", more=False))
+            elif started:
                 event = msgspec.json.encode(problem.ProblemBody(problem.describe(error)))
                 await send(_part(b"data: " + event + b"\n\n", more=False))
             else:

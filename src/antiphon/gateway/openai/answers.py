@@ -13,7 +13,7 @@ from antiphon.engine.api import tool_text
 from antiphon.engine.api.messages import TokenOut, ToolCall
 from antiphon.engine.api.tool_text import ToolReader
 from antiphon.gateway.openai import shapes
-from antiphon.gateway.openai.parameters import ChatParameters, Common, CompletionParameters
+from antiphon.gateway.openai.parameters import ChatParameters, ChoiceParameters, CompletionParameters
 from antiphon.gateway.openai.tools import called, called_delta
 from antiphon.serving.request import Answer, TextDelta
 
@@ -62,7 +62,7 @@ def echoed(read: CompletionParameters, index: int, tokens: Sequence[TokenOut]) -
     """The prompt of a choice as ``echo`` gives it back: as it came, or the texts of its tokens."""
     if not read.echo:
         return ""
-    prompt = read.prompts[index // (read.n or 1)]
+    prompt = read.prompts[index // read.choices]
     return prompt if isinstance(prompt, str) else "".join(token.text for token in tokens)
 
 
@@ -85,11 +85,11 @@ def _each(answer: Answer, answers: Sequence[Answer]) -> dict[str, Any]:
     return {"antiphon": shapes.provenance(answer)} if len(answers) > 1 else {}
 
 
-def _common(read: Common, answers: Sequence[Answer]) -> dict[str, Any]:
+def _common(read: ChoiceParameters, answers: Sequence[Answer]) -> dict[str, Any]:
     first = answers[0]
     return {
         "id": first.prediction,
-        "usage": shapes.usage(answers, read.n or 1),
+        "usage": shapes.usage(answers, read.choices),
         "system_fingerprint": shapes.fingerprint(first),
         "antiphon": shapes.provenance(first),
         "service_tier": shapes.tier(read.service_tier),
@@ -99,9 +99,9 @@ def _common(read: Common, answers: Sequence[Answer]) -> dict[str, Any]:
 class _Ends:
     """The ends of the choices, and what their last chunks carry."""
 
-    def __init__(self, read: Common, choices: int) -> None:
+    def __init__(self, read: ChoiceParameters, choices: int) -> None:
         self.with_usage = read.stream_options is not None and read.stream_options.include_usage
-        self._each = read.n or 1
+        self._each = read.choices
         self._choices = choices
         self._tier = shapes.tier(read.service_tier)
         self._answers: dict[int, Answer] = {}

@@ -15,7 +15,7 @@ from antiphon.gateway.denials import Denials
 from antiphon.gateway.http import incoming, problem
 from antiphon.gateway.http.departure import CallerLeftError, while_connected
 from antiphon.gateway.measurements import AnswerMeasurement, GatewayMetrics
-from antiphon.gateway.openai import parameters, shapes
+from antiphon.gateway.openai import common, shapes
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embedding
@@ -59,7 +59,7 @@ class GenerationCall:
         try:
             principal = self.principal = await incoming.principal(request, services)
             self._tenant = principal.tenant
-            read = parameters.read(await incoming.body(request, services.settings.gateway.max_body_bytes), shape)
+            read = common.read(await incoming.body(request, services.settings.gateway.max_body_bytes), shape)
             user = incoming.originating_user(request, principal, read.user)
             question = translate(read, services.scope(principal), principal, self.id, user)
         except Exception as error:

@@ -12,7 +12,10 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.scope import Scope
 from antiphon.gateway.http import problem
-from antiphon.gateway.openai import answers, embeddings, parameters
+from antiphon.gateway.openai import answers, common, embeddings, parameters
+from antiphon.gateway.openai.responses.answers import whole_response
+from antiphon.gateway.openai.responses.parameters import ResponseParameters, response_request
+from antiphon.gateway.openai.responses.stored import StoredResponses
 from antiphon.governance.identity.principal import Principal, originator
 from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.request import AnswerRequest
@@ -20,9 +23,10 @@ from antiphon.serving.request import AnswerRequest
 ModelRequest = AnswerRequest | EmbeddingRequest
 
 EMBEDDINGS = "/v1/embeddings"
-_ENDPOINTS: dict[str, tuple[type[Any], Callable[..., ModelRequest], Callable[..., msgspec.Struct]]] = {
+_ENDPOINTS: dict[str, tuple[type[Any], Callable[..., Any], Callable[..., msgspec.Struct]]] = {
     "/v1/chat/completions": (parameters.ChatParameters, parameters.chat_request, answers.chat_completion),
     "/v1/completions": (parameters.CompletionParameters, parameters.completion_request, answers.completion),
+    "/v1/responses": (ResponseParameters, response_request, whole_response),
     EMBEDDINGS: (embeddings.EmbeddingParameters, embeddings.embedding_request, embeddings.embedding_list),
 }
 
@@ -33,8 +37,9 @@ ENDPOINTS = tuple(_ENDPOINTS)
 class BatchLines:
     """Implements ``batch.batch_job.RequestEndpoints``."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, responses: StoredResponses) -> None:
         self._clock = clock
+        self._responses = responses
 
     def read(self, endpoint: str, body: bytes, scope: Scope, principal: Principal, request: str) -> LineRequests:
         """Reads the requests of a line.
@@ -46,7 +51,7 @@ class BatchLines:
         if endpoint not in _ENDPOINTS:
             raise InvalidInputError(f"There are no batches for {endpoint!r}.", where="endpoint")
         shape, asking, write = _ENDPOINTS[endpoint]
-        read = parameters.read(body, shape)
+        read = common.read(body, shape)
         if getattr(read, "stream", None):
             raise UnsupportedParameterError(
                 "An answer in a batch is not streamed.", where="stream", next_step="Leave it out."
@@ -58,6 +63,8 @@ class BatchLines:
                 next_step="Leave it out.",
             )
         question = asking(read, scope, principal, request, originator(principal, read.user or None))
+        if isinstance(read, ResponseParameters) and read.previous_response_id is not None:
+            question = self._responses.continued(read, question)
         return LineRequests(
             _as_batch(read, question),
             lambda made: write(int(self._clock.now().timestamp()), read, made[0] if endpoint == EMBEDDINGS else made),

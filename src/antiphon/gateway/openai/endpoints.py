@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from opentelemetry.trace import SpanKind
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -30,11 +31,15 @@ from antiphon.gateway.openai.answers import (
     completion_chunks,
 )
 from antiphon.gateway.openai.asking import GenerationCall
+from antiphon.gateway.openai.common import Common
+from antiphon.gateway.openai.responses.answers import response_events, whole_response
+from antiphon.gateway.openai.responses.parameters import ResponseParameters, response_request
+from antiphon.gateway.openai.responses.stored import StoredResponses
 from antiphon.gateway.services import GatewayServices
 from antiphon.serving import several
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
-P = TypeVar("P", bound=parameters.Common)
+P = TypeVar("P", bound=Common)
 
 
 async def chat_completions(request: Request) -> ASGIApp:
@@ -50,6 +55,13 @@ async def completions(request: Request) -> ASGIApp:
         parameters.completion_request,
         completion,
         completion_chunks,
+    )
+
+
+async def responses(request: Request) -> ASGIApp:
+    """``POST /v1/responses``."""
+    return await _complete(
+        request, ResponseParameters, response_request, whole_response, response_events, _continued, named=True
     )
 
 
@@ -76,7 +88,17 @@ async def _complete(
     ask: Callable[..., AnswerRequest],
     written: Callable[[int, P, Sequence[Answer]], msgspec.Struct],
     streamed: Callable[[str, int, P, int, Answering], AsyncGenerator[msgspec.Struct, None]],
+    continued: Callable[[GenerationCall, P, tuple[AnswerRequest, ...]], Awaitable[tuple[AnswerRequest, ...]]]
+    | None = None,
+    *,
+    named: bool = False,
 ) -> ASGIApp:
+    """Answers a request of one of the endpoints that generate.
+
+    Args:
+        ask: makes the request of a body's parameters; ``continued`` adds what is stored of earlier ones.
+        written: the whole answer in the endpoint's shape; ``streamed``: the events of a stream, ``named`` or not.
+    """
     call = GenerationCall(request)
 
     def translate(read: P, *who: Any) -> tuple[AnswerRequest, ...]:
@@ -84,13 +106,19 @@ async def _complete(
         return parameters.questions(read, question)
 
     read, questions = await call.read(shape, translate)
-    choices = read.n or 1
+    if continued is not None:
+        found = await call.waited_for(continued(call, read, questions))
+        if isinstance(found, Response):
+            return found
+        questions = found
+    choices = read.choices
     reserving = limits.reserve(call.services, call.principal, questions, choices, request.app.state.sizes)
     if (refusal := await call.let_in(reserving, choices)) is not None:
         return refusal
     if read.stream:
-        events = _events(call, questions, partial(streamed, call.id, call.created, read))
-        return EventStream(events, headers=call.headers, first=call.first_byte, ended=call.ended)
+        name = questions[0].prediction or call.id
+        events = _events(call, questions, partial(streamed, name, call.created, read))
+        return EventStream(events, headers=call.headers, first=call.first_byte, ended=call.ended, named=named)
     with telemetry.span("gateway.answer", traceparent=call.parent, kind=SpanKind.SERVER):
         answer = call.services.generation.answerer.answer
         answers = await call.waited_for(several.answers(answer, _traced(questions, call.parent)))
@@ -102,6 +130,15 @@ async def _complete(
     call.first_byte()
     call.ended(None)
     return response
+
+
+async def _continued(
+    call: GenerationCall, read: ResponseParameters, questions: tuple[AnswerRequest, ...]
+) -> tuple[AnswerRequest, ...]:
+    if read.previous_response_id is None:
+        return questions
+    stored = StoredResponses.of(call.services)
+    return (await run_in_threadpool(stored.continued, read, questions[0]),)
 
 
 async def _events(

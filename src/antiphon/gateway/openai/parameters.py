@@ -1,62 +1,23 @@
-"""Parameters of ``/v1``. A parameter that is unknown, or known and not implemented, is refused by name.
-
-Names and types follow OpenAI's API reference (chat completions, completions). ``entity``, ``inputs``, ``as_of``,
-``minimum_publication``, ``release`` and ``exposure_unit`` are ours; the official client sends them through
-``extra_body``.
-"""
+"""Parameters of chat completions and completions; names and types follow OpenAI's API reference."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from antiphon.core import json_schemas
-from antiphon.core.clock import utc
-from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.engine.api.messages import Penalties
-from antiphon.gateway.http import incoming
-from antiphon.gateway.http.bounds import MOST_TOKENS, Int64, Number, TokenCount, TokenId
-from antiphon.gateway.openai.engine_parameters import EngineParameters, engine_parameters
-from antiphon.gateway.openai.tools import OpenAITool, OpenAIToolCall, OpenAIToolChoice, offered
+from antiphon.gateway.http.bounds import MOST_TOKENS, TokenCount, TokenId
+from antiphon.gateway.openai.common import Common, answer_request
+from antiphon.gateway.openai.tools import OpenAITool, OpenAIToolCall, OpenAIToolChoice, offered, refuse_beside_tools
 from antiphon.governance.identity.principal import Principal
-from antiphon.serving.admission.limits import grant_tier
 from antiphon.serving.answering.tools import Tools
-from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
-
-NOT_IMPLEMENTED = frozenset(
-    {
-        "audio",
-        "best_of",
-        "function_call",
-        "functions",
-        "metadata",
-        "modalities",
-        "moderation",
-        "prediction",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "reasoning_effort",
-        "safety_identifier",
-        "store",
-        "suffix",
-        "verbosity",
-        "web_search_options",
-    }
-)
-"""OpenAI's, and refused here: accepting one and ignoring it would be a lie."""
-
-NEUTRAL = {"best_of": 1, "echo": False, "store": False}
-"""Values that ask for nothing; some clients always send them."""
+from antiphon.serving.request import AnswerRequest, Message
 
 MOST_CHOICES = 128
 """Answers that one request may ask for, over all its prompts."""
-
-Key = str | int
-
-Stop = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
@@ -114,6 +75,13 @@ class JsonSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str | None = None
     strict: bool | None = None
 
+    def sound(self, where: str) -> dict[str, Any]:
+        """The schema; raises ``InvalidInputError`` for one that leads outside itself, or has bounds that nothing counts
+        with."""
+        if (found := json_schemas.unsound(self.schema)) is not None:
+            raise InvalidInputError(f"`{where}`: {found}.", where=where)
+        return self.schema
+
 
 class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``text``, any ``json_object``, or what meets a ``json_schema``."""
@@ -132,40 +100,28 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise InvalidInputError(
                     "`response_format.json_schema` is missing.", where="response_format.json_schema"
                 )
-            if (found := json_schemas.unsound(self.json_schema.schema)) is not None:
-                raise InvalidInputError(
-                    f"`response_format.json_schema.schema`: {found}.", where="response_format.json_schema.schema"
-                )
-            return self.json_schema.schema
+            return self.json_schema.sound("response_format.json_schema.schema")
         return {"type": "object"} if self.type == "json_object" else None
 
 
-class Common(EngineParameters, msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of both endpoints."""
+class ChoiceParameters(Common, frozen=True, kw_only=True):
+    """Parameters of both endpoints, and of no other."""
 
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     max_tokens: TokenCount | None = None
-    seed: Int64 | None = None
-    stop: Stop | Annotated[list[Stop], msgspec.Meta(max_length=4)] | None = None
-    user: str | None = None
-    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=MOST_CHOICES)] | None = None
-    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
-    entity: dict[str, Key] = {}
-    inputs: dict[str, Any] = {}
-    as_of: datetime | None = None
-    minimum_publication: Number | None = None
-    release: str | None = None
-    exposure_unit: str | None = None
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    def check_stream_options(self) -> None:
+        """Raises ``InvalidInputError`` where there is no stream that they could be options of."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidInputError("`stream_options` needs `stream: true`.", where="stream_options")
 
 
-class ChatParameters(Common, frozen=True, kw_only=True):
+class ChatParameters(ChoiceParameters, frozen=True, kw_only=True):
     """Body of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
@@ -183,7 +139,7 @@ class ChatParameters(Common, frozen=True, kw_only=True):
         return self.tools is not None and self.tool_choice != "none"
 
 
-class CompletionParameters(Common, frozen=True, kw_only=True):
+class CompletionParameters(ChoiceParameters, frozen=True, kw_only=True):
     """Body of ``POST /v1/completions``: one prompt or several, each as text or as tokens."""
 
     prompt: str | list[str | TokenId | list[TokenId]]
@@ -211,35 +167,11 @@ class CompletionParameters(Common, frozen=True, kw_only=True):
         return tuple(each if isinstance(each, str) else tuple(each) for each in given)
 
 
-P = TypeVar("P", bound=msgspec.Struct)
-
-
-def read(content: bytes, shape: type[P]) -> P:
-    """The parameters of a body.
-
-    Raises:
-        UnsupportedParameterError: names the parameter that is unknown or not implemented.
-        InvalidInputError: malformed JSON, or names the parameter of a wrong type.
-    """
-    known = set(incoming.field_names(shape))
-    fields: dict[str, Any] = {}
-    for name, value in incoming.json_object(content).items():
-        if value is None or (name in NEUTRAL and value == NEUTRAL[name]):
-            if name in known or name in NOT_IMPLEMENTED:
-                continue
-        elif name not in known and (name in NOT_IMPLEMENTED or name in NEUTRAL):
-            permitted = f" Only {NEUTRAL[name]!r} is accepted." if name in NEUTRAL else ""
-            raise UnsupportedParameterError(
-                f"The parameter {name!r} is not implemented here.{permitted}", where=name, next_step="Leave it out."
-            )
-        fields[name] = value
-    return incoming.typed(fields, shape)
-
-
 def chat_request(
     parameters: ChatParameters, scope: Scope, principal: Principal, request: str, user: str | None = None
 ) -> AnswerRequest:
     """The question behind a chat completion; an application takes one user turn, which is its question."""
+    parameters.check_stream_options()
     if parameters.top_logprobs is not None and not parameters.logprobs:
         raise InvalidInputError("`top_logprobs` needs `logprobs: true`.", where="top_logprobs")
     turns = tuple(message.turn(f"messages[{number}]") for number, message in enumerate(parameters.messages))
@@ -250,7 +182,9 @@ def chat_request(
         "logprobs": (parameters.top_logprobs or 0) if parameters.logprobs else None,
         "tools": _tools(parameters),
     }
-    return _request(parameters, scope, principal, request, user, decoding, question=question or None, messages=turns)
+    return answer_request(
+        parameters, scope, principal, request, user, decoding, question=question or None, messages=turns
+    )
 
 
 def completion_request(
@@ -260,6 +194,7 @@ def completion_request(
 
     Of several prompts it is the first one's; :func:`questions` has them all.
     """
+    parameters.check_stream_options()
     first, scored = parameters.prompts[0], parameters.echo is True
     if parameters.max_tokens == 0 and not scored:
         raise InvalidInputError("No tokens at all go with `echo: true` only.", where="max_tokens")
@@ -268,7 +203,7 @@ def completion_request(
         "logprobs": parameters.logprobs,
         "prompt_logprobs": (parameters.logprobs or 0) if scored else None,
     }
-    return _request(parameters, scope, principal, request, user, decoding, **_prompted(first))
+    return answer_request(parameters, scope, principal, request, user, decoding, **_prompted(first))
 
 
 def questions(parameters: Common, question: AnswerRequest) -> tuple[AnswerRequest, ...]:
@@ -277,7 +212,7 @@ def questions(parameters: Common, question: AnswerRequest) -> tuple[AnswerReques
     Raises:
         InvalidInputError: there are too many of them.
     """
-    count = parameters.n or 1
+    count = parameters.choices
     prompts = parameters.prompts if isinstance(parameters, CompletionParameters) else (None,)
     if count * len(prompts) > MOST_CHOICES:
         raise InvalidInputError(
@@ -312,73 +247,22 @@ def _tools(parameters: ChatParameters) -> Tools | None:
                     next_step="Send `tools` too, or leave it out.",
                 )
         return None
-    callable_now = offered(parameters.tools, parameters.tool_choice, parameters.parallel_tool_calls)
+    choice = parameters.tool_choice
+    callable_now = offered(
+        [tool.function for tool in parameters.tools],
+        required=choice == "required",
+        only=choice.function.name if isinstance(choice, OpenAIToolChoice) else None,
+        several=parameters.parallel_tool_calls,
+        places=[f"tools[{number}].function" for number in range(len(parameters.tools))],
+        choice_place="tool_choice.function.name",
+    )
     if not parameters.calls:
         return None
-    requested = {
-        "logprobs": parameters.logprobs,
-        "stop": parameters.stop,
-        "response_format": parameters.response_format is not None and parameters.response_format.type != "text",
-    }
-    for name, value in requested.items():
-        if value:
-            raise UnsupportedParameterError(
-                f"`{name}` does not go with `tools`: a turn that may call is written as JSON of its own.",
-                where=name,
-                next_step='Leave it out, or send `tool_choice: "none"`.',
-            )
+    refuse_beside_tools(
+        {
+            "logprobs": parameters.logprobs,
+            "stop": parameters.stop,
+            "response_format": parameters.response_format is not None and parameters.response_format.type != "text",
+        }
+    )
     return callable_now
-
-
-def _request(
-    parameters: Common,
-    scope: Scope,
-    principal: Principal,
-    request: str,
-    user: str | None,
-    decoding: dict[str, Any],
-    **question: Any,
-) -> AnswerRequest:
-    """The question with what both endpoints have."""
-    if parameters.stream_options is not None and not parameters.stream:
-        raise InvalidInputError("`stream_options` needs `stream: true`.", where="stream_options")
-    if parameters.as_of is not None and parameters.as_of.tzinfo is None:
-        raise InvalidInputError(
-            "`as_of` has no time zone.", where="as_of", next_step="Write it with an offset, e.g. Z."
-        )
-    stop = parameters.stop
-    penalties = Penalties(
-        frequency=parameters.frequency_penalty or 0.0,
-        presence=parameters.presence_penalty or 0.0,
-        bias=tuple(sorted(_biased(token, bias) for token, bias in (parameters.logit_bias or {}).items() if bias)),
-    )
-    return AnswerRequest(
-        scope=scope,
-        principal=principal,
-        application=parameters.model,
-        entity={name: str(value) for name, value in parameters.entity.items()},
-        inputs=parameters.inputs,
-        as_of=utc(parameters.as_of) if parameters.as_of else None,
-        release=parameters.release,
-        minimum_publication=parameters.minimum_publication,
-        originating_user=user,
-        exposure_unit=parameters.exposure_unit,
-        request_id=request,
-        tier=grant_tier(parameters.service_tier, principal),
-        overrides=DecodingOverrides(
-            temperature=parameters.temperature,
-            top_p=parameters.top_p,
-            seed=parameters.seed,
-            stop=None if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
-            penalties=None if penalties == Penalties() else penalties,
-            engine=engine_parameters(parameters),
-            **decoding,
-        ),
-        **question,
-    )
-
-
-def _biased(token: str, bias: float) -> tuple[int, float]:
-    if not (token.isascii() and token.isdigit() and len(token) < 10):
-        raise InvalidInputError("The keys of `logit_bias` are tokens, as numbers.", where="logit_bias")
-    return int(token), bias

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from antiphon.core import json_schemas
-from antiphon.core.errors import InvalidInputError
+from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.engine.api.messages import ToolCall
 from antiphon.serving.answering.tools import NOTHING, Tool, Tools
 
@@ -77,34 +77,54 @@ def called_delta(index: int, call: ToolCall) -> CalledDelta:
     return CalledDelta(index=index, id=call.id, function=CalledFunction(call.name, call.arguments))
 
 
-def offered(tools: Sequence[OpenAITool], choice: str | OpenAIToolChoice | None, several: bool | None) -> Tools:
+def offered(
+    functions: Sequence[Function],
+    *,
+    required: bool,
+    only: str | None,
+    several: bool | None,
+    places: Sequence[str],
+    choice_place: str,
+) -> Tools:
     """Returns the functions that may be called.
+
+    Args:
+        required: one must be called; ``only``: the one.
+        places: of the functions in the request; ``choice_place``: of the name of the only one.
 
     Raises:
         InvalidInputError: two functions have one name, parameters are no schema of an object, or the chosen function is
             not among them.
     """
-    functions = [tool.function for tool in tools]
     names = [function.name for function in functions]
-    for number, function in enumerate(functions):
-        where = f"tools[{number}].function"
+    for number, (function, where) in enumerate(zip(functions, places, strict=True)):
         if names.index(function.name) != number:
             raise InvalidInputError(f"Another function is called {function.name!r} too.", where=f"{where}.name")
         if function.parameters:
             _check_schema(function.parameters, f"{where}.parameters")
-    only = choice.function.name if isinstance(choice, OpenAIToolChoice) else None
     if only is not None and only not in names:
         raise InvalidInputError(
             f"There is no function {only!r} in `tools`.",
-            where="tool_choice.function.name",
+            where=choice_place,
             next_step=f"There are {', '.join(names)}.",
         )
     return Tools(
         tuple(Tool(one.name, one.description or "", one.parameters or dict(NOTHING)) for one in functions),
-        required=choice == "required",
+        required=required,
         only=only,
         several=several is not False,
     )
+
+
+def refuse_beside_tools(requested: Mapping[str, Any]) -> None:
+    """Refuse parameters, by name, that a turn which may call does not go with (``UnsupportedParameterError``)."""
+    for name, value in requested.items():
+        if value:
+            raise UnsupportedParameterError(
+                f"`{name}` does not go with `tools`: a turn that may call is written as JSON of its own.",
+                where=name,
+                next_step='Leave it out, or send `tool_choice: "none"`.',
+            )
 
 
 def _check_schema(schema: dict[str, Any], where: str) -> None:

@@ -94,7 +94,7 @@ class Allowance(msgspec.Struct, frozen=True):
     """Quotas of one API key; ``None`` is without bound.
 
     Attributes:
-        requests_per_minute: of chat completions and completions.
+        requests_per_minute: of chat completions, completions and responses.
         tokens_per_minute, tokens_per_day: prompt and completion together; a day is one of UTC.
         priority: it may ask for ``service_tier: priority``.
         bucket: the key whose usage it goes on with, when that was rotated to it.

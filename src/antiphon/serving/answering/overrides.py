@@ -37,9 +37,10 @@ def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> Non
         granted.add("response_format")  # any JSON object: that is what it gives
     for name, (requested, own) in pinned.items():
         if requested is not None and requested != own and name not in granted:
+            called = request.names.get(name, name)
             raise UnsupportedParameterError(
-                f"The application {application.name!r} pins its own `{name}`.",
-                where=name,
+                f"The application {application.name!r} pins its own `{called}`.",
+                where=called,
                 next_step="Leave the parameter out, or ask the plain model.",
             )
     _check_turns(request, application)
@@ -48,7 +49,7 @@ def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> Non
 def _check_turns(request: AnswerRequest, application: ApplicationSpec) -> None:
     """Refuse turns other than the one user turn that an application reads as its question."""
     for number, turn in enumerate(request.messages):
-        where = f"messages[{number}]"
+        where = request.names.get(f"messages[{number}]", f"messages[{number}]")
         if turn.role != "user":
             what = f"`{where}` is a turn of the role `{turn.role}`"
         elif number:

@@ -155,7 +155,7 @@ def receipt_of(
         return content_hash(content)
 
     receipt = Receipt(
-        prediction=new_id("pred"),
+        prediction=request.prediction or new_id("pred"),
         request=arrival.request_id,
         trace=trace_id(),
         scope=request.scope,
@@ -177,6 +177,8 @@ def receipt_of(
         feature_fingerprint=context.reading.fingerprint,
         question_blob=blob(request.question.encode()) if request.question else None,
         inputs_blob=blob(canonical(context.inputs)) if context.inputs else None,
+        hints_blob=blob(canonical(request.hints)) if request.hints else None,
+        turn_blob=blob(request.turn) if request.turn else None,
         text_blob=blob(draft.text.encode()),
         attempts=tuple(_attempt(one, blob) for one in draft.generations),
         finish_reason=draft.finish_reason,
