@@ -178,7 +178,13 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     on_demand: tuple[OnDemandSpec, ...] = ()
     fallback: tuple[str, ...] = ()
     when_unavailable: WhenUnavailable = WhenUnavailable()
-    locale: str = "en"
+    # Unset for English, so that releases and stored answers keep their hashes over an upgrade.
+    locale: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def text_locale(self) -> str:
+        """The locale of the output's texts."""
+        return self.locale or "en"
 
     @property
     def versions(self) -> dict[str, str]:

@@ -66,6 +66,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "classes": _classes(application.output),
         "freshness": {_view_name(view): contract for view, contract in application.freshness.items()},
         "outcome": outcome_of(application, root),
+        "locale": msgspec.UNSET if application.locale == "en" else application.locale,
         "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         "tags": tags,
     }

@@ -23,19 +23,20 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
         retries: how often the model is asked again, each time with another seed.
         retry_temperature: greedy decoding would repeat itself, so a retry samples at least this warmly.
         action: ``template`` puts ``fallback`` in the place of the text, ``refuse`` ends the request with an error,
-            ``flag`` serves the text and says so in the receipt. ``None``: a template where there is a fallback,
+            ``flag`` serves the text and says so in the receipt. Unset: a template where there is a fallback,
             otherwise a refusal. Where several guards fail, a refusal comes before a template.
         fallback: Jinja2 with the prompt template's variables and ``output``.
         whole: judge the whole text alone; nothing of it is shown before its end.
         name: in receipts and errors; kind and property by default.
     """
 
+    fallback: str = ""
     retries: int = 1
     retry_temperature: float = 0.7
-    action: Literal["template", "refuse", "flag"] | None = None
-    fallback: str = ""
-    whole: bool = False
-    name: str = ""
+    # Unset for none, so that a release and its stored answers keep their hashes over an upgrade.
+    action: Literal["template", "refuse", "flag"] | msgspec.UnsetType = msgspec.UNSET
+    whole: bool | msgspec.UnsetType = msgspec.UNSET
+    name: str | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
@@ -49,7 +50,7 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
 
     def needs_end(self) -> bool:
         """Tells whether only a whole text can pass."""
-        return self.whole
+        return bool(self.whole)
 
     @property
     def label(self) -> str:
@@ -86,7 +87,7 @@ class ContentGuard(Guard, frozen=True, tag="content"):
 
     def needs_end(self) -> bool:
         """Tells whether only a whole text can pass."""
-        return self.whole or bool(self.required)
+        return bool(self.whole) or bool(self.required)
 
 
 class PatternGuard(Guard, frozen=True, tag="pattern"):
@@ -105,7 +106,7 @@ class PatternGuard(Guard, frozen=True, tag="pattern"):
 
     def needs_end(self) -> bool:
         """Tells whether only a whole text can pass."""
-        return self.whole or self.required
+        return bool(self.whole) or self.required
 
 
 class SchemaGuard(Guard, frozen=True, tag="schema"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from antiphon.core import json_schemas
 from antiphon.definitions.degradation import TARGET
@@ -15,7 +15,6 @@ from antiphon.definitions.guards import (
     FigureGuard,
     FunctionGuard,
     GroundedGuard,
-    Guard,
     JudgeGuard,
     PatternGuard,
     PIIGuard,
@@ -29,7 +28,7 @@ _DEFINITIONS = "antiphon_project_definitions"
 
 def guard_mistakes(guard: Any, output: Any) -> Iterator[str]:
     """Yields the mistakes of one guard, a sentence each; ``output`` is the application's schema, if it has one."""
-    if not isinstance(guard, Guard) or type(guard) is Guard:
+    if not isinstance(guard, get_args(AnyGuard)):
         yield f"guards: {guard!r} is not a guard."
         return
     if wrong := list(type_mistakes(guard, type(guard), "guard")):

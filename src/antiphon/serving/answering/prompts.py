@@ -110,7 +110,7 @@ def variables(
     views: dict[str, dict[str, str | None]] = {prompt_name(view): {} for view in application.versions}
     for name, text in prints.items():
         view, _, feature = name.partition(".")
-        written = text if text is None else localized(text, application.locale)
+        written = text if text is None else localized(text, application.text_locale)
         views.setdefault(prompt_name(view), {})[feature] = written
     return {"features": views, "entity": dict(entity), "question": question or ""}
 

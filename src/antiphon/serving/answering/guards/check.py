@@ -118,7 +118,7 @@ class OutputCheck:
         evidence, application = self._evidence, self._application
         if isinstance(guard, FigureGuard):
             keys = evidence.entity.values()
-            return figures.violations(text, application.figures, evidence.prints, keys, application.locale)
+            return figures.violations(text, application.figures, evidence.prints, keys, application.text_locale)
         if isinstance(guard, ContentGuard):
             read = patterns.reading(text).text
             return [f"it says {one!r}" for one in guard.forbidden if _has(read, one)] + [
