@@ -59,7 +59,8 @@ EXTRACT = json.dumps(
     }
 )
 DOCUMENTS = (
-    "We write to passengers about departures, delays, wind and the airport, and ask them to wait at the gate.",
+    "Thank passengers for writing about a flight today. Tell them of departures that run with a delay, and of calm "
+    "wind at the airport. Write again when anything changes, and ask them to please wait at the gate until then.",
 )
 
 

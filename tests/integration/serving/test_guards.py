@@ -138,6 +138,7 @@ async def test_reasons_of_other_guards_repeat_no_pii(make: Make) -> None:
     desk = make(guarded(REPLY, flagging, figures, figures=DESK.figures), "Call +49 30 1234567 at once.")
     answer = await desk.answerer.answer(desk.request())
     assert answer.text == "Please call."
+    assert "[removed]" in answer.receipt.guards[-1].reason + answer.receipt.guards[0].reason
     assert "1234567" not in msgspec.json.encode(answer.receipt.guards).decode()
 
 
@@ -250,6 +251,14 @@ async def test_properties_are_shown_as_they_pass(make: Make) -> None:
     assert pieces[2:] == [' "total": 12.5,', ' "summary": "A lamp and a bulb."}']
     assert answer is not None
     assert answer.text == ORDER
+
+
+async def test_guards_of_the_whole_output_show_properties_too(make: Make) -> None:
+    guards = (PIIGuard(), ContentGuard(forbidden=("full refund",)), PatternGuard(pattern=r"INT-\d+"))
+    desk = make(guarded(EXTRACT, *guards), ORDER)
+    pieces, _, _ = await streamed(desk)
+    assert pieces[0] == '{"customer": "Berg",'
+    assert "".join(pieces) == ORDER
 
 
 @pytest.mark.parametrize(

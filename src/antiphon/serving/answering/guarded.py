@@ -139,7 +139,8 @@ async def _acted(
         done = [GuardReceipt(_label(one), "template", one.reason, number, len(shown)) for one in replaced]
         flags = [one for one in left if _outcome(one) == "flag"]
         return text, [*done, *(GuardReceipt(_label(one), "flag", one.reason) for one in flags)]
-    raise _refusal(application, attempts[-1].violations)
+    last = next(attempt for attempt in reversed(attempts) if attempt.text.startswith(shown))
+    raise _refusal(application, last.violations)
 
 
 def fall_back(
@@ -216,9 +217,10 @@ def _refusal(application: ApplicationSpec, wrong: Sequence[Violation]) -> Invali
     where = f"application {application.name}"
     refusing = [one for one in wrong if one.guard is not None and _outcome(one) == "refuse"]
     if refusing and all(one.guard is not None for one in wrong if _outcome(one) == "refuse"):
-        said = "; ".join(f"{_label(one)}: {one.reason}" for one in refusing)
+        # Reasons may quote the text, of which nothing is to be shown.
+        said = ", ".join(dict.fromkeys(map(_label, refusing)))
         return GuardRefusedError(
-            f"A guard refuses the model's text ({said}).",
+            f"A guard refuses the model's text: {said}.",
             where=where,
             next_step="Ask in other words; whoever declares the application may give the guard retries or a fallback.",
         )

@@ -38,6 +38,9 @@ Judge = Callable[[JudgeGuard, str], Awaitable[str | None]]
 Beginning = Literal["passes", "waits", "fails"]
 """The beginning of a text passes, may pass once more of the text is known, or does not pass before the end."""
 
+_NEXT = "\n\ue000"
+"""Stands for the name of the property that follows in an output's words: a character of no text's."""
+
 _LISTED = 3
 """Most reasons that a receipt repeats of one guard."""
 
@@ -215,11 +218,11 @@ class Showing:
             if not self._meets_schema(written.name, written.value):
                 return
             before = {one.name: one.value for one in self._reader.properties[: place + 1]}
-            seen = words_of(before) + "\n"
+            seen = words_of(before)
             for guard in self._holding:
                 if guard.property == written.name and await self._check.reasons(guard, written.value):
                     return
-                if not guard.property and await self._check.beginning(guard, seen, len(seen)) != "passes":
+                if not guard.property and await self._check.beginning(guard, seen + _NEXT, len(seen)) != "passes":
                     return
             self._properties, self.end = place + 1, written.end
 
