@@ -15,7 +15,7 @@ from tests.harness.small_desk import SmallDesk
 
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.guards import patterns, sentences
-from antiphon.serving.answering.guards.check import OutputCheck, Showing
+from antiphon.serving.answering.guards.check import OutputCheck, StreamGate
 from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.request import Answer
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
@@ -38,12 +38,12 @@ async def _all_pass(self: Any, guard: Any, text: str, end: int) -> str:
     return "passes"
 
 
-async def _shows_what_came(self: Showing, text: str) -> None:
+async def _shows_what_came(self: StreamGate, text: str) -> None:
     self._text += text
     self.end = len(self._text)
 
 
-async def _shows_before_the_guards(self: Showing) -> None:
+async def _shows_before_the_guards(self: StreamGate) -> None:
     for end in sentences.ends(self._text, self.end):
         self.end = end  # in the wrong order
         for guard in self._holding:
@@ -59,8 +59,8 @@ def _nothing_grows(pattern: str, text: str) -> int:
     ("where", "name", "fault"),
     [
         (OutputCheck, "beginning", _all_pass),
-        (Showing, "feed", _shows_what_came),
-        (Showing, "_sentences", _shows_before_the_guards),
+        (StreamGate, "feed", _shows_what_came),
+        (StreamGate, "_sentences", _shows_before_the_guards),
         (patterns, "_open", _nothing_grows),
     ],
 )

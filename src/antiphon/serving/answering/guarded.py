@@ -32,7 +32,7 @@ from antiphon.serving.answering.generation import (
     engine_request,
     generate,
 )
-from antiphon.serving.answering.guards.check import OutputCheck, Showing, Violation
+from antiphon.serving.answering.guards.check import OutputCheck, StreamGate, Violation
 from antiphon.serving.answering.guards.outputs import PropertyReader, parsed
 from antiphon.serving.request import TextDelta
 
@@ -79,7 +79,7 @@ async def generate_guarded(
         number = len(attempts)
         request = engine_request(_continued(spec, shown), context.request, application.slo, number, warmth)
         holding = tuple(one for one in application.guards if one.outcome != "flag" or one.retries > number)
-        showing = Showing(check, application, holding)
+        gate = StreamGate(check, application, holding)
         text, generated = "", None
         async with aclosing(generate(call, request, deadline)) as events:
             async for event in events:
@@ -87,10 +87,10 @@ async def generate_guarded(
                     generated = event
                 elif streaming:
                     text += event.text
-                    await showing.feed(event.text)
-                    if showing.end > len(shown) and text.startswith(shown):
+                    await gate.feed(event.text)
+                    if gate.end > len(shown) and text.startswith(shown):
                         first_byte = first_byte or context.arrival.seconds
-                        part, shown = text[len(shown) : showing.end], text[: showing.end]
+                        part, shown = text[len(shown) : gate.end], text[: gate.end]
                         yield TextDelta(part)
         assert generated is not None
         finished = generated.finished
@@ -203,7 +203,7 @@ def _outcome(violation: Violation) -> str:
 
 
 def _retries(violation: Violation, application: ApplicationSpec) -> int:
-    """How often the model is asked again for it; for what the schema refuses as often as for any guard."""
+    """Retries of its guard; what the schema refuses has as many as any guard."""
     if violation.guard is not None:
         return violation.guard.retries
     return max((guard.retries for guard in application.guards), default=0)

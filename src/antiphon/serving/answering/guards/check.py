@@ -71,7 +71,7 @@ class OutputCheck:
         self._said: dict[tuple[AnyGuard, str], tuple[str, ...]] = {}
 
     async def violations(self, text: str, reason: str) -> tuple[Violation, ...]:
-        """Everything that keeps a whole text from being served; ``reason`` is that of the generation's end."""
+        """Find what keeps a whole text from being served; ``reason`` is that of the generation's end."""
         application, output, found = self._application, None, list[Violation]()
         if application.output_schema is not None:
             output = parsed(text)
@@ -123,7 +123,7 @@ class OutputCheck:
             keys = evidence.entity.values()
             return figures.violations(text, application.figures, evidence.prints, keys, application.text_locale)
         if isinstance(guard, ContentGuard):
-            read = patterns.reading(text).text
+            read = patterns.as_read(text).text
             return [f"it says {one!r}" for one in guard.forbidden if _has(read, one)] + [
                 f"it does not say {one!r}" for one in guard.required if not _has(read, one)
             ]
@@ -163,19 +163,19 @@ class OutputCheck:
 
     def _searched(self, guard: ContentGuard | PatternGuard | PIIGuard, text: str, end: int) -> Beginning:
         if isinstance(guard, PIIGuard):
-            recognition = pii.recognize(text, guard.kinds, guard.allowed, ended=False)
-            found, passed = recognition.texts, recognition.passed
+            findings = pii.recognize(text, guard.kinds, guard.allowed, ended=False)
+            found, passed = findings.texts, findings.passed
         elif isinstance(guard, PatternGuard):
             result = patterns.search(guard.pattern, text, ended=False)
             found, passed = ((), end) if guard.required else (result.found, result.passed)
         else:
-            read = patterns.reading(text)
+            read = patterns.as_read(text)
             result = patterns.search(patterns.phrases(guard.forbidden), read.text, ended=False)
             found, passed = result.found, read.back(result.passed, len(text))
         return "passes" if passed >= end else "fails" if found else "waits"
 
 
-class Showing:
+class StreamGate:
     """The beginning of one attempt's text that may be shown, as the text comes.
 
     Args:

@@ -30,28 +30,28 @@ SYSTEM = (
 
 
 async def verdict(
-    engines: Engines, answering: Target, asked: AnswerRequest, guard: JudgeGuard, text: str
+    engines: Engines, answering: Target, origin: AnswerRequest, guard: JudgeGuard, text: str
 ) -> str | None:
     """The reason for which the judge does not let a text pass; ``None``: it passes. Never raises: a judge that is away,
     late or unclear has not let it pass.
 
     Args:
         answering: engine and model of the text, which judge where the guard names no others.
-        asked: the request, whose tenant and path the judge's work counts as.
+        origin: the request, whose tenant and path the judge's work counts as.
     """
     try:
         async with asyncio.timeout(guard.timeout):
             target = target_of(guard.engine, answering.model) if guard.engine else answering
             engine, model = await engines.described(target)
-            said = parsed(await _said(engine.generate, _question(model, guard, text, asked)))
+            said = parsed(await _said(engine.generate, _question(model, guard, text, origin)))
     except TimeoutError:
         return f"the judge did not answer within {guard.timeout:g} s"
     except Exception as error:
         return f"the judge did not answer: {type(error).__name__}"
-    told = said.get("verdict") if isinstance(said, dict) else None
-    if told == "pass":
+    decision = said.get("verdict") if isinstance(said, dict) else None
+    if decision == "pass":
         return None
-    return f"the judge says {'fail' if told == 'fail' else 'nothing clear'} by rubric version {guard.version}"
+    return f"the judge says {'fail' if decision == 'fail' else 'nothing clear'} by rubric version {guard.version}"
 
 
 async def _said(
@@ -65,7 +65,7 @@ async def _said(
     return said
 
 
-def _question(model: ModelDescription, guard: JudgeGuard, text: str, asked: AnswerRequest) -> GenerationRequest:
+def _question(model: ModelDescription, guard: JudgeGuard, text: str, origin: AnswerRequest) -> GenerationRequest:
     turns = [ChatTurn("system", SYSTEM), ChatTurn("user", f"Rubric: {guard.rubric}\n\nText:\n{text}")]
     own_template = not model.chat_template
     return GenerationRequest(
@@ -76,7 +76,7 @@ def _question(model: ModelDescription, guard: JudgeGuard, text: str, asked: Answ
         max_tokens=16,
         temperature=0.0,
         json_schema=json.dumps(VERDICT),
-        priority="batch" if asked.tier == "flex" else asked.path,
+        priority="batch" if origin.tier == "flex" else origin.path,
         traceparent=traceparent(),
-        cache_salt=asked.scope.tenant,
+        cache_salt=origin.scope.tenant,
     )

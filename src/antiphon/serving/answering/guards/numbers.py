@@ -108,19 +108,6 @@ def durations(locale: str) -> frozenset[str]:
     return _durations(locale)
 
 
-def require_words(locale: str) -> None:
-    """Raises ``SetupError`` when words of this locale's language cannot be read here."""
-    _spelled(_language(locale))
-
-
-def known_locale(locale: str) -> bool:
-    """Tells whether babel knows a locale."""
-    try:
-        return bool(_locale(locale))
-    except (ValueError, TypeError, LookupError):
-        return False
-
-
 @lru_cache(maxsize=64)
 def _locale(locale: str) -> Locale:
     try:

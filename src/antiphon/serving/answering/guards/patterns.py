@@ -86,7 +86,7 @@ def plain_words(phrase: str) -> list[str]:
     return unicodedata.normalize("NFKC", phrase).split()
 
 
-class Reading(msgspec.Struct, frozen=True):
+class ReaderText(msgspec.Struct, frozen=True):
     """A text as its reader takes it in, without invisible characters and in compatibility characters, and where each
     of its characters comes from."""
 
@@ -98,12 +98,12 @@ class Reading(msgspec.Struct, frozen=True):
         return whole if passed >= len(self.origin) else self.origin[passed]
 
 
-def reading(text: str) -> Reading:
+def as_read(text: str) -> ReaderText:
     """Read a text as its reader does."""
     if text.isascii():
-        return Reading(text, tuple(range(len(text))))
+        return ReaderText(text, tuple(range(len(text))))
     pairs = tuple(_characters(text))
-    return Reading("".join(one for one, _ in pairs), tuple(at for _, at in pairs))
+    return ReaderText("".join(one for one, _ in pairs), tuple(at for _, at in pairs))
 
 
 def _characters(text: str) -> Iterator[tuple[str, int]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from antiphon.serving.answering.guards.patterns import Accepts, reading, search
+from antiphon.serving.answering.guards.patterns import Accepts, as_read, search
 
 _DATE = re.compile(r"\d{4}([-./])\d\d\1\d\d|\d\d([-./])\d\d\2\d{4}")
 
@@ -26,7 +26,7 @@ class Recognizer(msgspec.Struct, frozen=True):
     accepts: Accepts
 
 
-class Recognition(msgspec.Struct, frozen=True):
+class PIIFindings(msgspec.Struct, frozen=True):
     """Number of findings a kind, the texts found, and the number of leading characters that pass."""
 
     counts: dict[str, int]
@@ -34,9 +34,9 @@ class Recognition(msgspec.Struct, frozen=True):
     passed: int
 
 
-def recognize(text: str, kinds: Sequence[str], allowed: Sequence[str] = (), *, ended: bool = True) -> Recognition:
+def recognize(text: str, kinds: Sequence[str], allowed: Sequence[str] = (), *, ended: bool = True) -> PIIFindings:
     """Find personal data in a text, or in the beginning of one."""
-    read, passed = reading(text), len(text)
+    read, passed = as_read(text), len(text)
     counts: dict[str, int] = {}
     texts: list[str] = []
     permitted = {_squeezed(one) for one in allowed}
@@ -53,7 +53,7 @@ def recognize(text: str, kinds: Sequence[str], allowed: Sequence[str] = (), *, e
         if result.found:
             counts[kind] = len(result.found)
             texts += result.found
-    return Recognition(counts, tuple(texts), passed)
+    return PIIFindings(counts, tuple(texts), passed)
 
 
 def redacted(reason: str, found: Sequence[str]) -> str:

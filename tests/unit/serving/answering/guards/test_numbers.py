@@ -2,7 +2,7 @@ from decimal import Decimal
 
 import pytest
 
-from antiphon.serving.answering.guards.numbers import known_locale, localized, numerals, read
+from antiphon.serving.answering.guards.numbers import localized, numerals, read
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,3 @@ def test_reads_words(locale: str, text: str, values: list[int | None]) -> None:
 def test_figures_are_printed_with_the_sign_of_the_locale(print_: str, written: str) -> None:
     assert localized(print_, "de") == written
     assert localized(print_, "en") == print_
-
-
-def test_knows_locales() -> None:
-    assert known_locale("de")
-    assert known_locale("fr-CA")
-    assert not known_locale("klingon")

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from antiphon.serving.answering.guards.patterns import phrases, reading, search
+from antiphon.serving.answering.guards.patterns import as_read, phrases, search
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_search_has_an_end() -> None:
 
 
 def test_a_reader_sees_no_invisible_characters() -> None:
-    read = reading("a\u200bb\ufb01c")
+    read = as_read("a\u200bb\ufb01c")
     assert read.text == "abfic"
     assert read.back(2, 5) == 3
     assert read.back(99, 5) == 5
