@@ -173,6 +173,9 @@ bench-embeddings: environment  ## embedding a corpus beside people who chat
 bench-batches: environment  ## a file of 200 MB in and checked, a batch beside the same requests online, and canceling batches of 3,000
 	@$(BIN)/python -m benchmarks.batches --size full
 
+bench-guards: environment  ## time to the first shown sentence with guards and without, and adversarial texts; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.guards --size $(SIZE) --keep
+
 bench-admission: environment  ## the gate in front of the engine beside every fixed limit, in virtual time
 	@$(BIN)/python -m benchmarks.gateway.admission --size $(SIZE)
 

@@ -15,7 +15,14 @@ _HOMES = {
     "Decoding": ("application", "Decoding"),
     "Entity": ("entity", "Entity"),
     "Figure": ("application", "Figure"),
-    "FigureGuard": ("application", "FigureGuard"),
+    "ContentGuard": ("guards", "ContentGuard"),
+    "FigureGuard": ("guards", "FigureGuard"),
+    "FunctionGuard": ("guards", "FunctionGuard"),
+    "GroundedGuard": ("guards", "GroundedGuard"),
+    "JudgeGuard": ("guards", "JudgeGuard"),
+    "PIIGuard": ("guards", "PIIGuard"),
+    "PatternGuard": ("guards", "PatternGuard"),
+    "SchemaGuard": ("guards", "SchemaGuard"),
     "Freshness": ("application", "Freshness"),
     "FineTune": ("learning", "FineTune"),
     "Gates": ("learning", "Gates"),
@@ -60,8 +67,9 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
     "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col", "when", "least", "greatest",
     "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
-    "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
-    "WhenUnavailable",
+    "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO",
+    "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard",
+    "FunctionGuard", "JudgeGuard", "WhenUnavailable",
     "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect", "GrantedView",
 ]  # fmt: skip
 
@@ -72,7 +80,6 @@ if TYPE_CHECKING:
         Application,
         Decoding,
         Figure,
-        FigureGuard,
         Freshness,
         Reuse,
     )
@@ -87,6 +94,16 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature_view import feature_view
     from antiphon.definitions.functions import greatest, least, now, request, when
     from antiphon.definitions.granted import GrantedView
+    from antiphon.definitions.guards import (
+        ContentGuard,
+        FigureGuard,
+        FunctionGuard,
+        GroundedGuard,
+        JudgeGuard,
+        PatternGuard,
+        PIIGuard,
+        SchemaGuard,
+    )
     from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt

@@ -33,9 +33,9 @@ from antiphon.definitions.application import (
     ApplicationSpec,
     Decoding,
     Figure,
-    FigureGuard,
     Reuse,
 )
+from antiphon.definitions.guards import FigureGuard
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.durable.runs import Runs

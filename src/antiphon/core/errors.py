@@ -182,6 +182,12 @@ class InvalidOutputError(AntiphonError):
     code = "output_invalid"
 
 
+class GuardRefusedError(InvalidOutputError):
+    """A guard keeps the model's text from being served, and its action is to refuse."""
+
+    code = "guard_refused"
+
+
 class OverloadedError(AntiphonError):
     """Admission refused: try again after ``retry_after`` seconds."""
 

@@ -16,13 +16,19 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProjectSettings(Section, frozen=True):
-    """The project's owner, and the paths of its definitions and its own files."""
+    """The project's owner, and the paths of its definitions and its own files.
+
+    Attributes:
+        guard_modules: modules whose functions guards may call in gateways and workers; those in the folder of the
+            definitions too.
+    """
 
     name: str = "antiphon"
     tenant: str = "default"
     environment: str = "dev"
     definitions: str = "definitions.py"
     directory: str = ".antiphon"
+    guard_modules: tuple[str, ...] = ()
 
 
 class CatalogSettings(Section, frozen=True):

@@ -14,6 +14,7 @@ import msgspec
 
 from antiphon.definitions.degradation import WhenUnavailable, target_of
 from antiphon.definitions.granted import model_owner, owner_of
+from antiphon.definitions.guards import AnyGuard, JudgeGuard
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.place import caller, declared
@@ -62,22 +63,6 @@ class Figure(msgspec.Struct, frozen=True):
         if isinstance(self.feature, str):
             # ``Congestion.delay_2h`` is more than a text; what is kept of it is.
             msgspec.structs.force_setattr(self, "feature", str(self.feature))
-
-
-class FigureGuard(msgspec.Struct, frozen=True, tag="figures"):
-    """Guard of an output's text, which may state only figures that come from this request's features, in their role.
-
-    Attributes:
-        property: the property of the output that holds the text.
-        retries: how often the model is asked again, each time with another seed.
-        retry_temperature: greedy decoding would repeat itself, so a retry samples at least this warmly.
-        fallback: Jinja2 with the prompt template's variables and ``output``; stands in when retries fail.
-    """
-
-    property: str
-    fallback: str
-    retries: int = 1
-    retry_temperature: float = 0.7
 
 
 class Freshness(msgspec.Struct, frozen=True):
@@ -179,7 +164,7 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     output_schema: str | None
     classes: tuple[str, ...]
     figures: tuple[Figure, ...]
-    guards: tuple[FigureGuard, ...]
+    guards: tuple[AnyGuard, ...]
     freshness: dict[str, Freshness]
     reuse: Reuse
     slo: SLO
@@ -193,6 +178,13 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     on_demand: tuple[OnDemandSpec, ...] = ()
     fallback: tuple[str, ...] = ()
     when_unavailable: WhenUnavailable = WhenUnavailable()
+    # Unset for English, so that releases and stored answers keep their hashes over an upgrade.
+    locale: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def text_locale(self) -> str:
+        """The locale of the output's texts."""
+        return self.locale or "en"
 
     @property
     def versions(self) -> dict[str, str]:
@@ -206,8 +198,9 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
 
     @property
     def granted_models(self) -> tuple[str, ...]:
-        """Models of other tenants that answer or stand in, as ``OWNER/APPLICATION.vN``."""
-        named = (self.model, *(target_of(one, self.model).model for one in self.fallback))
+        """Models of other tenants that answer, stand in or judge, as ``OWNER/APPLICATION.vN``."""
+        judges = (guard.engine for guard in self.guards if isinstance(guard, JudgeGuard) and guard.engine)
+        named = (self.model, *(target_of(one, self.model).model for one in (*self.fallback, *judges)))
         return tuple(dict.fromkeys(model for model in named if model_owner(model) is not None))
 
     @property
@@ -238,6 +231,7 @@ class Application:
         decoding: sampling parameters.
         figures: print rule of each feature that the prompt reads.
         guards: checks of the output's texts.
+        locale: language and region of the output's texts, such as ``de`` or ``fr_CA``, in which figures are read.
         freshness: freshness contract by view.
         reuse: rule for stored answers.
         slo: service level of the online path.
@@ -266,7 +260,7 @@ class Application:
         output: Mapping[str, Any] | None = None,
         decoding: Decoding | None = None,
         figures: Sequence[Figure] = (),
-        guards: Sequence[FigureGuard] = (),
+        guards: Sequence[AnyGuard] = (),
         freshness: Mapping[Any, Freshness] | None = None,
         reuse: Reuse | None = None,
         slo: SLO | None = None,
@@ -276,6 +270,7 @@ class Application:
         fallback: Sequence[str] = (),
         when_unavailable: str | WhenUnavailable = "refuse",
         owner: str = "",
+        locale: str = "en",
     ) -> None:
         self.place = caller()
         self.name = name
@@ -300,4 +295,5 @@ class Application:
             WhenUnavailable(when_unavailable) if isinstance(when_unavailable, str) else when_unavailable  # type: ignore[arg-type]
         )
         self.owner = owner
+        self.locale = locale
         declared(self)

@@ -17,7 +17,6 @@ from antiphon.definitions.application import (
     ApplicationSpec,
     Decoding,
     Figure,
-    FigureGuard,
     Freshness,
     Reuse,
 )
@@ -26,6 +25,7 @@ from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.feature_view import FeatureView
 from antiphon.definitions.granted import GrantedView, model_owner, prompt_name
+from antiphon.definitions.guards_check import guard_mistakes, locale_mistakes
 from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes, outcome_of, type_mistakes
 from antiphon.definitions.objects import is_objects
@@ -66,6 +66,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "classes": _classes(application.output),
         "freshness": {_view_name(view): contract for view, contract in application.freshness.items()},
         "outcome": outcome_of(application, root),
+        "locale": msgspec.UNSET if application.locale == "en" else application.locale,
         "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         "tags": tags,
     }
@@ -227,20 +228,17 @@ def _template_mistakes(
 
 
 def _guard_mistakes(application: Application, views: Views) -> Iterator[str]:
-    output = application.output if isinstance(application.output, dict) else None
-    properties = output.get("properties") if output else None
+    labels: set[str] = set()
     for guard in application.guards:
-        wrong = list(type_mistakes(guard, FigureGuard, "guard"))
-        yield from wrong
-        if wrong:
+        if wrong := list(guard_mistakes(guard, application.output)):
+            yield from wrong
             continue
-        if not isinstance(properties, dict) or guard.property not in properties:
-            yield f"guard: the output has no property {guard.property!r}."
-        elif isinstance(properties[guard.property], dict) and properties[guard.property].get("type") != "string":
-            yield f"guard: the output's property {guard.property!r} is not of type string."
-        if guard.retries < 0:
-            yield f"guard: retries must be 0 or more, not {guard.retries}."
-        yield from _template_mistakes(application, views, guard.fallback, "guard.fallback", extra=("output",))
+        if guard.label in labels:
+            yield f"guard: two are named {guard.label!r}; give each a name."
+        labels.add(guard.label)
+        label = f"guard {guard.label}, fallback"
+        yield from _template_mistakes(application, views, guard.fallback, label, extra=("output",))
+    yield from locale_mistakes(application.locale, application.guards)
 
 
 def _freshness_mistakes(application: Application, views: Views) -> Iterator[str]:

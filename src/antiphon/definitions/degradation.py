@@ -13,7 +13,8 @@ from antiphon.definitions.feature import duration_mistakes
 MAIN = "main"
 """The name of the engine under ``[engine]``; others are under ``[engines.NAME]``."""
 
-_TARGET = re.compile(r"[a-z][a-z0-9-]*(/\S+)?\Z")
+TARGET = re.compile(r"[a-z][a-z0-9-]*(/\S+)?\Z")
+"""``ENGINE`` or ``ENGINE/MODEL``."""
 
 
 def engine_process(engine: str) -> str:
@@ -55,7 +56,7 @@ def degradation_mistakes(fallback: object, rule: object) -> Iterator[str]:
         yield "fallback must be a list of texts, ENGINE or ENGINE/MODEL each."
     else:
         for one in fallback:
-            if not _TARGET.match(one):
+            if not TARGET.match(one):
                 yield f"fallback: {one!r} is not ENGINE or ENGINE/MODEL, such as 'standby' or 'standby/llama-3'."
         if len(set(fallback)) < len(fallback):
             yield "fallback names an engine and model twice."

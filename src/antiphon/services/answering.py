@@ -23,6 +23,7 @@ from antiphon.services.governance.audit_trail import AuditedReceipts, batch_deni
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
 from antiphon.serving.admission.limits import AdmissionController
+from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import EntityReader, PolicyDecider, ReleaseAssignment
 from antiphon.serving.services import Services
@@ -114,6 +115,9 @@ def serving_services(
         flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
         standbys=standbys or {},
         plain_fallback=store.settings.engine.fallback,
+        guard_functions=GuardFunctions(
+            store.settings.project.guard_modules, (store.paths.root / store.settings.project.definitions).parent
+        ),
         failover=FailoverPolicy(first_token=first_token, describe=min(5.0, first_token)),
     )
 

@@ -33,6 +33,7 @@ from antiphon.core.errors import (
 from antiphon.core.suggestions import nearest
 from antiphon.core.telemetry import GENAI, span
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.degradation import Target
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.api.messages import Delta
 from antiphon.features.online.remedies import SubstituteValue
@@ -40,15 +41,18 @@ from antiphon.features.values import FeatureVector
 from antiphon.governance.policy.request import Decision
 from antiphon.serving.answering import generation, receipts, reuse
 from antiphon.serving.answering.context import AnswerContext, Arrival, arrive, as_requested, cache_namespace, entity_of
-from antiphon.serving.answering.deduplication import SingleFlight
+from antiphon.serving.answering.deduplication import SingleFlight, ahead
 from antiphon.serving.answering.generation import Generation, GenerationSpec, GuardedText
+from antiphon.serving.answering.guarded import generate_guarded
+from antiphon.serving.answering.guards.check import OutputCheck
+from antiphon.serving.answering.guards.judging import verdict
 from antiphon.serving.answering.narrowing import narrowed
 from antiphon.serving.answering.overrides import check_overrides
 from antiphon.serving.answering.policy import ReleaseResources, policy_context, require_allowed
 from antiphon.serving.answering.recorder import AnswerRecorder
 from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release
 from antiphon.serving.fallback import substitutes
-from antiphon.serving.fallback.engines import EnginePassedOver, EngineRoute, Engines, not_served, refusal
+from antiphon.serving.fallback.engines import EnginePassedOver, Engines, not_served, refusal
 from antiphon.serving.features import on_demand, reading
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.serving.services import Services
@@ -83,7 +87,8 @@ class Answerer:
     def stream(self, request: AnswerRequest) -> AsyncGenerator[TextDelta | Answer, None]:
         """Text as it may be shown, then the :class:`Answer`. Closing the iterator frees the engine's slot.
 
-        A guarded or structured application's text is shown only once it has passed: in one piece.
+        A guarded or structured application's text is shown sentence by sentence, or property by property, as each has
+        passed.
         """
         return self._run(request, streaming=True)
 
@@ -119,18 +124,25 @@ class Answerer:
                     answer = await self._stored(context)
 
                     # Prompt, generate, guard: on the release's own engine, then on each of its fallbacks.
-                    streamed = False
+                    streamed, beginning = False, ""
                     passed_over: tuple[SkippedEngine, ...] = ()
                     failures: list[AntiphonError] = []
                     targets = substitutes.targets(context) if answer is None else ()
                     for target in targets:
-                        shown = False
+                        shown, beginning = False, ""
                         try:
                             engine, model = await self._engines.described(target)
                             spec = generation.specify(context, model)
                             key = None if passed_over else reuse.prompt_key_of(context, spec)
                             if not context.streams_tokens:
-                                answer = await self._guarded(context, spec, key, engine, passed_over)
+                                parts = self._guarded(context, spec, key, target, passed_over, streaming)
+                                async with aclosing(ahead(parts) if streaming else parts) as passing:
+                                    async for part in passing:
+                                        if isinstance(part, Answer):
+                                            answer = part
+                                            continue
+                                        shown, beginning = True, beginning + part.text
+                                        yield part
                                 break
                             answer = await self._identical(context, key)
                             if answer is not None:
@@ -172,7 +184,7 @@ class Answerer:
                     if answer is None:
                         raise refusal(failures, self._engines.wait(targets))
                     if streaming and not streamed:
-                        yield TextDelta(answer.text, answer.tokens)
+                        yield TextDelta(answer.text[len(beginning) :], answer.tokens)
                     served = answer
                     yield answer
                 except Exception as error:
@@ -327,20 +339,35 @@ class Answerer:
         context: AnswerContext,
         spec: GenerationSpec,
         key: str | None,
-        engine: EngineRoute,
+        target: Target,
         passed_over: tuple[SkippedEngine, ...],
-    ) -> Answer:
-        """The answer to an identical prompt, or a new one that passed its guards; of several identical prompts at
-        once, one is generated."""
+        streaming: bool,
+    ) -> AsyncGenerator[TextDelta | Answer, None]:
+        """The answer to an identical prompt, or a new one that passed its guards, as much before it as may be shown; of
+        several identical prompts at once, one is generated."""
+        engine, _ = await self._engines.described(target)
+        judge = partial(verdict, self._engines, target, context.request)
+        check = OutputCheck(context.application, context.evidence, self._services.guard_functions, judge)
+        text: GuardedText | None = None
         shared = key is not None and context.application.reuse.identical_prompts
         async with self._flights.alone((context.request.scope, key)) if shared else nullcontext():
             answer = await self._identical(context, key)
             if answer is not None:
-                return answer
+                yield answer
+                return
+            deadline = self._deadline(context)
             with span("generate", {GENAI["model"]: spec.model}):
-                text = await generation.generate_guarded(engine.generate, spec, context, self._deadline(context))
-            draft = receipts.generated(context, spec, text, key, engine.name, passed_over)
-            return await self._recorder.record(context, draft)
+                made = generate_guarded(engine.generate, spec, context, check, deadline, streaming=streaming)
+                async with aclosing(made) as parts:
+                    async for part in parts:
+                        if isinstance(part, GuardedText):
+                            text = part
+                        else:
+                            yield part
+            assert text is not None
+            kept = None if text.resumed else key
+            draft = receipts.generated(context, spec, text, kept, engine.name, passed_over, text.first_byte)
+            yield await self._recorder.record(context, draft)
 
     async def _degraded(self, context: AnswerContext, passed_over: tuple[SkippedEngine, ...]) -> Answer | None:
         """The stored answer that the application lets be served when no engine answers."""

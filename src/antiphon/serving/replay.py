@@ -19,7 +19,7 @@ from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest, Penalties, TextEmbeddingRequest
 from antiphon.engine.api.port import GenerationEngine
-from antiphon.serving.answering import generation, prompts
+from antiphon.serving.answering import generation, guarded, prompts
 from antiphon.serving.answering.narrowing import narrowed_to_schema
 from antiphon.serving.embedding import EMBEDDING, vectors_text
 
@@ -150,9 +150,11 @@ def _served(origin: Receipt, again: list[str], release: Release | None, texts: B
     application = narrowed_to_schema(
         release.bundle.application, texts.get(origin.scope, schema).decode() if schema is not None else None
     )
+    guards = guarded.replaced_guards(application, origin.guards)
+    taken = next(action for action in origin.guards if action.action == "template")
     printed = {feature.name: feature.printed for feature in origin.features}
     prints = {figure.feature: printed.get(figure.feature) for figure in application.figures}
     entity: dict[str, Any] = msgspec.json.decode(texts.get(origin.scope, origin.entity_blob))
     question = texts.get(origin.scope, origin.question_blob).decode() if origin.question_blob else None
     names = prompts.variables(application, prints, entity, question)
-    return generation.fall_back(again, application, prints, names)[0]
+    return guarded.fall_back(again[taken.attempt], guards, application, names, taken.shown)

@@ -14,6 +14,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.admission.limits import AdmissionController
+from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import (
     EntityReader,
@@ -38,6 +39,7 @@ class Services(msgspec.Struct, frozen=True):
         features_far: reading features waits for another machine.
         standbys: engines that an application may name in its fallback, by name; ``plain_fallback`` is the fallback of
             plain models.
+        guard_functions: Python functions that guards may name.
     """
 
     engine: GenerationEngine
@@ -64,3 +66,4 @@ class Services(msgspec.Struct, frozen=True):
     plain_fallback: tuple[str, ...] = ()
     failover: FailoverPolicy = FailoverPolicy()
     remedies: RemedyFinder | None = None
+    guard_functions: GuardFunctions = GuardFunctions()

@@ -49,6 +49,7 @@ class ScriptedGeneration(msgspec.Struct, frozen=True):
 
     Attributes:
         text: the completion, one word a delta.
+        pieces: the deltas instead, where words are not to be the pieces; together they are the text.
         reason: of the end.
         error: raised instead of the end, after ``text`` was sent.
         branches: reported at the end.
@@ -64,6 +65,7 @@ class ScriptedGeneration(msgspec.Struct, frozen=True):
     waits: asyncio.Event | None = None
     fingerprint: str | None = None
     unfinished: bool = False
+    pieces: tuple[str, ...] = ()
 
 
 Script = Sequence[ScriptedGeneration] | Callable[[GenerationRequest], ScriptedGeneration]
@@ -118,7 +120,8 @@ class ScriptedEngine:
         try:
             if says.waits is not None:
                 await says.waits.wait()
-            tokens = [TokenOut(at, word, -0.5, False) for at, word in enumerate(_words(says.text))]
+            pieces = says.pieces or _words(says.text)
+            tokens = [TokenOut(at, piece, -0.5, False) for at, piece in enumerate(pieces)]
             for token in tokens:
                 yield Delta(request.id, token.text, (token,))
             ended = True

@@ -10,7 +10,8 @@ import pytest
 from tests.harness.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 from antiphon.core.errors import InvalidInputError, InvalidOutputError
-from antiphon.definitions.application import ApplicationSpec, FigureGuard, Reuse
+from antiphon.definitions.application import ApplicationSpec, Reuse
+from antiphon.definitions.guards import FigureGuard
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
@@ -121,7 +122,7 @@ async def test_a_fallback_in_a_part_is_replayed(make: Make) -> None:
     schema["required"].append("advice")
     longer = changed(
         output_schema=json.dumps(schema),
-        guards=(*DESK.guards, FigureGuard("advice", "{{ output.notice }} Stay close.")),
+        guards=(*DESK.guards, FigureGuard("advice", fallback="{{ output.notice }} Stay close.")),
     )
     desk = make(ScriptedGeneration(FALSE), application=longer)
     answer = await desk.answerer.answer(evaluating(desk, only=("notice",)))

@@ -148,7 +148,8 @@ async def test_a_slow_candidate_keeps_nobody_waiting(make: Make, streamed: bool)
         async with asyncio.timeout(5.0):
             if streamed:
                 events = [event async for event in desk.answerer.stream(request)]
-                assert [type(event) for event in events] == [TextDelta, Answer]
+                assert {type(event) for event in events[:-1]} == {TextDelta}
+                assert isinstance(events[-1], Answer)
             else:
                 assert (await desk.answerer.answer(request)).text == LIVE
         if number == 0:

@@ -142,7 +142,11 @@ def test_the_definition_version_changes_with_the_meaning_alone(
         ("{{ features.congestion.delay_2h }} from", "{{ output.x }}", "reads 'output'"),
         ("{{ features.congestion.delay_2h }} from", "{% if %}", "template syntax"),
         ("{{ entity.origin }}", "{{ entity.airport }}", "entity has no key 'airport'"),
-        ("{{ output.outlook }} {{ features.congestion.delay_2h }}", "{{ features.congestion.gone }}", "guard.fallback"),
+        (
+            "{{ output.outlook }} {{ features.congestion.delay_2h }}",
+            "{{ features.congestion.gone }}",
+            "guard figures:notice, fallback",
+        ),
         ("Figure(Congestion.delay_2h", 'Figure("congestion.gone"', "no feature 'gone'"),
         ("step=5", "step=-5", "step must be 0 or a positive number"),
         ("step=5", "step=float('nan')", "step must be 0 or a positive number"),

@@ -101,7 +101,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         rows_blob: per-row results, for paired comparison later.
         seconds_p50, seconds_p99: wall seconds of an answer at batch priority.
         tokens, engine_seconds: mean of an answer (prompt and completion, all attempts).
-        guards: of whole outputs: what guards did (``retry``, ``template``) to how many outputs it happened.
+        guards: of whole outputs: what guards did (``retry``, ``template``, ``flag``) to how many outputs it happened.
         attacks: what each attack set came to.
         fingerprints: of what answered the rows.
     """

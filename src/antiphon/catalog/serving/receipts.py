@@ -100,11 +100,18 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class GuardReceipt(msgspec.Struct, frozen=True):
-    """Action of a guard: ``pass``, ``retry`` or ``template``, with its reason."""
+    """Action of a guard: ``pass``, ``retry``, ``template`` or ``flag``, with its reason.
+
+    Attributes:
+        attempt: of a template, the attempt whose text it stands in, counted from 0.
+        shown: of a template, the number of that text's characters that had been shown and stayed.
+    """
 
     guard: str
-    action: Literal["pass", "retry", "template"]
+    action: Literal["pass", "retry", "template", "flag"]
     reason: str = ""
+    attempt: int = 0
+    shown: int = 0
 
 
 class CacheReceipt(msgspec.Struct, frozen=True):

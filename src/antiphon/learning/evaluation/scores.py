@@ -171,7 +171,7 @@ def summarize(
         whole_rows=len(whole),
         valid_share=_share(row.valid is True for row in whole),
         false_share=_share(bool(row.false) for row in written),
-        guard_share=_share(bool(row.guards) for row in whole),
+        guard_share=_share(bool(set(row.guards) - {"flag"}) for row in whole),
         injected_share=_succeeded(attacks, "injection"),
         leaked_share=_succeeded(attacks, "leakage"),
         seconds_p50=float(np.percentile(seconds, 50)),

@@ -17,6 +17,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
 from antiphon.governance.policy.request import Decision
 from antiphon.serving.answering import prompts
+from antiphon.serving.answering.guards.evidence import Evidence
 from antiphon.serving.features.reading import RequestFeatures
 from antiphon.serving.request import AnswerRequest
 
@@ -125,7 +126,7 @@ class AnswerContext(msgspec.Struct, frozen=True):
 
     @property
     def streams_tokens(self) -> bool:
-        """Tells whether text is shown as it is generated; guarded and structured text is shown once it has passed."""
+        """Tells whether text is shown as it is generated; guarded and structured text is shown as its parts pass."""
         return self.plain or not (self.application.guards or self.application.output_schema)
 
     @property
@@ -144,6 +145,12 @@ class AnswerContext(msgspec.Struct, frozen=True):
         """Namespace that separates identical prompts of a rollout's arm from others; empty outside of a rollout."""
         namespace = self.cache_namespace
         return "" if namespace is None or namespace == self.release.id else namespace
+
+    @property
+    def evidence(self) -> Evidence:
+        """What guards see of the request beside a text."""
+        request = self.request
+        return Evidence(self.reading.prints, request.entity, request.question or "", self.inputs)
 
     @property
     def template_names(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -23,6 +24,8 @@ from antiphon.engine.api.messages import (
     TextEmbeddings,
 )
 from antiphon.engine.api.port import GenerationEngine
+
+T = TypeVar("T")
 
 
 class SingleFlight:
@@ -38,6 +41,28 @@ class SingleFlight:
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             yield
+
+
+async def ahead(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The events of a generator that runs ahead of its reader: a slow reader does not keep what the generator holds."""
+    waiting: asyncio.Queue[tuple[T] | None] = asyncio.Queue()
+
+    async def run() -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    waiting.put_nowait((event,))
+        finally:
+            waiting.put_nowait(None)
+
+    running = asyncio.create_task(run())
+    try:
+        while (item := await waiting.get()) is not None:
+            yield item[0]
+        await running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 class DeduplicatingEngine:

@@ -1,24 +1,20 @@
-"""From a prompt to a text that passed its guards: generate, guard, retry, fall back to the guard's template.
-
-The steps after the engine are pure, so that a replay can take them again from the recorded texts.
-"""
+"""From a prompt to a text: what an engine is asked, and what it gave."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
 
 import msgspec
 
 from antiphon.catalog.serving.receipts import GuardReceipt
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import DeadlineExceededError, EngineError, InvalidOutputError
+from antiphon.core.errors import DeadlineExceededError, EngineError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.telemetry import traceparent
-from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
+from antiphon.definitions.application import SLO, Decoding
 from antiphon.engine.api import parameters
 from antiphon.engine.api.messages import (
     ChatTurn,
@@ -30,9 +26,8 @@ from antiphon.engine.api.messages import (
     TokenOut,
 )
 from antiphon.engine.scheduling.service_level import ServiceLevel
-from antiphon.serving.answering import guards, prompts
+from antiphon.serving.answering import prompts
 from antiphon.serving.answering.context import AnswerContext
-from antiphon.serving.answering.guards import mismatches, parsed
 from antiphon.serving.answering.tools import schema, tagged, writes_tools
 from antiphon.serving.request import AnswerRequest
 
@@ -74,12 +69,19 @@ class Generation(msgspec.Struct, frozen=True):
 
 
 class GuardedText(msgspec.Struct, frozen=True):
-    """The text of all attempts together, and the actions of the guards."""
+    """The text of all attempts together, and the actions of the guards.
+
+    Attributes:
+        resumed: a guard acted after a part was shown, so that another request may get another text.
+        first_byte: seconds from arrival to the first part that was shown; ``None`` for none.
+    """
 
     text: str
     finish_reason: str
     attempts: tuple[Generation, ...]
     actions: tuple[GuardReceipt, ...]
+    resumed: bool = False
+    first_byte: float | None = None
 
 
 def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
@@ -209,109 +211,3 @@ async def _next(
             where="engine",
             next_step="Try again when it is less busy, ask for fewer tokens, or raise [gateway] request_timeout.",
         ) from None
-
-
-async def generate_guarded(
-    call: EngineCall, spec: GenerationSpec, context: AnswerContext, deadline: float | None = None
-) -> GuardedText:
-    """Generate until the guards pass, or take the guard's fallback when the retries are used up.
-
-    Raises:
-        DeadlineExceededError: the attempts together took too long.
-        InvalidOutputError: the text does not meet the schema (it was cut off, say) and no fallback mends it.
-    """
-    application, prints, names = context.application, context.reading.prints, context.template_names
-    retries = max((guard.retries for guard in application.guards), default=0)
-    warmth = max((guard.retry_temperature for guard in application.guards), default=0.0)
-    attempts: list[Generation] = []
-    actions: list[GuardReceipt] = []
-    for number in range(1 + retries):
-        request = engine_request(spec, context.request, application.slo, number, warmth)
-        async with aclosing(generate(call, request, deadline)) as events:
-            async for event in events:
-                if isinstance(event, Generation):
-                    attempts.append(event)
-        generated = attempts[-1].finished
-        wrong = check(generated.text, generated.reason, application, prints, names)
-        if not wrong:
-            actions += [GuardReceipt(guard=_name(guard.property), action="pass") for guard in application.guards]
-            return GuardedText(generated.text, generated.reason, tuple(attempts), tuple(actions))
-        if not application.guards:
-            raise _invalid(application, "; ".join(wrong.values()))
-        if number < retries:
-            actions += [GuardReceipt(_name(place), "retry", reason) for place, reason in wrong.items()]
-    text, replaced = fall_back([attempt.finished.text for attempt in attempts], application, prints, names)
-    actions += [GuardReceipt(_name(place), "template", reason) for place, reason in replaced.items()]
-    return GuardedText(text, "stop", tuple(attempts), tuple(actions))
-
-
-def check(
-    text: str,
-    reason: str,
-    application: ApplicationSpec,
-    prints: Mapping[str, str | None],
-    names: Mapping[str, Any],
-) -> dict[str, str]:
-    """Find what keeps a text from being served: guarded property (``""``: the output as a whole) to a reason."""
-    output: Any = None
-    wrong: dict[str, str] = {}
-    if application.output_schema is not None:
-        output = parsed(text)
-        if output is None:
-            return {"": "it was cut off" if reason == "length" else "it is not JSON"}
-        guarded = {guard.property for guard in application.guards}
-        for place, mismatch in mismatches(application.schema or {}, output).items():
-            wrong.setdefault(place if place in guarded else "", mismatch)
-    for guard in application.guards:
-        guarded_text = output.get(guard.property) if isinstance(output, dict) else text
-        if not isinstance(guarded_text, str):
-            wrong.setdefault(guard.property, f"it has no {guard.property}")
-            continue
-        found = guards.violations(guarded_text, application.figures, prints, names["entity"].values())
-        if found:
-            wrong.setdefault(guard.property, "; ".join(found[:3]))
-    return wrong
-
-
-def fall_back(
-    texts: list[str], application: ApplicationSpec, prints: Mapping[str, str | None], names: Mapping[str, Any]
-) -> tuple[str, dict[str, str]]:
-    """Fallbacks in place of the guarded properties that may not be served; the other properties are those of the
-    first attempt that is otherwise whole.
-
-    Returns:
-        The text, and the replaced properties with the reason each was replaced for.
-
-    Raises:
-        InvalidOutputError: no attempt gave an output to stand beside the fallback.
-    """
-    problem = "no attempt was made"
-    for text in texts:
-        wrong = check(text, "stop", application, prints, names)
-        if "" in wrong:
-            problem = wrong[""]
-            continue
-        output = parsed(text) if application.output_schema is not None else {}
-        written = {
-            guard.property: prompts.render(
-                guard.fallback, {**names, "output": output}, f"guard {guard.property}, fallback"
-            ).strip()
-            for guard in application.guards
-            if guard.property in wrong
-        }
-        if application.output_schema is None:
-            return " ".join(written.values()), wrong
-        return json.dumps({**output, **written}, ensure_ascii=False), wrong
-    raise _invalid(application, problem)
-
-
-def _name(place: str) -> str:
-    return f"figures:{place}" if place else "output"
-
-
-def _invalid(application: ApplicationSpec, problem: str) -> InvalidOutputError:
-    return InvalidOutputError(
-        f"The model's text does not meet the output schema: {problem}.",
-        where=f"application {application.name}",
-        next_step="Raise decoding.max_tokens or shorten what the schema asks for.",
-    )

@@ -20,7 +20,7 @@ import msgspec
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 
-_KEPT = frozenset(
+KEPT = frozenset(
     {"type", "properties", "required", "additionalProperties", "title", "description", "$schema", "$defs", "$id"}
     | {"x-guidance"}
 )
@@ -49,7 +49,9 @@ def narrowed(application: ApplicationSpec, only: Sequence[str]) -> ApplicationSp
         application,
         output_schema=text,
         classes=tuple(name for name in application.classes if name in kept),
-        guards=tuple(guard for guard in application.guards if guard.property in kept),
+        guards=tuple(
+            guard for guard in application.guards if guard.property in kept or not (guard.property or guard.needs_end())
+        ),
     )
 
 
@@ -85,7 +87,7 @@ def _cut(schema_text: str, only: tuple[str, ...], name: str) -> tuple[str, froze
             where=f"{where}, output {kept[-1]}",
             next_step="Ask for the whole answer, or rename one of the labels.",
         )
-    relating = sorted(set(schema) - _KEPT)
+    relating = sorted(set(schema) - KEPT)
     if relating:
         raise InvalidInputError(
             f"The output schema of the {where} says {', '.join(relating)}, which may relate properties to each other.",

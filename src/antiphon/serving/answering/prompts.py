@@ -16,6 +16,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.granted import prompt_name
 from antiphon.engine.api.messages import ChatTurn, ModelDescription, ToolCall
+from antiphon.serving.answering.guards.numbers import localized
 from antiphon.serving.answering.tools import Tools, as_template_reads, in_words, writes_tools
 
 LARGEST_RENDERED = 200_000
@@ -104,11 +105,13 @@ def variables(
     entity: Mapping[str, str],
     question: str | None,
 ) -> dict[str, Any]:
-    """The variables of a template: ``features.VIEW.FEATURE`` as printed, ``entity`` and ``question``."""
+    """The variables of a template: ``features.VIEW.FEATURE`` as printed, with the locale's decimal sign, ``entity`` and
+    ``question``."""
     views: dict[str, dict[str, str | None]] = {prompt_name(view): {} for view in application.versions}
     for name, text in prints.items():
         view, _, feature = name.partition(".")
-        views.setdefault(prompt_name(view), {})[feature] = text
+        written = text if text is None else localized(text, application.text_locale)
+        views.setdefault(prompt_name(view), {})[feature] = written
     return {"features": views, "entity": dict(entity), "question": question or ""}
 
 

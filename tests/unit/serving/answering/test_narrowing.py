@@ -6,7 +6,8 @@ import pytest
 from tests.harness.small_desk import DESK, SCHEMA
 
 from antiphon.core.errors import InvalidInputError
-from antiphon.definitions.application import ApplicationSpec, FigureGuard
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.guards import FigureGuard
 from antiphon.serving.answering.narrowing import narrowed, narrowed_to_schema
 
 
@@ -26,7 +27,9 @@ LONG: dict[str, Any] = {
     "additionalProperties": False,
 }
 LONGER = with_schema(
-    LONG, classes=("zeta", "mid"), guards=(FigureGuard("alpha", "Quiet."), FigureGuard("mid", "Quiet."))
+    LONG,
+    classes=("zeta", "mid"),
+    guards=(FigureGuard("alpha", fallback="Quiet."), FigureGuard("mid", fallback="Quiet.")),
 )
 
 

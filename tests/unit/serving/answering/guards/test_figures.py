@@ -1,7 +1,7 @@
 import pytest
 
 from antiphon.definitions.application import Figure
-from antiphon.serving.answering.guards import violations
+from antiphon.serving.answering.guards.figures import violations
 
 FIGURES = (
     Figure(feature="congestion.delay_2h", step=5, unit=("minutes", "minute", "min"), roles=("delay", "late")),
@@ -82,3 +82,63 @@ def test_an_entity_key_does_not_excuse_a_figure() -> None:
 
 def test_a_longer_key_is_masked_before_the_shorter_one_inside_it() -> None:
     assert violations("Flight 12-345 leaves.", FIGURES, PRINTS, ("12", "12-345")) == []
+
+
+GERMAN = (
+    Figure(feature="congestion.delay_2h", step=0.5, unit=("Minuten", "Minute", "Min."), roles=("Verspätung", "spät")),
+    Figure(feature="orders.value", step=0.5, unit=("Euro", "€"), roles=("Bestellwert",)),
+)
+FRENCH = (Figure(feature="congestion.delay_2h", step=1, unit=("minutes", "minute"), roles=("retard",)),)
+JAPANESE = (Figure(feature="congestion.delay_2h", step=1, unit=("分",), roles=("遅れ",)),)
+
+
+@pytest.mark.parametrize(
+    ("locale", "figures", "print_", "text"),
+    [
+        ("de", GERMAN, "25.5", "Die Verspätung beträgt 25,5 Minuten."),
+        ("de", GERMAN, "25", "Die Verspätung beträgt fünfundzwanzig Minuten."),
+        ("de", GERMAN, "1", "Die Verspätung beträgt eine Minute."),
+        ("de", GERMAN, "125", "Die Verspätung beträgt hundertfünfundzwanzig Minuten."),
+        ("de", GERMAN, "1025", "Die Verspätung beträgt 1.025 Minuten."),
+        ("de", GERMAN, "25", "Ein kurzer Hinweis: die Verspätung liegt bei 25 Min."),
+        ("fr", FRENCH, "1025", "Le retard est de 1 025 minutes."),
+        ("fr", FRENCH, "1025", "Le retard est de 1\u202f025 minutes."),
+        ("fr", FRENCH, "71", "Le retard est de soixante et onze minutes."),
+        ("fr", FRENCH, "1", "Le retard est d'une minute."),
+        ("ja", JAPANESE, "25", "遅れは25分です。"),
+        ("de_CH", GERMAN, "1025.5", "Die Verspätung beträgt 1'025.5 Minuten.".replace("'", "’")),
+    ],
+)
+def test_figures_are_read_as_the_locale_writes_them(
+    locale: str, figures: tuple[Figure, ...], print_: str, text: str
+) -> None:
+    assert violations(text, figures, {"congestion.delay_2h": print_}, (), locale) == []
+
+
+@pytest.mark.parametrize(
+    ("locale", "figures", "print_", "text"),
+    [
+        ("de", GERMAN, "25.5", "Die Verspätung beträgt 25.5 Minuten."),  # no number in German
+        ("de", GERMAN, "255", "Die Verspätung beträgt 25,5 Minuten."),
+        ("de", GERMAN, "25", "Die Verspätung beträgt sechsundzwanzig Minuten."),
+        ("de", GERMAN, "25", "Die Verspätung beträgt zwei Stunden."),
+        ("de", GERMAN, "5", "Die Verspätung beträgt zwanzigtausend fünf Minuten."),
+        ("fr", FRENCH, "25", "Le retard est de vingt-six minutes."),
+        ("fr", FRENCH, "25", "Le retard est de 1 025 minutes."),
+        ("ja", JAPANESE, "25", "遅れは26分です。"),
+        ("en", FIGURES[:1], "25", "Delays average 2,5 minutes."),
+        ("en", FIGURES[:1], "5", "Delays average .5 minutes."),
+        ("en", FIGURES[:1], "5", "Delays average twenty\u200bfive minutes."),
+        ("en", FIGURES[:1], "500", "Delays average twelve thousand five hundred minutes."),
+    ],
+)
+def test_figures_of_other_values_and_other_writings_are_refused(
+    locale: str, figures: tuple[Figure, ...], print_: str, text: str
+) -> None:
+    assert violations(text, figures, {"congestion.delay_2h": print_}, (), locale)
+
+
+def test_an_unfinished_text_is_judged_like_the_whole_at_the_ends_of_its_sentences() -> None:
+    text = "Delays average 25 minutes. The wind is 25 mph. Boarding goes on."
+    assert judged(text[:27]) == []
+    assert judged(text[:47])

@@ -1,0 +1,24 @@
+"""The request as guards see it beside a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """The request beside which guards see a text: its printed features, keys, question and inputs."""
+
+    prints: Mapping[str, str | None]
+    entity: Mapping[str, str]
+    question: str = ""
+    inputs: Mapping[str, Any] = {}
+
+    def documents(self) -> Iterable[str]:
+        """Every text of the request."""
+        yield self.question
+        yield from self.entity.values()
+        yield from map(str, self.inputs.values())
+        yield from (text for text in self.prints.values() if text is not None)

@@ -1,0 +1,74 @@
+"""Guards in Python: functions of modules that the process may import, called in threads and within a bound of time.
+
+Invariant: a module is imported only when the settings name it, for whoever may apply a definition would otherwise run
+code of any module in the gateway. A function that does not return keeps its thread; when all are taken, texts do not
+pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from antiphon.core.errors import SetupError
+
+THREADS = 8
+
+
+class GuardFunctions:
+    """Functions of guards by name.
+
+    Args:
+        modules: that may be imported; what is in a package of this name too.
+        folder: where they are looked for beside the installed packages.
+    """
+
+    def __init__(self, modules: Sequence[str] = (), folder: Path | None = None) -> None:
+        self._modules = tuple(modules)
+        self._folder = folder
+        self._known: dict[str, Callable[..., object]] = {}
+
+    async def reason(self, name: str, text: str, request: Mapping[str, Any], seconds: float) -> str | None:
+        """The reason for which a function does not let a text pass; ``None``: it passes. Never raises."""
+        try:
+            function = self._function(name)
+            running = asyncio.get_running_loop().run_in_executor(self._threads, function, text, request)
+            async with asyncio.timeout(seconds):
+                said = await running
+        except TimeoutError:
+            return f"{name} did not answer within {seconds:g} s"
+        except Exception as error:
+            return f"{name} raised {type(error).__name__}"
+        if said is None or said is True:
+            return None
+        return said if isinstance(said, str) and said else f"{name} said no"
+
+    def _function(self, name: str) -> Callable[..., object]:
+        if name not in self._known:
+            self._known[name] = self._imported(name)
+        return self._known[name]
+
+    def _imported(self, name: str) -> Callable[..., object]:
+        module, _, inside = name.partition(":")
+        if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in self._modules):
+            raise SetupError(
+                f"Functions of the module {module!r} are not called here.",
+                where="[project] guard_modules",
+                next_step="Name the module there, on each host.",
+            )
+        if self._folder is not None and str(self._folder) not in sys.path:
+            sys.path.append(str(self._folder))
+        found: Any = importlib.import_module(module)
+        for part in inside.split("."):
+            found = getattr(found, part)
+        return found  # type: ignore[no-any-return]
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(THREADS, thread_name_prefix="guard")

@@ -1,0 +1,49 @@
+import threading
+from pathlib import Path
+
+from antiphon.serving.answering.guards.functions import GuardFunctions
+
+MODULE = """
+import threading
+def polite(text, request):
+    return "please" in text or f"no please for {request['question']}"
+def silent(text, request): pass
+def wrong(text, request): return False
+def broken(text, request): raise ValueError(text)
+release = threading.Event()
+def hangs(text, request): release.wait(30)
+"""
+
+
+async def test_a_function_passes_says_why_not_or_has_not_passed(tmp_path: Path) -> None:
+    (tmp_path / "shop_guard_functions.py").write_text(MODULE)
+    functions = GuardFunctions(("shop_guard_functions",), tmp_path)
+
+    async def said(name: str, text: str, seconds: float = 5.0) -> str | None:
+        return await functions.reason(f"shop_guard_functions:{name}", text, {"question": "where?"}, seconds)
+
+    assert await said("polite", "please wait") is None
+    assert await said("polite", "wait") == "no please for where?"
+    assert await said("silent", "") is None
+    assert await said("wrong", "") == "shop_guard_functions:wrong said no"
+    assert await said("broken", "secret") == "shop_guard_functions:broken raised ValueError"
+    assert await said("missing", "") == "shop_guard_functions:missing raised AttributeError"
+    assert await said("hangs", "", 0.05) == "shop_guard_functions:hangs did not answer within 0.05 s"
+    import shop_guard_functions  # type: ignore[import-not-found]
+
+    shop_guard_functions.release.set()
+
+
+async def test_only_named_modules_are_imported() -> None:
+    assert await GuardFunctions().reason("os:getcwd", "", {}, 1) == "os:getcwd raised SetupError"
+    assert await GuardFunctions(("os",)).reason("ossaudiodev:open", "", {}, 1) == "ossaudiodev:open raised SetupError"
+
+
+async def test_functions_run_off_the_event_loop() -> None:
+    functions = GuardFunctions(("tests.unit.serving.answering.guards.test_functions",))
+    name = "tests.unit.serving.answering.guards.test_functions:thread_name"
+    assert str(await functions.reason(name, "", {}, 5)).startswith("guard")
+
+
+def thread_name(text: str, request: object) -> str:
+    return threading.current_thread().name
