@@ -17,6 +17,7 @@ _HOMES = {
     "Figure": ("application", "Figure"),
     "FigureGuard": ("application", "FigureGuard"),
     "Freshness": ("application", "Freshness"),
+    "Canaries": ("learning", "Canaries"),
     "FineTune": ("learning", "FineTune"),
     "Gates": ("learning", "Gates"),
     "Outcome": ("learning", "Outcome"),
@@ -62,7 +63,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
     "WhenUnavailable",
-    "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect", "GrantedView",
+    "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "Rollout", "Quality", "expect", "GrantedView",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature_view import feature_view
     from antiphon.definitions.functions import greatest, least, now, request, when
     from antiphon.definitions.granted import GrantedView
-    from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
+    from antiphon.definitions.learning import Canaries, FineTune, Gates, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
