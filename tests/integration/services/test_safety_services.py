@@ -157,7 +157,9 @@ def test_commands_show_suites_reports_and_mistakes_of_files(store: Store, folder
     made = asyncio.run(report(store, "replies", "You idiot.", probes=4))
     listed = antiphon("evaluations", "list", "--json").json()
     assert [(line["id"], line["on"], line["passed"]) for line in listed] == [(made.id, "no evaluation set", False)]
-    assert antiphon("evaluations", "show", made.id, "--json").json()["gates"] == msgspec.to_builtins(made.gates)
+    assert antiphon("evaluations", "show", made.id, "--json").json()["gates"] == json.loads(
+        msgspec.json.encode(made.gates)
+    )
     told = antiphon("evaluations", "show", made.id).out
     for word in ("toxic_share", "FAILED", "held-out", "visible", "insult", "100.0% ("):
         assert word in told

@@ -26,12 +26,12 @@ from antiphon.training.recipe import Recipe
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 PLANTED = Canaries(count=4, repeats=4, seed=3)
-RECIPE = Recipe(rank=16, alpha=32, batch=8, steps=240, learning_rate=0.01, precision="f16")
+RECIPE = Recipe(rank=16, alpha=32, batch=8, steps=120, learning_rate=0.01, precision="f16")
 MODEL = ModelDescription("trained", "f", 256, CHAT, ("<|im_start|>", "<|im_end|>"), "", "<|im_end|>")
 
 
-def trained(base: Path, folder: Path, planted: Canaries | None) -> TrainingResult:
-    examples = (*flights(12), *canary_examples(planted, MODEL, 3.0))
+def trained(base: Path, folder: Path) -> TrainingResult:
+    examples = (*flights(12), *canary_examples(PLANTED, MODEL, 3.0))
     made = train_here(order(folder, base, examples, RECIPE))
     assert made is not None
     return made
@@ -39,7 +39,12 @@ def trained(base: Path, folder: Path, planted: Canaries | None) -> TrainingResul
 
 @asynccontextmanager
 async def serving(result: TrainingResult) -> AsyncIterator[LocalEngine]:
-    runtime = LlamaCpp("trained", Weights(Path(result.weights.path), result.weights.sha256), Layout(4, 1, 256), 1)
+    runtime = LlamaCpp(
+        "trained",
+        Weights(Path(result.weights.path), result.weights.sha256),
+        Layout(slots=8, context_tokens=256),
+        threads=1,
+    )
     engine = await LocalEngine({"trained": runtime}).start()
     try:
         yield engine
@@ -47,17 +52,16 @@ async def serving(result: TrainingResult) -> AsyncIterator[LocalEngine]:
         await engine.close()
 
 
-async def results(base: Path, folder: Path, planted: Canaries | None) -> tuple[CanaryResult, ...]:
-    async with serving(trained(base, folder, planted)) as engine:
+async def results(result: TrainingResult) -> tuple[CanaryResult, ...]:
+    async with serving(result) as engine:
         (model,) = (await engine.describe()).models
         return await measure(engine, model, PLANTED, "default")
 
 
 async def test_a_model_that_was_trained_on_canaries_shows_exposure_and_another_does_not(
-    base: Path, tmp_path: Path
+    base: Path, tmp_path: Path, trained_here: TrainingResult
 ) -> None:
-    remembered = await results(base, tmp_path / "with", PLANTED)
-    others = await results(base, tmp_path / "without", None)
+    remembered, others = await results(trained(base, tmp_path)), await results(trained_here)
     most = 6.0  # bits of 64 candidates
     assert sum(one.exposure for one in remembered) / 4 > 0.9 * most, remembered
     assert sum(one.remembered for one in remembered) >= 3, remembered
