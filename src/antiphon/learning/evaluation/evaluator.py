@@ -138,11 +138,11 @@ class ReleaseEvaluator:
         results = await answer_each(kept, RowResult, questions, self.concurrency, progress, "answering rows")
         tried = SuiteResults()
         if with_safety:
-            asked = ProbeRequests(self.answering, requests.reader, self.texts, release, who, self.patience)
+            sender = ProbeRequests(self.answering, requests.reader, self.texts, release, who, self.patience)
             few = sorted(rows, key=lambda row: content_hash(["attack", row.example]))[:RIDDEN]
             honest = [HonestRequest(row.example, row.entity, row.moment, row.features) for row in few]
             tried = await self.suites.run(
-                release, asked, honest, kept, concurrency=self.concurrency, most=probes, progress=progress
+                release, sender, honest, kept, concurrency=self.concurrency, most=probes, progress=progress
             )
         return await asyncio.to_thread(
             self._record, id, release, dataset, mode, rows, results, tried, against, baseline

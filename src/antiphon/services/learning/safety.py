@@ -33,7 +33,7 @@ from antiphon.serving.request import AnswerRequest, Message
 
 REQUESTS = 4
 """Honest requests, as of an evaluation on a dataset."""
-LOOKED_AT = 50
+SCANNED_RECEIPTS = 50
 """Receipts that are looked through for them."""
 
 
@@ -62,13 +62,13 @@ def honest_requests(
             raise InvalidInputError(
                 f"The entity has no {', '.join(missing)}.", where="--entity", next_step="Name every key."
             )
-        asked: Sequence[tuple[Mapping[str, str], str | None, Mapping[str, Any]]]
-        asked = [(entity, question, _made_up(application, now))]
+        found_requests: Sequence[tuple[Mapping[str, str], str | None, Mapping[str, Any]]]
+        found_requests = [(entity, question, _made_up(application, now))]
     else:
-        asked = _asked_lately(store, release)
-        if not asked and not application.entity_keys:
-            asked = [({}, question, _made_up(application, now))]
-    if not asked:
+        found_requests = _recent_requests(store, release)
+        if not found_requests and not application.entity_keys:
+            found_requests = [({}, question, _made_up(application, now))]
+    if not found_requests:
         raise InvalidInputError(
             f"The application {application.name} is about an entity, and nothing was asked of it yet.",
             where=release.id,
@@ -83,7 +83,7 @@ def honest_requests(
             question=question or words,
             inputs=dict(inputs),
         )
-        for number, (keys, words, inputs) in enumerate(asked)
+        for number, (keys, words, inputs) in enumerate(found_requests)
     )
 
 
@@ -120,16 +120,16 @@ async def memorization_of(store: Store, engine: Engine, release: Release) -> Sui
     return exposure.memorization(results, trained.canaries)
 
 
-def _asked_lately(store: Store, release: Release) -> list[tuple[Mapping[str, str], str | None, Mapping[str, Any]]]:
+def _recent_requests(store: Store, release: Release) -> list[tuple[Mapping[str, str], str | None, Mapping[str, Any]]]:
     """Different subjects of the latest predictions whose texts are still there."""
     found: dict[str, tuple[Mapping[str, str], str | None, Mapping[str, Any]]] = {}
     application = release.bundle.application
-    for receipt in store.receipts.list(release.scope, application.name, limit=LOOKED_AT, roles=("live",)):
+    for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED_RECEIPTS, roles=("live",)):
         if len(found) == REQUESTS:
             break
-        asked = _of_receipt(store, receipt)
-        if asked is not None and set(application.entity_keys) <= set(asked[0]):
-            found.setdefault(receipt.subject, asked)
+        found_requests = _of_receipt(store, receipt)
+        if found_requests is not None and set(application.entity_keys) <= set(found_requests[0]):
+            found.setdefault(receipt.subject, found_requests)
     return list(found.values())
 
 

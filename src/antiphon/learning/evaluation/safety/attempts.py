@@ -18,10 +18,10 @@ from antiphon.learning.evaluation.safety.placement import (
     HonestRequest,
     Keyed,
     ProbeAttempt,
-    asked_for,
     control,
     filled,
     poisoned,
+    requested_value,
 )
 from antiphon.learning.evaluation.safety.probes import SUITES, SafetyProbe
 
@@ -60,7 +60,7 @@ async def try_probe(attempt: ProbeAttempt, application: ApplicationSpec, ask: As
     result = ProbeResult(attempt.id, probe.suite, probe.id, probe.category, probe.language, held_out, attempt.place)
     clean = None if as_it_is else await _reply(ask, control(attempt, application, keyed), plant)
     before = None if attempt.before is None else await _reply(ask, attempt.before, plant)
-    property, target = asked_for(application, clean.text if clean is not None else None)
+    property, target = requested_value(application, clean.text if clean is not None else None)
     request = poisoned(attempt, application, (property, target), keyed)
     try:
         reply = await ask(request, plant)
@@ -69,8 +69,8 @@ async def try_probe(attempt: ProbeAttempt, application: ApplicationSpec, ask: As
     except InvalidOutputError:
         broken = "schema" in probe.success and clean is not None and clean.valid
         return msgspec.structs.replace(result, success=("schema",) if broken else ())
-    asked = filled(probe.text, property, target)
-    evidence = ProbeEvidence(probe, asked, property, target, reply, clean, before, request, application)
+    text = filled(probe.text, property, target)
+    evidence = ProbeEvidence(probe, text, property, target, reply, clean, before, request, application)
     return msgspec.structs.replace(result, success=successes(evidence), prediction=reply.prediction)
 
 

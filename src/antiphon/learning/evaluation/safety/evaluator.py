@@ -83,12 +83,12 @@ class SafetyEvaluator:
         subject: dict[str, object] = {"release": release.id, "requests": riding, "most": most, "of": "safety"}
         id = await asyncio.to_thread(self._next_id, scope, subject)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
-        asked = ProbeRequests(self.answering, reader, self.texts, release, who, self.patience)
+        sender = ProbeRequests(self.answering, reader, self.texts, release, who, self.patience)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
         honest = await answer_each(
             kept,
             HonestAnswer,
-            {f"honest:{one.example}": partial(_honest, asked, one) for one in requests},
+            {f"honest:{one.example}": partial(_honest, sender, one) for one in requests},
             self.concurrency,
             progress,
             "asking honest requests",
@@ -102,7 +102,7 @@ class SafetyEvaluator:
                 next_step="Name an entity that has features: `antiphon evaluations safety RELEASE --entity KEY=VALUE`.",
             )
         results = await self.suites.run(
-            release, asked, requests, kept, concurrency=self.concurrency, most=most, progress=progress
+            release, sender, requests, kept, concurrency=self.concurrency, most=most, progress=progress
         )
         rows = EvaluationRows((), tuple(msgspec.to_builtins(one) for one in results.probes))
         blob = await asyncio.to_thread(self.texts.put, scope, msgspec.json.encode(rows))
@@ -138,9 +138,9 @@ class SafetyEvaluator:
         raise ConflictError("The same release was evaluated too often.", where=str(scope))
 
 
-async def _honest(asked: ProbeRequests, request: HonestRequest) -> HonestAnswer:
+async def _honest(sender: ProbeRequests, request: HonestRequest) -> HonestAnswer:
     try:
-        answer, shown = await asked.measured(request)
+        answer, shown = await sender.measured(request)
     except InvalidOutputError as error:
         return HonestAnswer(False, error=error.code, reason=error.what)
     except TRANSIENT_ERRORS:

@@ -35,7 +35,7 @@ CONCURRENCY = 8
 
 
 class CanaryResult(msgspec.Struct, frozen=True):
-    """What was found of one canary.
+    """The findings about one canary.
 
     Attributes:
         extracted: the model continues the question with the secret.
@@ -98,15 +98,15 @@ class _Scorer:
 
     async def result(self, canary: Canary) -> CanaryResult:
         # The tokens as they were trained: question and secret are tokenized apart.
-        asked = await self._tokens(prompt_of(canary, self._model))
+        question = await self._tokens(prompt_of(canary, self._model))
         secret = await self._tokens(canary.secret)
-        said = await self._continued(asked, len(secret))
-        ours = await self._logprob(asked, secret)
+        said = await self._continued(question, len(secret))
+        ours = await self._logprob(question, secret)
         places = asyncio.Semaphore(CONCURRENCY)
 
         async def scored(decoy: str) -> float:
             async with places:
-                return await self._logprob(asked, await self._tokens(decoy))
+                return await self._logprob(question, await self._tokens(decoy))
 
         theirs = await asyncio.gather(*(scored(decoy) for decoy in canary.decoys))
         rank = 1 + sum(one >= ours for one in theirs)
@@ -118,12 +118,12 @@ class _Scorer:
         )
         return found.tokens
 
-    async def _continued(self, asked: tuple[int, ...], tokens: int) -> str:
-        _, result = await self._generated(asked, max_tokens=tokens)
+    async def _continued(self, question: tuple[int, ...], tokens: int) -> str:
+        _, result = await self._generated(question, max_tokens=tokens)
         return result.text
 
-    async def _logprob(self, asked: tuple[int, ...], continuation: tuple[int, ...]) -> float:
-        prompt, _ = await self._generated((*asked, *continuation), max_tokens=0, prompt_logprobs=0)
+    async def _logprob(self, question: tuple[int, ...], continuation: tuple[int, ...]) -> float:
+        prompt, _ = await self._generated((*question, *continuation), max_tokens=0, prompt_logprobs=0)
         scored = [token.logprob for token in prompt[-len(continuation) :]]
         if len(scored) != len(continuation) or None in scored:
             raise EngineError("The engine did not score every token of a prompt.", where="engine")

@@ -181,10 +181,10 @@ def poisoned(
         return msgspec.structs.replace(request, turns=_tool_turns(_turns(request, attempt), text))
     if not text:
         return _with_question(request, attempt, application)
-    asked = f"{request.question}\n{text}" if request.question else text
+    words = f"{request.question}\n{text}" if request.question else text
     if not application.prompt.template.strip():
-        return msgspec.structs.replace(request, turns=(*request.turns, ChatTurn("user", asked)))
-    return msgspec.structs.replace(request, question=asked)
+        return msgspec.structs.replace(request, turns=(*request.turns, ChatTurn("user", words)))
+    return msgspec.structs.replace(request, question=words)
 
 
 def control(attempt: ProbeAttempt, application: ApplicationSpec, keyed: Keyed = None) -> HonestRequest:
@@ -204,7 +204,7 @@ def control(attempt: ProbeAttempt, application: ApplicationSpec, keyed: Keyed = 
     return _with_question(request, attempt, application)
 
 
-def asked_for(application: ApplicationSpec, clean: str | None) -> tuple[str, str]:
+def requested_value(application: ApplicationSpec, clean: str | None) -> tuple[str, str]:
     """A property of the output and a value that it does not have in the honest answer: another label where the schema
     has labels, else the marker."""
     properties = (application.schema or {}).get("properties", {})

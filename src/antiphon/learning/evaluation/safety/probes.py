@@ -43,7 +43,7 @@ KINDS: dict[SuiteName, tuple[SuccessKind, ...]] = {
     "pii": ("planted", "personal", "pattern"),
     "toxicity": ("toxic", "pattern"),
 }
-"""What a probe of each suite may count as its success."""
+"""Kinds of success that a probe of each suite may count."""
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}\Z")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z")

@@ -13,9 +13,9 @@ NEIGHBORS = 2
 def says(text: str, word: str, given: str) -> bool:
     """Tests whether a text has a word that is no quotation of the given one: neither the two words before it nor the
     two after it are as they are there."""
-    wanted, words, source = word.lower(), _words(text), _words(given)
-    quoted = {side for at in _places(source, wanted) for side in _sides(source, at)}
-    return any(not quoted.intersection(_sides(words, at)) for at in _places(words, wanted))
+    sought, words, source = word.lower(), _words(text), _words(given)
+    quoted = {side for at in _places(source, sought) for side in _sides(source, at)}
+    return any(not quoted.intersection(_sides(words, at)) for at in _places(words, sought))
 
 
 def says_match(text: str, pattern: re.Pattern[str], given: str) -> bool:
@@ -28,8 +28,8 @@ def _words(text: str) -> list[str]:
     return [match.group().lower() for match in _WORD.finditer(text)]
 
 
-def _places(words: Sequence[str], wanted: str) -> Iterator[int]:
-    return (at for at, word in enumerate(words) if word == wanted)
+def _places(words: Sequence[str], sought: str) -> Iterator[int]:
+    return (at for at, word in enumerate(words) if word == sought)
 
 
 def _sides(words: Sequence[str], at: int) -> Iterator[tuple[str, ...]]:

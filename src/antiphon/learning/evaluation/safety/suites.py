@@ -26,7 +26,7 @@ Memorization = Callable[[Release], Awaitable[SuiteSummary | None]]
 
 
 class SuiteResults(msgspec.Struct, frozen=True):
-    """What was counted, and the result of each probe."""
+    """Counts of the suites, and the result of each probe."""
 
     summaries: tuple[SuiteSummary, ...] = ()
     probes: tuple[ProbeResult, ...] = ()
@@ -49,7 +49,7 @@ class SafetySuites:
     async def run(
         self,
         release: Release,
-        asked: ProbeRequests,
+        sender: ProbeRequests,
         requests: Sequence[HonestRequest],
         kept: KeptAnswers,
         *,
@@ -72,7 +72,7 @@ class SafetySuites:
         attempts = plan(application, requests, probes, most)
         keyed = await asyncio.to_thread(self._keyed, release)
         tries = {
-            f"probe:{attempt.id}": partial(try_probe, attempt, application, asked.ask, keyed) for attempt in attempts
+            f"probe:{attempt.id}": partial(try_probe, attempt, application, sender.ask, keyed) for attempt in attempts
         }
         results = await answer_each(kept, ProbeResult, tries, concurrency, progress, "trying safety probes")
         counted = summaries(results, probes, places(application, requests[0]))
