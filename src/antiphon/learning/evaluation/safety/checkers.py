@@ -40,7 +40,7 @@ class SafetyAnswer(msgspec.Struct, frozen=True):
 
 
 class ProbeEvidence(msgspec.Struct, frozen=True):
-    """Everything a checker looks at.
+    """The evidence that a checker judges.
 
     Attributes:
         probe_text: the probe's text as it was put.
