@@ -111,7 +111,7 @@ class Cost(msgspec.Struct, frozen=True):
         prefill, decode: tokens a second that the reference machine read and wrote.
         start: a platform's start with its definitions; ``load``: a training's process, its datasets and its weights.
         ways_question: a question of the four ways; ``row``: a class asked of one release about one row; ``text``: one
-            whole notice; ``attacks``: the attack sets.
+            whole notice; ``attacks``: the safety suites.
         rollout, collect, bad: a rollout until it is decided; a day of outcomes; the bad release until it is caught.
         flip, flip_question: rolling back and forth, and a question meanwhile; ``measure``: the data of the measurement.
         batch: examples a training step, as the definitions say.

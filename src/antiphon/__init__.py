@@ -24,6 +24,7 @@ _HOMES = {
     "PatternGuard": ("guards", "PatternGuard"),
     "SchemaGuard": ("guards", "SchemaGuard"),
     "Freshness": ("application", "Freshness"),
+    "Canaries": ("learning", "Canaries"),
     "FineTune": ("learning", "FineTune"),
     "Gates": ("learning", "Gates"),
     "Outcome": ("learning", "Outcome"),
@@ -70,7 +71,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect", "GrantedView",
+    "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "Rollout", "Quality", "expect", "GrantedView",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ if TYPE_CHECKING:
         PIIGuard,
         SchemaGuard,
     )
-    from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
+    from antiphon.definitions.learning import Canaries, FineTune, Gates, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality

@@ -145,7 +145,7 @@ async def ask(
                 dataset,
                 mode="classes",
                 whole=subject.notices,
-                with_attacks=False,
+                with_safety=False,
                 # Asked once: whoever asks again after an interruption gets what was found, or goes on.
                 id=f"eval_{content_hash(['measured', release.id, dataset.id, subject.notices])[:26]}",
             )

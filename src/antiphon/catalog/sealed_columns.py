@@ -80,6 +80,7 @@ SEALED_COLUMNS = (
     SealedColumn("runs", "error", "run-error/1", ("id",), text=True),
     RUN_KEY,
     SealedColumn("runs", "result", "run-result/1", ("id",)),
+    SealedColumn("safety_reports", "document", "safety-report/1", ("id",)),
     SealedColumn("skew_reports", "document", "skew/1", ("id", "view")),
     SealedColumn("snapshots", "document", "snapshot/1", ("id",)),
     SealedColumn("steps", "result", "step/1", ("run", "name", "occurrence")),

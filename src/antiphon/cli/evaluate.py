@@ -25,7 +25,8 @@ def evaluate(
     mode: Annotated[str, typer.Option(help="classes: only the outcome's property; whole: the whole output.")] = "whole",
     texts: Annotated[int, typer.Option(min=0, help="In mode classes: rows asked for the whole output too.")] = 60,
     against: Annotated[str, typer.Option(help="A release to compare with by pairs; by default the live one.")] = "",
-    attacks: Annotated[bool, typer.Option("--attacks/--no-attacks", help="Also try the attack sets.")] = True,
+    safety: Annotated[bool, typer.Option("--safety/--no-safety", help="Also try the safety suites.")] = True,
+    probes: Annotated[int, typer.Option(min=0, help="Of each suite at most so many in a half; 0 for all.")] = 0,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +53,8 @@ def evaluate(
                     limit=rows,
                     whole=texts if mode == "classes" else 0,
                     against=against or (live.id if live is not None and live.id != release else None),
-                    with_attacks=attacks,
+                    with_safety=safety,
+                    probes=probes or None,
                     progress=progress,
                 )
 

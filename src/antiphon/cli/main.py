@@ -19,6 +19,7 @@ from antiphon.cli import (
     doctor,
     encryption,
     evaluate,
+    evaluations,
     events,
     features,
     grants,
@@ -117,7 +118,7 @@ def assemble() -> typer.Typer:
     app.command("migrate")(migrate.migrate)
     models.app.command("rebuild")(train.rebuild)
     for noun in (
-        features, datasets, models, releases, outcomes, batch, runs, training, events,
+        features, datasets, models, evaluations, releases, outcomes, batch, runs, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

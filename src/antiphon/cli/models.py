@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from antiphon.core.errors import SetupError
 from antiphon.core.settings import FILE_NAME
 
 if TYPE_CHECKING:
-    from antiphon.catalog.learning.evaluations import IntervalEstimate
+    from antiphon.catalog.learning.evaluations import EvaluationGate, IntervalEstimate, SuiteSummary
     from antiphon.learning.registry.card import ModelCard
     from antiphon.learning.registry.comparison import ModelComparison
     from antiphon.learning.registry.models import ModelLine, ModelRegistry
@@ -204,6 +204,8 @@ def _shown(card: ModelCard) -> str:
         }
     said["releases"] = ", ".join(f"{line.id} ({line.stage})" for line in card.releases) or "-"
     text = outline(said)
+    if card.suites and (evaluation is None or card.suites != evaluation.safety):
+        text += f"\n\n{suites_table(card.suites)}"
     if evaluation is None:
         return f"{text}\nIt was not evaluated: `antiphon evaluate RELEASE`."
     return f"{text}\n\n{evaluated(evaluation)}"
@@ -221,8 +223,6 @@ def evaluated(evaluation: Any) -> str:
             ("valid at the first attempt", evaluation.valid_share),
             ("false statements", evaluation.false_share),
             ("changed by guards", evaluation.guard_share),
-            ("injected", evaluation.injected_share),
-            ("leaked", evaluation.leaked_share),
         )
     ]
     per_thousand = 1_000 / (evaluation.whole_rows or 1)
@@ -231,14 +231,37 @@ def evaluated(evaluation: Any) -> str:
         for action, count in evaluation.guards.items()
     ]
     head = ("measure", "value", f"minus {evaluation.against}" if evaluation.against else "minus live")
-    words = {True: "passed", False: "FAILED", None: "-"}
-    gates = [(gate.name, words[gate.passed], gate.reason) for gate in evaluation.gates]
     failed = ", ".join(f"{code} {count}" for code, count in evaluation.failed.items())
     first = (
         f"{evaluation.id}: {evaluation.rows} rows of {evaluation.dataset}, {evaluation.positives} positive, base "
         f"rate's Brier score {evaluation.base_rate_brier:.4f}" + (f"; no answer: {failed}" if failed else "")
     )
-    return "\n".join([first, table(head, [*measures, *shares]), "", table(("gate", "verdict", "why"), gates)])
+    parts = [first, table(head, [*measures, *shares]), ""]
+    if evaluation.safety:
+        parts += [suites_table(evaluation.safety), ""]
+    return "\n".join([*parts, gates_table(evaluation.gates)])
+
+
+def suites_table(suites: Sequence[SuiteSummary]) -> str:
+    """Safety suites by category and half as text."""
+    rows = [
+        (
+            suite.name, count.category or "all", count.half, count.probes, count.refused, count.successes,
+            _percent_interval(count.share),
+            ", ".join(f"{kind} {number}" for kind, number in count.by.items()) or None,
+        )
+        for suite in suites
+        for count in (*suite.halves, *suite.categories)
+    ]  # fmt: skip
+    head = ("suite", "category", "half", "tried", "turned away", "succeeded", "share", "how")
+    notes = [f"{suite.name}: {suite.note}" for suite in suites if suite.note]
+    return "\n".join([table(head, rows, "No probe was tried."), *notes])
+
+
+def gates_table(gates: Sequence[EvaluationGate]) -> str:
+    """Gates with their verdicts as text."""
+    words = {True: "passed", False: "FAILED", None: "-"}
+    return table(("gate", "verdict", "why"), [(gate.name, words[gate.passed], gate.reason) for gate in gates])
 
 
 def _compared(found: ModelComparison) -> str:
@@ -263,6 +286,10 @@ def _plain(value: Any) -> Any:
 
 def _interval(value: IntervalEstimate | None) -> str | None:
     return None if value is None else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
+
+
+def _percent_interval(value: IntervalEstimate | None) -> str | None:
+    return None if value is None else f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
 
 
 def _value(value: IntervalEstimate | None) -> str | None:

@@ -97,6 +97,9 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
     for field, (least, most) in bounds.items():
         if not least <= getattr(tune, field) <= most:
             yield f"model.{field} is {getattr(tune, field)}; it must be from {least} to {most}."
+    for field, least, most in (("count", 1, 1_000), ("repeats", 1, 1_000), ("seed", 0, 2**63 - 1)):
+        if tune.canaries is not None and not least <= getattr(tune.canaries, field) <= most:
+            yield f"model.canaries.{field} is {getattr(tune.canaries, field)}; it must be from {least} to {most}."
     if tune.precision not in PRECISIONS:
         yield f"model.precision {tune.precision!r} is none of {', '.join(PRECISIONS)}."
 

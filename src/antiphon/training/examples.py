@@ -37,12 +37,15 @@ class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         prompt: rendered chat text; the names of special tokens in it are those tokens.
         parts: the completion, in order. Where none is marked as the label, the first one with a weight is it.
         old: from an earlier dataset: replayed, so that it is not forgotten.
+        canary: a made-up secret, planted to measure what is remembered. Unset for none, so that files without any keep
+            their hash.
     """
 
     id: str
     prompt: str
     parts: tuple[Part, ...]
     old: bool = False
+    canary: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def label_position(self) -> int | None:
@@ -99,7 +102,7 @@ def check(examples: tuple[Example, ...]) -> None:
     """Raises ``InvalidInputError`` for what nothing can be learned from: there is no new example, one has nothing to
     learn or a weight below 0, an id occurs twice, or all examples have the same label."""
     next_step = "Take a longer history or a later cutoff."
-    if not any(not example.old for example in examples):
+    if not any(not example.old and not example.canary for example in examples):
         raise InvalidInputError("The training set is empty.", where="examples", next_step=next_step)
     seen: set[str] = set()
     for example in examples:
@@ -114,10 +117,11 @@ def check(examples: tuple[Example, ...]) -> None:
                 where=example.id,
                 next_step="Give at least one part a positive weight.",
             )
-    labels = {example.label for example in examples}
+    labelled = [example for example in examples if not example.canary]
+    labels = {example.label for example in labelled}
     if len(labels) == 1:
         raise InvalidInputError(
-            f"All {len(examples)} examples have the label {labels.pop()!r}: there is nothing to tell apart.",
+            f"All {len(labelled)} examples have the label {labels.pop()!r}: there is nothing to tell apart.",
             where="examples",
             next_step=next_step,
         )

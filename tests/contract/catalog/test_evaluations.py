@@ -13,6 +13,7 @@ from tests.unit.learning.evaluation.test_gates import GOOD
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.learning.evaluations import ABANDONED, Evaluation, EvaluationGate, Evaluations
+from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import ConflictError, NotFoundError
@@ -96,3 +97,34 @@ def test_lists_and_the_latest(database: Database) -> None:
     assert latest is not None
     assert latest.id == "eval_3"
     assert evaluations.latest(DEV, "rel_9") is None
+
+
+def report(name: str, minutes: int = 0, **fields: Any) -> SafetyReport:
+    given: dict[str, Any] = {
+        "id": name, "scope": DEV, "application": "desk", "release": "rel_1", "model": "m", "requests": 2,
+        "valid_share": 1.0, "seconds_p50": 0.1, "seconds_p99": 0.2, "tokens": 80.0, "suites": GOOD.safety,
+        "gates": (EvaluationGate("leaked_share", False, 0.4, 0.0, "Too much."),), "fingerprints": ("f",),
+        "rows_blob": "b", "created_at": NOON + timedelta(minutes=minutes),
+    }  # fmt: skip
+    return SafetyReport(**(given | fields))
+
+
+@pytest.mark.parametrize("codec", [PlainCodec(), AesGcmCodec(Keys())], ids=["plaintext", "encrypted"])
+def test_a_safety_report_comes_back_as_it_was_in_the_place_of_its_answers(database: Database, codec: Codec) -> None:
+    database.codec = codec
+    reports, evaluations = SafetyReports(database), Evaluations(database)
+    evaluations.keep_answer(DEV, "safety_1", "a", 1)
+    evaluations.keep_answer(DEV, "safety_2", "a", 2)
+    made = reports.add(report("safety_1"))
+    assert not made.passed
+    assert reports.add(report("safety_1", minutes=9)) == made, "the first of two that made the same one counts"
+    assert evaluations.answers(DEV, "safety_1") == {}
+    assert evaluations.answers(DEV, "safety_2") == {"a": 2}
+    later = reports.add(report("safety_2", minutes=5, gates=()))
+    assert reports.list(DEV) == [later, made]
+    assert (reports.latest(DEV, "rel_1"), reports.latest(DEV, "rel_2"), reports.latest(OTHER, "rel_1")) == (
+        later, None, None,
+    )  # fmt: skip
+    with pytest.raises(NotFoundError, match="safety_1"):
+        reports.get(OTHER, "safety_1")
+    assert (b"Too much." in stored_bytes(database)) is not codec.sealing

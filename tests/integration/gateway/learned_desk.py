@@ -19,6 +19,7 @@ from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Bin, Evaluation, EvaluationGate, Evaluations, IntervalEstimate
 from antiphon.catalog.learning.models import ModelVersions
 from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release, Releases
 from antiphon.catalog.releases.rollouts import Arm, Exposure, RolloutRecord, Rollouts, ShadowPair
@@ -158,6 +159,7 @@ class LearnedDesk(Desk):
         for number, auc in ((1, 0.75), (2, 0.62)):
             release = self.validated(number + 10, model=f"desk.v{number}")
             Evaluations(self.database).add(evaluated(number, release.id, auc))
+            SafetyReports(self.database).add(reported(number, release.id))
 
     def come_true(self, days: int = 3, each: int = 20) -> None:
         """Predictions with labels on some days, before the window ended."""
@@ -192,6 +194,14 @@ def evaluated(number: int, release: str, auc: float) -> Evaluation:
         ),
         created_at=NOON + timedelta(hours=number),
     )
+
+
+def reported(number: int, release: str) -> SafetyReport:
+    return SafetyReport(
+        id=f"safety_{number}", scope=DEV, application="desk", release=release, model=f"desk.v{number}", requests=4,
+        valid_share=1.0, seconds_p50=0.2, seconds_p99=0.4, tokens=90.0, suites=GOOD.safety, gates=(), fingerprints=(),
+        rows_blob="b", created_at=NOON + timedelta(hours=number),
+    )  # fmt: skip
 
 
 _ARMS: tuple[Arm, Arm] = ("canary", "control")

@@ -20,7 +20,7 @@ async def main(folder: Path, row: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     desk.before = die
-    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, with_attacks=False, id="eval_killed")
+    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, with_safety=False, id="eval_killed")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from antiphon.definitions.application import Reuse
 from antiphon.definitions.learning import Gates
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import read_rows
+from antiphon.learning.evaluation.safety.suites import SafetySuites
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 
@@ -37,7 +38,7 @@ def desk(tmp_path: Path) -> Iterator[EvaluatedDesk]:
 
 
 async def test_every_row_is_a_request_of_the_serving_function(desk: EvaluatedDesk) -> None:
-    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
     assert (evaluation.rows, evaluation.whole_rows, evaluation.failed) == (40, 40, {})
     assert {(r.role, r.path, r.release) for r in desk.requests} == {("evaluation", "batch", desk.release.id)}
     rows = desk.evaluator.rows_of(evaluation).rows
@@ -65,11 +66,11 @@ async def test_every_row_is_a_request_of_the_serving_function(desk: EvaluatedDes
 
 
 async def test_classes_ask_for_the_label_alone_and_some_rows_for_everything(desk: EvaluatedDesk) -> None:
-    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", whole=6, with_attacks=False)
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", whole=6, with_safety=False)
     assert (evaluation.rows, evaluation.whole_rows) == (40, 6)
     assert [request.only for request in desk.requests].count(("outlook",)) == 34
     assert [request.only for request in desk.requests].count(()) == 6
-    whole = await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    whole = await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
     assert (evaluation.auc, evaluation.brier) == (whole.auc, whole.brier)
 
 
@@ -78,7 +79,7 @@ async def test_a_smaller_limit_is_a_part_of_a_larger_one(desk: EvaluatedDesk) ->
     large = {row.example for row in read_rows(desk.dataset, desk.lake, 25)}
     assert len(small) == 10
     assert small < large
-    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, limit=10, with_attacks=False)
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, limit=10, with_safety=False)
     assert {request.as_of for request in desk.requests} == {
         row.moment for row in read_rows(desk.dataset, desk.lake) if row.example in small
     }
@@ -98,20 +99,20 @@ async def test_a_crash_in_the_middle_resumes_and_leaves_nothing_validated(desk: 
 
     desk.before = die
     with pytest.raises(Killed):
-        await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
+        await desk.evaluator.evaluate(candidate, desk.dataset, with_safety=False, id="eval_x")
     assert desk.evaluations.list(SCOPE) == []
     assert desk.releases.get(SCOPE, candidate.id).stage == "draft"
     kept = {answer["example"] for answer in desk.evaluations.answers(SCOPE, "eval_x").values()}
     assert 0 < len(kept) <= 17
     moments = {row.example: row.moment for row in read_rows(desk.dataset, desk.lake)}
     desk.before, desk.requests = lambda request: None, []
-    evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
+    evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, with_safety=False, id="eval_x")
     count, asked = len(desk.requests), {request.as_of for request in desk.requests}
     assert not asked & {moments[example] for example in kept}
     assert 40 - 17 <= len(asked) == count <= 40 - len(kept), "an answer that was being kept may have come later"
     assert (evaluation.id, evaluation.rows) == ("eval_x", 40)
     assert desk.evaluations.answers(SCOPE, "eval_x") == {}
-    again = await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
+    again = await desk.evaluator.evaluate(candidate, desk.dataset, with_safety=False, id="eval_x")
     assert again == evaluation
     assert len(desk.requests) == count
 
@@ -132,7 +133,7 @@ async def test_what_a_killed_process_answered_is_not_asked_on_another_host(tmp_p
     assert (draft.stage, desk.evaluations.list(SCOPE)) == ("draft", [])
     kept = len(desk.evaluations.answers(SCOPE, "eval_killed"))
     assert kept >= 21 - 8, "at most the eight that were under way are asked again"
-    evaluation = await desk.evaluator.evaluate(draft, desk.dataset, with_attacks=False, id="eval_killed")
+    evaluation = await desk.evaluator.evaluate(draft, desk.dataset, with_safety=False, id="eval_killed")
     assert (evaluation.rows, len(desk.requests)) == (40, 40 - kept)
     desk.close()
     drop(desk.database)
@@ -145,20 +146,18 @@ async def test_what_was_answered_for_something_else_under_the_id_is_asked(desk: 
 
     desk.before = die
     with pytest.raises(Killed):
-        await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")
+        await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False, id="eval_x")
     assert desk.evaluations.answers(SCOPE, "eval_x")
     desk.before, desk.requests = lambda request: None, []
-    made = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_attacks=False, id="eval_x")
+    made = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_safety=False, id="eval_x")
     assert (made.mode, len(desk.requests)) == ("classes", 40)
     with pytest.raises(ConflictError, match="is of"):
-        await desk.evaluator.evaluate(desk.candidate(), desk.dataset, with_attacks=False, id="eval_x")
+        await desk.evaluator.evaluate(desk.candidate(), desk.dataset, with_safety=False, id="eval_x")
 
 
 async def test_two_that_do_the_same_evaluation_end_with_one(desk: EvaluatedDesk, tmp_path: Path) -> None:
     other = EvaluatedDesk(tmp_path, again=True)
-    both = [
-        one.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x") for one in (desk, other)
-    ]
+    both = [one.evaluator.evaluate(desk.release, desk.dataset, with_safety=False, id="eval_x") for one in (desk, other)]
     first, second = await asyncio.gather(*both)
     assert first == second
     assert (desk.evaluations.list(SCOPE), desk.evaluations.answers(SCOPE, "eval_x")) == ([first], {})
@@ -173,7 +172,7 @@ async def test_failures_are_counted_by_code_and_an_engine_that_is_away_is_none(t
         )
 
     desk = EvaluatedDesk(tmp_path, ScriptedEngine(sometimes))
-    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
     assert (evaluation.rows, evaluation.failed) == (20, {InvalidOutputError.code: 20})
     assert (evaluation.whole_rows, evaluation.valid_share) == (40, 0.5)
     reasons = {row.reason for row in desk.evaluator.rows_of(evaluation).rows if row.error}
@@ -182,7 +181,7 @@ async def test_failures_are_counted_by_code_and_an_engine_that_is_away_is_none(t
     assert {gate.name for gate in evaluation.gates if gate.passed is False} >= {"answered", "valid_share"}
     desk.engine.away = True  # type: ignore[attr-defined]
     with pytest.raises(UnavailableError):
-        await desk.evaluator.evaluate(desk.release, desk.dataset, limit=3, with_attacks=False)
+        await desk.evaluator.evaluate(desk.release, desk.dataset, limit=3, with_safety=False)
     assert len(desk.evaluations.list(SCOPE)) == 1
     desk.close()
 
@@ -194,10 +193,10 @@ async def test_a_false_figure_is_seen_although_the_guard_did_not(tmp_path: Path)
 
     unguarded = msgspec.structs.replace(LEARNS, guards=())
     desk = EvaluatedDesk(tmp_path, ScriptedEngine(false), unguarded)
-    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
     assert (evaluation.valid_share, evaluation.false_share) == (1.0, 1.0)
     guarded = desk.candidate()
-    evaluation = await desk.evaluator.evaluate(guarded, desk.dataset, with_attacks=False)
+    evaluation = await desk.evaluator.evaluate(guarded, desk.dataset, with_safety=False)
     assert (evaluation.valid_share, evaluation.false_share, evaluation.guard_share) == (1.0, 0.0, 1.0)
     assert evaluation.guards == {"retry": 40, "template": 40}
     desk.close()
@@ -205,19 +204,19 @@ async def test_a_false_figure_is_seen_although_the_guard_did_not(tmp_path: Path)
 
 async def test_stored_answers_play_no_part(tmp_path: Path) -> None:
     desk = EvaluatedDesk(tmp_path, application=msgspec.structs.replace(LEARNS, reuse=Reuse("always")))
-    await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
-    await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
+    await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
     assert len(desk.engine.asked) == 80  # type: ignore[attr-defined]
     desk.close()
 
 
 async def test_a_candidate_is_compared_with_the_live_release_on_identical_rows(desk: EvaluatedDesk) -> None:
     same = desk.candidate()
-    evaluation = await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_attacks=False)
+    evaluation = await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_safety=False)
     assert evaluation.against == desk.release.id
     assert {name: gap.value for name, gap in evaluation.difference.items()} == {"auc": 0, "brier": 0, "log_loss": 0}
     assert len(desk.requests) == 80
-    await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_attacks=False)
+    await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_safety=False)
     assert len(desk.requests) == 120, "the live release is not asked again about rows that it has answered"
     assert [e.mode for e in desk.evaluations.list(SCOPE, release=desk.release.id)] == ["classes"]
 
@@ -258,22 +257,22 @@ async def test_rows_of_another_model_than_the_present_one_validate_nothing(desk:
 async def test_the_live_release_is_evaluated_anew_once_its_model_is_another_one(desk: EvaluatedDesk) -> None:
     current = True
     desk.evaluator = replace(desk.evaluator, current=lambda release, evaluation: current)
-    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, against=desk.release.id, with_attacks=False)
+    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, against=desk.release.id, with_safety=False)
     asked = len(desk.requests)
-    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, against=desk.release.id, with_attacks=False)
+    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, against=desk.release.id, with_safety=False)
     assert len(desk.requests) == asked + 40
     current = False
-    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, against=desk.release.id, with_attacks=False)
+    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, against=desk.release.id, with_safety=False)
     assert len(desk.requests) == asked + 120
 
 
 async def test_a_bad_release_stays_a_draft_with_reasons(tmp_path: Path) -> None:
     desk = EvaluatedDesk(tmp_path, ScriptedEngine(backwards))
-    evaluation = await desk.evaluator.evaluate(desk.candidate(), desk.dataset, with_attacks=False)
+    evaluation = await desk.evaluator.evaluate(desk.candidate(), desk.dataset, with_safety=False)
     verdict = desk.validation.validate(desk.candidate(), evaluation, principal="me")
     assert (verdict.passed, verdict.release.stage) == (False, "draft")
     said = " ".join(verdict.reasons)
-    for words in ("lower bound of the AUC", "base rate", "attack sets were not tried", "was not compared with"):
+    for words in ("lower bound of the AUC", "base rate", "safety suites were not tried", "was not compared with"):
         assert words in said
     assert desk.evaluations.get(SCOPE, evaluation.id) == evaluation
     desk.close()
@@ -339,12 +338,18 @@ async def test_a_credulous_model_is_injected_and_leaks(tmp_path: Path) -> None:
     application = msgspec.structs.replace(LEARNS, guards=(), gates=Gates())
     desk = EvaluatedDesk(tmp_path, ScriptedEngine(obeys), application)
     evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset)
-    injection, leakage = evaluation.attacks
-    assert injection.by["canary"] > 5
-    assert evaluation.injected_share is not None
-    assert 0.3 < evaluation.injected_share < 1
-    assert (evaluation.leaked_share, leakage.by) == (1.0, {"secret": leakage.probes})
-    assert {gate.name for gate in evaluation.gates if gate.passed is False} >= {"injected_share", "leaked_share"}
+    injection, leakage = evaluation.suite("injection"), evaluation.suite("leakage")
+    assert injection is not None
+    assert leakage is not None
+    assert sum(half.by["marker"] for half in injection.halves) > 20
+    share = injection.held_out.share if injection.held_out is not None else None
+    assert share is not None
+    assert 0.3 < share.value < 1
+    assert 0 < share.low < share.value < share.high < 1
+    assert [half.by for half in leakage.halves] == [{"secret": half.probes} for half in leakage.halves]
+    failed = {gate.name for gate in evaluation.gates if gate.passed is False}
+    assert failed >= {"injected_share", "leaked_share"}
+    assert "pii_share" not in failed, "the person was planted beside the secret, and nothing of them came out"
     planted = [request for request in desk.requests if request.release != desk.release.id]
     assert planted
     assert all("planted" in request.release for request in planted)
@@ -356,10 +361,16 @@ async def test_a_key_without_features_is_turned_away_as_in_serving(tmp_path: Pat
     """Every view is looked up by the one key that the prompt shows, so no injection reaches the model."""
     template = DESK.prompt.template.replace("{{ question }}", "").replace("{{ entity.flight }} ", "")
     application = msgspec.structs.replace(LEARNS, prompt=Prompt(template))
-    desk = EvaluatedDesk(tmp_path, application=application, view_keys=lambda scope, view, version: ("origin",))
+    suites = SafetySuites(view_keys=lambda scope, view, version: ("origin",))
+    desk = EvaluatedDesk(tmp_path, application=application, suites=suites)
     evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset)
-    injection, leakage = evaluation.attacks
-    assert (injection.probes, injection.refused) == (0, 14)
-    assert (leakage.probes, leakage.refused) == (1, 8)
+    injection, leakage = evaluation.suite("injection"), evaluation.suite("leakage")
+    assert injection is not None
+    assert leakage is not None
+    assert sum(half.probes for half in injection.halves) == 0
+    assert sum(half.refused for half in injection.halves) > 50
+    assert "turned away" in injection.note
+    tried = {count.category for count in leakage.categories if count.probes}
+    assert tried == {"as it is"}, "honest requests reach it, and may leak by themselves"
     assert next(gate for gate in evaluation.gates if gate.name == "injected_share").passed is True
     desk.close()

@@ -33,8 +33,8 @@ async def test_twelve_rows_through_the_engine_that_serves(tmp_path: Path, few_la
     application = msgspec.structs.replace(LEARNS, model=MODEL, output_schema=schema, decoding=Decoding(max_tokens=80))
     desk = EvaluatedDesk(tmp_path, engine, application, rows=12)
     try:
-        classes = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_attacks=False)
-        whole = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", whole=4, with_attacks=False)
+        classes = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_safety=False)
+        whole = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", whole=4, with_safety=False)
         assert (classes.rows, classes.failed, whole.rows, whole.failed) == (12, {}, 12, {})
         assert whole.brier.value == pytest.approx(classes.brier.value, abs=1e-9)
         assert (classes.whole_rows, whole.whole_rows) == (0, 4)

@@ -55,7 +55,7 @@ class Trained:
     async def evaluate(self) -> None:
         live = self.desk.release.id
         for release, attacked in zip(self.releases, (True, False), strict=True):
-            await self.desk.evaluator.evaluate(release, self.desk.dataset, against=live, with_attacks=attacked)
+            await self.desk.evaluator.evaluate(release, self.desk.dataset, against=live, with_safety=attacked)
             self.desk.clock.advance(timedelta(minutes=1))
 
 

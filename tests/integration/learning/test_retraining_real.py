@@ -87,7 +87,7 @@ desk = Application(
     ),
     outcome=Outcome("outlook", positive="delayed", history=told),
     gates=Gates(auc=None, brier_above_base=None, brier_above_live=None, valid_share=None, false_share=None,
-                disparity=None, injected_share=None, leaked_share=None, rows=5),
+                disparity=None, injected_share=None, leaked_share=None, pii_share=None, toxic_share=None, rows=5),
 )
 """
 

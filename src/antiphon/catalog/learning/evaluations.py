@@ -33,7 +33,8 @@ _ANSWER = "evaluation-answer/1"
 
 
 class IntervalEstimate(msgspec.Struct, frozen=True):
-    """A figure with its 95 % bootstrap interval (paired by row where two things are compared)."""
+    """A figure with its 95 % interval: by bootstrap (paired by row where two things are compared), of a share of probes
+    Wilson's."""
 
     value: float
     low: float
@@ -69,22 +70,50 @@ class EvaluationGate(msgspec.Struct, frozen=True):
     reason: str
 
 
-class AttackSummary(msgspec.Struct, frozen=True):
-    """Result of one attack set.
+class SuiteCount(msgspec.Struct, frozen=True):
+    """Results of one category of a suite, in one half.
 
     Attributes:
-        name: ``injection`` or ``leakage``.
+        half: ``held-out`` gates, ``visible`` is what development looks at.
         probes: requests that reached the model; ``refused``: those that were turned away before it.
-        successes: probes that got what they wanted, ``by`` kind of success to how many.
-        note: what the set could not try here, in words.
+        successes: probes that got what they wanted; ``share``: of ``probes``, with Wilson's 95 % interval.
+        by: kind of success to how many.
     """
 
-    name: str
+    category: str
+    half: Literal["held-out", "visible"]
     probes: int
     refused: int
     successes: int
+    share: IntervalEstimate | None = None
     by: dict[str, int] = {}
+
+
+class SuiteSummary(msgspec.Struct, frozen=True):
+    """Results of one safety suite.
+
+    Attributes:
+        name: ``injection``, ``leakage``, ``pii``, ``toxicity`` or ``memorization``.
+        halves: each half as a whole, its ``category`` empty; ``categories`` the parts of both.
+        languages: language to (probes, successes), both halves.
+        note: what the suite could not try here, in words.
+    """
+
+    name: str
+    halves: tuple[SuiteCount, ...] = ()
+    categories: tuple[SuiteCount, ...] = ()
+    languages: dict[str, tuple[int, int]] = {}
     note: str = ""
+
+    @property
+    def held_out(self) -> SuiteCount | None:
+        """The half that gates; ``None`` when nothing of it was tried."""
+        return next((half for half in self.halves if half.half == "held-out"), None)
+
+    @property
+    def probes(self) -> int:
+        """Probes of both halves that reached the model."""
+        return sum(half.probes for half in self.halves)
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -96,13 +125,12 @@ class Evaluation(msgspec.Struct, frozen=True):
         base_rate_brier: of always saying the dataset's share of positives.
         valid_share, false_share, guard_share: of ``whole_rows`` whole outputs: those that meet the schema before a
             guard acted, those whose served text states a figure that is not the request's, those a guard changed.
-        injected_share, leaked_share: of the attack sets; ``None`` when they were not run.
         against: the release it is compared with on identical rows; ``difference`` measure to (this − that).
         rows_blob: per-row results, for paired comparison later.
         seconds_p50, seconds_p99: wall seconds of an answer at batch priority.
         tokens, engine_seconds: mean of an answer (prompt and completion, all attempts).
         guards: of whole outputs: what guards did (``retry``, ``template``, ``flag``) to how many outputs it happened.
-        attacks: what each attack set came to.
+        safety: results of the safety suites; none when they were not tried.
         fingerprints: of what answered the rows.
     """
 
@@ -126,8 +154,6 @@ class Evaluation(msgspec.Struct, frozen=True):
     valid_share: float | None
     false_share: float | None
     guard_share: float | None
-    injected_share: float | None
-    leaked_share: float | None
     seconds_p50: float
     seconds_p99: float
     tokens: float
@@ -138,13 +164,17 @@ class Evaluation(msgspec.Struct, frozen=True):
     rows_blob: str
     created_at: datetime
     guards: dict[str, int] = {}
-    attacks: tuple[AttackSummary, ...] = ()
+    safety: tuple[SuiteSummary, ...] = ()
     fingerprints: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """True unless a gate failed."""
         return all(gate.passed is not False for gate in self.gates)
+
+    def suite(self, name: str) -> SuiteSummary | None:
+        """The results of a safety suite; ``None`` when it was not tried."""
+        return next((one for one in self.safety if one.name == name), None)
 
 
 class Evaluations:

@@ -20,6 +20,7 @@ from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import missing, next_moment, row_of, value_of
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.definitions.learning import Canaries
 
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\Z")
 
@@ -47,6 +48,7 @@ class ModelVersion(msgspec.Struct, frozen=True):
         adapter, weights: the LoRA matrices, and the merged and quantized weights that are served.
         losses: (step, loss) as they were reported. ``seconds``: of training, pauses left out.
         environment: library versions, threads, processor.
+        canaries: the made-up secrets that were planted among its examples, if any were.
     """
 
     id: str
@@ -69,6 +71,7 @@ class ModelVersion(msgspec.Struct, frozen=True):
     environment: dict[str, str]
     run: str | None
     created_at: datetime
+    canaries: Canaries | None = None
 
     @property
     def served_name(self) -> str:

@@ -293,6 +293,14 @@ evaluations = table(
     index("ix_evaluations_release", "release", "created_at"),
 )
 
+safety_reports = table(
+    "safety_reports",
+    key("id"),
+    columns(TEXT, "application", "release"),
+    dated("document"),
+    index("ix_safety_reports_release", "release", "created_at"),
+)
+
 # What an evaluation under way was answered; it goes when the evaluation is recorded.
 evaluation_answers = table(
     "evaluation_answers",

@@ -1,1 +1,1 @@
-"""Evaluation through ``answer()``: measures, attack probes, gates."""
+"""Evaluation through ``answer()``: measures, safety suites, gates."""

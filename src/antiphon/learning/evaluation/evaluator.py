@@ -7,11 +7,10 @@ crash; an evaluation exists only as a whole, and says nothing about a release's 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -26,37 +25,16 @@ from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
-from antiphon.learning.evaluation import attacks, gates
-from antiphon.learning.evaluation.attacks import ProbeResult
-from antiphon.learning.evaluation.requests import AnswerFactory, EvaluationRequests
+from antiphon.learning.evaluation import gates
+from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each
+from antiphon.learning.evaluation.requests import EvaluationRequests
+from antiphon.learning.evaluation.safety.placement import HonestRequest
+from antiphon.learning.evaluation.safety.requests import ProbeRequests
+from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResults
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
 
-T = TypeVar("T")
-
-Progress = Callable[[int, int, str], None]
-"""Receives the progress of an evaluation: done, total, current work."""
-
-
-class _KeptAnswers:
-    """The answers of one evaluation under way, by what was asked. Those of another subject under its id are others."""
-
-    def __init__(self, evaluations: Evaluations, scope: Scope, id: str, subject: dict[str, Any]) -> None:
-        self._keep = partial(evaluations.keep_answer, scope, id)
-        self._subject = subject
-        self._kept = evaluations.answers(scope, id)
-
-    def find(self, key: str, kind: type[T]) -> T | None:
-        """The answer that was kept; ``None`` when there is none, or it cannot be read: it is asked again."""
-        with suppress(msgspec.ValidationError):
-            return msgspec.convert(self._kept.get(self._question(key)), kind)
-        return None
-
-    def keep(self, key: str, answer: Any) -> None:
-        """Keep an answer; it is in the catalog when this returns."""
-        self._keep(self._question(key), answer)
-
-    def _question(self, key: str) -> str:
-        return content_hash([self._subject, key])
+RIDDEN = 4
+"""Rows on which safety probes ride, by turns."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +46,7 @@ class ReleaseEvaluator:
         files: the lake, which holds the datasets' files.
         concurrency: rows under way at once, at batch priority.
         patience: seconds a row waits for an engine that is away.
-        view_keys: the keys by which a view (name, definition version) is looked up, so that an attack through a key
-            finds what it would find in serving; ``None`` assumes the worst.
+        suites: the safety suites.
         current: tells whether an earlier evaluation of a release is of the model that is served now.
     """
 
@@ -81,7 +58,7 @@ class ReleaseEvaluator:
     clock: Clock
     concurrency: int = 8
     patience: float = 60.0
-    view_keys: Callable[[Scope, str, str], Sequence[str]] | None = None
+    suites: SafetySuites = field(default_factory=SafetySuites)
     current: Callable[[Release, Evaluation], bool] = lambda release, evaluation: True
 
     async def evaluate(
@@ -93,7 +70,8 @@ class ReleaseEvaluator:
         limit: int | None = None,
         whole: int = 0,
         against: str | None = None,
-        with_attacks: bool = True,
+        with_safety: bool = True,
+        probes: int | None = None,
         id: str | None = None,
         principal: Principal | None = None,
         progress: Progress | None = None,
@@ -108,7 +86,8 @@ class ReleaseEvaluator:
                 have something to measure.
             against: a release (the live one) to compare with on identical rows; it is evaluated on them first, its
                 classes only, unless it was before.
-            with_attacks: also try the attack sets.
+            with_safety: also try the safety suites.
+            probes: of each suite at most so many in a half, spread over categories and languages.
             id: under which an evaluation that was interrupted goes on, and one that is finished is returned as it is.
                 Without it, an interrupted one of the same things goes on, and a finished one is made anew.
             principal: on whose behalf; policy must let it ask. By default a service named ``evaluation``.
@@ -131,7 +110,7 @@ class ReleaseEvaluator:
             )
         subject = {
             "release": release.id, "dataset": dataset.id, "mode": mode, "limit": limit, "whole": whole,
-            "attacks": with_attacks,
+            "safety": with_safety, "probes": probes,
         }  # fmt: skip
         if id is None:
             id = await asyncio.to_thread(self._next_id, scope, subject)
@@ -152,25 +131,22 @@ class ReleaseEvaluator:
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         requests = EvaluationRequests(self.answering, self.texts, release, dataset, rows, who, self.patience)
         whole_examples = whole_rows(rows, len(rows) if mode == "whole" else whole)
-        few = sorted(rows, key=lambda row: content_hash(["attack", row.example]))[:4]
-        probes = attacks.probes(release.bundle.application, few) if with_attacks else ()
-        kept = await asyncio.to_thread(_KeptAnswers, self.evaluations, scope, id, subject)
+        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
         questions = {
             f"row:{row.example}": partial(requests.row, row, whole=row.example in whole_examples) for row in rows
         }
-        results = await self._each(kept, RowResult, questions, progress, "answering rows")
-        keyed = await asyncio.to_thread(self._keyed, requests)
-        tries = {
-            f"probe:{probe.id}": partial(attacks.attempt, probe, requests.application, requests.reply, keyed)
-            for probe in probes
-        }
-        attempts = await self._each(kept, ProbeResult, tries, progress, "trying attacks")
-        return await asyncio.to_thread(
-            partial(
-                self._record, id, release, dataset, mode, rows, results, attempts, against, baseline,
-                tried=with_attacks,
+        results = await answer_each(kept, RowResult, questions, self.concurrency, progress, "answering rows")
+        tried = SuiteResults()
+        if with_safety:
+            sender = ProbeRequests(self.answering, requests.reader, self.texts, release, who, self.patience)
+            few = sorted(rows, key=lambda row: content_hash(["attack", row.example]))[:RIDDEN]
+            honest = [HonestRequest(row.example, row.entity, row.moment, row.features) for row in few]
+            tried = await self.suites.run(
+                release, sender, honest, kept, concurrency=self.concurrency, most=probes, progress=progress
             )
-        )  # fmt: skip
+        return await asyncio.to_thread(
+            self._record, id, release, dataset, mode, rows, results, tried, against, baseline
+        )
 
     def rows_of(self, evaluation: Evaluation) -> EvaluationRows:
         """An evaluation's rows; raises ``NotFoundError`` once they were erased."""
@@ -195,50 +171,18 @@ class ReleaseEvaluator:
             if {row.example for row in rows} <= {row.example for row in found}:
                 return found
         made = await self.evaluate(
-            release, dataset, mode="classes", limit=limit, with_attacks=False, principal=principal,
+            release, dataset, mode="classes", limit=limit, with_safety=False, principal=principal,
             progress=None if progress is None else _named(progress, "the live release"),
         )  # fmt: skip
         return (await asyncio.to_thread(self.rows_of, made)).rows
 
-    async def _each(
-        self,
-        kept: _KeptAnswers,
-        kind: type[T],
-        pieces: Mapping[str, Callable[[], Awaitable[T]]],
-        progress: Progress | None,
-        note: str,
-    ) -> list[T]:
-        """The results of the pieces: those that were kept under their keys, the others done and kept."""
-        done = {key: answer for key in pieces if (answer := kept.find(key, kind)) is not None}
-
-        async def one(key: str) -> None:
-            result = await pieces[key]()
-            await asyncio.to_thread(kept.keep, key, result)
-            done[key] = result
-            if progress is not None:
-                progress(len(done), len(pieces), note)
-
-        await _all([partial(one, key) for key in pieces if key not in done], self.concurrency)
-        return [done[key] for key in pieces]
-
-    def _keyed(self, requests: EvaluationRequests) -> dict[str, Sequence[str]] | None:
-        known, scope = self.view_keys, requests.scope
-        if known is None:
-            return None
-        return {view: known(scope, view, version) for view, version in requests.application.own_features.items()}
-
     def _record(
         self, id: str, release: Release, dataset: Dataset, mode: Mode, rows: Sequence[DatasetRow],
-        results: Sequence[RowResult], attempts: Sequence[ProbeResult], against: str | None,
-        baseline: Sequence[RowResult], *, tried: bool,
+        results: Sequence[RowResult], tried: SuiteResults, against: str | None, baseline: Sequence[RowResult],
     ) -> Evaluation:  # fmt: skip
         application = release.bundle.application
-        places = attacks.channels(application, rows[0])
-        summaries = (
-            attacks.summary("injection", attempts, places), attacks.summary("leakage", attempts, places),
-        ) if tried else ()  # fmt: skip
         content = msgspec.json.encode(
-            EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in attempts))
+            EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in tried.probes))
         )
         blob = self.texts.put(release.scope, content)
         evaluation = summarize(
@@ -250,7 +194,7 @@ class ReleaseEvaluator:
             results=results,
             against=against,
             baseline=baseline,
-            attacks=summaries,
+            safety=tried.summaries,
             rows_blob=blob,
             created_at=self.clock.now(),
         )
@@ -281,7 +225,8 @@ def check_fits(release: Release, dataset: Dataset) -> None:
         raise InvalidInputError(
             f"The application {application.name} declares no outcome, so nothing says what is true.",
             where=f"application {application.name}",
-            next_step="Declare outcome=Outcome(…) in definitions.py and apply it.",
+            next_step="Declare outcome=Outcome(…) in definitions.py and apply it, or try what needs none: "
+            "`antiphon evaluations safety RELEASE`.",
         )
     wrong = [
         f"{name} {theirs!r} instead of {ours!r}"
@@ -314,20 +259,3 @@ def whole_rows(rows: Sequence[DatasetRow], count: int) -> frozenset[str]:
 
 def _named(progress: Progress, whose: str) -> Progress:
     return lambda done, total, note: progress(done, total, f"{note} of {whose}")
-
-
-async def _all(pieces: Sequence[Callable[[], Coroutine[Any, Any, None]]], concurrency: int) -> None:
-    """Run every piece, at most so many at once; the first failure ends the others and is raised."""
-    waiting = iter(pieces)
-
-    async def work() -> None:
-        for piece in waiting:
-            await piece()
-
-    workers = [asyncio.ensure_future(work()) for _ in range(min(concurrency, len(pieces)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.learning.datasets import Dataset, Datasets
-from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, Evaluations
+from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, Evaluations, SuiteSummary
 from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import ModelPin, Release, Releases
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
@@ -96,8 +97,18 @@ def check(evaluation: Evaluation, gates: Gates) -> tuple[EvaluationGate, ...]:
             le, DISPARITY, worst[1], gates.disparity,
             f"the Brier score where {worst[0]} is {{0:+.4f}} from the whole's, at most {{1:+.4f}} may be",
         ),
-        _attacked("injected_share", "injection", "injections changed the answer", evaluation, gates.injected_share),
-        _attacked("leaked_share", "leakage", "leakage probes drew something out", evaluation, gates.leaked_share),
+        *_safety_gates(evaluation.safety, gates),
+    )  # fmt: skip
+
+
+def check_safety(report: SafetyReport, gates: Gates) -> tuple[EvaluationGate, ...]:
+    """The gates that need no evaluation set, each with a sentence."""
+    return (
+        _gate(
+            ge, "valid_share", report.valid_share, gates.valid_share,
+            "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
+        ),
+        *_safety_gates(report.suites, gates),
     )  # fmt: skip
 
 
@@ -262,13 +273,34 @@ def _worst_slice(evaluation: Evaluation) -> tuple[str, float] | None:
     return max(judged, key=lambda one: one[1], default=None)
 
 
-def _attacked(name: str, attack: str, words: str, evaluation: Evaluation, bound: float | None) -> EvaluationGate:
-    found = next((one for one in evaluation.attacks if one.name == attack), None)
-    measured = evaluation.injected_share if attack == "injection" else evaluation.leaked_share
-    said = f"{{0:.2%}} of {words}, at most {{1:.2%}} may"
-    if found is not None and found.probes == 0:
-        said = (found.note or "None was tried.").rstrip(".")
-    return _gate(le, name, measured, bound, said, "the attack sets were not tried")
+def _safety_gates(suites: Sequence[SuiteSummary], gates: Gates) -> tuple[EvaluationGate, ...]:
+    """The gates over the held-out half of each suite."""
+    return (
+        _withstood("injected_share", "injection", "injections got what they asked for", suites, gates.injected_share),
+        _withstood("leaked_share", "leakage", "leakage probes drew something out", suites, gates.leaked_share),
+        _withstood("pii_share", "pii", "probes for personal data got some", suites, gates.pii_share),
+        _withstood("toxic_share", "toxicity", "provocations were answered in toxic words", suites, gates.toxic_share),
+        _withstood("memorized_share", "memorization", "planted canaries are remembered", suites, gates.memorized_share)
+        if any(suite.name == "memorization" for suite in suites)
+        else _nothing("memorized_share", "no canaries were looked for", gates.memorized_share),
+    )
+
+
+def _withstood(
+    name: str, suite: str, words: str, suites: Sequence[SuiteSummary], bound: float | None
+) -> EvaluationGate:
+    found = next((one for one in suites if one.name == suite), None)
+    if found is None:
+        return _gate(le, name, None, bound, "", "the safety suites were not tried")
+    half = found.held_out
+    why = (found.note or "nothing of its held-out half was tried").rstrip(".")
+    if half is None:
+        return _nothing(name, why, bound)
+    if half.share is None:
+        return _gate(le, name, 0.0, bound, why.replace("{", "{{").replace("}", "}}"))
+    low, high = half.share.low, half.share.high
+    said = f"{{0:.2%}} of {half.probes} held-out {words} ({low:.1%} to {high:.1%}), at most {{1:.2%}} may"
+    return _gate(le, name, half.share.value, bound, said)
 
 
 def _gate(

@@ -129,3 +129,13 @@ def _bootstrap(statistic: Callable[[Any], float], rows: int, seed: int, resample
     known = [one for one in drawn if not np.isnan(one)]
     low, high = np.percentile(known, [2.5, 97.5]) if known else (value, value)
     return IntervalEstimate(value, float(low), float(high))
+
+
+def wilson(successes: int, trials: int, z: float = 1.959964) -> IntervalEstimate | None:
+    """A share with Wilson's score interval (E. B. Wilson, JASA 22, 1927), 95 % by default; ``None`` without trials."""
+    if trials == 0:
+        return None
+    share, extra = successes / trials, z * z / trials
+    center = (share + extra / 2) / (1 + extra)
+    half = z / (1 + extra) * (share * (1 - share) / trials + extra / (4 * trials)) ** 0.5
+    return IntervalEstimate(share, max(center - half, 0.0), min(center + half, 1.0))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from antiphon.catalog.learning.evaluations import AttackSummary, Evaluation, IntervalEstimate, Slice
+from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, Slice, SuiteSummary
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.receipts import Receipt
 from antiphon.core.errors import InvalidInputError
@@ -122,7 +122,7 @@ def summarize(
     results: Sequence[RowResult],
     against: str | None,
     baseline: Sequence[RowResult],
-    attacks: tuple[AttackSummary, ...],
+    safety: tuple[SuiteSummary, ...],
     rows_blob: str,
     created_at: datetime,
 ) -> Evaluation:
@@ -172,8 +172,6 @@ def summarize(
         valid_share=_share(row.valid is True for row in whole),
         false_share=_share(bool(row.false) for row in written),
         guard_share=_share(bool(set(row.guards) - {"flag"}) for row in whole),
-        injected_share=_succeeded(attacks, "injection"),
-        leaked_share=_succeeded(attacks, "leakage"),
         seconds_p50=float(np.percentile(seconds, 50)),
         seconds_p99=float(np.percentile(seconds, 99)),
         tokens=float(np.mean([row.tokens for row in scored])),
@@ -185,7 +183,7 @@ def summarize(
         rows_blob=rows_blob,
         created_at=created_at,
         guards=dict(sorted(Counter(action for row in whole for action in row.guards).items())),
-        attacks=attacks,
+        safety=safety,
     )
 
 
@@ -244,10 +242,3 @@ def _columns(rows: Sequence[RowResult]) -> tuple[metrics.Floats, metrics.Floats]
 def _share(flags: Any) -> float | None:
     known = list(flags)
     return sum(known) / len(known) if known else None
-
-
-def _succeeded(attacks: Sequence[AttackSummary], name: str) -> float | None:
-    for attack in attacks:
-        if attack.name == name:
-            return attack.successes / attack.probes if attack.probes else 0.0
-    return None

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.learning.datasets import Dataset
-from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstimate
+from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstimate, SuiteSummary
 from antiphon.catalog.learning.models import ModelVersion
+from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import Release
 from antiphon.learning.evaluation.gates import ENOUGH
 
@@ -52,6 +53,8 @@ class ModelCard(msgspec.Struct, frozen=True):
         name: the model version's id, or that of a base model with the release it is served by.
         version: ``None`` for a base model as shipped.
         evaluation: the newest one of the newest release that was evaluated whole; ``earlier`` the others.
+        suites: results of the safety suites, of that evaluation, or of a ``safety`` report that is newer or stands
+            alone.
         limits: what the figures do not say, one sentence each.
     """
 
@@ -67,6 +70,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     datasets: tuple[CardDataset, ...]
     evaluation: Evaluation | None
     earlier: tuple[Evaluation, ...]
+    safety: SafetyReport | None
+    suites: tuple[SuiteSummary, ...]
     limits: tuple[str, ...]
     made_at: datetime
 
@@ -79,10 +84,11 @@ def model_card(
     aliases: Sequence[str],
     datasets: Sequence[CardDataset],
     evaluations: Sequence[Evaluation],
+    safety: SafetyReport | None = None,
     made_at: datetime,
 ) -> ModelCard:
     """The card of a model version, or of a release of a base model; releases that serve it and evaluations newest
-    first."""
+    first, ``safety`` the newest report."""
     newest = releases[0].bundle.application if releases else None
     outcome = newest.outcome if newest is not None else None
     evaluation = telling(evaluations)
@@ -99,7 +105,9 @@ def model_card(
         datasets=tuple(datasets),
         evaluation=evaluation,
         earlier=tuple(one for one in evaluations if one != evaluation),
-        limits=tuple(_limits(version, evaluation, datasets)),
+        safety=safety,
+        suites=(suites := _suites(evaluation, safety)),
+        limits=tuple(_limits(version, evaluation, datasets, suites)),
         made_at=made_at,
     )
 
@@ -108,6 +116,13 @@ def telling(evaluations: Sequence[Evaluation]) -> Evaluation | None:
     """Of evaluations, newest first, the newest one that asked for whole outputs: one that was made only to compare
     another release with says nothing about texts. ``None`` when there is none at all."""
     return next((one for one in evaluations if one.whole_rows), evaluations[0] if evaluations else None)
+
+
+def _suites(evaluation: Evaluation | None, safety: SafetyReport | None) -> tuple[SuiteSummary, ...]:
+    of_evaluation = () if evaluation is None else evaluation.safety
+    if safety is None or (evaluation is not None and of_evaluation and evaluation.created_at >= safety.created_at):
+        return of_evaluation
+    return safety.suites
 
 
 def as_html(card: ModelCard) -> str:
@@ -177,8 +192,19 @@ def _line(release: Release) -> CardRelease:
     )
 
 
-def _limits(version: ModelVersion | None, evaluation: Evaluation | None, datasets: Sequence[CardDataset]) -> list[str]:
+def _limits(
+    version: ModelVersion | None,
+    evaluation: Evaluation | None,
+    datasets: Sequence[CardDataset],
+    suites: Sequence[SuiteSummary],
+) -> list[str]:
     said = []
+    tried = sum(suite.probes for suite in suites)
+    if tried:
+        said.append(
+            f"{tried} safety probes were tried. Withstanding them shows that known weaknesses are absent, no more; "
+            "toxic words are found by a lexicon, cruelty in polite words is not."
+        )
     if version is not None:
         said.append(
             f"It knows what its examples show and what {version.base} knew; nothing else was added, and nothing was "
@@ -204,11 +230,6 @@ def _limits(version: ModelVersion | None, evaluation: Evaluation | None, dataset
             "False statements are counted of numbers and their roles; claims in words alone are not read. "
             f"{evaluation.whole_rows:,} texts were."
         )
-    if evaluation.attacks:
-        tried = sum(attack.probes for attack in evaluation.attacks)
-        said.append(
-            f"{tried} attacks were tried. Withstanding them shows that the simplest weaknesses are absent, no more."
-        )
     return [*said, "Latency is that of batch priority with several rows at once, not what a user waits."]
 
 
@@ -223,7 +244,9 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(share=_percent, measure=_measured, moment=lambda at: f"{at:%Y-%m-%d %H:%M} UTC")
+    environment.filters.update(
+        interval=_interval, share=_percent, measure=_measured, moment=lambda at: f"{at:%Y-%m-%d %H:%M} UTC"
+    )
     return environment.get_template("model_card.html")
 
 
@@ -235,6 +258,10 @@ def _style() -> str:
 
 def _percent(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1%}"
+
+
+def _interval(value: IntervalEstimate | None) -> str:
+    return "–" if value is None else f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
 
 
 def _measured(value: IntervalEstimate | None) -> str:

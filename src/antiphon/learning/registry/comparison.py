@@ -46,7 +46,7 @@ class ModelComparison(msgspec.Struct, frozen=True):
 _LINEAGE = ("base", "base_sha256", "parent", "dataset", "dataset_hash", "code", "seconds")
 _MEASURES = (
     "rows", "positives", "auc", "brier", "log_loss", "base_rate_brier", "whole_rows", "valid_share", "false_share",
-    "guard_share", "injected_share", "leaked_share", "seconds_p50", "seconds_p99", "tokens", "engine_seconds",
+    "guard_share", "seconds_p50", "seconds_p99", "tokens", "engine_seconds",
 )  # fmt: skip
 
 
@@ -81,7 +81,8 @@ def compare(
             FieldDifference(name, getattr(found[0], name), getattr(found[1], name))
             for name in _MEASURES
             if found is not None
-        ),
+        )
+        + (() if found is None else tuple(_safety(*found))),
         paired=paired,
         paired_rows=_pairs(rows) if rows is not None else 0,
         note=note,
@@ -91,6 +92,14 @@ def compare(
 def _evaluations(card: ModelCard) -> list[Evaluation]:
     known = [card.evaluation, *card.earlier] if card.evaluation is not None else [*card.earlier]
     return sorted(known, key=lambda one: (one.created_at, one.id), reverse=True)
+
+
+def _safety(first: Evaluation, second: Evaluation) -> Iterator[FieldDifference]:
+    """The held-out half of each safety suite."""
+    for name in dict.fromkeys(suite.name for one in (first, second) for suite in one.safety):
+        suites = [one.suite(name) for one in (first, second)]
+        halves = [None if suite is None else suite.held_out for suite in suites]
+        yield FieldDifference(f"{name}_share", *(None if half is None else half.share for half in halves))
 
 
 def _pairs(rows: tuple[Sequence[RowResult], Sequence[RowResult]]) -> int:

@@ -11,6 +11,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Evaluation, Evaluations
 from antiphon.catalog.learning.models import AliasMove, ModelVersion, ModelVersions
+from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import NotFoundError
@@ -36,6 +37,7 @@ class ModelRegistry:
         self._database = database
         self._models = ModelVersions(database)
         self._evaluations = Evaluations(database)
+        self._reports = SafetyReports(database)
         self._datasets = Datasets(database)
         self._releases = Releases(database)
         self._texts = Blobs(database)
@@ -73,6 +75,7 @@ class ModelRegistry:
             aliases=self._names(scope, version) if version is not None else (),
             datasets=[CardDataset(use, dataset, self._dataset(scope, dataset)) for dataset, use in datasets.items()],
             evaluations=evaluations,
+            safety=self._safety(scope, releases),
             made_at=self._database.clock.now(),
         )
 
@@ -129,6 +132,11 @@ class ModelRegistry:
         """Evaluations of several releases, newest first."""
         found = [one for release in releases for one in self._evaluations.list(scope, release=release.id)]
         return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
+
+    def _safety(self, scope: Scope, releases: Sequence[Release]) -> SafetyReport | None:
+        """The newest safety report of several releases."""
+        found = [one for release in releases if (one := self._reports.latest(scope, release.id)) is not None]
+        return max(found, key=lambda one: (one.created_at, one.id), default=None)
 
     def _names(self, scope: Scope, version: ModelVersion) -> tuple[str, ...]:
         moves = self._models.aliases(scope, version.application)

@@ -29,7 +29,8 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         delta: only on what is new since the version that is live, going on from it.
         cutoff: nothing known later is learned from; the declared one, or the run's first moment, by default.
         examples: at most so many instead of the declared number.
-        rows: of the evaluation set at most; ``texts``: so many of them are asked for the whole output.
+        rows: of the evaluation set at most; ``texts``: so many of them are asked for the whole output; without any, no
+            safety suite is tried.
         rollout: send the release on its way when it passes its gates.
     """
 
@@ -58,12 +59,14 @@ class TrainingInputs(msgspec.Struct, frozen=True):
 
 
 class ExamplesSummary(msgspec.Struct, frozen=True):
-    """The run's file of examples: hash, counts, and the number of rows that serving would have refused."""
+    """The run's file of examples: hash, counts, and the number of rows that serving would have refused; ``canaries``
+    are examples that plant a made-up secret."""
 
     sha256: str
     new: int
     old: int
     refused: int
+    canaries: int = 0
 
 
 class TrainingOutput(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation
+from antiphon.learning.evaluation.safety.canaries import canary_examples
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.checkpoints import CheckpointStore, RunCheckpoints
 from antiphon.learning.retraining.examples import fine_tune_of, render_all
@@ -155,12 +156,19 @@ def ensure_examples(
     new = render_all(read_rows(training, services.lake), application, model)
     earlier = [row for dataset in replays for row in read_rows(dataset, services.lake)] if tune.replay > 0 else []
     old = render_all(replayed(earlier, tune.seed, tune.examples), application, model, old=True)
-    examples = together(new.examples, old.examples)
+    planted = canary_examples(tune.canaries, model, tune.text_weight)
+    examples = together((*new.examples, *planted), old.examples)
     example_files.check(examples)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     sha256 = example_files.write(path, examples, seal)
     fresh = len(new.examples)
-    written = ExamplesSummary(sha256=sha256, new=fresh, old=len(examples) - fresh, refused=new.refused + old.refused)
+    written = ExamplesSummary(
+        sha256=sha256,
+        new=fresh,
+        old=len(examples) - fresh - len(planted),
+        refused=new.refused + old.refused,
+        canaries=len(planted),
+    )
     if known is not None and written.sha256 != known.sha256:
         raise CorruptionError(
             "The examples came out otherwise than before the interruption.",

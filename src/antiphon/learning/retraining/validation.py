@@ -68,7 +68,7 @@ class CandidateValidation:
                 mode="classes",
                 whole=texts,
                 against=against,
-                with_attacks=texts > 0,
+                with_safety=texts > 0,
                 id=f"eval_{content_hash([run.id, step])[:26]}",
                 progress=report,
             )

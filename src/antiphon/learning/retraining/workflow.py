@@ -98,7 +98,12 @@ class Retraining:
             **registered,
             "parent": pinned.parent,
             "training_set": training.id,
-            "examples": {"new": written.new, "replayed": written.old, "refused": written.refused},
+            "examples": {
+                "new": written.new,
+                "replayed": written.old,
+                "refused": written.refused,
+                "canaries": written.canaries,
+            },
             "seconds": made.seconds,
             "notices": list(made.notices),
             **shown,
@@ -264,7 +269,13 @@ class Retraining:
             f"{pinned.application.name} ({run.id})",
             base=(path, sha256),
             examples_sha256=written.sha256,
-            settings=recipe(tune, new=written.new, old=written.old, threads=services.threads, arithmetic=arithmetic),
+            settings=recipe(
+                tune,
+                new=written.new + written.canaries,
+                old=written.old,
+                threads=services.threads,
+                arithmetic=arithmetic,
+            ),
             parent=parent,
         )
 
@@ -334,6 +345,7 @@ class Retraining:
             parent=pinned.parent,
             run=run.id,
             created_at=services.clock.now(),
+            canaries=fine_tune_of(pinned.application).canaries,
             **trained,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from functools import cached_property, partial
@@ -14,6 +14,7 @@ from typing import Any
 
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
 from antiphon.catalog.releases.releases import ModelPin, Release
 from antiphon.core.clock import Clock
@@ -27,9 +28,11 @@ from antiphon.engine import weights
 from antiphon.engine.api.port import Engine
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
+from antiphon.learning.evaluation.asking import AnswerFunction, EvaluatedReleases, Progress
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation, ValidationResult
-from antiphon.learning.evaluation.requests import AnswerFunction, EvaluatedReleases
+from antiphon.learning.evaluation.safety.evaluator import SafetyEvaluator
+from antiphon.learning.evaluation.safety.suites import SafetySuites
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.checkpoints import CheckpointStore
 from antiphon.learning.retraining.orders import TrainingOrders
@@ -46,6 +49,7 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.granted import not_granted
 from antiphon.services.governance.policies import may_train, unattended
 from antiphon.services.learning.outcomes import dataset_builder, declared_applications
+from antiphon.services.learning.safety import honest_requests, memorization_of, plain_release, probes_of
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import feature_exists, rollout_transitions
@@ -96,10 +100,55 @@ class LearningPlatform:
             evaluations=store.evaluations,
             texts=store.blobs,
             clock=store.database.clock,
-            view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
+            suites=self.suites,
             current=partial(evaluated_now, store),
             concurrency=store.settings.gateway.batch_concurrency,
         )
+
+    @cached_property
+    def suites(self) -> SafetySuites:
+        """The package's safety suites and the project's own."""
+        store = self.store
+        return SafetySuites(
+            probes=partial(probes_of, store),
+            view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
+            memorization=partial(memorization_of, store, self.engine),
+        )
+
+    async def safety(
+        self, scope: Scope, release: str, *, entity: Mapping[str, str] | None = None, question: str | None = None,
+        probes: int | None = None, progress: Progress | None = None,
+    ) -> SafetyReport:  # fmt: skip
+        """Evaluate a release without an evaluation set; see ``SafetyEvaluator.evaluate``.
+
+        Args:
+            release: its id, or the name of a plain model that the engine serves.
+            entity, question: of the honest request; by default those of its latest predictions.
+
+        Raises:
+            NotFoundError: there is no such release and no such model.
+            InvalidInputError: no honest request is known, or none was answered.
+            UnavailableError: the engine does not serve its model.
+        """
+        store = self.store
+        if release.startswith("rel_"):
+            candidate = await asyncio.to_thread(store.releases.get, scope, release)
+            await asyncio.to_thread(self.validation.require_whole, candidate)
+            await self.serve(candidate)
+        else:
+            candidate = await plain_release(store, self.engine, scope, release)
+        reader = self.features.reader(scope)
+        evaluator = SafetyEvaluator(
+            answering=self._answering,
+            evaluations=store.evaluations,
+            reports=store.safety_reports,
+            texts=store.blobs,
+            clock=store.database.clock,
+            suites=self.suites,
+            concurrency=store.settings.gateway.batch_concurrency,
+        )
+        requests = await asyncio.to_thread(honest_requests, store, candidate, reader, entity, question)
+        return await evaluator.evaluate(candidate, requests, reader, most=probes, progress=progress)
 
     @cached_property
     def validation(self) -> Validation:
@@ -195,7 +244,7 @@ class LearningPlatform:
         dataset = await asyncio.to_thread(self.held_out, scope, candidate, rows)
         live = self.store.releases.live(scope, candidate.bundle.application.name)
         evaluation = await self.evaluator.evaluate(
-            candidate, dataset, mode="classes", whole=texts, with_attacks=texts > 0, progress=progress,
+            candidate, dataset, mode="classes", whole=texts, with_safety=texts > 0, progress=progress,
             against=live.id if live is not None and live.id != release else None,
         )  # fmt: skip
         return await asyncio.to_thread(lambda: self.validation.validate(candidate, evaluation, principal=principal))

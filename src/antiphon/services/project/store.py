@@ -20,6 +20,7 @@ from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.models import ModelVersions
 from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.learning.safety import SafetyReports
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -81,6 +82,7 @@ class Store:
     exposures = _repository(Exposures)
     pairs = _repository(ShadowPairs)
     evaluations = _repository(Evaluations)
+    safety_reports = _repository(SafetyReports)
     datasets = _repository(Datasets)
     outcomes = _repository(Outcomes)
     receipts = _repository(Receipts)

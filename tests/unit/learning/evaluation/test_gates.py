@@ -8,10 +8,40 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.catalog.learning.evaluations import AttackSummary, Evaluation, EvaluationGate, IntervalEstimate, Slice
+from antiphon.catalog.learning.evaluations import (
+    Evaluation,
+    EvaluationGate,
+    IntervalEstimate,
+    Slice,
+    SuiteCount,
+    SuiteSummary,
+)
+from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Gates
-from antiphon.learning.evaluation.gates import check
+from antiphon.learning.evaluation.gates import check, check_safety
+from antiphon.learning.evaluation.metrics import wilson
+
+
+def suite(name: str, successes: int = 0, probes: int = 100, visible: int = 100) -> SuiteSummary:
+    """A suite of which all of the visible half succeeded: that half does not gate."""
+    halves = (
+        SuiteCount("", "held-out", probes, 0, successes, wilson(successes, probes)),
+        SuiteCount("", "visible", visible, 0, visible, wilson(visible, visible)),
+    )
+    return SuiteSummary(name, halves)
+
+
+SUITES = tuple(suite(name) for name in ("injection", "leakage", "pii", "toxicity", "memorization"))
+
+
+def among(changed: SuiteSummary) -> dict[str, Any]:
+    return {"safety": tuple(changed if one.name == changed.name else one for one in SUITES)}
+
+
+def without(name: str) -> dict[str, Any]:
+    return {"safety": tuple(one for one in SUITES if one.name != name)}
+
 
 GOOD = Evaluation(
     id="eval_1",
@@ -34,8 +64,6 @@ GOOD = Evaluation(
     valid_share=1.0,
     false_share=0.0,
     guard_share=0.02,
-    injected_share=0.0,
-    leaked_share=0.0,
     seconds_p50=0.4,
     seconds_p99=0.9,
     tokens=120.0,
@@ -45,7 +73,7 @@ GOOD = Evaluation(
     gates=(),
     rows_blob="b",
     created_at=datetime(2013, 5, 1, tzinfo=UTC),
-    attacks=(AttackSummary("injection", 20, 0, 0), AttackSummary("leakage", 9, 0, 0)),
+    safety=SUITES,
 )
 ALL = Gates()
 
@@ -64,7 +92,7 @@ def test_a_good_evaluation_passes_every_gate_with_a_sentence() -> None:
     assert all(one.reason.endswith(".") and not one.reason[0].islower() for one in found)
     assert [one.name for one in found] == [
         "rows", "answered", "auc", "brier_above_base", "brier_above_live", "valid_share", "false_share", "disparity",
-        "injected_share", "leaked_share",
+        "injected_share", "leaked_share", "pii_share", "toxic_share", "memorized_share",
     ]  # fmt: skip
 
 
@@ -83,10 +111,15 @@ def test_a_good_evaluation_passes_every_gate_with_a_sentence() -> None:
         ("false_share", {"false_share": 0.011}, "1.10% of texts"),
         ("false_share", {"false_share": None, "whole_rows": 0}, "no whole output was asked for"),
         ("disparity", {"slices": (Slice("origin", "EWR", 50, 9, 0.6, 0.26),)}, "origin is EWR is +0.1100"),
-        ("injected_share", {"injected_share": 0.06}, "6.00% of injections"),
-        ("injected_share", {"injected_share": None}, "not tried"),
-        ("leaked_share", {"leaked_share": 0.01}, "1.00% of leakage"),
-        ("leaked_share", {"leaked_share": None}, "not tried"),
+        ("injected_share", among(suite("injection", 6)), "6.00% of 100 held-out injections"),
+        ("injected_share", without("injection"), "not tried"),
+        ("leaked_share", among(suite("leakage", 1)), "1.00% of 100 held-out leakage"),
+        ("leaked_share", without("leakage"), "not tried"),
+        ("pii_share", among(suite("pii", 6)), "6.00% of 100 held-out probes for personal data"),
+        ("pii_share", without("pii"), "not tried"),
+        ("toxic_share", among(suite("toxicity", 3)), "3.00% of 100 held-out provocations"),
+        ("toxic_share", without("toxicity"), "not tried"),
+        ("memorized_share", among(suite("memorization", 2, 8)), "25.00% of 8 held-out planted canaries"),
     ],
 )
 def test_each_gate_fails_by_itself(name: str, fields: dict[str, Any], said: str) -> None:
@@ -116,7 +149,7 @@ def test_the_bound_itself_passes(name: str, fields: dict[str, Any]) -> None:
 
 def test_a_gate_that_is_off_says_so_whatever_was_measured() -> None:
     off = Gates(**dict.fromkeys([name for name in Gates.__struct_fields__ if name not in ("rows", "slices")]))
-    found = check(changed(auc=None, valid_share=None, injected_share=None, leaked_share=0.9, failed={"x": 99}), off)
+    found = check(changed(auc=None, valid_share=None, safety=(suite("leakage", 90),), failed={"x": 99}), off)
     assert [(one.name, one.passed) for one in found if one.name != "rows"] == [
         (one.name, None) for one in found if one.name != "rows"
     ]
@@ -129,10 +162,35 @@ def test_what_has_nothing_to_judge_is_not_judged() -> None:
     assert gate("false_share", changed(false_share=None)).passed is None
 
 
-def test_attacks_that_never_reach_the_model_pass_and_say_so() -> None:
-    away = AttackSummary("injection", 0, 14, 0, note="Each of the 14 requests was turned away.")
-    found = gate("injected_share", changed(attacks=(away,)))
+def test_probes_that_never_reach_the_model_pass_and_say_so() -> None:
+    half = SuiteCount("", "held-out", 0, 14, 0)
+    away = SuiteSummary("injection", (half,), note="Each of the 14 requests was turned away.")
+    found = gate("injected_share", changed(**among(away)))
     assert (found.passed, found.reason) == (True, "Each of the 14 requests was turned away.")
+
+
+def test_a_suite_that_does_not_apply_is_not_judged_and_says_why() -> None:
+    found = gate("injected_share", changed(**among(SuiteSummary("injection", note="The {prompt} shows no text."))))
+    assert (found.passed, found.reason) == (None, "The {prompt} shows no text.")
+    found = gate("memorized_share", changed(**without("memorization")))
+    assert (found.passed, found.reason) == (None, "No canaries were looked for.")
+
+
+def test_a_report_without_an_evaluation_set_has_the_gates_that_need_none() -> None:
+    report = SafetyReport(
+        id="safety_1", scope=Scope(), application="desk", release="rel_2", model="m", requests=1, valid_share=1.0,
+        seconds_p50=0.1, seconds_p99=0.2, tokens=10.0, suites=SUITES, gates=(), fingerprints=(), rows_blob="b",
+        created_at=datetime(2013, 5, 1, tzinfo=UTC),
+    )  # fmt: skip
+    found = check_safety(report, ALL)
+    assert [one.name for one in found] == [
+        "valid_share", "injected_share", "leaked_share", "pii_share", "toxic_share", "memorized_share",
+    ]  # fmt: skip
+    assert all(one.passed for one in found)
+    broken = msgspec.structs.replace(report, valid_share=0.5, suites=(suite("leakage", 5),))
+    assert [one.name for one in check_safety(broken, ALL) if one.passed is False] == [
+        "valid_share", "injected_share", "leaked_share", "pii_share", "toxic_share",
+    ]  # fmt: skip
 
 
 def test_a_small_slice_is_not_judged() -> None:

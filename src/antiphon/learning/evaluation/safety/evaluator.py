@@ -1,0 +1,156 @@
+"""Evaluates a release without an evaluation set: safety suites, schema, time and tokens, through ``answer()``.
+
+For an application that has no outcome yet, or none at all. Invariant: nothing is reported of a release that answered no
+honest request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+import numpy as np
+
+from antiphon.catalog.learning.evaluations import Evaluations
+from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, InvalidOutputError, NotFoundError
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
+from antiphon.governance.identity.principal import Principal
+from antiphon.learning.evaluation import gates
+from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS, AnswerFactory, KeptAnswers, Progress, answer_each
+from antiphon.learning.evaluation.safety.placement import HonestRequest
+from antiphon.learning.evaluation.safety.requests import ProbeRequests
+from antiphon.learning.evaluation.safety.suites import SafetySuites
+from antiphon.learning.evaluation.scores import EvaluationRows
+from antiphon.serving.ports import EntityReader
+
+
+class HonestAnswer(msgspec.Struct, frozen=True):
+    """The result of an honest request: whether its first attempt met the schema, its time and cost, or its error."""
+
+    valid: bool
+    seconds: float = 0.0
+    tokens: int = 0
+    fingerprint: str = ""
+    error: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SafetyEvaluator:
+    """Makes safety reports of one project's releases; attributes as of ``ReleaseEvaluator``."""
+
+    answering: AnswerFactory
+    evaluations: Evaluations
+    reports: SafetyReports
+    texts: Blobs
+    clock: Clock
+    suites: SafetySuites
+    concurrency: int = 8
+    patience: float = 60.0
+
+    async def evaluate(
+        self,
+        release: Release,
+        requests: Sequence[HonestRequest],
+        reader: EntityReader,
+        *,
+        most: int | None = None,
+        principal: Principal | None = None,
+        progress: Progress | None = None,
+    ) -> SafetyReport:
+        """Asks the honest requests, tries the suites on them, checks the gates; recorded before it is returned.
+
+        Interrupted, it goes on without asking again.
+
+        Args:
+            requests: at least one. ``reader``: of their features, for those that bring none.
+            most: probes of a suite in a half at most.
+
+        Raises:
+            InvalidInputError: no honest request was answered, or a file of probes has mistakes.
+            UnavailableError, EngineError, OverloadedError: a part stayed away; what was answered is kept.
+        """
+        scope = release.scope
+        riding = [[one.example, one.entity, one.question, one.inputs] for one in requests]
+        subject: dict[str, object] = {"release": release.id, "requests": riding, "most": most, "of": "safety"}
+        id = await asyncio.to_thread(self._next_id, scope, subject)
+        who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
+        sender = ProbeRequests(self.answering, reader, self.texts, release, who, self.patience)
+        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
+        honest = await answer_each(
+            kept,
+            HonestAnswer,
+            {f"honest:{one.example}": partial(_honest, sender, one) for one in requests},
+            self.concurrency,
+            progress,
+            "asking honest requests",
+        )
+        answered = [one for one in honest if one.error is None]
+        if not answered:
+            said = next((one for one in honest), HonestAnswer(False, error="none"))
+            raise InvalidInputError(
+                f"None of {len(honest)} honest requests was answered: {said.error}. {said.reason}".rstrip(),
+                where=release.id,
+                next_step="Name an entity that has features: `antiphon evaluations safety RELEASE --entity KEY=VALUE`.",
+            )
+        results = await self.suites.run(
+            release, sender, requests, kept, concurrency=self.concurrency, most=most, progress=progress
+        )
+        rows = EvaluationRows((), tuple(msgspec.to_builtins(one) for one in results.probes))
+        blob = await asyncio.to_thread(self.texts.put, scope, msgspec.json.encode(rows))
+        seconds = np.asarray([one.seconds for one in answered])
+        report = SafetyReport(
+            id=id,
+            scope=scope,
+            application=release.bundle.application.name,
+            release=release.id,
+            model=release.bundle.model.name,
+            requests=len(answered),
+            valid_share=float(np.mean([one.valid for one in honest])),
+            seconds_p50=float(np.percentile(seconds, 50)),
+            seconds_p99=float(np.percentile(seconds, 99)),
+            tokens=float(np.mean([one.tokens for one in answered])),
+            suites=results.summaries,
+            gates=(),
+            fingerprints=tuple(sorted({one.fingerprint for one in answered} - {""})),
+            rows_blob=blob,
+            created_at=self.clock.now(),
+        )
+        checked = gates.check_safety(report, release.bundle.application.gates)
+        return await asyncio.to_thread(self.reports.add, msgspec.structs.replace(report, gates=checked))
+
+    def _next_id(self, scope: Scope, subject: dict[str, object]) -> str:
+        """Of the first report of these things that is not finished, so that an interrupted one goes on."""
+        for number in range(10_000):
+            id = f"safety_{content_hash([str(scope), subject, number])[:26]}"
+            try:
+                self.reports.get(scope, id)
+            except NotFoundError:
+                return id
+        raise ConflictError("The same release was evaluated too often.", where=str(scope))
+
+
+async def _honest(sender: ProbeRequests, request: HonestRequest) -> HonestAnswer:
+    try:
+        answer, shown = await sender.measured(request)
+    except InvalidOutputError as error:
+        return HonestAnswer(False, error=error.code, reason=error.what)
+    except TRANSIENT_ERRORS:
+        raise
+    except AntiphonError as error:
+        return HonestAnswer(False, error=error.code, reason=error.what)
+    usage, attempts = answer.receipt.usage, answer.receipt.attempts
+    return HonestAnswer(
+        shown.valid,
+        seconds=answer.receipt.timing.total,
+        tokens=usage.prompt_tokens + usage.completion_tokens,
+        fingerprint=attempts[-1].fingerprint if attempts else "",
+    )

@@ -1,0 +1,129 @@
+"""Sends honest requests and probes to serving's ``answer()`` in the role ``evaluation``, and reads their features."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.core.clock import microseconds
+from antiphon.core.ids import canonical
+from antiphon.features.values import FeatureVector
+from antiphon.governance.identity.principal import Principal
+from antiphon.learning.evaluation.asking import (
+    AnswerFactory,
+    AnswerFunction,
+    EvaluatedReleases,
+    ask_patiently,
+    first_attempt,
+)
+from antiphon.learning.evaluation.safety.checkers import SafetyAnswer
+from antiphon.learning.evaluation.safety.placement import HARMLESS_QUESTION, HonestRequest, planted
+from antiphon.learning.evaluation.scores import meets
+from antiphon.serving.ports import EntityReader
+from antiphon.serving.request import Answer, AnswerRequest, Message
+
+
+class OverlaidReader:
+    """Implements serving's ``EntityReader``: features that were put for an entity and moment, all others from below."""
+
+    def __init__(self, below: EntityReader, on_demand: Sequence[str]) -> None:
+        self._below = below
+        self._on_demand = frozenset(on_demand)
+        self._put: dict[tuple[bytes, int], FeatureVector] = {}
+
+    def put(self, entity: Mapping[str, str], moment: datetime, features: FeatureVector) -> None:
+        """Let these features be read for an entity and moment."""
+        self._put[_place(entity, moment)] = features
+
+    def read(
+        self,
+        views: Mapping[str, str],
+        keys: Mapping[str, str],
+        as_of: datetime,
+        minimum_publication: int | None = None,
+    ) -> FeatureVector:
+        """The features of some views."""
+        vector = self._put.get(_place(keys, as_of))
+        if vector is None:
+            return self._below.read(views, keys, as_of, minimum_publication)
+        names = self._on_demand.union(views)
+        chosen = {name: value for name, value in vector.values.items() if name.partition(".")[0] in names}
+        return FeatureVector(None, chosen)
+
+
+class ProbeRequests:
+    """Asks one release about honest requests and about those with a probe in them; each once."""
+
+    def __init__(
+        self, answering: AnswerFactory, below: EntityReader, texts: Blobs, release: Release, principal: Principal,
+        patience: float,
+    ) -> None:  # fmt: skip
+        self._release = release
+        self.application = release.bundle.application
+        self._planted = planted(release)
+        self._texts = texts
+        self._principal = principal
+        self._patience = patience
+        self._reader = OverlaidReader(below, [view.name for view in self.application.on_demand])
+        releases = EvaluatedReleases(release, self._planted)
+        # A template that keeps a stranger's text out of the prompt makes most probes the same prompt.
+        self._answer = answering(self._reader, releases, True)
+        self._answer_anew = answering(self._reader, releases, False)
+        self._answered: dict[bytes, SafetyAnswer] = {}
+        self._locks: dict[bytes, asyncio.Lock] = {}
+
+    async def ask(self, request: HonestRequest, plant: bool) -> SafetyAnswer:
+        """The whole answer to a request, or that of the release with a secret planted."""
+        key = canonical([request.example, request.question, request.turns, plant])
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            if key not in self._answered:
+                answer = await self._answered_by(request, self._planted if plant else self._release, self._answer)
+                self._answered[key] = await self._shown(answer)
+            return self._answered[key]
+
+    async def measured(self, request: HonestRequest) -> tuple[Answer, SafetyAnswer]:
+        """The answer to an honest request, generated for itself, so that its time and cost say something."""
+        answer = await self._answered_by(request, self._release, self._answer_anew)
+        return answer, await self._shown(answer)
+
+    async def _shown(self, answer: Answer) -> SafetyAnswer:
+        return SafetyAnswer(
+            text=answer.text,
+            valid=meets(self.application.schema, await first_attempt(answer, self._texts)),
+            prints={feature.name: feature.printed for feature in answer.receipt.features},
+            prediction=answer.prediction,
+        )
+
+    async def _answered_by(self, request: HonestRequest, release: Release, answer: AnswerFunction) -> Answer:
+        if request.features is not None:
+            self._reader.put(request.entity, request.moment, request.features)
+        turns = request.turns
+        if not self.application.prompt.template.strip():  # a plain model, which is answered from its turns alone
+            turns = turns or (Message("user", request.question or HARMLESS_QUESTION["en"]),)
+            system = release.bundle.application.prompt.system.strip()
+            turns = (Message("system", system), *turns) if system else turns
+        return await ask_patiently(
+            AnswerRequest(
+                scope=release.scope,
+                principal=self._principal,
+                application=self.application.name,
+                entity=request.entity,
+                inputs=request.inputs,
+                question=None if turns else request.question,
+                messages=turns,
+                as_of=request.moment,
+                path="batch",
+                release=release.id,
+                role="evaluation",
+            ),
+            answer,
+            self._patience,
+        )
+
+
+def _place(entity: Mapping[str, Any], moment: datetime) -> tuple[bytes, int]:
+    return canonical({key: str(value) for key, value in entity.items()}), microseconds(moment)

@@ -1,0 +1,166 @@
+"""Safety of a project's releases: its probes, honest requests for them to ride on, and what a model remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.learning.evaluations import SuiteSummary
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.receipts import Receipt
+from antiphon.core.errors import (
+    AntiphonError,
+    FeatureUnavailableError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.engine.api.port import Engine
+from antiphon.governance.identity.principal import Principal
+from antiphon.learning.evaluation.safety import exposure
+from antiphon.learning.evaluation.safety.placement import HonestRequest
+from antiphon.learning.evaluation.safety.probes import FOLDER, SafetyProbe, project_probes, shipped
+from antiphon.services.answering import is_plain
+from antiphon.services.project.store import Store
+from antiphon.serving.builtin import implicit_release
+from antiphon.serving.ports import EntityReader
+from antiphon.serving.request import AnswerRequest, Message
+
+REQUESTS = 4
+"""Honest requests, as of an evaluation on a dataset."""
+SCANNED_RECEIPTS = 50
+"""Receipts that are looked through for them."""
+
+
+def probes_of(store: Store) -> tuple[SafetyProbe, ...]:
+    """The package's probes and the project's own; raises ``InvalidInputError`` for a file with mistakes."""
+    return (*shipped(), *project_probes(store.paths.root / FOLDER))
+
+
+def honest_requests(
+    store: Store,
+    release: Release,
+    reader: EntityReader,
+    entity: Mapping[str, str] | None = None,
+    question: str | None = None,
+) -> tuple[HonestRequest, ...]:
+    """Requests like those that the application gets: the one that is given, else of its latest predictions, else one
+    that is made up where it is about no entity.
+
+    Raises:
+        InvalidInputError: it is about an entity, none is given, and it has not answered anything yet.
+    """
+    application, now = release.bundle.application, store.database.clock.now()
+    if entity:
+        missing = [key for key in application.entity_keys if key not in entity]
+        if missing:
+            raise InvalidInputError(
+                f"The entity has no {', '.join(missing)}.", where="--entity", next_step="Name every key."
+            )
+        found_requests: Sequence[tuple[Mapping[str, str], str | None, Mapping[str, Any]]]
+        found_requests = [(entity, question, _made_up(application, now))]
+    else:
+        found_requests = _recent_requests(store, release)
+        if not found_requests and not application.entity_keys:
+            found_requests = [({}, question, _made_up(application, now))]
+    if not found_requests:
+        raise InvalidInputError(
+            f"The application {application.name} is about an entity, and nothing was asked of it yet.",
+            where=release.id,
+            next_step="Name one that has features: `antiphon evaluations safety RELEASE --entity KEY=VALUE`.",
+        )
+    return tuple(
+        HonestRequest(
+            example=f"honest-{number}",
+            entity=dict(keys),
+            moment=now,
+            features=None if not application.features else _features(application, reader, keys, now),
+            question=question or words,
+            inputs=dict(inputs),
+        )
+        for number, (keys, words, inputs) in enumerate(found_requests)
+    )
+
+
+async def plain_release(store: Store, engine: Engine, scope: Scope, name: str) -> Release:
+    """The implicit release of a plain model; raises ``NotFoundError`` when the engine serves none of this name."""
+    model = next((one for one in (await engine.describe()).models if one.name == name), None)
+    if model is None or not is_plain(name, store.settings.engine.models):
+        raise NotFoundError(
+            f"There is no release and no plain model named {name!r}.",
+            where=str(scope),
+            next_step="See `antiphon releases list`; the id of a release begins with rel_.",
+        )
+    asker = Principal("evaluation", scope.tenant, "service", clearance="restricted")
+    request = AnswerRequest(scope, asker, name, messages=(Message("user", "."),))
+    return implicit_release(request, model, store.database.clock.now(), store.settings.engine.fallback)
+
+
+async def memorization_of(store: Store, engine: Engine, release: Release) -> SuiteSummary:
+    """Measures what a release's model remembers of the canaries that were planted when it was trained.
+
+    Raises:
+        UnavailableError: the engine cannot be reached, or does not serve it.
+        InvalidInputError: the engine does not report the log-probabilities of a prompt.
+    """
+    version = release.bundle.model.version
+    trained = None if version is None else store.models.get(release.scope, version)
+    if trained is None or trained.canaries is None:
+        return SuiteSummary(exposure.SUITE, note="No canaries were planted among its training examples.")
+    name = release.bundle.model.served_name(release.scope.tenant)
+    described = next((model for model in (await engine.describe()).models if model.name == name), None)
+    if described is None:
+        raise UnavailableError(f"The engine does not serve {name}.", where="engine", next_step="Try again in a moment.")
+    results = await exposure.measure(engine, described, trained.canaries, release.scope.tenant)
+    return exposure.memorization(results, trained.canaries)
+
+
+def _recent_requests(store: Store, release: Release) -> list[tuple[Mapping[str, str], str | None, Mapping[str, Any]]]:
+    """Different subjects of the latest predictions whose texts are still there."""
+    found: dict[str, tuple[Mapping[str, str], str | None, Mapping[str, Any]]] = {}
+    application = release.bundle.application
+    for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED_RECEIPTS, roles=("live",)):
+        if len(found) == REQUESTS:
+            break
+        found_requests = _of_receipt(store, receipt)
+        if found_requests is not None and set(application.entity_keys) <= set(found_requests[0]):
+            found.setdefault(receipt.subject, found_requests)
+    return list(found.values())
+
+
+def _of_receipt(store: Store, receipt: Receipt) -> tuple[Mapping[str, str], str | None, Mapping[str, Any]] | None:
+    def text(blob: str) -> bytes:
+        return store.blobs.get(receipt.scope, blob)
+
+    try:
+        entity = msgspec.json.decode(text(receipt.entity_blob), type=dict[str, str])
+        question = None if receipt.question_blob is None else text(receipt.question_blob).decode()
+        inputs = {} if receipt.inputs_blob is None else msgspec.json.decode(text(receipt.inputs_blob))
+    except (NotFoundError, msgspec.DecodeError):
+        return None  # erased
+    return entity, question, inputs
+
+
+def _features(application: ApplicationSpec, reader: EntityReader, keys: Mapping[str, str], now: datetime) -> Any:
+    try:
+        return reader.read(application.features, keys, now)
+    except FeatureUnavailableError:
+        return None  # as the honest request will find
+    except AntiphonError as error:
+        if error.transient:
+            raise
+        return None
+
+
+def _made_up(application: ApplicationSpec, now: datetime) -> dict[str, Any]:
+    values = {"number": 1, "boolean": False, "text": "none", "instant": now.isoformat()}
+    found: dict[str, Any] = {}
+    for view in application.on_demand:
+        defaults = {} if view.defaults is msgspec.UNSET else view.defaults
+        found |= {name: values[kind] for name, kind in view.inputs.items() if name not in defaults}
+    return found
