@@ -19,6 +19,7 @@ _HOMES = {
     "Freshness": ("application", "Freshness"),
     "FineTune": ("learning", "FineTune"),
     "Gates": ("learning", "Gates"),
+    "MetricGate": ("learning", "MetricGate"),
     "Outcome": ("learning", "Outcome"),
     "Prompt": ("prompt", "Prompt"),
     "Quality": ("quality", "Quality"),
@@ -62,7 +63,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
     "WhenUnavailable",
-    "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect", "GrantedView",
+    "Outcome", "FineTune", "TrainingWindow", "Gates", "MetricGate", "Rollout", "Quality", "expect", "GrantedView",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature_view import feature_view
     from antiphon.definitions.functions import greatest, least, now, request, when
     from antiphon.definitions.granted import GrantedView
-    from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
+    from antiphon.definitions.learning import FineTune, Gates, MetricGate, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality

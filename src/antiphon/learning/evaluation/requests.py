@@ -92,19 +92,18 @@ class EvaluationRequests:
         """Asks about one row. An error that is not transient is the row's result, by its code."""
         outcome = self.application.outcome
         assert outcome is not None  # check_fits
-        truth = int(row.label == outcome.positive)
         only = () if whole else (outcome.property,)
         try:
             answer = await self._patiently(self._request(row, None, self._release.id, only), self._answer)
         except InvalidOutputError as error:
             valid = False if whole else None
-            return RowResult(row.example, truth, error=error.code, whole=whole, valid=valid, reason=error.what)
+            return RowResult(row.example, row.label, error=error.code, whole=whole, valid=valid, reason=error.what)
         except TRANSIENT_ERRORS:
             raise
         except AntiphonError as error:
-            return RowResult(row.example, truth, error=error.code, whole=whole, reason=error.what)
+            return RowResult(row.example, row.label, error=error.code, whole=whole, reason=error.what)
         first = await self._first_attempt(answer) if whole else ""
-        return answered(row, truth, answer.receipt, answer.text, first, self.application, whole=whole)
+        return answered(row, answer.receipt, answer.text, first, self.application, whole=whole)
 
     async def reply(self, row: DatasetRow, question: str | None, plant: bool) -> AttackResponse:
         """The whole answer to an attack's request, or to an honest one (asked once, by its example)."""

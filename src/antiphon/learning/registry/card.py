@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.learning.datasets import Dataset
-from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstimate
+from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstimate, counted
 from antiphon.catalog.learning.models import ModelVersion
 from antiphon.catalog.releases.releases import Release
 from antiphon.learning.evaluation.gates import ENOUGH
+from antiphon.learning.evaluation.metrics import title
 
 
 class CardRelease(msgspec.Struct, frozen=True):
@@ -223,7 +224,9 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(share=_percent, measure=_measured, moment=lambda at: f"{at:%Y-%m-%d %H:%M} UTC")
+    environment.filters.update(
+        share=_percent, measure=_measured, moment=lambda at: f"{at:%Y-%m-%d %H:%M} UTC", counted=counted, metric=title
+    )
     return environment.get_template("model_card.html")
 
 
