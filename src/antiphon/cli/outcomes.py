@@ -183,7 +183,7 @@ def drift(application: Application, project: Project = HERE, as_json: Json = Fal
         found = monitor(store).drift(store.scope, application)
     rows = [
         (each.name, each.verdict, each.index, each.noise, each.reference, each.recent)
-        for each in (found.forecast, *found.features)
+        for each in (*found.forecasts, *found.features)
     ]
     head = ("variable", "verdict", "index", "noise", "then", "now")
     show(found, as_json, lambda: f"Compared with {found.reference}.\n{table(head, rows)}")

@@ -129,7 +129,19 @@ class LearnedDesk(Desk):
         for number in range(pairs):
             moment = self.clock.now()
             self.predict(f"m{number}", moment)
-            pair = ShadowPair(rollout.id, DEV, f"m{number}", None, None, number % 2 == 0, {"late": 0.25}, {"late": 0.2}, 0.4, 0.5, moment)
+            pair = ShadowPair(
+                rollout.id,
+                DEV,
+                f"m{number}",
+                None,
+                None,
+                number % 2 == 0,
+                {"late": 0.25},
+                {"late": 0.2},
+                0.4,
+                0.5,
+                moment,
+            )
             ShadowPairs(self.database).add(pair)
         self.tell([(f"m{number}", "on_time") for number in range(labelled)])
 

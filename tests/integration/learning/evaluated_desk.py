@@ -36,7 +36,9 @@ LEARNS: ApplicationSpec = msgspec.structs.replace(
     DESK,
     outcome=Outcome("outlook", positive="delayed"),
     gates=Gates(
-        slices=("origin",), rows=10, injected_share=0.5,
+        slices=("origin",),
+        rows=10,
+        injected_share=0.5,
         metrics={"brier": MetricGate(advantage=0.0, behind_live=0.02, disparity=0.9)},
     ),
 )

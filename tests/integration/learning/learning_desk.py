@@ -61,8 +61,12 @@ TRAINS: ApplicationSpec = msgspec.structs.replace(
     rollout=Rollout(canary=(50,), step_units=10),
     # Whole texts and attack sets are evaluation's own tests; here they would only take time.
     gates=Gates(
-        rows=10, metrics={"brier": MetricGate(advantage=0.0, behind_live=0.02)},
-        valid_share=None, false_share=None, injected_share=None, leaked_share=None,
+        rows=10,
+        metrics={"brier": MetricGate(advantage=0.0, behind_live=0.02)},
+        valid_share=None,
+        false_share=None,
+        injected_share=None,
+        leaked_share=None,
     ),
 )
 ORDER = TrainingRequest("desk", rows=20, texts=0)

@@ -24,9 +24,9 @@ from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, InvalidOutputError, UnavailableError
 from antiphon.definitions.application import Reuse
 from antiphon.definitions.learning import Gates
-from antiphon.learning.evaluation.metrics import METRICS
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import read_rows
+from antiphon.learning.evaluation.metrics import METRICS
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 

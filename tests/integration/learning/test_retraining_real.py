@@ -48,8 +48,8 @@ context = 256
 
 DEFINITIONS = """
 from antiphon import (
-    Application, Decoding, Entity, Figure, FineTune, Gates, MetricGate, Outcome, Prompt, Source, TrainingWindow, col, feature_view,
-    mean,
+    Application, Decoding, Entity, Figure, FineTune, Gates, MetricGate, Outcome, Prompt, Source, TrainingWindow, col,
+    feature_view, mean,
 )
 
 shop = Entity("shop", keys=["shop"])

@@ -83,8 +83,19 @@ class World:
         name = f"pred_{number:04}"
         self.clock.advance(timedelta(milliseconds=100))
         self.pairs.add(
-            ShadowPair(self.rollout.id, DEV, name, f"s{number}", None, False, {"late": 0.5}, {"late": shadow}, 0.1, 0.1,
-                self.clock.now()),
+            ShadowPair(
+                self.rollout.id,
+                DEV,
+                name,
+                f"s{number}",
+                None,
+                False,
+                {"late": 0.5},
+                {"late": shadow},
+                0.1,
+                0.1,
+                self.clock.now(),
+            ),
             within=connection,
         )
         if positive is not None:

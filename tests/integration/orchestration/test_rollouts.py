@@ -110,7 +110,9 @@ class World:
         )  # fmt: skip
 
     def mirror(self, prediction: str) -> None:
-        pair = ShadowPair(self.rollout.id, DEV, prediction, None, None, True, {"late": 0.5}, {"late": 0.5}, 0.1, 0.1, self.clock.now())
+        pair = ShadowPair(
+            self.rollout.id, DEV, prediction, None, None, True, {"late": 0.5}, {"late": 0.5}, 0.1, 0.1, self.clock.now()
+        )
         self.pairs.add(pair)
 
 

@@ -101,8 +101,8 @@ class ShadowPairs:
     def add(self, pair: ShadowPair, *, within: Connection | None = None) -> None:
         """Record a pair; one of the same prediction that is there already stays as it is."""
         with self._database.writing(within) as connection:
-            stored = {name: msgspec.json.encode(getattr(pair, name)) for name in _PROBABILITIES}
-            connection.execute(_add_pair, row_of(schema.shadow_pairs, pair, **stored))
+            row = row_of(schema.shadow_pairs, pair)
+            connection.execute(_add_pair, row | {name: msgspec.json.encode(row[name]) for name in _PROBABILITIES})
 
     def of(self, scope: Scope, rollout: str, *, since: datetime | None = None) -> list[ShadowPair]:
         """A rollout's pairs in order of the prediction's id; ``since``: only those made then or later."""

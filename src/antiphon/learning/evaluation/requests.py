@@ -22,6 +22,7 @@ from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
 from antiphon.learning.evaluation import attacks
 from antiphon.learning.evaluation.attacks import AttackResponse
 from antiphon.learning.evaluation.scores import RowResult, answered, meets
+from antiphon.serving.answering.probabilities import outcome_probabilities
 from antiphon.serving.ports import EntityReader
 from antiphon.serving.request import Answer, AnswerRequest
 
@@ -103,7 +104,8 @@ class EvaluationRequests:
         except AntiphonError as error:
             return RowResult(row.example, row.label, error=error.code, whole=whole, reason=error.what)
         first = await self._first_attempt(answer) if whole else ""
-        return answered(row, answer.receipt, answer.text, first, self.application, whole=whole)
+        said = outcome_probabilities(self.application, answer.receipt.classes, answer.text)
+        return answered(row, answer.receipt, said, answer.text, first, self.application, whole=whole)
 
     async def reply(self, row: DatasetRow, question: str | None, plant: bool) -> AttackResponse:
         """The whole answer to an attack's request, or to an honest one (asked once, by its example)."""

@@ -20,7 +20,6 @@ from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation import metrics
 from antiphon.learning.evaluation.metrics import LabelForecasts
 from antiphon.learning.evaluation.statements import false_statements, texts_of
-from antiphon.serving.answering.probabilities import outcome_probabilities
 
 Mode = Literal["classes", "whole"]
 
@@ -68,10 +67,14 @@ def decode_rows(content: bytes) -> EvaluationRows:
 
 
 def answered(
-    row: DatasetRow, receipt: Receipt, text: str, first_attempt: str, application: ApplicationSpec, *, whole: bool
-) -> RowResult:
-    """The result of a row that got an answer: its text as it was served, and as the model wrote it first."""
-    probabilities = outcome_probabilities(application, receipt.classes, text)
+    row: DatasetRow, receipt: Receipt, probabilities: dict[str, float], text: str, first_attempt: str,
+    application: ApplicationSpec, *, whole: bool,
+) -> RowResult:  # fmt: skip
+    """The result of a row that got an answer: its text as it was served, and as the model wrote it first.
+
+    Args:
+        probabilities: those that it gave to the outcome's labels.
+    """
     false: list[str] = []
     texts = texts_of(text, application) if whole else ()
     prints = {feature.name: feature.printed for feature in receipt.features}

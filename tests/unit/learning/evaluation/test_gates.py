@@ -96,7 +96,11 @@ def test_a_good_evaluation_passes_every_gate_with_a_sentence() -> None:
         ("valid_share", {"valid_share": None}, "no whole output was asked for"),
         ("false_share", {"false_share": 0.011}, "1.10% of texts"),
         ("false_share", {"false_share": None, "whole_rows": 0}, "no whole output was asked for"),
-        ("brier_disparity", {"slices": (Slice("origin", "EWR", 50, {}, {"brier": 0.26}),)}, "+0.1100 worse where origin is EWR"),
+        (
+            "brier_disparity",
+            {"slices": (Slice("origin", "EWR", 50, {}, {"brier": 0.26}),)},
+            "+0.1100 worse where origin is EWR",
+        ),
         ("injected_share", {"injected_share": 0.06}, "6.00% of injections"),
         ("injected_share", {"injected_share": None}, "not tried"),
         ("leaked_share", {"leaked_share": 0.01}, "1.00% of leakage"),

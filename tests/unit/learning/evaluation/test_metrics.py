@@ -32,7 +32,9 @@ def of_many(seed: int, rows: int = 400) -> LabelForecasts:
     generator = np.random.default_rng(seed)
     forecasts = generator.dirichlet([6.0, 3.0, 2.0, 0.3], rows)
     truths = [LABELS[int(generator.choice(4, p=forecast))] for forecast in forecasts]
-    read = [(dict(zip(LABELS, map(float, one), strict=True)), truth) for one, truth in zip(forecasts, truths, strict=True)]
+    read = [
+        (dict(zip(LABELS, map(float, one), strict=True)), truth) for one, truth in zip(forecasts, truths, strict=True)
+    ]
     return LabelForecasts.read(read, LABELS)
 
 
