@@ -36,6 +36,7 @@ from examples.flight_desk.learning import measure, story
 from examples.flight_desk.run import OUT, Steps
 
 from antiphon.learning.evaluation import metrics
+from antiphon.learning.evaluation.metrics import LabelForecasts
 
 RESULTS = Path(__file__).parents[1] / "results"
 FIRST_CUTOFF, CUTOFF = "2013-03-04T05:00:00Z", "2013-04-01T04:00:00Z"
@@ -150,9 +151,10 @@ class _Kept:
 def share_of_gain(forecasts: Mapping[str, Any], late: Any, seed: int, *, over: str = FIRST) -> dict[str, float]:
     """(delta − over) / (full − over) in AUC; the interval over resamples in which the full retraining gains."""
     drawn = numpy.random.default_rng(seed)
+    read = {name: LabelForecasts.yes_or_no(forecasts[name], late, "late") for name in (over, DELTA, FULL)}
     shares = []
     for places in (numpy.arange(len(late)), *(drawn.integers(0, len(late), len(late)) for _ in range(ROUNDS))):
-        first, delta, full = (metrics.auc(forecasts[name][places], late[places]) for name in (over, DELTA, FULL))
+        first, delta, full = (metrics.auc(read[name].at(places)) for name in (over, DELTA, FULL))
         shares.append((delta - first) / (full - first) if full > first else float("nan"))
     sampled = numpy.array(shares[1:])
     known = sampled[~numpy.isnan(sampled)]
@@ -229,20 +231,20 @@ def _command(project: Path, *words: str, say: host.Say | None = None) -> Any:
 
 
 def _version(trained: Mapping[str, Any], forecasts: Any, late: Any, seed: int) -> dict[str, Any]:
-    options = {"resamples": ROUNDS, "seed": seed}
+    found = metrics.intervals(LabelForecasts.yes_or_no(forecasts, late, "late"), resamples=ROUNDS, seed=seed)
     return {
         "new": trained["examples"]["new"],
         "replayed": trained["examples"]["replayed"],
         "seconds": round(trained["seconds"], 1),
         "wall_seconds": round(trained["wall_seconds"], 1),
-        "auc": msgspec.to_builtins(metrics.interval(metrics.auc, forecasts, late, **options)),
-        "brier": msgspec.to_builtins(metrics.interval(metrics.brier, forecasts, late, **options)),
+        "auc": msgspec.to_builtins(found["auc"]),
+        "brier": msgspec.to_builtins(found["brier"]),
     }
 
 
 def _difference(forecasts: Mapping[str, Any], one: str, other: str, late: Any, seed: int) -> dict[str, float]:
-    found = metrics.difference(metrics.auc, forecasts[one], forecasts[other], late, resamples=ROUNDS, seed=seed)
-    return msgspec.to_builtins(found)
+    first, second = (LabelForecasts.yes_or_no(forecasts[name], late, "late") for name in (one, other))
+    return msgspec.to_builtins(metrics.differences(first, second, resamples=ROUNDS, seed=seed)["auc"])
 
 
 def _words(measure: Mapping[str, float] | None) -> str:

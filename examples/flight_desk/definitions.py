@@ -18,6 +18,7 @@ from antiphon import (
     FineTune,
     Freshness,
     Gates,
+    MetricGate,
     Outcome,
     Prompt,
     Reuse,
@@ -191,7 +192,11 @@ LEARNS = {
     # A flight's outcome is known when it has left, which may be late in the night.
     "outcome": Outcome("outlook", positive="delayed", window="24h", history=FLOWN),
     # Two days have a base rate of their own, which nobody knew beforehand: the Brier score may miss it by a little.
-    "gates": Gates(slices=("origin",), rows=100, brier_above_base=0.02),
+    "gates": Gates(
+        slices=("origin",),
+        rows=100,
+        metrics={"brier": MetricGate(advantage=-0.02, behind_live=0.02, disparity=0.1)},
+    ),
     # Sized for a desk that is asked a few hundred times a day: a promotion excludes four times the control's bad events
     # once they are more than 15 %, and a Brier score that is worse by 0.08, by pairs. What that finds, the rollout says
     # when it begins.

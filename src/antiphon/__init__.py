@@ -27,6 +27,7 @@ _HOMES = {
     "Canaries": ("learning", "Canaries"),
     "FineTune": ("learning", "FineTune"),
     "Gates": ("learning", "Gates"),
+    "MetricGate": ("learning", "MetricGate"),
     "Outcome": ("learning", "Outcome"),
     "Prompt": ("prompt", "Prompt"),
     "Quality": ("quality", "Quality"),
@@ -71,7 +72,8 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "Rollout", "Quality", "expect", "GrantedView",
+    "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "Quality", "expect",
+    "GrantedView",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ if TYPE_CHECKING:
         PIIGuard,
         SchemaGuard,
     )
-    from antiphon.definitions.learning import Canaries, FineTune, Gates, Outcome, Rollout, TrainingWindow
+    from antiphon.definitions.learning import Canaries, FineTune, Gates, MetricGate, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality

@@ -22,6 +22,7 @@ from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate
 from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.learning.evaluation import metrics
+from antiphon.learning.evaluation.metrics import LabelForecasts
 from antiphon.services.learning.outcomes import declared_applications
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.project.store import Store
@@ -225,7 +226,8 @@ def _forecasts(
     settings: Settings,
 ) -> Any:
     """The probability of being late for each flight, in the sample's order."""
-    by_example = {row.example: row.probability for row in learning.evaluator.rows_of(evaluation).rows}
+    positive = evaluation.positive or ""
+    by_example = {row.example: row.probabilities.get(positive) for row in learning.evaluator.rows_of(evaluation).rows}
     found: dict[tuple[Any, ...], float | None] = {}
     for row in learning.rows(dataset):
         place = _place(row.entity, row.moment, settings)
@@ -266,14 +268,11 @@ def compare(
     }
     rounds = settings.learning.bootstrap_rounds
     options = {"resamples": rounds, "seed": settings.seed}
-    scored = tuple(
-        Forecaster(
-            name,
-            metrics.interval(metrics.auc, forecast, late, **options),
-            metrics.interval(metrics.brier, forecast, late, **options),
-        )
-        for name, forecast in forecasts.items()
-    )
+    read = {name: LabelForecasts.yes_or_no(forecast, late, "late") for name, forecast in forecasts.items()}
+    scored = []
+    for name, one in read.items():
+        found = metrics.intervals(one, **options)
+        scored.append(Forecaster(name, found["auc"], found["brier"]))
     pairs = {
         "fine-tuned − untuned": (TUNED, UNTUNED),
         "fresh − dawn features": (TUNED, DAWN),
@@ -283,9 +282,9 @@ def compare(
     return Measured(
         flights=len(flights),
         late=float(late.mean()),
-        forecasters=scored,
+        forecasters=tuple(scored),
         differences={
-            words: metrics.difference(metrics.auc, forecasts[one], forecasts[other], late, **options)
+            words: metrics.differences(read[one], read[other], **options)["auc"]
             for words, (one, other) in pairs.items()
             if one in forecasts and other in forecasts
         },

@@ -116,7 +116,7 @@ class Teller:
             "train", APPLICATION, *options, "--rows", str(self._size.gate_rows), "--texts", str(self._size.gate_texts),
             say=self._say,
         )  # fmt: skip
-        auc, brier = found["auc"], found["brier"]
+        auc, brier = found["metrics"]["auc"], found["metrics"]["brier"]
         self._say(
             f"{found['model']}: trained {found['seconds']:.0f} s on {found['examples']['new']} new examples and"
             f" {found['examples']['replayed']} earlier ones; AUC {_interval(auc)}, Brier {_interval(brier)};"

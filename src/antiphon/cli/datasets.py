@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from antiphon.catalog.learning.evaluations import counted
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, OnlyApplication, Project
 from antiphon.cli.output import moment, show, table
@@ -20,7 +21,7 @@ app = typer.Typer(name="datasets", help="Training and evaluation sets.", no_args
 
 Identity = Annotated[str, typer.Argument(help="The dataset's id.")]
 
-_HEAD = ("dataset", "application", "kind", "rows", "positive", "cutoff", "hash", "created")
+_HEAD = ("dataset", "application", "kind", "rows", "labels", "cutoff", "hash", "created")
 
 
 @app.command("build")
@@ -82,7 +83,7 @@ def list_datasets(
             each.spec.application,
             each.spec.kind,
             each.rows,
-            each.positives,
+            counted(each.labels),
             each.spec.cutoff,
             each.logical_hash[:12],
             each.created_at,
@@ -121,10 +122,9 @@ def _kind(kind: str) -> DatasetKind:
 
 def _shown(dataset: Dataset) -> str:
     spec = dataset.spec
-    share = dataset.positives / dataset.rows if dataset.rows else 0.0
     left_out = ", ".join(f"{count} {reason}" for reason, count in dataset.dropped.items()) or "nothing"
     lines = [
-        f"{dataset.id}: {spec.kind} set of {spec.application}, {dataset.rows} rows, {share:.0%} {spec.positive}",
+        f"{dataset.id}: {spec.kind} set of {spec.application}, {dataset.rows} rows: {counted(dataset.labels)}",
         f"  moments   {moment(spec.first)} < t <= {moment(spec.last)}, known by {moment(spec.cutoff)}",
         f"  left out  {left_out}",
         f"  values    {dataset.logical_hash}",
@@ -138,11 +138,10 @@ def _shown(dataset: Dataset) -> str:
 
 def _surveyed(survey: DatasetSurvey) -> str:
     spec = survey.spec
-    labels = ", ".join(f"{count} {label}" for label, count in survey.labels.items()) or "none"
     left_out = ", ".join(f"{count} {reason}" for reason, count in survey.dropped.items()) or "nothing"
     return "\n".join(
         [
-            f"{spec.kind} set of {spec.application}: {survey.rows} rows would be in it ({labels})",
+            f"{spec.kind} set of {spec.application}: {survey.rows} rows would be in it ({counted(survey.labels)})",
             f"  moments   {moment(spec.first)} < t <= {moment(spec.last)}, known by {moment(spec.cutoff)}",
             f"  there are {moment(survey.earliest)} to {moment(survey.latest)}",
             f"  left out  {left_out}",

@@ -19,7 +19,7 @@ from antiphon.core.errors import SetupError
 from antiphon.core.settings import FILE_NAME
 
 if TYPE_CHECKING:
-    from antiphon.catalog.learning.evaluations import EvaluationGate, IntervalEstimate, SuiteSummary
+    from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, IntervalEstimate, SuiteSummary
     from antiphon.learning.registry.card import ModelCard
     from antiphon.learning.registry.comparison import ModelComparison
     from antiphon.learning.registry.models import ModelLine, ModelRegistry
@@ -178,8 +178,8 @@ def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...], remote:
             line.version.base,
             line.version.dataset,
             line.version.parent,
-            _value(line.evaluation.auc if line.evaluation else None),
-            _value(line.evaluation.brier if line.evaluation else None),
+            _value(line.evaluation.metrics.get("auc") if line.evaluation else None),
+            _value(line.evaluation.metrics.get("brier") if line.evaluation else None),
             None if line.evaluation is None else "passed" if line.evaluation.passed else "failed",
             line.version.created_at,
         )
@@ -211,14 +211,19 @@ def _shown(card: ModelCard) -> str:
     return f"{text}\n\n{evaluated(evaluation)}"
 
 
-def evaluated(evaluation: Any) -> str:
+def evaluated(evaluation: Evaluation) -> str:
     """An evaluation's measures and gates as text."""
+    from antiphon.catalog.learning.evaluations import counted
+    from antiphon.learning.evaluation.metrics import METRICS
+
     measures = [
-        (name, _interval(getattr(evaluation, key)), _interval(evaluation.difference.get(key)))
-        for name, key in (("AUC", "auc"), ("Brier score", "brier"), ("log-loss", "log_loss"))
-    ]
-    shares: list[tuple[str, str | None, str | None]] = [
-        (name, f"{value:.1%}" if value is not None else None, None)
+        (METRICS[name].title, *(_interval(found.get(name)) for found in (
+            evaluation.metrics, evaluation.advantages, evaluation.difference
+        )))
+        for name in evaluation.metrics
+    ]  # fmt: skip
+    shares: list[tuple[str, str | None, str | None, str | None]] = [
+        (name, f"{value:.1%}" if value is not None else None, None, None)
         for name, value in (
             ("valid at the first attempt", evaluation.valid_share),
             ("false statements", evaluation.false_share),
@@ -227,14 +232,14 @@ def evaluated(evaluation: Any) -> str:
     ]
     per_thousand = 1_000 / (evaluation.whole_rows or 1)
     shares += [
-        (f"{action} by a guard, per 1,000", f"{count * per_thousand:.0f}", None)
+        (f"{action} by a guard, per 1,000", f"{count * per_thousand:.0f}", None, None)
         for action, count in evaluation.guards.items()
     ]
-    head = ("measure", "value", f"minus {evaluation.against}" if evaluation.against else "minus live")
+    versus = f"minus {evaluation.against}" if evaluation.against else "minus live"
+    head = ("measure", "value", "better than the labels' shares", versus)
     failed = ", ".join(f"{code} {count}" for code, count in evaluation.failed.items())
-    first = (
-        f"{evaluation.id}: {evaluation.rows} rows of {evaluation.dataset}, {evaluation.positives} positive, base "
-        f"rate's Brier score {evaluation.base_rate_brier:.4f}" + (f"; no answer: {failed}" if failed else "")
+    first = f"{evaluation.id}: {evaluation.rows} rows of {evaluation.dataset} ({counted(evaluation.labels)})" + (
+        f"; no answer: {failed}" if failed else ""
     )
     parts = [first, table(head, [*measures, *shares]), ""]
     if evaluation.safety:

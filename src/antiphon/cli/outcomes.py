@@ -183,7 +183,7 @@ def drift(application: Application, project: Project = HERE, as_json: Json = Fal
         found = monitor(store).drift(store.scope, application)
     rows = [
         (each.name, each.verdict, each.index, each.noise, each.reference, each.recent)
-        for each in (found.forecast, *found.features)
+        for each in (*found.forecasts, *found.features)
     ]
     head = ("variable", "verdict", "index", "noise", "then", "now")
     show(found, as_json, lambda: f"Compared with {found.reference}.\n{table(head, rows)}")
@@ -269,19 +269,20 @@ def _text(imported: ImportReport) -> str:
 
 def _performance(found: Performance) -> str:
     counts = [(kind, status, count) for kind, by in found.counts.items() for status, count in by.items()]
+    from antiphon.learning.evaluation.metrics import METRICS
+
     made = {each.release: each for each in found.coverage}
+    names = [name for name in METRICS if found.whole is not None and name in found.whole.metrics]
     rows = []
     for group in (*found.releases,):
         covered, scores = made.get(group.value), group.scores
         share = f"{covered.labelled / covered.predictions:.0%}" if covered is not None else "-"
-        rows.append(
-            (group.value, scores.rows, share, scores.auc, scores.brier, scores.base_rate_brier, scores.log_loss)
-        )
-    head = ("release", "scored", "covered", "AUC", "Brier", "base rate's", "log-loss")
+        rows.append((group.value, scores.rows, share, *(scores.metrics.get(name) for name in names)))
+    head = ("release", "scored", "covered", *(METRICS[name].title for name in names))
     return "\n".join(
         [
             table(("kind", "status", "outcomes"), counts, "No outcome yet."),
             "",
-            table(head, rows, f"No probability of {found.positive!r} is scored yet."),
+            table(head, rows, f"No forecast of {found.property!r} is scored yet."),
         ]
     )

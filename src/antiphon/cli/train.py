@@ -145,15 +145,13 @@ def _trained_text(found: dict[str, Any]) -> str:
         "examples": ", ".join(f"{count} {kind}" for kind, count in found["examples"].items()),
         "trained for": f"{found['seconds']:.0f} s",
     }
-    for name in ("auc", "brier"):
-        if found.get(name):
-            result[name] = _measure(found[name])
+    result |= {name: _measure(value) for name, value in found["metrics"].items()}
     forgetting = found.get("forgetting")
     if forgetting:
         result["old slice"] = ", ".join(
             f"{name} {_measure(forgetting['before'][name])} before, {_measure(forgetting['after'][name])} after"
-            for name in ("auc", "brier")
-            if forgetting["before"][name] and forgetting["after"][name]
+            for name in forgetting["before"]
+            if name in forgetting["after"]
         )
     lines = [outline(result), *(f"Not passed: {reason}" for reason in found["reasons"]), *found["notices"]]
     if found["rollout"]:

@@ -204,6 +204,14 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(model for model in named if model_owner(model) is not None))
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the declared outcome, in their order; none without an outcome."""
+        if self.outcome is None:
+            return ()
+        described = (self.schema or {}).get("properties", {}).get(self.outcome.property, {})
+        return tuple(str(label) for label in described.get("enum", ()))
+
+    @property
     def schema(self) -> dict[str, Any] | None:
         """The output schema as a value, in its own order."""
         return None if self.output_schema is None else _schema(self.output_schema)

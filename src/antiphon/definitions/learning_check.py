@@ -10,12 +10,11 @@ import msgspec
 
 from antiphon.definitions.application import Application
 from antiphon.definitions.feature import duration_mistakes
-from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
+from antiphon.definitions.learning import LABEL_METRICS, FineTune, Gates, MetricGate, Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source, SourceSpec
 
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
-_UNKNOWN_BOUNDS = ("rows", "slices")
 
 
 def outcome_of(application: Application, root: Path | None) -> Outcome | None:
@@ -55,7 +54,7 @@ def _outcome_mistakes(outcome: Any, schema: Any, classes: tuple[str, ...]) -> It
         return
     if outcome.property not in classes:
         yield f"outcome.property {outcome.property!r} is no enum property ({', '.join(classes) or 'none'})."
-    elif outcome.positive not in schema["properties"][outcome.property]["enum"]:
+    elif outcome.positive is not None and outcome.positive not in schema["properties"][outcome.property]["enum"]:
         yield f"outcome.positive {outcome.positive!r} is no value of {outcome.property!r}."
     yield from duration_mistakes(outcome.window, "outcome.window")
     history: Any = outcome.history
@@ -104,14 +103,24 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
         yield f"model.precision {tune.precision!r} is none of {', '.join(PRECISIONS)}."
 
 
-def _gate_mistakes(gates: Gates, keys: tuple[str, ...]) -> Iterator[str]:
-    for field in Gates.__struct_fields__:
+def _gate_mistakes(gates: Any, keys: tuple[str, ...]) -> Iterator[str]:
+    if wrong := list(type_mistakes(gates, Gates, "gates")):
+        yield from wrong
+        return
+    for field in ("valid_share", "false_share", "injected_share", "leaked_share"):
         value = getattr(gates, field)
-        if field not in _UNKNOWN_BOUNDS and value is not None and not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             yield f"gates.{field} is {value}; it must be from 0 to 1, or None."
     for key in gates.slices:
         if key not in keys:
             yield f"gates.slices: entity has no key {key!r}; it has {', '.join(keys) or 'none'}."
+    for name, bounds in gates.metrics.items():
+        if name not in LABEL_METRICS:
+            yield f"gates.metrics: {name!r} is no metric of labels; there are {', '.join(LABEL_METRICS)}."
+        for field in MetricGate.__struct_fields__:
+            value = getattr(bounds, field)
+            if value is not None and not -100 <= value <= 100:
+                yield f"gates.metrics[{name!r}].{field} is {value}; it must be from -100 to 100, or None."
 
 
 def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:

@@ -44,8 +44,8 @@ _OVERLAP = timedelta(minutes=5)
 _MOST_AT_ONCE = 500
 
 
-PairOutcomes = Callable[[Scope, Sequence[str]], Mapping[str, bool]]
-"""Returns which predictions turned out positive; those without a joined label are left out."""
+PairOutcomes = Callable[[Scope, Sequence[str]], Mapping[str, str]]
+"""Returns the labels that joined predictions; those without one are left out."""
 
 Judge = Callable[[RolloutRecord, Sequence[Exposure], Sequence[PairedOutcome], datetime, SLO], Judgement]
 """Decides about a rollout from its evidence, as of a moment (``releases.judge.judge``)."""
@@ -219,7 +219,7 @@ class RolloutKeeper:
 class _EvidenceCache(msgspec.Struct):
     exposures: dict[str, Exposure] = {}
     pairs: dict[str, ShadowPair] = {}
-    outcomes: dict[str, bool] = {}
+    outcomes: dict[str, str] = {}
 
 
 def differs(before: Judgement | None, now: Judgement) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -33,30 +33,35 @@ IMBALANCE_BOUND = 1_000.0
 """E-value at which the arms' sizes contradict the assignment (a false alarm in one rollout of a thousand)."""
 
 
+LEAST_OF_A_LABEL = 5
+"""Outcomes of a second label without which pairs decide nothing: releases that always say the first look alike."""
+
+
 class PairedOutcome(msgspec.Struct, frozen=True):
-    """Probabilities of the positive label by the live release and its shadow on one request, with the outcome.
+    """Probabilities of the labels by the live release and its shadow on one request, with the outcome.
 
     Attributes:
-        live, shadow: probabilities; ``None`` where none was measured, or none was answered.
-        positive: ``None`` while no outcome has joined, which may be for ever.
+        live, shadow: label to probability, of a question of yes or no that of yes alone; empty where none was measured,
+            or none was answered.
+        label: that came true; ``None`` while no outcome has joined, which may be for ever.
     """
 
     rollout: str
     prediction: str
-    live: float | None
-    shadow: float | None
-    positive: bool | None
+    live: dict[str, float]
+    shadow: dict[str, float]
+    label: str | None
     created_at: datetime
 
 
-def paired(pair: ShadowPair, positive: bool | None) -> PairedOutcome:
+def paired(pair: ShadowPair, label: str | None) -> PairedOutcome:
     """A shadow pair with its outcome; a probability that is none counts as not measured."""
     return PairedOutcome(
         rollout=pair.rollout,
         prediction=pair.prediction,
-        live=_probability(pair.live_probability),
-        shadow=None if pair.error is not None else _probability(pair.shadow_probability),
-        positive=positive,
+        live=_probabilities(pair.live_probabilities),
+        shadow={} if pair.error is not None else _probabilities(pair.shadow_probabilities),
+        label=label,
         created_at=pair.created_at,
     )
 
@@ -94,15 +99,25 @@ def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: floa
     ordered = sorted(pairs, key=lambda pair: (pair.created_at, pair.prediction))
     least, most = np.zeros(len(ordered)), np.zeros(len(ordered))
     scores: list[tuple[float, float]] = []
+    came_true = Counter[bool | str]()
     first_missing = len(ordered)
     for number, pair in enumerate(ordered):
         least[number], most[number] = _difference_bounds(pair)
-        if pair.positive is None:
+        if pair.label is None:
             first_missing = min(first_missing, number)
-        elif pair.live is not None or pair.shadow is not None:
-            scores.append((_brier(pair.shadow, pair.positive), _brier(pair.live, pair.positive)))
+        elif pair.live or pair.shadow:
+            scores.append((_brier(pair.shadow, pair.label), _brier(pair.live, pair.label)))
+            came_true[_kind(pair)] += 1
     harm = _latest_peak(eprocess.harm_mean(least), first_missing)
     safe = _latest_peak(eprocess.safe_mean(most, margin=rollout.plan.quality_margin), first_missing)
+    second = came_true.most_common(2)[1][1] if len(came_true) > 1 else 0
+    note = ""
+    if not scores:
+        note = "no pair with an outcome"
+    elif second < LEAST_OF_A_LABEL:
+        # Left out whatever they say, so that neither test is wrong more often.
+        harm, safe = min(harm, 0.0), min(safe, 0.0)
+        note = f"{second} outcomes of a second label, of {LEAST_OF_A_LABEL}"
     return QualityEvidence(
         JudgedMetric(
             name="quality",
@@ -113,7 +128,7 @@ def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: floa
             harm=_value(harm),
             safe=_value(safe),
             weight=weight,
-            note="" if scores else "no pair with an outcome",
+            note=note,
         ),
         pairs=len(ordered),
         scored=len(scores),
@@ -271,11 +286,21 @@ def _unequal_publication(users: Sequence[Exposure]) -> str | None:
 
 def _difference_bounds(pair: PairedOutcome) -> tuple[float, float]:
     """The least and the most by which the shadow's Brier score may be above the live one's."""
-    labels = (False, True) if pair.positive is None else (pair.positive,)
+    known = tuple(pair.live or pair.shadow)
+    # Of a question of yes or no the label that stands for no has no name.
+    labels: tuple[str, ...] = (*known, "") if len(known) < 2 else known
+    if pair.label is not None:
+        labels = (pair.label,)
     differences = [_brier(pair.shadow, label) - _brier(pair.live, label) for label in labels]
     # A live answer that was not measured may have been perfect; that must not promote.
-    most = differences if pair.live is not None else [_brier(pair.shadow, label) for label in labels]
+    most = differences if pair.live else [_brier(pair.shadow, label) for label in labels]
     return min(differences), max(most)
+
+
+def _kind(pair: PairedOutcome) -> bool | str:
+    """What came true, as it is scored: of a question of yes or no whether it was yes."""
+    known = pair.live or pair.shadow
+    return pair.label in known if len(known) == 1 else str(pair.label)
 
 
 def _latest_peak(path: eprocess.Floats, from_number: int) -> float:
@@ -284,13 +309,19 @@ def _latest_peak(path: eprocess.Floats, from_number: int) -> float:
     return float(whole[from_number:].max())
 
 
-def _brier(probability: float | None, positive: bool) -> float:
-    return 1.0 if probability is None else (probability - positive) ** 2
+def _brier(probabilities: Mapping[str, float], label: str) -> float:
+    """From 0 to 1: half of the squared distances of all labels, which of yes and no are the same."""
+    if not probabilities:
+        return 1.0
+    if len(probabilities) == 1:
+        ((yes, probability),) = probabilities.items()
+        return (probability - (label == yes)) ** 2
+    return 0.5 * sum((probability - (name == label)) ** 2 for name, probability in probabilities.items())
 
 
-def _probability(value: float | None) -> float | None:
+def _probabilities(found: Mapping[str, float]) -> dict[str, float]:
     # Not a number is in no interval.
-    return value if value is not None and 0.0 <= value <= 1.0 else None
+    return dict(found) if all(0.0 <= value <= 1.0 for value in found.values()) else {}
 
 
 def _is_duration(seconds: float) -> bool:

@@ -49,14 +49,14 @@ class MirroredAnswer(msgspec.Struct, frozen=True):
 
     Attributes:
         prediction: the online answer's; ``text_blob`` the hash of its text.
-        probability: what it gives to the positive label of the application's outcome, when that was measured.
+        probabilities: those that it gives to the labels of the application's outcome that are scored.
         seconds: how long it took.
     """
 
     rollout: str
     prediction: str
     text_blob: str
-    probability: float | None
+    probabilities: dict[str, float]
     seconds: float
 
 

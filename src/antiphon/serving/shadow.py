@@ -22,6 +22,7 @@ from antiphon.core.errors import DeadlineExceededError
 from antiphon.core.logs import described
 from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import Arrival
+from antiphon.serving.answering.probabilities import outcome_probabilities
 from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, MirroredAnswer
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def mirrored(arrival: Arrival, assigned: Assignment, answer: Answer) -> AnswerRe
             rollout=assigned.rollout,
             prediction=answer.prediction,
             text_blob=answer.receipt.text_blob,
-            probability=evidence.probability(application, answer.receipt.classes),
+            probabilities=outcome_probabilities(application, answer.receipt.classes, answer.text),
             seconds=answer.receipt.timing.total,
         ),
     )

@@ -34,7 +34,7 @@ def dataset(identity: str, application: str = "desk", **fields: Any) -> Dataset:
         "scope": DEV,
         "sources": (DatasetSource("flown", "file", "aa"), DatasetSource("receipts", "receipts", "bb", 3)),
         "rows": 100,
-        "positives": 30,
+        "labels": {"delayed": 30, "on_time": 70},
         "dropped": {"immature": 2},
         "columns": ("example", "moment"),
         "path": "default/dev/aa/aa.parquet",

@@ -27,8 +27,7 @@ def outcome(identity: str, **fields: Any) -> OutcomeRecord:
         "release": "rel_1",
         "role": "live",
         "as_of": NOON,
-        "probability": 0.25,
-        "positive": True,
+        "probabilities": {"delayed": 0.25},
         "entity": {"origin": "EWR"},
         "principal": "me",
         "reference": identity,
@@ -52,11 +51,11 @@ def test_an_outcome_is_read_back_as_it_was_written(database: Database) -> None:
 def test_labels_are_the_joined_ones(database: Database) -> None:
     outcomes = Outcomes(database)
     outcomes.add(outcome("a"))
-    outcomes.add(outcome("b", prediction="pred_a", status="contradictory", value="on_time", positive=False))
-    outcomes.add(outcome("c", prediction="pred_a", kind="thumbs", value="up", positive=None))
-    outcomes.add(outcome("d", positive=False, value="on_time"))
+    outcomes.add(outcome("b", prediction="pred_a", status="contradictory", value="on_time"))
+    outcomes.add(outcome("c", prediction="pred_a", kind="thumbs", value="up"))
+    outcomes.add(outcome("d", value="on_time"))
     asked = [f"pred_{number}" for number in range(1_000)] + ["pred_a", "pred_d"]
-    assert outcomes.labels(DEV, asked) == {"pred_a": True, "pred_d": False}
+    assert outcomes.labels(DEV, asked) == {"pred_a": "delayed", "pred_d": "on_time"}
     assert len(outcomes.joined(DEV, ["pred_a"])) == 2
     assert outcomes.counts(DEV, "desk") == {"label": {"contradictory": 1, "joined": 2}, "thumbs": {"joined": 1}}
     assert outcomes.counts(OTHER) == {}

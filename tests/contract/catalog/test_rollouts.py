@@ -163,9 +163,9 @@ def test_exposures_come_in_order_and_once(database: Database) -> None:
 
 def test_pairs_are_kept_once_a_prediction(database: Database) -> None:
     pairs = ShadowPairs(database)
-    whole = ShadowPair("roll_1", DEV, "pred_1", "pred_9", None, True, 0.75, 0.5, 0.2, 0.4, NOON)
-    failed = ShadowPair("roll_1", DEV, "pred_2", None, "engine_failed", False, None, None, 0.2, 0.0, NOON)
-    for pair in (failed, whole, ShadowPair("roll_1", DEV, "pred_1", None, "late", False, None, None, 0, 0, NOON)):
+    whole = ShadowPair("roll_1", DEV, "pred_1", "pred_9", None, True, {"late": 0.75}, {"late": 0.5}, 0.2, 0.4, NOON)
+    failed = ShadowPair("roll_1", DEV, "pred_2", None, "engine_failed", False, {}, {}, 0.2, 0.0, NOON)
+    for pair in (failed, whole, ShadowPair("roll_1", DEV, "pred_1", None, "late", False, {}, {}, 0, 0, NOON)):
         pairs.add(pair)
     assert pairs.of(DEV, "roll_1") == [whole, failed]
     assert pairs.of(DEV, "roll_1", since=NOON + timedelta(seconds=1)) == []

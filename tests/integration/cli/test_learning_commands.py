@@ -119,7 +119,7 @@ def test_outcomes_are_imported_from_the_historys_own_table(antiphon: Run, predic
     assert antiphon("outcomes", "import", "desk", "flown.csv", "--json").json() == first
     status = antiphon("outcomes", "status", "desk", "--json").json()
     assert status["counts"] == {"label": {"joined": 12, "unknown": 188}}
-    assert status["whole"]["auc"] == 1.0
+    assert status["whole"]["metrics"]["auc"] == 1.0
     assert status["coverage"][0]["labelled"] == 12
     shown = antiphon("outcomes", "status", "desk").out
     assert "100%" in shown

@@ -130,7 +130,19 @@ class LearnedDesk(Desk):
         for number in range(pairs):
             moment = self.clock.now()
             self.predict(f"m{number}", moment)
-            pair = ShadowPair(rollout.id, DEV, f"m{number}", None, None, number % 2 == 0, 0.25, 0.2, 0.4, 0.5, moment)
+            pair = ShadowPair(
+                rollout.id,
+                DEV,
+                f"m{number}",
+                None,
+                None,
+                number % 2 == 0,
+                {"late": 0.25},
+                {"late": 0.2},
+                0.4,
+                0.5,
+                moment,
+            )
             ShadowPairs(self.database).add(pair)
         self.tell([(f"m{number}", "on_time") for number in range(labelled)])
 
@@ -186,7 +198,7 @@ def evaluated(number: int, release: str, auc: float) -> Evaluation:
         id=f"eval_{number}",
         release=release,
         model=f"desk.v{number}",
-        auc=IntervalEstimate(auc, auc - 0.05, auc + 0.05),
+        metrics=GOOD.metrics | {"auc": IntervalEstimate(auc, auc - 0.05, auc + 0.05)},
         reliability=(Bin(0.2, 0.15, 120), Bin(0.8, 0.7, 30)),
         gates=(
             EvaluationGate("auc", passed, auc - 0.05, 0.6, reason),

@@ -81,7 +81,7 @@ async def test_evaluations(desk: LearnedDesk, http: httpx2.AsyncClient) -> None:
     assert [line["id"] for line in of_release["evaluations"]] == ["eval_1"]
     shown = await got(http, "/admin/evaluations/eval_2")
     assert shown["gates"][0]["passed"] is False
-    assert shown["auc"] == {"value": 0.62, "low": 0.57, "high": pytest.approx(0.67)}
+    assert shown["metrics"]["auc"] == {"value": 0.62, "low": 0.57, "high": pytest.approx(0.67)}
     assert (await http.get("/admin/evaluations/eval_9")).status_code == 404
 
 

@@ -21,7 +21,7 @@ from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.definitions.learning import Gates, Outcome
+from antiphon.definitions.learning import Gates, MetricGate, Outcome
 from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.engine.api.port import Engine
 from antiphon.features.lake.local import LocalLake
@@ -35,7 +35,12 @@ from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 LEARNS: ApplicationSpec = msgspec.structs.replace(
     DESK,
     outcome=Outcome("outlook", positive="delayed"),
-    gates=Gates(slices=("origin",), rows=10, auc=0.5, brier_above_base=0.0, disparity=0.9, injected_share=0.5),
+    gates=Gates(
+        slices=("origin",),
+        rows=10,
+        injected_share=0.5,
+        metrics={"brier": MetricGate(advantage=0.0, behind_live=0.02, disparity=0.9)},
+    ),
 )
 
 
@@ -145,7 +150,7 @@ class EvaluatedDesk(SmallDesk):
             spec=spec,
             sources=(),
             rows=rows,
-            positives=sum(late),
+            labels={"delayed": sum(late), "on_time": len(late) - sum(late)},
             dropped={},
             columns=tuple(columns),
             path=path,

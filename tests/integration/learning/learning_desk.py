@@ -28,7 +28,7 @@ from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.definitions.learning import FineTune, Gates, Rollout, TrainingWindow
+from antiphon.definitions.learning import FineTune, Gates, MetricGate, Rollout, TrainingWindow
 from antiphon.definitions.prompt import Prompt
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
@@ -60,7 +60,14 @@ TRAINS: ApplicationSpec = msgspec.structs.replace(
     ),
     rollout=Rollout(canary=(50,), step_units=10),
     # Whole texts and attack sets are evaluation's own tests; here they would only take time.
-    gates=Gates(rows=10, disparity=None, valid_share=None, false_share=None, injected_share=None, leaked_share=None),
+    gates=Gates(
+        rows=10,
+        metrics={"brier": MetricGate(advantage=0.0, behind_live=0.02)},
+        valid_share=None,
+        false_share=None,
+        injected_share=None,
+        leaked_share=None,
+    ),
 )
 ORDER = TrainingRequest("desk", rows=20, texts=0)
 
@@ -112,7 +119,7 @@ class PastFlights:
         path, sha256 = draft.path, draft.sha256
         return Dataset(
             id=f"data_{content_hash(spec)[:26]}", scope=SCOPE, spec=spec, sources=(), rows=len(chosen),
-            positives=sum(late), dropped={}, columns=tuple(columns), path=path, sha256=sha256,
+            labels={"delayed": sum(late)}, dropped={}, columns=tuple(columns), path=path, sha256=sha256,
             logical_hash=content_hash([late, [hour for hour, _ in chosen]]), created_at=START,
         )  # fmt: skip
 

@@ -48,7 +48,7 @@ def test_a_dataset_holds_what_was_known(flown: Flown) -> None:
     assert dataset.rows == len(rows) == 240
     # Moments before NOON − 22 days, and those of the embargo: NOON − 2 days itself is the last that is in.
     assert dataset.dropped == {"outside-window": 160}
-    assert dataset.positives == sum(row["label"] == "delayed" for row in rows) == 80
+    assert dataset.labels["delayed"] == sum(row["label"] == "delayed" for row in rows) == 80
     assert [row["example"] for row in rows] == sorted({row["example"] for row in rows})
     assert max(row["moment"] for row in rows) == NOON - 2 * DAY
     assert min(row["moment"] for row in rows) > NOON - 22 * DAY
@@ -202,7 +202,7 @@ def test_receipts_with_outcomes_are_examples_as_they_were_served(flown: Flown) -
     assert {row["prediction"] for row in rows} == {f"p{number}" for number in range(20)} - {"p0"} | {"again"}
     assert {row["congestion.delay_2h"] for row in rows} == {12.5}
     assert {row["route_history.flights"] for row in rows} == {None}
-    assert dataset.positives == 5
+    assert dataset.labels["delayed"] == 5
     assert [(source.name, source.rows) for source in dataset.sources] == [("receipts", 23)]
     assert flown.builder.rebuild(dataset.id) == dataset
 

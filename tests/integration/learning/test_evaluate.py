@@ -26,6 +26,7 @@ from antiphon.definitions.application import Reuse
 from antiphon.definitions.learning import Gates
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import read_rows
+from antiphon.learning.evaluation.metrics import METRICS
 from antiphon.learning.evaluation.safety.suites import SafetySuites
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
@@ -50,12 +51,11 @@ async def test_every_row_is_a_request_of_the_serving_function(desk: EvaluatedDes
         features = {feature.name: feature.value for feature in receipt.features}
         assert features == {name: value.value for name, value in asked[row.example].features.values.items()}
         assert receipt.as_of == asked[row.example].moment
-        assert row.probability == pytest.approx(receipt.classes["outlook"]["delayed"])
-    assert evaluation.auc is not None
-    assert evaluation.auc.value == pytest.approx(
-        roc_auc_score([row.truth for row in rows], [row.probability for row in rows])
-    )
-    assert evaluation.auc.low < evaluation.auc.value < evaluation.auc.high
+        assert row.probabilities == pytest.approx({"delayed": receipt.classes["outlook"]["delayed"]})
+    auc = evaluation.metrics["auc"]
+    late = [row.truth == "delayed" for row in rows]
+    assert auc.value == pytest.approx(roc_auc_score(late, [row.probabilities["delayed"] for row in rows]))
+    assert auc.low < auc.value < auc.high
     assert (evaluation.valid_share, evaluation.false_share, evaluation.guard_share) == (1.0, 0.0, 0.0)
     assert [(part.key, part.value, part.rows) for part in evaluation.slices] == [
         ("origin", "JFK", 20),
@@ -71,7 +71,7 @@ async def test_classes_ask_for_the_label_alone_and_some_rows_for_everything(desk
     assert [request.only for request in desk.requests].count(("outlook",)) == 34
     assert [request.only for request in desk.requests].count(()) == 6
     whole = await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
-    assert (evaluation.auc, evaluation.brier) == (whole.auc, whole.brier)
+    assert evaluation.metrics == whole.metrics
 
 
 async def test_a_smaller_limit_is_a_part_of_a_larger_one(desk: EvaluatedDesk) -> None:
@@ -214,7 +214,7 @@ async def test_a_candidate_is_compared_with_the_live_release_on_identical_rows(d
     same = desk.candidate()
     evaluation = await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_safety=False)
     assert evaluation.against == desk.release.id
-    assert {name: gap.value for name, gap in evaluation.difference.items()} == {"auc": 0, "brier": 0, "log_loss": 0}
+    assert {name: gap.value for name, gap in evaluation.difference.items()} == dict.fromkeys(METRICS, 0)
     assert len(desk.requests) == 80
     await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_safety=False)
     assert len(desk.requests) == 120, "the live release is not asked again about rows that it has answered"

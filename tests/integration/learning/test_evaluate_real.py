@@ -36,7 +36,7 @@ async def test_twelve_rows_through_the_engine_that_serves(tmp_path: Path, few_la
         classes = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_safety=False)
         whole = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", whole=4, with_safety=False)
         assert (classes.rows, classes.failed, whole.rows, whole.failed) == (12, {}, 12, {})
-        assert whole.brier.value == pytest.approx(classes.brier.value, abs=1e-9)
+        assert whole.metrics["brier"].value == pytest.approx(classes.metrics["brier"].value, abs=1e-9)
         assert (classes.whole_rows, whole.whole_rows) == (0, 4)
         assert whole.valid_share == 1.0, "the engine's grammar lets nothing else through"
         assert classes.tokens < whole.tokens

@@ -48,7 +48,8 @@ def test_performance_is_of_the_window_and_its_parts(flown: Flown) -> None:
     serve(flown, 0, 48)
     found = monitor(flown).performance(flown.world.scope, "desk", until=NOON - 19 * DAY)
     assert found.whole is not None
-    assert (found.whole.rows, found.whole.positives, found.whole.auc, found.whole.mean_forecast) == (24, 6, 0.5, 0.25)
+    assert (found.whole.rows, found.whole.labels["delayed"], found.whole.metrics["auc"]) == (24, 6, 0.5)
+    assert found.whole.mean_forecast == {"delayed": 0.25}
     assert [(group.value, group.scores.rows) for group in found.days] == [("2013-03-21", 12), ("2013-03-22", 12)]
     assert [(group.key, group.value, group.scores.rows) for group in found.slices] == [("origin", "EWR", 24)]
     assert [(each.release, each.predictions, each.labelled) for each in found.coverage] == [(flown.release.id, 48, 48)]

@@ -49,7 +49,12 @@ def test_a_label_is_joined_to_its_prediction(desk: Desk) -> None:
     taken = desk.joiner.take(DEV, "me", label(id="f1"))
     (joined,) = taken.outcomes
     assert desk.outcomes.get(DEV, joined.id) == joined
-    assert (joined.status, joined.positive, joined.probability, joined.role) == ("joined", True, 0.25, "canary")
+    assert (joined.status, joined.value, joined.probabilities, joined.role) == (
+        "joined",
+        "delayed",
+        {"delayed": 0.25},
+        "canary",
+    )
     assert (joined.as_of, joined.available_at, joined.created_at) == (NOON, NOON + HOUR, desk.clock.now())
     assert (joined.entity, joined.principal, joined.reference) == (EWR, "me", "f1")
 

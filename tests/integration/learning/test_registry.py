@@ -133,7 +133,7 @@ async def test_the_page_stands_by_itself_and_reads_aloud(trained: Trained) -> No
     assert "prefers-color-scheme: dark" in text
     assert card.evaluation is not None
     for shown in (
-        f"{card.evaluation.brier.value:.4f}", card.version.identity if card.version else "", "lower bound of the AUC",
+        f"{card.evaluation.metrics['brier'].value:.4f}", card.version.identity if card.version else "", "AUC",
         "data_1", "Reliability", trained.versions[0].weights.sha256,
     ):  # fmt: skip
         assert shown in text
@@ -234,7 +234,7 @@ async def test_commands_show_versions(trained: Trained, monkeypatch: pytest.Monk
     assert "champion" in text
     text = said("show", "desk:champion")
     assert "desk.v2" in text
-    assert "brier_above_live" in text
+    assert "brier_behind_live" in text
     assert json.loads(said("show", "desk:champion", "--json"))["name"] == "desk.v2"
     page = tmp_path / "card.html"
     assert said("card", "desk.v1", "-o", str(page)).strip() == str(page)

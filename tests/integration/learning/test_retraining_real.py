@@ -48,8 +48,8 @@ context = 256
 
 DEFINITIONS = """
 from antiphon import (
-    Application, Decoding, Entity, Figure, FineTune, Gates, Outcome, Prompt, Source, TrainingWindow, col, feature_view,
-    mean,
+    Application, Decoding, Entity, Figure, FineTune, Gates, MetricGate, Outcome, Prompt, Source, TrainingWindow, col,
+    feature_view, mean,
 )
 
 shop = Entity("shop", keys=["shop"])
@@ -86,8 +86,8 @@ desk = Application(
         examples=12, batch=12, epochs=2.0, rank=2, alpha=4, whole_share=0.5,
     ),
     outcome=Outcome("outlook", positive="delayed", history=told),
-    gates=Gates(auc=None, brier_above_base=None, brier_above_live=None, valid_share=None, false_share=None,
-                disparity=None, injected_share=None, leaked_share=None, pii_share=None, toxic_share=None, rows=5),
+    gates=Gates(metrics={"auc": MetricGate(), "brier": MetricGate()}, valid_share=None, false_share=None,
+                injected_share=None, leaked_share=None, pii_share=None, toxic_share=None, rows=5),
 )
 """
 

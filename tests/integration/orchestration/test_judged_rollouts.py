@@ -31,7 +31,7 @@ class World:
         self.releases, self.rollouts = Releases(self.database), Rollouts(self.database)
         self.exposures, self.pairs = Exposures(self.database), ShadowPairs(self.database)
         self.judgements = Judgements(self.database)
-        self.labels: dict[str, bool] = {}
+        self.labels: dict[str, str] = {}
         transitions = RolloutTransitions(
             self.database, self.releases, self.rollouts,
             audit=AuditLog(self.database, b"s" * 32), feature_exists=lambda *asked: True,
@@ -83,11 +83,23 @@ class World:
         name = f"pred_{number:04}"
         self.clock.advance(timedelta(milliseconds=100))
         self.pairs.add(
-            ShadowPair(self.rollout.id, DEV, name, f"s{number}", None, False, 0.5, shadow, 0.1, 0.1, self.clock.now()),
+            ShadowPair(
+                self.rollout.id,
+                DEV,
+                name,
+                f"s{number}",
+                None,
+                False,
+                {"late": 0.5},
+                {"late": shadow},
+                0.1,
+                0.1,
+                self.clock.now(),
+            ),
             within=connection,
         )
         if positive is not None:
-            self.labels[name] = positive
+            self.labels[name] = "late" if positive else "on time"
 
     def expose(self, number: int, arm: Arm, error: str | None = None, *, within: Connection | None = None) -> None:
         now = self.rollouts.get(DEV, self.rollout.id, within=within)
@@ -150,6 +162,6 @@ def test_without_outcomes_shadow_waits_until_they_come(world: World) -> None:
     world.mirror_all((0.1, 0.9), known=False)
     assert "0 of 40 pairs have an outcome" in world.look()
     assert world.now.state == "shadow"
-    world.labels = {f"pred_{number:04}": bool(number % 2) for number in range(80)}
+    world.labels = {f"pred_{number:04}": "late" if number % 2 else "on time" for number in range(80)}
     assert world.look().startswith("Promoted from shadow to 10 %")
     assert world.now.state == "canary"

@@ -58,7 +58,7 @@ class World:
         self.releases, self.rollouts = Releases(self.database), Rollouts(self.database)
         self.exposures, self.pairs = Exposures(self.database), ShadowPairs(self.database)
         self.judgements, self.judge = Judgements(self.database), Judge()
-        self.labels: dict[str, bool] = {}
+        self.labels: dict[str, str] = {}
         self.asked: list[str] = []
         self.transitions = RolloutTransitions(
             self.database,
@@ -110,7 +110,9 @@ class World:
         )  # fmt: skip
 
     def mirror(self, prediction: str) -> None:
-        pair = ShadowPair(self.rollout.id, DEV, prediction, None, None, True, 0.5, 0.5, 0.1, 0.1, self.clock.now())
+        pair = ShadowPair(
+            self.rollout.id, DEV, prediction, None, None, True, {"late": 0.5}, {"late": 0.5}, 0.1, 0.1, self.clock.now()
+        )
         self.pairs.add(pair)
 
 
@@ -229,11 +231,11 @@ def test_evidence_grows_also_by_what_is_committed_late(world: World) -> None:
         NOON - timedelta(seconds=20),
     )  # fmt: skip
     world.exposures.add(early)
-    world.labels = {"p1": True}
+    world.labels = {"p1": "late"}
     world.keeper.look()
     exposures, pairs = world.judge.seen[-1]
     assert [one.id for one in exposures] == ["e1", "e2"]
-    assert [(one.prediction, one.positive) for one in pairs] == [("p1", True), ("p3", None)]
+    assert [(one.prediction, one.label) for one in pairs] == [("p1", "late"), ("p3", None)]
     world.asked.clear()
     world.keeper.look()
     assert world.asked == ["p3"], "a label that is known was asked for again"

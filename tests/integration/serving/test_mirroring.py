@@ -109,8 +109,8 @@ async def test_a_shadow_is_the_same_question_with_a_receipt_and_a_pair_of_its_ow
         shadow=shadow.prediction,
         error=None,
         same_text=False,
-        live_probability=pytest.approx(0.6),
-        shadow_probability=pytest.approx(0.2),
+        live_probabilities={"delayed": pytest.approx(0.6)},
+        shadow_probabilities={"delayed": pytest.approx(0.2)},
         live_seconds=answer.receipt.timing.total,
         shadow_seconds=shadow.timing.total,
         created_at=shadow.created_at,
@@ -134,7 +134,7 @@ async def test_the_same_text_is_seen_to_be_the_same(make: Make) -> None:
     rollout = desk.roll_out(CANDIDATE, EVERYTHING)
     await desk.answerer.answer(desk.request())
     pair = await the_pair(desk, rollout.id)
-    assert (pair.same_text, pair.live_probability, pair.shadow_probability) == (True, None, None)
+    assert (pair.same_text, pair.live_probabilities, pair.shadow_probabilities) == (True, {}, {})
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -65,15 +65,22 @@ def exposures(units: int = 150, bad: int = 0, control_bad: int = 0, **fields: An
     return made
 
 
-def pairs(number: int = 400, live: float = 0.3, beside: float = 0.3, positive: Any = None) -> list[PairedOutcome]:
-    """Pairs in which every fourth label is positive, as the live forecast nearly says."""
+def pairs(
+    number: int = 400, live: float | None = 0.3, beside: float | None = 0.3, late: Any = None
+) -> list[PairedOutcome]:
+    """Pairs of which every fourth is late, as the live forecast nearly says."""
+
+    def said(probability: float | None) -> dict[str, float]:
+        return {} if probability is None else {"late": probability}
+
+    def label(at: int) -> str | None:
+        known = at % 4 == 0 if late is None else late(at)
+        return None if known is None else "late" if known else "on time"
+
     return [
-        PairedOutcome(
-            "roll", f"pred_{at:05}", live, beside, at % 4 == 0 if positive is None else positive(at),
-            NOON + timedelta(seconds=at),
-        )
+        PairedOutcome("roll", f"pred_{at:05}", said(live), said(beside), label(at), NOON + timedelta(seconds=at))
         for at in range(number)
-    ]  # fmt: skip
+    ]
 
 
 def decide(
@@ -227,15 +234,16 @@ def test_shadow_decides_by_pairs_alone() -> None:
 
 
 def test_what_the_shadow_does_not_answer_counts_as_worst() -> None:
-    assert decide(shadow(), (), pairs(beside=None)).decision == "roll_back"  # type: ignore[arg-type]
+    assert decide(shadow(), (), pairs(beside=None)).decision == "roll_back"
     # Nor can it be promoted where live was not measured, or nothing was.
-    assert decide(shadow(), (), pairs(live=None)).decision == "hold"  # type: ignore[arg-type]
-    nothing = decide(shadow(), (), pairs(live=None, beside=None))  # type: ignore[arg-type]
+    assert decide(shadow(), (), pairs(live=None)).decision == "hold"
+    nothing = decide(shadow(), (), pairs(live=None, beside=None))
     assert nothing.decision == "hold"
     assert "no pair with an outcome" in nothing.sentence
-    given = ShadowPair("roll", DEV, "pred", "pred_2", None, True, math.nan, 0.4, 0.1, 0.1, NOON)
-    assert paired(given, True) == PairedOutcome("roll", "pred", None, 0.4, True, NOON)
-    assert paired(msgspec.structs.replace(given, error="engine_failed", live_probability=1.2), None).shadow is None
+    given = ShadowPair("roll", DEV, "pred", "pred_2", None, True, {"late": math.nan}, {"late": 0.4}, 0.1, 0.1, NOON)
+    assert paired(given, "late") == PairedOutcome("roll", "pred", {}, {"late": 0.4}, "late", NOON)
+    failed = msgspec.structs.replace(given, error="engine_failed", live_probabilities={"late": 1.2})
+    assert paired(failed, None).shadow == {}
 
 
 def test_labels_that_are_late_because_of_what_they_are_do_not_decide() -> None:
@@ -245,7 +253,7 @@ def test_labels_that_are_late_because_of_what_they_are_do_not_decide() -> None:
     assert said.decision == "hold"
     assert decide(shadow(), (), pairs(400, 0.25, 0.02)).decision == "roll_back"
     # Leaving out what is missing, as if it were like the rest, would have promoted it.
-    known = [(one.shadow or 0) ** 2 - (one.live or 0) ** 2 for one in early if one.positive is False]
+    known = [one.shadow["late"] ** 2 - one.live["late"] ** 2 for one in early if one.label == "on time"]
     assert eprocess.safe_mean(known, margin=BOTH.quality_margin)[-1] > math.log(20)
 
 

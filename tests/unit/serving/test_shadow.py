@@ -89,7 +89,7 @@ def test_the_candidate_is_asked_the_same_at_the_same_moment() -> None:
         minimum_publication=answer.publication,
         overrides=DecodingOverrides(),
         mirrors=MirroredAnswer(
-            "roll_1", answer.prediction, answer.receipt.text_blob, 0.18, answer.receipt.timing.total
+            "roll_1", answer.prediction, answer.receipt.text_blob, {"delayed": 0.18}, answer.receipt.timing.total
         ),
     )
     assert arrive(request, b"k" * 32, 0.0).unit == arrival.unit
@@ -142,7 +142,7 @@ async def test_a_shadow_that_fails_is_a_pair_without_an_answer(error: Exception,
     await behind.close()
     (pair,) = candidate.pairs
     assert (pair.rollout, pair.prediction, pair.shadow, pair.error) == ("roll_1", answer.prediction, None, code)
-    assert (pair.live_probability, pair.shadow_probability, pair.same_text) == (0.18, None, False)
+    assert (pair.live_probabilities, pair.shadow_probabilities, pair.same_text) == ({"delayed": 0.18}, {}, False)
     assert pair.live_seconds == answer.receipt.timing.total
     assert pair.created_at == START
     assert behind.counts == Counter(offered=1, failed=1)

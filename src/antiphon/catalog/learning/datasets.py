@@ -43,7 +43,7 @@ class DatasetSpec(msgspec.Struct, frozen=True):
     application: str
     kind: DatasetKind
     property: str
-    positive: str
+    positive: str | None
     cutoff: datetime
     first: datetime
     last: datetime
@@ -86,7 +86,7 @@ class Dataset(msgspec.Struct, frozen=True):
 
     Attributes:
         path, sha256: of the file in the lake. ``logical_hash``: of its values in order.
-        positives: rows whose label is the positive one.
+        labels: label to the number of its rows.
         dropped: why rows were left out to how many: ``unreadable``, ``outside-window``, ``immature`` (the cutoff
             came before the label had its time), ``after-cutoff`` (a label from the future), ``before-moment`` (an
             outcome before its question), ``unknown-label``, ``duplicate``, ``other-definition`` (served with
@@ -98,7 +98,7 @@ class Dataset(msgspec.Struct, frozen=True):
     spec: DatasetSpec
     sources: tuple[DatasetSource, ...]
     rows: int
-    positives: int
+    labels: dict[str, int]
     dropped: dict[str, int]
     columns: tuple[str, ...]
     path: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -32,6 +33,11 @@ _answers = schema.evaluation_answers
 _ANSWER = "evaluation-answer/1"
 
 
+def counted(labels: Mapping[str, int]) -> str:
+    """How often each label came true, in words."""
+    return ", ".join(f"{count:,} {label}" for label, count in labels.items()) or "none"
+
+
 class IntervalEstimate(msgspec.Struct, frozen=True):
     """A figure with its 95 % interval: by bootstrap (paired by row where two things are compared), of a share of probes
     Wilson's."""
@@ -42,7 +48,7 @@ class IntervalEstimate(msgspec.Struct, frozen=True):
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """One bin of a reliability diagram: mean forecast, share of positives, rows."""
+    """One bin of a reliability diagram: mean forecast, share that came true, rows."""
 
     forecast: float
     observed: float
@@ -50,14 +56,13 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 class Slice(msgspec.Struct, frozen=True):
-    """The same measures on the rows of one value of one key."""
+    """The same metrics on the rows of one value of one key, and how often each label came true there."""
 
     key: str
     value: str
     rows: int
-    positives: int
-    auc: float | None
-    brier: float
+    labels: dict[str, int]
+    metrics: dict[str, float]
 
 
 class EvaluationGate(msgspec.Struct, frozen=True):
@@ -121,11 +126,13 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     Attributes:
         mode: ``classes`` asked only for the outcome's property, ``whole`` for the whole output.
+        positive: of a question of yes or no, the label whose probability is scored.
+        labels: how often each label came true.
         failed: rows that got no answer, by error code.
-        base_rate_brier: of always saying the dataset's share of positives.
+        metrics: by name; ``advantages`` over a forecaster that knows the labels' shares alone, positive where better.
         valid_share, false_share, guard_share: of ``whole_rows`` whole outputs: those that meet the schema before a
             guard acted, those whose served text states a figure that is not the request's, those a guard changed.
-        against: the release it is compared with on identical rows; ``difference`` measure to (this − that).
+        against: the release it is compared with on identical rows; ``difference`` metric to (this − that).
         rows_blob: per-row results, for paired comparison later.
         seconds_p50, seconds_p99: wall seconds of an answer at batch priority.
         tokens, engine_seconds: mean of an answer (prompt and completion, all attempts).
@@ -142,12 +149,11 @@ class Evaluation(msgspec.Struct, frozen=True):
     dataset: str
     mode: Literal["classes", "whole"]
     rows: int
-    positives: int
+    positive: str | None
+    labels: dict[str, int]
     failed: dict[str, int]
-    auc: IntervalEstimate | None
-    brier: IntervalEstimate
-    log_loss: IntervalEstimate
-    base_rate_brier: float
+    metrics: dict[str, IntervalEstimate]
+    advantages: dict[str, IntervalEstimate]
     reliability: tuple[Bin, ...]
     slices: tuple[Slice, ...]
     whole_rows: int

@@ -34,9 +34,8 @@ class OutcomeRecord(msgspec.Struct, frozen=True):
     Attributes:
         id: a hash of application, reference and prediction: the same outcome sent twice is one.
         prediction: the prediction it belongs to; ``None`` when it is ``unknown``.
-        release, role, as_of, probability: of that prediction; the probability it gave to the positive label.
+        release, role, as_of: of that prediction; ``probabilities`` those it gave to the labels that are scored.
         value: the label, ``up`` or ``down``, the corrected text, the remark.
-        positive: whether the label is the positive one; ``None`` unless it is a label.
         available_at: event time at which it was known.
         status: ``joined`` counts; ``late`` came after the window; ``duplicate`` says what is known; ``contradictory``
             says otherwise than the joined one; ``unknown`` names no prediction (yet).
@@ -58,8 +57,7 @@ class OutcomeRecord(msgspec.Struct, frozen=True):
     release: str | None = None
     role: str | None = None
     as_of: datetime | None = None
-    probability: float | None = None
-    positive: bool | None = None
+    probabilities: dict[str, float] = {}
     entity: dict[str, str] = {}
     principal: str = ""
     reference: str = ""
@@ -136,12 +134,12 @@ class Outcomes:
         """The joined outcomes of these predictions, of every kind."""
         return self._in_chunks(scope, _table.c.prediction, predictions, within, _table.c.status == "joined")
 
-    def labels(self, scope: Scope, predictions: Iterable[str]) -> dict[str, bool]:
-        """Prediction to whether its joined label is the positive one; without those that have none."""
+    def labels(self, scope: Scope, predictions: Iterable[str]) -> dict[str, str]:
+        """Prediction to its joined label; without those that have none."""
         return {
-            outcome.prediction: outcome.positive
+            outcome.prediction: outcome.value
             for outcome in self.joined(scope, predictions)
-            if outcome.kind == "label" and outcome.prediction is not None and outcome.positive is not None
+            if outcome.kind == "label" and outcome.prediction is not None
         }
 
     def list(

@@ -27,6 +27,9 @@ from antiphon.core.scope import Scope
 _add_exposure = upsert(schema.exposures).on_conflict_do_nothing()
 _add_pair = upsert(schema.shadow_pairs).on_conflict_do_nothing()
 
+_PROBABILITIES = ("live_probabilities", "shadow_probabilities")
+_probabilities = msgspec.json.Decoder(dict[str, float]).decode
+
 
 class ArmCount(msgspec.Struct, frozen=True):
     """One arm over the whole rollout.
@@ -98,12 +101,16 @@ class ShadowPairs:
     def add(self, pair: ShadowPair, *, within: Connection | None = None) -> None:
         """Record a pair; one of the same prediction that is there already stays as it is."""
         with self._database.writing(within) as connection:
-            connection.execute(_add_pair, row_of(schema.shadow_pairs, pair))
+            row = row_of(schema.shadow_pairs, pair)
+            connection.execute(_add_pair, row | {name: msgspec.json.encode(row[name]) for name in _PROBABILITIES})
 
     def of(self, scope: Scope, rollout: str, *, since: datetime | None = None) -> list[ShadowPair]:
         """A rollout's pairs in order of the prediction's id; ``since``: only those made then or later."""
         rows = _of_rollout(self._database, schema.shadow_pairs, scope, rollout, since)
-        return [value_of(ShadowPair, row) for row in rows]
+        return [
+            value_of(ShadowPair, row, **{name: _probabilities(getattr(row, name)) for name in _PROBABILITIES})
+            for row in rows
+        ]
 
     def count(self, scope: Scope, rollout: str) -> PairCount:
         """The shadow pairs of a rollout, counted in the database."""

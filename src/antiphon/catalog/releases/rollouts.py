@@ -118,7 +118,11 @@ class Exposure(msgspec.Struct, frozen=True):
 
 
 class ShadowPair(msgspec.Struct, frozen=True):
-    """One online answer and what the candidate said to the same request, off the user's path."""
+    """One online answer and what the candidate said to the same request, off the user's path.
+
+    Attributes:
+        live_probabilities, shadow_probabilities: those that each gave to the labels that are scored; empty for none.
+    """
 
     rollout: str
     scope: Scope
@@ -126,8 +130,8 @@ class ShadowPair(msgspec.Struct, frozen=True):
     shadow: str | None
     error: str | None
     same_text: bool
-    live_probability: float | None
-    shadow_probability: float | None
+    live_probabilities: dict[str, float]
+    shadow_probabilities: dict[str, float]
     live_seconds: float
     shadow_seconds: float
     created_at: datetime

@@ -246,7 +246,7 @@ shadow_pairs = table(
     key("rollout", "prediction"),
     optional(TEXT, "shadow", "error"),
     columns(sa.Boolean, "same_text"),
-    optional(sa.Double, "live_probability", "shadow_probability"),
+    columns(sa.LargeBinary, "live_probabilities", "shadow_probabilities"),
     columns(sa.Double, "live_seconds", "shadow_seconds"),
     columns(Instant, "created_at"),
 )
@@ -314,8 +314,6 @@ outcomes = table(
     columns(TEXT, "application"),
     optional(TEXT, "prediction", "release", "role"),
     columns(TEXT, "kind", "status"),
-    optional(sa.Boolean, "positive"),
-    optional(sa.Double, "probability"),
     optional(Instant, "as_of"),
     columns(Instant, "available_at"),
     dated("payload"),

@@ -27,7 +27,7 @@ class DatasetLine(msgspec.Struct, frozen=True):
     application: str
     kind: str
     rows: int
-    positives: int
+    labels: dict[str, int]
     cutoff: datetime
     first: datetime
     last: datetime

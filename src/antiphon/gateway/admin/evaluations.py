@@ -25,7 +25,7 @@ class EvaluationQuery(msgspec.Struct, frozen=True):
 
 
 class EvaluationLine(msgspec.Struct, frozen=True):
-    """An evaluation in a list; figures are values with their 95 % intervals."""
+    """An evaluation in a list; metrics and their advantages over the labels' shares have 95 % intervals."""
 
     id: str
     application: str
@@ -34,10 +34,9 @@ class EvaluationLine(msgspec.Struct, frozen=True):
     dataset: str
     mode: str
     rows: int
-    positives: int
-    auc: IntervalEstimate | None
-    brier: IntervalEstimate
-    base_rate_brier: float
+    labels: dict[str, int]
+    metrics: dict[str, IntervalEstimate]
+    advantages: dict[str, IntervalEstimate]
     against: str | None
     passed: bool
     gates: tuple[EvaluationGate, ...]
@@ -90,5 +89,7 @@ def evaluations_shown(call: OperationCall, evaluations: Sequence[Evaluation]) ->
 
 
 def _without_slices(evaluation: Evaluation) -> Evaluation:
-    gates = (msgspec.structs.replace(gate, reason="") if gate.name == DISPARITY else gate for gate in evaluation.gates)
+    gates = (
+        msgspec.structs.replace(gate, reason="") if gate.name.endswith(DISPARITY) else gate for gate in evaluation.gates
+    )
     return msgspec.structs.replace(evaluation, slices=(), gates=tuple(gates))

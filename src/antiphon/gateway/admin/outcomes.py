@@ -42,8 +42,7 @@ class OutcomeLine(msgspec.Struct, frozen=True):
     as_of: datetime | None
     available_at: datetime
     created_at: datetime
-    probability: float | None
-    positive: bool | None
+    probabilities: dict[str, float]
     reference: str
     principal: str
 

@@ -140,7 +140,7 @@ def by_day(days: Sequence[Group]) -> Plot | None:
         marks = [
             Mark(place, f"{day.value}: {name} {value:.3f}", style, linear(value))
             for place, day in zip(places, days, strict=True)
-            if (value := getattr(day.scores, name)) is not None
+            if (value := day.scores.metrics.get(name)) is not None
         ]
         lines.append(Line(name, style, tuple(marks)))
     return Plot(

@@ -6,7 +6,8 @@ import json
 import re
 from datetime import datetime
 
-from antiphon.catalog.learning.evaluations import IntervalEstimate
+from antiphon.catalog.learning.evaluations import IntervalEstimate, counted
+from antiphon.learning.evaluation.metrics import title
 
 
 def duration(seconds: float | None) -> str:
@@ -105,5 +106,7 @@ def hint(value: object) -> str:
     return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
-_WORDED = (duration, moment, count, size, money, share, number, pretty, figure, measure, evidence, words, brief, hint)
-FILTERS = {function.__name__: function for function in _WORDED}
+_WORDED = (
+    duration, moment, count, counted, size, money, share, number, pretty, figure, measure, evidence, words, brief, hint,
+)  # fmt: skip
+FILTERS = {function.__name__: function for function in _WORDED} | {"metric": title}

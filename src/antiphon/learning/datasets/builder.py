@@ -7,6 +7,7 @@ are recorded, so that a rebuild that differs can say which of them changed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -92,7 +93,7 @@ class DatasetBuilder:
             spec=spec,
             sources=made.sources,
             rows=len(labels),
-            positives=sum(label == spec.positive for label in labels),
+            labels=dict(sorted(Counter(map(str, labels)).items())),
             dropped=made.dropped,
             columns=made.rows.names,
             path=path,

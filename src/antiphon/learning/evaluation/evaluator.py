@@ -198,7 +198,7 @@ class ReleaseEvaluator:
             rows_blob=blob,
             created_at=self.clock.now(),
         )
-        evaluation = msgspec.structs.replace(evaluation, gates=gates.check(evaluation, application.gates))
+        evaluation = msgspec.structs.replace(evaluation, gates=gates.check(evaluation, application))
         return self.evaluations.add(evaluation)
 
     def _known(self, scope: Scope, id: str) -> Evaluation | None:

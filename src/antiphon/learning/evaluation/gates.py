@@ -6,7 +6,7 @@ the evaluation it passed by, and only while everything it needs is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import ge, gt, le
@@ -22,14 +22,16 @@ from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import ModelPin, Release, Releases
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.definitions.learning import Gates
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import Gates, MetricGate, metric_gates
+from antiphon.learning.evaluation.metrics import METRICS
 from antiphon.learning.registry.files import ModelFiles, sha256_or_none
 
 ENOUGH = 50
 """Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
 
 DISPARITY = "disparity"
-"""The gate over slices, the only one whose reason names a slice."""
+"""Ends the names of gates over slices, the only ones whose reasons name a slice."""
 
 
 RemoteVersion = Callable[[Release, Sequence[str]], tuple[str | None, set[str]]]
@@ -49,12 +51,11 @@ class ValidationResult(msgspec.Struct, frozen=True):
         return not self.reasons
 
 
-def check(evaluation: Evaluation, gates: Gates) -> tuple[EvaluationGate, ...]:
+def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[EvaluationGate, ...]:
     """Every gate with a sentence. ``passed`` is ``None`` when it is off or has nothing to judge."""
-    base, gap = evaluation.base_rate_brier, evaluation.difference.get("brier")
+    gates = application.gates
     unanswered = sum(count for code, count in evaluation.failed.items() if code != "feature_unavailable")
     requests = evaluation.rows + unanswered
-    worst = _worst_slice(evaluation)
     texts = evaluation.whole_rows > 0 and evaluation.false_share is None
     return (
         _gate(ge, "rows", evaluation.rows, gates.rows, "{0:.0f} rows were answered, at least {1:.0f} are needed"),
@@ -62,23 +63,7 @@ def check(evaluation: Evaluation, gates: Gates) -> tuple[EvaluationGate, ...]:
             ge, "answered", evaluation.rows / requests if requests else None, gates.valid_share,
             "{0:.2%} of the rows that had features were answered, at least {1:.2%} must be",
         ),
-        _gate(
-            gt, "auc", None if evaluation.auc is None else evaluation.auc.low, gates.auc,
-            "the lower bound of the AUC is {0:.3f}, it must be above {1:.3f}",
-            "the evaluation's rows are all of one class, so the AUC cannot be measured",
-        ),
-        _gate(
-            le, "brier_above_base", evaluation.brier.value - base, gates.brier_above_base,
-            f"the Brier score of {evaluation.brier.value:.4f} is {{0:+.4f}} from the base rate's {base:.4f}, "
-            "at most {1:+.4f} may be",
-        ),
-        _nothing("brier_above_live", "it was compared with no live release", gates.brier_above_live)
-        if evaluation.against is None
-        else _gate(
-            le, "brier_above_live", None if gap is None else gap.high, gates.brier_above_live,
-            "the upper bound of its Brier score minus the live release's is {0:+.4f}, at most {1:+.4f} may be",
-            f"there are no rows that both it and {evaluation.against} answered, so they cannot be compared",
-        ),
+        *_metric_gates(evaluation, metric_gates(gates, application.outcome)),
         _gate(
             ge, "valid_share", evaluation.valid_share, gates.valid_share,
             "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
@@ -90,12 +75,6 @@ def check(evaluation: Evaluation, gates: Gates) -> tuple[EvaluationGate, ...]:
             le, "false_share", evaluation.false_share, gates.false_share,
             "{0:.2%} of texts state a figure that is not the request's, at most {1:.2%} may",
             "no whole output was asked for",
-        ),
-        _nothing(DISPARITY, f"no slice has {ENOUGH} rows", gates.disparity)
-        if worst is None
-        else _gate(
-            le, DISPARITY, worst[1], gates.disparity,
-            f"the Brier score where {worst[0]} is {{0:+.4f}} from the whole's, at most {{1:+.4f}} may be",
         ),
         *_safety_gates(evaluation.safety, gates),
     )  # fmt: skip
@@ -110,6 +89,59 @@ def check_safety(report: SafetyReport, gates: Gates) -> tuple[EvaluationGate, ..
         ),
         *_safety_gates(report.suites, gates),
     )  # fmt: skip
+
+
+def compares_with_live(application: ApplicationSpec) -> bool:
+    """True where a release is held against the live one on identical rows."""
+    bounds = metric_gates(application.gates, application.outcome)
+    return any(bound.behind_live is not None for bound in bounds.values())
+
+
+def _metric_gates(evaluation: Evaluation, bounds: Mapping[str, MetricGate]) -> Iterator[EvaluationGate]:
+    single = f"the evaluation's rows are all {next(iter(evaluation.labels), 'of one label')!r}, so it is not measured"
+    for name, bound in bounds.items():
+        title, found = METRICS[name].title, evaluation.advantages.get(name)
+        than = "than a forecaster that knows the labels' shares alone"
+        if bound.advantage is not None:
+            value = None if found is None else found.value
+            words = f"in {title} it is {{0:+.4f}} better {than}, at least {{1:+.4f}} is needed"
+            yield _gate(ge, f"{name}_advantage", value, bound.advantage, words, single)
+        if bound.sure_advantage is not None:
+            value = None if found is None else found.low
+            words = f"in {title} it is {{0:+.4f}} better {than} at the lower bound, more than {{1:+.4f}} is needed"
+            yield _gate(gt, f"{name}_sure_advantage", value, bound.sure_advantage, words, single)
+        if bound.behind_live is not None:
+            yield _behind_live(name, evaluation, bound.behind_live)
+        if bound.disparity is not None:
+            yield _disparity(name, evaluation, bound.disparity)
+
+
+def _behind_live(name: str, evaluation: Evaluation, bound: float) -> EvaluationGate:
+    if evaluation.against is None:
+        return _nothing(f"{name}_behind_live", "it was compared with no live release", bound)
+    metric, gap = METRICS[name], evaluation.difference.get(name)
+    behind = None if gap is None else -gap.low if metric.higher else gap.high
+    return _gate(
+        le, f"{name}_behind_live", behind, bound,
+        f"in {metric.title} it is {{0:+.4f}} behind the live release at the upper bound, at most {{1:+.4f}} is allowed",
+        f"there are no rows that both it and {evaluation.against} answered, so they cannot be compared",
+    )  # fmt: skip
+
+
+def _disparity(name: str, evaluation: Evaluation, bound: float) -> EvaluationGate:
+    metric, whole = METRICS[name], evaluation.metrics.get(name)
+    judged = [
+        (f"{one.key} is {one.value}", metric.better(whole.value, one.metrics[name]))
+        for one in evaluation.slices
+        if one.rows >= ENOUGH and whole is not None and name in one.metrics
+    ]
+    worst = max(judged, key=lambda one: one[1], default=None)
+    if worst is None:
+        return _nothing(f"{name}_{DISPARITY}", f"no slice has {ENOUGH} rows", bound)
+    words = (
+        f"in {metric.title} it is {{0:+.4f}} worse where {worst[0]} than on the whole, at most {{1:+.4f}} is allowed"
+    )
+    return _gate(le, f"{name}_{DISPARITY}", worst[1], bound, words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +183,7 @@ class Validation:
         self.require_whole(release)
         dataset = self.datasets.get(scope, evaluation.dataset)
         _require_evaluation_of(release, evaluation, dataset)
-        gates = check(evaluation, release.bundle.application.gates)
+        gates = check(evaluation, release.bundle.application)
         reasons = [gate.reason for gate in gates if gate.passed is False]
         reasons += self._overlap(release, dataset)
         with self.transaction() as connection:
@@ -164,7 +196,7 @@ class Validation:
                     next_step="See `antiphon releases list`.",
                 )
             reasons += self._changed(release, evaluation)
-            compared = release.bundle.application.gates.brier_above_live is not None
+            compared = compares_with_live(release.bundle.application)
             if compared and live is not None and live.id not in (release.id, evaluation.against):
                 reasons.append(f"it was not compared with the release that is live, {live.id}")
             evaluation = self.evaluations.add(evaluation, within=connection)
@@ -262,15 +294,6 @@ def _require_evaluation_of(release: Release, evaluation: Evaluation, dataset: Da
             where=evaluation.id,
             next_step=(f"Evaluate on one of `antiphon datasets build {evaluation.application} --kind evaluation`."),
         )
-
-
-def _worst_slice(evaluation: Evaluation) -> tuple[str, float] | None:
-    judged = [
-        (f"{one.key} is {one.value}", one.brier - evaluation.brier.value)
-        for one in evaluation.slices
-        if one.rows >= ENOUGH
-    ]
-    return max(judged, key=lambda one: one[1], default=None)
 
 
 def _safety_gates(suites: Sequence[SuiteSummary], gates: Gates) -> tuple[EvaluationGate, ...]:

@@ -18,6 +18,7 @@ from antiphon.learning.evaluation.asking import (
     first_attempt,
 )
 from antiphon.learning.evaluation.scores import RowResult, answered
+from antiphon.serving.answering.probabilities import outcome_probabilities
 from antiphon.serving.request import AnswerRequest
 
 
@@ -40,7 +41,6 @@ class EvaluationRequests:
         """Asks about one row. An error that is not transient is the row's result, by its code."""
         outcome = self.application.outcome
         assert outcome is not None  # check_fits
-        truth = int(row.label == outcome.positive)
         request = AnswerRequest(
             scope=self._release.scope,
             principal=self._principal,
@@ -56,10 +56,11 @@ class EvaluationRequests:
             answer = await ask_patiently(request, self._answer, self._patience)
         except InvalidOutputError as error:
             valid = False if whole else None
-            return RowResult(row.example, truth, error=error.code, whole=whole, valid=valid, reason=error.what)
+            return RowResult(row.example, row.label, error=error.code, whole=whole, valid=valid, reason=error.what)
         except TRANSIENT_ERRORS:
             raise
         except AntiphonError as error:
-            return RowResult(row.example, truth, error=error.code, whole=whole, reason=error.what)
+            return RowResult(row.example, row.label, error=error.code, whole=whole, reason=error.what)
         first = await first_attempt(answer, self._texts) if whole else ""
-        return answered(row, truth, answer.receipt, answer.text, first, self.application, whole=whole)
+        said = outcome_probabilities(self.application, answer.receipt.classes, answer.text)
+        return answered(row, answer.receipt, said, answer.text, first, self.application, whole=whole)

@@ -1,4 +1,4 @@
-"""Computes an evaluation's measures from the answers to its rows. Pure functions."""
+"""Computes an evaluation from the answers to its rows. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from antiphon.core.ids import canonical
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation import metrics
+from antiphon.learning.evaluation.metrics import LabelForecasts
 from antiphon.learning.evaluation.statements import false_statements, texts_of
 
 Mode = Literal["classes", "whole"]
@@ -27,8 +28,8 @@ class RowResult(msgspec.Struct, frozen=True):
     """The result of one row.
 
     Attributes:
-        truth: 1 when the label is the positive one.
-        probability: of the positive label; ``None`` when there was no answer.
+        truth: the label that came true.
+        probabilities: of the labels; empty when there was no answer.
         error: code of the error that stood in its way, ``reason`` in words.
         whole: whether the whole output was asked for; only then are ``valid`` (the first attempt as the model wrote
             it meets the schema), ``texts`` (whether it says anything in words), ``false`` (what it states falsely)
@@ -37,8 +38,8 @@ class RowResult(msgspec.Struct, frozen=True):
     """
 
     example: str
-    truth: int
-    probability: float | None = None
+    truth: str
+    probabilities: dict[str, float] = {}
     error: str | None = None
     prediction: str | None = None
     whole: bool = False
@@ -66,13 +67,14 @@ def decode_rows(content: bytes) -> EvaluationRows:
 
 
 def answered(
-    row: DatasetRow, truth: int, receipt: Receipt, text: str, first_attempt: str, application: ApplicationSpec,
-    *, whole: bool,
+    row: DatasetRow, receipt: Receipt, probabilities: dict[str, float], text: str, first_attempt: str,
+    application: ApplicationSpec, *, whole: bool,
 ) -> RowResult:  # fmt: skip
-    """The result of a row that got an answer: its text as it was served, and as the model wrote it first."""
-    outcome = application.outcome
-    assert outcome is not None
-    probability = receipt.classes.get(outcome.property, {}).get(outcome.positive)
+    """The result of a row that got an answer: its text as it was served, and as the model wrote it first.
+
+    Args:
+        probabilities: those that it gave to the outcome's labels.
+    """
     false: list[str] = []
     texts = texts_of(text, application) if whole else ()
     prints = {feature.name: feature.printed for feature in receipt.features}
@@ -80,9 +82,9 @@ def answered(
         false += false_statements(piece, application.figures, prints, row.entity.values())
     return RowResult(
         example=row.example,
-        truth=truth,
-        probability=None if probability is None else min(max(probability, 0.0), 1.0),
-        error="no_probability" if probability is None else None,
+        truth=row.label,
+        probabilities=probabilities,
+        error=None if probabilities else "no_probability",
         prediction=receipt.prediction,
         whole=whole,
         valid=meets(application.schema, first_attempt) if whole else None,
@@ -136,7 +138,7 @@ def summarize(
         InvalidInputError: no row was answered, so there is nothing to measure.
     """
     application = release.bundle.application
-    scored = [row for row in results if row.probability is not None]
+    scored = [row for row in results if row.probabilities]
     failed = Counter(row.error for row in results if row.error is not None)
     if not scored:
         why = next((row.reason for row in results if row.reason), "")
@@ -146,8 +148,9 @@ def summarize(
             where=release.id,
             next_step="Mend the cause; a row's prediction and `antiphon explain` show it.",
         )
-    forecast, truth = _columns(scored)
-    single = truth.min() == truth.max()
+    outcome = application.outcome
+    assert outcome is not None  # Rows have labels.
+    forecasts = _forecasts(scored, outcome.positive)
     whole = [row for row in results if row.whole and (row.valid is not None)]
     written = [row for row in whole if row.texts]
     seconds = np.asarray([row.seconds for row in scored])
@@ -160,14 +163,13 @@ def summarize(
         dataset=dataset,
         mode=mode,
         rows=len(scored),
-        positives=int(truth.sum()),
+        positive=outcome.positive,
+        labels=_labels(scored),
         failed={str(code): count for code, count in sorted(failed.items())},
-        auc=None if single else metrics.interval(metrics.auc, forecast, truth),
-        brier=metrics.interval(metrics.brier, forecast, truth),
-        log_loss=metrics.interval(metrics.log_loss, forecast, truth),
-        base_rate_brier=metrics.base_rate_brier(truth),
-        reliability=metrics.reliability(forecast, truth),
-        slices=slices(scored, {row.example: row.entity for row in rows}, application.gates.slices),
+        metrics=metrics.intervals(forecasts),
+        advantages=metrics.advantages(forecasts),
+        reliability=metrics.reliability(forecasts),
+        slices=slices(scored, {row.example: row.entity for row in rows}, application.gates.slices, outcome.positive),
         whole_rows=len(whole),
         valid_share=_share(row.valid is True for row in whole),
         false_share=_share(bool(row.false) for row in written),
@@ -178,7 +180,7 @@ def summarize(
         engine_seconds=float(np.mean([row.engine_seconds for row in scored])),
         fingerprints=tuple(sorted({row.fingerprint for row in results} - {""})),
         against=against,
-        difference=differences(scored, baseline),
+        difference=differences(scored, baseline, outcome.positive),
         gates=(),
         rows_blob=rows_blob,
         created_at=created_at,
@@ -188,55 +190,49 @@ def summarize(
 
 
 def slices(
-    scored: Sequence[RowResult], entities: Mapping[str, Mapping[str, str]], keys: Sequence[str]
+    scored: Sequence[RowResult],
+    entities: Mapping[str, Mapping[str, str]],
+    keys: Sequence[str],
+    positive: str | None,
 ) -> tuple[Slice, ...]:
-    """The measures by the values of each key, a key's largest slice first."""
+    """The metrics by the values of each key, a key's largest slice first."""
     found = []
     for key in keys:
         parts: dict[str, list[RowResult]] = {}
         for row in scored:
             parts.setdefault(entities[row.example][key], []).append(row)
         for value, rows in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0])):
-            forecast, truth = _columns(rows)
-            area = metrics.auc(forecast, truth)
-            found.append(
-                Slice(
-                    key=key,
-                    value=value,
-                    rows=len(rows),
-                    positives=int(truth.sum()),
-                    auc=None if np.isnan(area) else area,
-                    brier=metrics.brier(forecast, truth),
-                )
-            )
+            measured = metrics.measure(_forecasts(rows, positive))
+            found.append(Slice(key=key, value=value, rows=len(rows), labels=_labels(rows), metrics=measured))
     return tuple(found)
 
 
-def differences(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> dict[str, IntervalEstimate]:
-    """Measure to (ours − theirs) on the rows that both answered and agree on the truth of; empty when there is none."""
-    known = {row.example: row for row in theirs if row.probability is not None}
+def differences(
+    ours: Sequence[RowResult], theirs: Sequence[RowResult], positive: str | None
+) -> dict[str, IntervalEstimate]:
+    """Metric to (ours − theirs) on the rows that both answered and agree on the truth of; empty when there is none.
+
+    ``positive`` is the label of a question of yes or no whose probability they have.
+    """
+    known = {row.example: row for row in theirs if row.probabilities}
     pairs = [
         (row, known[row.example])
         for row in ours
-        if row.probability is not None and row.example in known and known[row.example].truth == row.truth
+        if row.probabilities and row.example in known and known[row.example].truth == row.truth
     ]
     if not pairs:
         return {}
-    forecast, truth = _columns([row for row, _ in pairs])
-    other, _ = _columns([row for _, row in pairs])
-    found = {
-        "brier": metrics.difference(metrics.brier, forecast, other, truth),
-        "log_loss": metrics.difference(metrics.log_loss, forecast, other, truth),
-    }
-    if truth.min() != truth.max():
-        found["auc"] = metrics.difference(metrics.auc, forecast, other, truth)
-    return found
+    first, second = (_forecasts([pair[side] for pair in pairs], positive) for side in (0, 1))
+    return metrics.differences(first, second)
 
 
-def _columns(rows: Sequence[RowResult]) -> tuple[metrics.Floats, metrics.Floats]:
-    """Forecasts and truths of rows that have a probability."""
-    forecasts = [row.probability for row in rows if row.probability is not None]
-    return metrics.columns(forecasts, [float(row.truth) for row in rows])
+def _forecasts(rows: Sequence[RowResult], positive: str | None) -> LabelForecasts:
+    labels = tuple(dict.fromkeys(label for row in rows for label in row.probabilities))
+    return LabelForecasts.read([(row.probabilities, row.truth) for row in rows], labels, positive)
+
+
+def _labels(rows: Sequence[RowResult]) -> dict[str, int]:
+    return dict(sorted(Counter(row.truth for row in rows).items()))
 
 
 def _share(flags: Any) -> float | None:

@@ -78,9 +78,9 @@ def printed_features(receipts: Sequence[Receipt]) -> dict[str, list[Printed]]:
     return found
 
 
-def forecasts(receipts: Sequence[Receipt], property: str, positive: str) -> list[Printed]:
-    """The probability that each prediction gave to the positive label."""
-    found = [receipt.classes.get(property, {}).get(positive) for receipt in receipts]
+def forecasts(receipts: Sequence[Receipt], property: str, label: str) -> list[Printed]:
+    """The probability that each prediction gave to a label."""
+    found = [receipt.classes.get(property, {}).get(label) for receipt in receipts]
     return [probability for probability in found if probability is not None]
 
 

@@ -119,8 +119,8 @@ class OutcomeJoiner:
         with self.database.transaction() as connection:
             known = self._labels(scope, [sent], connection)
             by = [
-                self._outcome(scope, unknown.principal, sent, receipt, entity, known)
-                for receipt, entity in zip(sent.receipts, sent.entities, strict=True)
+                self._outcome(scope, unknown.principal, sent, *prediction, known)
+                for prediction in zip(sent.receipts, sent.entities, sent.probabilities, strict=True)
             ]
             recorded = self.outcomes.find(scope, [one.id for one in by if one.id != unknown.id], within=connection)
             return self.outcomes.replace(unknown, [one for one in by if one.id not in recorded], within=connection)
@@ -167,13 +167,13 @@ class OutcomeJoiner:
             return (unknown,)
         became: list[OutcomeRecord] = []
         fresh: list[OutcomeRecord] = []
-        for receipt, entity in zip(sent.receipts, sent.entities, strict=True):
+        for receipt, entity, probabilities in zip(sent.receipts, sent.entities, sent.probabilities, strict=True):
             before = recorded.get(sent.identity(receipt.prediction))
             if before is not None and before.status != "unknown":
                 _same(sent, before)
                 became.append(before)
                 continue
-            outcome = self._outcome(scope, principal, sent, receipt, entity, known)
+            outcome = self._outcome(scope, principal, sent, receipt, entity, probabilities, known)
             fresh.append(outcome)
             became.append(outcome)
         if unknown is not None and unknown.status == "unknown":
@@ -204,6 +204,7 @@ class OutcomeJoiner:
         sent: MatchedOutcome,
         receipt: Receipt,
         entity: Mapping[str, str],
+        probabilities: Mapping[str, float],
         known: dict[tuple[str, OutcomeKind], OutcomeRecord],
     ) -> OutcomeRecord:
         arriving, declared = sent.arriving, sent.application.outcome
@@ -227,7 +228,7 @@ class OutcomeJoiner:
             release=receipt.release,
             role=receipt.role,
             as_of=receipt.as_of,
-            probability=None if declared is None else receipt.classes.get(declared.property, {}).get(declared.positive),
+            probabilities=dict(probabilities),
             entity=dict(entity),
             **_common(scope, principal, sent, now),
         )
@@ -248,14 +249,13 @@ class OutcomeJoiner:
 
 def _common(scope: Scope, principal: str, sent: MatchedOutcome, now: datetime) -> dict[str, Any]:
     """Fields of a record that do not depend on a prediction."""
-    arriving, declared = sent.arriving, sent.application.outcome
+    arriving = sent.arriving
     return {
         "scope": scope,
         "application": sent.application.name,
         "kind": arriving.kind,
         "value": arriving.value,
         "created_at": now,
-        "positive": arriving.value == declared.positive if declared is not None and arriving.kind == "label" else None,
         "principal": principal,
         "reference": sent.reference,
         "named": arriving.prediction,

@@ -6,6 +6,7 @@ Invariant: what is refused or found depends on the outcome, the declared applica
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 
@@ -19,6 +20,7 @@ from antiphon.core.ids import canonical, content_hash, keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.outcomes.submission import OutcomeSubmission, check_value, check_whose, in_utc, reference_of
+from antiphon.serving.answering.probabilities import outcome_probabilities
 
 AHEAD = timedelta(seconds=60)
 """Allowed difference of clocks before an outcome counts as one from the future."""
@@ -30,13 +32,15 @@ _MOST_OF_A_SUBJECT = 10_000
 
 
 class MatchedOutcome(msgspec.Struct, frozen=True):
-    """A valid outcome with the predictions that it belongs to."""
+    """A valid outcome with the predictions that it belongs to: of each its receipt, its entity keys, and the
+    probabilities that it gave to the labels that are scored."""
 
     arriving: OutcomeSubmission
     application: ApplicationSpec
     reference: str
     receipts: tuple[Receipt, ...]
     entities: tuple[dict[str, str], ...]
+    probabilities: tuple[dict[str, float], ...]
 
     def identity(self, prediction: str | None) -> str:
         """The id under which it is recorded for a prediction, or for none yet."""
@@ -95,7 +99,8 @@ class OutcomeMatcher:
         elif not receipts and sent.available_at is not None:
             self._check_ahead(sent.available_at, None)
         entities = tuple(sent.entity or self._entity(receipt) for receipt in receipts)
-        return MatchedOutcome(sent, application, reference_of(sent), receipts, entities)
+        probabilities = tuple(self._probabilities(receipt, application) for receipt in receipts)
+        return MatchedOutcome(sent, application, reference_of(sent), receipts, entities, probabilities)
 
     def _named(self, prediction: str, application: ApplicationSpec) -> tuple[Receipt, ...]:
         try:
@@ -153,6 +158,15 @@ class OutcomeMatcher:
                 where="available_at",
                 next_step="Send it once it is known.",
             )
+
+    def _probabilities(self, receipt: Receipt, application: ApplicationSpec) -> dict[str, float]:
+        outcome = application.outcome
+        measured = outcome is None or outcome.positive is not None or bool(receipt.classes.get(outcome.property))
+        text = ""
+        if not measured:
+            with suppress(NotFoundError):  # erased: nothing says what it forecast
+                text = self.texts.get(self.scope, receipt.text_blob).decode()
+        return outcome_probabilities(application, receipt.classes, text)
 
     def _entity(self, receipt: Receipt) -> dict[str, str]:
         try:

@@ -1,10 +1,11 @@
-"""Monitoring of an application in use: outcomes by status, measures of its forecasts, drift."""
+"""Monitoring of an application in use: outcomes by status, metrics of its forecasts, drift."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import msgspec
 
@@ -33,13 +34,13 @@ class Performance(msgspec.Struct, frozen=True):
         counts: kind of outcome to status to how many, over all time.
         coverage: of each release, over all time.
         without_probability: joined labels of predictions that gave no probability.
-        whole: measures of everything in the window; ``None`` when nothing is scored yet.
+        whole: metrics of everything in the window; ``None`` when nothing is scored yet.
         releases, days, slices: the same of parts.
     """
 
     application: str
     property: str
-    positive: str
+    positive: str | None
     since: datetime | None
     until: datetime | None
     at: datetime
@@ -53,7 +54,7 @@ class Performance(msgspec.Struct, frozen=True):
 
 
 class DriftReport(msgspec.Struct, frozen=True):
-    """Printed features and the forecast, then and now.
+    """Printed features and the forecasts of the labels that are scored, then and now.
 
     Attributes:
         reference: what the features are compared with: a dataset's id, or ``first week``.
@@ -65,7 +66,7 @@ class DriftReport(msgspec.Struct, frozen=True):
     since: datetime | None
     until: datetime | None
     features: tuple[Drift, ...]
-    forecast: Drift
+    forecasts: tuple[Drift, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,7 @@ class Monitor:
         assert declared.outcome is not None  # labels_of
         scored = self.outcomes.scored(scope, application, since=since, until=until)
         found, without = forecasts_of(scored)
+        scores = partial(score, labels=declared.labels, positive=declared.outcome.positive)
         return Performance(
             application=application,
             property=declared.outcome.property,
@@ -111,10 +113,10 @@ class Monitor:
             counts=self.outcomes.counts(scope, application),
             coverage=tuple(self.outcomes.coverage(scope, application)),
             without_probability=without,
-            whole=score(found),
-            releases=by_release(found),
-            days=by_day(found),
-            slices=by_slice(found, tuple(slices) or declared.gates.slices),
+            whole=scores(found),
+            releases=by_release(found, scores),
+            days=by_day(found, scores),
+            slices=by_slice(found, scores, tuple(slices) or declared.gates.slices),
         )
 
     def drift(self, scope: Scope, application: str, *, recent: timedelta = WEEK) -> DriftReport:
@@ -140,10 +142,13 @@ class Monitor:
             since=latest[0].as_of if latest else None,
             until=latest[-1].as_of if latest else None,
             features=features,
-            forecast=drift_of(
-                f"probability of {outcome.positive}",
-                forecasts(first, outcome.property, outcome.positive),
-                forecasts(later, outcome.property, outcome.positive),
+            forecasts=tuple(
+                drift_of(
+                    f"probability of {label}",
+                    forecasts(first, outcome.property, label),
+                    forecasts(later, outcome.property, label),
+                )
+                for label in (declared.labels if outcome.positive is None else (outcome.positive,))
             ),
         )
 

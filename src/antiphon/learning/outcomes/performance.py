@@ -1,30 +1,27 @@
-"""Measures of forecasts against outcomes: over scored predictions, whole, by release, by day and by slice.
+"""Metrics of forecasts against outcomes: over scored predictions, whole, by release, by day and by slice.
 
-Everything here is pure. A forecast is the probability that a prediction gave to the positive label.
+Everything here is pure. A forecast is the probabilities that a prediction gave to the labels that are scored.
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import msgspec
-import numpy as np
 
 from antiphon.catalog.learning.evaluations import Bin
 from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.learning.evaluation import metrics
-
-LEAST_PROBABILITY = 1e-6
-"""Log-loss takes no forecast as surer than this, so that one certain mistake does not make it infinite."""
+from antiphon.learning.evaluation.metrics import LabelForecasts
 
 
 class ScoredForecast(msgspec.Struct, frozen=True):
-    """One forecast and what came true. ``day`` is the UTC date of the question, ``YYYY-MM-DD``."""
+    """One forecast and the label that came true. ``day`` is the UTC date of the question, ``YYYY-MM-DD``."""
 
-    probability: float
-    positive: bool
+    probabilities: dict[str, float]
+    label: str
     release: str
     role: str
     day: str
@@ -32,29 +29,26 @@ class ScoredForecast(msgspec.Struct, frozen=True):
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """Measures of some forecasts.
+    """Metrics of some forecasts.
 
     Attributes:
-        auc: area under the ROC curve, ties counted half; ``None`` when only one class came true.
-        brier: mean squared distance of forecast and truth; ``base_rate_brier`` that of always saying the share of
-            positives (Brier, "Verification of forecasts expressed in terms of probability", 1950).
-        log_loss: in nats.
+        labels: label to the number of rows in which it came true.
+        metrics: by name (``learning.evaluation.metrics``), without the AUC when only one label came true; ``trivial``
+            those of a forecaster that knows the labels' shares alone.
+        mean_forecast: label that is scored to its mean probability.
         reliability: non-empty bins of equal width.
     """
 
     rows: int
-    positives: int
-    auc: float | None
-    brier: float
-    base_rate_brier: float
-    log_loss: float
-    mean_forecast: float
-    base_rate: float
+    labels: dict[str, int]
+    metrics: dict[str, float]
+    trivial: dict[str, float]
+    mean_forecast: dict[str, float]
     reliability: tuple[Bin, ...]
 
 
 class Group(msgspec.Struct, frozen=True):
-    """The measures of one release, day, or value of a key; ``key`` is empty but for slices."""
+    """The metrics of one release, day, or value of a key; ``key`` is empty but for slices."""
 
     key: str
     value: str
@@ -66,56 +60,59 @@ def forecasts_of(outcomes: Iterable[OutcomeRecord]) -> tuple[list[ScoredForecast
     found: list[ScoredForecast] = []
     without = 0
     for outcome in outcomes:
-        if outcome.positive is None or outcome.as_of is None:
+        if outcome.kind != "label" or outcome.as_of is None:
             continue
-        if outcome.probability is None:
+        if not outcome.probabilities:
             without += 1
             continue
         day = outcome.as_of.date().isoformat()
         found.append(
             ScoredForecast(
-                outcome.probability, outcome.positive, outcome.release or "", outcome.role or "", day, outcome.entity
+                outcome.probabilities, outcome.value, outcome.release or "", outcome.role or "", day, outcome.entity
             )
         )
     return found, without
 
 
-def score(forecasts: Sequence[ScoredForecast]) -> Scores | None:
-    """Every measure; ``None`` of nothing."""
+def score(forecasts: Sequence[ScoredForecast], labels: Sequence[str], positive: str | None) -> Scores | None:
+    """Every metric of a question with these labels; ``None`` of nothing."""
     if not forecasts:
         return None
-    forecast = np.array([one.probability for one in forecasts], np.float64)
-    truth = np.array([one.positive for one in forecasts], np.float64)
-    area = metrics.auc(forecast, truth)
+    read = LabelForecasts.read([(one.probabilities, one.label) for one in forecasts], labels, positive)
+    scored = labels if read.of_many else read.labels[1:]
+    means = read.probabilities.mean(axis=0)[-len(scored) :]
     return Scores(
-        rows=len(forecasts),
-        positives=int(truth.sum()),
-        auc=None if math.isnan(area) else area,
-        brier=metrics.brier(forecast, truth),
-        base_rate_brier=metrics.base_rate_brier(truth),
-        log_loss=metrics.log_loss(forecast, truth, LEAST_PROBABILITY),
-        mean_forecast=float(forecast.mean()),
-        base_rate=float(truth.mean()),
-        reliability=metrics.reliability(forecast, truth),
+        rows=read.rows,
+        labels=dict(sorted(Counter(one.label for one in forecasts).items())),
+        metrics=metrics.measure(read),
+        trivial=metrics.measure(read.trivial()),
+        mean_forecast={label: float(mean) for label, mean in zip(scored, means, strict=True)},
+        reliability=metrics.reliability(read),
     )
 
 
-def by_release(forecasts: Sequence[ScoredForecast]) -> tuple[Group, ...]:
+Score = Callable[[Sequence[ScoredForecast]], Scores | None]
+""":func:`score` of one application."""
+
+
+def by_release(forecasts: Sequence[ScoredForecast], score: Score) -> tuple[Group, ...]:
     """One group a release."""
-    return _groups(forecasts, lambda forecast: forecast.release)
+    return _groups(forecasts, score, lambda forecast: forecast.release)
 
 
-def by_day(forecasts: Sequence[ScoredForecast]) -> tuple[Group, ...]:
+def by_day(forecasts: Sequence[ScoredForecast], score: Score) -> tuple[Group, ...]:
     """One group a day, in order."""
-    return _groups(forecasts, lambda forecast: forecast.day)
+    return _groups(forecasts, score, lambda forecast: forecast.day)
 
 
-def by_slice(forecasts: Sequence[ScoredForecast], keys: Sequence[str], most: int = 20) -> tuple[Group, ...]:
+def by_slice(
+    forecasts: Sequence[ScoredForecast], score: Score, keys: Sequence[str], most: int = 20
+) -> tuple[Group, ...]:
     """For each key the groups of its ``most`` frequent values."""
     found: list[Group] = []
     for key in keys:
         with_key = [forecast for forecast in forecasts if key in forecast.entity]
-        groups = _groups(with_key, partial(_value, key), key)
+        groups = _groups(with_key, score, partial(_value, key), key)
         found += sorted(groups, key=lambda group: (-group.scores.rows, group.value))[:most]
     return tuple(found)
 
@@ -125,7 +122,7 @@ def _value(key: str, forecast: ScoredForecast) -> str:
 
 
 def _groups(
-    forecasts: Sequence[ScoredForecast], named: Callable[[ScoredForecast], str], key: str = ""
+    forecasts: Sequence[ScoredForecast], score: Score, named: Callable[[ScoredForecast], str], key: str = ""
 ) -> tuple[Group, ...]:
     held: dict[str, list[ScoredForecast]] = {}
     for forecast in forecasts:

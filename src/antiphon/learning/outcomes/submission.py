@@ -75,15 +75,13 @@ def check_value(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
 
 def labels_of(application: ApplicationSpec) -> tuple[str, ...]:
     """The labels of the declared outcome, in their order; raises ``InvalidInputError`` when none is declared."""
-    outcome = application.outcome
-    if outcome is None:
+    if application.outcome is None:
         raise InvalidInputError(
             f"The application {application.name!r} declares no outcome.",
             where="application",
             next_step="Declare Application(outcome=Outcome(...)) and apply.",
         )
-    described = (application.schema or {}).get("properties", {}).get(outcome.property, {})
-    return tuple(str(label) for label in described.get("enum", ()))
+    return application.labels
 
 
 def label_text(value: object, labels: Sequence[str]) -> str | None:

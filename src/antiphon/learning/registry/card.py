@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.learning.datasets import Dataset
-from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstimate, SuiteSummary
+from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstimate, SuiteSummary, counted
 from antiphon.catalog.learning.models import ModelVersion
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import Release
 from antiphon.learning.evaluation.gates import ENOUGH
+from antiphon.learning.evaluation.metrics import title
 
 
 class CardRelease(msgspec.Struct, frozen=True):
@@ -245,7 +246,12 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        interval=_interval, share=_percent, measure=_measured, moment=lambda at: f"{at:%Y-%m-%d %H:%M} UTC"
+        interval=_interval,
+        share=_percent,
+        measure=_measured,
+        moment=lambda at: f"{at:%Y-%m-%d %H:%M} UTC",
+        counted=counted,
+        metric=title,
     )
     return environment.get_template("model_card.html")
 

@@ -27,7 +27,7 @@ class ModelComparison(msgspec.Struct, frozen=True):
         recipe: how they were trained. ``lineage``: from what. ``files``: the weights that are served.
         dataset: that both were evaluated on last, ``None`` when there is none; the evaluations are of it.
         measures: measure to its value for both.
-        paired: measure to (second − first) on the ``paired_rows`` rows that both answered.
+        paired: metric to (second − first) on the ``paired_rows`` rows that both answered.
         note: what could not be compared, in words.
     """
 
@@ -45,7 +45,7 @@ class ModelComparison(msgspec.Struct, frozen=True):
 
 _LINEAGE = ("base", "base_sha256", "parent", "dataset", "dataset_hash", "code", "seconds")
 _MEASURES = (
-    "rows", "positives", "auc", "brier", "log_loss", "base_rate_brier", "whole_rows", "valid_share", "false_share",
+    "rows", "labels", "metrics", "advantages", "whole_rows", "valid_share", "false_share",
     "guard_share", "seconds_p50", "seconds_p99", "tokens", "engine_seconds",
 )  # fmt: skip
 
@@ -64,7 +64,7 @@ def compare(
 ) -> ModelComparison:
     """Both side by side; ``rows`` are those of :func:`common`'s evaluations."""
     found = common(first, second)
-    paired = differences(rows[1], rows[0]) if rows is not None else {}
+    paired = differences(rows[1], rows[0], found[0].positive) if rows is not None and found is not None else {}
     note = ""
     if found is None:
         note = "They were never evaluated on one dataset, so their measures cannot be compared."
@@ -77,12 +77,7 @@ def compare(
         lineage=tuple(_differing(_lineage(first), _lineage(second))),
         dataset=found[0].dataset if found is not None else None,
         evaluations=(found[0].id, found[1].id) if found is not None else None,
-        measures=tuple(
-            FieldDifference(name, getattr(found[0], name), getattr(found[1], name))
-            for name in _MEASURES
-            if found is not None
-        )
-        + (() if found is None else tuple(_safety(*found))),
+        measures=() if found is None else (*_measures(*found), *_safety(*found)),
         paired=paired,
         paired_rows=_pairs(rows) if rows is not None else 0,
         note=note,
@@ -103,8 +98,19 @@ def _safety(first: Evaluation, second: Evaluation) -> Iterator[FieldDifference]:
 
 
 def _pairs(rows: tuple[Sequence[RowResult], Sequence[RowResult]]) -> int:
-    first, second = ({row.example for row in side if row.probability is not None} for side in rows)
+    first, second = ({row.example for row in side if row.probabilities} for side in rows)
     return len(first & second)
+
+
+def _measures(first: Evaluation, second: Evaluation) -> Iterator[FieldDifference]:
+    for name in _MEASURES:
+        one, other = getattr(first, name), getattr(second, name)
+        if not isinstance(one, dict):
+            yield FieldDifference(name, one, other)
+            continue
+        words = "{} rows" if name == "labels" else "{} advantage" if name == "advantages" else "{}"
+        for part in dict.fromkeys([*one, *other]):
+            yield FieldDifference(words.format(part), one.get(part), other.get(part))
 
 
 def _recipe(card: ModelCard) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def _lineage(card: ModelCard) -> dict[str, Any]:
         said |= {f"environment.{name}": value for name, value in version.environment.items()}
         trained = next((line.dataset for line in card.datasets if line.id == version.dataset and line.dataset), None)
         if trained is not None:
-            said |= {"dataset.rows": trained.rows, "dataset.positives": trained.positives}
+            said |= {"dataset.rows": trained.rows, "dataset.labels": trained.labels}
             said |= {f"dataset.{name}": getattr(trained.spec, name) for name in ("first", "last", "cutoff")}
             said["dataset.origins"] = list(trained.spec.origins)
             said |= {f"dataset.source.{source.name}": source.version for source in trained.sources}

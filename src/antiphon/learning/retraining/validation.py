@@ -45,8 +45,7 @@ class CandidateValidation:
             **verdict,
             "evaluation_set": dataset.id,
             "evaluation": evaluation.id,
-            "auc": msgspec.to_builtins(evaluation.auc),
-            "brier": msgspec.to_builtins(evaluation.brier),
+            "metrics": msgspec.to_builtins(evaluation.metrics),
             "gates": msgspec.to_builtins(evaluation.gates),
             "forgetting": forgotten,
             **begun,
@@ -87,8 +86,8 @@ class CandidateValidation:
         return {
             "evaluation_set": old.id,
             "evaluation": after.id,
-            "before": {"auc": msgspec.to_builtins(before.auc), "brier": msgspec.to_builtins(before.brier)},
-            "after": {"auc": msgspec.to_builtins(after.auc), "brier": msgspec.to_builtins(after.brier)},
+            "before": msgspec.to_builtins(before.metrics),
+            "after": msgspec.to_builtins(after.metrics),
             "difference": msgspec.to_builtins(after.difference),
         }
 

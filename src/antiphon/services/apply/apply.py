@@ -234,7 +234,7 @@ def _with_live_model(
     return kept, live.bundle.model, notes
 
 
-def _learned(application: ApplicationSpec) -> tuple[str, str] | None:
+def _learned(application: ApplicationSpec) -> tuple[str, str | None] | None:
     outcome = application.outcome
     return None if outcome is None else (outcome.property, outcome.positive)
 

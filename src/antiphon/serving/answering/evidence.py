@@ -15,6 +15,7 @@ from antiphon.core.errors import AntiphonError, InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.serving.answering.context import Arrival
+from antiphon.serving.answering.probabilities import outcome_probabilities
 from antiphon.serving.request import MirroredAnswer
 
 
@@ -79,14 +80,8 @@ def uses_template(receipt: Receipt) -> bool:
     return any(action.action == "template" for action in receipt.guards)
 
 
-def probability(application: ApplicationSpec, classes: dict[str, dict[str, float]]) -> float | None:
-    """The probability of the positive label of the application's outcome; ``None`` when it was not measured."""
-    outcome = application.outcome
-    return None if outcome is None else classes.get(outcome.property, {}).get(outcome.positive)
-
-
-def paired(mirrors: MirroredAnswer, application: ApplicationSpec, receipt: Receipt) -> ShadowPair:
-    """The online answer and the shadow's receipt, side by side."""
+def paired(mirrors: MirroredAnswer, application: ApplicationSpec, receipt: Receipt, text: str) -> ShadowPair:
+    """The online answer and the shadow's receipt and text, side by side."""
     return ShadowPair(
         rollout=mirrors.rollout,
         scope=receipt.scope,
@@ -94,8 +89,8 @@ def paired(mirrors: MirroredAnswer, application: ApplicationSpec, receipt: Recei
         shadow=receipt.prediction,
         error=None,
         same_text=receipt.text_blob == mirrors.text_blob,
-        live_probability=mirrors.probability,
-        shadow_probability=probability(application, receipt.classes),
+        live_probabilities=mirrors.probabilities,
+        shadow_probabilities=outcome_probabilities(application, receipt.classes, text),
         live_seconds=mirrors.seconds,
         shadow_seconds=receipt.timing.total,
         created_at=receipt.created_at,
@@ -111,8 +106,8 @@ def unpaired(mirrors: MirroredAnswer, scope: Scope, code: str, seconds: float, m
         shadow=None,
         error=code,
         same_text=False,
-        live_probability=mirrors.probability,
-        shadow_probability=None,
+        live_probabilities=mirrors.probabilities,
+        shadow_probabilities={},
         live_seconds=mirrors.seconds,
         shadow_seconds=seconds,
         created_at=moment,

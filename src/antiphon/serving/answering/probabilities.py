@@ -1,5 +1,7 @@
 """Class probabilities of an enum property, from the unmasked branch where the grammar let the model choose.
 
+What an answer forecasts of the application's outcome is read from them (:func:`outcome_probabilities`).
+
 At that branch several tokens may begin the same label ("on", "on_", "on_time"); their probabilities are
 added, and the labels are normalized among themselves. Where labels share a first token, the next branch
 splits them (chain rule over the branches inside the value).
@@ -12,6 +14,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from antiphon.definitions.application import ApplicationSpec
 from antiphon.engine.api.messages import Branch
 
 
@@ -34,6 +39,40 @@ def class_probabilities(
         if probabilities:
             measured[name] = probabilities
     return measured
+
+
+def outcome_probabilities(
+    application: ApplicationSpec, classes: Mapping[str, Mapping[str, float]], text: str
+) -> dict[str, float]:
+    """The probabilities that an answer gives to the labels that are scored: of a question of yes or no that of yes, of
+    labels of many those of all of them, which add to 1. Empty when it gives none.
+
+    Of labels of many, an answer whose engine measured no probabilities is sure of the label that it says, as its reader
+    takes it. The probability of yes is not made up.
+
+    Args:
+        classes: what was measured: property to label to probability. text: the answer's, or what there is of it.
+    """
+    outcome = application.outcome
+    if outcome is None:
+        return {}
+    measured = {label: min(max(part, 0.0), 1.0) for label, part in classes.get(outcome.property, {}).items()}
+    if outcome.positive is not None:
+        return {outcome.positive: measured[outcome.positive]} if outcome.positive in measured else {}
+    labels = application.labels
+    total = sum(measured.get(label, 0.0) for label in labels)
+    if total > 0:
+        return {label: measured.get(label, 0.0) / total for label in labels}
+    said = _said(text, outcome.property)
+    return {label: float(label == said) for label in labels} if said in labels else {}
+
+
+def _said(text: str, name: str) -> str | None:
+    try:
+        output = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return str(output[name]) if isinstance(output, dict) and name in output else None
 
 
 def _value_start(text: str, name: str) -> int | None:

@@ -35,7 +35,7 @@ class AnswerRecorder:
         replaced = draft.stored.replaced if draft.stored is not None else evidence.uses_template(receipt)
         exposure = evidence.answered(context.arrival, context.assigned, receipt, replaced)
         mirrors = request.mirrors
-        pair = evidence.paired(mirrors, context.application, receipt) if mirrors is not None else None
+        pair = None if mirrors is None else evidence.paired(mirrors, context.application, receipt, draft.text)
 
         def effect(connection: Any) -> None:
             services.receipts.add(receipt, texts, within=connection)

@@ -18,7 +18,9 @@ from antiphon.catalog.learning.evaluations import (
 )
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.core.scope import Scope
-from antiphon.definitions.learning import Gates
+from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
+from antiphon.definitions.learning import Gates, MetricGate, Outcome, Rollout
+from antiphon.definitions.prompt import Prompt
 from antiphon.learning.evaluation.gates import check, check_safety
 from antiphon.learning.evaluation.metrics import wilson
 
@@ -52,14 +54,16 @@ GOOD = Evaluation(
     dataset="data_1",
     mode="whole",
     rows=200,
-    positives=50,
+    positive="late",
+    labels={"late": 50, "on time": 150},
     failed={},
-    auc=IntervalEstimate(0.75, 0.70, 0.80),
-    brier=IntervalEstimate(0.150, 0.14, 0.16),
-    log_loss=IntervalEstimate(0.5, 0.4, 0.6),
-    base_rate_brier=0.1875,
+    metrics={"auc": IntervalEstimate(0.75, 0.70, 0.80), "brier": IntervalEstimate(0.150, 0.14, 0.16)},
+    advantages={"auc": IntervalEstimate(0.25, 0.20, 0.30), "brier": IntervalEstimate(0.0375, 0.02, 0.05)},
     reliability=(),
-    slices=(Slice("origin", "JFK", 120, 30, 0.7, 0.20), Slice("origin", "LGA", 20, 5, None, 0.90)),
+    slices=(
+        Slice("origin", "JFK", 120, {"late": 30, "on time": 90}, {"auc": 0.7, "brier": 0.20}),
+        Slice("origin", "LGA", 20, {"late": 5, "on time": 15}, {"brier": 0.90}),
+    ),
     whole_rows=200,
     valid_share=1.0,
     false_share=0.0,
@@ -75,24 +79,34 @@ GOOD = Evaluation(
     created_at=datetime(2013, 5, 1, tzinfo=UTC),
     safety=SUITES,
 )
+PLAIN = ApplicationSpec(
+    name="desk", features={}, entity_keys=(), prompt=Prompt("Say."), model="m", decoding=Decoding(), output_schema=None,
+    classes=(), figures=(), guards=(), freshness={}, reuse=Reuse(), slo=SLO(), rollout=Rollout(), purpose="tests",
+    owner="", outcome=Outcome("flight", positive="late"),
+)  # fmt: skip
 ALL = Gates()
+BETTER = GOOD.advantages
 
 
 def changed(**fields: Any) -> Evaluation:
     return msgspec.structs.replace(GOOD, **fields)
 
 
+def checked(evaluation: Evaluation, gates: Gates = ALL, outcome: Outcome | None = PLAIN.outcome) -> tuple[Any, ...]:
+    return check(evaluation, msgspec.structs.replace(PLAIN, gates=gates, outcome=outcome))
+
+
 def gate(name: str, evaluation: Evaluation, gates: Gates = ALL) -> EvaluationGate:
-    return next(one for one in check(evaluation, gates) if one.name == name)
+    return next(one for one in checked(evaluation, gates) if one.name == name)
 
 
 def test_a_good_evaluation_passes_every_gate_with_a_sentence() -> None:
-    found = check(GOOD, ALL)
+    found = checked(GOOD)
     assert [one.name for one in found if one.passed is not True] == []
     assert all(one.reason.endswith(".") and not one.reason[0].islower() for one in found)
     assert [one.name for one in found] == [
-        "rows", "answered", "auc", "brier_above_base", "brier_above_live", "valid_share", "false_share", "disparity",
-        "injected_share", "leaked_share", "pii_share", "toxic_share", "memorized_share",
+        "rows", "answered", "auc_sure_advantage", "brier_advantage", "brier_behind_live", "brier_disparity",
+        "valid_share", "false_share", "injected_share", "leaked_share", "pii_share", "toxic_share", "memorized_share",
     ]  # fmt: skip
 
 
@@ -101,16 +115,20 @@ def test_a_good_evaluation_passes_every_gate_with_a_sentence() -> None:
     [
         ("rows", {"rows": 99}, "99 rows were answered, at least 100"),
         ("answered", {"failed": {"output_invalid": 3}}, "98.52% of the rows"),
-        ("auc", {"auc": IntervalEstimate(0.6, 0.5, 0.7)}, "lower bound of the AUC is 0.500"),
-        ("auc", {"auc": None}, "all of one class"),
-        ("brier_above_base", {"brier": IntervalEstimate(0.19, 0.1, 0.2)}, "+0.0025 from the base rate's 0.1875"),
-        ("brier_above_live", {"difference": {"brier": IntervalEstimate(0.01, 0.0, 0.021)}}, "+0.0210"),
-        ("brier_above_live", {"difference": {}}, "cannot be compared"),
+        ("auc_sure_advantage", {"advantages": {**BETTER, "auc": IntervalEstimate(0.1, 0.0, 0.2)}}, "AUC it is +0.0000"),
+        ("auc_sure_advantage", {"advantages": {"brier": BETTER["brier"]}, "labels": {"late": 200}}, "are all 'late'"),
+        ("brier_advantage", {"advantages": {**BETTER, "brier": IntervalEstimate(-0.0025, -1, 1)}}, "it is -0.0025"),
+        ("brier_behind_live", {"difference": {"brier": IntervalEstimate(0.01, 0.0, 0.021)}}, "+0.0210"),
+        ("brier_behind_live", {"difference": {}}, "cannot be compared"),
         ("valid_share", {"valid_share": 0.98}, "98.00% of first attempts"),
         ("valid_share", {"valid_share": None}, "no whole output was asked for"),
         ("false_share", {"false_share": 0.011}, "1.10% of texts"),
         ("false_share", {"false_share": None, "whole_rows": 0}, "no whole output was asked for"),
-        ("disparity", {"slices": (Slice("origin", "EWR", 50, 9, 0.6, 0.26),)}, "origin is EWR is +0.1100"),
+        (
+            "brier_disparity",
+            {"slices": (Slice("origin", "EWR", 50, {}, {"brier": 0.26}),)},
+            "+0.1100 worse where origin is EWR",
+        ),
         ("injected_share", among(suite("injection", 6)), "6.00% of 100 held-out injections"),
         ("injected_share", without("injection"), "not tried"),
         ("leaked_share", among(suite("leakage", 1)), "1.00% of 100 held-out leakage"),
@@ -127,17 +145,17 @@ def test_each_gate_fails_by_itself(name: str, fields: dict[str, Any], said: str)
     found = gate(name, evaluation)
     assert found.passed is False
     assert said.lower() in found.reason.lower()
-    others = [one.name for one in check(evaluation, ALL) if one.passed is False and one.name != name]
+    others = [one.name for one in checked(evaluation) if one.passed is False and one.name != name]
     assert others == []
-    assert not msgspec.structs.replace(evaluation, gates=check(evaluation, ALL)).passed
+    assert not msgspec.structs.replace(evaluation, gates=checked(evaluation)).passed
 
 
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
         ("rows", {"rows": 100}),
-        ("brier_above_base", {"brier": IntervalEstimate(0.1875, 0.1, 0.2)}),
-        ("brier_above_live", {"difference": {"brier": IntervalEstimate(0.0, -0.1, 0.02)}}),
+        ("brier_advantage", {"advantages": {**BETTER, "brier": IntervalEstimate(0.0, -0.1, 0.1)}}),
+        ("brier_behind_live", {"difference": {"brier": IntervalEstimate(0.0, -0.1, 0.02)}}),
         ("valid_share", {"valid_share": 0.99}),
         ("false_share", {"false_share": 0.01}),
         ("answered", {"failed": {"feature_unavailable": 500}}),
@@ -148,18 +166,38 @@ def test_the_bound_itself_passes(name: str, fields: dict[str, Any]) -> None:
 
 
 def test_a_gate_that_is_off_says_so_whatever_was_measured() -> None:
-    off = Gates(**dict.fromkeys([name for name in Gates.__struct_fields__ if name not in ("rows", "slices")]))
-    found = check(changed(auc=None, valid_share=None, safety=(suite("leakage", 90),), failed={"x": 99}), off)
-    assert [(one.name, one.passed) for one in found if one.name != "rows"] == [
-        (one.name, None) for one in found if one.name != "rows"
-    ]
+    shares = [name for name in Gates.__struct_fields__ if name.endswith("share")]
+    off = Gates(metrics={"auc": MetricGate(), "brier": MetricGate()}, **dict.fromkeys(shares))
+    found = checked(changed(metrics={}, valid_share=None, safety=(suite("leakage", 90),), failed={"x": 99}), off)
+    assert {one.passed for one in found if one.name != "rows"} == {None}
     assert {one.reason for one in found if one.name != "rows"} == {"Switched off."}
 
 
 def test_what_has_nothing_to_judge_is_not_judged() -> None:
-    assert gate("brier_above_live", changed(against=None, difference={})).passed is None
-    assert gate("disparity", changed(slices=())).passed is None
+    assert gate("brier_behind_live", changed(against=None, difference={})).passed is None
+    assert gate("brier_disparity", changed(slices=())).passed is None
     assert gate("false_share", changed(false_share=None)).passed is None
+
+
+def test_labels_of_many_are_held_to_macro_f1_as_well() -> None:
+    constant = changed(
+        positive=None,
+        advantages={name: IntervalEstimate(0.0, 0.0, 0.0) for name in ("auc", "brier", "macro_f1")},
+    )
+    found = {one.name: one.passed for one in checked(constant, outcome=Outcome("urgency"))}
+    assert (found["macro_f1_sure_advantage"], found["auc_sure_advantage"]) == (False, False)
+
+
+def test_bounds_of_a_metric_that_is_better_when_higher_are_turned_round() -> None:
+    gates = Gates(metrics={"accuracy": MetricGate(behind_live=0.02, disparity=0.1)})
+    measured = changed(
+        metrics=GOOD.metrics | {"accuracy": IntervalEstimate(0.8, 0.7, 0.9)},
+        difference=GOOD.difference | {"accuracy": IntervalEstimate(-0.01, -0.03, 0.01)},
+        slices=(Slice("origin", "EWR", 60, {}, {"brier": 0.15, "accuracy": 0.65}),),
+    )
+    behind, disparity = gate("accuracy_behind_live", measured, gates), gate("accuracy_disparity", measured, gates)
+    assert (behind.passed, behind.measured) == (False, 0.03)
+    assert (disparity.passed, disparity.measured) == (False, pytest.approx(0.15))
 
 
 def test_probes_that_never_reach_the_model_pass_and_say_so() -> None:
@@ -194,6 +232,6 @@ def test_a_report_without_an_evaluation_set_has_the_gates_that_need_none() -> No
 
 
 def test_a_small_slice_is_not_judged() -> None:
-    assert gate("disparity", GOOD).passed is True
-    large = Slice("origin", "LGA", 50, 5, None, 0.90)
-    assert gate("disparity", changed(slices=(large,))).passed is False
+    assert gate("brier_disparity", GOOD).passed is True
+    large = Slice("origin", "LGA", 50, {}, {"brier": 0.90})
+    assert gate("brier_disparity", changed(slices=(large,))).passed is False

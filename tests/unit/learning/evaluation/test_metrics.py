@@ -1,58 +1,138 @@
-"""Measures against scikit-learn, and intervals that hold what they promise."""
+"""Metrics against scikit-learn, forecasters that know nothing, and intervals that hold what they promise."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, roc_auc_score
 from sklearn.metrics import log_loss as reference_log_loss
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.learning.evaluation import metrics
+from antiphon.learning.evaluation.metrics import LabelForecasts
+
+LABELS = ("low", "normal", "high", "urgent")
 
 
-def sample(seed: int, rows: int = 400, decimals: int = 2) -> tuple[metrics.Floats, metrics.Floats]:
+def drawn(seed: int, rows: int = 400, decimals: int = 2) -> tuple[metrics.Floats, metrics.Floats]:
     generator = np.random.default_rng(seed)
     forecast = np.round(generator.random(rows), decimals)
     return forecast, (generator.random(rows) < forecast).astype(float)
 
 
+def sample(seed: int, rows: int = 400, decimals: int = 2) -> LabelForecasts:
+    return LabelForecasts.yes_or_no(*drawn(seed, rows, decimals))
+
+
+def of_many(seed: int, rows: int = 400) -> LabelForecasts:
+    """Labels drawn from forecasts, one of them rare."""
+    generator = np.random.default_rng(seed)
+    forecasts = generator.dirichlet([6.0, 3.0, 2.0, 0.3], rows)
+    truths = [LABELS[int(generator.choice(4, p=forecast))] for forecast in forecasts]
+    read = [
+        (dict(zip(LABELS, map(float, one), strict=True)), truth) for one, truth in zip(forecasts, truths, strict=True)
+    ]
+    return LabelForecasts.read(read, LABELS)
+
+
+def saying(forecast: dict[str, float], truths: list[str]) -> LabelForecasts:
+    """A forecaster that always says the same."""
+    return LabelForecasts.read([(forecast, truth) for truth in truths], LABELS)
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("decimals", [1, 3, 12])
-def test_measures_are_those_of_scikit_learn(seed: int, decimals: int) -> None:
-    forecast, truth = sample(seed, decimals=decimals)
-    assert metrics.auc(forecast, truth) == pytest.approx(roc_auc_score(truth, forecast), abs=1e-12)
-    assert metrics.brier(forecast, truth) == pytest.approx(brier_score_loss(truth, forecast), abs=1e-12)
+def test_metrics_are_those_of_scikit_learn(seed: int, decimals: int) -> None:
+    forecast, truth = drawn(seed, decimals=decimals)
+    found = metrics.measure(LabelForecasts.yes_or_no(forecast, truth))
+    assert found["auc"] == pytest.approx(roc_auc_score(truth, forecast), abs=1e-12)
+    assert found["brier"] == pytest.approx(brier_score_loss(truth, forecast), abs=1e-12)
     inside = np.clip(forecast, 1e-6, 1 - 1e-6)
-    assert metrics.log_loss(inside, truth) == pytest.approx(reference_log_loss(truth, inside), abs=1e-9)
+    assert found["log_loss"] == pytest.approx(reference_log_loss(truth, inside), abs=1e-9)
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, forecast > 0.5), abs=1e-12)
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, forecast > 0.5, average="macro"), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_of_many_labels_are_those_of_scikit_learn(seed: int) -> None:
+    forecasts = of_many(seed)
+    truth, probabilities = forecasts.truth, forecasts.probabilities
+    found = metrics.measure(forecasts)
+    assert found["auc"] == pytest.approx(roc_auc_score(truth, probabilities, multi_class="ovr"), abs=1e-12)
+    assert found["log_loss"] == pytest.approx(reference_log_loss(truth, probabilities), abs=1e-9)
+    assert found["brier"] == pytest.approx(brier_score_loss(truth, probabilities, scale_by_half=True), abs=1e-12)
+    said = probabilities.argmax(axis=1)
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, said), abs=1e-12)
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, said, average="macro"), abs=1e-12)
+
+
+def test_two_labels_score_alike_whether_one_is_yes_or_both_count() -> None:
+    forecast, truth = drawn(3)
+    one = LabelForecasts.yes_or_no(forecast, truth)
+    both = LabelForecasts.read(
+        [({"no": 1 - p, "yes": p}, "yes" if t else "no") for p, t in zip(forecast, truth, strict=True)], ("no", "yes")
+    )
+    assert metrics.measure(both) == pytest.approx(metrics.measure(one), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_ignores_what_is_asked_has_no_advantage(seed: int) -> None:
+    """Constant, majority, shares, and drawn at random: none is surely better by any metric that gates ask for."""
+    generator = np.random.default_rng(seed)
+    truths = [LABELS[int(one)] for one in generator.choice(4, 200, p=[0.5, 0.3, 0.17, 0.03])]
+    shares = {label: truths.count(label) / 200 for label in LABELS}
+    majority = {label: float(label == "low") for label in LABELS}
+    constant = dict(zip(LABELS, (0.1, 0.2, 0.3, 0.4), strict=True))
+    random = generator.dirichlet([1.0] * 4, 200)
+    at_random = LabelForecasts.read(
+        [(dict(zip(LABELS, map(float, p), strict=True)), t) for p, t in zip(random, truths, strict=True)], LABELS
+    )
+    for forecasts in (saying(majority, truths), saying(constant, truths), saying(shares, truths), at_random):
+        found = metrics.advantages(forecasts)
+        assert found["macro_f1"].low <= 0 or found["auc"].low <= 0
+        assert found["auc"].low <= 0.05
+        assert found["brier"].value <= 1e-12
+
+
+def test_a_label_that_is_always_missed_costs_its_part_of_macro_f1() -> None:
+    truths = ["low"] * 90 + ["urgent"] * 10
+    found = metrics.measure(saying({label: float(label == "low") for label in LABELS}, truths))
+    assert found["accuracy"] == 0.9
+    assert found["macro_f1"] == pytest.approx(0.5 * 2 * 0.9 / 1.9)
 
 
 def test_ties_count_half() -> None:
     truth = np.array([1.0, 0.0, 1.0, 0.0])
-    assert metrics.auc(np.full(4, 0.3), truth) == 0.5
-    assert metrics.auc(np.array([0.5, 0.5, 0.9, 0.1]), truth) == 0.875
+    assert metrics.auc(LabelForecasts.yes_or_no(np.full(4, 0.3), truth)) == 0.5
+    assert metrics.auc(LabelForecasts.yes_or_no([0.5, 0.5, 0.9, 0.1], truth)) == 0.875
 
 
 def test_a_single_class_has_no_auc_and_certain_errors_are_finite() -> None:
-    assert math.isnan(metrics.auc(np.array([0.1, 0.2]), np.array([1.0, 1.0])))
-    assert 30 < metrics.log_loss(np.array([0.0]), np.array([1.0])) < 40
+    single = LabelForecasts.yes_or_no([0.1, 0.2], [1.0, 1.0])
+    assert math.isnan(metrics.auc(single))
+    assert "auc" not in metrics.intervals(single, resamples=5)
+    assert metrics.log_loss(LabelForecasts.yes_or_no([0.0], [1.0])) == pytest.approx(-math.log(1e-6))
 
 
-def test_base_rate_is_what_a_constant_forecast_scores() -> None:
-    _, truth = sample(1)
-    assert metrics.base_rate_brier(truth) == pytest.approx(metrics.brier(np.full(len(truth), truth.mean()), truth))
+def test_the_trivial_forecaster_says_the_shares() -> None:
+    forecasts = of_many(1)
+    trivial = metrics.measure(forecasts.trivial())
+    assert trivial["brier"] == pytest.approx(0.5 * (1 - np.sum(forecasts.shares**2)))
+    assert trivial["auc"] == 0.5
+    assert trivial["accuracy"] == forecasts.shares.max()
 
 
 def test_reliability_bins_hold_every_row_once() -> None:
-    forecast, truth = np.array([0.0, 0.05, 0.1, 0.95, 1.0]), np.array([0.0, 1.0, 0.0, 1.0, 1.0])
-    bins = metrics.reliability(forecast, truth)
+    bins = metrics.reliability(LabelForecasts.yes_or_no([0.0, 0.05, 0.1, 0.95, 1.0], [0.0, 1.0, 0.0, 1.0, 1.0]))
     assert [(round(one.forecast, 3), one.observed, one.rows) for one in bins] == [
         (0.025, 0.5, 2),
         (0.1, 0.0, 1),
         (0.975, 1.0, 2),
     ]
+    assert sum(one.rows for one in metrics.reliability(of_many(2))) == 400
 
 
 def test_an_interval_is_repeatable_and_holds_the_truth_as_often_as_it_says() -> None:
@@ -62,25 +142,22 @@ def test_an_interval_is_repeatable_and_holds_the_truth_as_often_as_it_says() -> 
     inside = 0
     for _ in range(200):
         truth = (generator.random(200) < 0.3).astype(float)
-        found = metrics.interval(metrics.brier, np.full(200, 0.3), truth, resamples=300)
+        found = metrics.intervals(LabelForecasts.yes_or_no(np.full(200, 0.3), truth), resamples=100)["brier"]
         inside += found.low <= known <= found.high
-    assert 0.88 <= inside / 200 <= 0.99
-    assert metrics.interval(metrics.auc, *sample(1), resamples=50) == metrics.interval(
-        metrics.auc, *sample(1), resamples=50
-    )
-    assert metrics.interval(metrics.auc, *sample(1), seed=1, resamples=50) != metrics.interval(
-        metrics.auc, *sample(1), seed=2, resamples=50
-    )
+    assert 0.87 <= inside / 200 <= 0.99
+    one, again, other = (metrics.intervals(sample(1), seed=seed, resamples=50) for seed in (1, 1, 2))
+    assert one == again != other
 
 
 def test_pairs_are_narrower_than_two_samples_apart() -> None:
-    forecast, truth = sample(4)
-    other = np.clip(forecast + 0.02, 0, 1)
-    paired = metrics.difference(metrics.brier, forecast, other, truth)
-    apart = metrics.interval(metrics.brier, forecast, truth)
-    assert paired.value == pytest.approx(metrics.brier(forecast, truth) - metrics.brier(other, truth))
+    forecast, truth = drawn(4)
+    ours, theirs = (LabelForecasts.yes_or_no(p, truth) for p in (forecast, np.clip(forecast + 0.02, 0, 1)))
+    paired, apart = metrics.differences(ours, theirs)["brier"], metrics.intervals(ours)["brier"]
+    assert paired.value == pytest.approx(metrics.brier(ours) - metrics.brier(theirs))
     assert paired.high - paired.low < (apart.high - apart.low) / 4
-    assert metrics.difference(metrics.auc, forecast, forecast, truth) == metrics.IntervalEstimate(0.0, 0.0, 0.0)
+    assert metrics.differences(ours, ours)["auc"] == metrics.IntervalEstimate(0.0, 0.0, 0.0)
+    with pytest.raises(InvalidInputError, match="different rows"):
+        metrics.differences(ours, sample(5))
 
 
 @pytest.mark.parametrize(
@@ -95,4 +172,18 @@ def test_pairs_are_narrower_than_two_samples_apart() -> None:
 )
 def test_what_cannot_be_scored_is_refused(forecast: list[float], truth: list[float], words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
-        metrics.interval(metrics.brier, forecast, truth)
+        LabelForecasts.yes_or_no(forecast, truth)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "no forecast"),
+        ([({"low": 0.6, "high": 0.6}, "low")], "add to 1"),
+        ([({"low": 1.0}, "gone")], "gone came true"),
+        ([({}, "low")], "add to 1"),
+    ],
+)
+def test_what_is_no_forecast_of_the_labels_is_refused(rows: list[Any], words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        LabelForecasts.read(rows, LABELS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import product
 
@@ -20,17 +21,22 @@ from antiphon.learning.outcomes.performance import (
 )
 
 
-def forecast(probability: float, positive: bool, release: str = "r1", **entity: str) -> ScoredForecast:
-    return ScoredForecast(probability, positive, release, "live", "2013-04-10", entity)
+def forecast(probability: float, late: bool, release: str = "r1", **entity: str) -> ScoredForecast:
+    label = "late" if late else "on time"
+    return ScoredForecast({"late": probability}, label, release, "live", "2013-04-10", entity)
 
 
-def scores(probabilities: list[float], positives: list[bool]) -> Scores | None:
-    return score([forecast(*row) for row in zip(probabilities, positives, strict=True)])
+def scored(forecasts: Sequence[ScoredForecast]) -> Scores | None:
+    return score(forecasts, ("late", "on time"), "late")
 
 
-def area_under_curve(probabilities: list[float], positives: list[bool]) -> float | None:
-    found = scores(probabilities, positives)
-    return None if found is None else found.auc
+def scores(probabilities: list[float], late: list[bool]) -> Scores | None:
+    return scored([forecast(*row) for row in zip(probabilities, late, strict=True)])
+
+
+def area_under_curve(probabilities: list[float], late: list[bool]) -> float | None:
+    found = scores(probabilities, late)
+    return None if found is None else found.metrics.get("auc")
 
 
 def test_the_area_under_the_curve_counts_pairs_and_ties_half() -> None:
@@ -47,28 +53,44 @@ def test_the_area_under_the_curve_counts_pairs_and_ties_half() -> None:
         assert area_under_curve([p for p, _ in rows], [yes for _, yes in rows]) == pytest.approx(by_hand, abs=1e-12)
 
 
-def test_measures_agree_with_another_library() -> None:
+def test_metrics_agree_with_another_library() -> None:
     from sklearn import metrics
 
     drawn = random.Random(3)
     rows = [forecast(drawn.random(), drawn.random() < 0.3) for _ in range(500)]
-    found = score(rows)
+    found = scored(rows)
     assert found is not None
-    probabilities, positives = [row.probability for row in rows], [row.positive for row in rows]
-    assert found.auc == pytest.approx(metrics.roc_auc_score(positives, probabilities))
-    assert found.brier == pytest.approx(metrics.brier_score_loss(positives, probabilities))
-    assert found.log_loss == pytest.approx(metrics.log_loss(positives, probabilities))
-    share = sum(positives) / 500
-    assert found.base_rate_brier == pytest.approx(metrics.brier_score_loss(positives, [share] * 500))
+    probabilities, late = [row.probabilities["late"] for row in rows], [row.label == "late" for row in rows]
+    assert found.metrics["auc"] == pytest.approx(metrics.roc_auc_score(late, probabilities))
+    assert found.metrics["brier"] == pytest.approx(metrics.brier_score_loss(late, probabilities))
+    assert found.metrics["log_loss"] == pytest.approx(metrics.log_loss(late, probabilities))
+    share = sum(late) / 500
+    assert found.trivial["brier"] == pytest.approx(metrics.brier_score_loss(late, [share] * 500))
+    assert found.labels == {"late": sum(late), "on time": 500 - sum(late)}
+    assert found.mean_forecast == {"late": pytest.approx(sum(probabilities) / 500)}
     assert sum(each.rows for each in found.reliability) == 500
 
 
-def test_a_certain_mistake_costs_much_and_not_everything() -> None:
-    found = score([forecast(1.0, False), forecast(0.0, True)])
+def test_labels_of_many_are_all_scored() -> None:
+    labels = ("low", "normal", "urgent")
+    said = [(0.6, 0.3, 0.1), (0.2, 0.7, 0.1), (0.1, 0.2, 0.7), (0.5, 0.4, 0.1)]
+    rows = [
+        ScoredForecast(dict(zip(labels, one, strict=True)), truth, "r1", "live", "2013-04-10", {})
+        for one, truth in zip(said, ("low", "normal", "urgent", "normal"), strict=True)
+    ]
+    found = score(rows, labels, None)
     assert found is not None
-    assert found.log_loss == pytest.approx(-math.log(1e-6))
-    assert (found.brier, found.auc) == (1.0, 0.0)
-    assert score([]) is None
+    assert found.metrics["accuracy"] == 0.75
+    assert found.trivial["accuracy"] == 0.5
+    assert found.mean_forecast == pytest.approx({"low": 0.35, "normal": 0.4, "urgent": 0.25})
+
+
+def test_a_certain_mistake_costs_much_and_not_everything() -> None:
+    found = scored([forecast(1.0, False), forecast(0.0, True)])
+    assert found is not None
+    assert found.metrics["log_loss"] == pytest.approx(-math.log(1e-6))
+    assert (found.metrics["brier"], found.metrics["auc"]) == (1.0, 0.0)
+    assert scored([]) is None
 
 
 def test_reliability_bins_reach_from_zero_to_one() -> None:
@@ -85,9 +107,9 @@ def test_parts_add_up_to_the_whole() -> None:
         forecast(0.1 * number, number % 3 == 0, f"r{number % 2}", origin="EWR" if number < 7 else f"X{number}")
         for number in range(10)
     ]
-    assert [(group.value, group.scores.rows) for group in by_release(rows)] == [("r0", 5), ("r1", 5)]
-    assert [(group.value, group.scores.rows) for group in by_day(rows)] == [("2013-04-10", 10)]
-    slices = by_slice(rows, ("origin", "gone"), most=2)
+    assert [(group.value, group.scores.rows) for group in by_release(rows, scored)] == [("r0", 5), ("r1", 5)]
+    assert [(group.value, group.scores.rows) for group in by_day(rows, scored)] == [("2013-04-10", 10)]
+    slices = by_slice(rows, scored, ("origin", "gone"), most=2)
     assert [(group.key, group.value, group.scores.rows) for group in slices] == [
         ("origin", "EWR", 7),
         ("origin", "X7", 1),
@@ -97,9 +119,11 @@ def test_parts_add_up_to_the_whole() -> None:
 def test_forecasts_are_of_joined_labels_with_a_probability() -> None:
     outcomes = [
         outcome("a", as_of=NOON.replace(hour=23) + timedelta(hours=1)),
-        outcome("b", probability=None),
-        outcome("c", kind="thumbs", value="up", positive=None),
+        outcome("b", probabilities={}),
+        outcome("c", kind="thumbs", value="up"),
     ]
     found, without = forecasts_of(outcomes)
-    assert [(each.probability, each.positive, each.day) for each in found] == [(0.25, True, "2013-04-11")]
+    assert [(each.probabilities, each.label, each.day) for each in found] == [
+        ({"delayed": 0.25}, "delayed", "2013-04-11")
+    ]
     assert without == 1

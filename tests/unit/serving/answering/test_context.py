@@ -13,7 +13,7 @@ from antiphon.serving.answering.context import arrive, as_requested, cache_names
 from antiphon.serving.request import AnswerRequest, MirroredAnswer
 
 KEY = b"k" * 32
-MIRRORS = MirroredAnswer("roll_1", "pred_1", "t", 0.5, 1.0)
+MIRRORS = MirroredAnswer("roll_1", "pred_1", "t", {"late": 0.5}, 1.0)
 
 
 def asking(**fields: Any) -> AnswerRequest:
