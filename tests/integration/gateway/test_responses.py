@@ -325,11 +325,19 @@ async def test_what_is_not_done_is_refused_by_name(local: World, extra: dict[str
 
 async def test_what_asks_for_nothing_passes(local: World) -> None:
     neutral = {
-        "background": False, "truncation": "disabled", "tools": [], "tool_choice": "auto", "parallel_tool_calls": True,
-        "reasoning": {"summary": "auto", "effort": None}, "include": ["reasoning.encrypted_content"],
-        "service_tier": None, "stream_options": None, "client_metadata": {"session": "1"}, "conversation": None,
+        "background": False,
+        "truncation": "disabled",
+        "reasoning": {"summary": "auto", "effort": None},
+        "tools": [],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "include": ["reasoning.encrypted_content"],
+        "service_tier": None,
+        "stream_options": None,
+        "client_metadata": {"session": "1"},
         "text": {"format": {"type": "text"}, "verbosity": "medium"},
-    }  # fmt: skip
+        "conversation": None,
+    }
     assert (await post(local, fields(**neutral))).status_code == 200
 
 
