@@ -298,7 +298,7 @@ def _difference_bounds(pair: PairedOutcome) -> tuple[float, float]:
 
 
 def _kind(pair: PairedOutcome) -> bool | str:
-    """What came true, as it is scored: of a question of yes or no whether it was yes."""
+    """The label that came true; of a question of yes or no whether it was yes."""
     known = pair.live or pair.shadow
     return pair.label in known if len(known) == 1 else str(pair.label)
 

@@ -34,7 +34,7 @@ _ANSWER = "evaluation-answer/1"
 
 
 def counted(labels: Mapping[str, int]) -> str:
-    """How often each label came true, in words."""
+    """Counts of labels in words."""
     return ", ".join(f"{count:,} {label}" for label, count in labels.items()) or "none"
 
 

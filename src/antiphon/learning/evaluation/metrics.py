@@ -115,7 +115,7 @@ class LabelForecasts:
         return replace(self, probabilities=self.probabilities[chosen], truth=self.truth[chosen])
 
     def trivial(self) -> LabelForecasts:
-        """What a forecaster says on the same rows that knows the labels' shares alone."""
+        """The forecasts of one that knows the labels' shares on the same rows, and nothing else."""
         return replace(self, probabilities=np.broadcast_to(self.shares, self.probabilities.shape))
 
 
@@ -152,8 +152,8 @@ def brier(forecasts: LabelForecasts) -> float:
 
 def brier_of_rows(forecasts: LabelForecasts) -> Floats:
     """The Brier score of each row."""
-    happened = np.eye(len(forecasts.labels))[forecasts.truth]
-    return np.asarray(0.5 * np.sum((forecasts.probabilities - happened) ** 2, axis=1))
+    outcomes = np.eye(len(forecasts.labels))[forecasts.truth]
+    return np.asarray(0.5 * np.sum((forecasts.probabilities - outcomes) ** 2, axis=1))
 
 
 def log_loss(forecasts: LabelForecasts) -> float:

@@ -148,7 +148,7 @@ class AnswerContext(msgspec.Struct, frozen=True):
 
     @property
     def evidence(self) -> Evidence:
-        """What guards see of the request beside a text."""
+        """The request as guards see it beside a text."""
         request = self.request
         return Evidence(self.reading.prints, request.entity, request.question or "", self.inputs)
 
