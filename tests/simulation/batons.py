@@ -96,15 +96,23 @@ class BatonThreads:
 
 @contextmanager
 def patience(tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell where something waits for longer than :data:`PATIENCE`, and raise :class:`StuckThreadError` there."""
+    """Tell where something waits for longer than :data:`PATIENCE`, and raise :class:`StuckThreadError` there.
+
+    The second alarm counts: the first may only say that this process was stopped, or the machine asleep.
+    """
+    alarms = 0
 
     def give_up(number: int, frame: FrameType | None) -> None:
+        nonlocal alarms
+        alarms += 1
+        if alarms == 1:
+            return
         where = "".join(traceback.format_stack(frame))
         tell(f"something waits outside of the simulation:\n{where}")
         raise StuckThreadError
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE / 2, PATIENCE / 2)
     try:
         yield
     finally:
