@@ -126,7 +126,7 @@ def test_outcomes_are_imported_from_the_historys_own_table(antiphon: Run, predic
     assert "AUC" in shown
     assert len(antiphon("outcomes", "list", "desk", "--status", "joined", "--json").json()) == 12
     assert antiphon("outcomes", "rejoin", "desk", "--json").json() == {"joined": 0}
-    assert antiphon("outcomes", "drift", "desk", "--json").json()["forecast"]["verdict"] == "too-few"
+    assert antiphon("outcomes", "drift", "desk", "--json").json()["forecasts"][0]["verdict"] == "too-few"
 
 
 def test_rows_that_are_refused_are_named_and_the_others_taken(antiphon: Run, desk: Path, predicted: None) -> None:

@@ -129,7 +129,7 @@ async def test_performance_and_drift(client: httpx2.AsyncClient, desk: Desk) -> 
     mute = await client.get("/admin/outcomes/mute/performance")
     assert (mute.status_code, "declares no outcome" in mute.text) == (400, True)
     drift = (await client.get("/admin/outcomes/desk/drift")).json()
-    assert (drift["reference"], drift["forecast"]["verdict"]) == ("first week", "too-few")
+    assert (drift["reference"], drift["forecasts"][0]["verdict"]) == ("first week", "too-few")
 
 
 async def test_datasets_are_listed_and_shown(client: httpx2.AsyncClient, desk: Desk) -> None:

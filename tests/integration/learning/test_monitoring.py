@@ -64,8 +64,9 @@ def test_drift_is_against_the_first_week_until_there_is_a_training_set(flown: Fl
     serve(flown, 0, 12 * 24)
     scope = flown.world.scope
     before = monitor(flown).drift(scope, "desk", recent=3 * DAY)
-    assert (before.reference, before.forecast.verdict) == ("first week", "steady")
-    assert (before.forecast.reference, before.forecast.recent) == (7 * 24, 3 * 24)
+    (forecast,) = before.forecasts
+    assert (before.reference, forecast.name, forecast.verdict) == ("first week", "probability of delayed", "steady")
+    assert (forecast.reference, forecast.recent) == (7 * 24, 3 * 24)
     assert [(each.name, each.verdict) for each in before.features] == [("congestion.delay_2h", "steady")]
     # Served delays all print 10 minutes; those learned from lie between -5 and 40.
     dataset = flown.builder.build(flown.builder.plan(flown.application, cutoff=NOON, origins=("history",)))
@@ -81,4 +82,5 @@ def test_of_nothing_nothing_is_said(flown: Flown) -> None:
     found = monitor(flown).performance(flown.world.scope, "desk")
     assert (found.whole, found.releases, found.coverage, found.counts) == (None, (), (), {})
     drift = monitor(flown).drift(flown.world.scope, "desk")
-    assert (drift.since, drift.features, drift.forecast.verdict) == (None, (), "too-few")
+    assert (drift.since, drift.features) == (None, ())
+    assert [each.verdict for each in drift.forecasts] == ["too-few"]

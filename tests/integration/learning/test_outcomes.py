@@ -66,7 +66,7 @@ def test_the_first_label_stands(desk: Desk) -> None:
         for identity, value in (("a", "delayed"), ("b", "delayed"), ("c", "on_time"), ("d", "delayed"))
     ]
     assert statuses == ["joined", "duplicate", "contradictory", "duplicate"]
-    assert desk.outcomes.labels(DEV, ["p1"]) == {"p1": True}
+    assert desk.outcomes.labels(DEV, ["p1"]) == {"p1": "delayed"}
     assert desk.outcomes.counts(DEV) == {"label": {"contradictory": 1, "duplicate": 2, "joined": 1}}
 
 
@@ -106,7 +106,9 @@ def test_every_prediction_of_the_subject_and_moment_gets_it(desk: Desk) -> None:
     # A prediction that came since gets it when it is sent again.
     desk.predict("p3")
     assert len(desk.joiner.take(DEV, "me", of_moment(id="f1")).outcomes) == 3
-    assert desk.outcomes.labels(DEV, ["p1", "p2", "p3", "later", "unseen"]) == {"p1": True, "p2": True, "p3": True}
+    assert desk.outcomes.labels(DEV, ["p1", "p2", "p3", "later", "unseen"]) == dict.fromkeys(
+        ("p1", "p2", "p3"), "delayed"
+    )
 
 
 @pytest.mark.parametrize("sent", [label(id="f1"), of_moment(id="f1"), of_moment()])
