@@ -67,6 +67,8 @@ TRAINS: ApplicationSpec = msgspec.structs.replace(
         false_share=None,
         injected_share=None,
         leaked_share=None,
+        pii_share=None,
+        toxic_share=None,
     ),
 )
 ORDER = TrainingRequest("desk", rows=20, texts=0)

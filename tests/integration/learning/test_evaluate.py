@@ -272,7 +272,7 @@ async def test_a_bad_release_stays_a_draft_with_reasons(tmp_path: Path) -> None:
     verdict = desk.validation.validate(desk.candidate(), evaluation, principal="me")
     assert (verdict.passed, verdict.release.stage) == (False, "draft")
     said = " ".join(verdict.reasons)
-    for words in ("lower bound of the AUC", "base rate", "safety suites were not tried", "was not compared with"):
+    for words in ("In AUC it is", "In Brier score it is", "safety suites were not tried", "was not compared with"):
         assert words in said
     assert desk.evaluations.get(SCOPE, evaluation.id) == evaluation
     desk.close()

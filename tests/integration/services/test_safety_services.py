@@ -161,7 +161,7 @@ def test_commands_show_suites_reports_and_mistakes_of_files(store: Store, folder
         msgspec.json.encode(made.gates)
     )
     told = antiphon("evaluations", "show", made.id).out
-    for word in ("toxic_share", "FAILED", "held-out", "visible", "insult", "100.0% ("):
+    for word in ("toxic_share", "FAILED", "held-out", "visible", "toxicity", "100.0% ("):
         assert word in told
     card = antiphon("models", "show", made.release).out
     assert "toxicity" in card
