@@ -91,4 +91,4 @@ async def test_two_hosts_go_on_when_the_command_is_killed_right_after_its_decisi
     assert report.violations == {name: [] for name in report.violations}, told
     assert report.failed == {}, told
     assert report.replayed == report.identical == 3, told
-    assert min(report.answered, report.events, report.outside) > 20, "there was hardly any load to lose"
+    assert min(report.answered, report.events, report.outside) > 5, "there was hardly any load to lose"

@@ -94,6 +94,8 @@ CLEAR_COLUMNS = {
     "policy_versions.document": "policies, which are no secret",
     "publications.snapshots": "ids; read by every process several times a second",
     "rollouts.plan": "shares and thresholds",
+    "shadow_pairs.live_probabilities": "probabilities of declared labels",
+    "shadow_pairs.shadow_probabilities": "the same of the candidate",
 }
 """Columns of bytes that hold no payload, and what they hold instead; hashes, salts and wrapped keys aside."""
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from antiphon.catalog.learning.evaluations import counted
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, OnlyApplication, Project
 from antiphon.cli.output import moment, show, table
@@ -73,6 +72,8 @@ def list_datasets(
 ) -> None:
     """Datasets, latest first."""
 
+    from antiphon.catalog.learning.evaluations import counted
+
     with stores(project) as store:
         found = store.datasets.list(store.scope, application or None, limit=limit)
         if not found:
@@ -121,6 +122,8 @@ def _kind(kind: str) -> DatasetKind:
 
 
 def _shown(dataset: Dataset) -> str:
+    from antiphon.catalog.learning.evaluations import counted
+
     spec = dataset.spec
     left_out = ", ".join(f"{count} {reason}" for reason, count in dataset.dropped.items()) or "nothing"
     lines = [
@@ -137,6 +140,8 @@ def _shown(dataset: Dataset) -> str:
 
 
 def _surveyed(survey: DatasetSurvey) -> str:
+    from antiphon.catalog.learning.evaluations import counted
+
     spec = survey.spec
     left_out = ", ".join(f"{count} {reason}" for reason, count in survey.dropped.items()) or "nothing"
     return "\n".join(

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
-from tests.chaos.harness.running import _process, free_port, ready, scratch, until
+from tests.chaos.harness.running import free_port, ready, scratch, started, until
 from tests.harness.ended_process import ended_process
 
 from antiphon.catalog.process_leases import ProcessLeases
@@ -57,7 +57,7 @@ class Platform:
             sys.executable, "-m", "antiphon.engine", "--socket", self._socket, "--slots", "1", "--model", "simulated",
             "--simulated", "--simulated-call-milliseconds", "20",
         )  # fmt: skip
-        await self._stack.enter_async_context(_process(engine, self.root / "engine.log", 10))
+        await self._stack.enter_async_context(started(engine, self.root / "engine.log", 10))
         for port in self.ports:
             await self.gateway(port)
 
@@ -67,7 +67,7 @@ class Platform:
             sys.executable, "-m", "antiphon.app.gateway", "--project", str(self.root),
         )  # fmt: skip
         log = self.root / f"gateway-{port}.log"
-        process = await self._stack.enter_async_context(_process(command, log, 10))
+        process = await self._stack.enter_async_context(started(command, log, 10))
         await until(lambda: ready(f"http://127.0.0.1:{port}", process, log), bool, 120)
         return process
 

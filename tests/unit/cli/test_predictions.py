@@ -9,7 +9,8 @@ from antiphon.cli.predictions import brief
 EXPLAINED: dict[str, Any] = {
     "prediction": "pred_1", "path": "online", "role": "live", "as_of": "2026-01-01T00:00:00Z",
     "asked_by": {"principal": "bot", "originating_user": "ada"},
-    "entity": {"shop": "tea"}, "question": None, "inputs": None, "answer": "word " * 200, "finish_reason": "stop",
+    "entity": {"shop": "tea"}, "question": None, "inputs": None, "hints": None,
+    "answer": "word " * 200, "finish_reason": "stop",
     "release": {"id": "rel_1", "application": "desk", "number": 3, "model": {"name": "tiny"}},
     "policy": {"decision": "allow", "policies": ["services-answer"]},
     "features": [

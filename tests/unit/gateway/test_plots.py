@@ -83,7 +83,7 @@ def test_many_judgements_are_thinned_but_no_decision_is_lost() -> None:
 
 def test_days_are_drawn_from_two_on_and_a_missing_score_is_left_out() -> None:
     def day(value: str, auc: float | None) -> Group:
-        return Group("", value, Scores(9, 3, auc, 0.2, 0.2, 0.5, 0.3, 0.3, ()))
+        return Group("", value, Scores(9, {}, {"brier": 0.2} | ({} if auc is None else {"auc": auc}), {}, {}, ()))
 
     assert plots.by_day([day("2013-04-10", 0.7)]) is None
     drawn = plots.by_day([day("2013-04-10", 0.7), day("2013-04-11", None), day("2013-04-12", 0.9)])

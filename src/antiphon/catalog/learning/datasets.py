@@ -152,12 +152,13 @@ class Datasets:
         table = schema.datasets
         with self._database.transaction() as connection:
             moved = msgspec.structs.replace(self.get(scope, dataset, within=connection), path=path, sha256=sha256)
-            connection.execute(update(table).where(schema.owned(table, scope, id=dataset)).values(self._row(moved)))
+            row = self._row(moved, scope)
+            connection.execute(update(table).where(schema.owned(table, scope, id=dataset)).values(row))
         return moved
 
     def files(self, scope: Scope) -> builtins.list[str]:
         """Every file of the lake that a dataset names: none of them is garbage."""
         return [dataset.path for dataset in self.list(scope)]
 
-    def _row(self, dataset: Dataset) -> dict[str, Any]:
-        return self._documents.row(dataset, application=dataset.spec.application, kind=dataset.spec.kind)
+    def _row(self, dataset: Dataset, scope: Scope | None = None) -> dict[str, Any]:
+        return self._documents.row(dataset, scope, application=dataset.spec.application, kind=dataset.spec.kind)
