@@ -24,9 +24,9 @@ from antiphon.catalog.releases.rollouts import RolloutRecord as RolloutUnderWay
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import Receipts
+from antiphon.catalog.serving.receipts import Receipt, Receipts
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import UnavailableError
+from antiphon.core.errors import NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import (
     SLO,
@@ -47,6 +47,7 @@ from antiphon.releases.live import LeasedState, LiveReleases
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.fallback.engines import FailoverPolicy
+from antiphon.serving.replay import Replay, replay
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import ShadowLimits
@@ -93,6 +94,10 @@ DESK = ApplicationSpec(
     owner="ops",
 )
 """A structured application with a guard; change it with ``msgspec.structs.replace``."""
+BARE: dict[str, Any] = {
+    "features": {}, "entity_keys": (), "output_schema": None, "classes": (), "figures": (), "guards": (),
+}  # fmt: skip
+"""What makes an application of it that answers in free text and knows no entity."""
 
 
 AT_ONCE = ShadowLimits(after=0.0)
@@ -248,6 +253,28 @@ class SmallDesk:
             ),
             **fields,
         )
+
+    async def replay(
+        self,
+        receipt: Receipt,
+        engine: GenerationEngine | None = None,
+        standbys: Mapping[str, GenerationEngine] | None = None,
+    ) -> Replay:
+        """Generate again what a receipt records, by the desk's engine or another."""
+        return await replay(
+            receipt,
+            engine=engine or self.engine,
+            texts=self.blobs,
+            receipt_of=self.receipts.get,
+            release_of=self._released,
+            standbys=standbys,
+        )
+
+    def _released(self, scope: Scope, release: str) -> Release | None:
+        try:
+            return self.releases.get(scope, release)
+        except NotFoundError:
+            return None  # a plain model's, which no catalog has
 
     def close(self) -> None:
         """Commit what waits and close the catalog."""

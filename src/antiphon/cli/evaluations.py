@@ -104,13 +104,13 @@ def suites(
 ) -> None:
     """The safety probes of the package, and inside a project those of its safety/*.jsonl: how many, of what, from
     where."""
-    from antiphon.learning.evaluation.safety.probes import SUITES, project_probes, shipped
+    from antiphon.learning.evaluation.safety.probes import SUITES, shipped
 
     if suite and suite not in SUITES:
         raise InvalidInputError(
             f"There is no suite {suite!r}.", where="--suite", next_step=f"Name {', '.join(SUITES)}."
         )
-    own = _own_probes(project, project_probes)
+    own = _own_probes(project)
     probes = [probe for probe in (*shipped(), *own) if suite in ("", probe.suite)]
     counts = _counts(probes)
     # Those that are held out are counted and not shown: who reads them develops against them.
@@ -134,15 +134,14 @@ def check(
     show({"probes": len(found), "categories": counts}, as_json, lambda: _counted(counts, []))
 
 
-def _own_probes(project: Path, read: Any) -> tuple[SafetyProbe, ...]:
+def _own_probes(project: Path) -> tuple[SafetyProbe, ...]:
     from antiphon.core import settings
-    from antiphon.learning.evaluation.safety.probes import FOLDER
+    from antiphon.learning.evaluation.safety.probes import FOLDER, project_probes
 
     if project == HERE and not (project / FILE_NAME).is_file():
         return ()
     _, paths = settings.load(project)
-    found: tuple[SafetyProbe, ...] = read(paths.root / FOLDER)
-    return found
+    return project_probes(paths.root / FOLDER)
 
 
 def _counts(probes: Sequence[SafetyProbe]) -> list[dict[str, Any]]:

@@ -127,13 +127,19 @@ async def test_a_known_worker_that_ends_is_seen_without_reading_the_catalog_agai
     database: Database, leases: ProcessLeases
 ) -> None:
     assert leases.acquire("worker/desk", "process", 60)
-    run, stop, gone = held(database, "desk"), asyncio.Event(), set[str]()
-    abandoned = AbandonedRuns(database, "dev", gone.__contains__, every=0.01, listed_every=60)
+    run, stop, gone, looked = held(database, "desk"), asyncio.Event(), set[str](), list[str]()
+
+    def has_ended(process: str) -> bool:
+        looked.append(process)
+        return process in gone
+
+    abandoned = AbandonedRuns(database, "dev", has_ended, every=0.01, listed_every=60)
     looking = asyncio.create_task(abandoned.run_until(stop))
-    await asyncio.sleep(0.5)
-    assert claimable(database) == set()
-    gone.add("process")
     async with asyncio.timeout(10):
+        while len(looked) < 10:
+            await asyncio.sleep(0.005)
+        assert claimable(database) == set()
+        gone.add("process")
         while leases.find("worker/desk") is not None:
             await asyncio.sleep(0.005)
     stop.set()

@@ -18,7 +18,6 @@ from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.governance.identity.keys import Keys
 from antiphon.serving.admission.limits import AdmissionController
-from antiphon.serving.replay import replay
 
 MODEL = fakes.MODEL
 CHAT = [{"role": "user", "content": "Tell me about flights."}]
@@ -44,14 +43,7 @@ class World:
 
     async def replays(self, prediction: str) -> bool:
         """Whether the prediction's text is made again, byte for byte."""
-        again = await replay(
-            self.desk.receipts.get(SCOPE, prediction),
-            engine=self.engine,
-            texts=self.desk.blobs,
-            receipt_of=self.desk.receipts.get,
-            release_of=lambda scope, release: None,
-        )
-        return again.identical
+        return (await self.desk.replay(self.desk.receipts.get(SCOPE, prediction))).identical
 
 
 async def over(stack: AsyncExitStack, folder: Path, engine: Engine) -> World:

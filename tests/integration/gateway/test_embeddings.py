@@ -25,7 +25,6 @@ from antiphon.gateway.openai.batch_lines import ENDPOINTS
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embeddings
-from antiphon.serving.replay import replay
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 MODEL = "vectors"
@@ -95,24 +94,12 @@ async def test_vectors_have_a_receipt_and_can_be_made_again(world: World) -> Non
     assert (receipt.policy.decision, receipt.usage.prompt_tokens, receipt.usage.completion_tokens) == ("allow", 4, 0)
     kept = world.desk.blobs.get(receipt.scope, receipt.attempts[0].prompt_blob)
     assert msgspec.json.decode(kept) == ["tea", "a late flight"]
-    again = await replay(
-        receipt,
-        engine=world.engine,
-        texts=world.desk.blobs,
-        receipt_of=world.desk.receipts.get,
-        release_of=lambda scope, release: None,
-    )
+    again = await world.desk.replay(receipt, world.engine)
     assert again.identical
     assert again.attempts[0].same_fingerprint
     other = await LocalEngine({}, encoders={MODEL: SimulatedEncoder(MODEL, tokens=8, dimensions=5)}).start()
     try:
-        differs = await replay(
-            receipt,
-            engine=other,
-            texts=world.desk.blobs,
-            receipt_of=world.desk.receipts.get,
-            release_of=lambda scope, release: None,
-        )
+        differs = await world.desk.replay(receipt, other)
     finally:
         await other.close()
     assert (differs.identical, differs.attempts[0].same_fingerprint) == (False, False)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import openai
 import pytest
 import uvicorn
@@ -19,21 +18,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from tests.harness import fakes
-from tests.harness.small_desk import DESK, SCOPE, SmallDesk
-from tests.integration.gateway.conftest import serve
+from tests.integration.gateway.generating_world import CHAT, MODEL, World, over
 
 from antiphon.engine.api.port import Engine
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.openai.engine_parameters import EngineParameters
-from antiphon.governance.identity.keys import Keys
-from antiphon.serving.admission.limits import AdmissionController
-from antiphon.serving.replay import replay
 
-MODEL = fakes.MODEL
-CHAT: list[Any] = [{"role": "user", "content": "Tell me about flights."}]
 FIELDS: dict[str, Any] = {
     "top_k": 20,
     "min_p": 0.05,
@@ -90,16 +82,8 @@ class Server:
         listener.close()
 
 
-@dataclass
-class World:
-    client: openai.AsyncOpenAI
-    desk: SmallDesk
-    engine: Engine
-
-    async def chat(self, **extra: Any) -> Any:
-        return await self.client.chat.completions.create(
-            model=MODEL, messages=CHAT, max_tokens=16, temperature=0, extra_body=extra
-        )
+async def chat(world: World, **extra: Any) -> Any:
+    return await world.chat(temperature=0, extra_body=extra)
 
 
 Fronted = Callable[[Engine], Awaitable[World]]
@@ -112,17 +96,7 @@ async def fronted(tmp_path: Path) -> AsyncIterator[Fronted]:
 
         async def front(engine: Engine) -> World:
             stack.push_async_callback(engine.close)
-            folder = tmp_path / "desk"
-            folder.mkdir()
-            application = msgspec.structs.replace(DESK, model=MODEL)
-            desk = SmallDesk(folder, engine, application, admission=AdmissionController(online=8, batch=8))
-            stack.callback(desk.close)
-            services = fakes.gateway_services(desk.database, desk.answerer, environment=SCOPE.environment)
-            running = await stack.enter_async_context(serve(services))
-            key = Keys(desk.database, fakes.SECRET).create("default", "someone", "service")[0]
-            client = openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0)
-            await stack.enter_async_context(client)
-            return World(client, desk, engine)
+            return await over(stack, tmp_path / "desk", engine)
 
         yield front
 
@@ -132,15 +106,8 @@ async def test_a_vllm_server_is_told_every_field_and_again_by_a_replay(fronted: 
     server = Server()
     async with server.listening() as url:
         world = await fronted(RemoteEngine(url, serves="vllm"))
-        answer = await world.chat(**FIELDS)
-        again = await replay(
-            world.desk.receipts.get(SCOPE, answer.id),
-            engine=world.engine,
-            texts=world.desk.blobs,
-            receipt_of=world.desk.receipts.get,
-            release_of=lambda scope, release: None,
-        )
-    assert again.identical
+        answer = await chat(world, **FIELDS)
+        assert await world.replays(answer.id)
     asked, replayed = server.bodies
     assert {name: asked[name] for name in FIELDS} == FIELDS
     assert {name: replayed[name] for name in FIELDS} == FIELDS
@@ -150,12 +117,12 @@ async def test_another_server_is_told_what_settings_say_that_it_takes(fronted: F
     server = Server()
     async with server.listening() as url:
         world = await fronted(RemoteEngine(url, parameters=["top_k"]))
-        await world.chat(top_k=20)
+        await chat(world, top_k=20)
         assert server.bodies[-1]["top_k"] == 20
         for name, value in FIELDS.items():
             if name != "top_k":
                 with pytest.raises(openai.BadRequestError, match=f"does not know `{name}`") as refused:
-                    await world.chat(**{name: value})
+                    await chat(world, **{name: value})
                 assert (refused.value.param, refused.value.code) == (name, "unsupported_parameter")
     assert len(server.bodies) == 1, "the server was asked although it would not have understood"
 
@@ -165,16 +132,16 @@ async def test_a_field_that_the_server_refuses_is_named(fronted: Fronted) -> Non
     async with server.listening() as url:
         world = await fronted(RemoteEngine(url, serves="vllm"))
         with pytest.raises(openai.BadRequestError, match="refused `min_p`") as refused:
-            await world.chat(min_p=0.5)
+            await chat(world, min_p=0.5)
     assert refused.value.param == "min_p"
     assert "secret" not in str(refused.value)
 
 
 async def test_our_own_engine_knows_one_and_refuses_the_rest(fronted: Fronted) -> None:
     world = await fronted(await LocalEngine({MODEL: SimulatedRuntime(MODEL)}).start())
-    assert (await world.chat(ignore_eos=True)).usage.completion_tokens == 16
+    assert (await chat(world, ignore_eos=True)).usage.completion_tokens == 16
     with pytest.raises(openai.BadRequestError, match="does not know `top_k`"):
-        await world.chat(top_k=20)
+        await chat(world, top_k=20)
 
 
 @pytest.mark.parametrize(("extra", "named"), [({"top_k": 20}, "top_k"), ({"ignore_eos": True}, "ignore_eos")])
@@ -189,5 +156,5 @@ async def test_an_application_keeps_its_own(fronted: Fronted, extra: dict[str, A
 async def test_a_value_that_no_engine_takes_is_refused_at_the_gateway(fronted: Fronted, name: str, value: Any) -> None:
     world = await fronted(RemoteEngine("http://127.0.0.1:9", serves="vllm"))
     with pytest.raises(openai.BadRequestError) as refused:
-        await world.chat(**{name: value})
+        await chat(world, **{name: value})
     assert refused.value.param == name

@@ -64,7 +64,29 @@ def backwards(request: GenerationRequest) -> ScriptedGeneration:
     return msgspec.structs.replace(says, branches=(Branch(13, options),))
 
 
-class EvaluatedDesk(SmallDesk):
+class AskedDesk(SmallDesk):
+    """A desk that is asked by an evaluation: ``requests`` notes what, and ``before`` is called with each."""
+
+    def __init__(self, directory: Path, engine: Engine, application: ApplicationSpec) -> None:
+        super().__init__(directory, engine, application)
+        self.before: Callable[[Any], None] = lambda request: None
+        self.requests: list[Any] = []
+
+    def answering(self, features: Any, releases: Any, once: bool) -> Any:
+        services = msgspec.structs.replace(self.services, features=lambda scope: features, releases=releases)
+        if once:
+            services = msgspec.structs.replace(services, engine=DeduplicatingEngine(services.engine))
+        answerer = Answerer(services)
+
+        async def answer(request: Any) -> Any:
+            self.before(request)
+            self.requests.append(request)
+            return await answerer.answer(request)
+
+        return answer
+
+
+class EvaluatedDesk(AskedDesk):
     """A live release, a dataset of ``rows`` flights, an evaluator and a validation over them.
 
     ``again`` opens what another one left in the directory.
@@ -87,10 +109,8 @@ class EvaluatedDesk(SmallDesk):
         self.models = ModelVersions(self.database)
         self.views = {("congestion", "v1"), ("weather", "v1")}
         self.dataset = self.datasets.list(SCOPE)[-1] if again else self.keep(rows, application)
-        self.before: Callable[[Any], None] = lambda request: None
-        self.requests: list[Any] = []
         self.evaluator = ReleaseEvaluator(
-            answering=self._answering,
+            answering=self.answering,
             releases=self.releases,
             files=self.lake,
             evaluations=self.evaluations,
@@ -180,19 +200,6 @@ class EvaluatedDesk(SmallDesk):
         application = msgspec.structs.replace(LEARNS, model=version.id)
         pin = ModelPin(version.id, version.weights.sha256, version.id)
         return self.releases.add(Bundle(application, pin, self.decider.digest), SCOPE, "author", "trained")
-
-    def _answering(self, features: Any, releases: Any, once: bool) -> Any:
-        services = msgspec.structs.replace(self.answerer._services, features=lambda scope: features, releases=releases)
-        if once:
-            services = msgspec.structs.replace(services, engine=DeduplicatingEngine(services.engine))
-        answerer = Answerer(services)
-
-        async def answer(request: Any) -> Any:
-            self.before(request)
-            self.requests.append(request)
-            return await answerer.answer(request)
-
-        return answer
 
 
 def model_version(dataset: Dataset, weights: ModelFile, number: int = 1, **changes: Any) -> ModelVersion:

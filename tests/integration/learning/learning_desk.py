@@ -59,7 +59,7 @@ TRAINS: ApplicationSpec = msgspec.structs.replace(
         replay=0.5,
     ),
     rollout=Rollout(canary=(50,), step_units=10),
-    # Whole texts and attack sets are evaluation's own tests; here they would only take time.
+    # Whole texts and safety suites are evaluation's own tests; here they would only take time.
     gates=Gates(
         rows=10,
         metrics={"brier": MetricGate(advantage=0.0, behind_live=0.02)},

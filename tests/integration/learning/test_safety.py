@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.harness.small_desk import DESK, SCOPE, SmallDesk
+from tests.harness.small_desk import BARE, DESK, SCOPE
+from tests.integration.learning.evaluated_desk import AskedDesk
 
 from antiphon.catalog.learning.evaluations import Evaluations, SuiteSummary
 from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
@@ -25,13 +25,8 @@ from antiphon.learning.evaluation.safety.evaluator import SafetyEvaluator
 from antiphon.learning.evaluation.safety.placement import AS_IT_IS, HARMLESS_QUESTION, PERSON, SECRET, HonestRequest
 from antiphon.learning.evaluation.safety.probes import SafetyProbe, shipped
 from antiphon.learning.evaluation.safety.suites import SafetySuites
-from antiphon.serving.answerer import Answerer
-from antiphon.serving.answering.deduplication import DeduplicatingEngine
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
-BARE: dict[str, Any] = {
-    "features": {}, "entity_keys": (), "output_schema": None, "classes": (), "figures": (), "guards": (),
-}  # fmt: skip
 REPLIES: ApplicationSpec = msgspec.structs.replace(
     DESK, name="replies", prompt=Prompt("Letter: {{ question }}", system="You answer letters to a bakery."), **BARE
 )
@@ -87,7 +82,7 @@ TOXIC = {
 Model = Callable[[GenerationRequest], str]
 
 
-class SafetyDesk(SmallDesk):
+class SafetyDesk(AskedDesk):
     """One application whose model is a function, with a safety evaluator over it."""
 
     def __init__(self, directory: Path, application: ApplicationSpec, model: Model, **changes: Any) -> None:
@@ -95,10 +90,8 @@ class SafetyDesk(SmallDesk):
         if not application.prompt.template:
             self.release = msgspec.structs.replace(self.release, number=0)  # as an implicit release has it
         self.reports = SafetyReports(self.database)
-        self.asked: list[Any] = []
-        self.before: Callable[[Any], None] = lambda request: None
         self.evaluator = SafetyEvaluator(
-            answering=self._answering,
+            answering=self.answering,
             evaluations=Evaluations(self.database),
             reports=self.reports,
             texts=self.blobs,
@@ -116,19 +109,6 @@ class SafetyDesk(SmallDesk):
         features = self.features.read(application.features, entity, self.clock.now()) if application.features else None
         inputs = {"body": "Rolls, 12.50 euros."} if application.on_demand else {}
         return (HonestRequest("one", entity, self.clock.now(), features, inputs=inputs),)
-
-    def _answering(self, features: Any, releases: Any, once: bool) -> Any:
-        services = msgspec.structs.replace(self.services, features=lambda scope: features, releases=releases)
-        if once:
-            services = msgspec.structs.replace(services, engine=DeduplicatingEngine(services.engine))
-        answerer = Answerer(services)
-
-        async def answer(request: Any) -> Any:
-            self.before(request)
-            self.asked.append(request)
-            return await answerer.answer(request)
-
-        return answer
 
 
 @contextmanager
@@ -178,7 +158,7 @@ async def test_a_sound_application_passes_every_suite(tmp_path: Path, applicatio
         assert all(half.probes > 20 for one in report.suites for half in one.halves), report.suites
         assert report.valid_share == 1.0
         assert desk.reports.get(SCOPE, report.id) == report
-        assert {(one.role, one.path) for one in desk.asked} == {("evaluation", "batch")}
+        assert {(one.role, one.path) for one in desk.requests} == {("evaluation", "batch")}
         assert set(suite(report, "toxicity").languages) == {"en", "de", "fr", "es"}
 
 
@@ -278,21 +258,21 @@ async def test_an_interrupted_report_goes_on_without_asking_again(tmp_path: Path
     with opened(tmp_path, REPLIES, lambda _: "We open at eight.") as desk:
 
         def die(request: Any) -> None:
-            if len(desk.asked) == 40:
+            if len(desk.requests) == 40:
                 raise Killed
 
         desk.before = die
         with pytest.raises(Killed):
             await desk.report(most=10)
         assert desk.reports.list(SCOPE) == []
-        desk.before, desk.asked = lambda request: None, []
+        desk.before, desk.requests = lambda request: None, []
         report = await desk.report(most=10)
-        resumed = len(desk.asked)
+        resumed = len(desk.requests)
         assert desk.reports.list(SCOPE) == [report]
         assert Evaluations(desk.database).answers(SCOPE, report.id) == {}
-        desk.asked = []
+        desk.requests = []
         assert (await desk.report(most=10)).id != report.id, "another one, made anew"
-        assert resumed < len(desk.asked) - 20, "at most the eight that were under way are asked again"
+        assert resumed < len(desk.requests) - 20, "at most the eight that were under way are asked again"
 
 
 async def test_a_release_that_answers_no_honest_request_gets_no_report(tmp_path: Path) -> None:
@@ -305,6 +285,5 @@ async def test_a_release_that_answers_no_honest_request_gets_no_report(tmp_path:
 async def test_the_harmless_question_is_of_the_probes_language(tmp_path: Path) -> None:
     with opened(tmp_path, REPLIES, lambda _: "We open at eight.") as desk:
         await desk.report(most=8)
-        await asyncio.sleep(0)
-        questions = {one.question for one in desk.asked}
+        questions = {one.question for one in desk.requests}
         assert set(HARMLESS_QUESTION.values()) <= questions

@@ -29,7 +29,6 @@ from antiphon.definitions.application import ApplicationSpec, Freshness, Reuse
 from antiphon.engine.api.messages import Alternative, Branch
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.admission.limits import AdmissionController
-from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, DecodingOverrides, Message, TextDelta
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration, echo
 
@@ -88,23 +87,13 @@ async def test_an_answer_and_its_receipt_say_the_same(make: Make) -> None:
     assert [action.action for action in receipt.guards] == ["pass"]
     assert receipt.usage.completion_tokens == len(GOOD.split())
     assert receipt.cache.origin == "generated"
-    assert (await replay_of(desk, answer)).identical
-
-
-async def replay_of(desk: SmallDesk, answer: Answer) -> Any:
-    return await replay(
-        answer.receipt,
-        engine=desk.engine,
-        texts=desk.blobs,
-        receipt_of=desk.receipts.get,
-        release_of=desk.releases.get,
-    )
+    assert (await desk.replay(answer.receipt)).identical
 
 
 async def test_beginnings_of_prompts_are_shared_inside_a_tenant_alone(make: Make) -> None:
     desk = make()
     answer = await desk.answerer.answer(desk.request())
-    await replay_of(desk, answer)
+    await desk.replay(answer.receipt)
     assert {asked.cache_salt for asked in desk.engine.asked} == {SCOPE.tenant}  # type: ignore[attr-defined]
 
 
@@ -139,7 +128,7 @@ async def test_a_false_figure_is_retried_with_another_seed(make: Make) -> None:
         ScriptedGeneration(FALSE),
         ScriptedGeneration(GOOD),
     )  # type: ignore[attr-defined]
-    again = await replay_of(desk, answer)
+    again = await desk.replay(answer.receipt)
     assert again.identical
     assert len(again.attempts) == 2
 
@@ -151,7 +140,7 @@ async def test_the_template_stands_in_when_retries_fail(make: Make) -> None:
     assert [action.action for action in answer.receipt.guards] == ["retry", "template"]
     # What the model wrote is kept beside what was served.
     assert desk.blobs.get(SCOPE, answer.receipt.attempts[1].text_blob).decode() == FALSE
-    again = await replay_of(desk, answer)
+    again = await desk.replay(answer.receipt)
     assert again.identical
     assert again.served_identical
 
@@ -161,7 +150,7 @@ async def test_replay_tells_a_different_text(make: Make) -> None:
         ScriptedGeneration(GOOD), ScriptedGeneration(TEMPLATED.replace("delayed", "on_time"), fingerprint="scripted-2")
     )
     answer = await desk.answerer.answer(desk.request())
-    again = await replay_of(desk, answer)
+    again = await desk.replay(answer.receipt)
     assert not again.identical
     assert not again.served_identical
     assert not again.attempts[0].same_fingerprint
@@ -235,7 +224,7 @@ async def test_a_stored_answer_is_served_while_its_figures_print_alike(make: Mak
     cache = second.receipt.cache
     assert (cache.origin, cache.prediction, cache.origin_path) == ("stored", first.prediction, "batch")
     assert cache.saved == first.usage
-    assert (await replay_of(desk, second)).origin == first.prediction
+    assert (await desk.replay(second.receipt)).origin == first.prediction
 
 
 async def test_a_changed_figure_is_generated_anew(make: Make) -> None:
@@ -593,5 +582,5 @@ async def test_a_model_with_its_own_template_is_sent_turns(tmp_path: Path) -> No
     sent = desk.engine.asked[0]  # type: ignore[attr-defined]
     assert sent.prompt == ""
     assert [turn.role for turn in sent.messages] == ["system", "user"]
-    assert (await replay_of(desk, answer)).identical
+    assert (await desk.replay(answer.receipt)).identical
     desk.close()

@@ -29,7 +29,6 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.serving import answerer
 from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import arrive
-from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
 from antiphon.testing.scripted_engine import Script, ScriptedEngine, ScriptedGeneration
 
@@ -392,12 +391,6 @@ async def test_an_answer_of_an_arm_is_replayed(make: Make, role: Role) -> None:
     user = user_in(desk, role)
     for _ in range(2):
         answer = await desk.answerer.answer(desk.request(originating_user=user, as_of=START + timedelta(minutes=3)))
-        again = await replay(
-            answer.receipt,
-            engine=desk.engine,
-            texts=desk.blobs,
-            receipt_of=desk.receipts.get,
-            release_of=desk.releases.get,
-        )
+        again = await desk.replay(answer.receipt)
         assert again.identical
     assert evidence.uses_template(desk.receipts.get(SCOPE, again.origin))

@@ -12,8 +12,7 @@ from tests.harness.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 from antiphon.core.errors import InvalidInputError, InvalidOutputError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.guards import FigureGuard
-from antiphon.serving.replay import replay
-from antiphon.serving.request import Answer, AnswerRequest
+from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 WHOLE = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
@@ -45,17 +44,6 @@ def evaluating(desk: SmallDesk, **fields: Any) -> AnswerRequest:
     return desk.request(**{**given, **fields})
 
 
-async def replayed(desk: SmallDesk, answer: Answer) -> bool:
-    again = await replay(
-        answer.receipt,
-        engine=desk.engine,
-        texts=desk.blobs,
-        receipt_of=desk.receipts.get,
-        release_of=desk.releases.get,
-    )
-    return again.identical
-
-
 @pytest.mark.parametrize("mode", ["always", "never"])
 async def test_an_evaluation_asks_the_model_and_leaves_no_answer(make: Make, mode: Any) -> None:
     desk = make(ScriptedGeneration(WHOLE), application=changed(reuse=Reuse(mode=mode)))
@@ -63,7 +51,7 @@ async def test_an_evaluation_asks_the_model_and_leaves_no_answer(make: Make, mod
     for _ in range(2):
         answer = await desk.answerer.answer(evaluating(desk))
         assert (answer.receipt.role, answer.receipt.cache.origin) == ("evaluation", "generated")
-        assert await replayed(desk, answer)
+        assert (await desk.replay(answer.receipt)).identical
     with desk.database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM answers").scalar() == 1
 
@@ -97,7 +85,7 @@ async def test_only_the_leading_properties(make: Make) -> None:
     assert answer.receipt.guards == ()
     assert [action.action for action in whole.receipt.guards] == ["pass"]
     desk.engine._script = (ScriptedGeneration(LEADING),)  # type: ignore[attr-defined]
-    assert await replayed(desk, answer)
+    assert (await desk.replay(answer.receipt)).identical
 
 
 async def test_a_part_of_an_output_is_held_against_its_part_of_the_schema(make: Make) -> None:
@@ -128,7 +116,7 @@ async def test_a_fallback_in_a_part_is_replayed(make: Make) -> None:
     answer = await desk.answerer.answer(evaluating(desk, only=("notice",)))
     assert json.loads(answer.text) == json.loads(WHOLE)
     assert [action.action for action in answer.receipt.guards] == ["retry", "template"]
-    assert await replayed(desk, answer)
+    assert (await desk.replay(answer.receipt)).identical
 
 
 @pytest.mark.parametrize(

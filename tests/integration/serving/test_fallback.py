@@ -21,7 +21,6 @@ from antiphon.definitions.degradation import WhenUnavailable
 from antiphon.definitions.learning import Rollout
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.fallback.engines import FailoverPolicy
-from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration, echo
 
@@ -96,14 +95,7 @@ async def test_an_engine_that_fails_or_refuses_is_passed_over(make: Make, engine
     assert (answer.text, answer.receipt.engine, answer.receipt.role) == (OTHER, "standby", "fallback")
     assert passed(answer) == [("main", "scripted", reason)]
     assert desk.receipts.get(SCOPE, answer.prediction) == answer.receipt
-    kept = await replay(
-        answer.receipt,
-        engine=engines.main,
-        texts=desk.blobs,
-        receipt_of=desk.receipts.get,
-        release_of=desk.releases.get,
-        standbys=engines.standbys,
-    )
+    kept = await desk.replay(answer.receipt, engines.main, engines.standbys)
     assert kept.identical, "replayed by the engine that wrote it"
 
 

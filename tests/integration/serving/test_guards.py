@@ -26,7 +26,6 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.guards.functions import GuardFunctions
-from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
@@ -59,6 +58,7 @@ EXTRACT = msgspec.structs.replace(
 )
 """An extraction from orders: a schema."""
 ORDER = '{"customer": "Berg", "items": ["lamp, red", "bulb"], "total": 12.5, "summary": "A lamp and a bulb."}'
+TRADE = '{"seller": "Berg", "buyer": "Tal"}'
 KIND = "Thank you for writing. The parcel is on its way! We will write again."
 
 Make = Callable[..., SmallDesk]
@@ -108,13 +108,7 @@ def actions(answer: Answer | None) -> list[tuple[str, str]]:
 async def replayed(desk: SmallDesk, answer: Answer) -> Any:
     texts = [desk.blobs.get(SCOPE, one.text_blob).decode() for one in answer.receipt.attempts]
     desk.engine = ScriptedEngine([ScriptedGeneration(text) for text in texts])
-    return await replay(
-        answer.receipt,
-        engine=desk.engine,
-        texts=desk.blobs,
-        receipt_of=desk.receipts.get,
-        release_of=desk.releases.get,
-    )
+    return await desk.replay(answer.receipt)
 
 
 # In one piece
@@ -251,6 +245,15 @@ async def test_properties_are_shown_as_they_pass(make: Make) -> None:
     assert pieces[2:] == [' "total": 12.5,', ' "summary": "A lamp and a bulb."}']
     assert answer is not None
     assert answer.text == ORDER
+
+
+async def test_a_property_whose_schema_is_another_ones_is_shown_at_the_end(make: Make) -> None:
+    properties = {"seller": {"type": "string"}, "buyer": {"$ref": "#/properties/seller"}}
+    desk = make(msgspec.structs.replace(EXTRACT, output_schema=json.dumps({"properties": properties})), TRADE)
+    pieces, answer, _ = await streamed(desk)
+    assert pieces == ['{"seller": "Berg",', ' "buyer": "Tal"}']
+    assert answer is not None
+    assert answer.text == TRADE
 
 
 async def test_guards_of_the_whole_output_show_properties_too(make: Make) -> None:

@@ -19,7 +19,6 @@ from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
-from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, TextDelta
 from antiphon.serving.shadow import ShadowLimits
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
@@ -119,14 +118,7 @@ async def test_a_shadow_is_the_same_question_with_a_receipt_and_a_pair_of_its_ow
     assert sent.priority == "batch"
     assert "Late?" in sent.prompt
     assert desk.exposures.of(SCOPE, rollout.id) == []
-    again = await replay(
-        shadow,
-        engine=desk.engine,
-        texts=desk.blobs,
-        receipt_of=desk.receipts.get,
-        release_of=desk.releases.get,
-    )
-    assert again.identical
+    assert (await desk.replay(shadow)).identical
 
 
 async def test_the_same_text_is_seen_to_be_the_same(make: Make) -> None:

@@ -15,7 +15,6 @@ from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
 from antiphon.engine.weights import Weights
-from antiphon.serving.replay import replay
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 
@@ -56,13 +55,6 @@ async def test_class_probabilities_are_those_of_the_whole_answer(
             first = desk.blobs.get(SCOPE, whole.receipt.attempts[0].text_blob).decode()
             assert outlook["outlook"] == json.loads(first)["outlook"]
             assert part.usage.completion_tokens < whole.usage.completion_tokens
-        again = await replay(
-            part.receipt,
-            engine=engine,
-            texts=desk.blobs,
-            receipt_of=desk.receipts.get,
-            release_of=desk.releases.get,
-        )
-        assert again.identical
+        assert (await desk.replay(part.receipt)).identical
     finally:
         desk.close()

@@ -17,7 +17,7 @@ import msgspec
 from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.core.errors import EngineError, NotFoundError, OverloadedError, UnavailableError
+from antiphon.core.errors import ConflictError, EngineError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.serving.ports import EntityReader
@@ -89,6 +89,22 @@ class KeptAnswers:
 
     def _question(self, key: str) -> str:
         return content_hash([self._subject, key])
+
+
+def next_id(kind: str, scope: Scope, subject: Mapping[str, object], get: Callable[[Scope, str], object]) -> str:
+    """The id of the first evaluation of a subject that is not finished, so that an interrupted one goes on.
+
+    Args:
+        kind: what the id begins with.
+        get: returns what is finished; raises ``NotFoundError`` for any other id.
+    """
+    for number in range(10_000):
+        id = f"{kind}_{content_hash([str(scope), subject, number])[:26]}"
+        try:
+            get(scope, id)
+        except NotFoundError:
+            return id
+    raise ConflictError("The same release was evaluated too often on the same data.", where=str(scope))
 
 
 async def answer_each(

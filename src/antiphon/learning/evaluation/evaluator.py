@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -26,7 +25,7 @@ from antiphon.features.lake.content import Lake
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import gates
-from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each
+from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each, next_id
 from antiphon.learning.evaluation.requests import EvaluationRequests
 from antiphon.learning.evaluation.safety.placement import HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
@@ -113,7 +112,7 @@ class ReleaseEvaluator:
             "safety": with_safety, "probes": probes,
         }  # fmt: skip
         if id is None:
-            id = await asyncio.to_thread(self._next_id, scope, subject)
+            id = await asyncio.to_thread(next_id, "eval", scope, subject, self.evaluations.get)
         else:
             known = await asyncio.to_thread(self._known, scope, id)
             if known is not None and (known.release, known.dataset) == (release.id, dataset.id):
@@ -206,14 +205,6 @@ class ReleaseEvaluator:
             return self.evaluations.get(scope, id)
         except NotFoundError:
             return None
-
-    def _next_id(self, scope: Scope, subject: dict[str, Any]) -> str:
-        """Of the first evaluation of these things that is not finished, so that an interrupted one goes on."""
-        for number in range(10_000):
-            id = f"eval_{content_hash([str(scope), subject, number])[:26]}"
-            if self._known(scope, id) is None:
-                return id
-        raise ConflictError("The same release and dataset were evaluated too often.", where=str(scope))
 
 
 def check_fits(release: Release, dataset: Dataset) -> None:

@@ -53,6 +53,7 @@ class Instance:
         self.script: list[Delta | AntiphonError | asyncio.Event] = []
         self.away: AntiphonError | None = None
         self.requests = 0
+        self.described = 0
         self.declared: list[tuple[ServedModel, ...]] = []
         self.refusal: AntiphonError | None = None
         self.context = 2048
@@ -70,6 +71,7 @@ class Instance:
         return EngineInstance(self.name, f"host/{self.name}", "host", "", "", models, {}, self.load)
 
     async def describe(self) -> EngineDescription:
+        self.described += 1
         if self.away is not None:
             raise self.away
         models = [ModelDescription(name, f"of {self.name}", self.context, "", (), "", "") for name in self.models]
@@ -347,7 +349,8 @@ async def test_what_is_in_the_only_one_waits_for_it_to_come_back() -> None:
         await until(lambda: only.requests == 1)
         only.away = UnavailableError("The engine cannot be reached.")
         only.silent_seconds = 60.0
-        await asyncio.sleep(0.05)
+        asked = only.described
+        await until(lambda: only.described > asked + 2)
         assert not only.gone.is_set()
         only.away = None
         back.set()

@@ -151,58 +151,54 @@ class ItemEvent(msgspec.Struct, frozen=True, kw_only=True):
     item: OutputItem
 
 
-class PartEvent(msgspec.Struct, frozen=True, kw_only=True):
+class _ItemPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Of events in an item: which event, and which item."""
+
+    sequence_number: int
+    item_id: str
+    output_index: int
+
+
+class _TextPlace(_ItemPlace, frozen=True, kw_only=True):
+    """Of events in a message's text, which is its one part."""
+
+    content_index: int = 0
+
+
+class PartEvent(_TextPlace, frozen=True, kw_only=True):
     """The text of a message as it begins and ends."""
 
     type: Literal["response.content_part.added", "response.content_part.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int = 0
     part: OutputText
 
 
-class TextEvent(msgspec.Struct, frozen=True, kw_only=True):
+class TextEvent(_TextPlace, frozen=True, kw_only=True):
     """More of a message's text."""
 
     type: Literal["response.output_text.delta"] = "response.output_text.delta"
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int = 0
     delta: str
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class WholeTextEvent(msgspec.Struct, frozen=True, kw_only=True):
+class WholeTextEvent(_TextPlace, frozen=True, kw_only=True):
     """The whole of a message's text."""
 
     type: Literal["response.output_text.done"] = "response.output_text.done"
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int = 0
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class ArgumentsEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ArgumentsEvent(_ItemPlace, frozen=True, kw_only=True):
     """More of a call's arguments; they come whole."""
 
     type: Literal["response.function_call_arguments.delta"] = "response.function_call_arguments.delta"
-    sequence_number: int
-    item_id: str
-    output_index: int
     delta: str
 
 
-class WholeArgumentsEvent(msgspec.Struct, frozen=True, kw_only=True):
+class WholeArgumentsEvent(_ItemPlace, frozen=True, kw_only=True):
     """The whole of a call's arguments."""
 
     type: Literal["response.function_call_arguments.done"] = "response.function_call_arguments.done"
-    sequence_number: int
-    item_id: str
-    output_index: int
     name: str
     arguments: str
 

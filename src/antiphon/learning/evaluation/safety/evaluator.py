@@ -19,12 +19,17 @@ from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, InvalidOutputError, NotFoundError
-from antiphon.core.ids import content_hash
-from antiphon.core.scope import Scope
+from antiphon.core.errors import AntiphonError, InvalidInputError, InvalidOutputError
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation import gates
-from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS, AnswerFactory, KeptAnswers, Progress, answer_each
+from antiphon.learning.evaluation.asking import (
+    TRANSIENT_ERRORS,
+    AnswerFactory,
+    KeptAnswers,
+    Progress,
+    answer_each,
+    next_id,
+)
 from antiphon.learning.evaluation.safety.placement import HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.suites import SafetySuites
@@ -81,7 +86,7 @@ class SafetyEvaluator:
         scope = release.scope
         riding = [[one.example, one.entity, one.question, one.inputs] for one in requests]
         subject: dict[str, object] = {"release": release.id, "requests": riding, "most": most, "of": "safety"}
-        id = await asyncio.to_thread(self._next_id, scope, subject)
+        id = await asyncio.to_thread(next_id, "safety", scope, subject, self.reports.get)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         sender = ProbeRequests(self.answering, reader, self.texts, release, who, self.patience)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
@@ -126,16 +131,6 @@ class SafetyEvaluator:
         )
         checked = gates.check_safety(report, release.bundle.application.gates)
         return await asyncio.to_thread(self.reports.add, msgspec.structs.replace(report, gates=checked))
-
-    def _next_id(self, scope: Scope, subject: dict[str, object]) -> str:
-        """Of the first report of these things that is not finished, so that an interrupted one goes on."""
-        for number in range(10_000):
-            id = f"safety_{content_hash([str(scope), subject, number])[:26]}"
-            try:
-                self.reports.get(scope, id)
-            except NotFoundError:
-                return id
-        raise ConflictError("The same release was evaluated too often.", where=str(scope))
 
 
 async def _honest(sender: ProbeRequests, request: HonestRequest) -> HonestAnswer:

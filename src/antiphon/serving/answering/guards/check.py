@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
+from referencing.exceptions import Unresolvable
 
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.guards import (
@@ -234,7 +235,7 @@ class StreamGate:
         rest = {key: part for key, part in schema.items() if key in ("$defs", "$schema")}
         try:
             return not mismatches({**rest, "type": "object", "properties": {name: declared[name]}}, {name: value})
-        except Exception:  # a reference to another property: the whole is judged at its end
+        except Unresolvable:  # a reference to another property: the whole is judged at its end
             return False
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from antiphon.core.errors import SetupError
+
+_log = logging.getLogger(__name__)
 
 THREADS = 8
 
@@ -33,9 +36,11 @@ class GuardFunctions:
         self._modules = tuple(modules)
         self._folder = folder
         self._known: dict[str, Callable[..., object]] = {}
+        self._logged: set[tuple[str, type[Exception]]] = set()
 
     async def reason(self, name: str, text: str, request: Mapping[str, Any], seconds: float) -> str | None:
-        """The reason for which a function does not let a text pass; ``None``: it passes. Never raises."""
+        """The reason for which a function does not let a text pass; ``None``: it passes. Never raises: the
+        first error of each type that a function raises is logged with its traceback."""
         try:
             function = self._function(name)
             running = asyncio.get_running_loop().run_in_executor(self._threads, function, text, request)
@@ -44,6 +49,9 @@ class GuardFunctions:
         except TimeoutError:
             return f"{name} did not answer within {seconds:g} s"
         except Exception as error:
+            if (name, type(error)) not in self._logged:
+                self._logged.add((name, type(error)))
+                _log.warning("The guard's function %s raised; no text passes it.", name, exc_info=error)
             return f"{name} raised {type(error).__name__}"
         if said is None or said is True:
             return None
@@ -67,7 +75,7 @@ class GuardFunctions:
         found: Any = importlib.import_module(module)
         for part in inside.split("."):
             found = getattr(found, part)
-        return found  # type: ignore[no-any-return]
+        return cast(Callable[..., object], found)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:

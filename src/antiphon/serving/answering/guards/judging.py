@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
+from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import new_id
 from antiphon.core.telemetry import traceparent
 from antiphon.definitions.degradation import Target, target_of
@@ -16,6 +18,8 @@ from antiphon.serving.answering import prompts
 from antiphon.serving.answering.guards.outputs import parsed
 from antiphon.serving.fallback.engines import Engines
 from antiphon.serving.request import AnswerRequest
+
+_log = logging.getLogger(__name__)
 
 VERDICT = {
     "type": "object",
@@ -47,6 +51,8 @@ async def verdict(
     except TimeoutError:
         return f"the judge did not answer within {guard.timeout:g} s"
     except Exception as error:
+        if not isinstance(error, AntiphonError):
+            _log.warning("The judge of the guard %s failed; the text does not pass.", guard.label, exc_info=error)
         return f"the judge did not answer: {type(error).__name__}"
     decision = said.get("verdict") if isinstance(said, dict) else None
     if decision == "pass":

@@ -110,10 +110,7 @@ def durations(locale: str) -> frozenset[str]:
 
 @lru_cache(maxsize=64)
 def _locale(locale: str) -> Locale:
-    try:
-        return Locale.parse(locale.replace("-", "_"))
-    except Exception as error:
-        raise ValueError(f"{locale!r} is no locale: {error}") from None
+    return Locale.parse(locale.replace("-", "_"))
 
 
 def _language(locale: str) -> str:

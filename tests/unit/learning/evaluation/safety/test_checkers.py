@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.harness.small_desk import DESK
+from tests.harness.small_desk import BARE, DESK
 
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome
@@ -27,9 +27,11 @@ from antiphon.learning.evaluation.safety.quotation import says
 
 LEARNS: ApplicationSpec = msgspec.structs.replace(DESK, outcome=Outcome("outlook", positive="delayed"))
 REPLIES: ApplicationSpec = msgspec.structs.replace(
-    DESK, name="replies", features={}, entity_keys=(), output_schema=None, classes=(), figures=(), guards=(),
+    DESK,
+    name="replies",
     prompt=Prompt("{{ question }}", system="You answer letters of customers of a bakery in two friendly sentences."),
-)  # fmt: skip
+    **BARE,
+)
 """Free text, no features, no outcome."""
 FIELDS: ApplicationSpec = msgspec.structs.replace(
     REPLIES,

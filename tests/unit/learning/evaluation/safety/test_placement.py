@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from tests.harness.small_desk import DESK
+from tests.harness.small_desk import BARE, DESK
 
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
 from antiphon.core.errors import FeatureUnavailableError, InvalidOutputError
@@ -34,10 +34,7 @@ from antiphon.learning.evaluation.safety.placement import (
 from antiphon.learning.evaluation.safety.probes import SafetyProbe, shipped
 
 APPLICATION: ApplicationSpec = msgspec.structs.replace(DESK, outcome=Outcome("outlook", positive="delayed"))
-ASSISTANT: ApplicationSpec = msgspec.structs.replace(
-    DESK, name="assistant", features={}, entity_keys=(), output_schema=None, classes=(), figures=(), guards=(),
-    prompt=Prompt(""),
-)  # fmt: skip
+ASSISTANT: ApplicationSpec = msgspec.structs.replace(DESK, name="assistant", prompt=Prompt(""), **BARE)
 NOON = datetime(2013, 4, 1, 12, tzinfo=UTC)
 CLEAN = SafetyAnswer('{"outlook": "on_time", "notice": "Delays average 25 minutes."}', True, {"congestion.delay": "25"})
 DELAYED = SafetyAnswer('{"outlook": "delayed", "notice": "Delays average 25 minutes."}', True, CLEAN.prints)

@@ -1,6 +1,9 @@
 import threading
 from pathlib import Path
 
+import pytest
+
+from antiphon.serving.answering.guards import functions as functions_module
 from antiphon.serving.answering.guards.functions import GuardFunctions
 
 MODULE = """
@@ -32,6 +35,19 @@ async def test_a_function_passes_says_why_not_or_has_not_passed(tmp_path: Path) 
     import shop_guard_functions  # type: ignore[import-not-found]
 
     shop_guard_functions.release.set()
+
+
+async def test_what_a_function_raises_is_logged_once_for_each_type(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "raising_guard_functions.py").write_text("def by_length(text, request): return 1 / len(text)\n")
+    functions = GuardFunctions(("raising_guard_functions",), tmp_path)
+    for _ in range(3):
+        said = await functions.reason("raising_guard_functions:by_length", "", {}, 5)
+        assert said == "raising_guard_functions:by_length raised ZeroDivisionError"
+    (logged,) = [record for record in caplog.records if record.name == functions_module.__name__]
+    assert "raising_guard_functions:by_length" in logged.getMessage()
+    assert logged.exc_info is not None
 
 
 async def test_only_named_modules_are_imported() -> None:
