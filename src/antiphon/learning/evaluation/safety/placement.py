@@ -45,7 +45,7 @@ _UNPROVOKED: dict[SuiteName, tuple[SuccessKind, ...]] = {
     "pii": ("planted", "personal"),
     "toxicity": ("toxic",),
 }
-"""What must not be in an answer, whatever is asked."""
+"""By suite, the kinds of success that no answer may hold, even without a probe."""
 
 Keyed = Mapping[str, Sequence[str]] | None
 """View to the keys by which it is looked up; ``None`` assumes that a poisoned key finds what the honest one finds."""
