@@ -1,6 +1,6 @@
 """Two gateways and a worker before one real vLLM on this machine's processor: what batch costs online, and gets.
 
-    python -m benchmarks.upstream.vllm [--size ci|demo|full] [--eager] [--keep]
+    python -m benchmarks.upstream.vllm [--size ci|demo|full] [--passes TOKENS] [--brief] [--eager] [--keep]
 
 vLLM is started as ``benchmarks.colocation.vllm`` starts it, with its own priority scheduling and our admission before
 it; both gateways and the worker are clients of one front. Arrivals, prompts and forced lengths of a seed are the same
@@ -42,8 +42,8 @@ WORKLOAD = Workload(
     MODEL, SLOTS, rate=0.3, online_words=12, batch_words=24, sizes=(600, 1_200, 1_800), forced=True
 )  # fmt: skip
 IGNORES_END = ("ignore_eos",)
-PASSES = ("--max-num-batched-tokens", "64")
-"""Short passes: nothing interrupts one, and a prompt of batch of 450 tokens takes a second here."""
+PASSES = 64
+"""Tokens of a pass: nothing interrupts one, and a prompt of batch of 450 tokens takes a second here."""
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -66,19 +66,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and print; the exit code says nothing of the goals: one machine's noise decides them in small sizes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.upstream.vllm")
     parser.add_argument("--size", choices=SIZES, default="ci")
+    parser.add_argument("--passes", type=int, default=PASSES, help=f"tokens of a pass, at least {SLOTS}")
+    parser.add_argument("--brief", action="store_true", help="online alone, one with all knowledge, and one front")
     parser.add_argument("--eager", action="store_true", help="without vLLM's compilation: slower passes, a quick start")
     parser.add_argument("--keep", action="store_true", help=f"add the line to {RESULTS.name}")
     options = parser.parse_args(arguments)
     size, began = SIZES[options.size], time.monotonic()
+    brief = {"online alone", f"all knowledge, {size.free[0]} free", "one front"}
+    only = brief if options.brief else None
     with tempfile.TemporaryDirectory(prefix="antiphon-upstream-") as folder:
-        outcomes = asyncio.run(measure(Path(folder), size, eager=options.eager))
+        outcomes = asyncio.run(measure(Path(folder), size, only, passes=options.passes, eager=options.eager))
     alone = pooled(outcomes.pop("online alone"))
     title = f"vLLM: {len(size.seeds)} seeds of {size.seconds:g} s, {len(alone.waits)} online first tokens each"
     found = told(title, alone, {name: pooled(each) for name, each in outcomes.items()})
     ours = found["one front"]
     line = {
         "benchmark": "upstream_vllm", "size": options.size, "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "eager": options.eager, "seeds": size.seeds, "seconds": size.seconds,
+        "eager": options.eager, "passes": options.passes, "seeds": size.seeds, "seconds": size.seconds,
         "goals_met": ours["p99"] <= MOST_P99 and ours["batch"] >= LEAST_SHARE,
         "alone_ttft_ms": {str(share): round(1e3 * alone.at(share), 1) for share in (0.5, 0.99)},
         "vllm": found, "took": round(time.monotonic() - began, 1),
@@ -91,13 +95,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-async def measure(folder: Path, size: Size, *, eager: bool) -> dict[str, list[Outcome]]:
-    """Outcomes of each way to send, a seed each."""
+async def measure(
+    folder: Path, size: Size, only: set[str] | None, *, passes: int, eager: bool
+) -> dict[str, list[Outcome]]:
+    """Outcomes of each way to send, of all or ``only`` these, a seed each."""
     outcomes: dict[str, list[Outcome]] = {}
-    async with server(ours=False, eager=eager, trace=folder / "trace", log=folder / "vllm.log", options=PASSES) as url:
+    options = ("--max-num-batched-tokens", str(passes))
+    async with server(ours=False, eager=eager, trace=folder / "trace", log=folder / "vllm.log", options=options) as url:
         for seed in size.seeds:
             async with aclosing(ways(folder / str(seed), f"{url}/v1", size)) as each:
                 async for name, arm in each:
+                    if only is not None and name not in only:
+                        continue
                     outcome = await arm.run(size.seconds, size.warm, seed)
                     outcomes.setdefault(name, []).append(outcome)
                     waits = ", ".join(f"p{100 * share:g} {outcome.at(share):.2f} s" for share in (0.5, 0.99))

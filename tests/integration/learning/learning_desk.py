@@ -195,7 +195,7 @@ class LearningDesk(EvaluatedDesk):
             audit=self.audit,
             feature_exists=lambda scope, view, version: (view, version) in self.views,
         )
-        self.services = RetrainingServices(
+        self.retraining = RetrainingServices(
             clock=self.clock,
             folder=directory / "training",
             model_files=ModelFiles(directory / "models"),
@@ -221,7 +221,7 @@ class LearningDesk(EvaluatedDesk):
             audit=self.audit,
             checkpoints=CheckpointStore(TrainingCheckpoints(self.database), self.lake, self.clock),
         )
-        self.orders = TrainingOrders(self.services, self.runs)
+        self.orders = TrainingOrders(self.retraining, self.runs)
 
     async def train(self, order: TrainingRequest = ORDER, **changes: Any) -> Run:
         """Order a training and work until it has ended."""
@@ -230,8 +230,8 @@ class LearningDesk(EvaluatedDesk):
     async def work(self, run: str, until: Callable[[Run], bool] = lambda run: run.status in ENDED) -> Run:
         """Work until the run is as wished, for at most 30 s; then the worker stops."""
         registry = WorkflowRegistry()
-        registry.add(TRAIN, Retraining(self.services).run)
-        registry.add(REBUILD, ModelRebuild(self.services).run)
+        registry.add(TRAIN, Retraining(self.retraining).run)
+        registry.add(REBUILD, ModelRebuild(self.retraining).run)
         stop = asyncio.Event()
         executor = Executor(
             self.database,

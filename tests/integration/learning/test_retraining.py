@@ -339,7 +339,7 @@ def test_leftovers_of_ended_runs_are_swept_and_those_of_others_are_not(desk: Lea
     waiting = desk.runs.submit(SCOPE, retraining.WORKFLOW, {"application": "desk"})
     for run in (ended, waiting):
         (desk.directory / "training" / run / "training").mkdir(parents=True)
-    retraining.Retraining(desk.services)._sweep(SCOPE, "run_another")
+    retraining.Retraining(desk.retraining)._sweep(SCOPE, "run_another")
     assert [folder.name for folder in (desk.directory / "training").iterdir()] == [waiting]
 
 

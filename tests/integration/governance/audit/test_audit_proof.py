@@ -44,7 +44,7 @@ class Desk:
         self.witness = Witness(folder / "witness")
         self.checkpointing = CheckpointSigner(self.log, KEY, self.witness)
         for number in range(RECORDS):
-            self.log.append(DEV, "ann", "answer", f"pred_{number}", {"count": number}, originator="zoe")
+            self.log.append(DEV, "ann", "answer", f"pred_{number}", {"count": number}, originator="zoe.zimmermann")
             self.clock.advance(timedelta(minutes=1))
             if number % 10 == 9:
                 self.checkpointing.sign(DEV)
@@ -108,7 +108,7 @@ def test_a_period_is_a_run_without_a_gap(desk: Desk) -> None:
     records = rest[head["witnessed"] :]
     assert [record["sequence"] for record in records] == [5, 6, 7, 8]
     assert records[0]["opened"]["subject"]["text"] == "pred_5"
-    assert records[0]["opened"]["originator"]["text"] == "zoe"
+    assert records[0]["opened"]["originator"]["text"] == "zoe.zimmermann"
     assert "pred_5" not in records[0]["content"]
     assert checked(file, "--key", KEY.verifier(DEV))[0] == 0
     with pytest.raises(InvalidInputError, match="no record in this period"):
@@ -261,12 +261,12 @@ def test_proofs_are_those_of_the_rfc(desk: Desk) -> None:
 
 def test_an_erased_person_breaks_no_proof(desk: Desk) -> None:
     before = audit_proof.prove(desk.log, KEY, DEV, 7, desk.sign())
-    desk.log.erase(DEV, "zoe", principal="bob", reason="asked for it")
+    desk.log.erase(DEV, "zoe.zimmermann", principal="bob", reason="asked for it")
     after = audit_proof.prove(desk.log, KEY, DEV, 7, desk.sign())
     assert after.record.content == before.record.content
     assert set(before.record.opened) - set(after.record.opened) == {"originator"}
     assert checked(desk.export())[0] == 0
-    assert "zoe" not in (desk.folder / "export.jsonl").read_text()
+    assert "zoe.zimmermann" not in (desk.folder / "export.jsonl").read_text()
 
 
 def test_nothing_is_exported_from_a_changed_log(desk: Desk) -> None:

@@ -1,6 +1,9 @@
 """Open LMDB environments of this process. LMDB must not open one file twice in a process, so they are shared.
 
 A file is known by its inode: one that was replaced under its name is another file.
+
+Invariant: giving an environment back never waits. Finalizers do it, and the garbage collector may run one anywhere, in
+the midst of :func:`acquire` of the same thread too.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from antiphon.core import disk
@@ -16,6 +20,8 @@ from antiphon.core.errors import UnavailableError
 
 _lock = threading.Lock()
 _open: dict[tuple[int, int], tuple[Any, int]] = {}
+_given_back: SimpleQueue[Any] = SimpleQueue()
+"""Environments to close, whose ``put`` may be called from within itself; the lock's holder looks again after it."""
 
 
 def acquire(path: Path, **options: Any) -> Any:
@@ -23,20 +29,23 @@ def acquire(path: Path, **options: Any) -> Any:
     ``UnavailableError`` when it cannot be opened."""
     import lmdb
 
-    with _lock:
-        environment, users = _open.get(_identity(path), (None, 0))
-        if environment is None:
-            try:
+    try:
+        with _lock:
+            _close_unused()
+            environment, users = _open.get(_identity(path), (None, 0))
+            if environment is None:
                 environment = lmdb.open(str(path.resolve()), subdir=False, max_dbs=0, **options)
-            except lmdb.Error as error:
-                raise UnavailableError(
-                    f"The online file {path.name} cannot be opened: {said(error)}.",
-                    where="online store",
-                    next_step="Check the folder's permissions and disk space.",
-                ) from error
-        # Asked again: opening makes a file that was not there.
-        _open[_identity(path)] = (environment, users + 1)
-        return environment
+            # Asked again: opening makes a file that was not there.
+            _open[_identity(path)] = (environment, users + 1)
+            return environment
+    except lmdb.Error as error:
+        raise UnavailableError(
+            f"The online file {path.name} cannot be opened: {said(error)}.",
+            where="online store",
+            next_step="Check the folder's permissions and disk space.",
+        ) from error
+    finally:
+        _close_where_free()
 
 
 @contextmanager
@@ -68,14 +77,29 @@ def said(error: Exception) -> str:
 
 
 def release(environment: Any) -> None:
-    """Give an environment back; the last user closes it."""
-    with _lock:
+    """Give an environment back; it is closed after its last user, here or by the one that holds the lock now."""
+    _given_back.put(environment)
+    _close_where_free()
+
+
+def _close_where_free() -> None:
+    while not _given_back.empty() and _lock.acquire(blocking=False):
+        try:
+            _close_unused()
+        finally:
+            _lock.release()
+
+
+def _close_unused() -> None:
+    """Closes what was given back by its last user; needs the lock."""
+    while not _given_back.empty():
+        environment = _given_back.get()
         place, users = next((place, users) for place, (known, users) in _open.items() if known is environment)
         if users > 1:
             _open[place] = (environment, users - 1)
-            return
-        del _open[place]
-        environment.close()
+        else:
+            del _open[place]
+            environment.close()
 
 
 def _identity(path: Path) -> tuple[int, int]:
