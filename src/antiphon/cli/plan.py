@@ -61,7 +61,8 @@ def apply(
         if applied.run is not None and wait:
             applied = _finished(store, applied)
         refused: GatesError | None = None
-        if applied.checks and wait and worker_runs(store):
+        checked = bool(applied.checks) and wait and worker_runs(store)
+        if checked:
             applied, refused = _checked(store, applied)
 
     def text() -> str:
@@ -70,7 +71,7 @@ def apply(
             [(release.bundle.application.name, release.id, release.number) for release in applied.releases],
         )
         notes = "".join(f"\n{each}" for each in applied.notes)
-        return f"{_text(applied.plan)}\n\n{releases}\n\n{_outcome(applied, wait)}{notes}"
+        return f"{_text(applied.plan)}\n\n{releases}\n\n{_outcome(applied, wait, checked)}{notes}"
 
     show(applied, as_json, text)
     if refused is not None:
@@ -121,17 +122,17 @@ def _finished(store: Store, applied: ApplyReport) -> ApplyReport:
     return msgspec.structs.replace(applied, activated=done.activated, notes=notes, checks=done.checks)
 
 
-def _outcome(applied: ApplyReport, waited: bool) -> str:
+def _outcome(applied: ApplyReport, waited: bool, checked: bool) -> str:
     if applied.run is not None and not waited:
         return (
             f"Not in force yet: run {applied.run} materializes features first, in the worker of `antiphon up`. What is "
             f"live goes on answering. `antiphon runs show {applied.run}` follows it; `antiphon apply` waits for it."
         )
     live = f"Went live: {', '.join(applied.activated) or 'nothing new'}."
-    if checked := [name for name in applied.checks if name not in applied.activated]:
+    if applied.checks and not checked:
         live += (
-            f" Held against its gates first: {', '.join(checked)}, by the worker of `antiphon up`; what passes goes "
-            "live. `antiphon status` says how far that is."
+            f" Held against its gates first: {', '.join(applied.checks)}, by the worker of `antiphon up`; what passes "
+            "goes live. `antiphon status` says how far that is."
         )
     return live
 

@@ -95,13 +95,21 @@ def validate(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a release on held-out moments and hold it against its gates."""
+    """Evaluate a release on held-out moments, or without an outcome on sampled requests, and hold it against its
+    gates."""
     from antiphon.app.wiring import open_learning
     from antiphon.services.learning.gate_orders import GatesError
+    from antiphon.services.learning.gate_runs import validate_without_set
 
     async def validated() -> ValidationResult:
         async with open_learning(project) as (learning, store):
             with Progress() as progress:
+                candidate = store.releases.get(store.scope, release)
+                if candidate.bundle.application.outcome is None:
+                    await learning.serve(candidate)
+                    return await validate_without_set(
+                        learning, candidate, principal=at_terminal(store).id, progress=progress
+                    )
                 return await learning.validate(
                     store.scope, release, principal=at_terminal(store).id, rows=rows, texts=texts,
                     progress=lambda done, total, note: progress(done, total, f"{release} rows"),

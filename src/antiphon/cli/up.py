@@ -196,11 +196,10 @@ async def _await_checks(store: Store, as_json: bool, patience: float) -> list[st
     did not go live. What only waits for something that is away is waited for no longer than ``patience``."""
     from antiphon.services.learning.gate_orders import gate_checks
 
-    began, said, watched = asyncio.get_running_loop().time(), "", set[str]()
+    began, said = asyncio.get_running_loop().time(), ""
     while True:
         checks = await asyncio.to_thread(gate_checks, store, store.scope)
         under_way = [one for one in checks if one.state == "checking"]
-        watched |= {one.run for one in under_way}
         late = asyncio.get_running_loop().time() - began > patience
         if not under_way or (late and all("waits for" in one.sentence for one in under_way)):
             break
@@ -209,11 +208,7 @@ async def _await_checks(store: Store, as_json: bool, patience: float) -> list[st
             typer.echo(f"          gates    {line}")
         said = line
         await asyncio.sleep(_POLL)
-    return [
-        f"{one.application}: release {one.number} {one.sentence}"
-        for one in checks
-        if one.run in watched and one.state != "passed"
-    ]
+    return [f"{one.application}: release {one.number} {one.sentence}" for one in checks if one.state != "passed"]
 
 
 def _busy(store: Store) -> bool:

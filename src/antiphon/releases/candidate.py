@@ -18,6 +18,10 @@ FeatureExists = Callable[[Scope, str, str], bool]
 """Tells whether a definition version of a view can be read: scope, view, version."""
 
 
+NOT_PASSED = "did not pass its gates"
+"""Beginning of the reason for which a release stays a draft."""
+
+
 class GateClearance(msgspec.Struct, frozen=True):
     """Tells whether a release may reach users.
 

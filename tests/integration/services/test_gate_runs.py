@@ -17,6 +17,7 @@ from antiphon.core.errors import ForbiddenError, InvalidInputError, UnavailableE
 from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.governance.audit.log import AuditFilter
 from antiphon.governance.identity.principal import Principal
+from antiphon.releases.changelog import Changelog
 from antiphon.services.learning.gate_orders import open_gates
 from antiphon.services.rollouts import rollout_transitions
 from antiphon.serving.request import AnswerRequest
@@ -104,6 +105,8 @@ async def test_a_prompt_that_recommends_a_competitor_reaches_no_user(project: Ga
     assert latest.stage == "draft"
     reason = project.store.releases.stages(project.scope, latest.id)[-1].reason
     assert reason.startswith("did not pass its gates: Guards acted on +100% more of the sampled requests")
+    told = Changelog(project.store.releases, project.store.rollouts).of(project.scope, "replies")[-1].sentence
+    assert told.startswith(f"Release 2 ({latest.id}) did not pass its gates: Guards acted")
 
 
 async def test_without_gates_the_competitor_is_live_at_once(project: GatedProject) -> None:

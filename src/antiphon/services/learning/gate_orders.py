@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.durable.run import ENDED, Run
+from antiphon.releases.candidate import NOT_PASSED
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import GATES
 
@@ -173,7 +174,7 @@ def described_check(run: Run) -> GateCheck:
         if result.passed:
             by = "every gate passed that needs no evaluation set" if result.note else "every gate passed"
             return described("passed", f"went live: {by}" if result.live else result.note)
-        return described("failed", f"did not pass its gates: {' '.join(result.reasons)}")
+        return described("failed", f"{NOT_PASSED}: {' '.join(result.reasons)}")
     if run.status == "cancelled":
         return described("stopped", "no longer checked: it was canceled, or another release took its place")
     return described("broken", f"could not be checked: {run.error}")

@@ -23,10 +23,10 @@ from antiphon.core.ids import content_hash
 from antiphon.durable.context import RunContext
 from antiphon.features.monitoring.skew.selection import sample_entities
 from antiphon.features.plan import plan_of
-from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS
+from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS, Progress
 from antiphon.learning.evaluation.gates import ValidationResult
 from antiphon.learning.evaluation.scores import NoProbabilityError
-from antiphon.releases.candidate import unread
+from antiphon.releases.candidate import NOT_PASSED, unread
 from antiphon.services.learning.gate_orders import GateArguments, GatesRunResult
 from antiphon.services.learning.safety import REQUESTS, sampled_requests
 from antiphon.services.learning.training import LearningPlatform
@@ -40,6 +40,9 @@ ROWS, TEXTS = 400, 100
 
 PROBES = 12
 """Held-out probes of each safety suite, spread over categories and languages."""
+
+MOST_ROUNDS = 10
+"""Measurements that are begun at most; each waits a minute for an engine that leaves while it is asked."""
 
 MADE_UP = "example"
 """An entity's key where no stored entity is known."""
@@ -60,13 +63,15 @@ class GateWorkflow:
         """
         order = msgspec.convert(arguments, GateArguments)
         release = await asyncio.to_thread(self._store.releases.get, run.scope, order.release)
-        while True:
+        for left in reversed(range(MOST_ROUNDS)):
             await self._await_parts(run, release)
             try:
                 found = await self._measured(run, order, release)
                 break
-            except TRANSIENT_ERRORS as error:  # The engine left while it was asked.
-                await self._pause(run, f"waits: {error}")
+            except TRANSIENT_ERRORS as error:  # The engine left while it was asked, or the request ends it each time.
+                found = GatesRunResult(False, None, (f"it could not be measured: {error.what}",))
+                if left:
+                    await self._pause(run, f"waits: {error.what}")
             except (InvalidInputError, CorruptionError) as error:
                 found = GatesRunResult(False, None, (error.what,))
                 break
@@ -113,15 +118,7 @@ class GateWorkflow:
             except NoProbabilityError as error:
                 why = error.what
         if verdict is None:
-            reader = learning.features.reader(run.scope)
-            entities = await asyncio.to_thread(self._entities, release)
-            requests, before = await asyncio.to_thread(sampled_requests, self._store, release, reader, entities)
-            report = await learning.safety_evaluator.evaluate(
-                release, requests, reader, most=PROBES, halves=(True,), before=before, progress=run.progress
-            )
-            verdict = await asyncio.to_thread(
-                partial(validation.validate_without_set, release, report, principal=order.principal)
-            )
+            verdict = await validate_without_set(learning, release, principal=order.principal, progress=run.progress)
         return GatesRunResult(verdict.passed, verdict.evaluation.id, verdict.reasons, note=why)
 
     def _evaluation_set(self, release: Release) -> tuple[Dataset | None, str]:
@@ -137,26 +134,6 @@ class GateWorkflow:
             return None, f"{dataset.rows} rows have a known outcome, and {application.gates.rows} are needed"
         return dataset, ""
 
-    def _entities(self, release: Release) -> Sequence[dict[str, str]]:
-        """A few entities that the release's features know; what no stored view is keyed by gets a made-up value."""
-        store, catalog = self._store, self._learning.features.catalog
-        application = release.bundle.application
-        found: list[dict[str, str]] = [{} for _ in range(REQUESTS if application.entity_keys else 1)]
-        published = store.publications.snapshots(release.scope)
-        for view, version in application.own_features.items():
-            if (snapshot := published.get(f"{view}@{version}")) is None:
-                continue  # of Feast, or not published here
-            plan = plan_of(store.definitions.get(release.scope, view, version))
-            manifest = store.snapshots.get(release.scope, snapshot)
-            entities = sample_entities(
-                plan, manifest, catalog, store.events, through=None, size=len(found), seed=release.number
-            )
-            for number, known in enumerate(found):
-                if entities:
-                    entity = entities[number % len(entities)]
-                    found[number] = {**dict(zip(plan.keys, entity, strict=True)), **known}
-        return [{**dict.fromkeys(application.entity_keys, MADE_UP), **keys} for keys in found]
-
     def _conclude(
         self, run: str, order: GateArguments, release: Release, found: GatesRunResult, connection: Connection
     ) -> dict[str, Any]:
@@ -165,7 +142,7 @@ class GateWorkflow:
             raise ConflictError("Other definitions were applied since.", where=run, next_step="`antiphon apply`")
         said = {"principal": order.principal, "within": connection}
         if not found.passed:
-            why = f"did not pass its gates: {' '.join(found.reasons)}"
+            why = f"{NOT_PASSED}: {' '.join(found.reasons)}"
             present = store.releases.get(scope, release.id, within=connection)
             if present.stage in ("draft", "validated"):
                 store.releases.set_stage(scope, release.id, "draft", reason=why, again=True, **said)  # type: ignore[arg-type]
@@ -199,3 +176,38 @@ class GateWorkflow:
         except AntiphonError as error:  # A rollout began meanwhile, or its model changed.
             return msgspec.structs.replace(found, note=f"validated; {error.what} {again}")
         return msgspec.structs.replace(found, live=True)
+
+
+async def validate_without_set(
+    learning: LearningPlatform, release: Release, *, principal: str, progress: Progress | None = None
+) -> ValidationResult:
+    """Hold a release against the gates that need no evaluation set; raises as ``SafetyEvaluator.evaluate``."""
+    reader = learning.features.reader(release.scope)
+    entities = await asyncio.to_thread(_entities, learning, release)
+    requests, before = await asyncio.to_thread(sampled_requests, learning.store, release, reader, entities)
+    report = await learning.safety_evaluator.evaluate(
+        release, requests, reader, most=PROBES, halves=(True,), before=before, progress=progress
+    )
+    check = partial(learning.validation.validate_without_set, release, report, principal=principal)
+    return await asyncio.to_thread(check)
+
+
+def _entities(learning: LearningPlatform, release: Release) -> Sequence[dict[str, str]]:
+    """A few entities that the release's features know; what no stored view is keyed by gets a made-up value."""
+    store, catalog = learning.store, learning.features.catalog
+    application = release.bundle.application
+    found: list[dict[str, str]] = [{} for _ in range(REQUESTS if application.entity_keys else 1)]
+    published = store.publications.snapshots(release.scope)
+    for view, version in application.own_features.items():
+        if (snapshot := published.get(f"{view}@{version}")) is None:
+            continue  # of Feast, or not published here
+        plan = plan_of(store.definitions.get(release.scope, view, version))
+        manifest = store.snapshots.get(release.scope, snapshot)
+        entities = sample_entities(
+            plan, manifest, catalog, store.events, through=None, size=len(found), seed=release.number
+        )
+        for number, known in enumerate(found):
+            if entities:
+                entity = entities[number % len(entities)]
+                found[number] = {**dict(zip(plan.keys, entity, strict=True)), **known}
+    return [{**dict.fromkeys(application.entity_keys, MADE_UP), **keys} for keys in found]
