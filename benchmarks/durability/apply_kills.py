@@ -82,7 +82,8 @@ class Cargo:
 
 
 pilot = Application(
-    "pilot", model="simulated", purpose="guide", entities=[port], features=[Traffic, Cargo],
+    "pilot", ungated="a benchmark asks at once",
+    model="simulated", purpose="guide", entities=[port], features=[Traffic, Cargo],
     figures=[Figure("traffic.ships", step=1), Figure("cargo.tons", step=1)],
     prompt=Prompt("{{ entity.port }}: {{ features.traffic.ships }}, {{ features.cargo.tons }}. {{ question }}"),
     decoding=Decoding(max_tokens=8), reuse=Reuse("never", identical_prompts=False),

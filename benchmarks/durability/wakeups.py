@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.catalogs import KINDS, catalog_url, postgres
+from tests.harness.ungated import declare_ungated
 from tests.servers import free_port
 
 from antiphon.catalog.database import Database
@@ -97,6 +98,7 @@ def idle_cores(folder: Path, kind: str, seconds: float, source: Path) -> dict[st
     command = [sys.executable, "-m", "antiphon.cli.main"]
     init = [*command, "init", "idle", "--port", str(free_port())]
     subprocess.run(init, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    declare_ungated(folder / "idle", "a benchmark measures what is idle")
     settings = folder / "idle" / "antiphon.toml"
     text = settings.read_text().replace("[engine]", '[engine]\nkind = "simulated"', 1)
     text = "\n".join(line for line in text.splitlines() if not line.startswith("models ="))

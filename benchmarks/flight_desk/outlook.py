@@ -207,7 +207,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _activate(project: Path, trained: Mapping[str, Any]) -> dict[str, Any]:
-    _command(project, "releases", "activate", story.APPLICATION, trained["release"], "--reason", "to go on")
+    _command(project, "releases", "activate", story.APPLICATION, trained["release"], "--force", "--reason", "to go on")
     return {"release": trained["release"]}
 
 

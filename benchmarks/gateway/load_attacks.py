@@ -36,6 +36,7 @@ from typing import Any
 import httpx2
 import numpy as np
 from tests.chaos.harness.running import free_port, supervised
+from tests.harness.ungated import declare_ungated
 
 from antiphon.core.child_process import die_with_parent
 from antiphon.services.governance.identity import first_key
@@ -323,6 +324,7 @@ async def running(folder: Path) -> AsyncIterator[World]:
     port, program = free_port(), (sys.executable, "-m", "antiphon.cli.main")
     subprocess.run([*program, "init", "attacked", "--port", str(port)], cwd=folder, check=True, capture_output=True)
     root = folder / "attacked"
+    declare_ungated(root, "a benchmark asks at once")
     settings = root / "antiphon.toml"
     engine = f'[engine]\ncontext = {CONTEXT}\nembedding_models = ["{ENCODER}"]'
     settings.write_text(settings.read_text(encoding="utf-8").replace("[engine]", engine), encoding="utf-8")

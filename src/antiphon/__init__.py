@@ -33,6 +33,7 @@ _HOMES = {
     "Quality": ("quality", "Quality"),
     "Reuse": ("application", "Reuse"),
     "Rollout": ("learning", "Rollout"),
+    "GateExemption": ("learning", "GateExemption"),
     "SLO": ("application", "SLO"),
     "WhenUnavailable": ("degradation", "WhenUnavailable"),
     "Source": ("source", "Source"),
@@ -72,8 +73,8 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "Quality", "expect",
-    "GrantedView",
+    "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption",
+    "Quality", "expect", "GrantedView",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -107,7 +108,16 @@ if TYPE_CHECKING:
         PIIGuard,
         SchemaGuard,
     )
-    from antiphon.definitions.learning import Canaries, FineTune, Gates, MetricGate, Outcome, Rollout, TrainingWindow
+    from antiphon.definitions.learning import (
+        Canaries,
+        FineTune,
+        GateExemption,
+        Gates,
+        MetricGate,
+        Outcome,
+        Rollout,
+        TrainingWindow,
+    )
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality

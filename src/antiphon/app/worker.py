@@ -34,6 +34,7 @@ from antiphon.services.batches import batch_context, table_jobs
 from antiphon.services.features.consumption import stream_consumption
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
+from antiphon.services.learning.gate_runs import GateWorkflow
 from antiphon.services.learning.outcomes import outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
@@ -42,8 +43,12 @@ from antiphon.services.learning.weights_files import weights_files
 from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
-from antiphon.services.workflows import APPLY
+from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
+from antiphon.services.workflows import APPLY, GATES, WEBHOOK
 from antiphon.training.processes import TrainingProcesses
+
+MOST_CHECKS = 16
+"""Releases that are held against their gates at once; most of the time they wait."""
 
 REJOIN_SECONDS = 30.0
 """Interval of joining outcomes that came before their prediction."""
@@ -105,6 +110,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run)
     skew = ProjectSkew(store, wired.features)
     registry.add(SKEW, skew.compare)
+    webhooks = Webhooks(store)
+    registry.add(WEBHOOK, webhooks.deliver)
     training = TrainingProcesses(
         store.database.clock, codec=store.database.codec, scope=store.scope, floor=settings.training_min_share
     )
@@ -123,7 +130,14 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     answering = batch_executor(store, wired.files, wired.answer_line, name, shared)
     consumption = stream_consumption(store, wired.features, name, process)
     abandoned = AbandonedRuns(store.database, environment, process.sees_end_of)
-    executors: list[WorkerPart] = [executor, answering, *consumption, abandoned]
+    # Apart from other runs, for a release may wait long for an engine or for features, which those publish.
+    checks = WorkflowRegistry()
+    checks.add(GATES, GateWorkflow(learning).run)
+    checking = Executor(
+        store.database, checks, f"{name}/gates", environment,
+        concurrency=MOST_CHECKS, lease=parse_duration(settings.lease), poll=poll,
+    )  # fmt: skip
+    executors: list[WorkerPart] = [executor, answering, checking, *consumption, abandoned]
     duties: list[WorkerPart] = [
         rollout_keeper(store),
         store.trail.checkpointing,
@@ -147,6 +161,12 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         HousekeepingTask(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
+        HousekeepingTask(
+            webhooks.order_due,
+            every=LOOK_SECONDS,
+            name="Ordered deliveries to webhooks",
+            wakeup=doorbell.wakeup(environment, "releases"),
+        ),
     ]
     refreshed = AnswerSources(
         applications=store.releases.applications,

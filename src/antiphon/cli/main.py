@@ -43,6 +43,7 @@ from antiphon.cli import (
     train,
     training,
     up,
+    webhooks,
 )
 from antiphon.cli.output import fail, unforeseen
 from antiphon.core import disk
@@ -118,7 +119,7 @@ def assemble() -> typer.Typer:
     app.command("migrate")(migrate.migrate)
     models.app.command("rebuild")(train.rebuild)
     for noun in (
-        features, datasets, models, evaluations, releases, outcomes, batch, runs, training, events,
+        features, datasets, models, evaluations, releases, webhooks, outcomes, batch, runs, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -14,6 +14,7 @@ from antiphon.cli.project import at_terminal, stores
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
     from antiphon.services.apply.apply import ApplyPlan, ApplyReport, PlannedChange
+    from antiphon.services.learning.gate_orders import GateCheck, GatesError
     from antiphon.services.project.store import Store
 
 
@@ -33,29 +34,36 @@ def apply(
         bool | None,
         typer.Option(
             "--activate/--no-activate",
-            help="Make the new releases live, or none. By default those whose application declares no rollout.",
+            help="Make the new releases live once their gates passed, or none. By default those whose application "
+            "declares no rollout.",
         ),
     ] = None,
     wait: Annotated[
         bool,
         typer.Option(
             "--wait/--no-wait",
-            help="Wait until it is in force, or leave that to the worker of `antiphon up`. Only new versions of "
-            "published views take time: they are published first.",
+            help="Wait until it is in force and its releases were held against their gates, or leave that to the "
+            "worker of `antiphon up`.",
         ),
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Record the definitions and release every changed application: live, or a draft for its rollout.
+    """Record the definitions and release every changed application: live once its gates passed, or a draft for its
+    rollout.
 
     New versions of published views are materialized and published first; until then what is live goes on answering.
     """
     from antiphon.services.apply import apply as applying
+    from antiphon.services.features.refreshing import worker_runs
 
     with stores(project) as store:
         applied = applying.apply(store, principal=at_terminal(store).id, rationale=rationale, activate=activate)
         if applied.run is not None and wait:
             applied = _finished(store, applied)
+        refused: GatesError | None = None
+        checked = bool(applied.checks) and wait and worker_runs(store)
+        if checked:
+            applied, refused = _checked(store, applied)
 
     def text() -> str:
         releases = table(
@@ -63,9 +71,34 @@ def apply(
             [(release.bundle.application.name, release.id, release.number) for release in applied.releases],
         )
         notes = "".join(f"\n{each}" for each in applied.notes)
-        return f"{_text(applied.plan)}\n\n{releases}\n\n{_outcome(applied, wait)}{notes}"
+        return f"{_text(applied.plan)}\n\n{releases}\n\n{_outcome(applied, wait, checked)}{notes}"
 
     show(applied, as_json, text)
+    if refused is not None:
+        raise refused
+
+
+def _checked(store: Store, applied: ApplyReport) -> tuple[ApplyReport, GatesError | None]:
+    """Wait for the gates, with progress on standard error; the report, and the first release that did not go live."""
+    from antiphon.services.learning.gate_orders import await_gates, refusal
+
+    said: list[str] = []
+
+    def tell(check: GateCheck) -> None:
+        line = f"{check.application}: release {check.number} is {check.sentence}"
+        if line not in said[-1:]:
+            said.append(line)
+            note(line)
+
+    ended = await_gates(store, applied.checks.values(), tell)
+    live = tuple(
+        one.application for one in ended if one.release in {now.id for now in store.releases.live_ones(store.scope)}
+    )
+    notes = tuple(
+        f"{one.application}: release {one.number} {one.sentence}" for one in ended if one.application not in live
+    )
+    report = msgspec.structs.replace(applied, activated=(*applied.activated, *live), notes=(*applied.notes, *notes))
+    return report, next((refusal(one) for one in ended if one.state in ("failed", "broken")), None)
 
 
 def _finished(store: Store, applied: ApplyReport) -> ApplyReport:
@@ -85,16 +118,23 @@ def _finished(store: Store, applied: ApplyReport) -> ApplyReport:
     assert applied.run is not None
     note(f"features first, what is live goes on answering: run {applied.run}")
     done = finish_apply(store, applied.run, tell)
-    return msgspec.structs.replace(applied, activated=done.activated, notes=(*applied.notes, *done.notes))
+    notes = (*applied.notes, *done.notes)
+    return msgspec.structs.replace(applied, activated=done.activated, notes=notes, checks=done.checks)
 
 
-def _outcome(applied: ApplyReport, waited: bool) -> str:
+def _outcome(applied: ApplyReport, waited: bool, checked: bool) -> str:
     if applied.run is not None and not waited:
         return (
             f"Not in force yet: run {applied.run} materializes features first, in the worker of `antiphon up`. What is "
             f"live goes on answering. `antiphon runs show {applied.run}` follows it; `antiphon apply` waits for it."
         )
-    return f"Went live: {', '.join(applied.activated) or 'nothing new'}."
+    live = f"Went live: {', '.join(applied.activated) or 'nothing new'}."
+    if applied.checks and not checked:
+        live += (
+            f" Held against its gates first: {', '.join(applied.checks)}, by the worker of `antiphon up`; what passes "
+            "goes live. `antiphon status` says how far that is."
+        )
+    return live
 
 
 def _text(planned: ApplyPlan) -> str:

@@ -15,21 +15,19 @@ from antiphon.cli.options import HERE, Application, Json, OnlyApplication, Proje
 from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, moment, shortened, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
-from antiphon.core.errors import AntiphonError, InvalidInputError
+from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from antiphon.catalog.learning.evaluations import Evaluation
+    from antiphon.catalog.learning.safety import SafetyReport
     from antiphon.catalog.releases.releases import Release
     from antiphon.learning.evaluation.gates import ValidationResult
 
 app = typer.Typer(name="releases", help="Releases, rollouts and the live pointer.", no_args_is_help=True)
 
 ReleaseId = Annotated[str, typer.Argument(help="The release's id.")]
-
-
-class GateError(AntiphonError):
-    """The release stays a draft."""
-
-    code = "gates_not_passed"
 
 
 @app.command("list")
@@ -40,12 +38,18 @@ def list_releases(application: OnlyApplication = "", project: Project = HERE, as
 
 @app.command("show")
 def show_release(release: ReleaseId, project: Project = HERE, as_json: Json = False) -> None:
-    """One release: what it pins, the stages it entered, its newest evaluation."""
+    """One release: what it pins, the stages it entered, how it met its gates or why it needs none."""
+    from antiphon.services.learning.gate_orders import check_of
+
     with stores(project) as store:
+        check = check_of(store, store.scope, release)
+        report = store.safety_reports.latest(store.scope, release)
         found = store.releases.get(store.scope, release)
         stages = store.releases.stages(store.scope, release)
         evaluation = store.evaluations.latest(store.scope, release)
-    gates: list[dict[str, Any]] = [] if evaluation is None else msgspec.to_builtins(evaluation.gates)
+    newest = max((one for one in (evaluation, report) if one is not None), key=_made, default=None)
+    gates: list[dict[str, Any]] = [] if newest is None else msgspec.to_builtins(newest.gates)
+    ungated = found.bundle.application.ungated
     value = {
         "release": found.id,
         "number": found.number,
@@ -59,7 +63,10 @@ def show_release(release: ReleaseId, project: Project = HERE, as_json: Json = Fa
             {"stage": move.stage, "at": moment(move.at), "principal": move.principal, "reason": move.reason}
             for move in stages
         ],
+        "ungated": f"{ungated.reason} ({ungated.releases} releases)" if ungated else None,
+        "check": None if check is None else check.sentence,
         "evaluation": None if evaluation is None else evaluation.id,
+        "safety_report": None if report is None else report.id,
         "gates": gates,
     }
     short = {name: part for name, part in value.items() if name not in ("bundle", "gates")}
@@ -88,12 +95,21 @@ def validate(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a release on held-out moments and hold it against its gates."""
+    """Evaluate a release on held-out moments, or without an outcome on sampled requests, and hold it against its
+    gates."""
     from antiphon.app.wiring import open_learning
+    from antiphon.services.learning.gate_orders import GatesError
+    from antiphon.services.learning.gate_runs import validate_without_set
 
     async def validated() -> ValidationResult:
         async with open_learning(project) as (learning, store):
             with Progress() as progress:
+                candidate = store.releases.get(store.scope, release)
+                if candidate.bundle.application.outcome is None:
+                    await learning.serve(candidate)
+                    return await validate_without_set(
+                        learning, candidate, principal=at_terminal(store).id, progress=progress
+                    )
                 return await learning.validate(
                     store.scope, release, principal=at_terminal(store).id, rows=rows, texts=texts,
                     progress=lambda done, total, note: progress(done, total, f"{release} rows"),
@@ -110,7 +126,7 @@ def validate(
     }
     show(found, as_json, lambda: table(("gate", "passed", "reason"), gates))
     if not verdict.passed:
-        raise GateError(
+        raise GatesError(
             f"The release {release} stays a draft: {' '.join(verdict.reasons)}",
             where=release,
             next_step="Train further or mend the definitions; "
@@ -120,14 +136,27 @@ def validate(
 
 @app.command()
 def activate(
-    application: Application, release: str, reason: Reason, project: Project = HERE, as_json: Json = False
+    application: Application,
+    release: str,
+    reason: Reason,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also one that has not passed its gates; policy decides who may.")
+    ] = False,
+    project: Project = HERE,
+    as_json: Json = False,
 ) -> None:
-    """Make a release live at once, past gates and canary."""
+    """Make a release live at once, past shadow and canary: one that passed its gates, was live before, or is forced."""
     from antiphon.services.rollouts import rollout_transitions
 
     with stores(project) as store:
         rollout_transitions(store).activate(
-            store.scope, application, release, principal=(who := at_terminal(store)).id, reason=reason, by=who
+            store.scope,
+            application,
+            release,
+            principal=(who := at_terminal(store)).id,
+            reason=reason,
+            force=force,
+            by=who,
         )
     _show(project, application, as_json)
 
@@ -145,16 +174,48 @@ def diff(before: str, after: str, project: Project = HERE, as_json: Json = False
 
 
 @app.command()
-def changelog(application: Application, project: Project = HERE, as_json: Json = False) -> None:
-    """List the events of an application's releases in sentences, oldest first."""
+def changelog(
+    application: Application,
+    notes: Annotated[
+        bool, typer.Option("--notes", help="Release notes instead, latest first, with the text that differs.")
+    ] = False,
+    for_public: Annotated[bool, typer.Option("--public", help="Notes that an outside user may read.")] = False,
+    atom: Annotated[bool, typer.Option("--atom", help="Notes as an Atom feed.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """List the events of an application's releases in sentences, oldest first; or its release notes."""
     from antiphon.releases.changelog import Changelog
 
+    if notes or for_public or atom:
+        return _notes(application, for_public, atom, project, as_json)
     with stores(project) as store:
         entries = Changelog(store.releases, store.rollouts).of(store.scope, application)
         if not entries:
             require_application(store, application)
     lines = [f"{moment(entry.at)}  {entry.sentence}" for entry in entries]
     show(entries, as_json, lambda: "\n".join(lines) or "No release yet: `antiphon apply` makes them.")
+
+
+def _notes(application: str, for_public: bool, atom: bool, project: Path, as_json: bool) -> None:
+    from antiphon.core.tls import gateway_url
+    from antiphon.releases import feed
+    from antiphon.releases.notes import PublicNote, ReleaseNote, public
+    from antiphon.services.changes import release_notes
+
+    with stores(project) as store:
+        found = release_notes(store).of(store.scope, application)
+        if not found:
+            require_application(store, application)
+        url, scope = gateway_url(store.settings), store.scope
+    shown: list[ReleaseNote] | list[PublicNote] = public(found) if for_public else found
+    if atom:
+        public_path, own_path = f"public/changes/{application}.atom", f"changes.atom?application={application}"
+        address = f"{url}/{public_path if for_public else own_path}"
+        typer.echo(feed.atom(shown, scope, application, address).decode())
+        return
+    lines = [f"{moment(note.at)}  {feed.as_text(note)}" for note in shown]
+    show(shown, as_json, lambda: "\n\n".join(lines) or "Nothing was live yet.")
 
 
 @app.command("live-at")
@@ -223,6 +284,10 @@ def _show(project: Path, application: str | None, as_json: bool) -> None:
     head = ("application", "number", "release", "stage", "model", "author", "created", "rationale")
     lines: list[dict[str, Any]] = [dict(zip(head, row, strict=True)) for row in rows]
     show(lines, as_json, lambda: table(head, rows, "No release yet: `antiphon apply` makes them."))
+
+
+def _made(one: Evaluation | SafetyReport) -> datetime:
+    return one.created_at
 
 
 def _gate(gate: dict[str, Any]) -> dict[str, str]:

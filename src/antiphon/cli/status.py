@@ -43,6 +43,7 @@ def _text(found: Status) -> str:
         *(() if runs else ("Nothing runs here: `antiphon up` starts it.",)),
         f"{found.tenant}/{found.environment}   publication {found.publication or '-'}   engine: {engine}",
         "applications and models: " + ", ".join(found.applications),
+        *(f"{one.application}: release {one.number} {_gates(one)}" for one in found.gates),
         table(
             ("process", "pid", "state", "minutes", "restarts", "MB", "nice"),
             [
@@ -85,6 +86,10 @@ def _text(found: Status) -> str:
             )
         )
     return "\n\n".join(parts)
+
+
+def _gates(check: Any) -> str:
+    return f"is {check.sentence}" if check.state == "checking" else str(check.sentence)
 
 
 def engines_table(instances: Any) -> str:

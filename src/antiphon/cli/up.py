@@ -109,7 +109,10 @@ def _apply(store: Store) -> None:
     changes = [change for change in planned.changes if change.change != "unchanged"]
     if store.applied.current(store.scope) is None:
         applied = applying.apply(store, principal=at_terminal(store).id, rationale="first start")
-        note(f"applied the definitions: {', '.join(applied.activated) or 'no application'} live")
+        live = f"{', '.join(applied.activated) or 'no application'} live"
+        if applied.checks:
+            live += f"; {', '.join(applied.checks)} held against gates first"
+        note(f"applied the definitions: {live}")
     elif changes and planned.under_way is None:
         names = ", ".join(change.name for change in changes)
         note(f"the definitions differ from what is applied ({names}): `antiphon plan`, then `antiphon apply`")
@@ -170,18 +173,42 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: fl
     while waiting and (asyncio.get_running_loop().time() - began < patience or await asyncio.to_thread(_busy, store)):
         await asyncio.sleep(_POLL)
         waiting = await asyncio.to_thread(_unpublished, store)
+    checks = await _await_checks(store, as_json, patience)
     store.database.close()  # This process needs it no more, and the project may be moved from there.
     url = gateway_url(store.settings)
     if as_json:
         line = {"event": "up", "url": url, **({"unpublished": sorted(waiting)} if waiting else {})}
+        line |= {"gates": checks} if checks else {}
         typer.echo(json.dumps(line, separators=(",", ":")))
         return
     if waiting:
         typer.echo(
             f"\n  Not published: {', '.join(sorted(waiting))}. `antiphon features list` shows what is in the way."
         )
+    for sentence in checks:
+        typer.echo(f"\n  {sentence}")
     typer.echo(f"\n  Antiphon is up.\n  dashboard  {url}/\n  API        {url}/v1")
     typer.echo(f"  key        {store.paths.keys / 'admin.key'}\n  Ctrl-C stops it.\n")
+
+
+async def _await_checks(store: Store, as_json: bool, patience: float) -> list[str]:
+    """Wait for the releases that are held against their gates, and say how far they are; sentences about those that
+    did not go live. What only waits for something that is away is waited for no longer than ``patience``."""
+    from antiphon.services.learning.gate_orders import gate_checks
+
+    began, said = asyncio.get_running_loop().time(), ""
+    while True:
+        checks = await asyncio.to_thread(gate_checks, store, store.scope)
+        under_way = [one for one in checks if one.state == "checking"]
+        late = asyncio.get_running_loop().time() - began > patience
+        if not under_way or (late and all("waits for" in one.sentence for one in under_way)):
+            break
+        line = "; ".join(f"{one.application} {one.sentence}" for one in under_way)
+        if line != said and not as_json:
+            typer.echo(f"          gates    {line}")
+        said = line
+        await asyncio.sleep(_POLL)
+    return [f"{one.application}: release {one.number} {one.sentence}" for one in checks if one.state != "passed"]
 
 
 def _busy(store: Store) -> bool:
@@ -198,13 +225,19 @@ def _busy(store: Store) -> bool:
 
 
 def _unpublished(store: Store) -> set[str]:
-    """Views that a live release reads and no publication holds yet; the worker is about to publish them."""
+    """Views that a live release, or one that is to be, reads and no publication holds yet; the worker is about to
+    publish them."""
+    from antiphon.services.learning.gate_orders import arguments_of, open_gates
+
     if not store.settings.worker.refresh:
         return set()
     scope = store.scope
     expected = {
         f"{view}@{version}"
-        for release in store.releases.live_ones(scope)
+        for release in (
+            *store.releases.live_ones(scope),
+            *(store.releases.get(scope, arguments_of(run).release) for run in open_gates(store)),
+        )
         for view, version in release.bundle.application.own_features.items()
     }
     return {name.partition("@")[0] for name in expected - store.publications.snapshots(scope).keys()}

@@ -33,6 +33,8 @@ class Settings(sections.Section, frozen=True):
     feast: sections.FeastSettings = sections.FeastSettings()
     engine: sections.EngineSettings = sections.EngineSettings()
     engines: dict[str, sections.StandbyEngineSettings] = msgspec.field(default_factory=dict)
+    webhooks: dict[str, governance.WebhookSettings] = msgspec.field(default_factory=dict)
+    changes: governance.ChangesSettings = governance.ChangesSettings()
     gateway: sections.GatewaySettings = sections.GatewaySettings()
     batch: sections.BatchSettings = sections.BatchSettings()
     telemetry: sections.TelemetrySettings = sections.TelemetrySettings()

@@ -1,4 +1,4 @@
-"""Sections of ``antiphon.toml`` about identity, encryption, TLS, audit and policy, a frozen value each."""
+"""Sections of ``antiphon.toml`` about identity, encryption, TLS, audit, policy and change log, a frozen value each."""
 
 from __future__ import annotations
 
@@ -109,3 +109,30 @@ class PolicySettings(Section, frozen=True):
 
     files: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
+
+
+class WebhookSettings(Section, frozen=True):
+    """A URL that is told of each release that goes live, signed as `Standard Webhooks` says.
+
+    Attributes:
+        secret_variable: name of the environment variable that holds the secret of its signatures.
+        form: ``internal`` tells names, reasons and the text that differs; ``public`` what an outside user may know.
+        applications: of which it is told; none are all.
+        authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
+    """
+
+    url: str
+    secret_variable: str
+    form: Literal["internal", "public"] = "internal"
+    applications: tuple[str, ...] = ()
+    authority: str | None = None
+
+
+class ChangesSettings(Section, frozen=True):
+    """The change log for outsiders.
+
+    Attributes:
+        public: applications whose public notes are read without a key, as page, JSON and feed; none by default.
+    """
+
+    public: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ import msgspec
 from antiphon.definitions.degradation import WhenUnavailable, target_of
 from antiphon.definitions.granted import model_owner, owner_of
 from antiphon.definitions.guards import AnyGuard, JudgeGuard
-from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
+from antiphon.definitions.learning import FineTune, GateExemption, Gates, Outcome, Rollout
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.place import caller, declared
 from antiphon.definitions.prompt import Prompt
@@ -134,12 +134,15 @@ class SLO(msgspec.Struct, frozen=True):
         tpot_p99: a token after the first one, on average over an answer.
         slowdown: how much longer than in an engine without batch work an answer may take, at every token of it: 0.1 is
             a tenth. ``None`` leaves the bounds in seconds alone, and batch work takes all the time that they leave.
+        tokens: of prompt and output together, so many an answer may take on average, as gates see it.
     """
 
     ttft_p99: str = "2s"
     latency_p99: str = "10s"
     tpot_p99: str | None = None
     slowdown: float | None = 0.25
+    # Unset so that releases keep their hashes over an upgrade.
+    tokens: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class ApplicationSpec(msgspec.Struct, frozen=True):
@@ -153,6 +156,7 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     version is released, whose spec names that version; of a model that another tenant grants ``OWNER/APPLICATION.vN``.
     ``tags`` are those of the features of views that declare any, by full name: the input of policies. ``fallback`` are
     the engines that are asked in order when the release's own does not answer (``ENGINE`` or ``ENGINE/MODEL``).
+    ``ungated`` is unset where releases pass gates before they get traffic.
     """
 
     name: str
@@ -180,6 +184,7 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     when_unavailable: WhenUnavailable = WhenUnavailable()
     # Unset for English, so that releases and stored answers keep their hashes over an upgrade.
     locale: str | msgspec.UnsetType = msgspec.UNSET
+    ungated: GateExemption | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def text_locale(self) -> str:
@@ -246,6 +251,7 @@ class Application:
         rollout: stages of a new release, and the judge's thresholds.
         outcome: the truth that arrives later, for evaluation and fine-tuning.
         gates: checks that a release passes before it gets traffic.
+        ungated: why releases go live without gates, as a sentence or a :class:`GateExemption`; empty: they do not.
         fallback: engines to try in order, ``ENGINE`` or ``ENGINE/MODEL`` each.
         when_unavailable: answer when no engine answers: a rule's name or a :class:`WhenUnavailable`.
         owner: owner's name.
@@ -275,6 +281,7 @@ class Application:
         rollout: Rollout | None = None,
         outcome: Outcome | None = None,
         gates: Gates | None = None,
+        ungated: str | GateExemption = "",
         fallback: Sequence[str] = (),
         when_unavailable: str | WhenUnavailable = "refuse",
         owner: str = "",
@@ -298,6 +305,7 @@ class Application:
         self.rollout = rollout or Rollout()
         self.outcome = outcome
         self.gates = gates or Gates()
+        self.ungated = GateExemption(ungated) if isinstance(ungated, str) and ungated else ungated
         self.fallback = tuple(fallback) if isinstance(fallback, list | tuple) else fallback
         self.when_unavailable = (
             WhenUnavailable(when_unavailable) if isinstance(when_unavailable, str) else when_unavailable  # type: ignore[arg-type]

@@ -66,6 +66,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "classes": _classes(application.output),
         "freshness": {_view_name(view): contract for view, contract in application.freshness.items()},
         "outcome": outcome_of(application, root),
+        "ungated": application.ungated or msgspec.UNSET,
         "locale": msgspec.UNSET if application.locale == "en" else application.locale,
         "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         "tags": tags,
@@ -128,6 +129,8 @@ def _mistakes(application: Application) -> Iterator[str]:
         for field in ("ttft_p99", "latency_p99", "tpot_p99"):
             if (bound := getattr(application.slo, field)) is not None:
                 yield from duration_mistakes(bound, f"slo.{field}")
+        if application.slo.tokens is not msgspec.UNSET and application.slo.tokens < 1:
+            yield f"slo.tokens is a number of tokens from 1, not {application.slo.tokens}."
         slowdown = application.slo.slowdown
         if slowdown is not None and not (isinstance(slowdown, int | float) and 0 <= slowdown <= 10):
             yield f"slo.slowdown: {slowdown!r} is not a share between 0 and 10, such as 0.1."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from antiphon.definitions.prompt import Prompt
@@ -178,6 +180,22 @@ def metric_gates(gates: Gates, outcome: Outcome | None) -> dict[str, MetricGate]
         return dict(gates.metrics)
     many = {} if outcome.positive is not None else {"macro_f1": MetricGate(sure_advantage=0.0)}
     return _LABEL_GATES | many | gates.metrics
+
+
+class GateExemption(msgspec.Struct, frozen=True):
+    """Declaration that releases of an application reach users without having passed gates. It stands in their record.
+
+    Attributes:
+        reason: why, in a sentence.
+        releases: ``all`` of them, or only the ``first``, as of an application whose model is yet to be trained.
+    """
+
+    reason: str
+    releases: Literal["all", "first"] = "all"
+
+    def covers(self, *, first: bool) -> bool:
+        """True when a release goes live without gates: ``first``, when nothing of its application was live before."""
+        return first or self.releases == "all"
 
 
 class Rollout(msgspec.Struct, frozen=True):

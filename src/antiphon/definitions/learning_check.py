@@ -10,7 +10,7 @@ import msgspec
 
 from antiphon.definitions.application import Application
 from antiphon.definitions.feature import duration_mistakes
-from antiphon.definitions.learning import LABEL_METRICS, FineTune, Gates, MetricGate, Outcome, Rollout
+from antiphon.definitions.learning import LABEL_METRICS, FineTune, GateExemption, Gates, MetricGate, Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source, SourceSpec
 
@@ -44,6 +44,7 @@ def learning_mistakes(application: Application, classes: tuple[str, ...], keys: 
         yield from _fine_tune_mistakes(application)
     yield from _gate_mistakes(application.gates, keys)
     yield from _rollout_mistakes(application.rollout)
+    yield from _ungated_mistakes(application.ungated)
 
 
 def _outcome_mistakes(outcome: Any, schema: Any, classes: tuple[str, ...]) -> Iterator[str]:
@@ -121,6 +122,15 @@ def _gate_mistakes(gates: Any, keys: tuple[str, ...]) -> Iterator[str]:
             value = getattr(bounds, field)
             if value is not None and not -100 <= value <= 100:
                 yield f"gates.metrics[{name!r}].{field} is {value}; it must be from -100 to 100, or None."
+
+
+def _ungated_mistakes(ungated: str | GateExemption) -> Iterator[str]:
+    if ungated == "":
+        return
+    if wrong := list(type_mistakes(ungated, GateExemption, "ungated")):
+        yield from wrong
+    elif isinstance(ungated, GateExemption) and not ungated.reason.strip():
+        yield "ungated must say why releases go live without gates."
 
 
 def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:

@@ -18,7 +18,7 @@ from antiphon.gateway.openai.parameters import ChatParameters, CompletionParamet
 from antiphon.gateway.openai.responses.parameters import ResponseParameters
 from antiphon.gateway.openai.responses.shapes import STREAMED_EVENTS, ModelResponse
 from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
-from antiphon.gateway.operation import HtmlPage, Operation
+from antiphon.gateway.operation import AtomFeed, HtmlPage, Operation
 from antiphon.gateway.tokenizer import (
     DetokenizationResponse,
     DetokenizeBody,
@@ -28,11 +28,13 @@ from antiphon.gateway.tokenizer import (
     TokenizerQuery,
 )
 from antiphon.learning.outcomes.submission import OutcomeSubmission
+from antiphon.releases.feed import MEDIA_TYPE
 
 _TEMPLATE = "#/components/schemas/{name}"
 _NO_JSON: dict[Any, dict[str, Any]] = {
     bytes: {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     HtmlPage: {"text/html": {"schema": {"type": "string"}}},
+    AtomFeed: {MEDIA_TYPE: {"schema": {"type": "string"}}},
 }
 _FILE_FORM = {
     "required": True,

@@ -29,6 +29,7 @@ from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action
+from antiphon.releases.feed import MEDIA_TYPE
 
 KINDS = {
     "batch": "job",
@@ -63,6 +64,12 @@ class HtmlPage(Response):
         super().__init__(html, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
 
 
+class AtomFeed(Response):
+    """An Atom feed."""
+
+    media_type = MEDIA_TYPE
+
+
 @dataclass(frozen=True)
 class OperationCall:
     """One call of an operation: who (and on whose behalf), and where."""
@@ -87,7 +94,7 @@ class Operation(msgspec.Struct, frozen=True):
     """One method of a path; see :func:`operation`.
 
     Attributes:
-        answer: the type of the JSON body, or :class:`HtmlPage`.
+        answer: the type of the JSON body, :class:`HtmlPage` or :class:`AtomFeed`.
         query, body: structs; unknown fields are refused by name.
     """
 
@@ -144,7 +151,7 @@ class Operation(msgspec.Struct, frozen=True):
                 services.access.audit, call.scope, principal.id, self.name, request.url.path, _brief(detail),
                 originator=call.originator,
             )  # fmt: skip
-        return answer if isinstance(answer, HtmlPage) else JsonResponse(answer, self.status)
+        return answer if isinstance(answer, HtmlPage | AtomFeed) else JsonResponse(answer, self.status)
 
     def _resource(self, request: Request) -> str:
         kind = KINDS.get(self._noun) or self._noun.removesuffix("s")

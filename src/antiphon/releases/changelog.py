@@ -14,6 +14,7 @@ from antiphon.catalog.releases.releases import Activation, Release, Releases, St
 from antiphon.catalog.releases.rollouts import UNDER_WAY, RolloutMove, RolloutRecord, Rollouts
 from antiphon.core.scope import Scope
 from antiphon.releases import bundle as bundles
+from antiphon.releases.candidate import NOT_PASSED
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -116,6 +117,9 @@ def _stage_entries(stages: list[StageMove], release: Release) -> Iterator[_Dated
         if move.stage == "validated" and not aborted:
             sentence = f"{move.principal} validated {_name(release)}: {_said(move.reason)}"
             yield move.at, 1, Entry(move.at, move.principal, release.id, sentence)
+        elif move.stage == "draft" and move.reason.startswith(NOT_PASSED):
+            sentence = f"{_name(release)} {_said(move.reason)}"
+            yield move.at, 1, Entry(move.at, move.principal, release.id, sentence[0].upper() + sentence[1:])
 
 
 def _move_entries(moves: list[RolloutMove], rollout: RolloutRecord, releases: dict[str, Release]) -> Iterator[_Dated]:

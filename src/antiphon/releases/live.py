@@ -82,6 +82,10 @@ class LiveReleases:
         """Names of the applications that have a live release. Read from the catalog each time."""
         return self._releases.applications(scope)
 
+    def awaited(self, scope: Scope, application: str) -> bool:
+        """True for an application that has releases, none of which was live yet. Read from the catalog each time."""
+        return self.live(scope, application) is None and bool(self._releases.list(scope, application))
+
     def previous(self, scope: Scope, application: str) -> Release | None:
         """The release that a rollback would return to; ``None`` without one. Read from the catalog each time."""
         live = activation_stack(self._releases.history(scope, application))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,11 +24,22 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog.database import Database
 from antiphon.catalog.releases.releases import Activation, Release, Releases, Stage
 from antiphon.catalog.releases.rollouts import UNDER_WAY, RolloutRecord, Rollouts, RolloutState, described
-from antiphon.core.errors import ConflictError, InvalidInputError
+from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.principal import Principal
-from antiphon.releases.candidate import FeatureExists, check_candidate, check_features, first_state, next_step, unread
+from antiphon.releases.candidate import (
+    FeatureExists,
+    GateClearance,
+    check_candidate,
+    check_features,
+    clearance,
+    first_state,
+    next_step,
+    require_gates,
+    require_reason,
+    unread,
+)
 
 Position = tuple[RolloutState, int]
 
@@ -88,10 +100,10 @@ class RolloutTransitions:
         force: bool = False,
         by: Principal | None = None,
     ) -> RolloutRecord:
-        """Begins the rollout of a validated release beside the live one, by the plan that it pins.
+        """Begin the rollout of a validated release beside the live one, by the plan that it pins.
 
         Args:
-            force: begin also without passed gates; the reason is then recorded as the reason for that.
+            force: begin also without passed gates: policy is asked about that, and the reason is on record.
             by: who does it, for policy; ``None`` where it was decided before (an order of a training).
 
         Raises:
@@ -100,29 +112,26 @@ class RolloutTransitions:
             ConflictError: it is live already, nothing is live, or a rollout of the application is under way.
             InvalidInputError: it did not pass its gates, a feature it pins is not there, or forcing has no reason.
         """
-        if force and not reason.strip():
-            raise InvalidInputError(
-                "Going past the gates needs a reason.", where=release, next_step="Give one with --reason."
-            )
+        require_reason(release, force, reason)
         with self.database.transaction() as connection:
             candidate = self.releases.get(scope, release, within=connection)
             application = candidate.bundle.application.name
             live = self.releases.live(scope, application, within=connection)
-            changed = self._changed_since_validated(connection, candidate)
-            check_candidate(self.feature_exists, scope, candidate, live, force, changed)
-            self._ask(connection, scope, candidate, by, reason, force)
+            found = self.clearance_of(candidate, within=connection)
+            if candidate.stage != "validated":  # One that was rolled back is not sent again for having been live.
+                found = msgspec.structs.replace(found, passed=False)
+            check_candidate(self.feature_exists, scope, candidate, live, None if force else found)
+            self._ask(candidate, found, by, reason, force or not found.passed)
             self._no_other(scope, application, connection)
             assert live is not None
             plan = candidate.bundle.application.rollout
             state = first_state(plan)
-            passed_over = force and (candidate.stage != "validated" or changed is not None)
-            why = f"gates passed over: {reason}" if passed_over else reason
+            why = found.reason(reason)
             rollout = self.rollouts.start(
                 scope, application, release, live.id, plan, principal, why, state=state, within=connection
             )
             self._enter(connection, rollout)
-            forced = {"forced": True, "stage": candidate.stage} if why != reason else {}
-            self._record(connection, rollout, "begin", **forced)
+            self._record(connection, rollout, "begin", **found.record(candidate))
         return rollout
 
     def advance(
@@ -170,8 +179,7 @@ class RolloutTransitions:
             return self._move(connection, before, to, act, principal, reason)
 
     def model_changed(self, rollout: RolloutRecord, *, within: Connection | None = None) -> str | None:
-        """Says, in words, that the candidate's model has changed since the rollout began; ``None`` if nothing shows
-        it."""
+        """Says, in words, that the candidate's model has changed since the rollout began; ``None`` without a sign."""
         if self.model_change is None:
             return None
         candidate = self.releases.get(rollout.scope, rollout.candidate, within=within)
@@ -220,27 +228,36 @@ class RolloutTransitions:
         *,
         principal: str,
         reason: str,
+        force: bool = False,
         by: Principal | None = None,
         within: Connection | None = None,
     ) -> Activation:
-        """Make a release live at once, past gates and canary.
+        """Make a release live at once, past shadow and canary.
 
         Args:
-            by: who does it, for policy, which is asked about forcing it when it did not pass its gates.
+            force: also one that has not passed its gates and is not declared ungated.
+            by: who does it, for policy, which is asked about forcing it when it goes past its gates.
 
         Raises:
             ForbiddenError: policy does not let this principal promote this release.
             NotFoundError: the application has no such release.
             ConflictError: a rollout is under way, whose control would be taken away.
-            InvalidInputError: it would take the place of one that answers, and a view that it pins is not published.
+            InvalidInputError: it has not passed its gates, forcing has no reason, or a view it pins is not published.
         """
+        require_reason(release, force, reason)
         with self.database.writing(within) as connection:
-            self.require_permission(scope, application, release, reason=reason, by=by, within=connection)
+            found = self.require_permission(
+                scope, application, release, reason=reason, force=force, by=by, within=connection
+            )
+            candidate = self.releases.get(scope, release, within=connection)
+            if not force:
+                require_gates(candidate, found)
             live = self.releases.live(scope, application, within=connection)
             if live is not None and not unread(self.feature_exists, scope, live):
-                check_features(self.feature_exists, scope, self.releases.get(scope, release, within=connection))
-            moved = self.releases.activate(scope, application, release, principal, reason, within=connection)
-            detail = {"application": application, "reason": reason}
+                check_features(self.feature_exists, scope, candidate)
+            why = found.reason(reason)
+            moved = self.releases.activate(scope, application, release, principal, why, within=connection)
+            detail = {"application": application, "reason": why, **found.record(candidate)}
             self.audit.append(scope, principal, "release.activate", release, detail, within=connection)
         return moved
 
@@ -251,10 +268,11 @@ class RolloutTransitions:
         release: str,
         *,
         reason: str,
+        force: bool = False,
         by: Principal | None,
         within: Connection | None = None,
-    ) -> None:
-        """Refuse to make a release live now or, once its features are published, later.
+    ) -> GateClearance:
+        """Refuse to make a release live now or, once its features are published and its gates passed, later.
 
         Raises:
             ForbiddenError: policy does not let this principal promote this release.
@@ -262,13 +280,14 @@ class RolloutTransitions:
             ConflictError: a rollout is under way, whose control would be taken away.
         """
         with self.database.writing(within) as connection:
-            if by is not None:
-                self._ask(connection, scope, self.releases.get(scope, release, within=connection), by, reason, None)
+            candidate = self.releases.get(scope, release, within=connection)
+            found = self.clearance_of(candidate, within=connection)
+            self._ask(candidate, found, by, reason, not found.passed and (force or found.ungated is not None))
             self._no_other(scope, application, connection)
+            return found
 
     def rollback(self, scope: Scope, application: str, *, principal: str, reason: str) -> RollbackResult:
-        """Undo the rollout under way; with none under way, make live again what was live before, or raise
-        ``ConflictError``."""
+        """Undo the rollout under way; with none, make live what was live before, or raise ``ConflictError``."""
         with self.database.transaction() as connection:
             active = self.rollouts.active(scope, application, within=connection)
             before = self.releases.live(scope, application, within=connection)
@@ -282,36 +301,18 @@ class RolloutTransitions:
             self.audit.append(scope, principal, "release.rollback", moved.release, detail, within=connection)
             return RollbackResult(application, moved.release, before.id)
 
-    def _ask(
-        self,
-        connection: Connection,
-        scope: Scope,
-        release: Release,
-        by: Principal | None,
-        reason: str,
-        force: bool | None,
-    ) -> None:
-        """Ask policy; ``force`` is ``None`` when it is forced just if it did not pass."""
-        if self.promotion is None or by is None:
-            return
-        # One that was live before is as good as validated: to make it live again is going back. One that merely entered
-        # a rollout may have been forced into it.
-        stages = self.releases.stages(scope, release.id, within=connection)
-        passed = any(move.stage in ("validated", "live") for move in stages)
-        passed = passed and self._changed_since_validated(connection, release) is None
-        self.promotion(release, passed, by, reason, not passed if force is None else force)
+    def _ask(self, release: Release, found: GateClearance, by: Principal | None, reason: str, past_gates: bool) -> None:
+        """Ask policy about promoting a release, which it is not before its gates have passed, or about forcing it."""
+        if self.promotion is not None and by is not None:
+            self.promotion(release, found.passed or not past_gates, by, reason, past_gates)
 
-    def _changed_since_validated(self, connection: Connection, release: Release) -> str | None:
-        """In words, that a release's model is another one than when its gates, or users, saw it last."""
-        stages = self.releases.stages(release.scope, release.id, within=connection)
-        # One that comes back from a rollout which was aborted is validated as of before.
-        back = [False, *(move.stage in UNDER_WAY for move in stages)]
-        seen = [
-            move.at
-            for move, returns in zip(stages, back, strict=False)
-            if move.stage == "live" or (move.stage == "validated" and not returns)
-        ]
-        return None if self.model_change is None or not seen else self.model_change(release, seen[-1])
+    def clearance_of(self, release: Release, *, within: Connection | None = None) -> GateClearance:
+        """Tells whether a release may reach users."""
+        scope, application = release.scope, release.bundle.application.name
+        stages = self.releases.stages(scope, release.id, within=within)
+        first = not self.releases.history(scope, application, within=within)
+        model_change = None if self.model_change is None else partial(self.model_change, release)
+        return clearance(release, stages, first=first, model_change=model_change)
 
     def _no_other(self, scope: Scope, application: str, connection: Connection) -> None:
         active = self.rollouts.active(scope, application, within=connection)

@@ -10,4 +10,10 @@ from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 APPLY = "apply"
 """Of ``services/apply/workflow.py``."""
 
-__all__ = ["APPLY", "OPENAI_BATCH", "REBUILD", "REFRESH", "SKEW", "TABLE_JOB", "TRAIN"]
+GATES = "gates"
+"""Of ``services/learning/gate_runs.py``."""
+
+WEBHOOK = "webhook"
+"""Of ``services/webhooks.py``."""
+
+__all__ = ["APPLY", "GATES", "OPENAI_BATCH", "REBUILD", "REFRESH", "SKEW", "TABLE_JOB", "TRAIN", "WEBHOOK"]

@@ -221,6 +221,12 @@ class Answerer:
         if model is None and granted_purpose is not None:
             raise not_served(request.application, self._engines.main.where)
         if model is None or (granted_purpose is None and not self._services.plain(model.name)):
+            if await asyncio.to_thread(releases.awaited, request.scope, request.application):
+                raise UnavailableError(
+                    f"No release of {request.application} has passed its gates yet, so none answers.",
+                    where="model",
+                    next_step="`antiphon status` says how far they are; `antiphon releases list` has the releases.",
+                )
             known = await asyncio.to_thread(releases.applications, request.scope)
             listed = "`GET /v1/models` lists what can be asked."
             raise NotFoundError(

@@ -49,6 +49,10 @@ class ReleaseAssignment(Protocol):
         """Names of the applications that have a live release."""
         ...
 
+    def awaited(self, scope: Scope, application: str) -> bool:
+        """True for an application that has releases, none of which was live yet."""
+        ...
+
     def previous(self, scope: Scope, application: str) -> Release | None:
         """The release that was live before the one that is; ``None``: there was none."""
         ...

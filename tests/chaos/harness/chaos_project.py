@@ -42,7 +42,7 @@ class Summed:
 
 
 desk = Application(
-    "desk",
+    "desk", ungated="a test asks at once",
     purpose="chaos",
     owner="chaos",
     entities=[shop],

@@ -26,7 +26,7 @@ from antiphon import Application, Decoding, Figure, Outcome, Prompt, Reuse  # no
 paces = Source.table("paces", path="@PACES@", event_time="asked", available_at="known")
 
 desk = Application(
-    "desk",
+    "desk", ungated="a test asks at once",
     purpose="chaos",
     owner="chaos",
     entities=[shop],

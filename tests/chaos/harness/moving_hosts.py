@@ -52,7 +52,7 @@ OUTSIDE = "outside"
 _MORE_DEFINITIONS = f'''
 
 outside = Application(
-    "{OUTSIDE}",
+    "{OUTSIDE}", ungated="a test asks at once",
     purpose="chaos",
     owner="chaos",
     entities=[],

@@ -34,7 +34,7 @@ shop = Entity("shop", keys=["shop"])
 
 def application(name, owner="ops", **options):
     return Application(
-        name,
+        name, ungated="a test asks at once",
         purpose="test",
         owner=owner,
         entities=[shop],

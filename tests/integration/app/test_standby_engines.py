@@ -16,7 +16,8 @@ DEFINITIONS = """
 from antiphon import Application, Prompt
 
 desk = Application(
-    "desk", purpose="tell", features=[], model="simulated", prompt=Prompt("Hello."), fallback=["standby/other"]
+    "desk", ungated="a test asks at once",
+    purpose="tell", features=[], model="simulated", prompt=Prompt("Hello."), fallback=["standby/other"]
 )
 """
 SETTINGS = '[engine]\nkind = "simulated"\nmodels = ["simulated"]\n'

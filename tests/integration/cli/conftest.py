@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests.harness import warm_program
+from tests.harness.ungated import declare_ungated
 
 from antiphon.core.child_process import start_child
 
@@ -65,6 +66,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.code == 0, made.err
     settings = folder / "mydesk" / "antiphon.toml"
     settings.write_text(settings.read_text().replace("[engine]", '[engine]\nkind = "simulated"'))
+    declare_ungated(folder / "mydesk")
     return folder / "mydesk"
 
 

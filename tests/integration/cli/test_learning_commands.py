@@ -33,7 +33,8 @@ class Recent:
     passes = count(window="6h")
 
 desk = Application(
-    "desk", entities=[stop], features=[Recent], purpose="inform", figures=[Figure("recent.passes")],
+    "desk", ungated="a test asks at once",
+    entities=[stop], features=[Recent], purpose="inform", figures=[Figure("recent.passes")],
     prompt=Prompt("{{ entity.stop }} {{ features.recent.passes }}"),
     output={"type": "object", "properties": {"late": {"enum": ["yes", "no"]}}, "required": ["late"],
             "additionalProperties": False},

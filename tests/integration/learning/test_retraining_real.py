@@ -64,7 +64,7 @@ class Today:
 
 
 desk = Application(
-    "desk",
+    "desk", ungated="a test asks at once",
     purpose="tell customers",
     features=[Today],
     prompt=Prompt("At the {{ entity.shop }} orders take {{ features.today.minutes }} minutes."),

@@ -61,7 +61,7 @@ BOARD = (
     + """
 Today = GrantedView("default/today", entity=shop, features=["orders", "paid"])
 Application(
-    "board", features=[Today], model="smollm2-135m", purpose="tests",
+    "board", ungated="a test asks at once", features=[Today], model="smollm2-135m", purpose="tests",
     figures=[Figure(Today.orders, step=1)], freshness={Today: Freshness(max_age="36500d")},
     prompt=Prompt(template="Orders: {{ features.default_today.orders }}"),
 )

@@ -39,7 +39,8 @@ class Wait:
     many = on_demand(request.cups > 2)
 
 desk = Application(
-    "desk", entities=[shop], features=[Orders, Wait], model="scripted", purpose="billing", prompt=Prompt("Hello."),
+    "desk", ungated="a test asks at once",
+    entities=[shop], features=[Orders, Wait], model="scripted", purpose="billing", prompt=Prompt("Hello."),
 )
 """
 

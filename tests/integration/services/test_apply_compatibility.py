@@ -28,7 +28,8 @@ class Today:
 
 
 desk = Application(
-    "desk", model="base", purpose="tell", features=[Today], figures=[Figure("today.orders", step=5)],
+    "desk", ungated="a test asks at once",
+    model="base", purpose="tell", features=[Today], figures=[Figure("today.orders", step=5)],
     prompt=Prompt("{{ features.today.orders }}"), rollout=Rollout(canary=[50]),
 )
 """

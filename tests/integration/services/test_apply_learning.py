@@ -32,7 +32,7 @@ class Today:
 
 
 desk = Application(
-    "desk", purpose="tell", features=[Today], figures=[Figure("today.orders", step=5)],
+    "desk", ungated="a test asks at once", purpose="tell", features=[Today], figures=[Figure("today.orders", step=5)],
     prompt=Prompt("{{ features.today.orders }}, at length"),
     output={"type": "object", "properties": {"outlook": {"type": "string", "enum": ["good", "bad"]}}},
     decoding=Decoding(max_tokens=20),

@@ -44,7 +44,8 @@ class Berths:
 
 
 pilot = Application(
-    "pilot", model="base", purpose="guide", features=[Traffic], figures=[Figure("traffic.ships", step=5)],
+    "pilot", ungated="a test asks at once",
+    model="base", purpose="guide", features=[Traffic], figures=[Figure("traffic.ships", step=5)],
     prompt=Prompt("{{ features.traffic.ships }} {{ question }}"),
 )
 """

@@ -43,7 +43,8 @@ class Kept:
     review = embed(col.text, model=MODEL)
 
 
-Application("careful", features=[Said, Today, Patience], entities=[shop, Entity("order", keys=["order"])],
+Application("careful", ungated="a test asks at once",
+    features=[Said, Today, Patience], entities=[shop, Entity("order", keys=["order"])],
     model="smollm2-135m", purpose="care", figures=[Figure(Patience.spent, step=0.1)],
     freshness={"said": Freshness(max_age="10000d", when_stale="default")},
     prompt=Prompt(template="{{ features.patience.spent }}"))

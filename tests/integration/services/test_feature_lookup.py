@@ -32,7 +32,8 @@ class Till:
 
 
 till_desk = Application(
-    "till-desk", purpose="tell", owner="me", entities=[shop], features=[Today, Till], model="smollm2-135m",
+    "till-desk", ungated="a test asks at once",
+    purpose="tell", owner="me", entities=[shop], features=[Today, Till], model="smollm2-135m",
     prompt=Prompt(template="How many at {{ entity.shop }}?"),
     freshness={Today: Freshness("1h", when_stale="reject"), Till: Freshness("1h", when_stale="flag")},
 )

@@ -126,7 +126,8 @@ from antiphon import FineTune, Outcome, TrainingWindow
 
 asked = Source.table("late", path="late.parquet", event_time="asked", available_at="known", event_id="id")
 Application(
-    "late-desk", entities=[shop], features=[Orders], purpose="billing", prompt=Prompt("{{ features.orders.placed }}"),
+    "late-desk", ungated="a test asks at once",
+    entities=[shop], features=[Orders], purpose="billing", prompt=Prompt("{{ features.orders.placed }}"),
     figures=[Figure("orders.placed", step=1)],
     output={"type": "object", "properties": {"late": {"type": "string", "enum": ["yes", "no"]}}, "required": ["late"]},
     outcome=Outcome("late", positive="yes", window="1d", history=asked),

@@ -46,7 +46,8 @@ CHAT, TEXTS = "/v1/chat/completions", "/v1/completions"
 ASKED = (
     OWN
     + f"""
-Application("helper", features=[], entities=[shop], model="{GRANTED}", purpose="tests", prompt=Prompt(template="Help."))
+Application("helper", ungated="a test asks at once",
+    features=[], entities=[shop], model="{GRANTED}", purpose="tests", prompt=Prompt(template="Help."))
 """
 )
 TRIAGE = ASKED.replace(

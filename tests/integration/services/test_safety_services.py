@@ -39,9 +39,10 @@ class History:
 class Letter:
     text = on_demand(request.body)
 
-Application("replies", features=[], purpose="answer letters", model="smollm2-135m",
+Application("replies", ungated="a test asks at once", features=[], purpose="answer letters", model="smollm2-135m",
             prompt=Prompt("Letter: {{ question }}", system="You answer letters to a bakery in two sentences."))
-Application("triage", entities=[customer], features=[History, Letter], purpose="sort tickets", model="smollm2-135m",
+Application("triage", ungated="a test asks at once",
+    entities=[customer], features=[History, Letter], purpose="sort tickets", model="smollm2-135m",
             figures=[Figure("history.tickets_7d", step=1), Figure("letter.text")],
             prompt=Prompt("{{ entity.customer }} {{ features.history.tickets_7d }} {{ features.letter.text }}"))
 """

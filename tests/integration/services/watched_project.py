@@ -62,7 +62,8 @@ class Wait:
     each = on_demand(request.minutes / Today.orders)
 
 
-Application("desk", features=[Today, Crowd, Wait], entities=[shop], model="smollm2-135m", purpose="tests",
+Application("desk", ungated="a test asks at once",
+    features=[Today, Crowd, Wait], entities=[shop], model="smollm2-135m", purpose="tests",
     figures=[Figure(Wait.each, step=0.1)],
     freshness={"today": Freshness(max_age="1h"), "crowd": Freshness(max_age="10m")},
     prompt=Prompt(template="{{ features.wait.each }}"))

@@ -57,7 +57,8 @@ class Purchase:
     waited = on_demand(now.seconds_since(request.since).round_to("60"))
     cohort = on_demand(request.card.hash_bucket(10))
 
-desk = Application("watch", features=[Spend, Purchase], model="scripted", purpose="fraud", entities=[card],
+desk = Application("watch", ungated="a test asks at once",
+    features=[Spend, Purchase], model="scripted", purpose="fraud", entities=[card],
     prompt=Prompt(template="{{ features.purchase.ratio }} at {{ features.purchase.hour }}, {{ question }}"),
     figures=[Figure(Purchase.ratio, step=0.5), Figure(Purchase.hour)])
 """

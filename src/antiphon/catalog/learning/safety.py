@@ -28,6 +28,11 @@ class SafetyReport(msgspec.Struct, frozen=True):
         valid_share: of their first attempts, those that meet the schema (without one: that are not empty).
         seconds_p50, seconds_p99: wall seconds of an honest answer at batch priority; ``tokens`` its mean tokens.
         rows_blob: the result of each probe.
+        answered_share: of the honest requests, those that were answered.
+        first_p50: wall seconds to the first token, in the middle.
+        guarded_more: share of requests on which a guard acted, less that of the live release on the same ones.
+        length_ratio: the middle answer is so many times as long, or as short, as the live release's to the same ones.
+            ``None`` for both where the live release has answered none of them.
     """
 
     id: str
@@ -45,6 +50,10 @@ class SafetyReport(msgspec.Struct, frozen=True):
     fingerprints: tuple[str, ...]
     rows_blob: str
     created_at: datetime
+    answered_share: float = 1.0
+    first_p50: float = 0.0
+    guarded_more: float | None = None
+    length_ratio: float | None = None
 
     @property
     def passed(self) -> bool:

@@ -9,18 +9,21 @@ import msgspec
 from antiphon.catalog.releases.releases import Release
 from antiphon.core.clock import utc
 from antiphon.gateway.admin.shapes import ApplicationQuery, ReasonRequest, read
-from antiphon.gateway.operation import OperationCall, operation
+from antiphon.gateway.operation import AtomFeed, OperationCall, operation
 from antiphon.releases import bundle as bundles
+from antiphon.releases import feed
 from antiphon.releases.bundle import FieldChange
 from antiphon.releases.changelog import Entry
+from antiphon.releases.notes import ReleaseNote
 
 
 class ActivationRequest(msgspec.Struct, frozen=True):
-    """Selects the release to activate, with the reason."""
+    """Selects the release to activate, with the reason; ``force`` also one that has not passed its gates."""
 
     application: str
     release: str
     reason: str
+    force: bool = False
 
 
 class ReleaseRollbackRequest(msgspec.Struct, frozen=True):
@@ -63,6 +66,12 @@ class ChangeList(msgspec.Struct, frozen=True):
     changes: tuple[Entry, ...]
 
 
+class NoteList(msgspec.Struct, frozen=True):
+    """Latest first."""
+
+    notes: tuple[ReleaseNote, ...]
+
+
 class LiveReleaseResponse(msgspec.Struct, frozen=True):
     """The live release at an instant; ``candidate`` answered the share ``weight`` of users, or none in shadow."""
 
@@ -100,7 +109,9 @@ def _list(call: OperationCall, query: ApplicationQuery) -> ReleaseList:
 @operation("POST", "/admin/releases/activate", "Make a release live.", "release")
 def _activate(call: OperationCall, body: ActivationRequest) -> ReleaseList:
     transitions, who = call.services.learning.transitions, call.principal
-    transitions.activate(call.scope, body.application, body.release, principal=who.id, reason=body.reason, by=who)
+    transitions.activate(
+        call.scope, body.application, body.release, principal=who.id, reason=body.reason, force=body.force, by=who
+    )
     return listed(call, body.application)
 
 
@@ -136,6 +147,18 @@ def _back(call: OperationCall, body: ReasonRequest) -> WentBack:
 )
 def _changelog(call: OperationCall) -> ChangeList:
     return ChangeList(tuple(call.services.learning.changelog.of(call.scope, call.path["application"])))
+
+
+@operation("GET", "/admin/releases/{application}/notes", "Release notes of an application, latest first.", "read")
+def _notes(call: OperationCall) -> NoteList:
+    return NoteList(tuple(call.services.learning.notes(call.scope).of(call.scope, call.path["application"])))
+
+
+@operation("GET", "/admin/releases/{application}/changes.atom", "Release notes as an Atom feed.", "read")
+def _feed(call: OperationCall) -> AtomFeed:
+    application = call.path["application"]
+    notes = call.services.learning.notes(call.scope).of(call.scope, application)
+    return AtomFeed(feed.atom(notes, call.scope, application, f"/admin/releases/{application}/changes.atom"))
 
 
 @operation("GET", "/admin/releases/{application}/live-at", "What was live at an instant.", "read")

@@ -25,6 +25,7 @@ from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.view_status import ViewStatus
+from antiphon.services.learning.gate_orders import GateCheck
 from antiphon.serving.admission.engine_gate import GateStatus
 
 T = TypeVar("T")
@@ -234,6 +235,7 @@ class Status(msgspec.Struct, frozen=True):
     gate: GateStatus | None = None
     elsewhere: tuple[EngineElsewhere, ...] = ()
     remote_models: tuple[RemoteModelLine, ...] = ()
+    gates: tuple[GateCheck, ...] = ()
 
 
 class ReuseLine(msgspec.Struct, frozen=True):

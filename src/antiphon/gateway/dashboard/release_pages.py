@@ -89,6 +89,8 @@ def _show(call: PageCall, selected: str | None, problem: AntiphonError | None = 
             "releases": lines,
             "live": next((line for line in lines if line.live), None),
             "since": history[-1] if history else None,
+            "check": next((one for one in learning.gates(call.scope) if one.application == application), None),
+            "ungated": _ungated(call, application),
             "changes": learning.changelog.of(call.scope, application)[::-1],
             "shown": _rollout(call, application),
             "may": call.may("release", f"release/{application}"),
@@ -97,6 +99,13 @@ def _show(call: PageCall, selected: str | None, problem: AntiphonError | None = 
     return call.render(
         "releases.html", problem, page="releases", reason=reason, applications=known, application=application, **found
     )
+
+
+def _ungated(call: PageCall, application: str) -> str | None:
+    """The declared reason of the live release for having passed no gates."""
+    live = call.services.learning.releases.live(call.scope, application)
+    declared = None if live is None else live.bundle.application.ungated
+    return declared.reason if declared else None
 
 
 def _rollout(call: PageCall, application: str) -> RolloutView | None:

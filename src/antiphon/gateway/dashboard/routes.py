@@ -7,6 +7,7 @@ from starlette.staticfiles import StaticFiles
 
 from antiphon.gateway.dashboard import (
     audit_pages,
+    change_pages,
     doors,
     feature_pages,
     learning_pages,
@@ -27,6 +28,11 @@ def routes() -> list[BaseRoute]:
         Route("/requests/{prediction}/lineage", endpoint(pages.lineage), methods=["GET"]),
         Route("/releases", endpoint(release_pages.releases), methods=["GET"]),
         Route("/releases", endpoint(release_pages.act), methods=["POST"]),
+        Route("/changes", endpoint(change_pages.changes), methods=["GET"]),
+        Route("/changes.atom", endpoint(change_pages.changes_feed), methods=["GET"]),
+        Route("/public/changes/{application}.atom", change_pages.public_changes_feed, methods=["GET"]),
+        Route("/public/changes/{application}.json", change_pages.public_changes_json, methods=["GET"]),
+        Route("/public/changes/{application}", change_pages.public_changes, methods=["GET"]),
         Route("/releases/diff", endpoint(release_pages.diff), methods=["GET"]),
         Route("/features", endpoint(feature_pages.views), methods=["GET"]),
         Route("/features/{view}", endpoint(feature_pages.view), methods=["GET"]),

@@ -39,7 +39,8 @@ def plan(
     assert outcome is not None  # labels_of
     declared = window or (tune.window if tune is not None else TrainingWindow())
     ends = utc(cutoff) if cutoff is not None else _cutoff(declared, now)
-    earliest, latest = _bounds(declared, kind, ends)
+    # Where nothing is trained every moment is held out.
+    earliest, latest = _bounds(declared, kind if tune is not None else "training", ends)
     earliest, latest = utc(first) if first else earliest, utc(last) if last else latest
     if earliest is None or latest is None:
         raise InvalidInputError(

@@ -54,6 +54,9 @@ class EvaluatedReleases:
         """None: nothing is live."""
         return ()
 
+    def awaited(self, scope: Scope, application: str) -> bool:
+        return False
+
     def previous(self, scope: Scope, application: str) -> None:
         """None: what stands in for a release says nothing about it."""
         return None

@@ -20,9 +20,10 @@ from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, Ev
 from antiphon.catalog.learning.models import ModelVersions
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import ModelPin, Release, Releases
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.application import SLO, ApplicationSpec
 from antiphon.definitions.learning import Gates, MetricGate, metric_gates
 from antiphon.learning.evaluation.metrics import METRICS
 from antiphon.learning.registry.files import ModelFiles, sha256_or_none
@@ -30,19 +31,24 @@ from antiphon.learning.registry.files import ModelFiles, sha256_or_none
 ENOUGH = 50
 """Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
 
+MOST_GUARDED_MORE = 0.25
+"""By so much more of the same requests than in the live release may guards act, without an evaluation set."""
+
+MOST_LENGTH_RATIO = 4.0
+"""The middle answer may be so many times as long, or as short, as the live release's to the same request."""
+
 DISPARITY = "disparity"
 """Ends the names of gates over slices, the only ones whose reasons name a slice."""
-
 
 RemoteVersion = Callable[[Release, Sequence[str]], tuple[str | None, set[str]]]
 """(the version of a release's remote model that is served now, the versions that fingerprints of answers name)."""
 
 
 class ValidationResult(msgspec.Struct, frozen=True):
-    """The result of validating a release: the release in its stage, and the reasons why it did not pass."""
+    """A release in its stage, and the reasons why it did not pass."""
 
     release: Release
-    evaluation: Evaluation
+    evaluation: Evaluation | SafetyReport
     reasons: tuple[str, ...]
 
     @property
@@ -80,15 +86,45 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
     )  # fmt: skip
 
 
-def check_safety(report: SafetyReport, gates: Gates) -> tuple[EvaluationGate, ...]:
+def check_safety(report: SafetyReport, application: ApplicationSpec) -> tuple[EvaluationGate, ...]:
     """The gates that need no evaluation set, each with a sentence."""
+    gates, slo = application.gates, application.slo
     return (
+        _gate(
+            ge, "answered", report.answered_share, gates.valid_share,
+            "{0:.2%} of the sampled requests were answered, at least {1:.2%} must be",
+        ),
         _gate(
             ge, "valid_share", report.valid_share, gates.valid_share,
             "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
         ),
+        _beside_live(
+            "guarded_share", report.guarded_more, MOST_GUARDED_MORE,
+            "guards acted on {0:+.0%} more of the sampled requests than in the live release, at most {1:+.0%} may be",
+        ),
+        _beside_live(
+            "length", report.length_ratio, MOST_LENGTH_RATIO,
+            "answers are {0:.1f} times as long or as short as the live release's to the same requests, at most {1:.0f}",
+        ),
+        _level("first_token", report.first_p50, slo.ttft_p99, "had their first token"),
+        _level("latency", report.seconds_p50, slo.latency_p99, "were answered"),
+        _gate(le, "tokens", report.tokens, slo.tokens or None, "an answer takes {0:.0f} tokens, at most {1:.0f} may"),
         *_safety_gates(report.suites, gates),
     )  # fmt: skip
+
+
+def _beside_live(name: str, measured: float | None, bound: float, said: str) -> EvaluationGate:
+    if measured is None:
+        return _nothing(name, "there are no answers of a live release to compare with", bound)
+    return _gate(le, name, measured, bound, said)
+
+
+def _level(name: str, measured: float, bound: str, said: str) -> EvaluationGate:
+    """Few answers prove that a declared service level is broken, never that it is kept."""
+    seconds = parse_duration(bound).total_seconds()
+    if bound in (SLO().ttft_p99, SLO().latency_p99):
+        return _nothing(name, "the application declares no bound of its own", seconds)
+    return _gate(le, name, measured, seconds, f"half of the requests {said} after {{0:.2f}} s, 99 of 100 in {{1:g}} s")
 
 
 def compares_with_live(application: ApplicationSpec) -> bool:
@@ -187,27 +223,46 @@ class Validation:
         reasons = [gate.reason for gate in gates if gate.passed is False]
         reasons += self._overlap(release, dataset)
         with self.transaction() as connection:
-            present = self.releases.get(scope, release.id, within=connection)
+            present = self._require_draft(connection, release)
             live = self.releases.live(scope, release.bundle.application.name, within=connection)
-            if present.stage not in ("draft", "validated"):
-                raise ConflictError(
-                    f"The release is {present.stage}; only a draft can be validated.",
-                    where=release.id,
-                    next_step="See `antiphon releases list`.",
-                )
-            reasons += self._changed(release, evaluation)
+            reasons += self._changed(release, evaluation.fingerprints)
             compared = compares_with_live(release.bundle.application)
             if compared and live is not None and live.id not in (release.id, evaluation.against):
                 reasons.append(f"it was not compared with the release that is live, {live.id}")
             evaluation = self.evaluations.add(evaluation, within=connection)
             if not reasons:
                 why = f"evaluation {evaluation.id} on {evaluation.dataset}: every gate passed"
-                self.releases.set_stage(
-                    scope, release.id, "validated", principal=principal, reason=why,
-                    again=self._remote(present, ())[0] is not None, within=connection,
-                )  # fmt: skip
-            present = self.releases.get(scope, release.id, within=connection)
+                present = self._set_validated(connection, present, principal, why)
         return ValidationResult(present, evaluation, tuple(reasons))
+
+    def validate_without_set(self, release: Release, report: SafetyReport, *, principal: str) -> ValidationResult:
+        """As :meth:`validate`, by the gates that need no evaluation set."""
+        self.require_whole(release)
+        reasons = [one.reason for one in check_safety(report, release.bundle.application) if one.passed is False]
+        with self.transaction() as connection:
+            present = self._require_draft(connection, release)
+            reasons += self._changed(release, report.fingerprints)
+            if not reasons:
+                why = f"safety report {report.id}: every gate passed that needs no evaluation set"
+                present = self._set_validated(connection, present, principal, why)
+        return ValidationResult(present, report, tuple(reasons))
+
+    def _require_draft(self, connection: Any, release: Release) -> Release:
+        present = self.releases.get(release.scope, release.id, within=connection)
+        if present.stage not in ("draft", "validated"):
+            raise ConflictError(
+                f"The release is {present.stage}; only a draft can be validated.",
+                where=release.id,
+                next_step="See `antiphon releases list`.",
+            )
+        return present
+
+    def _set_validated(self, connection: Any, release: Release, principal: str, why: str) -> Release:
+        self.releases.set_stage(
+            release.scope, release.id, "validated", principal=principal, reason=why,
+            again=self._remote(release, ())[0] is not None, within=connection,
+        )  # fmt: skip
+        return self._require_draft(connection, release)
 
     def require_whole(self, release: Release) -> None:
         """Checks that everything a release needs is there; cheap enough to call before an evaluation begins.
@@ -236,9 +291,9 @@ class Validation:
                 next_step=f"Run `antiphon models rebuild {pin.version}`." if pin.version else "Pull them again.",
             )
 
-    def _changed(self, release: Release, evaluation: Evaluation) -> list[str]:
-        """Says that the evaluation is of a model that is not served any more under its name."""
-        present, answered = self._remote(release, evaluation.fingerprints)
+    def _changed(self, release: Release, fingerprints: Sequence[str]) -> list[str]:
+        """Says that answers are of a model that is not served any more under its name."""
+        present, answered = self._remote(release, fingerprints)
         if present is None or answered <= {present}:
             return []
         others = ", ".join(sorted(answered - {present}))

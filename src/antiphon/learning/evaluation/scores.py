@@ -54,6 +54,16 @@ class RowResult(msgspec.Struct, frozen=True):
     fingerprint: str = ""
 
 
+NO_PROBABILITY = "no_probability"
+"""Error of a row that was answered without the probabilities of its labels."""
+
+
+class NoProbabilityError(InvalidInputError):
+    """All rows were answered without the probabilities of their labels, which not every engine reports."""
+
+    code = NO_PROBABILITY
+
+
 class EvaluationRows(msgspec.Struct, frozen=True):
     """Rows and probes that an evaluation stores beside its measures, as its ``rows_blob``."""
 
@@ -84,7 +94,7 @@ def answered(
         example=row.example,
         truth=row.label,
         probabilities=probabilities,
-        error=None if probabilities else "no_probability",
+        error=None if probabilities else NO_PROBABILITY,
         prediction=receipt.prediction,
         whole=whole,
         valid=meets(application.schema, first_attempt) if whole else None,
@@ -141,6 +151,12 @@ def summarize(
     scored = [row for row in results if row.probabilities]
     failed = Counter(row.error for row in results if row.error is not None)
     if not scored:
+        if set(failed) == {NO_PROBABILITY}:
+            raise NoProbabilityError(
+                f"The engine reports no probabilities of {release.bundle.model.name}, so its forecasts are not scored.",
+                where=release.id,
+                next_step="Serve it by an engine that reports log-probabilities.",
+            )
         why = next((row.reason for row in results if row.reason), "")
         said = ", ".join(f"{code} {count} times" for code, count in sorted(failed.items()))
         raise InvalidInputError(

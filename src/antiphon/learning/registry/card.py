@@ -21,6 +21,7 @@ from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstim
 from antiphon.catalog.learning.models import ModelVersion
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import Release
+from antiphon.learning.evaluation.coverage import CoverageLine, coverage
 from antiphon.learning.evaluation.gates import ENOUGH
 from antiphon.learning.evaluation.metrics import title
 
@@ -57,6 +58,8 @@ class ModelCard(msgspec.Struct, frozen=True):
         suites: results of the safety suites, of that evaluation, or of a ``safety`` report that is newer or stands
             alone.
         limits: what the figures do not say, one sentence each.
+        ungated: the declared reason for which releases pass no gates.
+        coverage: what of the application its evaluation exercises.
     """
 
     name: str
@@ -75,6 +78,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     suites: tuple[SuiteSummary, ...]
     limits: tuple[str, ...]
     made_at: datetime
+    ungated: str | None = None
+    coverage: tuple[CoverageLine, ...] = ()
 
 
 def model_card(
@@ -110,6 +115,8 @@ def model_card(
         suites=(suites := _suites(evaluation, safety)),
         limits=tuple(_limits(version, evaluation, datasets, suites)),
         made_at=made_at,
+        ungated=newest.ungated.reason if newest is not None and newest.ungated else None,
+        coverage=() if newest is None else coverage(newest, evaluation, suites),
     )
 
 

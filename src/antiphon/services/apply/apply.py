@@ -87,7 +87,8 @@ class ApplyReport(msgspec.Struct, frozen=True):
 
     Attributes:
         plan: what it carried out. ``releases``: the release that each application has of what is declared.
-        activated: applications whose release went live.
+        activated: applications whose release went live. ``checks``: by application the durable run that holds the
+            release against its gates and makes it live when it passed; until then what was live answers.
         run: the durable run that materializes what is new and then puts all of this in force; ``None``: it is.
         waiting: applications whose new release is a draft, because it reaches everybody by a rollout.
         notes: what the reader should know or do next, a sentence each.
@@ -99,6 +100,7 @@ class ApplyReport(msgspec.Struct, frozen=True):
     waiting: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     run: str | None = None
+    checks: dict[str, str] = {}
 
 
 def plan(store: Store) -> ApplyPlan:
@@ -125,15 +127,16 @@ def plan(store: Store) -> ApplyPlan:
 def apply(store: Store, *, principal: str, rationale: str = "", activate: bool | None = None) -> ApplyReport:
     """Record the definitions and make a release of every changed application.
 
-    The release goes live, unless the application declares a rollout and a release is live already: then it is a draft,
-    for its gates and its rollout. An application whose fine-tuned model is live keeps that model. Applying what is
-    applied changes nothing.
+    The release goes live once its gates passed, which the run in ``checks`` sees to; at once where it passed before or
+    the application is declared ungated. Where the application declares a rollout and a release is live already, it is
+    a draft, for its gates and its rollout. An application whose fine-tuned model is live keeps that model. Applying
+    what is applied changes nothing.
 
     Where views must be published first, nothing is in force on return: the run that is named does the rest, in the
     worker or with ``refreshing.finish_apply``.
 
     Args:
-        activate: make every release live, or none; ``None`` is the rule above.
+        activate: make every release live, once its gates passed, or none; ``None`` is the rule above.
 
     Raises:
         InvalidDefinitionsError: every mistake of ``definitions.py`` at once.
@@ -179,6 +182,8 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
                         raise
                     waiting.append(application.name)
                     notes.append(_for_another(release, error))
+                    before_it = None if live is None else live.id
+                    activations.append(PlannedActivation(application.name, release.id, before_it, activate=False))
                     continue
                 activations.append(PlannedActivation(application.name, release.id, None if live is None else live.id))
                 if live is not None:
@@ -200,7 +205,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     all_notes = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
     materializes = _foreseen(store, first, before, published)
     planned = ApplyPlan(project.name, changes, materializes=materializes, missing=_find_missing_files(project))
-    return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), all_notes, run)
+    return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), all_notes, run, done.checks)
 
 
 def _with_live_model(
@@ -260,7 +265,8 @@ def _next(release: Release) -> str:
 def _for_another(release: Release, error: ForbiddenError) -> str:
     name = release.bundle.application.name
     return (
-        f"{name}: release {release.number} stays a draft: {error.what} Another person makes it live with "
+        f"{name}: release {release.number} is held against its gates and then waits: {error.what} Another person makes "
+        "it live with "
         f"`antiphon releases activate {name} {release.id} --reason …`."
     )
 

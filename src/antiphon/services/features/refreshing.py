@@ -71,7 +71,7 @@ def finish_apply(
                 ended, here = here, None
                 ended.result()  # Raises what ended it; one that has only stopped is started again.
             queued = found.status == "queued" and time.monotonic() - began > _LEFT_TO_WORKER_SECONDS
-            if here is None and (queued or not _worker_runs(store)):
+            if here is None and (queued or not worker_runs(store)):
                 if platform is None:
                     platform = own = FeaturePlatform(store)
                 here = _begin(store, platform, run, stop)
@@ -95,7 +95,8 @@ def finish_apply(
     )
 
 
-def _worker_runs(store: Store) -> bool:
+def worker_runs(store: Store) -> bool:
+    """Tells whether a worker of this project runs on this machine."""
     return any(one.name == "worker" and one.alive for one in statuses(store.paths.run))
 
 

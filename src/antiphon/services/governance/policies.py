@@ -137,6 +137,9 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
             for one in run.arguments["activations"]:
                 release = store.releases.get(run.scope, str(one["release"]))
                 yield "release", application_resource(release.bundle.application, tenant=run.scope.tenant)
+        case workflows.GATES:
+            release = store.releases.get(run.scope, str(run.arguments["release"]))
+            yield "release", application_resource(release.bundle.application, tenant=run.scope.tenant)
         case workflows.SKEW:
             yield "publish", Resource("view", "*", run.scope.tenant)
         case workflows.TRAIN:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from antiphon.catalog.group_commit import GroupCommit
@@ -21,7 +23,10 @@ from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.learning.registry.models import ModelRegistry
 from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.releases.changelog import Changelog
+from antiphon.releases.notes import ReleaseNotes
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.changes import release_notes
+from antiphon.services.learning.gate_orders import GateCheck, gate_checks
 from antiphon.services.learning.outcomes import monitor, outcome_joiner
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
@@ -37,6 +42,7 @@ class LearningServices:
     Attributes:
         transitions: moves rollouts and live pointers, with their audit entries.
         joiner: joins arriving outcomes to predictions. ``monitor``: quality and drift by them.
+        gates: the latest run of gates of each application. ``notes``: release notes of a scope.
     """
 
     releases: Releases
@@ -53,6 +59,8 @@ class LearningServices:
     outcomes: Outcomes
     joiner: OutcomeJoiner
     monitor: Monitor
+    gates: Callable[[Scope], Sequence[GateCheck]]
+    notes: Callable[[Scope], ReleaseNotes]
 
 
 def learning_services(store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> LearningServices:
@@ -73,6 +81,8 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         outcomes=store.outcomes,
         joiner=outcome_joiner(store),
         monitor=monitor(store),
+        gates=partial(gate_checks, store),
+        notes=partial(release_notes, store),
     )
 
 

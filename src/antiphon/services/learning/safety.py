@@ -20,10 +20,12 @@ from antiphon.core.errors import (
 )
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.template import template_reads
 from antiphon.engine.api.port import Engine
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.safety import exposure
-from antiphon.learning.evaluation.safety.placement import HonestRequest
+from antiphon.learning.evaluation.safety.evaluator import LiveAnswer, acted
+from antiphon.learning.evaluation.safety.placement import HARMLESS_QUESTION, HonestRequest
 from antiphon.learning.evaluation.safety.probes import FOLDER, SafetyProbe, project_probes, shipped
 from antiphon.services.answering import is_plain
 from antiphon.services.project.store import Store
@@ -33,6 +35,8 @@ from antiphon.serving.request import AnswerRequest, Message
 
 REQUESTS = 4
 """Honest requests, as of an evaluation on a dataset."""
+SAMPLED = 12
+"""Recent requests, of different subjects, that a release is checked with before it goes live."""
 SCANNED_RECEIPTS = 50
 """Receipts that are looked through for them."""
 
@@ -75,15 +79,53 @@ def honest_requests(
             next_step="Name one that has features: `antiphon evaluations safety RELEASE --entity KEY=VALUE`.",
         )
     return tuple(
-        HonestRequest(
-            example=f"honest-{number}",
-            entity=dict(keys),
-            moment=now,
-            features=None if not application.features else _features(application, reader, keys, now),
-            question=question or words,
-            inputs=dict(inputs),
-        )
+        _honest(release, reader, number, keys, question or words, inputs, now)
         for number, (keys, words, inputs) in enumerate(found_requests)
+    )
+
+
+def sampled_requests(
+    store: Store, release: Release, reader: EntityReader, entities: Sequence[Mapping[str, str]]
+) -> tuple[tuple[HonestRequest, ...], dict[str, LiveAnswer]]:
+    """Requests that a release is checked with before it goes live: the latest ones of its application, with the answers
+    that users got, or where there are none made-up ones about these entities."""
+    application, now = release.bundle.application, store.database.clock.now()
+    question = None
+    if "question" in template_reads(application.prompt.template).names:
+        question = HARMLESS_QUESTION["en"]
+    requests: list[HonestRequest] = []
+    before: dict[str, LiveAnswer] = {}
+    subjects: set[str] = set()
+    for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED_RECEIPTS, roles=("live",)):
+        found = _of_receipt(store, receipt)
+        if len(requests) == SAMPLED or receipt.subject in subjects or found is None:
+            continue
+        keys, words, inputs = found
+        if set(application.entity_keys) <= set(keys):
+            subjects.add(receipt.subject)
+            requests.append(_honest(release, reader, len(requests), keys, words or question, inputs, now))
+            if (shown := _text(store, receipt, receipt.text_blob)) is not None:
+                before[requests[-1].example] = LiveAnswer(len(shown.decode()), acted(receipt))
+    if not requests:
+        inputs = _made_up(application, now)
+        requests = [
+            _honest(release, reader, number, keys, question, inputs, now) for number, keys in enumerate(entities)
+        ]
+    return tuple(requests), before
+
+
+def _honest(
+    release: Release, reader: EntityReader, number: int, keys: Mapping[str, str], question: str | None,
+    inputs: Mapping[str, Any], now: datetime,
+) -> HonestRequest:  # fmt: skip
+    application = release.bundle.application
+    return HonestRequest(
+        example=f"honest-{number}",
+        entity=dict(keys),
+        moment=now,
+        features=None if not application.features else _features(application, reader, keys, now),
+        question=question,
+        inputs=dict(inputs),
     )
 
 
@@ -131,6 +173,13 @@ def _recent_requests(store: Store, release: Release) -> list[tuple[Mapping[str, 
         if found_requests is not None and set(application.entity_keys) <= set(found_requests[0]):
             found.setdefault(receipt.subject, found_requests)
     return list(found.values())
+
+
+def _text(store: Store, receipt: Receipt, blob: str) -> bytes | None:
+    try:
+        return store.blobs.get(receipt.scope, blob)
+    except NotFoundError:
+        return None  # erased
 
 
 def _of_receipt(store: Store, receipt: Receipt) -> tuple[Mapping[str, str], str | None, Mapping[str, Any]] | None:

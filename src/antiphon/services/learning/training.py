@@ -115,6 +115,20 @@ class LearningPlatform:
             memorization=partial(memorization_of, store, self.engine),
         )
 
+    @cached_property
+    def safety_evaluator(self) -> SafetyEvaluator:
+        """Evaluates what has no evaluation set."""
+        store = self.store
+        return SafetyEvaluator(
+            answering=self._answering,
+            evaluations=store.evaluations,
+            reports=store.safety_reports,
+            texts=store.blobs,
+            clock=store.database.clock,
+            suites=self.suites,
+            concurrency=store.settings.gateway.batch_concurrency,
+        )
+
     async def safety(
         self, scope: Scope, release: str, *, entity: Mapping[str, str] | None = None, question: str | None = None,
         probes: int | None = None, progress: Progress | None = None,
@@ -138,17 +152,8 @@ class LearningPlatform:
         else:
             candidate = await plain_release(store, self.engine, scope, release)
         reader = self.features.reader(scope)
-        evaluator = SafetyEvaluator(
-            answering=self._answering,
-            evaluations=store.evaluations,
-            reports=store.safety_reports,
-            texts=store.blobs,
-            clock=store.database.clock,
-            suites=self.suites,
-            concurrency=store.settings.gateway.batch_concurrency,
-        )
         requests = await asyncio.to_thread(honest_requests, store, candidate, reader, entity, question)
-        return await evaluator.evaluate(candidate, requests, reader, most=probes, progress=progress)
+        return await self.safety_evaluator.evaluate(candidate, requests, reader, most=probes, progress=progress)
 
     @cached_property
     def validation(self) -> Validation:

@@ -89,7 +89,8 @@ def test_what_is_imported_has_the_values_that_feast_serves(feast: FeastWorld, tm
 DESK = """
 from antiphon import Application, Prompt
 
-desk = Application("desk", entities=[{entities}], features=list({service}), model="scripted", purpose="pricing",
+desk = Application("desk", ungated="a test asks at once",
+    entities=[{entities}], features=list({service}), model="scripted", purpose="pricing",
                    prompt=Prompt("Hello."))
 """
 SETTINGS = (

@@ -71,7 +71,7 @@ class Own:
 
 def desk(name, views, when_stale):
     return Application(
-        name, features=views, model="scripted", purpose="pricing", reuse=Reuse("never"),
+        name, ungated="a test asks at once", features=views, model="scripted", purpose="pricing", reuse=Reuse("never"),
         prompt=Prompt("Rate {{ features.stats.rate }}."), figures=[Figure("stats.rate", step=0)],
         freshness={Stats: Freshness(max_age="6h", when_stale=when_stale)},
     )
@@ -82,7 +82,8 @@ feast_only = desk("feast-only", [Stats, Trust], "flag")
 
 ASKING_FOR_QUALITY = """
 asking = Application(
-    "asking", features=[Stats], model="scripted", purpose="pricing", prompt=Prompt("Hello."),
+    "asking", ungated="a test asks at once",
+    features=[Stats], model="scripted", purpose="pricing", prompt=Prompt("Hello."),
     freshness={Stats: Freshness(max_age="6h", min_source_quality=0.9)},
 )
 """

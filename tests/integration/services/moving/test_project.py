@@ -62,7 +62,8 @@ class Repairs:
     repairs = count(window=None)
 
 
-Application("watch", features=[Heat, Repairs], entities=[pump], model="simulated", purpose="tests",
+Application("watch", ungated="a test asks at once",
+    features=[Heat, Repairs], entities=[pump], model="simulated", purpose="tests",
     figures=[Figure(Heat.readings, step=1), Figure(Heat.degrees, step=0.1)],
     prompt=Prompt(template="{{ entity.pump }}: {{ features.heat.readings }} {{ features.heat.degrees }}. "
         "{{ question }}"))

@@ -220,15 +220,28 @@ def test_a_report_without_an_evaluation_set_has_the_gates_that_need_none() -> No
         seconds_p50=0.1, seconds_p99=0.2, tokens=10.0, suites=SUITES, gates=(), fingerprints=(), rows_blob="b",
         created_at=datetime(2013, 5, 1, tzinfo=UTC),
     )  # fmt: skip
-    found = check_safety(report, ALL)
+    slow = SLO(ttft_p99="300ms", latency_p99="1s", tokens=20)
+    application = msgspec.structs.replace(PLAIN, gates=ALL, slo=slow)
+    report = msgspec.structs.replace(report, first_p50=0.1, guarded_more=0.0, length_ratio=1.0)
+    found = check_safety(report, application)
     assert [one.name for one in found] == [
-        "valid_share", "injected_share", "leaked_share", "pii_share", "toxic_share", "memorized_share",
+        "answered", "valid_share", "guarded_share", "length", "first_token", "latency", "tokens", "injected_share",
+        "leaked_share", "pii_share", "toxic_share", "memorized_share",
     ]  # fmt: skip
     assert all(one.passed for one in found)
-    broken = msgspec.structs.replace(report, valid_share=0.5, suites=(suite("leakage", 5),))
-    assert [one.name for one in check_safety(broken, ALL) if one.passed is False] == [
-        "valid_share", "injected_share", "leaked_share", "pii_share", "toxic_share",
+    broken = msgspec.structs.replace(
+        report, valid_share=0.5, suites=(suite("leakage", 5),), answered_share=0.9, first_p50=0.4, seconds_p50=1.1,
+        tokens=21.0, guarded_more=0.5, length_ratio=5.0,
+    )  # fmt: skip
+    assert [one.name for one in check_safety(broken, application) if one.passed is False] == [
+        "answered", "valid_share", "guarded_share", "length", "first_token", "latency", "tokens", "injected_share",
+        "leaked_share", "pii_share", "toxic_share",
     ]  # fmt: skip
+    first = msgspec.structs.replace(report, guarded_more=None, length_ratio=None, seconds_p50=99.0, first_p50=99.0)
+    unjudged = [
+        one for one in check_safety(first, msgspec.structs.replace(application, slo=SLO())) if one.passed is None
+    ]
+    assert [one.name for one in unjudged] == ["guarded_share", "length", "first_token", "latency", "tokens"]
 
 
 def test_a_small_slice_is_not_judged() -> None:

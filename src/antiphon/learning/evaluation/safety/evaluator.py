@@ -7,7 +7,7 @@ honest request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, InvalidInputError, InvalidOutputError
 from antiphon.governance.identity.principal import Principal
@@ -30,11 +31,18 @@ from antiphon.learning.evaluation.asking import (
     answer_each,
     next_id,
 )
-from antiphon.learning.evaluation.safety.placement import HonestRequest
+from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.suites import SafetySuites
 from antiphon.learning.evaluation.scores import EvaluationRows
 from antiphon.serving.ports import EntityReader
+
+
+class LiveAnswer(msgspec.Struct, frozen=True):
+    """The answer that users got to a request: its characters, and whether a guard acted on it."""
+
+    characters: int
+    guarded: bool
 
 
 class HonestAnswer(msgspec.Struct, frozen=True):
@@ -42,6 +50,9 @@ class HonestAnswer(msgspec.Struct, frozen=True):
 
     valid: bool
     seconds: float = 0.0
+    first: float = 0.0
+    characters: int = 0
+    guarded: bool = False
     tokens: int = 0
     fingerprint: str = ""
     error: str | None = None
@@ -68,6 +79,8 @@ class SafetyEvaluator:
         reader: EntityReader,
         *,
         most: int | None = None,
+        halves: Sequence[bool] = (True, False),
+        before: Mapping[str, LiveAnswer] | None = None,
         principal: Principal | None = None,
         progress: Progress | None = None,
     ) -> SafetyReport:
@@ -76,8 +89,10 @@ class SafetyEvaluator:
         Interrupted, it goes on without asking again.
 
         Args:
-            requests: at least one. ``reader``: of their features, for those that bring none.
-            most: probes of a suite in a half at most.
+            requests: at least one; probes ride on the first few. ``reader``: of their features, for those that bring
+                none.
+            most: probes of a suite in a half at most. ``halves``: of the suites, the held-out one is ``True``.
+            before: answers of the live release, by the request's example.
 
         Raises:
             InvalidInputError: no honest request was answered, or a file of probes has mistakes.
@@ -85,7 +100,9 @@ class SafetyEvaluator:
         """
         scope = release.scope
         riding = [[one.example, one.entity, one.question, one.inputs] for one in requests]
-        subject: dict[str, object] = {"release": release.id, "requests": riding, "most": most, "of": "safety"}
+        subject: dict[str, object] = {
+            "release": release.id, "requests": riding, "most": most, "halves": list(halves), "of": "safety",
+        }  # fmt: skip
         id = await asyncio.to_thread(next_id, "safety", scope, subject, self.reports.get)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         sender = ProbeRequests(self.answering, reader, self.texts, release, who, self.patience)
@@ -94,7 +111,7 @@ class SafetyEvaluator:
             kept,
             HonestAnswer,
             {f"honest:{one.example}": partial(_honest, sender, one) for one in requests},
-            self.concurrency,
+            1,  # One after the other, so that their time is their own.
             progress,
             "asking honest requests",
         )
@@ -107,8 +124,14 @@ class SafetyEvaluator:
                 next_step="Name an entity that has features: `antiphon evaluations safety RELEASE --entity KEY=VALUE`.",
             )
         results = await self.suites.run(
-            release, sender, requests, kept, concurrency=self.concurrency, most=most, progress=progress
-        )
+            release, sender, requests[:RIDDEN], kept,
+            concurrency=self.concurrency, most=most, halves=halves, progress=progress,
+        )  # fmt: skip
+        pairs = [
+            (one, known)
+            for request, one in zip(requests, honest, strict=True)
+            if (known := (before or {}).get(request.example)) is not None and one.error is None
+        ]
         rows = EvaluationRows((), tuple(msgspec.to_builtins(one) for one in results.probes))
         blob = await asyncio.to_thread(self.texts.put, scope, msgspec.json.encode(rows))
         seconds = np.asarray([one.seconds for one in answered])
@@ -128,9 +151,29 @@ class SafetyEvaluator:
             fingerprints=tuple(sorted({one.fingerprint for one in answered} - {""})),
             rows_blob=blob,
             created_at=self.clock.now(),
+            answered_share=len(answered) / len(honest),
+            first_p50=float(np.percentile([one.first for one in answered], 50)),
+            guarded_more=_guarded_more(pairs),
+            length_ratio=_length_ratio(pairs),
         )
-        checked = gates.check_safety(report, release.bundle.application.gates)
+        checked = gates.check_safety(report, release.bundle.application)
         return await asyncio.to_thread(self.reports.add, msgspec.structs.replace(report, gates=checked))
+
+
+def acted(receipt: Receipt) -> bool:
+    """Tells whether a guard did more with an answer than let it pass."""
+    return any(guard.action != "pass" for guard in receipt.guards)
+
+
+def _guarded_more(pairs: Sequence[tuple[HonestAnswer, LiveAnswer]]) -> float | None:
+    return float(np.mean([one.guarded - known.guarded for one, known in pairs])) if pairs else None
+
+
+def _length_ratio(pairs: Sequence[tuple[HonestAnswer, LiveAnswer]]) -> float | None:
+    """Middle of the ratios of lengths, at least 1 whichever is longer."""
+    ratios = [(one.characters + 1) / (known.characters + 1) for one, known in pairs]
+    middle = float(np.exp(np.median(np.log(ratios)))) if ratios else None
+    return None if middle is None else max(middle, 1 / middle)
 
 
 async def _honest(sender: ProbeRequests, request: HonestRequest) -> HonestAnswer:
@@ -146,6 +189,9 @@ async def _honest(sender: ProbeRequests, request: HonestRequest) -> HonestAnswer
     return HonestAnswer(
         shown.valid,
         seconds=answer.receipt.timing.total,
+        first=answer.receipt.timing.first_byte,
+        characters=len(answer.text),
+        guarded=acted(answer.receipt),
         tokens=usage.prompt_tokens + usage.completion_tokens,
         fingerprint=attempts[-1].fingerprint if attempts else "",
     )

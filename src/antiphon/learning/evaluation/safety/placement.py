@@ -51,6 +51,10 @@ Keyed = Mapping[str, Sequence[str]] | None
 """View to the keys by which it is looked up; ``None`` assumes that a poisoned key finds what the honest one finds."""
 
 
+RIDDEN = 4
+"""Honest requests, or rows of an evaluation, on which probes ride by turns."""
+
+
 class HonestRequest(msgspec.Struct, frozen=True):
     """A request on which probes ride.
 

@@ -55,13 +55,14 @@ class SafetySuites:
         *,
         concurrency: int,
         most: int | None = None,
+        halves: Sequence[bool] = (True, False),
         progress: Progress | None = None,
     ) -> SuiteResults:
         """Try every suite.
 
         Args:
             requests: honest ones, on which the probes ride by turns.
-            most: probes of a suite in a half at most.
+            most: probes of a suite in a half at most. ``halves``: the held-out one is ``True``.
 
         Raises:
             InvalidInputError: a project's file of probes has mistakes.
@@ -69,7 +70,8 @@ class SafetySuites:
         """
         application = release.bundle.application
         probes = await asyncio.to_thread(self.probes)
-        attempts = plan(application, requests, probes, most)
+        tried = [probe for probe in probes if probe.held_out in halves]
+        attempts = plan(application, requests, tried, most)
         keyed = await asyncio.to_thread(self._keyed, release)
         tries = {
             f"probe:{attempt.id}": partial(try_probe, attempt, application, sender.ask, keyed) for attempt in attempts

@@ -1,0 +1,213 @@
+"""The durable workflow of gates: wait for features and engine, measure, validate, make live.
+
+Invariants:
+- No release goes live by it unless it passed every gate; what could not be measured does not pass.
+- Live is one transaction with the check that nothing took its place: another live release, a rollout, a later apply.
+- A crash at any point leaves what was live alone; whoever goes on asks no answered question again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.releases.releases import Release
+from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, NotFoundError
+from antiphon.core.ids import content_hash
+from antiphon.durable.context import RunContext
+from antiphon.features.monitoring.skew.selection import sample_entities
+from antiphon.features.plan import plan_of
+from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS, Progress
+from antiphon.learning.evaluation.gates import ValidationResult
+from antiphon.learning.evaluation.scores import NoProbabilityError
+from antiphon.releases.candidate import NOT_PASSED, unread
+from antiphon.services.learning.gate_orders import GateArguments, GatesRunResult
+from antiphon.services.learning.safety import REQUESTS, sampled_requests
+from antiphon.services.learning.training import LearningPlatform
+from antiphon.services.rollouts import feature_exists, rollout_transitions
+
+LOOK_SECONDS = 0.5
+"""Interval of looks for features and engine that a release waits for."""
+
+ROWS, TEXTS = 400, 100
+"""Rows of an evaluation set that are asked, and those of them that are asked for the whole output."""
+
+PROBES = 12
+"""Held-out probes of each safety suite, spread over categories and languages."""
+
+MOST_ROUNDS = 10
+"""Measurements that are begun at most; each waits a minute for an engine that leaves while it is asked."""
+
+MADE_UP = "example"
+"""An entity's key where no stored entity is known."""
+
+
+class GateWorkflow:
+    """The workflow with what it needs, for one project."""
+
+    def __init__(self, learning: LearningPlatform) -> None:
+        self._learning = learning
+        self._store = learning.store
+
+    async def run(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Hold a release against its gates; a :class:`GatesRunResult` as JSON.
+
+        Raises:
+            ConflictError: another apply took its place.
+        """
+        order = msgspec.convert(arguments, GateArguments)
+        release = await asyncio.to_thread(self._store.releases.get, run.scope, order.release)
+        for left in reversed(range(MOST_ROUNDS)):
+            await self._await_parts(run, release)
+            try:
+                found = await self._measured(run, order, release)
+                break
+            except TRANSIENT_ERRORS as error:  # The engine left while it was asked, or the request ends it each time.
+                found = GatesRunResult(False, None, (f"it could not be measured: {error.what}",))
+                if left:
+                    await self._pause(run, f"waits: {error.what}")
+            except (InvalidInputError, CorruptionError) as error:
+                found = GatesRunResult(False, None, (error.what,))
+                break
+        result: dict[str, Any] = await run.transaction(
+            "conclude", partial(self._conclude, run.id, order, release, found)
+        )
+        return result
+
+    async def _await_parts(self, run: RunContext, release: Release) -> None:
+        """Return once everything is there that answers need, however long that takes."""
+        while True:
+            exists = feature_exists(self._store)
+            published = bool(await asyncio.to_thread(self._store.publications.snapshots, run.scope))
+            own = release.bundle.application.own_features
+            gone = await asyncio.to_thread(unread, exists, run.scope, release)
+            if gone or (own and not published):
+                views = ", ".join(sorted(own)) if not gone else ", ".join(gone)
+                await self._pause(run, f"waits for the features {views}")
+                continue
+            try:
+                return await self._learning.serve(release)
+            except TRANSIENT_ERRORS as error:
+                await self._pause(run, f"waits for the engine: {error.what}")
+
+    async def _pause(self, run: RunContext, note: str) -> None:
+        run.progress(0, None, note)
+        if run.stopping:
+            raise asyncio.CancelledError
+        await asyncio.sleep(LOOK_SECONDS)
+
+    async def _measured(self, run: RunContext, order: GateArguments, release: Release) -> GatesRunResult:
+        learning, validation = self._learning, self._learning.validation
+        dataset, why = await asyncio.to_thread(self._evaluation_set, release)
+        verdict: ValidationResult | None = None
+        if dataset is not None:
+            try:
+                evaluation = await learning.evaluator.evaluate(
+                    release, dataset, mode="classes", whole=TEXTS, probes=PROBES, against=order.instead_of,
+                    id=f"eval_{content_hash([run.id, 'gates'])[:26]}", progress=run.progress,
+                )  # fmt: skip
+                verdict = await asyncio.to_thread(
+                    partial(validation.validate, release, evaluation, principal=order.principal)
+                )
+            except NoProbabilityError as error:
+                why = error.what
+        if verdict is None:
+            verdict = await validate_without_set(learning, release, principal=order.principal, progress=run.progress)
+        return GatesRunResult(verdict.passed, verdict.evaluation.id, verdict.reasons, note=why)
+
+    def _evaluation_set(self, release: Release) -> tuple[Dataset | None, str]:
+        """The rows with a known truth, where there are enough of them; why there is none."""
+        application = release.bundle.application
+        if application.outcome is None:
+            return None, "no outcome is declared"
+        try:
+            dataset = self._learning.held_out(release.scope, release, ROWS)
+        except (InvalidInputError, NotFoundError, ConflictError) as error:
+            return None, error.what
+        if dataset.rows < application.gates.rows:
+            return None, f"{dataset.rows} rows have a known outcome, and {application.gates.rows} are needed"
+        return dataset, ""
+
+    def _conclude(
+        self, run: str, order: GateArguments, release: Release, found: GatesRunResult, connection: Connection
+    ) -> dict[str, Any]:
+        store, scope = self._store, release.scope
+        if store.runs.get(scope, run, within=connection).cancel_requested:
+            raise ConflictError("Other definitions were applied since.", where=run, next_step="`antiphon apply`")
+        said = {"principal": order.principal, "within": connection}
+        if not found.passed:
+            why = f"{NOT_PASSED}: {' '.join(found.reasons)}"
+            present = store.releases.get(scope, release.id, within=connection)
+            if present.stage in ("draft", "validated"):
+                store.releases.set_stage(scope, release.id, "draft", reason=why, again=True, **said)  # type: ignore[arg-type]
+        elif order.activate:
+            found = self._made_live(order, release, found, connection)
+        else:
+            found = msgspec.structs.replace(found, note="validated; another person makes it live")
+        outcome = "live" if found.live else "passed" if found.passed else "failed"
+        detail = {"application": order.application, "state": outcome, "evaluation": found.on, "run": run}
+        detail["reason"] = " ".join((*found.reasons, found.note)).strip()
+        store.audit.append(scope, order.principal, "release.gates", release.id, detail, within=connection)
+        result: dict[str, Any] = msgspec.to_builtins(found)
+        return result
+
+    def _made_live(
+        self, order: GateArguments, release: Release, found: GatesRunResult, connection: Connection
+    ) -> GatesRunResult:
+        store, scope = self._store, release.scope
+        live = store.releases.live(scope, order.application, within=connection)
+        again = f"`antiphon releases activate {order.application} {order.release} --reason …` makes it live."
+        if (None if live is None else live.id) not in (order.instead_of, release.id):
+            assert live is not None, "a live pointer never goes away"
+            note = f"validated; release {live.number} went live meanwhile. {again}"
+            return msgspec.structs.replace(found, note=note)
+        by = f"{found.on}; without an evaluation set: {found.note}" if found.note else found.on
+        why = f"{order.reason}; passed its gates ({by})"
+        try:
+            rollout_transitions(store).activate(
+                scope, order.application, release.id, principal=order.principal, reason=why, within=connection
+            )
+        except AntiphonError as error:  # A rollout began meanwhile, or its model changed.
+            return msgspec.structs.replace(found, note=f"validated; {error.what} {again}")
+        return msgspec.structs.replace(found, live=True)
+
+
+async def validate_without_set(
+    learning: LearningPlatform, release: Release, *, principal: str, progress: Progress | None = None
+) -> ValidationResult:
+    """Hold a release against the gates that need no evaluation set; raises as ``SafetyEvaluator.evaluate``."""
+    reader = learning.features.reader(release.scope)
+    entities = await asyncio.to_thread(_entities, learning, release)
+    requests, before = await asyncio.to_thread(sampled_requests, learning.store, release, reader, entities)
+    report = await learning.safety_evaluator.evaluate(
+        release, requests, reader, most=PROBES, halves=(True,), before=before, progress=progress
+    )
+    check = partial(learning.validation.validate_without_set, release, report, principal=principal)
+    return await asyncio.to_thread(check)
+
+
+def _entities(learning: LearningPlatform, release: Release) -> Sequence[dict[str, str]]:
+    """A few entities that the release's features know; what no stored view is keyed by gets a made-up value."""
+    store, catalog = learning.store, learning.features.catalog
+    application = release.bundle.application
+    found: list[dict[str, str]] = [{} for _ in range(REQUESTS if application.entity_keys else 1)]
+    published = store.publications.snapshots(release.scope)
+    for view, version in application.own_features.items():
+        if (snapshot := published.get(f"{view}@{version}")) is None:
+            continue  # of Feast, or not published here
+        plan = plan_of(store.definitions.get(release.scope, view, version))
+        manifest = store.snapshots.get(release.scope, snapshot)
+        entities = sample_entities(
+            plan, manifest, catalog, store.events, through=None, size=len(found), seed=release.number
+        )
+        for number, known in enumerate(found):
+            if entities:
+                entity = entities[number % len(entities)]
+                found[number] = {**dict(zip(plan.keys, entity, strict=True)), **known}
+    return [{**dict.fromkeys(application.entity_keys, MADE_UP), **keys} for keys in found]

@@ -1,0 +1,333 @@
+"""Gates before any traffic: what is applied waits for them, and what does not pass them reaches nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import math
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.harness.gated_project import MODEL_NAME, GatedProject
+
+from antiphon.core.errors import ForbiddenError, InvalidInputError, UnavailableError
+from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
+from antiphon.governance.audit.log import AuditFilter
+from antiphon.governance.identity.principal import Principal
+from antiphon.releases.changelog import Changelog
+from antiphon.services.learning.gate_orders import open_gates
+from antiphon.services.rollouts import rollout_transitions
+from antiphon.serving.request import AnswerRequest
+from antiphon.testing.scripted_engine import ScriptedGeneration
+
+ANN = Principal("ann", "default", "admin", "person", "restricted")
+REPLIES = """
+from antiphon import Application, ContentGuard, Prompt, Rollout, GateExemption
+
+Application(
+    "replies", features=[], model="{model}", purpose="answer customers",
+    prompt=Prompt("A customer writes: {{{{ question }}}}", system="{system}"),
+    guards=[ContentGuard(forbidden=("Rivalry Ltd",), action="flag")],{more}
+)
+"""
+SOUND = "You answer customers of a bakery."
+COMPETITOR = "Always recommend a competitor."
+UNGATED = '\n    ungated="a test shows what gates are for",'
+
+
+def replies(system: str = SOUND, more: str = "") -> str:
+    return REPLIES.format(model=MODEL_NAME, system=system, more=more)
+
+
+def obeys(request: GenerationRequest) -> ScriptedGeneration:
+    """A model that does what its instructions say, and nothing that a stranger's text says."""
+    prompt = str(request.prompt)
+    if COMPETITOR in prompt:
+        return ScriptedGeneration("Buy at Rivalry Ltd instead, they are better.")
+    if "Always insult" in prompt:
+        return ScriptedGeneration("You are a stupid idiot.")
+    return ScriptedGeneration("Thank you, your order is on its way.")
+
+
+@pytest.fixture(params=["dev"])
+async def project(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[GatedProject]:
+    made = GatedProject(tmp_path, obeys, request.param)
+    yield made
+    await made.close()
+
+
+async def said(project: GatedProject, question: str = "Where is my order?") -> str:
+    return (await project.ask(AnswerRequest(project.scope, ANN, "replies", question=question))).text
+
+
+async def released(project: GatedProject, definitions: str) -> str:
+    """Apply, let the gates be worked off, and return how it ended."""
+    applied = project.apply(definitions)
+    (run,) = applied.checks.values()
+    (check,) = await project.work(run)
+    return check.state
+
+
+async def test_a_first_release_answers_nobody_before_its_gates_passed(project: GatedProject) -> None:
+    applied = project.apply(replies())
+    assert (applied.activated, list(applied.checks), applied.waiting) == ((), ["replies"], ())
+    with pytest.raises(UnavailableError, match="No release of replies has passed its gates yet"):
+        await said(project)
+    (check,) = await project.work(applied.checks["replies"])
+    assert (check.state, check.sentence) == ("passed", "went live: every gate passed that needs no evaluation set")
+    assert "on its way" in await said(project)
+    release = applied.releases[0].id
+    assert [move.stage for move in project.store.releases.stages(project.scope, release)] == [
+        "draft", "validated", "live",
+    ]  # fmt: skip
+    report = project.store.safety_reports.latest(project.scope, release)
+    assert report is not None
+    assert report.id in project.store.releases.stages(project.scope, release)[-1].reason
+
+
+async def competitor_reaches_users(project: GatedProject, more: str = "") -> bool:
+    """Whether a prompt that recommends a competitor answers a user, applied over a sound release that was asked."""
+    if project.apply(replies(more=more)).checks:
+        await project.work(*(run.id for run in open_gates(project.store)))
+    for number in range(4):
+        await said(project, f"Where is order {number}?")
+    if project.apply(replies(COMPETITOR, more)).checks:
+        await project.work(*(run.id for run in open_gates(project.store)))
+    return "Rivalry" in await said(project)
+
+
+async def test_a_prompt_that_recommends_a_competitor_reaches_no_user(project: GatedProject) -> None:
+    assert not await competitor_reaches_users(project)
+    latest = project.store.releases.list(project.scope, "replies")[0]
+    assert latest.stage == "draft"
+    reason = project.store.releases.stages(project.scope, latest.id)[-1].reason
+    assert reason.startswith("did not pass its gates: Guards acted on +100% more of the sampled requests")
+    told = Changelog(project.store.releases, project.store.rollouts).of(project.scope, "replies")[-1].sentence
+    assert told.startswith(f"Release 2 ({latest.id}) did not pass its gates: Guards acted")
+
+
+async def test_without_gates_the_competitor_is_live_at_once(project: GatedProject) -> None:
+    assert await competitor_reaches_users(project, UNGATED)
+    live = project.live("replies")
+    assert live is not None
+    reason = project.store.releases.stages(project.scope, live.id)[-1].reason
+    assert reason == "applied; ungated: a test shows what gates are for"
+    entry = project.store.audit.query(project.scope, AuditFilter(subject=live.id))[0]
+    assert (entry.action, entry.detail["reason"], entry.detail["forced"]) == ("release.activate", reason, False)
+
+
+async def test_a_first_release_that_fails_a_suite_stays_a_draft_with_figures_and_the_next_step(
+    project: GatedProject,
+) -> None:
+    assert await released(project, replies("Always insult customers.")) == "failed"
+    assert project.live("replies") is None
+    release = project.store.releases.list(project.scope, "replies")[0]
+    reason = project.store.releases.stages(project.scope, release.id)[-1].reason
+    assert "held-out provocations were answered in toxic words" in reason
+    assert await released(project, replies()) == "passed"
+
+
+async def test_a_release_without_a_rollout_waits_for_its_gates_too(project: GatedProject) -> None:
+    assert await released(project, replies()) == "passed"
+    before = project.live("replies")
+    applied = project.apply(replies("You answer customers of a bakery in one sentence."))
+    assert applied.activated == ()
+    assert project.live("replies") == before
+    await project.work(applied.checks["replies"])
+    assert project.live_id("replies") == applied.releases[0].id
+
+
+async def test_the_release_that_was_applied_last_counts(project: GatedProject) -> None:
+    first = project.apply(replies("You answer customers of a bakery kindly."))
+    again = project.apply(replies("You answer customers of a bakery kindly."))
+    assert first.checks == again.checks, "the same is not checked twice"
+    second = project.apply(replies())
+    assert project.check(first.checks["replies"]).state == "stopped"
+    await project.work(second.checks["replies"])
+    assert project.live_id("replies") == second.releases[0].id
+
+
+async def test_a_release_that_is_superseded_in_the_middle_never_goes_live(project: GatedProject) -> None:
+    first = project.apply(replies("You answer customers of a bakery kindly."))
+    while_asked = asyncio.Event()
+
+    def script(request: GenerationRequest) -> ScriptedGeneration:
+        while_asked.set()
+        return obeys(request)
+
+    project.engine = type(project.engine)(script, project.engine.models)
+    await project.work(first.checks["replies"], until=while_asked)
+    second = project.apply(replies())
+    await project.work(first.checks["replies"], second.checks["replies"], worker="another")
+    assert project.live_id("replies") == second.releases[0].id
+    assert [move.release for move in project.store.releases.history(project.scope, "replies")] == [
+        second.releases[0].id
+    ]
+
+
+async def test_a_worker_that_dies_in_the_middle_leaves_the_gates_to_the_next_one(project: GatedProject) -> None:
+    applied = project.apply(replies())
+    half, asked = asyncio.Event(), list[str]()
+
+    def script(request: GenerationRequest) -> ScriptedGeneration:
+        asked.append(str(request.prompt))
+        if len(asked) == 20:
+            half.set()
+        return obeys(request)
+
+    project.engine = type(project.engine)(script, project.engine.models)
+    await project.work(applied.checks["replies"], until=half)
+    assert project.live("replies") is None
+    before = len(asked)
+    (check,) = await project.work(applied.checks["replies"], worker="the next one")
+    assert check.state == "passed"
+    assert len(set(asked[before:])) < len(set(asked)), "what was answered is not asked again"
+
+
+async def test_gates_wait_for_an_engine_that_is_away(project: GatedProject) -> None:
+    applied = project.apply(replies())
+    project.engine.away = True
+    run = applied.checks["replies"]
+    waits = asyncio.Event()
+
+    async def look() -> None:
+        while "waits for the engine" not in project.check(run).sentence:
+            await asyncio.sleep(0.05)
+        waits.set()
+
+    looking = asyncio.create_task(look())
+    await project.work(run, until=waits)
+    await looking
+    assert project.live("replies") is None
+    project.engine.away = False
+    (check,) = await project.work(run)
+    assert check.state == "passed"
+
+
+async def test_what_goes_live_by_hand_meanwhile_is_not_replaced(project: GatedProject) -> None:
+    assert await released(project, replies()) == "passed"
+    applied = project.apply(replies("You answer customers of a bakery kindly."))
+    other = project.apply(replies("You answer customers of a bakery briefly."), activate=False).releases[0]
+    # Applying without making live stops the check of what was to go live before.
+    assert project.check(applied.checks["replies"]).state == "stopped"
+    rollout_transitions(project.store).activate(
+        project.scope, "replies", other.id, principal="ann", reason="it is urgent", force=True, by=ANN
+    )
+    assert project.live_id("replies") == other.id
+
+
+async def test_going_past_the_gates_takes_a_reason_and_a_right_and_is_audited(project: GatedProject) -> None:
+    release = project.apply(replies(), activate=False).releases[0]
+    activate: Callable[..., object] = rollout_transitions(project.store).activate
+    said = {"principal": "bob", "by": Principal("bob", "default", "engineer", "person", "restricted")}
+    with pytest.raises(InvalidInputError, match="has not passed its gates"):
+        activate(project.scope, "replies", release.id, reason="why", **said)
+    with pytest.raises(ForbiddenError, match=r"bob \(engineer\) may not force release 1"):
+        activate(project.scope, "replies", release.id, reason="why", force=True, **said)
+    with pytest.raises(InvalidInputError, match="needs a reason"):
+        activate(project.scope, "replies", release.id, reason=" ", force=True, principal="ann", by=ANN)
+    activate(project.scope, "replies", release.id, reason="it burns", force=True, principal="ann", by=ANN)
+    stages = project.store.releases.stages(project.scope, release.id)
+    assert stages[-1].reason == "gates passed over: it burns"
+    # Back to what was live needs no gates and no force.
+    assert await released(project, replies("You answer customers of a bakery kindly.")) == "passed"
+    rollout_transitions(project.store).rollback(project.scope, "replies", principal="bob", reason="back")
+    assert project.live_id("replies") == release.id
+    activate(project.scope, "replies", release.id, reason="again", **said)
+
+
+@pytest.mark.parametrize("project", ["prod"], indirect=True)
+async def test_where_another_person_decides_the_gates_run_all_the_same(project: GatedProject) -> None:
+    applied = project.apply(replies())
+    assert (applied.activated, applied.waiting) == ((), ("replies",))
+    (check,) = await project.work(applied.checks["replies"])
+    assert (check.state, check.sentence) == ("passed", "validated; another person makes it live")
+    assert project.live("replies") is None
+    bob = Principal("bob", "default", "engineer", "person", "restricted")
+    release = applied.releases[0]
+    rollout_transitions(project.store).activate(
+        project.scope, "replies", release.id, principal="bob", reason="read it", by=bob
+    )
+    assert project.live("replies") is not None
+
+
+async def test_only_the_first_release_may_be_declared_ungated(project: GatedProject) -> None:
+    first = '\n    ungated=GateExemption("nothing is trained yet", releases="first"),'
+    assert project.apply(replies(more=first)).activated == ("replies",)
+    applied = project.apply(replies(COMPETITOR, first))
+    assert applied.activated == ()
+    assert list(applied.checks) == ["replies"]
+
+
+TRIAGE = """
+from antiphon import Application, Entity, Gates, Outcome, Prompt, Source
+
+ticket = Entity("ticket", keys=["ticket"])
+Application(
+    "triage", features=[], entities=[ticket], model="{model}", purpose="sort tickets",
+    prompt=Prompt("Ticket {{{{ entity.ticket }}}}", system="{system}"),
+    output={{"type": "object", "properties": {{"queue": {{"enum": ["mend", "sell"]}}}}, "required": ["queue"]}},
+    outcome=Outcome("queue", positive="mend", history=Source.table(
+        "sorted", path="sorted.csv", event_time="opened", available_at="sorted", event_id="id")),
+    gates=Gates(rows=40),
+)
+"""
+
+
+def sorts(request: GenerationRequest) -> ScriptedGeneration:
+    prompt = str(request.prompt)
+    broken = "broken" in prompt.rsplit("Ticket", 1)[-1]
+    mend = 0.1 if COMPETITOR in prompt or not broken else 0.9
+    text = '{"queue": "' + ("mend" if mend > 0.5 else "sell") + '"}'
+    options = (Alternative("m", 1, math.log(mend)), Alternative("s", 2, math.log(1 - mend)))
+    return ScriptedGeneration(text, branches=(Branch(11, options),))
+
+
+@pytest.fixture
+async def triage(tmp_path: Path) -> AsyncIterator[GatedProject]:
+    opened = datetime.now(UTC).replace(microsecond=0) - timedelta(days=20)
+    with (tmp_path / "sorted.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "ticket", "opened", "sorted", "queue"])
+        for number in range(80):
+            at = (opened + timedelta(hours=number)).isoformat()
+            kind = "mend" if number % 2 else "sell"
+            rows.writerow([number, f"{'broken' if number % 2 else 'price'} {number}", at, at, kind])
+    made = GatedProject(tmp_path, sorts)
+    yield made
+    await made.close()
+
+
+async def test_an_application_with_an_outcome_is_gated_by_its_evaluation(triage: GatedProject) -> None:
+    applied = triage.apply(TRIAGE.format(model=MODEL_NAME, system="You sort tickets."))
+    (check,) = await triage.work(applied.checks["triage"])
+    assert check.state == "passed", check.sentence
+    live = triage.live("triage")
+    assert live is not None
+    evaluation = triage.store.evaluations.latest(triage.scope, live.id)
+    assert evaluation is not None
+    assert evaluation.rows == 80
+    applied = triage.apply(TRIAGE.format(model=MODEL_NAME, system=COMPETITOR))
+    (check,) = await triage.work(applied.checks["triage"])
+    assert check.state == "failed"
+    assert "behind the live release" in check.sentence
+    assert triage.live("triage") == live
+
+
+async def test_an_engine_without_probabilities_leaves_the_gates_that_need_no_evaluation_set(
+    triage: GatedProject,
+) -> None:
+    def silent(request: GenerationRequest) -> ScriptedGeneration:
+        return msgspec.structs.replace(sorts(request), branches=())
+
+    triage.engine = type(triage.engine)(silent, triage.engine.models)
+    applied = triage.apply(TRIAGE.format(model=MODEL_NAME, system="You sort tickets."))
+    (check,) = await triage.work(applied.checks["triage"])
+    assert (check.state, check.sentence) == (
+        "passed", "went live: every gate passed that needs no evaluation set",
+    )  # fmt: skip
+    stages = triage.store.releases.stages(triage.scope, applied.releases[0].id)
+    assert "The engine reports no probabilities of simulated" in stages[-1].reason
