@@ -205,6 +205,6 @@ def _unpublished(store: Store) -> set[str]:
     expected = {
         f"{view}@{version}"
         for release in store.releases.live_ones(scope)
-        for view, version in release.bundle.application.own_features.items()
+        for view, version in release.bundle.application.own_pinned.items()
     }
     return {name.partition("@")[0] for name in expected - store.publications.snapshots(scope).keys()}
