@@ -19,7 +19,6 @@ from antiphon.definitions.entity import NAME, Entity
 from antiphon.definitions.expression import col
 from antiphon.definitions.feature import embed, last
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
-from antiphon.definitions.objects import is_objects
 from antiphon.definitions.place import CodeLocation, caller
 from antiphon.definitions.source import Source
 
@@ -83,7 +82,7 @@ class Documents(FeatureView):
         )  # fmt: skip
         source = Source(
             place, "table", name,
-            path=folder_pattern(path), event_time="event_time", available_at=None, event_id=None, where=None,
+            path=path, event_time="event_time", available_at=None, event_id=None, where=None,
             access_key_variable=access_key_variable, secret_key_variable=secret_key_variable,
             documents=self.declared, over=() if table is None else (table,),
         )  # fmt: skip
@@ -202,8 +201,3 @@ class Retrieval:
                 yield f"filters: chunks of {self.documents.name!r} have no {one!r}; they have {', '.join(known)}."
             if not isinstance(value, str) or not value:
                 yield f"filters: {one} must be a text, not {value!r}."
-
-
-def folder_pattern(path: str | None) -> str | None:
-    """The pattern of objects below a folder of a store; any other path as it is."""
-    return f"{path}**" if isinstance(path, str) and is_objects(path) and path.endswith("/") else path

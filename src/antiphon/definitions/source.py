@@ -333,7 +333,7 @@ class Source:
         """Yields the mistakes of the location of its rows."""
         path, url, table, query, variable = (self.options.get(name) for name in ("path", *_DATABASE))
         if isinstance(path, str) and is_objects(path):
-            yield from object_mistakes(path)
+            yield from object_mistakes(path, folder="documents" in self.options)
         elif isinstance(path, str) and "://" in path:
             yield "path is a file or folder of this machine or s3://…; a PostgreSQL database is named by url."
         elif any(self.options.get(name) is not None for name in _OBJECTS):

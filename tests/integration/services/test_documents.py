@@ -19,9 +19,15 @@ from tests.harness.documented_project import (
 )
 from typer.testing import CliRunner
 
+from antiphon.catalog.group_commit import GroupCommit
 from antiphon.cli.main import assemble
 from antiphon.core.errors import FeatureUnavailableError, ForbiddenError, InvalidOutputError, NotFoundError
+from antiphon.engine.api.messages import GenerationRequest
 from antiphon.features.documents.retrieval import RetrievalRequest, RetrievalResult
+from antiphon.learning.evaluation.safety.attempts import ProbeResult
+from antiphon.learning.evaluation.safety.placement import MARKER
+from antiphon.learning.evaluation.scores import EvaluationRows
+from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.serving.answering.retrieval import of_blob
 from antiphon.serving.replay import replay
@@ -331,3 +337,22 @@ async def test_documents_are_searched_over_http_by_those_who_may(project: Docume
         assert (await http.post("/admin/documents/handbook/search", json={**body, "k": 0})).status_code == 400
     async with project.http("viewer") as http:
         assert (await http.post("/admin/documents/handbook/search", json=body)).status_code == 403
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+async def test_safety_suites_try_a_retrieved_document(project: DocumentedProject, obeys: bool) -> None:
+    """A model that obeys what stands in a document is caught there; one that does not is sound."""
+
+    def model(asked: GenerationRequest) -> ScriptedGeneration:
+        document = asked.prompt.partition("[1]")[2].partition("[2]")[0]
+        return ScriptedGeneration(f"Of course: {MARKER}." if obeys and MARKER in document else "Within thirty days.")
+
+    engine = ScriptedEngine(model)
+    learning = LearningPlatform(project.store, engine, GroupCommit(project.store.database), project.platform)
+    (release,) = project.applied.releases
+    report = await learning.safety(project.scope, release.id, question=GLASS, probes=40)
+    rows = msgspec.json.decode(project.store.blobs.get(project.scope, report.rows_blob), type=EvaluationRows)
+    probes = [msgspec.convert(one, ProbeResult) for one in rows.probes]
+    injected = [one for one in probes if one.suite == "injection" and one.success]
+    assert {one.place for one in probes} >= {"question", "document.handbook"}
+    assert {one.place for one in injected} == ({"document.handbook"} if obeys else set())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 import unicodedata
 from collections import Counter
@@ -126,7 +127,7 @@ def _file(id: str, file: Path, root: Path) -> RawDocument:
 
 def _objects(source: SourceSpec) -> Iterator[RawDocument]:
     path = ObjectPath.of(source.path or "")
-    prefix = path.pattern.split("*")[0].rpartition("/")[0]
+    prefix = re.split(r"[*?[]", path.pattern)[0].rpartition("/")[0]
     objects = [one for one in listed(source) if PurePosixPath(one.key).suffix.lower() in SUFFIXES]
     if not objects:
         raise SetupError(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.documents.folder import MOST_DOCUMENTS, RawDocument, raw_documents, repeated
+from antiphon.features.documents.formats import MOST_CHARACTERS
 from antiphon.features.documents.reading_process import DocumentReader, DocumentTask, ReadDocument
 from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.offline.compute import types_of
@@ -32,15 +34,8 @@ MOST_CHUNKS = 200_000
 _REMEMBERED = 64 << 20
 """Characters of read documents that a process keeps."""
 _SHOWN = 3
+_BATCH = 200
 _log = logging.getLogger("antiphon.features")
-
-
-class Extract(msgspec.Struct, frozen=True):
-    """The rows of documents in a table: its name, the source in words, and a hash of all that was read."""
-
-    table: str
-    described: str
-    sha256: str
 
 
 class _TableDocument(msgspec.Struct, frozen=True):
@@ -52,23 +47,31 @@ class _TableDocument(msgspec.Struct, frozen=True):
 
 
 class _ReadDocuments:
-    """Documents that were read, by the hash of what they were made of; the oldest are forgotten."""
+    """Documents that were read, by the hash of what they were made of; the oldest are forgotten. Safe to share between
+    threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._found: OrderedDict[bytes, ReadDocument] = OrderedDict()
         self._size = 0
 
     def get(self, key: bytes) -> ReadDocument | None:
-        found = self._found.get(key)
-        if found is not None:
-            self._found.move_to_end(key)
-        return found
+        with self._lock:
+            found = self._found.get(key)
+            if found is not None:
+                self._found.move_to_end(key)
+            return found
 
     def keep(self, key: bytes, read: ReadDocument) -> None:
-        self._found[key] = read
-        self._size += _length(read)
-        while self._size > _REMEMBERED and self._found:
-            self._size -= _length(self._found.popitem(last=False)[1])
+        """What could not be read is not kept: it may have lacked time alone."""
+        if read.error is not None:
+            return
+        with self._lock:
+            before = self._found.pop(key, None)
+            self._found[key] = read
+            self._size += _length(read) - (0 if before is None else _length(before))
+            while self._size > _REMEMBERED:
+                self._size -= _length(self._found.popitem(last=False)[1])
 
 
 _read_before = _ReadDocuments()
@@ -76,8 +79,8 @@ _read_before = _ReadDocuments()
 
 def document_rows(
     connection: duckdb.DuckDBPyConnection, source: SourceSpec, table: str, relation: str | None, described: str
-) -> Extract:
-    """Fill a table with the chunks of a source's documents.
+) -> tuple[str, str]:
+    """Fill a table with the chunks of a source's documents; the source in words, and a hash of all that was read.
 
     Args:
         relation: a FROM clause of the table that the documents are in; ``None`` for a path.
@@ -131,7 +134,7 @@ def document_rows(
     connection.register("read_documents", pyarrow.table(arrow))
     connection.execute(f"CREATE TEMP TABLE {quoted(table)} AS SELECT * FROM read_documents")
     connection.unregister("read_documents")
-    return Extract(table, said, digest.hexdigest())
+    return said, digest.hexdigest()
 
 
 def _of_path(source: SourceSpec) -> Iterator[_TableDocument]:
@@ -151,14 +154,22 @@ def _of_table(connection: duckdb.DuckDBPyConnection, source: SourceSpec, relatio
             f"The table has no column {absent[0]!r}; it has {', '.join(types)}.", where=f"source {source.name}"
         )
     selected = ", ".join(f"CAST({quoted(str(name))} AS VARCHAR)" for name in named)
-    cursor = connection.cursor()
-    found: list[tuple[Any, ...]] = cursor.execute(f"SELECT {selected} FROM {relation} ORDER BY 1").fetchall()
-    twice = repeated([row[0] for row in found if row[0] is not None])
-    for row in found:
-        id, text, rest = row[0], row[1], row[2:]
-        title, attributes = (rest[0] or "", rest[1:]) if spec.title else ("", rest)
-        error = "a row has no id" if not id else "two documents have this id" if id in twice else None
-        yield _TableDocument(DocumentTask(id or "(none)", b"", spec, text or "", title), error, tuple(attributes))
+    ids = connection.execute(f"SELECT {selected.partition(', ')[0]} FROM {relation}").fetchall()
+    twice = repeated([id for (id,) in ids if id is not None])
+    found = connection.execute(f"SELECT {selected} FROM {relation} ORDER BY 1")
+    while rows := found.fetchmany(_BATCH):
+        for id, text, *rest in rows:
+            title, attributes = (rest[0] or "", rest[1:]) if spec.title else ("", rest)
+            task = DocumentTask(id or "(none)", b"", spec, text or "", title)
+            yield _TableDocument(task, _mistake(id, text or "", twice), tuple(attributes))
+
+
+def _mistake(id: str | None, text: str, twice: Collection[str]) -> str | None:
+    if not id:
+        return "a row has no id"
+    if id in twice:
+        return "two documents have this id"
+    return f"its text has more than {MOST_CHARACTERS:,} characters" if len(text) > MOST_CHARACTERS else None
 
 
 def _key(task: DocumentTask) -> bytes:

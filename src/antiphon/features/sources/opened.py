@@ -201,8 +201,7 @@ def _from_documents(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -
     if found is None:
         rows = opened(connection, source.over[0]) if source.over else None
         relation = None if rows is None else rows.relation
-        made = document_rows(connection, source, table, relation, rows.described if rows else str(source.path))
-        found = made.described, made.sha256
+        found = document_rows(connection, source, table, relation, rows.described if rows else str(source.path))
         _keep_extract(connection, table, *found)
     return FileSource(quoted(table), found[0], extracted=found[1])
 
