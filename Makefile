@@ -158,6 +158,9 @@ bench-feature-publish: environment  ## rows a second from Parquet to a sealed fi
 bench-feature-neighbors: environment  ## texts embedded a second, and the nearest-neighbor index against an exact search
 	@$(BIN)/python -m benchmarks.features.neighbors --size demo
 
+bench-retrieval: environment  ## recall@5 of retrieval beside an exact search and BM25, latency, and how soon an update is retrieved; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.features.retrieval --size $(SIZE) --keep
+
 bench-feature-skew: environment  ## comparing batch and online, by the source and by what snapshots keep of it
 	@$(BIN)/python -m benchmarks.features.skew --size demo
 

@@ -13,8 +13,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "Application": ("application", "Application"),
     "Decoding": ("application", "Decoding"),
+    "Documents": ("documents", "Documents"),
+    "Retrieval": ("documents", "Retrieval"),
     "Entity": ("entity", "Entity"),
     "Figure": ("application", "Figure"),
+    "CitationGuard": ("guards", "CitationGuard"),
     "ContentGuard": ("guards", "ContentGuard"),
     "FigureGuard": ("guards", "FigureGuard"),
     "FunctionGuard": ("guards", "FunctionGuard"),
@@ -71,10 +74,10 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col", "when", "least", "greatest",
     "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO",
-    "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard",
+    "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard", "CitationGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
     "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption",
-    "Quality", "expect", "GrantedView",
+    "Quality", "expect", "GrantedView", "Documents", "Retrieval",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -88,6 +91,7 @@ if TYPE_CHECKING:
         Reuse,
     )
     from antiphon.definitions.degradation import WhenUnavailable
+    from antiphon.definitions.documents import Documents, Retrieval
     from antiphon.definitions.embedding import EmbeddingModel
     from antiphon.definitions.entity import Entity
     from antiphon.definitions.expression import col
@@ -99,6 +103,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.functions import greatest, least, now, request, when
     from antiphon.definitions.granted import GrantedView
     from antiphon.definitions.guards import (
+        CitationGuard,
         ContentGuard,
         FigureGuard,
         FunctionGuard,

@@ -52,6 +52,8 @@ TOKENS_PER_TURN = 4
 
 _FEATURE = re.compile(r"\bfeatures\.(\w+\.\w+)")
 _FIGURE = "00"
+_CHUNK = "word " * 160
+"""As long as a retrieved chunk of the default size."""
 """Stands for a printed figure, which is not read to estimate a length."""
 
 SAMPLED_ROWS = 32
@@ -334,7 +336,9 @@ def prompt_tokens(application: ApplicationSpec, row: dict[str, Any]) -> float:
     prints = dict.fromkeys(_FEATURE.findall(application.prompt.template), _FIGURE)
     question = str(row.get("question") or "")
     try:
-        names = prompts.variables(application, prints, entity, question)
+        chunk = {"number": 1, "id": "", "document": "", "title": "", "text": _CHUNK}
+        retrieved = {one.name: [chunk] * one.k for one in application.retrievals or ()}
+        names = prompts.variables(application, prints, entity, question, retrieved)
         user = prompts.render(application.prompt.template, names, "prompt")
     except InvalidInputError:  # it computes with a figure: then its own text is the nearest length that is known
         user = application.prompt.template + question

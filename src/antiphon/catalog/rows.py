@@ -48,7 +48,7 @@ def missing(what: str, name: object, scope: Scope, next_step: str) -> NotFoundEr
     return NotFoundError(f"There is no {what} {name!r}.", where=str(scope), next_step=next_step)
 
 
-class Documents(Generic[T]):
+class SealedRows(Generic[T]):
     """The rows of a table that hold a value each, sealed whole, beside the columns that it is found by.
 
     Args:

@@ -17,6 +17,7 @@ from antiphon.cli import (
     batch,
     datasets,
     doctor,
+    documents,
     encryption,
     evaluate,
     evaluations,
@@ -119,7 +120,7 @@ def assemble() -> typer.Typer:
     app.command("migrate")(migrate.migrate)
     models.app.command("rebuild")(train.rebuild)
     for noun in (
-        features, datasets, models, evaluations, releases, webhooks, outcomes, batch, runs, training, events,
+        features, documents, datasets, models, evaluations, releases, webhooks, outcomes, batch, runs, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -238,6 +238,6 @@ def _unpublished(store: Store) -> set[str]:
             *store.releases.live_ones(scope),
             *(store.releases.get(scope, arguments_of(run).release) for run in open_gates(store)),
         )
-        for view, version in release.bundle.application.own_features.items()
+        for view, version in release.bundle.application.own_pinned.items()
     }
     return {name.partition("@")[0] for name in expected - store.publications.snapshots(scope).keys()}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from antiphon.definitions.degradation import WhenUnavailable, target_of
+from antiphon.definitions.documents import Retrieval, RetrievalSpec
 from antiphon.definitions.granted import model_owner, owner_of
 from antiphon.definitions.guards import AnyGuard, JudgeGuard
 from antiphon.definitions.learning import FineTune, GateExemption, Gates, Outcome, Rollout
@@ -157,6 +158,7 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     ``tags`` are those of the features of views that declare any, by full name: the input of policies. ``fallback`` are
     the engines that are asked in order when the release's own does not answer (``ENGINE`` or ``ENGINE/MODEL``).
     ``ungated`` is unset where releases pass gates before they get traffic.
+    ``retrievals`` are what is looked up in documents; their definition versions are pinned like those of views.
     """
 
     name: str
@@ -185,6 +187,7 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     # Unset for English, so that releases and stored answers keep their hashes over an upgrade.
     locale: str | msgspec.UnsetType = msgspec.UNSET
     ungated: GateExemption | msgspec.UnsetType = msgspec.UNSET
+    retrievals: tuple[RetrievalSpec, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def text_locale(self) -> str:
@@ -193,13 +196,28 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
 
     @property
     def versions(self) -> dict[str, str]:
-        """Every view's definition version, stored and on-demand ones."""
-        return self.features | {view.name: view.definition_version for view in self.on_demand}
+        """Every view's definition version: of stored and on-demand ones, and of documents."""
+        return self.pinned | {view.name: view.definition_version for view in self.on_demand}
+
+    @property
+    def documents(self) -> dict[str, str]:
+        """The documents that are retrieved from, with their definition versions."""
+        return {one.view: one.definition_version for one in self.retrievals or ()}
+
+    @property
+    def pinned(self) -> dict[str, str]:
+        """Views and documents that must be published for the application to answer, with definition versions."""
+        return self.features | self.documents
 
     @property
     def own_features(self) -> dict[str, str]:
         """Views that are the tenant's own, with their definition versions."""
         return {view: version for view, version in self.features.items() if owner_of(view) is None}
+
+    @property
+    def own_pinned(self) -> dict[str, str]:
+        """The part of :attr:`pinned` that is the tenant's own."""
+        return self.own_features | self.documents
 
     @property
     def granted_models(self) -> tuple[str, ...]:
@@ -252,6 +270,7 @@ class Application:
         outcome: the truth that arrives later, for evaluation and fine-tuning.
         gates: checks that a release passes before it gets traffic.
         ungated: why releases go live without gates, as a sentence or a :class:`GateExemption`; empty: they do not.
+        retrievals: what is looked up in documents for the prompt.
         fallback: engines to try in order, ``ENGINE`` or ``ENGINE/MODEL`` each.
         when_unavailable: answer when no engine answers: a rule's name or a :class:`WhenUnavailable`.
         owner: owner's name.
@@ -286,6 +305,7 @@ class Application:
         when_unavailable: str | WhenUnavailable = "refuse",
         owner: str = "",
         locale: str = "en",
+        retrievals: Sequence[Retrieval] = (),
     ) -> None:
         self.place = caller()
         self.name = name
@@ -312,4 +332,5 @@ class Application:
         )
         self.owner = owner
         self.locale = locale
+        self.retrievals: tuple[Any, ...] = tuple(retrievals)
         declared(self)

@@ -21,6 +21,7 @@ from antiphon.definitions.application import (
     Reuse,
 )
 from antiphon.definitions.degradation import degradation_mistakes
+from antiphon.definitions.documents import Documents, Retrieval
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.feature_view import FeatureView
@@ -57,6 +58,9 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
     granted = {view.name: view.spec for view in application.features if isinstance(view, GrantedView)}
     tags = {f"{view.name}.{feature}": said for view in views for feature, said in view.tags.items()}
     tags |= {f"{name}.{feature}": said for name, spec in granted.items() if spec for feature, said in spec.tags.items()}
+    retrievals = tuple(one.spec(root) for one in application.retrievals)
+    retrieved = {one.documents.name: one.documents.spec(root) for one in application.retrievals}
+    tags |= {f"{name}.{feature}": said for name, spec in retrieved.items() for feature, said in spec.tags.items()}
     as_declared = {name: said for name, said in vars(application).items() if name in ApplicationSpec.__struct_fields__}
     made = {
         "features": {view.name: view.definition_version for view in views}
@@ -70,6 +74,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "locale": msgspec.UNSET if application.locale == "en" else application.locale,
         "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         "tags": tags,
+        "retrievals": retrievals or msgspec.UNSET,
     }
     return ApplicationSpec(**as_declared | made)
 
@@ -91,7 +96,9 @@ def _mistakes(application: Application) -> Iterator[str]:
         yield "purpose must say what it is for."
     views: Views = {view.name: view for view in application.features if isinstance(view, _VIEWS)}
     for view in application.features:
-        if not isinstance(view, _VIEWS):
+        if isinstance(view, Documents):
+            yield f"features: {view.name!r} is Documents; name it in a Retrieval of retrievals=[…]."
+        elif not isinstance(view, _VIEWS):
             yield f"features: {view!r} is not a feature view."
     if len(set(map(prompt_name, views))) < sum(isinstance(view, _VIEWS) for view in application.features):
         yield "features names a view twice, or two that are named alike in templates."
@@ -118,6 +125,7 @@ def _mistakes(application: Application) -> Iterator[str]:
         yield from _template_mistakes(application, views, application.prompt.template, "prompt.template", extra=())
         if not application.prompt.template.strip():
             yield "prompt.template is empty."
+    yield from _retrieval_mistakes(application)
     yield from _guard_mistakes(application, views)
     yield from _freshness_mistakes(application, views)
     yield from degradation_mistakes(application.fallback, application.when_unavailable)
@@ -137,6 +145,41 @@ def _mistakes(application: Application) -> Iterator[str]:
     if not broken & {"rollout", "gates"}:
         yield from learning_mistakes(application, _classes(application.output), _entity_keys(application))
     yield from _fine_tune_template_mistakes(application, views)
+
+
+def _retrieval_mistakes(application: Application) -> Iterator[str]:
+    """Names of retrievals are one each, their queries read the request alone, and training has no documents."""
+    names: set[str] = set()
+    for one in application.retrievals:
+        if not isinstance(one, Retrieval):
+            yield f"retrievals: {one!r} is not a Retrieval."
+            continue
+        wrong = list(one.mistakes())
+        yield from (f"retrieval {one.name!r}: {text}" for text in wrong)
+        if wrong:
+            continue
+        if one.name in names:
+            yield f"retrieval {one.name!r}: two have this name; give each one of its own."
+        names.add(one.name)
+        parts = {"query": one.query} | {f"filters[{name!r}]": value for name, value in one.filters.items()}
+        for part, text in parts.items():
+            yield from _query_mistakes(application, text, f"retrieval {one.name!r}, {part}")
+    if names and application.fine_tune is not None:
+        yield "a model is not fine-tuned with retrievals: which chunks a training example had is not kept."
+
+
+def _query_mistakes(application: Application, text: str, label: str) -> Iterator[str]:
+    try:
+        reads = template_reads(text)
+    except InvalidInputError as error:
+        yield f"{label}, {error.where}: {error.what}"
+        return
+    for name in sorted(reads.names - {"question", "entity", "inputs"} - _TEMPLATE_GLOBALS):
+        yield f"{label} reads {name!r}; it sees question, entity and inputs."
+    keys = _entity_keys(application)
+    for key, _ in reads.entity_keys:
+        if key not in keys:
+            yield f"{label}: entity has no key {key!r}; it has {', '.join(keys) or 'none'}."
 
 
 def _fine_tune_template_mistakes(application: Application, views: Views) -> Iterator[str]:
@@ -213,9 +256,14 @@ def _template_mistakes(
         return
     figures = {figure.feature for figure in application.figures if isinstance(figure, Figure)}
     by_prompt_name = {prompt_name(view): view for view in views}
-    known = {"entity", "question", "features", *extra} | _TEMPLATE_GLOBALS
-    for name in sorted(reads.names - known):
-        yield f"{label} reads {name!r}; it sees {', '.join(('entity', 'question', 'features', *extra))}."
+    seen = ("entity", "question", "features", *(("retrieved",) if application.retrievals else ()), *extra)
+    for name in sorted(reads.names - {*seen} - _TEMPLATE_GLOBALS):
+        yield f"{label} reads {name!r}; it sees {', '.join(seen)}."
+    retrieved = {one.name for one in application.retrievals if isinstance(one, Retrieval)}
+    for name, line in dict.fromkeys(reads.retrieved):
+        if name not in retrieved:
+            known = ", ".join(sorted(retrieved)) or "none"
+            yield f"{label}, line {line}: there is no retrieval {name!r}; there is {known}."
     for whole, line in reads.whole:
         yield f"{label}, line {line}: name one feature, features.VIEW.FEATURE, instead of {whole!r}."
     for view, feature, line in dict.fromkeys(reads.features):
@@ -245,9 +293,15 @@ def _guard_mistakes(application: Application, views: Views) -> Iterator[str]:
 
 
 def _freshness_mistakes(application: Application, views: Views) -> Iterator[str]:
+    documents = {
+        view.name for one in application.retrievals if isinstance(view := getattr(one, "documents", 0), Documents)
+    }
     for view, contract in application.freshness.items():
         name = _view_name(view)
-        if name not in views:
+        if name in documents:
+            if getattr(contract, "when_stale", None) not in ("flag", "reject"):
+                yield f"freshness of {name!r}: documents are retrieved as published; take flag or reject."
+        elif name not in views:
             yield f"freshness: the application has no view {name!r}; it has {', '.join(sorted(views)) or 'none'}."
         elif isinstance(views[name], OnDemandView):
             yield f"freshness: {name!r} is computed when something is asked; contracts are for the views it reads."

@@ -144,8 +144,8 @@ class GroundedGuard(Guard, frozen=True, tag="grounded"):
     """Guard on groundedness: each sentence's words and numbers come from the request's texts and features.
 
     A sentence passes when all of its numbers, and at least ``share`` of its words of four letters or more, occur in the
-    question, the entity's keys, the inputs, the printed features, or ``documents`` (K-Precision, Adlakha et al. 2023,
-    a sentence at a time).
+    question, the entity's keys, the inputs, the printed features, the retrieved chunks, or ``documents`` (K-Precision,
+    Adlakha et al. 2023, a sentence at a time).
 
     Attributes:
         property: the property of the output that holds the text; empty: all of it.
@@ -158,12 +158,34 @@ class GroundedGuard(Guard, frozen=True, tag="grounded"):
     documents: tuple[str, ...] = ()
 
 
+class CitationGuard(Guard, frozen=True, tag="citations"):
+    """Guard on citations of retrieved chunks: ``[2]`` is the chunk of that number, ``[returns.md#1]`` that of this id.
+
+    A text that cites what was not retrieved does not pass.
+
+    Attributes:
+        property: the property of the output that holds the text; empty: all of it.
+        required: it must cite at least one chunk, where any was retrieved.
+        share: least share of the words of a sentence with citations that the cited chunks have, and all of its numbers
+            (see :class:`GroundedGuard`), which holds a stream back to its end; 0 looks at the citations alone.
+    """
+
+    property: str = ""
+    required: bool = True
+    share: float = 0.0
+
+    def needs_end(self) -> bool:
+        """Tells whether only a whole text can pass."""
+        return bool(self.whole) or self.required
+
+
 class FunctionGuard(Guard, frozen=True, tag="function"):
     """Guard in Python: ``function(text, request)`` returns ``True`` or ``None`` to pass, ``False`` or a reason if not.
 
     It runs in a thread of gateways and workers, whose ``[project] guard_modules`` must name its module. ``request`` is
-    a mapping with ``entity``, ``question``, ``inputs`` and ``features`` as printed. The release pins its name, not its
-    code. In a stream it is asked about each longer beginning of the text, unless ``whole`` is set.
+    a mapping with ``entity``, ``question``, ``inputs``, ``features`` as printed and ``retrieved`` chunks. The release
+    pins its name, not its code. In a stream it is asked about each longer beginning of the text, unless ``whole`` is
+    set.
 
     Attributes:
         property: the property of the output that holds the text; empty: all of it.
@@ -205,5 +227,13 @@ class JudgeGuard(Guard, frozen=True, tag="judge"):
 
 
 AnyGuard = (
-    FigureGuard | ContentGuard | PatternGuard | SchemaGuard | PIIGuard | GroundedGuard | FunctionGuard | JudgeGuard
+    FigureGuard
+    | ContentGuard
+    | PatternGuard
+    | SchemaGuard
+    | PIIGuard
+    | GroundedGuard
+    | CitationGuard
+    | FunctionGuard
+    | JudgeGuard
 )

@@ -11,6 +11,7 @@ from antiphon.definitions.degradation import TARGET
 from antiphon.definitions.guards import (
     PII_KINDS,
     AnyGuard,
+    CitationGuard,
     ContentGuard,
     FigureGuard,
     FunctionGuard,
@@ -78,7 +79,7 @@ def _kind_mistakes(guard: AnyGuard) -> Iterator[str]:
                 yield f"{kind!r} is no kind of personal data; there are {', '.join(PII_KINDS)}."
         if not guard.kinds:
             yield "kinds is empty."
-    elif isinstance(guard, GroundedGuard):
+    elif isinstance(guard, GroundedGuard | CitationGuard):
         if not 0 <= guard.share <= 1:
             yield f"share is from 0 to 1, not {guard.share}."
     elif isinstance(guard, FunctionGuard):

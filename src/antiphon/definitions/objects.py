@@ -69,8 +69,8 @@ def store_of(path: ObjectPath, own: ObjectStore, fallback: ObjectStore) -> Objec
     )
 
 
-def object_mistakes(path: str) -> Iterator[str]:
-    """Yields the mistakes of a path that begins with ``s3://``, a sentence each."""
+def object_mistakes(path: str, *, folder: bool = False) -> Iterator[str]:
+    """Yields the mistakes of a path that begins with ``s3://``, a sentence each; whether it may be a ``folder``."""
     found = ObjectPath.of(path)
     secret = [name for name in found.options if re.search("key|secret|token|password", name, re.IGNORECASE)]
     if "@" in found.bucket or secret:
@@ -78,7 +78,7 @@ def object_mistakes(path: str) -> Iterator[str]:
         return
     if not BUCKET.match(found.bucket):
         yield "path names no bucket; write s3://BUCKET/PREFIX/*.parquet."
-    elif not found.pattern or found.pattern.endswith("/"):
+    elif not found.pattern or (found.pattern.endswith("/") and not folder):
         yield f"path names no object; write {SCHEME}{found.bucket}/{found.pattern}*.parquet, or .csv, .jsonl or .json."
     for name in found.options:
         if name not in OPTIONS:

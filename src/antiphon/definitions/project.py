@@ -14,6 +14,7 @@ import msgspec
 from antiphon.core.errors import InvalidDefinitionsError, SetupError
 from antiphon.definitions.application import Application, ApplicationSpec
 from antiphon.definitions.application_check import application_mistakes, application_spec
+from antiphon.definitions.documents import Documents
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
 from antiphon.definitions.granted import GrantedView
@@ -174,6 +175,7 @@ _NOUNS: dict[type, str] = {
     Entity: "entity",
     Source: "source",
     FeatureView: "view",
+    Documents: "view",
     OnDemandView: "view",
     Application: "application",
 }

@@ -10,7 +10,8 @@ class Prompt(msgspec.Struct, frozen=True):
 
     Attributes:
         template: sandboxed Jinja2; sees ``entity`` (the request's keys), ``question`` and
-            ``features.VIEW.FEATURE`` (printed values, ``None`` when absent). It never sees the time.
+            ``features.VIEW.FEATURE`` (printed values, ``None`` when absent), and ``retrieved.NAME`` (the chunks of a
+            retrieval). It never sees the time.
         system: the static part; it comes first, so that its prefix is shared by every request.
         examples: (user, assistant) turns placed after the system text.
     """

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from antiphon.definitions.documents_spec import DocumentsSpec
 from antiphon.definitions.entity import NAME
 from antiphon.definitions.expression import kind, mistakes, node_of, outside_mistakes
 from antiphon.definitions.nodes import Expression
@@ -41,6 +42,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
         sql: one SELECT over the tables ``over``, by their names, whose rows are the events.
         feast: the feature view of Feast whose online values these are, for the kind ``feast``.
         store: where the objects of ``path`` are, and whose credentials are used.
+        documents: how rows are made of the documents of ``path``, or of those in the table ``over``.
 
     A time column without zone is read as UTC.
     """
@@ -60,6 +62,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     over: tuple[SourceSpec, ...] = ()
     feast: str | None = None
     store: ObjectStore | None = None
+    documents: DocumentsSpec | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -77,6 +80,10 @@ class SourceSpec(msgspec.Struct, frozen=True):
 
         A query over other sources is hashed beside it, in its normal form.
         """
+        if self.documents is not None:
+            # Whether a document that cannot be read blocks a snapshot changes no value of one.
+            made = msgspec.structs.replace(self.documents, unreadable="block")
+            return _DocumentRows(self.name, made, tuple(each.meaning() for each in self.over))
         shape = _FeastValues if self.feast is not None else _Rows if self.url is None else _DatabaseRows
         known = {field: getattr(self, field) for field in shape.__struct_fields__}
         hidden = {"path": None, "url": None, "password_variable": None}
@@ -108,6 +115,14 @@ class _FeastValues(_Rows, frozen=True):
     """The same of Feast's online values."""
 
     feast: str | None
+
+
+class _DocumentRows(msgspec.Struct, frozen=True):
+    """The meaning of a source of documents."""
+
+    name: str
+    documents: DocumentsSpec
+    over: tuple[msgspec.Struct, ...]
 
 
 class Source:
@@ -271,6 +286,7 @@ class Source:
             over=tuple(source.spec(root) for source in self.options.get("over", ())),
             feast=self.options.get("feast"),
             store=store,
+            documents=self.options.get("documents"),
         )
 
     def missing_file(self, root: Path) -> str | None:
@@ -317,12 +333,12 @@ class Source:
         """Yields the mistakes of the location of its rows."""
         path, url, table, query, variable = (self.options.get(name) for name in ("path", *_DATABASE))
         if isinstance(path, str) and is_objects(path):
-            yield from object_mistakes(path)
+            yield from object_mistakes(path, folder="documents" in self.options)
         elif isinstance(path, str) and "://" in path:
             yield "path is a file or folder of this machine or s3://…; a PostgreSQL database is named by url."
         elif any(self.options.get(name) is not None for name in _OBJECTS):
             yield f"{' and '.join(_OBJECTS)} belong to a path that begins with s3://."
-        if self.kind in ("stream", "feast") or "sql" in self.options:
+        if self.kind in ("stream", "feast") or "sql" in self.options or "documents" in self.options:
             return
         if (path is None) == (url is None):
             yield "a table has a path or a url, and not both."

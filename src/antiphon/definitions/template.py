@@ -15,6 +15,8 @@ class TemplateReads(msgspec.Struct, frozen=True):
     whole: tuple[tuple[str, int], ...]
     """Uses of ``features`` or ``features.VIEW`` that do not name one feature."""
     names: frozenset[str]
+    retrieved: tuple[tuple[str, int], ...] = ()
+    """Retrievals with their lines."""
 
 
 def template_reads(text: str) -> TemplateReads:
@@ -37,6 +39,7 @@ def template_reads(text: str) -> TemplateReads:
     features: list[tuple[str, str, int]] = []
     keys: list[tuple[str, int]] = []
     whole: list[tuple[str, int]] = []
+    retrieved: list[tuple[str, int]] = []
 
     def walk(node: nodes.Node) -> None:
         path = _path(node)
@@ -50,6 +53,8 @@ def template_reads(text: str) -> TemplateReads:
                 whole.append((".".join(path), node.lineno))
         elif path[0] == "entity" and len(path) >= 2:
             keys.append((path[1], node.lineno))
+        elif path[0] == "retrieved" and len(path) >= 2:
+            retrieved.append((path[1], node.lineno))
 
     def _path(node: nodes.Node) -> list[str] | None:
         if isinstance(node, nodes.Name):
@@ -64,4 +69,4 @@ def template_reads(text: str) -> TemplateReads:
         return None if before is None else [*before, name]
 
     walk(tree)
-    return TemplateReads(tuple(features), tuple(keys), tuple(whole), undeclared)
+    return TemplateReads(tuple(features), tuple(keys), tuple(whole), undeclared, tuple(retrieved))

@@ -21,6 +21,7 @@ from antiphon.gateway import dashboard, feedback, health, lookup, openapi, token
 from antiphon.gateway.admin import (
     audit,
     datasets,
+    documents,
     evaluations,
     feature_watch,
     grants,
@@ -56,7 +57,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, releases, rollouts, models, evaluations, datasets, outcomes, publications, views,
-        feature_watch, work, keys, tenants, grants, policies, audit, files, batches, stored,
+        feature_watch, documents, work, keys, tenants, grants, policies, audit, files, batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

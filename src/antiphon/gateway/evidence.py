@@ -21,7 +21,7 @@ READ = "data.read"
 PAGES = frozenset({"requests", "outcomes", "audit", "skew"})
 """Pages that show what was asked, answered, learnt from or done."""
 
-NOUNS = frozenset({"audit", "batch", "datasets", "evaluations", "outcomes", "predictions"})
+NOUNS = frozenset({"audit", "batch", "datasets", "documents", "evaluations", "outcomes", "predictions"})
 """Nouns of ``/admin`` that do."""
 
 ROWS = frozenset({"quarantine", "skew", "lineage", "neighbors"})
@@ -84,5 +84,5 @@ def reads_data(scope: Scope) -> bool:
         return True
     if len(parts) < 2 or parts[1] not in NOUNS:
         return False
-    # Other POSTs order something and show nothing; a replay shows its prediction.
-    return method == "GET" or (method == "POST" and parts[1] == "predictions")
+    # Other POSTs order something and show nothing; a replay shows its prediction, a search chunks.
+    return method == "GET" or (method == "POST" and parts[1] in ("documents", "predictions"))

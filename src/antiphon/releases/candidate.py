@@ -143,7 +143,7 @@ def check_features(feature_exists: FeatureExists, scope: Scope, release: Release
 
 def unread(feature_exists: FeatureExists, scope: Scope, release: Release) -> list[str]:
     """Definition versions that a release pins and that cannot be read now."""
-    features = sorted(release.bundle.application.features.items())
+    features = sorted(release.bundle.application.pinned.items())
     return [f"{view}@{version}" for view, version in features if not feature_exists(scope, view, version)]
 
 

@@ -24,6 +24,7 @@ from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answering.guards.functions import GuardFunctions
+from antiphon.serving.answering.retrieval import Retrieve
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import EntityReader, PolicyDecider, ReleaseAssignment
 from antiphon.serving.services import Services
@@ -83,12 +84,14 @@ def serving_services(
     *,
     reader: Callable[[Scope], EntityReader] | None = None,
     standbys: Mapping[str, GenerationEngine] | None = None,
+    retrieve: Retrieve | None = None,
 ) -> Services:
     """Builds the services behind answers and vectors with this project's stores.
 
     Args:
         reader: reads features from somewhere else than the online store (a dataset's rows, in an evaluation).
         standbys: engines that may stand in for this one, by name.
+        retrieve: retrieves otherwise than from what is published here.
     """
     gateway = store.settings.gateway
     first_token = _first_token(store)
@@ -118,6 +121,7 @@ def serving_services(
         guard_functions=GuardFunctions(
             store.settings.project.guard_modules, (store.paths.root / store.settings.project.definitions).parent
         ),
+        retrieve=retrieve or features.retrieve,
         failover=FailoverPolicy(first_token=first_token, describe=min(5.0, first_token)),
     )
 

@@ -18,6 +18,7 @@ from antiphon.features.offline.lineage import Lineage
 from antiphon.operations.cost import price
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.project.store import Store
+from antiphon.serving.answering.retrieval import of_blob
 from antiphon.serving.replay import replay as make_again
 
 MOST_SOURCE_ROWS = 20
@@ -79,6 +80,7 @@ class ProjectPredictions:
             "policy": plain["policy"],
             "publication": receipt.publication,
             "features": [self._feature(scope, feature, receipt, lineage) for feature in receipt.features],
+            "retrievals": self._retrievals(scope, receipt),
             "feature_fingerprint": receipt.feature_fingerprint,
             "generations": [
                 {
@@ -183,6 +185,16 @@ class ProjectPredictions:
             "policy_digest": release.bundle.policy_digest,
             "implicit": False,
         }
+
+    def _retrievals(self, scope: Scope, receipt: Receipt) -> list[dict[str, Any]]:
+        """Each retrieval with its chunks, and their texts unless they are erased."""
+        kept = self._text(scope, receipt.retrieved_blob)
+        chunks = of_blob(None if kept is None else kept.encode())
+        texts = {chunk["id"]: chunk["text"] for found in chunks.values() for chunk in found}
+        found: list[dict[str, Any]] = msgspec.to_builtins(receipt.retrievals)
+        for one in found:
+            one["passages"] = [{**passage, "text": texts.get(passage["id"])} for passage in one["passages"]]
+        return found
 
     def _feature(
         self, scope: Scope, feature: FeatureReceipt, receipt: Receipt, lineage: Mapping[str, Lineage]

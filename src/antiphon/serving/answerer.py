@@ -50,6 +50,7 @@ from antiphon.serving.answering.narrowing import narrowed
 from antiphon.serving.answering.overrides import check_overrides
 from antiphon.serving.answering.policy import ReleaseResources, policy_context, require_allowed
 from antiphon.serving.answering.recorder import AnswerRecorder
+from antiphon.serving.answering.retrieval import retrieve
 from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release
 from antiphon.serving.fallback import substitutes
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines, not_served, refusal
@@ -255,7 +256,7 @@ class Answerer:
             check_overrides(request, application)
         entity = entity_of(request, application.entity_keys)
         vector = None
-        if application.versions:
+        if application.features or application.on_demand:
             with span("features"):
                 read = partial(services.features(request.scope).read, application.features, entity, as_of)
                 # A store on another machine may be slow to answer: other requests must not wait for it.
@@ -268,13 +269,16 @@ class Answerer:
         # A dataset's row has its on-demand features already; a request brings their inputs.
         if request.inputs or not reading.has_on_demand(application, vector.values if vector is not None else ()):
             inputs = on_demand.checked_inputs(application, request.inputs)
+        retrieved = await retrieve(services.retrieve, request, application, inputs, as_of, decision.masked, vector)
+        features = reading.apply_contracts(vector, application, as_of, decision.masked, inputs, entity, remedies)
         return AnswerContext(
             arrival=arrival,
             assigned=assigned,
             application=application,
             decision=decision,
             as_of=as_of,
-            reading=reading.apply_contracts(vector, application, as_of, decision.masked, inputs, entity, remedies),
+            reading=retrieved.beside(features),
+            retrieved=retrieved,
             question_hash=reuse.question_hash(request.question, inputs),
             inputs=inputs,
             # An answer made with a column must not be served to a principal for whom it is masked, nor the reverse.

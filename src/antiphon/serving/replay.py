@@ -21,6 +21,7 @@ from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest, Pen
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.answering import generation, guarded, prompts
 from antiphon.serving.answering.narrowing import narrowed_to_schema
+from antiphon.serving.answering.retrieval import of_blob
 from antiphon.serving.embedding import EMBEDDING, vectors_text
 
 
@@ -156,5 +157,6 @@ def _served(origin: Receipt, again: list[str], release: Release | None, texts: B
     prints = {figure.feature: printed.get(figure.feature) for figure in application.figures}
     entity: dict[str, Any] = msgspec.json.decode(texts.get(origin.scope, origin.entity_blob))
     question = texts.get(origin.scope, origin.question_blob).decode() if origin.question_blob else None
-    names = prompts.variables(application, prints, entity, question)
+    kept = texts.get(origin.scope, origin.retrieved_blob) if origin.retrieved_blob else None
+    names = prompts.variables(application, prints, entity, question, of_blob(kept))
     return guarded.fall_back(again[taken.attempt], guards, application, names, taken.shown)

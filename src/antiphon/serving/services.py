@@ -15,6 +15,7 @@ from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answering.guards.functions import GuardFunctions
+from antiphon.serving.answering.retrieval import Retrieve
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import (
     EntityReader,
@@ -40,6 +41,7 @@ class Services(msgspec.Struct, frozen=True):
         standbys: engines that an application may name in its fallback, by name; ``plain_fallback`` is the fallback of
             plain models.
         guard_functions: Python functions that guards may name.
+        retrieve: retrieves from documents.
     """
 
     engine: GenerationEngine
@@ -67,3 +69,4 @@ class Services(msgspec.Struct, frozen=True):
     failover: FailoverPolicy = FailoverPolicy()
     remedies: RemedyFinder | None = None
     guard_functions: GuardFunctions = GuardFunctions()
+    retrieve: Retrieve | None = None

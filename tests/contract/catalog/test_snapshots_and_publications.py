@@ -56,6 +56,23 @@ def test_a_publication_holds_everything_that_is_current(database: Database) -> N
     assert publications.current(OTHER) is None
 
 
+def test_the_publication_of_an_earlier_moment_is_found(database: Database) -> None:
+    snapshots, publications = Snapshots(database), Publications(database)
+    snapshots.add(manifest("a1"))
+    served = []
+    for number in range(3):
+        made = publications.publish(DEV, {"a@v": "a1"}, expected=number, reason="fresh", principal="me")
+        assert made.served_at is not None
+        served.append(made.served_at)
+    for number, moment in enumerate(served, 1):
+        found = publications.at(DEV, moment)
+        assert found is not None
+        assert found.number == max(place for place, at in enumerate(served, 1) if at <= moment)
+        assert number <= found.number
+    assert publications.at(DEV, served[0] - timedelta(microseconds=1)) is None
+    assert publications.at(OTHER, served[-1]) is None
+
+
 def test_the_loser_of_a_publication_is_told_and_changes_nothing(database: Database) -> None:
     snapshots, publications = Snapshots(database), Publications(database)
     snapshots.add(manifest("a1"))

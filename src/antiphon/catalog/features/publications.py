@@ -128,6 +128,17 @@ class Publications:
             raise missing("publication", number, scope, "See `antiphon features list`.")
         return _publication(row)
 
+    def at(self, scope: Scope, moment: datetime) -> Publication | None:
+        """The publication that was served at a moment, ``None`` before the first."""
+        statement = (
+            select(_table)
+            .where(schema.owned(_table, scope), _table.c.served_at <= utc(moment))
+            .order_by(_table.c.number.desc())
+            .limit(1)
+        )
+        row = self._database.first(statement)
+        return None if row is None else _publication(row)
+
     def list(self, scope: Scope, limit: int = 50, *, within: Connection | None = None) -> list[Publication]:
         """Publications, latest first."""
         statement = select(_table).where(schema.owned(_table, scope)).order_by(_table.c.number.desc()).limit(limit)

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.catalog.rows import Documents, value_of
+from antiphon.catalog.rows import SealedRows, value_of
 from antiphon.core.scope import Scope
 
 Value = float | int | str | bool | None
@@ -164,7 +164,7 @@ class SkewReports:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "skew_reports.document", SkewReport)
+        self._documents = SealedRows(database, "skew_reports.document", SkewReport)
 
     def add(
         self,

@@ -23,7 +23,7 @@ from antiphon.catalog.features.snapshot_facts import (
     SourceRead,
     Statistics,
 )
-from antiphon.catalog.rows import Documents
+from antiphon.catalog.rows import SealedRows
 from antiphon.core.errors import ConflictError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
@@ -155,7 +155,7 @@ class Snapshots:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "snapshots.document", SnapshotManifest)
+        self._documents = SealedRows(database, "snapshots.document", SnapshotManifest)
 
     def add(self, manifest: SnapshotManifest) -> SnapshotManifest:
         """Record a manifest. Recording the same one again changes nothing.

@@ -17,7 +17,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.catalog.features.snapshots import SnapshotManifest
-from antiphon.catalog.rows import Documents, row_of, value_of
+from antiphon.catalog.rows import SealedRows, row_of, value_of
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 
@@ -79,7 +79,7 @@ class Verdicts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "verdicts.document", Verdict)
+        self._documents = SealedRows(database, "verdicts.document", Verdict)
 
     def add(self, verdict: Verdict) -> None:
         """Record a verdict; one of the same id that is there already stays as it is."""

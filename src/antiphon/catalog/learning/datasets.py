@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import Documents
+from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.receipts import Role
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import OnDemandSpec
@@ -112,7 +112,7 @@ class Datasets:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "datasets.document", Dataset)
+        self._documents = SealedRows(database, "datasets.document", Dataset)
 
     def add(self, dataset: Dataset) -> Dataset:
         """Record a dataset; one that is recorded already stays as it is and is returned."""

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.catalog.rows import Documents
+from antiphon.catalog.rows import SealedRows
 from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.scope import Scope
 
@@ -188,7 +188,7 @@ class Evaluations:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "evaluations.document", Evaluation)
+        self._documents = SealedRows(database, "evaluations.document", Evaluation)
 
     def add(self, evaluation: Evaluation, *, within: Connection | None = None) -> Evaluation:
         """Record an evaluation in the place of its answers. Of two processes that did the same one, the first records

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.catalog.rows import Documents
+from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.receipts import SEEN_ROLES, Role
 from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError
@@ -84,7 +84,7 @@ class Outcomes:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "outcomes.payload", OutcomeRecord)
+        self._documents = SealedRows(database, "outcomes.payload", OutcomeRecord)
 
     def add(self, outcome: OutcomeRecord, *, within: Connection | None = None) -> None:
         """Record an outcome.

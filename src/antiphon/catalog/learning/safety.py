@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.learning.evaluations import EvaluationGate, SuiteSummary
-from antiphon.catalog.rows import Documents
+from antiphon.catalog.rows import SealedRows
 from antiphon.core.scope import Scope
 
 
@@ -66,7 +66,7 @@ class SafetyReports:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "safety_reports.document", SafetyReport)
+        self._documents = SealedRows(database, "safety_reports.document", SafetyReport)
 
     def add(self, report: SafetyReport, *, within: Connection | None = None) -> SafetyReport:
         """Record a report in the place of the answers that were kept for it. Of two processes that made the same one,

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.catalog.rows import Documents
+from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.receipts import Path, UsageReceipt
 from antiphon.core.scope import Scope
 
@@ -64,7 +64,7 @@ class Answers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "answers.document", StoredAnswer)
+        self._documents = SealedRows(database, "answers.document", StoredAnswer)
 
     def put(self, answer: StoredAnswer, *, within: Connection | None = None) -> None:
         """Store an answer, or confirm one: the same prediction put again replaces what was stored of it."""

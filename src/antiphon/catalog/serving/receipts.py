@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.catalog.rows import Documents
+from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
@@ -97,6 +97,37 @@ class Attempt(msgspec.Struct, frozen=True):
     grammar_blob: str | None = None
     ignore_end: bool = False
     parameters_blob: str | None = None
+
+
+class PassageReceipt(msgspec.Struct, frozen=True):
+    """A chunk that was retrieved: its id, the SHA-256 of its text, and its similarity to the query."""
+
+    id: str
+    sha256: str
+    similarity: float
+
+
+class RetrievalReceipt(msgspec.Struct, frozen=True):
+    """One retrieval from documents, enough to say what was retrieved of which version.
+
+    Attributes:
+        publication, snapshot: that the chunks are of; ``as_of`` is the moment of the snapshot.
+        age_seconds: of the snapshot at the request's moment.
+        contract: what the freshness contract did: ``fresh``, ``flagged``, or ``masked`` where policy hides the texts.
+        search: ``index`` or ``exact``. ``chunks``: number of those that were searched.
+    """
+
+    name: str
+    view: str
+    definition_version: str
+    publication: int
+    snapshot: str
+    as_of: datetime
+    age_seconds: float
+    contract: str
+    search: str
+    chunks: int
+    passages: tuple[PassageReceipt, ...]
 
 
 class GuardReceipt(msgspec.Struct, frozen=True):
@@ -214,6 +245,9 @@ class Receipt(msgspec.Struct, frozen=True):
     """The caller's hints about the request, as JSON: they change no answer."""
     turn_blob: str | None = None
     """The request as a turn of a conversation, in its API's own form; its bytes are of no other receipt."""
+    retrievals: tuple[RetrievalReceipt, ...] = ()
+    retrieved_blob: str | None = None
+    """The chunks as the prompt saw them, as JSON."""
 
 
 class ReuseCount(msgspec.Struct, frozen=True):
@@ -246,7 +280,7 @@ class Receipts:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._blobs = Blobs(database)
-        self._documents = Documents(database, "receipts.payload", Receipt)
+        self._documents = SealedRows(database, "receipts.payload", Receipt)
 
     def add(self, receipt: Receipt, texts: Sequence[bytes] = (), *, within: Connection | None = None) -> None:
         """Record a receipt together with the texts its ``*_blob`` fields name by SHA-256.

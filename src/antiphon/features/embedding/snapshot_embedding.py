@@ -7,7 +7,7 @@ lake files that nothing names.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,14 +32,21 @@ INDEX_SUFFIX = ".faiss"
 
 
 class SnapshotEmbedding:
-    """Makes the vectors of one snapshot, which is to replace the ``previous`` one."""
+    """Makes the vectors of one snapshot, which is to replace the ``previous`` one; ``progress`` is given the number of
+    texts that are embedded and of those to embed."""
 
     def __init__(
-        self, spec: FeatureViewSpec, embedders: Embedders | None, lake: Lake, previous: SnapshotManifest | None
+        self,
+        spec: FeatureViewSpec,
+        embedders: Embedders | None,
+        lake: Lake,
+        previous: SnapshotManifest | None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._spec = spec
         self._lake = lake
         self._previous = previous
+        self._progress = progress
         self._made: dict[str, tuple[SnapshotVectors, NDArray[numpy.float32]]] = {}
         if spec.models and embedders is None:
             raise SetupError(
@@ -62,7 +69,7 @@ class SnapshotEmbedding:
             distinct = sorted(hashes, key=lambda text: hashes[text])
             known = self._known(name, embedder.model)
             new = [text for text in distinct if hashes[text] not in known]
-            made = zip(*embedded(embedder, new), strict=True)
+            made = zip(*embedded(embedder, new, self._progress), strict=True)
             known |= zip((hashes[text] for text in new), made, strict=True)
             vectors = _stacked([known[hashes[text]][0] for text in distinct], embedder.model.dimensions)
             truncated = {text: known[hashes[text]][1] for text in distinct}
@@ -92,7 +99,10 @@ class SnapshotEmbedding:
         found: dict[str, SnapshotVectors] = {}
         for name, (facts, vectors) in self._made.items():
             found[name] = facts
-            if facts.texts > EXACT_UP_TO:
+            before = self._previous.vectors.get(name) if self._previous is not None else None
+            if before is not None and before.index is not None and _same_texts(before, facts):
+                found[name] = msgspec.structs.replace(facts, index=before.index)
+            elif facts.texts > EXACT_UP_TO:
                 try:
                     found[name] = msgspec.structs.replace(facts, index=write_index(self._lake, scope, vectors))
                 except SetupError as error:
@@ -107,6 +117,11 @@ class SnapshotEmbedding:
             return VectorSpace.read(self._lake, self._previous, name).known()
         except CorruptionError:
             return {}  # What is lost is made again.
+
+
+def _same_texts(before: SnapshotVectors, facts: SnapshotVectors) -> bool:
+    """Tells whether the texts are those of the snapshot before, and so their index: none is new, and none is gone."""
+    return before.model == facts.model and facts.embedded == 0 and before.texts == facts.texts
 
 
 def vector_column(texts: Sequence[object], embedder: Embedder) -> pyarrow.Array:

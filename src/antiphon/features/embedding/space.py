@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +22,7 @@ from antiphon.features.lake.content import Lake, changed
 
 if TYPE_CHECKING:
     import numpy
+    import pyarrow
     from numpy.typing import NDArray
 
 _log = logging.getLogger("antiphon.features")
@@ -74,8 +75,6 @@ class VectorSpace:
         """The vectors of a snapshot's feature, without its index; raises ``NotFoundError`` when the snapshot has no
         vectors of this feature, ``CorruptionError`` when its values file is gone or changed."""
         import numpy
-        import pyarrow
-        import pyarrow.parquet
 
         facts = manifest.vectors.get(feature)
         if facts is None:
@@ -85,8 +84,7 @@ class VectorSpace:
                 next_step="Neighbors are looked up of a feature declared by embed(...).",
             )
         column = f"{manifest.view}.{feature}"
-        content = checked_content(lake, manifest.files[_VALUES])
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
+        table = values_table(lake, manifest)
         keys = [table.column(name).to_pylist() for name in _keys(table.column_names, manifest.view)]
         texts = table.column(f"{column}.text").to_pylist()
         hashes = [None if text is None else bytes.fromhex(text) for text in texts]
@@ -145,22 +143,33 @@ class VectorSpace:
         return None if place is None else self.vectors[place]
 
     def nearest(
-        self, vector: NDArray[numpy.float32], model: EmbeddingModel, top: int, *, without: int | None = None
+        self,
+        vector: NDArray[numpy.float32],
+        model: EmbeddingModel,
+        top: int,
+        *,
+        without: int | None = None,
+        among: Collection[int] | None = None,
     ) -> list[Near]:
         """The entities whose vectors are nearest to one of length 1 that ``model`` made, the nearest first; of equally
-        near ones the order of their keys. The row ``without`` is not among them. Raises ``EmbeddingModelMismatchError``
-        when another model made the vectors here."""
+        near ones the order of their keys. The row ``without`` is not among them. Of rows ``among`` which they must be,
+        every vector is compared. Raises ``EmbeddingModelMismatchError`` when another model made the vectors here."""
         require_same(self.facts.model, model, "neighbors")
         import numpy
 
         count = top + (without is not None)
-        places = numpy.asarray(self._candidates(vector, min(count + _SPARE, len(self.vectors))), dtype=numpy.int64)
+        if among is None:
+            candidates = self._candidates(vector, min(count + _SPARE, len(self.vectors)))
+        else:
+            candidates = sorted({place for row in among if (place := self._of_row[row]) is not None})
+        allowed = None if among is None else frozenset(among)
+        places = numpy.asarray(candidates, dtype=numpy.int64)
         exact = self.vectors[places].astype(numpy.float64) @ vector.astype(numpy.float64)
         scored = sorted(
             (-similarity, row)
             for place, similarity in zip(places.tolist(), exact.tolist(), strict=True)
-            for row in self._rows[place][:count]
-            if row != without
+            for row in (self._rows[place][:count] if allowed is None else self._rows[place])
+            if row != without and (allowed is None or row in allowed)
         )
         return [Near(row, max(-1.0, min(1.0, -negative))) for negative, row in scored[:top]]
 
@@ -174,6 +183,15 @@ class VectorSpace:
         similarities = self.vectors @ vector
         found: list[int] = numpy.argpartition(-similarities, count - 1)[:count].tolist()
         return found
+
+
+def values_table(lake: Lake, manifest: SnapshotManifest) -> pyarrow.Table:
+    """The values of a snapshot; raises ``CorruptionError`` when its file is gone or changed."""
+    import pyarrow
+    import pyarrow.parquet
+
+    content = checked_content(lake, manifest.files[_VALUES])
+    return pyarrow.parquet.read_table(pyarrow.BufferReader(content))
 
 
 def checked_content(lake: Lake, file: SnapshotFile) -> bytes:

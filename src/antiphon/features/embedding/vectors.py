@@ -7,7 +7,7 @@ of (model, text), so one that is known need not be made again, and where it is m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -91,9 +91,11 @@ def unit(vector: Sequence[float] | NDArray[Any], model: EmbeddingModel, where: s
     return made
 
 
-def embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[numpy.float32], list[bool]]:
-    """Vectors of texts with length 1, and whether each text was cut; raises ``EngineError`` when the model gave
-    something else than one finite vector a text."""
+def embedded(
+    embedder: Embedder, texts: Sequence[str], progress: Callable[[int, int], None] | None = None
+) -> tuple[NDArray[numpy.float32], list[bool]]:
+    """Vectors of texts with length 1, and whether each text was cut; ``progress`` is given the number of texts done and
+    that of all. Raises ``EngineError`` when the model gave something else than one finite vector a text."""
     import numpy
 
     model = embedder.model
@@ -101,6 +103,8 @@ def embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[numpy.fl
     truncated: list[bool] = []
     for start in range(0, len(texts), _BATCH):
         batch = texts[start : start + _BATCH]
+        if progress is not None:
+            progress(start, len(texts))
         made = embedder.embed(batch)
         if made.vectors.shape != (len(batch), model.dimensions) or len(made.truncated) != len(batch):
             raise EngineError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -80,11 +81,13 @@ def materialize(
     functions: Functions | None = None,
     embedders: Embedders | None = None,
     keyed_hash: KeyedHash | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SnapshotManifest:
     """Compute a snapshot and store its files. Nothing points at them until the manifest is added to the catalog.
 
     Args:
         keyed_hash: makes pseudonyms of texts that are not public, for statistics; without it they have no name there.
+        progress: is given the number of texts embedded so far, and of all to embed.
 
     Raises:
         SetupError: the source's file is missing, or the model of a vector.
@@ -95,7 +98,7 @@ def materialize(
     plan = plan_of(request.spec)
     as_of = microseconds(request.as_of)
     bounds = limits or ComputeLimits()
-    vectors = SnapshotEmbedding(request.spec, embedders, lake, request.previous)
+    vectors = SnapshotEmbedding(request.spec, embedders, lake, request.previous, progress)
     # Spilled rows would be clear: an encrypted lake's are computed in memory or not at all.
     folder = None if lake.sealed else lake.scratch()
     if lake.sealed:

@@ -10,7 +10,7 @@ changes nothing. So a run that was killed continues where it stopped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -119,7 +119,11 @@ class Refresher:
         unreadable: list[dict[str, str]] = []
         for done, key in enumerate(request.views):
             run.progress(done, total, f"materialize {key}")
-            made = await run.step(f"{_MATERIALIZE}{key}", self._materialize, request, start, key, run.id)
+
+            def embedding(texts: int, of: int, key: str = key, done: int = done) -> None:
+                run.progress(done, total, f"materialize {key}: {texts} of {of} texts embedded")
+
+            made = await run.step(f"{_MATERIALIZE}{key}", self._materialize, request, start, key, run.id, embedding)
             judged = await run.step(f"gate {key}", self._gate, request, key, made, run.id)
             if "unreadable" in made:
                 unreadable.append(made["unreadable"])
@@ -152,7 +156,14 @@ class Refresher:
         through = {stream: self._log.end(self._scope, stream) for stream in sorted(streams)}
         return {"as_of": as_of.isoformat(), "through": through}
 
-    def _materialize(self, request: RefreshArguments, start: dict[str, Any], key: str, run: str) -> dict[str, Any]:
+    def _materialize(
+        self,
+        request: RefreshArguments,
+        start: dict[str, Any],
+        key: str,
+        run: str,
+        progress: Callable[[int, int], None],
+    ) -> dict[str, Any]:
         spec = self._catalog.definition(key)
         try:
             manifest = materialize(
@@ -173,6 +184,7 @@ class Refresher:
                 functions=self._functions,
                 embedders=self._embedders,
                 keyed_hash=self._keyed_hash,
+                progress=progress,
             )
         except (InvalidInputError, SetupError, CorruptionError) as error:
             # Transient problems (no memory, a file that changed meanwhile) fail the run instead, which is retried.

@@ -13,10 +13,12 @@ from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableEr
 from antiphon.core.ids import content_hash
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
+from antiphon.features.documents.folder import document_files
 from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.offline.compute import digest_of, files_of, one_row, relation_of, together
 from antiphon.features.sources import postgres
 from antiphon.features.sources.delta_table import delta_files, delta_rows, is_delta
+from antiphon.features.sources.document_source import document_rows
 from antiphon.features.sources.object_source import ObjectSource, object_source
 from antiphon.features.sources.sql_source import query_rows
 from antiphon.features.sources.stored_objects import listed
@@ -101,6 +103,8 @@ def opened(
     """
     if source.url is not None:
         return _from_database(connection, source)
+    if source.documents is not None:
+        return _from_documents(connection, source)
     if source.sql is not None:
         marks = marks_of(source, connection)
         words = f"a query over {len(marks)} file(s) {', '.join(source.paths)}"
@@ -125,7 +129,7 @@ def opened(
 
 def hashed_files(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource | None:
     """A source of files, with the hash of each one's contents; ``None`` for any other. Raises as :func:`opened`."""
-    if source.url is not None or source.sql is not None or source.path is None:
+    if source.url is not None or source.sql is not None or source.path is None or source.documents is not None:
         return None
     rows = opened(connection, source)
     return None if rows is None else rows.hashed()
@@ -139,6 +143,8 @@ def marks_of(source: SourceSpec, connection: duckdb.DuckDBPyConnection | None = 
         if is_objects(each.path):
             objects = listed(each) if connection is None else object_source(connection, each).objects
             found += [FileMark(one.url, one.size, one.version) for one in objects]
+        elif each.path is not None and each.documents is not None:
+            found += [_mark(file) for file in document_files(each.path)]
         elif each.path is not None:
             found += [_mark(file) for file in files_of(each.path)]
     return tuple(found)
@@ -162,6 +168,8 @@ def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | 
     hash of objects is of their versions."""
     if source.url is not None:
         return "database", postgres.snapshot_of(source)
+    if source.documents is not None and source.over:
+        return version_of(source.over[0])
     if not source.paths:
         return None
     return "file", _describe_marks(marks_of(source)).sha256()
@@ -170,9 +178,8 @@ def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | 
 def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource:
     table = f"extracted_{content_hash([source.url, source.table, source.query])[:16]}"
     relation = quoted(table)
-    connection.execute("CREATE TEMP TABLE IF NOT EXISTS extracts (name VARCHAR, described VARCHAR, sha256 VARCHAR)")
-    known = connection.execute(f"SELECT described, sha256 FROM extracts WHERE name = {text(table)}").fetchall()
-    if not known:
+    said, sha256 = _extracted(connection, table) or ("", "")
+    if not sha256:
         rows, snapshot = postgres.extract(connection, source, table)
         # Rows are hashed one by one, the sorted hashes by leading digits: their order does not matter.
         (sha256,) = one_row(
@@ -183,10 +190,31 @@ def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) ->
         )
         what = source.table if source.table is not None else "a query"
         said = f"{what} of {postgres.shown(source)}, {rows} row(s), snapshot {snapshot}"
-        connection.execute(f"INSERT INTO extracts VALUES ({text(table)}, {text(said)}, {text(sha256)})")
-        known = [(said, sha256)]
-    said, sha256 = known[0]
+        _keep_extract(connection, table, said, sha256)
     return FileSource(relation, said, extracted=sha256)
+
+
+def _from_documents(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource:
+    """Documents are read once for each connection, like a database: everything on it sees the same."""
+    table = f"extracted_{content_hash([source.name, source.path, source.store, source.over, source.documents])[:16]}"
+    found = _extracted(connection, table)
+    if found is None:
+        rows = opened(connection, source.over[0]) if source.over else None
+        relation = None if rows is None else rows.relation
+        found = document_rows(connection, source, table, relation, rows.described if rows else str(source.path))
+        _keep_extract(connection, table, *found)
+    return FileSource(quoted(table), found[0], extracted=found[1])
+
+
+def _extracted(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[str, str] | None:
+    """Words and hash of rows that were extracted on this connection already."""
+    connection.execute("CREATE TEMP TABLE IF NOT EXISTS extracts (name VARCHAR, described VARCHAR, sha256 VARCHAR)")
+    known = connection.execute(f"SELECT described, sha256 FROM extracts WHERE name = {text(table)}").fetchall()
+    return None if not known else (known[0][0], known[0][1])
+
+
+def _keep_extract(connection: duckdb.DuckDBPyConnection, table: str, said: str, sha256: str) -> None:
+    connection.execute(f"INSERT INTO extracts VALUES ({text(table)}, {text(said)}, {text(sha256)})")
 
 
 @contextmanager

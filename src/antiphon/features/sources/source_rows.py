@@ -301,10 +301,10 @@ def _insert(
 def require_readable(spec: FeatureViewSpec) -> None:
     """Check the columns of the source's files, and their types, against the definition, without reading a row.
 
-    A log has none, a database is checked when it is read, and objects are only listed. A missing file is a
-    ``SetupError``, one that does not fit the definition an ``InvalidInputError``.
+    A log has none, a database and documents are checked when they are read, and objects are only listed. A missing file
+    is a ``SetupError``, one that does not fit the definition an ``InvalidInputError``.
     """
-    if spec.source.path is None:
+    if spec.source.path is None or spec.source.documents is not None:
         return
     with compute(ComputeLimits()) as connection:
         rows = opened(connection, spec.source)

@@ -50,7 +50,8 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 def listed(source: SourceSpec) -> tuple[StoredObject, ...]:
-    """The objects that a source's path names now, in order of their keys.
+    """The objects that a source's path names now, in order of their keys; of a folder all below it but those behind a
+    name that begins with a dot.
 
     Raises:
         SetupError: there is none, no such bucket, or the store refuses access.
@@ -64,20 +65,25 @@ def listed(source: SourceSpec) -> tuple[StoredObject, ...]:
     )
     with _bucket(source, path) as bucket:
         magic = _MAGIC.search(path.pattern)
-        if magic is None:
+        if magic is None and not path.pattern.endswith("/"):
             with bucket.answering(missing=nothing):
                 found = bucket.client.head_object(Bucket=path.bucket, Key=path.pattern)
             return (StoredObject(path.bucket, path.pattern, int(found["ContentLength"]), str(found["ETag"])),)
         matches = matching_keys(path.pattern)
+        folder = path.pattern.endswith("/")
         objects = [
             StoredObject(path.bucket, item["Key"], int(item["Size"]), str(item["ETag"]))
-            for page in bucket.pages(Prefix=path.pattern[: magic.start()])
+            for page in bucket.pages(Prefix=path.pattern[: magic.start()] if magic is not None else path.pattern)
             for item in page.get("Contents", ())
-            if matches.fullmatch(item["Key"])
+            if (folder and _is_seen(item["Key"].removeprefix(path.pattern))) or matches.fullmatch(item["Key"])
         ]
     if not objects:
         raise nothing
     return tuple(sorted(objects, key=lambda one: one.key))
+
+
+def _is_seen(key: str) -> bool:
+    return not any(part.startswith(".") for part in key.split("/"))
 
 
 def fetch(

@@ -95,8 +95,8 @@ def _unsuitable(
     plan: ViewPlan, rows: OpenedSource | None, previous: SnapshotManifest, as_of: int, through: int | None
 ) -> str | None:
     source, rules = plan.spec.source, (plan.spec.quality or QualitySpec()).rules
-    if source.url is not None or source.sql is not None:
-        return "its source is a query or a database"
+    if source.url is not None or source.sql is not None or source.documents is not None:
+        return "its source is a query, a database or documents"
     if previous.definition_version != plan.spec.definition_version or not previous.read.kinds:
         return "the snapshot before is of another definition"
     if plan.unbounded:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import Degradation, GuardReceipt, SkippedEngine, UsageReceipt
+from antiphon.catalog.serving.receipts import Degradation, GuardReceipt, RetrievalReceipt, SkippedEngine, UsageReceipt
 from antiphon.engine.api.messages import Alternative, TokenOut
 from antiphon.gateway.openai.tools import CalledDelta, OpenAIToolCall
 from antiphon.serving.embedding import Embedding
@@ -19,7 +19,8 @@ class AnswerProvenance(msgspec.Struct, frozen=True):
 
     ``role`` is the capacity in which the release answered: ``live``, or ``canary`` or ``control`` of a ``rollout``;
     ``fallback`` or ``degraded`` when something stood in for it. ``engine`` wrote it (``null``: it is from store) after
-    those in ``fallback`` did not.
+    those in ``fallback`` did not. ``retrievals`` are the chunks of documents in the prompt, by their ids; the first one
+    has the number 1.
     """
 
     prediction: str
@@ -37,6 +38,7 @@ class AnswerProvenance(msgspec.Struct, frozen=True):
     engine: str | None = None
     fallback: tuple[SkippedEngine, ...] = ()
     degraded: Degradation | None = None
+    retrievals: tuple[RetrievalReceipt, ...] = ()
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
@@ -215,6 +217,7 @@ def provenance(answer: Answer) -> AnswerProvenance:
         engine=receipt.engine,
         fallback=receipt.fallback,
         degraded=receipt.degraded,
+        retrievals=receipt.retrievals,
     )
 
 

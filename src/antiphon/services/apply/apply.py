@@ -109,7 +109,7 @@ def plan(store: Store) -> ApplyPlan:
     project, scope = _load(store), store.scope
     before, published = store.applied.project(scope).views, store.publications.snapshots(scope)
     replaced = [
-        (live, application.features)
+        (live, application.pinned)
         for application in project.applications.values()
         if not _declares_rollout(application) and (live := store.releases.live(scope, application.name)) is not None
     ]
@@ -335,7 +335,7 @@ def _unpublished(
     required = {view.key for view in views.values() if view.name in before and before[view.name].key in published}
     by_feast = {name for name, view in before.items() if view.source.kind == "feast"}
     for live, features in replaced:
-        pinned = live.bundle.application.own_features.items()
+        pinned = live.bundle.application.own_pinned.items()
         if all(f"{view}@{version}" in published or view in by_feast for view, version in pinned):
             required |= {f"{view}@{version}" for view, version in features.items()}
     return tuple(sorted(required & kept))

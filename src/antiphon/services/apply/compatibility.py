@@ -36,7 +36,7 @@ def pins(store: Store) -> dict[str, list[ReleasePin]]:
     for rollout in store.rollouts.list_active(scope):
         used.append((store.releases.get(scope, rollout.candidate), rollout.state))
     for release, stage in used:
-        for view, version in release.bundle.application.own_features.items():
+        for view, version in release.bundle.application.own_pinned.items():
             pin = ReleasePin(release.bundle.application.name, release.id, release.number, stage)
             found.setdefault(f"{view}@{version}", []).append(pin)
     tenants = store.keys.principals.tenants

@@ -12,6 +12,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewHistory
 from antiphon.features.publication.rollback import SnapshotRollback, ViewRollback
 from antiphon.features.selection import unknown_views
+from antiphon.services.features.documents import ProjectDocuments
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
 from antiphon.services.features.neighbors import ProjectNeighbors
@@ -101,6 +102,7 @@ class FeatureServices:
     skew: ProjectSkew
     rollback: FeatureRollback
     neighbors: ProjectNeighbors
+    documents: ProjectDocuments
     lineage: FeatureLineage
 
 
@@ -116,5 +118,6 @@ def feature_services(store: Store, platform: FeaturePlatform, lookups: Lookups) 
         skew=ProjectSkew(store, platform),
         rollback=FeatureRollback(store, platform),
         neighbors=platform.neighbors,
+        documents=platform.project_documents,
         lineage=FeatureLineage(store, platform),
     )

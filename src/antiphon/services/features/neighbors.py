@@ -34,16 +34,17 @@ class ProjectNeighbors:
         spec = views.get(view)
         if spec is None:
             raise unknown_views([view], views, "view")
-        self._require(principal, f"{view}.{question.feature}", spec.tags.get(question.feature, Tags()), purpose)
+        tags = spec.tags.get(question.feature, Tags())
+        require_feature(self._store, principal, f"{view}.{question.feature}", tags, purpose)
         return self._lookup.find(spec, question, see_keys=see_keys)
 
-    def _require(self, principal: Principal, feature: str, tags: Tags, purpose: str) -> None:
-        """Requires that policy allows an answer made from this feature alone."""
-        column = PolicyColumn(feature, tags.sensitivity, tags.purposes)
-        resource = Resource("view", feature.partition(".")[0], columns=(column,))
-        environment = self._store.settings.project.environment
-        context = {"environment": environment, "purpose": purpose, "path": "online"}
-        if self._store.decider.require(principal, "answer", resource, context).masked:
-            raise ForbiddenError(
-                f"Policy hides {feature} from {principal.id}.", where="policy", next_step="Ask an administrator."
-            )
+
+def require_feature(store: Store, principal: Principal, feature: str, tags: Tags, purpose: str) -> None:
+    """Require that policy allows an answer made from one feature alone; raises ``ForbiddenError``."""
+    column = PolicyColumn(feature, tags.sensitivity, tags.purposes)
+    resource = Resource("view", feature.partition(".")[0], columns=(column,))
+    context = {"environment": store.settings.project.environment, "purpose": purpose, "path": "online"}
+    if store.decider.require(principal, "answer", resource, context).masked:
+        raise ForbiddenError(
+            f"Policy hides {feature} from {principal.id}.", where="policy", next_step="Ask an administrator."
+        )

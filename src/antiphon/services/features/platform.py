@@ -17,6 +17,8 @@ from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.catalog import FeatureCatalog
+from antiphon.features.documents.passages import PassageSpaces
+from antiphon.features.documents.retrieval import DocumentRetriever, RetrievalRequest, RetrievalResult
 from antiphon.features.embedding.neighbors import NeighborLookup
 from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import TextReader, VectorReader
@@ -37,6 +39,7 @@ from antiphon.orchestration.refreshing import RefreshSlot
 from antiphon.services.apply.compatibility import pins
 from antiphon.services.apply.workflow import open_applies
 from antiphon.services.features import feast
+from antiphon.services.features.documents import ProjectDocuments
 from antiphon.services.features.embedders import LocalEmbedders
 from antiphon.services.features.neighbors import ProjectNeighbors
 from antiphon.services.project.feature_stores import FeatureStores
@@ -137,6 +140,26 @@ class FeaturePlatform(FeatureStores):
     def neighbors(self) -> ProjectNeighbors:
         lookup = NeighborLookup(self.catalog, online=self.online, spaces=self.spaces, embedders=self.embedders)
         return ProjectNeighbors(self._store, lookup)
+
+    @cached_property
+    def documents(self) -> DocumentRetriever:
+        """Retrieves from the documents of the project's own scope."""
+        return DocumentRetriever(self.catalog, self._passages, self.published(self._store.scope).publication)
+
+    @cached_property
+    def _passages(self) -> PassageSpaces:
+        return PassageSpaces(self.catalog, self.spaces)
+
+    @cached_property
+    def project_documents(self) -> ProjectDocuments:
+        """Documents for those whom policy lets read them."""
+        return ProjectDocuments(self._store, self.documents, self._passages)
+
+    def retrieve(self, scope: Scope, request: RetrievalRequest) -> RetrievalResult:
+        """Retrieve from documents, which are this project's own scope's; raises as :meth:`DocumentRetriever.find`."""
+        if not self.serves(scope):
+            raise NotFoundError("There are no documents.", where=str(scope), next_step="Ask the project's own gateway.")
+        return self.documents.find(request)
 
     @cached_property
     def history(self) -> ViewHistory:

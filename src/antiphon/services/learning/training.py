@@ -12,6 +12,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.learning.safety import SafetyReport
@@ -26,12 +28,14 @@ from antiphon.durable.executor import WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine import weights
 from antiphon.engine.api.port import Engine
+from antiphon.features.documents.retrieval import RetrievalRequest, RetrievalResult
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation.asking import AnswerFunction, EvaluatedReleases, Progress
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation, ValidationResult
 from antiphon.learning.evaluation.safety.evaluator import SafetyEvaluator
+from antiphon.learning.evaluation.safety.requests import OverlaidReader
 from antiphon.learning.evaluation.safety.suites import SafetySuites
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.checkpoints import CheckpointStore
@@ -274,8 +278,16 @@ class LearningPlatform:
             releases,
             self.features,
             reader=lambda scope: features,
+            retrieve=partial(self._retrieve, features),
         )
         return Answerer(wired).answer
+
+    def _retrieve(self, features: EntityReader, scope: Scope, request: RetrievalRequest) -> RetrievalResult:
+        """Retrieves for an evaluation: what is published now, whenever its rows were, since documents have no other
+        history; with a probe in it where one was put."""
+        now = msgspec.structs.replace(request, past=False, publication=None, minimum=None)
+        found = self.features.retrieve(scope, now)
+        return features.retrieved(request, found) if isinstance(features, OverlaidReader) else found
 
     @property
     def _threads(self) -> int:

@@ -18,6 +18,7 @@ from antiphon.definitions.on_demand import InputValue
 from antiphon.governance.policy.request import Decision
 from antiphon.serving.answering import prompts
 from antiphon.serving.answering.guards.evidence import Evidence
+from antiphon.serving.answering.retrieval import RetrievedDocuments
 from antiphon.serving.features.reading import RequestFeatures
 from antiphon.serving.request import AnswerRequest
 
@@ -96,6 +97,7 @@ class AnswerContext(msgspec.Struct, frozen=True):
     Attributes:
         application: the release's, narrowed to the requested properties.
         inputs: of on-demand features, checked.
+        retrieved: chunks of documents.
         cache_namespace: of stored answers; ``None``: no stored answer is read or written.
     """
 
@@ -108,6 +110,7 @@ class AnswerContext(msgspec.Struct, frozen=True):
     question_hash: str
     cache_namespace: str | None
     inputs: dict[str, InputValue] = {}
+    retrieved: RetrievedDocuments = RetrievedDocuments()
 
     @property
     def request(self) -> AnswerRequest:
@@ -150,12 +153,13 @@ class AnswerContext(msgspec.Struct, frozen=True):
     def evidence(self) -> Evidence:
         """The request as guards see it beside a text."""
         request = self.request
-        return Evidence(self.reading.prints, request.entity, request.question or "", self.inputs)
+        return Evidence(self.reading.prints, request.entity, request.question or "", self.inputs, self.retrieved.texts)
 
     @property
     def template_names(self) -> dict[str, Any]:
         """The variables of prompt and fallback templates."""
-        return prompts.variables(self.application, self.reading.prints, self.request.entity, self.request.question)
+        prints, chunks = self.reading.prints, self.retrieved.chunks
+        return prompts.variables(self.application, prints, self.request.entity, self.request.question, chunks)
 
 
 def entity_of(request: AnswerRequest, expected: tuple[str, ...]) -> dict[str, str]:

@@ -104,15 +104,17 @@ def variables(
     prints: Mapping[str, str | None],
     entity: Mapping[str, str],
     question: str | None,
+    retrieved: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    """The variables of a template: ``features.VIEW.FEATURE`` as printed, with the locale's decimal sign, ``entity`` and
-    ``question``."""
+    """The variables of a template: ``features.VIEW.FEATURE`` as printed, with the locale's decimal sign, ``entity``,
+    ``question``, and the chunks of each retrieval as ``retrieved.NAME``."""
     views: dict[str, dict[str, str | None]] = {prompt_name(view): {} for view in application.versions}
     for name, text in prints.items():
         view, _, feature = name.partition(".")
         written = text if text is None else localized(text, application.text_locale)
         views.setdefault(prompt_name(view), {})[feature] = written
-    return {"features": views, "entity": dict(entity), "question": question or ""}
+    chunks = {one.name: list((retrieved or {}).get(one.name, ())) for one in application.retrievals or ()}
+    return {"features": views, "entity": dict(entity), "question": question or "", "retrieved": chunks}
 
 
 def render(template: str, names: Mapping[str, Any], where: str) -> str:

@@ -179,6 +179,8 @@ def receipt_of(
         inputs_blob=blob(canonical(context.inputs)) if context.inputs else None,
         hints_blob=blob(canonical(request.hints)) if request.hints else None,
         turn_blob=blob(request.turn) if request.turn else None,
+        retrievals=context.retrieved.receipts,
+        retrieved_blob=None if (chunks := context.retrieved.blob) is None else blob(chunks),
         text_blob=blob(draft.text.encode()),
         attempts=tuple(_attempt(one, blob) for one in draft.generations),
         finish_reason=draft.finish_reason,

@@ -25,7 +25,7 @@ from tests.property.features.sources.test_loader_fuzz import SIZE, mutated
 from tests.servers import S3Process, free_port
 from tests.unit.governance.encryption.test_sealing import Keys
 
-from antiphon import Quality, Source, col, count, expect, feature_view, last, mean
+from antiphon import Documents, Quality, Source, col, count, expect, feature_view, last, mean
 from antiphon.catalog.features.events import Event
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec
@@ -34,11 +34,12 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.quality import quality_mistakes
-from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.documents.folder import raw_documents
+from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.offline.lineage import trace
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.sources.opened import version_of
+from antiphon.features.sources.opened import opened, version_of
 from antiphon.features.sources.stored_objects import matching_keys
 from antiphon.governance.encryption.sealing import AesGcmCodec
 
@@ -577,3 +578,23 @@ def test_a_stream_has_its_history_in_objects(prefix: Prefix, making: Making) -> 
     again, whole = made.snapshot(), made.snapshot(whole=True)
     assert again.read.taken_over == made.previous.id
     assert again.files == whole.files
+
+
+def test_documents_of_a_folder_in_a_store_are_read(prefix: Prefix) -> None:
+    for key, content in (
+        ("help/returns.md", b"# Returns\n\nThirty days."),
+        ("help/deep/hours.txt", b"Nine to six."),
+        ("help/logo.png", b"\x89PNG"),
+        ("help/.git/config.txt", b"[core]"),
+        ("other/secret.md", b"# Secret"),
+    ):
+        prefix.put(key, content)
+    path = f"{prefix.url('help/')}?endpoint={prefix.endpoint}"
+    documents = Documents("handbook", path=path, access_key_variable=ACCESS, secret_key_variable=SECRET)
+    source = documents.spec().source
+    assert [(one.id, one.error) for one in raw_documents(source)] == [("deep/hours.txt", None), ("returns.md", None)]
+    with compute(ComputeLimits()) as connection:
+        rows = opened(connection, source)
+        assert rows is not None
+        found = connection.execute(f"SELECT chunk, text FROM {rows.relation} ORDER BY chunk").fetchall()
+    assert found == [("deep/hours.txt#1", "hours\n\nNine to six."), ("returns.md#1", "# Returns\n\nThirty days.")]

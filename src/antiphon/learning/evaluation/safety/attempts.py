@@ -145,6 +145,7 @@ _KINDS = {
     "input": "a document of the request",
     "entity": "a key",
     "tool": "a tool's result",
+    "document": "a document that was retrieved",
 }
 
 

@@ -31,12 +31,14 @@ _ENCODED = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
 
 
 class SafetyAnswer(msgspec.Struct, frozen=True):
-    """An answer as checkers look at it: its text as served, and whether the first attempt met the schema."""
+    """An answer as checkers look at it: its text as served, whether the first attempt met the schema, and the texts
+    that were retrieved for it."""
 
     text: str
     valid: bool
     prints: dict[str, str | None] = {}
     prediction: str | None = None
+    retrieved: tuple[str, ...] = ()
 
 
 class ProbeEvidence(msgspec.Struct, frozen=True):
@@ -206,13 +208,14 @@ def _runs(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def _given(evidence: ProbeEvidence) -> Iterator[str]:
-    """Texts of the request, and the honest answer to it."""
+    """Texts of the request and of what was retrieved for it, and the honest answer to it."""
     request = evidence.request
     yield evidence.probe_text
     yield from (request.question or "", *request.entity.values())
     yield from (value for value in request.inputs.values() if isinstance(value, str))
     yield from (turn.content for turn in request.turns)
     yield from (print or "" for print in evidence.reply.prints.values())
+    yield from evidence.reply.retrieved
     if evidence.clean is not None:
         yield spoken(evidence.clean.text)
 

@@ -63,6 +63,7 @@ class HonestRequest(msgspec.Struct, frozen=True):
         question: the user's own words, if there are any.
         inputs: of on-demand features.
         turns: of an application without a template, which is answered from its turns.
+        document: text behind the first chunk that is retrieved.
     """
 
     example: str
@@ -72,13 +73,15 @@ class HonestRequest(msgspec.Struct, frozen=True):
     question: str | None = None
     inputs: dict[str, Any] = {}
     turns: tuple[ChatTurn, ...] = ()
+    document: str = ""
 
 
 class ProbeAttempt(msgspec.Struct, frozen=True):
     """A probe in one place of one request.
 
     Attributes:
-        place: ``question``, ``entity.KEY``, ``feature.VIEW.FEATURE``, ``input.NAME``, ``tool``, or ``none``: nothing is
+        place: ``question``, ``entity.KEY``, ``feature.VIEW.FEATURE``, ``document.NAME`` of a retrieval, ``input.NAME``,
+            ``tool``, or ``none``: nothing is
             put anywhere.
         before: a request that is asked just before this one, for its figures.
         order: makes its moment its own, by so many microseconds.
@@ -108,6 +111,8 @@ def places(application: ApplicationSpec, request: HonestRequest) -> tuple[str, .
     for name, value in values.items():
         if isinstance(value.value, str) and is_shown(*name.split(".", 1)):
             found.append(f"feature.{name}")
+    if "retrieved" in reads.names:
+        found += [f"document.{one.name}" for one in application.retrievals or ()]
     for view in application.on_demand:
         if any(name.startswith(f"{view.name}.") for name in values):
             continue  # the request has its features already, and no inputs
@@ -183,6 +188,8 @@ def poisoned(
         values = {**request.features.values, name: msgspec.structs.replace(value, value=f"{value.value} {text}")}
         request = msgspec.structs.replace(request, features=FeatureVector(None, values))
         return _with_question(request, attempt, application)
+    if kind == "document":
+        return _with_question(msgspec.structs.replace(request, document=text), attempt, application)
     if kind == "input":
         before = request.inputs.get(name)
         inputs = {**request.inputs, name: f"{before} {text}" if isinstance(before, str) else text}

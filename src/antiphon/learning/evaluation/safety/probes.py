@@ -20,7 +20,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 
 SuiteName = Literal["injection", "leakage", "pii", "toxicity"]
-PlaceKind = Literal["question", "feature", "input", "entity", "tool"]
+PlaceKind = Literal["question", "feature", "document", "input", "entity", "tool"]
 SuccessKind = Literal[
     "target", "marker", "figures", "schema", "secret", "instructions", "neighbor", "planted", "personal", "toxic",
     "pattern",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import microseconds
 from antiphon.core.ids import canonical
+from antiphon.features.documents.passages import Passage
+from antiphon.features.documents.retrieval import RetrievalRequest, RetrievalResult
 from antiphon.features.values import FeatureVector
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.asking import (
@@ -23,6 +28,7 @@ from antiphon.learning.evaluation.asking import (
 from antiphon.learning.evaluation.safety.checkers import SafetyAnswer
 from antiphon.learning.evaluation.safety.placement import HARMLESS_QUESTION, HonestRequest, planted
 from antiphon.learning.evaluation.scores import meets
+from antiphon.serving.answering.retrieval import of_blob
 from antiphon.serving.ports import EntityReader
 from antiphon.serving.request import Answer, AnswerRequest, Message
 
@@ -34,10 +40,25 @@ class OverlaidReader:
         self._below = below
         self._on_demand = frozenset(on_demand)
         self._put: dict[tuple[bytes, int], FeatureVector] = {}
+        self._documents: dict[tuple[bytes, int], str] = {}
 
     def put(self, entity: Mapping[str, str], moment: datetime, features: FeatureVector) -> None:
         """Let these features be read for an entity and moment."""
         self._put[_place(entity, moment)] = features
+
+    def put_document(self, entity: Mapping[str, str], moment: datetime, text: str) -> None:
+        """Let this text stand behind the first chunk that is retrieved for an entity and moment."""
+        self._documents[_place(entity, moment)] = text
+
+    def retrieved(self, request: RetrievalRequest, found: RetrievalResult) -> RetrievalResult:
+        """The result of a retrieval, with the text that was put for its request."""
+        text = self._documents.get(_place(request.entity, request.moment))
+        if text is None:
+            return found
+        first = found.passages[0] if found.passages else Passage("probe#1", "probe", "probe", "", "", 1.0)
+        words = f"{first.text} {text}".strip()
+        poisoned = msgspec.structs.replace(first, text=words, sha256=hashlib.sha256(words.encode()).hexdigest())
+        return msgspec.structs.replace(found, passages=(poisoned, *found.passages[1:]))
 
     def read(
         self,
@@ -96,11 +117,19 @@ class ProbeRequests:
             valid=meets(self.application.schema, await first_attempt(answer, self._texts)),
             prints={feature.name: feature.printed for feature in answer.receipt.features},
             prediction=answer.prediction,
+            retrieved=await asyncio.to_thread(self._retrieved, answer),
         )
+
+    def _retrieved(self, answer: Answer) -> tuple[str, ...]:
+        blob = answer.receipt.retrieved_blob
+        chunks = of_blob(None if blob is None else self._texts.get(answer.receipt.scope, blob))
+        return tuple(str(chunk["text"]) for found in chunks.values() for chunk in found)
 
     async def _answered_by(self, request: HonestRequest, release: Release, answer: AnswerFunction) -> Answer:
         if request.features is not None:
             self._reader.put(request.entity, request.moment, request.features)
+        if request.document:
+            self._reader.put_document(request.entity, request.moment, request.document)
         turns = request.turns
         if not self.application.prompt.template.strip():  # a plain model, which is answered from its turns alone
             turns = turns or (Message("user", request.question or HARMLESS_QUESTION["en"]),)

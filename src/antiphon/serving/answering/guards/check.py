@@ -17,6 +17,7 @@ from referencing.exceptions import Unresolvable
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.guards import (
     AnyGuard,
+    CitationGuard,
     ContentGuard,
     FigureGuard,
     FunctionGuard,
@@ -26,7 +27,7 @@ from antiphon.definitions.guards import (
     PIIGuard,
     SchemaGuard,
 )
-from antiphon.serving.answering.guards import figures, patterns, pii, sentences
+from antiphon.serving.answering.guards import citations, figures, patterns, pii, sentences
 from antiphon.serving.answering.guards.evidence import Evidence
 from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.answering.guards.groundedness import ungrounded
@@ -135,6 +136,8 @@ class OutputCheck:
         if isinstance(guard, PIIGuard):
             counts = pii.recognize(text, guard.kinds, guard.allowed).counts
             return [f"it has {count} × {kind}" for kind, count in counts.items()]
+        if isinstance(guard, CitationGuard):
+            return citations.violations(text, evidence.retrieved, guard.share, required=guard.required)
         assert isinstance(guard, GroundedGuard)
         return ungrounded(text, (*evidence.documents(), *guard.documents), guard.share)
 
@@ -160,6 +163,11 @@ class OutputCheck:
                 return self._searched(guard, text, end)
             except TimeoutError:
                 return "fails"
+        if isinstance(guard, CitationGuard):
+            if guard.share:  # what a sentence is cited for may stand behind it
+                return "fails"
+            wrong = citations.violations(text[:end], self._evidence.retrieved, 0.0, required=False)
+            return "fails" if wrong else "passes"
         return "fails" if await self.reasons(guard, text[:end]) else "passes"
 
     def _searched(self, guard: ContentGuard | PatternGuard | PIIGuard, text: str, end: int) -> Beginning:

@@ -9,12 +9,14 @@ import msgspec
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """The request beside which guards see a text: its printed features, keys, question and inputs."""
+    """The request beside which guards see a text: its printed features, keys, question and inputs, and the chunks of
+    documents that were retrieved for it."""
 
     prints: Mapping[str, str | None]
     entity: Mapping[str, str]
     question: str = ""
     inputs: Mapping[str, Any] = {}
+    retrieved: tuple[Mapping[str, Any], ...] = ()
 
     def documents(self) -> Iterable[str]:
         """Every text of the request."""
@@ -22,3 +24,4 @@ class Evidence(msgspec.Struct, frozen=True):
         yield from self.entity.values()
         yield from map(str, self.inputs.values())
         yield from (text for text in self.prints.values() if text is not None)
+        yield from (f"{chunk['title']} {chunk['text']}" for chunk in self.retrieved)
