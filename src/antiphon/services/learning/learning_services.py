@@ -22,7 +22,10 @@ from antiphon.learning.registry.models import ModelRegistry
 from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.releases.changelog import Changelog
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.governance.policy_versions import records
 from antiphon.services.learning.outcomes import monitor, outcome_joiner
+from antiphon.services.learning.regressions import ProjectRegressions
+from antiphon.services.learning.workbench import Workbench
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 
@@ -53,11 +56,13 @@ class LearningServices:
     outcomes: Outcomes
     joiner: OutcomeJoiner
     monitor: Monitor
+    workbench: Workbench
+    regressions: ProjectRegressions
 
 
 def learning_services(store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> LearningServices:
     """Builds the services over a project's stores; trainings are ordered here and run by the worker."""
-    database = store.database
+    database, workbench = store.database, Workbench(store, records(store))
     return LearningServices(
         releases=store.releases,
         transitions=rollout_transitions(store),
@@ -73,6 +78,8 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         outcomes=store.outcomes,
         joiner=outcome_joiner(store),
         monitor=monitor(store),
+        workbench=workbench,
+        regressions=ProjectRegressions(store, workbench),
     )
 
 

@@ -49,6 +49,7 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.granted import not_granted
 from antiphon.services.governance.policies import may_train, unattended
 from antiphon.services.learning.outcomes import dataset_builder, declared_applications
+from antiphon.services.learning.regressions import failed_regressions
 from antiphon.services.learning.safety import honest_requests, memorization_of, plain_release, probes_of
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.project.store import Store
@@ -163,6 +164,7 @@ class LearningPlatform:
             model_files=self.model_files,
             weights_of=self._weights_of,
             remote_version=partial(remote_version, store),
+            regressions=partial(failed_regressions, store),
         )
 
     @cached_property
