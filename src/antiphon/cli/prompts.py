@@ -115,7 +115,7 @@ def try_prompt(
     nothing live changes. Interrupted, it goes on where it stopped."""
     from antiphon.app.wiring import open_learning
     from antiphon.services.learning.drafts import draft_of
-    from antiphon.services.learning.prompt_trials import trial_runner, try_release
+    from antiphon.services.learning.prompt_trials import trial_runner
 
     async def made() -> tuple[Any, list[str], dict[str, Any]]:
         async with open_learning(project) as (learning, store):
@@ -126,12 +126,13 @@ def try_prompt(
                 )
             )
             query = await asyncio.to_thread(_query, store, sample, seed, (since, until), path, of, same_as)
+            runner = trial_runner(store, learning.recorded)
             if dry_run:
-                runner = trial_runner(learning)
                 estimate = await asyncio.to_thread(runner.estimate, store.scope, application, query)
                 return _estimated(store, candidate.id, estimate), notes, {}
+            await learning.serve(candidate)
             with Progress() as progress:
-                trial = await try_release(learning, candidate, query, author=at_terminal(store).id, progress=progress)
+                trial = await runner.run(candidate, query, author=at_terminal(store).id, progress=progress)
             workbench = workbench_of(store)
             compared = await asyncio.to_thread(workbench.comparison, store.scope, trial.id)
             texts = await asyncio.to_thread(

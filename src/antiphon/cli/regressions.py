@@ -127,7 +127,7 @@ def run(
             candidate = await asyncio.to_thread(store.releases.get, store.scope, release)
             await learning.serve(candidate)
             with Progress() as progress:
-                return await regression_runner(learning).run(
+                return await regression_runner(store, learning.recorded).run(
                     candidate, version, split=chosen_split(split), author=at_terminal(store).id, progress=progress
                 )
 

@@ -90,13 +90,12 @@ def validate(
 ) -> None:
     """Evaluate a release on held-out moments and hold it against its gates."""
     from antiphon.app.wiring import open_learning
-    from antiphon.services.learning.prompt_trials import run_gated_sets
 
     async def validated() -> ValidationResult:
         async with open_learning(project) as (learning, store):
             with Progress() as progress:
                 candidate = await asyncio.to_thread(store.releases.get, store.scope, release)
-                await run_gated_sets(learning, candidate, author=at_terminal(store).id, progress=progress)
+                await learning.run_regressions(candidate, at_terminal(store).id, progress)
                 return await learning.validate(
                     store.scope, release, principal=at_terminal(store).id, rows=rows, texts=texts,
                     progress=lambda done, total, note: progress(done, total, f"{release} rows"),

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from antiphon.catalog.learning.regressions import RegressionRun
-from antiphon.catalog.learning.trials import Trial
 from antiphon.catalog.releases.releases import Release
-from antiphon.learning.evaluation.asking import EvaluatedReleases, Progress
+from antiphon.learning.evaluation.asking import Progress
+from antiphon.learning.workbench.asking import ServicesOf
 from antiphon.learning.workbench.regressions import RegressionRunner
-from antiphon.learning.workbench.trials import SampleQuery, TrialRunner
-from antiphon.services.answering import serving_services
+from antiphon.learning.workbench.trials import TrialRunner
 from antiphon.services.learning.regressions import newest_version
-from antiphon.services.learning.training import LearningPlatform
-from antiphon.serving.services import Services
+from antiphon.services.project.store import Store
+
+Serve = Callable[[Release], Awaitable[None]]
+"""Returns once the engine serves what a release pins; raises ``UnavailableError`` while it does not."""
 
 
-def trial_runner(platform: LearningPlatform) -> TrialRunner:
+def trial_runner(store: Store, services: ServicesOf) -> TrialRunner:
     """Tries releases and drafts of a project through its engine."""
-    store = platform.store
     return TrialRunner(
-        services=lambda releases: _services(platform, releases),
+        services=services,
         releases=store.releases,
         receipts=store.receipts,
         texts=store.blobs,
@@ -32,11 +32,10 @@ def trial_runner(platform: LearningPlatform) -> TrialRunner:
     )
 
 
-def regression_runner(platform: LearningPlatform) -> RegressionRunner:
+def regression_runner(store: Store, services: ServicesOf) -> RegressionRunner:
     """Runs releases of a project on regression sets through its engine."""
-    store = platform.store
     return RegressionRunner(
-        services=lambda releases: _services(platform, releases),
+        services=services,
         texts=store.blobs,
         sets=store.regressions,
         evaluations=store.evaluations,
@@ -45,31 +44,19 @@ def regression_runner(platform: LearningPlatform) -> RegressionRunner:
     )
 
 
-async def try_release(
-    platform: LearningPlatform, release: Release, query: SampleQuery, *, author: str, progress: Progress | None = None
-) -> Trial:
-    """Try a release or draft once the engine serves its model; raises as ``TrialRunner.run``, and ``UnavailableError``
-    while it does not."""
-    await platform.serve(release)
-    return await trial_runner(platform).run(release, query, author=author, progress=progress)
-
-
 async def run_gated_sets(
-    platform: LearningPlatform, release: Release, *, author: str, progress: Progress | None = None
+    store: Store, services: ServicesOf, serve: Serve, release: Release, author: str, progress: Progress | None = None
 ) -> Sequence[RegressionRun]:
     """Run the sets that a release's gates name and that it was not run on in their present version; raises as
     ``RegressionRunner.run``."""
-    store, made = platform.store, []
+    made = []
     for name in release.bundle.application.gates.regressions:
         version = await asyncio.to_thread(newest_version, store, release.scope, name)
         if version is None:
             continue  # the gates say so
         known = await asyncio.to_thread(store.regressions.runs, release.scope, name, release.id, version.version)
         if not any(one.split is None for one in known):
-            await platform.serve(release)
-            made.append(await regression_runner(platform).run(release, version, author=author, progress=progress))
+            await serve(release)
+            runner = regression_runner(store, services)
+            made.append(await runner.run(release, version, author=author, progress=progress))
     return made
-
-
-def _services(platform: LearningPlatform, releases: EvaluatedReleases) -> Services:
-    return serving_services(platform.store, platform.engine, platform.commit, releases, platform.features)
