@@ -2,7 +2,7 @@
 
 A project is asked about shops (features, a schema, a guard) and for letters (free text), several at once. Features are
 then published anew, and `antiphon prompts try` answers the same requests with the live release while other questions
-are being answered. Beside it stands a draft with another system text, of which none should be the same.
+are being answered. Beside it stands a draft with another system text, most of whose texts are others.
 
     python -m benchmarks.learning.workbench [--size ci|demo|full]
 """

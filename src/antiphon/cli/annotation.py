@@ -42,12 +42,20 @@ def annotate(
     score: Annotated[str, typer.Option(metavar="CRITERION=1..5", help="A score of a rubric.")] = "",
     words: Annotated[str, typer.Option("--note", metavar="TEXT", help="In your words.")] = "",
     annotator: Annotated[str, typer.Option(metavar="NAME", help="Whose it is; yours by default.")] = "",
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Delete what was said about it, by --annotator or by all.")
+    ] = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """Annotate a prediction, or take the annotations of a file. What the same annotator had said is replaced."""
     from antiphon.learning.workbench.submission import AnnotationSubmission
 
+    if erase:
+        with stores(project) as store:
+            gone = workbench_of(store).erase_annotations(store.scope, at_terminal(store), prediction, annotator or None)
+        show({"erased": gone}, as_json, lambda: f"{gone} annotation(s) erased.")
+        return
     sent: list[AnnotationSubmission] = []
     if prediction == "-" or Path(prediction).is_file():
         sent = _read_annotations(Path(prediction))

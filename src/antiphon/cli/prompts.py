@@ -269,8 +269,13 @@ def _preferred(found: Comparison, preferred: Preferences) -> str:
         return ""
     return (
         f"Blind: {found.first} was preferred {preferred.first} times, {found.second} {preferred.second} times, "
-        f"{preferred.ties} ties."
+        f"{preferred.ties} ties{_share(found, preferred)}."
     )
+
+
+def _share(found: Comparison, preferred: Preferences) -> str:
+    share = preferred.share
+    return "" if share is None else f"; {found.second} in {share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
 
 
 def _marked(pieces: tuple[tuple[str, str], ...]) -> str:

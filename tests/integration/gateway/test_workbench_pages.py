@@ -80,7 +80,7 @@ async def test_versions_trials_and_agreement_over_http(desk: TriedDesk, url: str
         assert (line["id"], line["identical"], line["prompt"]) == (trial.id, 0, versions[0]["version"])
         compared = await got(http, f"/admin/trials/{trial.id}")
         assert compared["comparison"]["requests"] == 1
-        assert compared["preferences"] == {"first": 0, "second": 0, "ties": 0}
+        assert compared["preferences"] == {"first": 0, "second": 0, "ties": 0, "share": None}
         assert (await got(http, "/admin/prompts/triage/agreement"))["agreements"] == []
         missing = await http.get("/admin/trials/trial_none")
         assert missing.status_code == 404

@@ -141,14 +141,14 @@ def _agreement(call: OperationCall) -> AgreementList:
 
 @operation("GET", "/admin/trials", "List trials of releases and drafts, latest first.", "read")
 def _trials(call: OperationCall, query: TrialQuery) -> TrialList:
-    found = call.services.learning.workbench.store.trials.list(call.scope, query.application, limit=query.limit)
+    found = call.services.learning.trials.list(call.scope, query.application, limit=query.limit)
     return TrialList(read_all(found, TrialLine))
 
 
 @operation("GET", "/admin/trials/{trial}", "A trial beside what users got, or beside another.", "read")
 def _comparison(call: OperationCall, query: ComparisonQuery) -> TrialComparison:
     workbench = call.services.learning.workbench
-    require_whole(call, workbench.store.trials.get(call.scope, call.path["trial"]).application)
+    require_whole(call, call.services.learning.trials.get(call.scope, call.path["trial"]).application)
     found = workbench.comparison(call.scope, query.against, call.path["trial"])
     return TrialComparison(found, workbench.preferences(call.scope, found))
 
@@ -178,7 +178,7 @@ def _add_case(call: OperationCall, body: CaseRequest) -> CaseResponse:
 
 @operation("GET", "/admin/regressions", "List regression sets.", "read")
 def _sets(call: OperationCall, query: ApplicationQuery) -> RegressionSetList:
-    sets = call.services.learning.workbench.store.regressions
+    sets = call.services.learning.regression_sets
     return RegressionSetList(
         tuple(sets.version(call.scope, name) for name in sets.names(call.scope, query.application))
     )
@@ -186,11 +186,11 @@ def _sets(call: OperationCall, query: ApplicationQuery) -> RegressionSetList:
 
 @operation("GET", "/admin/regressions/{set}", "A regression set with its cases and latest runs.", "read")
 def _set(call: OperationCall) -> RegressionSetDetail:
-    regressions = call.services.learning.regressions
-    version = regressions.store.regressions.version(call.scope, call.path["set"])
+    learning = call.services.learning
+    version = learning.regression_sets.version(call.scope, call.path["set"])
     require_whole(call, version.application)
-    runs = regressions.store.regressions.runs(call.scope, version.name, limit=10)
-    return RegressionSetDetail(version, tuple(regressions.lines(version)), tuple(runs))
+    runs = learning.regression_sets.runs(call.scope, version.name, limit=10)
+    return RegressionSetDetail(version, tuple(learning.regressions.lines(version)), tuple(runs))
 
 
 def require_whole(call: OperationCall, application: str) -> None:

@@ -30,18 +30,18 @@ def prompts(call: PageCall) -> Response:
     application = chosen(known, call.query.get("application") or None)
     if application is None:
         return call.render("prompts.html", page="prompts", applications=known, application=None)
-    learning, scope = call.services.learning, call.scope
-    workbench, sets = learning.workbench, learning.regressions.store.regressions
-    versions = [sets.version(scope, name) for name in sets.names(scope, application)]
+    learning, scope, sets = call.services.learning, call.scope, call.services.learning.regression_sets
+    workbench, versions = learning.workbench, [sets.version(scope, name) for name in sets.names(scope, application)]
+    whole = call.services.access.records.may_read_application(scope, call.principal, application)
     return call.render(
         "prompts.html",
         page="prompts",
         applications=known,
         application=application,
         versions=workbench.versions(scope, application),
-        trials=workbench.store.trials.list(scope, application, limit=_SHOWN),
-        complaints=workbench.complaints(scope, application),
-        agreement=workbench.agreement(scope, application),
+        trials=learning.trials.list(scope, application, limit=_SHOWN),
+        complaints=workbench.complaints(scope, application) if whole else [],
+        agreement=workbench.agreement(scope, application) if whole else (),
         sets=[(one, next(iter(sets.runs(scope, one.name, limit=1)), None)) for one in versions],
     )
 
@@ -102,7 +102,7 @@ def annotated_prediction(call: PageCall, problem: AntiphonError | None = None) -
         version=learning.workbench.version_of(call.scope, receipt),
         annotations=learning.workbench.annotations(call.scope, receipt.prediction),
         outcomes=learning.outcomes.of_prediction(call.scope, receipt.prediction),
-        cases=learning.regressions.store.regressions.of_prediction(call.scope, receipt.prediction),
+        cases=learning.regression_sets.of_prediction(call.scope, receipt.prediction),
         may_annotate=call.may("feedback", f"application/{receipt.application}"),
         may_add=call.may("train", f"application/{receipt.application}"),
         form=call.form,
@@ -131,7 +131,7 @@ def add_case(call: PageCall) -> Response:
 
 def regression_set(call: PageCall) -> Response:
     """One regression set: its cases as they are now, and the latest runs."""
-    sets, name = call.services.learning.regressions.store.regressions, call.path["set"]
+    sets, name = call.services.learning.regression_sets, call.path["set"]
     version = sets.version(call.scope, name)
     require_whole(call, version.application)
     shown = [
@@ -153,7 +153,7 @@ def _case_form(call: PageCall, problem: AntiphonError | None = None) -> Response
         )
     suggested = next(iter(learning.regressions.suggestion(call.scope, receipt)), None)
     first = suggested or Expectation("not_text", found.text or "")
-    names = learning.regressions.store.regressions.names(call.scope, receipt.application)
+    names = learning.regression_sets.names(call.scope, receipt.application)
     properties = (bundle.application.schema or {}).get("properties", {})
     return call.render(
         "case.html",
@@ -181,10 +181,12 @@ def _trial(call: PageCall, problem: AntiphonError | None = None) -> Response:
     workbench, name = call.services.learning.workbench, call.path["trial"]
     given = call.query if call.form.get("request") is None else call.form
     against, blind = given.get("against", LIVE), bool(given.get("blind"))
+    trial = call.services.learning.trials.get(call.scope, name)
+    require_whole(call, trial.application)
     shown = workbench.comparison(call.scope, against, name)
-    readable = [pair for pair in shown.pairs if _both(pair) and _readable(call, pair)]
-    said = _preferred_by(call, readable) if blind else {}
-    pairs = [pair for pair in readable if pair.request not in said]
+    both = [pair for pair in shown.pairs if pair.first is not None and pair.second is not None]
+    said = workbench.preferred_by(call.scope, call.principal, both) if blind else set()
+    pairs = [pair for pair in both if pair.request not in said]
     texts = workbench.texts(call.scope, [one for pair in pairs for one in (pair.first, pair.second)])
     sides = []
     for pair in sorted(pairs, key=lambda one: content_hash(one.request)):
@@ -202,7 +204,7 @@ def _trial(call: PageCall, problem: AntiphonError | None = None) -> Response:
         "trial.html",
         problem,
         page="prompts",
-        trial=workbench.store.trials.get(call.scope, name),
+        trial=trial,
         shown=shown,
         against=against,
         blind=blind,
@@ -212,35 +214,6 @@ def _trial(call: PageCall, problem: AntiphonError | None = None) -> Response:
         preferences=workbench.preferences(call.scope, shown),
         questions=_questions(call, [one[0] for one in sides[:_SHOWN]]),
     )
-
-
-def _both(pair: AnswerPair) -> bool:
-    return pair.first is not None and pair.second is not None
-
-
-def _readable(call: PageCall, pair: AnswerPair) -> bool:
-    """Tells whether policy lets the reader see both answers."""
-    records = call.services.access.records
-    try:
-        for one in (pair.first, pair.second):
-            if one is not None:
-                records.require_prediction(call.scope, call.principal, one)
-    except AntiphonError:
-        return False
-    return True
-
-
-def _preferred_by(call: PageCall, pairs: list[AnswerPair]) -> set[str]:
-    """Requests that this reader has said a preference about."""
-    annotations = call.services.learning.workbench.store.annotations
-    said = {
-        frozenset((one.prediction, one.other))
-        for one in annotations.of_predictions(
-            call.scope, [one for pair in pairs for one in (pair.first, pair.second) if one]
-        )
-        if one.kind == "preference" and one.annotator == call.principal.id
-    }
-    return {pair.request for pair in pairs if frozenset((pair.first, pair.second)) in said}
 
 
 def _questions(call: PageCall, pairs: list[AnswerPair]) -> dict[str, str | None]:

@@ -9,6 +9,8 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.learning.regressions import RegressionSets
+from antiphon.catalog.learning.trials import Trials
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -57,7 +59,9 @@ class LearningServices:
     joiner: OutcomeJoiner
     monitor: Monitor
     workbench: Workbench
+    trials: Trials
     regressions: ProjectRegressions
+    regression_sets: RegressionSets
 
 
 def learning_services(store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> LearningServices:
@@ -79,7 +83,9 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         joiner=outcome_joiner(store),
         monitor=monitor(store),
         workbench=workbench,
+        trials=store.trials,
         regressions=ProjectRegressions(store, workbench),
+        regression_sets=store.regressions,
     )
 
 

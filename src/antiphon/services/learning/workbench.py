@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.learning.annotations import Annotation, annotation_id
+from antiphon.catalog.learning.evaluations import IntervalEstimate
 from antiphon.catalog.learning.trials import AnswerFigures, Trial
 from antiphon.catalog.releases.releases import Bundle, Release
 from antiphon.catalog.serving.receipts import SEEN_ROLES, Receipt
@@ -18,9 +19,10 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.prompt import Prompt
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action
+from antiphon.learning.evaluation.metrics import wilson
 from antiphon.learning.workbench.agreement import Agreement, agreements
 from antiphon.learning.workbench.asking import text_of
-from antiphon.learning.workbench.comparison import Comparison, TrialSide, compare, shown_first
+from antiphon.learning.workbench.comparison import AnswerPair, Comparison, TrialSide, compare, shown_first
 from antiphon.learning.workbench.submission import AnnotationSubmission, checked
 from antiphon.learning.workbench.trials import prompt_version
 from antiphon.services.learning.drafts import DRAFT
@@ -63,11 +65,12 @@ class Complaint(msgspec.Struct, frozen=True):
 
 
 class Preferences(msgspec.Struct, frozen=True):
-    """Counts of what annotators preferred of two sides."""
+    """Counts of what annotators preferred of two sides; ``share``: the second's of those that preferred one."""
 
     first: int = 0
     second: int = 0
     ties: int = 0
+    share: IntervalEstimate | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,14 @@ class Workbench:
         value = "tie" if choice == "tie" else "this" if first else "other"
         return self.annotate(scope, who, AnnotationSubmission(pair.first, "preference", value, other=pair.second))
 
+    def preferred_by(self, scope: Scope, who: Principal, pairs: Iterable[AnswerPair]) -> set[str]:
+        """Requests of the pairs that a principal has said a preference about, in either order."""
+        places = {frozenset((pair.first, pair.second)): pair.request for pair in pairs}
+        names = [name for place in places for name in place if name is not None]
+        said = [one for one in self.store.annotations.of_predictions(scope, names) if one.annotator == who.id]
+        found = (places.get(frozenset((one.prediction, one.other))) for one in said if one.kind == "preference")
+        return {request for request in found if request is not None}
+
     def preferences(self, scope: Scope, shown: Comparison) -> Preferences:
         """Counts what annotators preferred of a comparison's pairs, whichever of the two they were asked about."""
         pairs = {(one.first, one.second) for one in shown.pairs if one.first and one.second}
@@ -203,7 +214,8 @@ class Workbench:
                 counts[{"this": "first", "other": "second"}.get(one.value, "tie")] += 1
             elif (one.other, one.prediction) in pairs:
                 counts[{"this": "second", "other": "first"}.get(one.value, "tie")] += 1
-        return Preferences(counts["first"], counts["second"], counts["tie"])
+        first, second = counts["first"], counts["second"]
+        return Preferences(first, second, counts["tie"], wilson(second, first + second))
 
     # Annotations.
 
@@ -239,6 +251,21 @@ class Workbench:
             self.store.annotations.put(annotation, within=connection)
             self.audit(scope, who, "annotation.put", f"prediction/{sent.prediction}", connection, kind=sent.kind)
         return annotation
+
+    def erase_annotations(self, scope: Scope, who: Principal, prediction: str, annotator: str | None = None) -> int:
+        """Delete what annotators said about a prediction, or what one of them did; how many says it was.
+
+        Raises:
+            NotFoundError, ForbiddenError: as :meth:`annotate`.
+        """
+        receipt = self.records.require_prediction(scope, who, prediction)
+        self.require(who, "feedback", f"application/{receipt.application}")
+        gone = [one for one in self.annotations(scope, prediction) if annotator in (None, one.annotator)]
+        with self.store.database.transaction() as connection:
+            for one in gone:
+                self.store.annotations.remove(scope, one.id, within=connection)
+            self.audit(scope, who, "annotation.erase", f"prediction/{prediction}", connection, count=len(gone))
+        return len(gone)
 
     def annotations(self, scope: Scope, prediction: str) -> list[Annotation]:
         """Every annotator's say about a prediction, oldest first."""
