@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from antiphon.cli import entity as entities
+from antiphon.cli import regressions
 from antiphon.cli.models import evaluated, gates_table, suites_table
 from antiphon.cli.options import HERE, Json, Limit, OnlyApplication, Project
 from antiphon.cli.output import Progress, show, table
@@ -58,12 +59,22 @@ def list_evaluations(
 
 @app.command("show")
 def show_evaluation(
-    evaluation: Annotated[str, typer.Argument(help="The id of an evaluation or of a safety report.")],
+    evaluation: Annotated[
+        str, typer.Argument(help="The id of an evaluation, a safety report or a regression run, or a regression set.")
+    ],
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """One evaluation or safety report: measures, safety suites by category, gates."""
+    """One evaluation or safety report: measures, safety suites by category, gates; of a regression run the cases that
+    fail; of a regression set its cases."""
+    if not evaluation.startswith(("eval_", "safety_", "regress_")):
+        regressions.cases(evaluation, project=project, as_json=as_json)
+        return
     with stores(project) as store:
+        if evaluation.startswith("regress_"):
+            run = store.regressions.run(store.scope, evaluation)
+            show(run, as_json, lambda: regressions.run_text(run))
+            return
         if evaluation.startswith("safety_"):
             report = store.safety_reports.get(store.scope, evaluation)
             show(report, as_json, lambda: _reported(report))

@@ -34,6 +34,8 @@ from antiphon.cli import (
     predictions,
     principals,
     processes,
+    prompts,
+    regressions,
     releases,
     restart,
     rollouts,
@@ -119,8 +121,14 @@ def assemble() -> typer.Typer:
     app.command("doctor")(doctor.doctor)
     app.command("migrate")(migrate.migrate)
     models.app.command("rebuild")(train.rebuild)
+    for name, command in (
+        ("sets", regressions.sets), ("cases", regressions.cases), ("add", regressions.add), ("run", regressions.run),
+        ("import", regressions.import_cases), ("remove", regressions.remove),
+    ):  # fmt: skip
+        evaluations.app.command(name)(command)
     for noun in (
-        features, documents, datasets, models, evaluations, releases, webhooks, outcomes, batch, runs, training, events,
+        features, documents, datasets, models, prompts, evaluations, releases, webhooks, outcomes, batch, runs, training,
+        events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -104,7 +104,8 @@ def validate(
     async def validated() -> ValidationResult:
         async with open_learning(project) as (learning, store):
             with Progress() as progress:
-                candidate = store.releases.get(store.scope, release)
+                candidate = await asyncio.to_thread(store.releases.get, store.scope, release)
+                await learning.run_regressions(candidate, at_terminal(store).id, progress)
                 if candidate.bundle.application.outcome is None:
                     await learning.serve(candidate)
                     return await validate_without_set(

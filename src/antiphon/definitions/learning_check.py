@@ -10,7 +10,16 @@ import msgspec
 
 from antiphon.definitions.application import Application
 from antiphon.definitions.feature import duration_mistakes
-from antiphon.definitions.learning import LABEL_METRICS, FineTune, GateExemption, Gates, MetricGate, Outcome, Rollout
+from antiphon.definitions.learning import (
+    LABEL_METRICS,
+    FineTune,
+    GateExemption,
+    Gates,
+    MetricGate,
+    Outcome,
+    Rollout,
+    set_name,
+)
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source, SourceSpec
 
@@ -115,6 +124,9 @@ def _gate_mistakes(gates: Any, keys: tuple[str, ...]) -> Iterator[str]:
     for key in gates.slices:
         if key not in keys:
             yield f"gates.slices: entity has no key {key!r}; it has {', '.join(keys) or 'none'}."
+    for name in gates.regressions:
+        if not set_name(name):
+            yield f"gates.regressions: {name!r} is no name of a set; it has lower-case letters, digits, - and _."
     for name, bounds in gates.metrics.items():
         if name not in LABEL_METRICS:
             yield f"gates.metrics: {name!r} is no metric of labels; there are {', '.join(LABEL_METRICS)}."

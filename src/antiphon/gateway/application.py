@@ -37,6 +37,7 @@ from antiphon.gateway.admin import (
     tenants,
     views,
     work,
+    workbench,
 )
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.evidence import ReadingEvidence
@@ -57,7 +58,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, releases, rollouts, models, evaluations, datasets, outcomes, publications, views,
-        feature_watch, documents, work, keys, tenants, grants, policies, audit, files, batches, stored,
+        feature_watch, documents, work, keys, tenants, grants, policies, audit, workbench, files, batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

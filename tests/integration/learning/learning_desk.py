@@ -218,10 +218,14 @@ class LearningDesk(EvaluatedDesk):
             rollouts=self.rollouts,
             begin_rollout=self.transitions.begin,
             run_ended=lambda scope, run: self.runs.get(scope, run).status in ENDED,
+            run_regressions=self._run_regressions,
             audit=self.audit,
             checkpoints=CheckpointStore(TrainingCheckpoints(self.database), self.lake, self.clock),
         )
         self.orders = TrainingOrders(self.retraining, self.runs)
+
+    async def _run_regressions(self, release: Release, author: str) -> None:
+        """Nothing: its applications name no regression sets."""
 
     async def train(self, order: TrainingRequest = ORDER, **changes: Any) -> Run:
         """Order a training and work until it has ended."""

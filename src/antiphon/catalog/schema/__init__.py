@@ -321,6 +321,51 @@ outcomes = table(
     index("ix_outcomes_prediction", "prediction"),
 )
 
+# --- The prompt workbench: trials of drafts, annotations of predictions, regression sets and their cases and runs.
+
+prompt_trials = table(
+    "prompt_trials",
+    key("id"),
+    columns(TEXT, "application", "release"),
+    dated("document"),
+    index("ix_prompt_trials_application", "application", "created_at"),
+)
+
+prediction_annotations = table(
+    "prediction_annotations",
+    key("id"),
+    columns(TEXT, "prediction", "application", "annotator", "kind"),
+    dated("payload"),
+    index("ix_prediction_annotations_prediction", "prediction"),
+    index("ix_prediction_annotations_application", "application", "created_at"),
+)
+
+regression_sets = table(
+    "regression_sets",
+    key("name"),
+    key("version", kind=sa.BigInteger),
+    columns(TEXT, "application"),
+    dated("document"),
+)
+
+regression_cases = table(
+    "regression_cases",
+    key("id"),
+    columns(TEXT, "regression_set"),
+    optional(TEXT, "prediction"),
+    dated("payload"),
+    index("ix_regression_cases_prediction", "prediction"),
+)
+
+regression_runs = table(
+    "regression_runs",
+    key("id"),
+    columns(TEXT, "regression_set", "application", "release"),
+    columns(sa.BigInteger, "version"),
+    dated("document"),
+    index("ix_regression_runs_release", "release", "created_at"),
+)
+
 # --- Durable runs and their steps; and what one process of an environment does at a time (the tenant of such a row is
 # ``*``). In an encrypted project ``key`` holds a keyed hash that a run is found by, and
 # ``key_sealed`` the key itself.

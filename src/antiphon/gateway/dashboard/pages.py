@@ -21,7 +21,6 @@ from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnauthenticatedError
 from antiphon.features.offline.lineage import Lineage
 from antiphon.gateway.admin.feature_watch import lineage_of_prediction
-from antiphon.gateway.admin.predictions import detail
 from antiphon.gateway.admin.status import status
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.wording import FILTERS
@@ -131,12 +130,6 @@ def requests(call: PageCall) -> Response:
         "requests.html", page="requests", receipts=shown, older=older, first=before is None, application=application,
         path=path, applications=call.services.generation.models(call.scope),
     )  # fmt: skip
-
-
-def prediction(call: PageCall) -> Response:
-    """One prediction with its receipt and texts."""
-    found = detail(call, call.path["prediction"])
-    return call.render("prediction.html", page="requests", found=found, receipt=found.receipt)
 
 
 def lineage(call: PageCall) -> Response:

@@ -15,6 +15,7 @@ from antiphon.gateway.dashboard import (
     policy_pages,
     release_pages,
     skew_pages,
+    workbench_pages,
 )
 from antiphon.gateway.dashboard.pages import HERE, endpoint
 
@@ -24,7 +25,10 @@ def routes() -> list[BaseRoute]:
     return [
         Route("/", endpoint(pages.overview), methods=["GET"]),
         Route("/requests", endpoint(pages.requests), methods=["GET"]),
-        Route("/requests/{prediction}", endpoint(pages.prediction), methods=["GET"]),
+        Route("/requests/{prediction}", endpoint(workbench_pages.annotated_prediction), methods=["GET"]),
+        Route("/requests/{prediction}/annotations", endpoint(workbench_pages.annotate), methods=["POST"]),
+        Route("/requests/{prediction}/case", endpoint(workbench_pages.case_form), methods=["GET"]),
+        Route("/requests/{prediction}/case", endpoint(workbench_pages.add_case), methods=["POST"]),
         Route("/requests/{prediction}/lineage", endpoint(pages.lineage), methods=["GET"]),
         Route("/releases", endpoint(release_pages.releases), methods=["GET"]),
         Route("/releases", endpoint(release_pages.act), methods=["POST"]),
@@ -34,6 +38,11 @@ def routes() -> list[BaseRoute]:
         Route("/public/changes/{application}.json", change_pages.public_changes_json, methods=["GET"]),
         Route("/public/changes/{application}", change_pages.public_changes, methods=["GET"]),
         Route("/releases/diff", endpoint(release_pages.diff), methods=["GET"]),
+        Route("/prompts", endpoint(workbench_pages.prompts), methods=["GET"]),
+        Route("/prompts/{version}", endpoint(workbench_pages.prompt), methods=["GET"]),
+        Route("/trials/{trial}", endpoint(workbench_pages.trial), methods=["GET"]),
+        Route("/trials/{trial}", endpoint(workbench_pages.prefer), methods=["POST"]),
+        Route("/regressions/{set}", endpoint(workbench_pages.regression_set), methods=["GET"]),
         Route("/features", endpoint(feature_pages.views), methods=["GET"]),
         Route("/features/{view}", endpoint(feature_pages.view), methods=["GET"]),
         Route("/features/{view}", endpoint(feature_pages.act), methods=["POST"]),

@@ -192,6 +192,7 @@ class Validation:
             an engine whose weights are not on this machine.
         remote_version: version of a release's model that a server elsewhere serves now, and what a fingerprint says of
             it; ``None`` where models do not change by themselves.
+        regressions: why a release does not pass the regression sets that its gates name.
     """
 
     transaction: Callable[[], AbstractContextManager[Any]]
@@ -203,6 +204,7 @@ class Validation:
     model_files: ModelFiles
     weights_of: Callable[[Scope, ModelPin], Path | None]
     remote_version: RemoteVersion | None = None
+    regressions: Callable[[Release], Sequence[str]] = lambda release: ()
 
     def validate(self, release: Release, evaluation: Evaluation, *, principal: str) -> ValidationResult:
         """Moves a draft to ``validated`` if its evaluation passed every gate; else it stays a draft, with the reasons.
@@ -222,6 +224,7 @@ class Validation:
         gates = check(evaluation, release.bundle.application)
         reasons = [gate.reason for gate in gates if gate.passed is False]
         reasons += self._overlap(release, dataset)
+        reasons += self.regressions(release)
         with self.transaction() as connection:
             present = self._require_draft(connection, release)
             live = self.releases.live(scope, release.bundle.application.name, within=connection)

@@ -71,6 +71,7 @@ class RetrainingServices:
         run_training: runs a training in a process of its own, reporting progress, until it is done or to stop.
         serve: returns once the engine serves what a release pins; raises ``UnavailableError``.
         begin_rollout: begins the rollout of a validated release (``releases.rollout.RolloutTransitions.begin``).
+        run_regressions: runs a release on the regression sets that its gates name, in an author's name.
         run_ended: tells whether a run has ended.
         checkpoints: of trainings under way, for whichever host goes on with one.
         codec: seals the examples in a run's folder.
@@ -98,6 +99,7 @@ class RetrainingServices:
     rollouts: Rollouts
     begin_rollout: Callable[..., RolloutRecord]
     run_ended: Callable[[Scope, str], bool]
+    run_regressions: Callable[[Release, str], Awaitable[None]]
     audit: AuditLog
     checkpoints: CheckpointStore
     codec: Codec = field(default_factory=PlainCodec)

@@ -36,6 +36,7 @@ class CandidateValidation:
         against = live.id if live is not None and live.id != release.id else None
         evaluation = await self._evaluate(run, "evaluate", release, dataset, against, request.texts)
         forgotten = await self._forgetting(run, pinned, release)
+        await services.run_regressions(release, request.principal)
         verdict = await run.step("validate", self._validate, release, evaluation, request.principal)
         begun: dict[str, Any] = {"rollout": None, "no_rollout": "It was not asked for."}
         if request.rollout:

@@ -12,9 +12,10 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.releases.releases import ModelPin, Release
-from antiphon.core.errors import ForbiddenError
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
+from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.ids import content_hash
+from antiphon.core.suggestions import nearest
 from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.compatibility import Level, compare
@@ -206,6 +207,21 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     materializes = _foreseen(store, first, before, published)
     planned = ApplyPlan(project.name, changes, materializes=materializes, missing=_find_missing_files(project))
     return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), all_notes, run, done.checks)
+
+
+def declared_bundle(store: Store, application: str) -> tuple[Bundle, list[str]]:
+    """Returns the bundle that applying the definitions now would release of an application, and notes on it; nothing is
+    changed. Raises as :func:`apply`, and ``NotFoundError`` when none of the name is declared."""
+    declared = _load(store).applications
+    if application not in declared:
+        raise NotFoundError(
+            f"definitions.py declares no application {application!r}.",
+            where=str(store.paths.root),
+            next_step=nearest(application, declared, "`antiphon plan` lists what it declares."),
+        )
+    spec, live = declared[application], store.releases.live(store.scope, application)
+    spec, pin, notes = _with_live_model(spec, pin_model(store, spec), live)
+    return bundles.build(spec, pin, store.decider.digest), notes
 
 
 def _with_live_model(

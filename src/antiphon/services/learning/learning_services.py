@@ -11,6 +11,8 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.learning.regressions import RegressionSets
+from antiphon.catalog.learning.trials import Trials
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -27,7 +29,10 @@ from antiphon.releases.notes import ReleaseNotes
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.changes import release_notes
 from antiphon.services.learning.gate_orders import GateCheck, gate_checks
+from antiphon.services.governance.policy_versions import records
 from antiphon.services.learning.outcomes import monitor, outcome_joiner
+from antiphon.services.learning.regressions import ProjectRegressions
+from antiphon.services.learning.workbench import Workbench
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 
@@ -61,11 +66,15 @@ class LearningServices:
     monitor: Monitor
     gates: Callable[[Scope], Sequence[GateCheck]]
     notes: Callable[[Scope], ReleaseNotes]
+    workbench: Workbench
+    trials: Trials
+    regressions: ProjectRegressions
+    regression_sets: RegressionSets
 
 
 def learning_services(store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> LearningServices:
     """Builds the services over a project's stores; trainings are ordered here and run by the worker."""
-    database = store.database
+    database, workbench = store.database, Workbench(store, records(store))
     return LearningServices(
         releases=store.releases,
         transitions=rollout_transitions(store),
@@ -83,6 +92,10 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         monitor=monitor(store),
         gates=partial(gate_checks, store),
         notes=partial(release_notes, store),
+        workbench=workbench,
+        trials=store.trials,
+        regressions=ProjectRegressions(store, workbench),
+        regression_sets=store.regressions,
     )
 
 

@@ -31,6 +31,7 @@ from antiphon.services.answering import is_plain
 from antiphon.services.project.store import Store
 from antiphon.serving.builtin import implicit_release
 from antiphon.serving.ports import EntityReader
+from antiphon.serving.recorded import recorded_request
 from antiphon.serving.request import AnswerRequest, Message
 
 REQUESTS = 4
@@ -183,16 +184,11 @@ def _text(store: Store, receipt: Receipt, blob: str) -> bytes | None:
 
 
 def _of_receipt(store: Store, receipt: Receipt) -> tuple[Mapping[str, str], str | None, Mapping[str, Any]] | None:
-    def text(blob: str) -> bytes:
-        return store.blobs.get(receipt.scope, blob)
-
     try:
-        entity = msgspec.json.decode(text(receipt.entity_blob), type=dict[str, str])
-        question = None if receipt.question_blob is None else text(receipt.question_blob).decode()
-        inputs = {} if receipt.inputs_blob is None else msgspec.json.decode(text(receipt.inputs_blob))
+        request = recorded_request(receipt, store.blobs)
     except (NotFoundError, msgspec.DecodeError):
         return None  # erased
-    return entity, question, inputs
+    return request.entity, request.question, request.inputs
 
 
 def _features(application: ApplicationSpec, reader: EntityReader, keys: Mapping[str, str], now: datetime) -> Any:

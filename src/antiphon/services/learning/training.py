@@ -53,6 +53,8 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.granted import not_granted
 from antiphon.services.governance.policies import may_train, unattended
 from antiphon.services.learning.outcomes import dataset_builder, declared_applications
+from antiphon.services.learning.prompt_trials import run_gated_sets
+from antiphon.services.learning.regressions import failed_regressions
 from antiphon.services.learning.safety import honest_requests, memorization_of, plain_release, probes_of
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.project.store import Store
@@ -60,6 +62,7 @@ from antiphon.services.rollouts import feature_exists, rollout_transitions
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.deduplication import DeduplicatingEngine
 from antiphon.serving.ports import EntityReader
+from antiphon.serving.services import Services
 from antiphon.training.arithmetic import choose, speeds_of_this_machine
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Arithmetic
@@ -172,6 +175,7 @@ class LearningPlatform:
             model_files=self.model_files,
             weights_of=self._weights_of,
             remote_version=partial(remote_version, store),
+            regressions=partial(failed_regressions, store),
         )
 
     @cached_property
@@ -207,6 +211,7 @@ class LearningPlatform:
             begin_rollout=unattended(store, rollout_transitions(store)),
             run_ended=self._ended,
             audit=store.audit,
+            run_regressions=self.run_regressions,
             checkpoints=CheckpointStore(TrainingCheckpoints(store.database), self.features.lake, store.database.clock),
             codec=store.database.codec,
         )
@@ -257,6 +262,14 @@ class LearningPlatform:
             against=live.id if live is not None and live.id != release else None,
         )  # fmt: skip
         return await asyncio.to_thread(lambda: self.validation.validate(candidate, evaluation, principal=principal))
+
+    async def run_regressions(self, release: Release, author: str, progress: Progress | None = None) -> None:
+        """Run a release on the regression sets that its gates name; raises as ``RegressionRunner.run``."""
+        await run_gated_sets(self.store, self.recorded, self.serve, release, author, progress)
+
+    def recorded(self, releases: EvaluatedReleases) -> Services:
+        """The services behind answers to recorded requests: those of serving, over some releases."""
+        return serving_services(self.store, self.engine, self.commit, releases, self.features)
 
     def held_out(self, scope: Scope, release: Release, rows: int, cutoff: datetime | None = None) -> Dataset:
         """The evaluation set of moments that its version was not trained on, or of those before ``cutoff`` (or now)."""

@@ -16,11 +16,14 @@ from antiphon.catalog.features.publications import FeatureHolds, Publications
 from antiphon.catalog.features.skew_reports import SkewReports
 from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.catalog.features.verdicts import StagedSnapshots, Verdicts
+from antiphon.catalog.learning.annotations import Annotations
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.models import ModelVersions
 from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.learning.regressions import RegressionSets
 from antiphon.catalog.learning.safety import SafetyReports
+from antiphon.catalog.learning.trials import Trials
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -83,6 +86,9 @@ class Store:
     pairs = _repository(ShadowPairs)
     evaluations = _repository(Evaluations)
     safety_reports = _repository(SafetyReports)
+    trials = _repository(Trials)
+    annotations = _repository(Annotations)
+    regressions = _repository(RegressionSets)
     datasets = _repository(Datasets)
     outcomes = _repository(Outcomes)
     receipts = _repository(Receipts)

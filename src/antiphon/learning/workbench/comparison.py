@@ -1,0 +1,241 @@
+"""Compares two sides of a trial, or two trials, request by request: figures with intervals, metrics, texts, prompts.
+
+Invariant: only requests that both sides answered are compared, so that a difference is of the sides and not of what was
+asked. Intervals are of the paired bootstrap, clustered by user where the same user asked several times.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from antiphon.catalog.learning.evaluations import IntervalEstimate
+from antiphon.catalog.learning.trials import AnswerFigures
+from antiphon.catalog.releases.releases import Bundle
+from antiphon.core.ids import content_hash
+from antiphon.learning.evaluation.metrics import METRICS, LabelForecasts, differences, measure
+from antiphon.releases.bundle import FieldChange, diff
+
+RESAMPLES = 2_000
+SEED = 0
+
+
+class TrialSide(msgspec.Struct, frozen=True):
+    """One side of a comparison: what it is called, and its answer to each production request."""
+
+    name: str
+    bundle: Bundle | None
+    answers: dict[str, AnswerFigures]
+
+
+class FigureDifference(msgspec.Struct, frozen=True):
+    """A figure on both sides, and the mean of the paired differences (second side minus first).
+
+    ``better``: the side that is surely better, ``""`` where the interval holds 0 or neither direction is better.
+    """
+
+    name: str
+    unit: str
+    first: float
+    second: float
+    difference: IntervalEstimate
+    better: str = ""
+
+
+class AnswerPair(msgspec.Struct, frozen=True):
+    """Predictions of both sides about one production request."""
+
+    request: str
+    first: str | None
+    second: str | None
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Two sides on the same requests.
+
+    Attributes:
+        requests: that both answered; ``errors``: side to error code to how many it has of those that were asked.
+        metrics: of labels, where outcomes of at least two of the requests are known.
+        changes: fields of the bundle that differ; ``prompt`` the prompt's lines as a unified diff.
+        pairs: every request that was asked of both.
+    """
+
+    first: str
+    second: str
+    requests: int
+    identical: int
+    errors: dict[str, dict[str, int]]
+    figures: tuple[FigureDifference, ...]
+    metrics: tuple[FigureDifference, ...]
+    outcomes: int
+    changes: tuple[FieldChange, ...]
+    prompt: tuple[str, ...]
+    pairs: tuple[AnswerPair, ...]
+
+
+_Figure = Callable[[AnswerFigures], float]
+_FIGURES: dict[str, tuple[str, _Figure, int]] = {
+    "valid": ("share", lambda one: float(bool(one.valid)), 1),
+    "guarded": ("share", lambda one: float(bool(one.guards)), -1),
+    "length": ("characters", lambda one: float(one.characters), 0),
+    "prompt tokens": ("tokens", lambda one: float(one.prompt_tokens), -1),
+    "completion tokens": ("tokens", lambda one: float(one.completion_tokens), -1),
+    "engine time": ("seconds", lambda one: one.engine_seconds, -1),
+    "latency": ("seconds", lambda one: one.seconds, -1),
+}
+"""Figure to its unit, its function, and whether more is better (1), worse (-1) or neither (0)."""
+
+
+def compare(
+    first: TrialSide,
+    second: TrialSide,
+    *,
+    users: Mapping[str, str],
+    identical: Mapping[str, bool],
+    outcomes: Mapping[str, str] | None = None,
+    labels: Sequence[str] = (),
+    positive: str | None = None,
+) -> Comparison:
+    """Compare two sides.
+
+    Args:
+        users: production request to the user who asked, by whom differences are clustered.
+        identical: production request to whether both texts are the same bytes.
+        outcomes: production request to the label that came true; ``labels``: all there are, ``positive`` the one that
+            stands for yes.
+    """
+    shared = [one for one in first.answers if one in second.answers]
+    both = [one for one in shared if first.answers[one].error is None and second.answers[one].error is None]
+    clusters = [users.get(one, one) for one in both]
+    found = []
+    for name, (unit, of, sign) in _FIGURES.items() if both else ():
+        ours = np.asarray([of(first.answers[one]) for one in both])
+        theirs = np.asarray([of(second.answers[one]) for one in both])
+        gap = paired(theirs - ours, clusters)
+        found.append(
+            FigureDifference(
+                name, unit, float(ours.mean()), float(theirs.mean()), gap, _better(gap, sign, first.name, second.name)
+            )
+        )
+    scored = [one for one in both if outcomes is not None and outcomes.get(one) in (labels or ())]
+    scored = [one for one in scored if first.answers[one].probabilities and second.answers[one].probabilities]
+    return Comparison(
+        first=first.name,
+        second=second.name,
+        requests=len(both),
+        identical=sum(identical.get(one, False) for one in both),
+        errors={side.name: _errors(side, shared) for side in (first, second)},
+        figures=tuple(found),
+        metrics=_metrics(first, second, scored, outcomes or {}, labels, positive),
+        outcomes=len(scored),
+        changes=() if first.bundle is None or second.bundle is None else diff(first.bundle, second.bundle),
+        prompt=prompt_difference(first.bundle, second.bundle),
+        pairs=tuple(AnswerPair(one, first.answers[one].prediction, second.answers[one].prediction) for one in shared),
+    )
+
+
+def paired(gaps: NDArray[np.float64], clusters: Sequence[str]) -> IntervalEstimate:
+    """The mean of paired differences with its 95 % percentile interval over clusters that are drawn again (the cluster
+    bootstrap of Davison and Hinkley, "Bootstrap Methods and their Application", 1997, 3.8)."""
+    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    places = np.asarray([names[one] for one in clusters])
+    sums = np.bincount(places, weights=gaps)
+    counts = np.bincount(places)
+    generator = np.random.default_rng(SEED)
+    drawn = generator.integers(0, len(names), (RESAMPLES, len(names)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return IntervalEstimate(float(gaps.mean()), float(low), float(high))
+
+
+def prompt_difference(first: Bundle | None, second: Bundle | None) -> tuple[str, ...]:
+    """The lines in which two prompts differ, as a unified diff; none where they are the same."""
+    if first is None or second is None:
+        return ()
+    found: list[str] = []
+    for part, of in _PROMPT_PARTS.items():
+        before, after = (of(one.application.prompt).splitlines() for one in (first, second))
+        found += [line.rstrip("\n") for line in difflib.unified_diff(before, after, part, part, lineterm="")]
+    return tuple(found)
+
+
+def text_difference(before: str, after: str) -> tuple[tuple[str, str], ...]:
+    """Two texts word by word: pieces that are ``same``, ``gone`` or ``new``, in the order of reading."""
+    old, new = _words(before), _words(after)
+    found: list[tuple[str, str]] = []
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            found.append(("same", "".join(old[i:j])))
+            continue
+        if j > i:
+            found.append(("gone", "".join(old[i:j])))
+        if m > k:
+            found.append(("new", "".join(new[k:m])))
+    return tuple(found)
+
+
+def shown_first(request: str, first: str, second: str) -> bool:
+    """Tells whether a blind reader sees the first side on the left: by a hash, the same each time and for all."""
+    return int(content_hash(["side", request, first, second])[:8], 16) % 2 == 0
+
+
+_PROMPT_PARTS: dict[str, Callable[[Any], str]] = {
+    "system": lambda prompt: prompt.system,
+    "template": lambda prompt: prompt.template,
+    "examples": lambda prompt: "\n".join(f"{user}\n→ {said}" for user, said in prompt.examples),
+}
+
+
+def _words(text: str) -> list[str]:
+    words: list[str] = []
+    for character in text:
+        alike = words and words[-1][-1].isspace() == character.isspace()
+        if alike:
+            words[-1] += character
+        else:
+            words.append(character)
+    return words
+
+
+def _better(gap: IntervalEstimate, sign: int, first: str, second: str) -> str:
+    if sign == 0 or gap.low <= 0 <= gap.high:
+        return ""
+    return second if (gap.value > 0) == (sign > 0) else first
+
+
+def _errors(side: TrialSide, shared: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for one in shared:
+        if (code := side.answers[one].error) is not None:
+            found[code] = found.get(code, 0) + 1
+    return found
+
+
+def _metrics(
+    first: TrialSide,
+    second: TrialSide,
+    scored: Sequence[str],
+    outcomes: Mapping[str, str],
+    labels: Sequence[str],
+    positive: str | None,
+) -> tuple[FigureDifference, ...]:
+    if len(scored) < 2:
+        return ()
+    ours, theirs = (
+        LabelForecasts.read([(side.answers[one].probabilities, outcomes[one]) for one in scored], labels, positive)
+        for side in (first, second)
+    )
+    values, others = measure(ours), measure(theirs)
+    return tuple(
+        FigureDifference(
+            name, METRICS[name].title, values[name], others[name], gap,
+            _better(gap, 1 if METRICS[name].higher else -1, first.name, second.name),
+        )
+        for name, gap in differences(theirs, ours).items()
+        if name in values and name in others
+    )  # fmt: skip

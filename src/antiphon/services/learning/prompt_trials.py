@@ -1,0 +1,62 @@
+"""Trials and regression runs of one project, wired: what asks the engine on behalf of the workbench."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from antiphon.catalog.learning.regressions import RegressionRun
+from antiphon.catalog.releases.releases import Release
+from antiphon.learning.evaluation.asking import Progress
+from antiphon.learning.workbench.asking import ServicesOf
+from antiphon.learning.workbench.regressions import RegressionRunner
+from antiphon.learning.workbench.trials import TrialRunner
+from antiphon.services.learning.regressions import newest_version
+from antiphon.services.project.store import Store
+
+Serve = Callable[[Release], Awaitable[None]]
+"""Returns once the engine serves what a release pins; raises ``UnavailableError`` while it does not."""
+
+
+def trial_runner(store: Store, services: ServicesOf) -> TrialRunner:
+    """Tries releases and drafts of a project through its engine."""
+    return TrialRunner(
+        services=services,
+        releases=store.releases,
+        receipts=store.receipts,
+        texts=store.blobs,
+        trials=store.trials,
+        evaluations=store.evaluations,
+        clock=store.database.clock,
+        concurrency=store.settings.gateway.batch_concurrency,
+    )
+
+
+def regression_runner(store: Store, services: ServicesOf) -> RegressionRunner:
+    """Runs releases of a project on regression sets through its engine."""
+    return RegressionRunner(
+        services=services,
+        texts=store.blobs,
+        sets=store.regressions,
+        evaluations=store.evaluations,
+        clock=store.database.clock,
+        concurrency=store.settings.gateway.batch_concurrency,
+    )
+
+
+async def run_gated_sets(
+    store: Store, services: ServicesOf, serve: Serve, release: Release, author: str, progress: Progress | None = None
+) -> Sequence[RegressionRun]:
+    """Run the sets that a release's gates name and that it was not run on in their present version; raises as
+    ``RegressionRunner.run``."""
+    made = []
+    for name in release.bundle.application.gates.regressions:
+        version = await asyncio.to_thread(newest_version, store, release.scope, name)
+        if version is None:
+            continue  # the gates say so
+        known = await asyncio.to_thread(store.regressions.runs, release.scope, name, release.id, version.version)
+        if not any(one.split is None for one in known):
+            await serve(release)
+            runner = regression_runner(store, services)
+            made.append(await runner.run(release, version, author=author, progress=progress))
+    return made

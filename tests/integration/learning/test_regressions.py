@@ -1,0 +1,156 @@
+"""Regression runs through answer(), and the gate of the sets that a release names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.harness.small_desk import DESK, SCOPE
+from tests.integration.learning.evaluated_desk import EvaluatedDesk
+from tests.integration.learning.test_trials import LosingEngine
+from tests.integration.learning.tried_desk import TriedDesk
+
+from antiphon.catalog.learning.regressions import Expectation, SetVersion
+from antiphon.core.errors import InvalidInputError, UnavailableError
+from antiphon.definitions.learning import Gates
+from antiphon.learning.evaluation.asking import EvaluatedReleases
+from antiphon.learning.workbench.regressions import (
+    RegressionRunner,
+    case_of,
+    line_of,
+    read_lines,
+    regression_reasons,
+    request_of,
+)
+from antiphon.serving.recorded import recorded_request
+from antiphon.serving.services import Services
+
+
+class CasedDesk(TriedDesk):
+    """A desk whose predictions become cases."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.regressions = RegressionRunner(
+            services=self.services_of, texts=self.blobs, sets=self.sets, evaluations=self.evaluations, clock=self.clock,
+            concurrency=1, patience=0.0,
+        )  # fmt: skip
+
+    async def cased(self, *tickets: str, name: str = "complaints") -> SetVersion:
+        """A set of these tickets, each of which should be low."""
+        cases = []
+        for number, ticket in enumerate(tickets):
+            receipt = self.receipts.get(SCOPE, await self.ask(ticket))
+            request = recorded_request(receipt, self.blobs)
+            case = case_of(
+                SCOPE, name, request, [Expectation("label", "low", "urgency")], self.application,
+                prediction=receipt.prediction, author="ada", at=self.clock.now(),
+            )  # fmt: skip
+            cases.append((case, "held-out" if number % 2 else "visible"))
+        return self.sets.add_cases(SCOPE, name, cases, author="ada", reason="a test")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[CasedDesk]:
+    opened = CasedDesk(tmp_path)
+    yield opened
+    opened.close()
+
+
+async def test_a_run_says_which_cases_fail_and_asks_nothing_live(desk: CasedDesk) -> None:
+    version = await desk.cased("Cold coffee", "There is a fire")
+    before = desk.receipts.list(SCOPE, roles=("live",))
+    run = await desk.regressions.run(desk.release, version, author="ada")
+    assert [one.passed for one in run.results] == [True, False]
+    assert run.results[1].failed == ("expected urgency is 'low', it is 'urgent'",)
+    assert run.fingerprints == ("scripted-1",)
+    assert desk.receipts.list(SCOPE, roles=("live",)) == before
+    visible = await desk.regressions.run(desk.release, version, split="visible", author="ada")
+    assert (visible.passed, visible.split, len(visible.results)) == (True, "visible", 1)
+
+
+async def test_an_interrupted_run_asks_nothing_twice(desk: CasedDesk) -> None:
+    version = await desk.cased(*(f"Ticket {number}" for number in range(5)))
+    engine = LosingEngine()
+
+    def losing(releases: EvaluatedReleases) -> Services:
+        return msgspec.structs.replace(desk.services_of(releases), engine=engine)
+
+    runner = dataclasses.replace(desk.regressions, services=losing)
+    with pytest.raises(UnavailableError):
+        await runner.run(desk.release, version, author="ada")
+    engine.mended = True
+    assert (await runner.run(desk.release, version, author="ada")).passed
+    assert len(engine.sent) == 5
+
+
+async def test_what_cannot_be_run_is_refused(desk: CasedDesk) -> None:
+    version = await desk.cased("Cold coffee")
+    other = desk.draft(msgspec.structs.replace(desk.application, name="other"))
+    with pytest.raises(InvalidInputError, match="is of triage, the release of other"):
+        await desk.regressions.run(other, version, author="ada")
+    with pytest.raises(InvalidInputError, match="no case to run"):
+        await desk.regressions.run(desk.release, version, split="held-out", author="ada")
+
+
+async def test_a_file_gives_the_same_cases_again(desk: CasedDesk) -> None:
+    version = await desk.cased("Cold coffee", "There is a fire")
+    cases = [case for case in desk.sets.cases(version).values() if case is not None]
+    written = b"\n".join(msgspec.json.encode(line_of(case, version.cases[case.id])) for case in cases)
+    lines = list(read_lines(written.splitlines(), "cases.jsonl"))
+    again = [
+        case_of(SCOPE, "complaints", request_of(line), line.expect, desk.application, prediction=line.prediction,
+                author="bob", at=desk.clock.now())
+        for line in lines
+    ]  # fmt: skip
+    assert [one.id for one in again] == [one.id for one in cases]
+    assert [line.split for line in lines] == list(version.cases.values())
+    with pytest.raises(InvalidInputError) as refused:
+        list(read_lines([*written.splitlines(), b"", b'{"application": "triage", "expects": []}'], "cases.jsonl"))
+    assert refused.value.where == "cases.jsonl, line 4"
+
+
+async def test_a_named_set_must_pass_whole_in_its_present_version(desk: CasedDesk) -> None:
+    version = await desk.cased("Cold coffee", "There is a fire")
+    gated = desk.draft(msgspec.structs.replace(desk.application, gates=Gates(regressions=("complaints", "none"))))
+
+    def reasons() -> list[str]:
+        return regression_reasons(
+            gated,
+            lambda name: desk.sets.version(SCOPE, name) if name in desk.sets.names(SCOPE) else None,
+            lambda name, number: desk.sets.runs(SCOPE, name, gated.id, number),
+        )
+
+    assert reasons() == [
+        f"the regression set complaints@1 was not run with it; run `antiphon evaluations run complaints {gated.id}`",
+        "there is no regression set 'none', which its gates name",
+    ]
+    await desk.regressions.run(gated, version, split="visible", author="ada")
+    assert "was not run with it" in reasons()[0], "one split is not the set"
+    await desk.regressions.run(gated, version, author="ada")
+    assert "it fails 1 of 2 cases of the regression set complaints@1: case_" in reasons()[0]
+    (burning,) = [one for one, split in version.cases.items() if split == "held-out"]
+    later = desk.sets.remove_case(SCOPE, "complaints", burning, author="ada", reason="a test", erase=False)
+    assert "complaints@2 was not run with it" in reasons()[0], "what passed in another version says nothing"
+    await desk.regressions.run(gated, later, author="ada")
+    assert len(reasons()) == 1
+    assert regression_reasons(desk.release, lambda name: None, lambda name, number: ()) == []
+    assert DESK.gates.regressions == ()
+
+
+async def test_a_release_that_fails_a_set_stays_a_draft(tmp_path: Path) -> None:
+    desk = EvaluatedDesk(tmp_path)
+    try:
+        candidate = desk.candidate()
+        evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, against=desk.release.id)
+        failing = dataclasses.replace(desk.validation, regressions=lambda release: [f"{release.id} fails a set"])
+        held = failing.validate(candidate, evaluation, principal="ada")
+        assert f"{candidate.id} fails a set" in held.reasons
+        assert held.release.stage == "draft"
+        passed = desk.validation.validate(candidate, evaluation, principal="ada")
+        assert passed.release.stage == "validated", passed.reasons
+    finally:
+        desk.close()

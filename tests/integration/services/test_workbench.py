@@ -1,0 +1,299 @@
+"""The prompt workbench of a project of support tickets: by command, over HTTP, and through its services."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.integration.cli.conftest import Run
+from tests.integration.cli.test_learning_commands import in_process
+
+from antiphon.app.wiring import open_project
+from antiphon.catalog.learning.outcomes import OutcomeRecord
+from antiphon.core.errors import ForbiddenError, InvalidInputError
+from antiphon.engine.api.messages import GenerationRequest
+from antiphon.governance.identity.principal import Principal
+from antiphon.learning.workbench.submission import AnnotationSubmission
+from antiphon.services.engines import clients
+from antiphon.services.learning.regressions import ProjectRegressions, failed_regressions
+from antiphon.services.learning.workbench import Workbench
+from antiphon.services.project.store import Store
+from antiphon.serving.request import AnswerRequest
+from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
+
+SYSTEM = "You sort tickets."
+DEFINITIONS = f"""
+from antiphon import Application, Gates, Prompt
+
+Application("triage", features=[], purpose="sort tickets", model="smollm2-135m",
+            prompt=Prompt("Ticket: {{{{ question }}}}", system="{SYSTEM}"),
+            gates=Gates(regressions=("complaints",)),
+            output={{"type": "object", "properties": {{"urgency": {{"enum": ["low", "urgent"]}},
+                    "summary": {{"type": "string"}}}},
+                    "required": ["urgency", "summary"], "additionalProperties": False}})
+Application("replies", features=[], purpose="answer tickets", model="smollm2-135m",
+            prompt=Prompt("Letter: {{{{ question }}}}"))
+"""
+ASKER = Principal("asker", "default", "service")
+
+
+def sorting(request: GenerationRequest) -> ScriptedGeneration:
+    """Calls urgent what burns; when it is told so, also what is flooded."""
+    prompt = request.prompt
+    if "Letter" in prompt:
+        return ScriptedGeneration("We are sorry.")
+    words = ("fire", "flood") if "Floods are urgent" in prompt else ("fire",)
+    ticket = prompt.rpartition("Ticket: ")[2].partition("<|im_end|>")[0].strip()
+    urgent = any(word in ticket for word in words)
+    return ScriptedGeneration(json.dumps({"urgency": "urgent" if urgent else "low", "summary": ticket}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "antiphon.toml").write_text('[project]\nname = "desk"\n[engine]\nkind = "simulated"\n')
+    (tmp_path / "definitions.py").write_text(DEFINITIONS)
+    models = (msgspec.structs.replace(MODEL, name="smollm2-135m"),)
+    monkeypatch.setattr(clients, "connect", lambda store, peer: ScriptedEngine(sorting, models))
+    return tmp_path
+
+
+@pytest.fixture
+def antiphon(folder: Path) -> Run:
+    run = in_process(folder)
+    assert run("apply").code == 0
+    return run
+
+
+@pytest.fixture
+def store(antiphon: Run, folder: Path) -> Iterator[Store]:
+    opened = Store.open(folder)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ask(antiphon: Run, folder: Path) -> Callable[..., list[str]]:
+    def asked(*questions: str, application: str = "triage") -> list[str]:
+        async def answered() -> list[str]:
+            wired = open_project(folder)
+            try:
+                scope = wired.store.scope
+                requests = [AnswerRequest(scope, ASKER, application, question=one) for one in questions]
+                return [(await wired.answerer.answer(one)).prediction for one in requests]
+            finally:
+                await wired.close()
+
+        return asyncio.run(answered())
+
+    return asked
+
+
+def lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def complained(store: Store, prediction: str) -> None:
+    """A thumb down that arrives from outside."""
+    receipt = store.receipts.get(store.scope, prediction)
+    now = store.database.clock.now()
+    store.outcomes.add(
+        OutcomeRecord(
+            id=f"out_{prediction}", scope=store.scope, application=receipt.application, kind="thumbs", status="joined",
+            value="down", available_at=now, created_at=now, prediction=prediction, release=receipt.release,
+            role="live", as_of=receipt.as_of, principal="asker",
+        )
+    )  # fmt: skip
+
+
+def test_a_draft_is_tried_compared_and_preferred_blind(antiphon: Run, ask: Any, folder: Path, store: Store) -> None:
+    asked = ask("a fire", "a flood", "cold coffee", "another flood")
+    before = (store.releases.list(store.scope), store.releases.history(store.scope, "triage"))
+    would = antiphon("prompts", "try", "triage", "--dry-run", "--json").json()
+    assert (would["requests"], would["completion_tokens"] > 0, would["currency"]) == (4, True, "USD")
+    assert store.trials.list(store.scope) == []
+    same = antiphon("prompts", "try", "triage", "--json").json()
+    assert same["comparison"]["identical"] == len(same["answers"]) == 4
+    definitions = folder / "definitions.py"
+    definitions.write_text(definitions.read_text().replace(SYSTEM, f"{SYSTEM} Floods are urgent."))
+    draft = antiphon("prompts", "try", "triage", "--draft", "--json").json()
+    assert draft["release"].startswith("draft_")
+    assert (draft["comparison"]["requests"], draft["comparison"]["identical"]) == (4, 2)
+    assert f"-{SYSTEM}" in draft["comparison"]["prompt"]
+    told = antiphon("prompts", "try", "triage", "--draft").out
+    for said in ("4 production requests", "2 texts identical", "completion tokens", "surely better"):
+        assert said in told
+    (folder / "system.txt").write_text(f"{SYSTEM} Floods are urgent.")
+    by_file = antiphon("prompts", "try", "triage", "--system", str(folder / "system.txt"), "--jsonl").out
+    assert sum(json.loads(line["text"])["urgency"] == "urgent" for line in lines(by_file)) == 3
+    assert (store.releases.list(store.scope), store.releases.history(store.scope, "triage")) == before
+
+    trials = antiphon("prompts", "trials", "triage", "--json").json()
+    assert [line["identical"] for line in trials] == [2, 2, 2, 4]
+    first, second = trials[-1]["trial"], trials[0]["trial"]
+    compared = antiphon("prompts", "compare", first, second, "--json", "--texts").json()
+    assert {one["name"] for one in compared["figures"]} >= {"valid", "length", "latency", "completion tokens"}
+    assert len(compared["texts"]) == 4
+    shown = antiphon("prompts", "compare", first, second, "--texts").out
+    assert "[-" in shown
+    assert "{+" in shown
+    blind = lines(antiphon("prompts", "compare", "live", second, "--blind").out)
+    assert {line["request"] for line in blind} == {asked[1], asked[3]}
+    for line in blind:
+        side = "left" if '"urgent"' in line["left"] else "right"
+        assert antiphon("prompts", "prefer", "live", second, line["request"], side).code == 0
+    said = antiphon("prompts", "compare", "live", second, "--json").json()["preferences"]
+    assert (said["first"], said["second"], said["ties"]) == (0, 2, 0)
+    assert said["share"]["low"] < 0.5, "two says prove nothing"
+    backwards = antiphon("prompts", "compare", second, "live", "--json").json()["preferences"]
+    assert (backwards["first"], backwards["second"], backwards["ties"]) == (2, 0, 0)
+
+
+def test_mistakes_of_a_trial_are_told_with_the_next_step(antiphon: Run, ask: Any, folder: Path) -> None:
+    assert "no request to triage" in antiphon("prompts", "try", "triage").err
+    ask("a fire")
+    assert antiphon("prompts", "try", "nothing").code == 3
+    assert antiphon("prompts", "try", "triage", "--release", "rel_none").code == 3
+    (folder / "p.txt").write_text("{{ features.history.tickets }} {{ entity.shop }}")
+    wrong = antiphon("prompts", "try", "triage", "--prompt", str(folder / "p.txt"))
+    assert wrong.code == 2
+    assert "features.history.tickets (line 1), entity.shop (line 1)" in wrong.err
+    (folder / "p.txt").write_text("{% if %}")
+    assert "line 1" in antiphon("prompts", "try", "triage", "--prompt", str(folder / "p.txt")).err
+    assert antiphon("prompts", "try", "triage", "--prompt", str(folder / "none.txt")).code == 7
+    assert antiphon("prompts", "compare", "trial_none").code == 3
+    assert antiphon("prompts", "compare", "live", "live").code == 2
+
+
+def test_a_prompt_version_leads_to_its_requests_and_back(antiphon: Run, ask: Any, folder: Path) -> None:
+    old = ask("a fire", "a flood")
+    definitions = folder / "definitions.py"
+    definitions.write_text(definitions.read_text().replace(SYSTEM, f"{SYSTEM} Floods are urgent."))
+    assert antiphon("apply", "--activate").code == 0
+    new = ask("a flood")
+    versions = antiphon("prompts", "list", "triage", "--json").json()
+    assert [(one["live"], one["requests"]) for one in versions] == [(True, 1), (False, 2)]
+    listed = antiphon("prompts", "requests", versions[1]["version"], "--json").json()
+    assert [line["prediction"] for line in listed] == old[::-1]
+    back = antiphon("prompts", "show", new[0], "--json").json()
+    assert back["version"] == versions[0]["version"]
+    assert SYSTEM in antiphon("prompts", "show", old[0]).out
+    assert antiphon("prompts", "show", "0" * 12).code == 3
+
+
+def test_a_complaint_becomes_a_case_that_gates_releases(antiphon: Run, ask: Any, folder: Path, store: Store) -> None:
+    burning, flooded = ask("a fire", "a flood")
+    nothing = antiphon("evaluations", "add", flooded, "--set", "complaints")
+    assert nothing.code == 2
+    assert "Nothing is expected" in nothing.err
+    complained(store, flooded)
+    made = antiphon("evaluations", "add", flooded, "--set", "complaints", "--json").json()
+    assert [one["kind"] for one in made["expect"]] == ["not_text"]
+    live = store.releases.live(store.scope, "triage")
+    assert live is not None
+    assert any("was not run with it" in reason for reason in failed_regressions(store, live))
+    failing = antiphon("evaluations", "run", "complaints", live.id)
+    assert failing.code == 1
+    assert "1 of 1 cases of complaints@1 fail" in failing.err
+    assert any("fails 1 of 1 cases" in reason for reason in failed_regressions(store, live))
+    added = antiphon(
+        "evaluations", "add", burning, "--set", "complaints", "--label", "urgency=urgent", "--contains", "FIRE",
+        "--lacks", "water", "--schema", "--split", "held-out", "--note", "a fire is urgent", "--json",
+    ).json()  # fmt: skip
+    assert added["version"] == 2
+    assert antiphon("evaluations", "add", burning, "--set", "complaints", "--label", "urgency=late").code == 2
+    assert antiphon("evaluations", "add", burning, "--set", "No name", "--schema").code == 2
+    assert any("@2 was not run with it" in reason for reason in failed_regressions(store, live)), "another version"
+
+    definitions = folder / "definitions.py"
+    definitions.write_text(definitions.read_text().replace(SYSTEM, f"{SYSTEM} Floods are urgent."))
+    assert antiphon("apply", "--no-activate").code == 0
+    better = store.releases.list(store.scope, "triage")[0]
+    passed = antiphon("evaluations", "run", "complaints", better.id, "--json")
+    assert passed.code == 0
+    assert all(one["passed"] for one in passed.json()["results"])
+    assert failed_regressions(store, better) == []
+    assert antiphon("evaluations", "run", "complaints", better.id, "--split", "held-out", "--jsonl").code == 0
+    shown = antiphon("evaluations", "show", passed.json()["id"]).out
+    assert "2 of 2 cases passed" in shown
+    assert "urgency is 'urgent'" in antiphon("evaluations", "show", "complaints").out
+    assert antiphon("evaluations", "sets", "--json").json()[0]["held_out"] == 1
+    assert antiphon("evaluations", "run", "complaints@1", better.id).code == 0
+    assert antiphon("evaluations", "run", "nothing", better.id).code == 3
+
+    # Out and in again: the same cases, so nothing is added twice.
+    (folder / "cases.jsonl").write_text(antiphon("evaluations", "cases", "complaints", "--jsonl").out)
+    again = antiphon("evaluations", "import", str(folder / "cases.jsonl"), "--set", "complaints", "--json").json()
+    assert (again["version"], again["cases"]) == (2, 2)
+    other = antiphon("evaluations", "import", str(folder / "cases.jsonl"), "--set", "other", "--json").json()
+    assert (other["version"], other["cases"]) == (1, 2)
+    (folder / "cases.jsonl").write_text('{"application": "triage", "question": "x", "expect": [{"kind": "label"}]}\n{')
+    assert "line 2" in antiphon("evaluations", "import", str(folder / "cases.jsonl"), "--set", "third").err
+    assert antiphon("evaluations", "cases", "third").code == 3
+    gone = antiphon("evaluations", "remove", "complaints", made["case"], "--reason", "asked to", "--erase", "--json")
+    assert gone.json()["version"] == 3
+    erased = antiphon("evaluations", "run", "complaints@2", better.id)
+    assert erased.code == 1
+    assert "erased" in antiphon("evaluations", "cases", "complaints@2").out
+    entries = {entry.action for entry in store.audit.query(store.scope)}
+    assert {"regression.add", "regression.erase"} <= entries
+
+
+def test_two_annotators_who_contradict_each_other_are_shown(antiphon: Run, ask: Any, folder: Path) -> None:
+    asked = ask("a fire", "a flood", "cold coffee", "no coffee")
+    for number, prediction in enumerate(asked):
+        for name, value in (("ada", "urgent" if number < 2 else "low"), ("bob", "urgent" if number < 3 else "low")):
+            said = antiphon(
+                "prompts", "annotate", prediction, "--label", f"urgency={value}", "--annotator", name, "--json"
+            )
+            assert said.code == 0, said.err
+    (found,) = antiphon("prompts", "agreement", "triage", "--json").json()
+    assert (found["annotators"], found["predictions"], found["same"]) == (["ada", "bob"], 4, 3)
+    assert found["kappa"] == pytest.approx(0.5)
+    assert found["contradictions"] == [{"prediction": asked[2], "first": "low", "second": "urgent"}]
+    assert asked[2] in antiphon("prompts", "agreement", "triage").out
+    # An annotator's last say counts.
+    antiphon("prompts", "annotate", asked[2], "--label", "low", "--annotator", "bob")
+    assert antiphon("prompts", "agreement", "triage", "--json").json()[0]["kappa"] == 1.0
+    (folder / "notes.jsonl").write_text(antiphon("prompts", "annotations", "triage", "--jsonl").out)
+    assert len(lines((folder / "notes.jsonl").read_text())) == 8
+    assert antiphon("prompts", "annotate", str(folder / "notes.jsonl")).code == 0
+    assert len(antiphon("prompts", "annotations", "triage", "--json").json()) == 8
+    assert antiphon("prompts", "annotate", asked[0], "--score", "tone=4", "--thumbs", "up").code == 0
+    for wrong in (["--thumbs", "sideways"], ["--label", "urgency=late"], ["--score", "4"], ["--score", "tone=9"], []):
+        assert antiphon("prompts", "annotate", asked[0], *wrong).code == 2, wrong
+    assert antiphon("prompts", "annotate", "pred_none", "--thumbs", "up").code == 3
+    assert antiphon("prompts", "annotate", asked[1], "--erase", "--annotator", "bob", "--json").json() == {"erased": 1}
+    assert antiphon("prompts", "annotate", asked[1], "--erase", "--json").json() == {"erased": 1}
+    assert antiphon("prompts", "agreement", "triage", "--json").json()[0]["predictions"] == 3
+
+
+def test_annotations_and_cases_ask_policy_and_stay_in_their_scope(store: Store, ask: Any) -> None:
+    from antiphon.services.governance.policy_versions import records
+
+    (prediction,) = ask("a fire")
+    workbench = Workbench(store, records(store))
+    regressions = ProjectRegressions(store, workbench)
+    sent = AnnotationSubmission(prediction, "thumbs", "down")
+    viewer = Principal("eve", "default", "viewer", "person")
+    stranger = Principal("mallory", "rival", "admin", "person")
+    with pytest.raises(ForbiddenError):
+        workbench.annotate(store.scope, viewer, sent)
+    with pytest.raises(ForbiddenError):
+        workbench.annotate(store.scope, stranger, sent)
+    with pytest.raises(ForbiddenError):
+        regressions.add_case(store.scope, Principal("bot", "default", "service"), prediction, "complaints")
+    made = workbench.annotate(store.scope, Principal("bot", "default", "service"), sent)
+    assert workbench.annotations(store.scope, prediction) == [made]
+    assert workbench.annotations(msgspec.structs.replace(store.scope, tenant="rival"), prediction) == []
+    engineer = Principal("ada", "default", "engineer", "person")
+    version, case = regressions.add_case(store.scope, engineer, prediction, "complaints")
+    assert case.expect[0].kind == "not_text"
+    (other,) = ask("a fire", application="replies")
+    with pytest.raises(InvalidInputError, match="is of the application triage"):
+        regressions.add_case(store.scope, engineer, other, "complaints", case.expect)
+    assert store.regressions.version(store.scope, "complaints") == version
