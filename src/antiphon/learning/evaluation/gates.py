@@ -242,6 +242,7 @@ class Validation:
         """As :meth:`validate`, by the gates that need no evaluation set."""
         self.require_whole(release)
         reasons = [one.reason for one in check_safety(report, release.bundle.application) if one.passed is False]
+        reasons += self.regressions(release)
         with self.transaction() as connection:
             present = self._require_draft(connection, release)
             reasons += self._changed(release, report.fingerprints)

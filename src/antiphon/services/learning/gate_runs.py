@@ -104,6 +104,7 @@ class GateWorkflow:
 
     async def _measured(self, run: RunContext, order: GateArguments, release: Release) -> GatesRunResult:
         learning, validation = self._learning, self._learning.validation
+        await learning.run_regressions(release, order.principal, run.progress)
         dataset, why = await asyncio.to_thread(self._evaluation_set, release)
         verdict: ValidationResult | None = None
         if dataset is not None:
