@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Application": ("application", "Application"),
+    "Conversation": ("conversation", "Conversation"),
     "Decoding": ("application", "Decoding"),
     "Entity": ("entity", "Entity"),
     "Figure": ("application", "Figure"),
@@ -69,7 +70,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
     "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col", "when", "least", "greatest",
     "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
-    "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO",
+    "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO", "Conversation",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
     "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "Quality", "expect",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
         Freshness,
         Reuse,
     )
+    from antiphon.definitions.conversation import Conversation
     from antiphon.definitions.degradation import WhenUnavailable
     from antiphon.definitions.embedding import EmbeddingModel
     from antiphon.definitions.entity import Entity

@@ -15,6 +15,7 @@ from antiphon.cli import (
     ask,
     audit,
     batch,
+    conversations,
     datasets,
     doctor,
     encryption,
@@ -118,7 +119,7 @@ def assemble() -> typer.Typer:
     app.command("migrate")(migrate.migrate)
     models.app.command("rebuild")(train.rebuild)
     for noun in (
-        features, datasets, models, evaluations, releases, outcomes, batch, runs, training, events,
+        features, datasets, models, evaluations, conversations, releases, outcomes, batch, runs, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from antiphon.definitions.conversation import Conversation
 from antiphon.definitions.degradation import WhenUnavailable, target_of
 from antiphon.definitions.granted import model_owner, owner_of
 from antiphon.definitions.guards import AnyGuard, JudgeGuard
@@ -180,6 +181,8 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     when_unavailable: WhenUnavailable = WhenUnavailable()
     # Unset for English, so that releases and stored answers keep their hashes over an upgrade.
     locale: str | msgspec.UnsetType = msgspec.UNSET
+    # Unset for one that answers single questions, for the same reason.
+    conversation: Conversation | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def text_locale(self) -> str:
@@ -246,6 +249,7 @@ class Application:
         rollout: stages of a new release, and the judge's thresholds.
         outcome: the truth that arrives later, for evaluation and fine-tuning.
         gates: checks that a release passes before it gets traffic.
+        conversation: rule by which earlier turns are seen; ``None``: it answers single questions.
         fallback: engines to try in order, ``ENGINE`` or ``ENGINE/MODEL`` each.
         when_unavailable: answer when no engine answers: a rule's name or a :class:`WhenUnavailable`.
         owner: owner's name.
@@ -275,6 +279,7 @@ class Application:
         rollout: Rollout | None = None,
         outcome: Outcome | None = None,
         gates: Gates | None = None,
+        conversation: Conversation | None = None,
         fallback: Sequence[str] = (),
         when_unavailable: str | WhenUnavailable = "refuse",
         owner: str = "",
@@ -298,6 +303,7 @@ class Application:
         self.rollout = rollout or Rollout()
         self.outcome = outcome
         self.gates = gates or Gates()
+        self.conversation = conversation
         self.fallback = tuple(fallback) if isinstance(fallback, list | tuple) else fallback
         self.when_unavailable = (
             WhenUnavailable(when_unavailable) if isinstance(when_unavailable, str) else when_unavailable  # type: ignore[arg-type]

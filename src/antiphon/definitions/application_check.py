@@ -20,6 +20,7 @@ from antiphon.definitions.application import (
     Freshness,
     Reuse,
 )
+from antiphon.definitions.conversation import Conversation, conversation_mistakes
 from antiphon.definitions.degradation import degradation_mistakes
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature import duration_mistakes
@@ -67,6 +68,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "freshness": {_view_name(view): contract for view, contract in application.freshness.items()},
         "outcome": outcome_of(application, root),
         "locale": msgspec.UNSET if application.locale == "en" else application.locale,
+        "conversation": msgspec.UNSET if application.conversation is None else application.conversation,
         "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         "tags": tags,
     }
@@ -119,6 +121,11 @@ def _mistakes(application: Application) -> Iterator[str]:
             yield "prompt.template is empty."
     yield from _guard_mistakes(application, views)
     yield from _freshness_mistakes(application, views)
+    if application.conversation is not None:
+        wrong = list(type_mistakes(application.conversation, Conversation, "conversation"))
+        yield from wrong
+        if not wrong and "prompt" not in broken:
+            yield from conversation_mistakes(application.conversation, _reads_question(application.prompt))
     yield from degradation_mistakes(application.fallback, application.when_unavailable)
     if "decoding" not in broken:
         yield from _decoding_mistakes(application.decoding)
@@ -134,6 +141,13 @@ def _mistakes(application: Application) -> Iterator[str]:
     if not broken & {"rollout", "gates"}:
         yield from learning_mistakes(application, _classes(application.output), _entity_keys(application))
     yield from _fine_tune_template_mistakes(application, views)
+
+
+def _reads_question(prompt: Prompt) -> bool:
+    try:
+        return "question" in template_reads(prompt.template).names
+    except InvalidInputError:  # Its syntax is another mistake.
+        return True
 
 
 def _fine_tune_template_mistakes(application: Application, views: Views) -> Iterator[str]:

@@ -34,6 +34,7 @@ KINDS = {
     "batch": "job",
     "batch-outlook": "job",
     "batches": "job",
+    "conversations": "prediction",
     "events": "stream",
     "features": "view",
     "outcomes": "application",

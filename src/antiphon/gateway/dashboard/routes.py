@@ -7,6 +7,7 @@ from starlette.staticfiles import StaticFiles
 
 from antiphon.gateway.dashboard import (
     audit_pages,
+    conversation_pages,
     doors,
     feature_pages,
     learning_pages,
@@ -25,6 +26,8 @@ def routes() -> list[BaseRoute]:
         Route("/requests", endpoint(pages.requests), methods=["GET"]),
         Route("/requests/{prediction}", endpoint(pages.prediction), methods=["GET"]),
         Route("/requests/{prediction}/lineage", endpoint(pages.lineage), methods=["GET"]),
+        Route("/conversations", endpoint(conversation_pages.conversations), methods=["GET"]),
+        Route("/conversations/{conversation}", endpoint(conversation_pages.conversation), methods=["GET"]),
         Route("/releases", endpoint(release_pages.releases), methods=["GET"]),
         Route("/releases", endpoint(release_pages.act), methods=["POST"]),
         Route("/releases/diff", endpoint(release_pages.diff), methods=["GET"]),

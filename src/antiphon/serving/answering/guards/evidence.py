@@ -8,13 +8,22 @@ from typing import Any
 import msgspec
 
 
+class EarlierEvidence(msgspec.Struct, frozen=True):
+    """An earlier turn of the conversation: its question, and its features as they were printed then."""
+
+    question: str
+    prints: Mapping[str, str | None]
+
+
 class Evidence(msgspec.Struct, frozen=True):
-    """The request beside which guards see a text: its printed features, keys, question and inputs."""
+    """The request beside which guards see a text: its printed features, keys, question and inputs, and those of earlier
+    turns of its conversation."""
 
     prints: Mapping[str, str | None]
     entity: Mapping[str, str]
     question: str = ""
     inputs: Mapping[str, Any] = {}
+    earlier: tuple[EarlierEvidence, ...] = ()
 
     def documents(self) -> Iterable[str]:
         """Every text of the request."""
@@ -22,3 +31,6 @@ class Evidence(msgspec.Struct, frozen=True):
         yield from self.entity.values()
         yield from map(str, self.inputs.values())
         yield from (text for text in self.prints.values() if text is not None)
+        for turn in self.earlier:
+            yield turn.question
+            yield from (text for text in turn.prints.values() if text is not None)
