@@ -65,6 +65,7 @@ def answerer(wired: ProcessServices) -> Answerer:
             decide=decide,
             stored=store.answers,
             texts=store.blobs,
+            conversations=store.conversations,
             receipts=store.receipts,
             exposures=Exposures(store.database),
             pairs=ShadowPairs(store.database),

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Application": ("application", "Application"),
+    "Conversation": ("conversation", "Conversation"),
     "Decoding": ("application", "Decoding"),
     "Documents": ("documents", "Documents"),
     "Retrieval": ("documents", "Retrieval"),
@@ -73,7 +74,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
     "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col", "when", "least", "greatest",
     "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
-    "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO",
+    "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO", "Conversation",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard", "CitationGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
     "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption",
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
         Freshness,
         Reuse,
     )
+    from antiphon.definitions.conversation import Conversation
     from antiphon.definitions.degradation import WhenUnavailable
     from antiphon.definitions.documents import Documents, Retrieval
     from antiphon.definitions.embedding import EmbeddingModel

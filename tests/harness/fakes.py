@@ -67,6 +67,7 @@ from antiphon.governance.secret import load_secret
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.conversations import ProjectConversations
 from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
@@ -311,6 +312,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         },
         "replay": replay,
         "reuse": lambda scope: (),
+        "conversations": ProjectConversations(store, records(store)),
         "identity": ProjectIdentity(store),
         "tenants": ProjectTenants(store),
         "authorize": Decider().require,

@@ -24,6 +24,7 @@ from antiphon.catalog.releases.rollouts import RolloutRecord as RolloutUnderWay
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import Conversations
 from antiphon.catalog.serving.receipts import Receipt, Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import NotFoundError, UnavailableError
@@ -188,6 +189,7 @@ class SmallDesk:
         self.exposures = Exposures(self.database)
         self.pairs = ShadowPairs(self.database)
         self.answers = Answers(self.database)
+        self.conversations = Conversations(self.database)
         self.jobs = Jobs(self.database)
         self.runs = Runs(self.database)
         self.commit = GroupCommit(self.database)
@@ -201,6 +203,7 @@ class SmallDesk:
             decide=self.decider.decide,
             stored=self.answers,
             texts=self.blobs,
+            conversations=self.conversations,
             receipts=self.receipts,
             exposures=self.exposures,
             pairs=self.pairs,

@@ -39,6 +39,7 @@ from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
 from antiphon.services.batches import ProjectTableJobs, askable, embedding_models, file_contents, file_store
+from antiphon.services.conversations import ProjectConversations
 from antiphon.services.engines import clients
 from antiphon.services.engines.remote_models import remote_model_lines
 from antiphon.services.features.feature_services import feature_services
@@ -113,6 +114,7 @@ class ProcessServices:
                 explain=predictions.explain,
                 replay=replay,
                 reuse=RecentReuse(store.receipts, SystemClock()).of,
+                conversations=ProjectConversations(store, records(store)),
             ),
             access=AccessServices(
                 identity=ProjectIdentity(store),

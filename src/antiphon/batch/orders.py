@@ -65,8 +65,8 @@ class TableOrder(msgspec.Struct, frozen=True):
 
     Attributes:
         input: a JSON lines, CSV or Parquet file, or an object ``s3://BUCKET/KEY``, whose rows hold the entity's key
-            columns, and ``as_of`` (ISO 8601 with offset) or ``question`` if wished; or ``None`` with ``rows`` in the
-            order itself.
+            columns, and ``as_of`` (ISO 8601 with offset) or ``question`` if wished, or of an application that sees
+            earlier turns ``messages`` or ``conversation``; or ``None`` with ``rows`` in the order itself.
         output: file or object where the answers are written, one row out per row in; ``None`` keeps them in the
             catalog only.
         as_of: event time of rows that bring none; ``None`` is the time of answering.
@@ -343,7 +343,11 @@ def prompt_tokens(application: ApplicationSpec, row: dict[str, Any]) -> float:
     except InvalidInputError:  # it computes with a figure: then its own text is the nearest length that is known
         user = application.prompt.template + question
     turns = prompts.turns(application, user)
-    return sum(len(turn.content.encode()) for turn in turns) / BYTES_PER_TOKEN + TOKENS_PER_TURN * (len(turns) + 1)
+    given = row.get("messages") if application.conversation else None
+    before = len(str(given).encode()) if given else 0
+    return (before + sum(len(turn.content.encode()) for turn in turns)) / BYTES_PER_TOKEN + TOKENS_PER_TURN * (
+        len(turns) + 1
+    )
 
 
 def scaled(sampled: list[float], rows: int) -> int:

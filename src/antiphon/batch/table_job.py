@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,7 +37,7 @@ from antiphon.durable.context import RunContext
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decision
 from antiphon.serving.features.on_demand import input_types
-from antiphon.serving.request import Answer, AnswerRequest, Tier
+from antiphon.serving.request import Answer, AnswerRequest, Message, Tier
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,13 @@ _CHUNK = 512
 
 _DENIED_LISTED = 100
 """Denied rows that a job's result names; every one of them stands in its own row."""
+
+
+class GivenTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A turn in a row's ``messages``."""
+
+    role: Literal["user", "assistant"]
+    content: str
 
 
 AnswerFunction = Callable[[AnswerRequest], Awaitable[Answer]]
@@ -138,7 +145,9 @@ def _request(
 ) -> AnswerRequest | AntiphonError:
     question = row.get("question")
     try:
-        as_of = job.moment_of(row)
+        said, as_of = _said(application, row), job.moment_of(row)
+    except InvalidInputError as error:
+        return error
     except ValueError:
         return InvalidInputError(
             f"{row.get('as_of')!r} is no instant.", where="as_of", next_step="Write it in ISO 8601."
@@ -149,12 +158,41 @@ def _request(
         application=job.application,
         entity={key: str(row[key]) for key in application.entity_keys if row.get(key) is not None},
         inputs=_inputs(application, row, texts=table_of(job.input).suffix == ".csv"),
-        question=str(question) if question else None,
+        question=str(question) if question else said.get("question"),
+        messages=said.get("messages", ()),
+        conversation=said.get("conversation"),
         as_of=as_of,
         path="batch",
         release=job.release,
         refresh=job.kind == "precompute",
     )
+
+
+def _said(application: ApplicationSpec, row: tables.Row) -> dict[str, Any]:
+    """Turns and conversation of a row, where the application sees earlier turns and these are no keys of its entity."""
+    columns = {name: row.get(name) for name in ("messages", "conversation") if name not in application.entity_keys}
+    if not application.conversation:
+        return {}
+    given, conversation = columns.get("messages"), columns.get("conversation")
+    try:
+        if isinstance(given, str) and given:
+            given = msgspec.json.decode(given)
+        turns = msgspec.convert(given or [], list[GivenTurn])
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise InvalidInputError(
+            f"`messages` are no turns: {error}.",
+            where="messages",
+            next_step='Write a list of {"role": "user" or "assistant", "content": "…"}, the question last.',
+        ) from None
+    if turns and row.get("question"):
+        raise InvalidInputError(
+            "A row has `messages` and a `question`.", where="messages", next_step="Write the question as the last turn."
+        )
+    return {
+        "messages": tuple(Message(turn.role, turn.content) for turn in turns),
+        "question": turns[-1].content if turns else None,
+        "conversation": str(conversation) if conversation else None,
+    }
 
 
 def _inputs(application: ApplicationSpec, row: tables.Row, *, texts: bool) -> dict[str, Any]:

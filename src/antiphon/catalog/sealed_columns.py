@@ -64,6 +64,7 @@ SEALED_COLUMNS = (
     SealedColumn("batches", "errors", "batch-errors/1", ("id",)),
     SealedColumn("batches", "metadata", "batch-metadata/1", ("id",)),
     SealedColumn("blobs", "payload", "blob/1", ("hash",)),
+    SealedColumn("conversation_turns", "payload", "conversation-turn/1", ("conversation", "number")),
     SealedColumn("datasets", "document", "dataset/1", ("id",)),
     SealedColumn("definition_versions", "document", "view/1", ("view", "version")),
     SealedColumn("evaluation_answers", "answer", "evaluation-answer/1", ("evaluation", "question")),

@@ -14,6 +14,7 @@ from antiphon.cli.project import at_terminal, services
 from antiphon.core.errors import FeatureUnavailableError, UnavailableError
 
 if TYPE_CHECKING:
+    from antiphon.catalog.serving.receipts import Receipt
     from antiphon.serving.request import Answer
 
 
@@ -24,6 +25,7 @@ def ask(
     given: entities.Input = [],  # noqa: B006 -- typer copies it
     as_of: entities.AsOf = "",
     release: OtherRelease = "",
+    conversation: Annotated[str, typer.Option(help="The conversation that the question goes on with.")] = "",
     max_tokens: Annotated[int, typer.Option(min=0, help="Bound for a plain model; 0 is its default.")] = 0,
     project: Project = HERE,
     as_json: Json = False,
@@ -47,6 +49,7 @@ def ask(
                 messages=(Message("user", question),) if question else (),
                 as_of=moment,
                 release=release or None,
+                conversation=conversation or None,
                 overrides=DecodingOverrides(max_tokens=max_tokens or None),
             )
             try:
@@ -70,8 +73,13 @@ def ask(
         as_json,
         lambda: answer.text,
         f"{answer.prediction}  {receipt.cache.origin}{stands_in}{guards}, "
-        f"{receipt.usage.completion_tokens} tokens, {receipt.timing.total:.2f} s",
+        f"{receipt.usage.completion_tokens} tokens, {receipt.timing.total:.2f} s{_conversation(receipt)}",
     )
+
+
+def _conversation(receipt: Receipt) -> str:
+    own = receipt.conversation
+    return f", turn {own.turn} of {own.id}" if own is not None and own.id is not None else ""
 
 
 def needs_start(error: UnavailableError | FeatureUnavailableError, published: bool) -> bool:

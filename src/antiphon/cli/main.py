@@ -15,6 +15,7 @@ from antiphon.cli import (
     ask,
     audit,
     batch,
+    conversations,
     datasets,
     doctor,
     documents,
@@ -127,8 +128,8 @@ def assemble() -> typer.Typer:
     ):  # fmt: skip
         evaluations.app.command(name)(command)
     for noun in (
-        features, documents, datasets, models, prompts, evaluations, releases, webhooks, outcomes, batch, runs, training,
-        events,
+        features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
+        runs, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -80,6 +81,7 @@ def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "question", _shortened(explained["question"]) if explained["question"] is not None else ""
     yield "entity", _pairs(explained["entity"])
     yield "inputs", _shortened(explained["inputs"]) if explained["inputs"] is not None else ""
+    yield "turn", _turn(explained["conversation"]) if explained.get("conversation") else ""
     yield "hints", _shortened(explained["hints"]) if explained["hints"] is not None else ""
     originator = caller["originating_user"]
     yield "asked by", f"{caller['principal']}{f' for {originator}' if originator else ''}, as of {explained['as_of']}"
@@ -93,6 +95,14 @@ def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{usage['prompt_tokens']:,} tokens read ({usage['cached_prompt_tokens']:,} cached), "
         f"{usage['completion_tokens']:,} written, {timing['total']:.2f} s, {cost['amount']:.2g} {cost['currency']}",
     )
+
+
+def _turn(conversation: Mapping[str, Any]) -> str:
+    """The place in its conversation, and what of it the prompt showed."""
+    forms = Counter(turn["form"] for turn in conversation["turns"])
+    shown = ", ".join(f"{count} {form}" for form, count in forms.items()) or "no earlier turns"
+    after = f" after {conversation['previous']}" if conversation["previous"] else ""
+    return f"{conversation['turn']} of {conversation['id'] or 'no kept conversation'}{after}: {shown}"
 
 
 def _origin(explained: Mapping[str, Any], cache: Mapping[str, Any]) -> str:

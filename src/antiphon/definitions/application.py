@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from antiphon.definitions.conversation import Conversation
 from antiphon.definitions.degradation import WhenUnavailable, target_of
 from antiphon.definitions.documents import Retrieval, RetrievalSpec
 from antiphon.definitions.granted import model_owner, owner_of
@@ -188,6 +189,8 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     locale: str | msgspec.UnsetType = msgspec.UNSET
     ungated: GateExemption | msgspec.UnsetType = msgspec.UNSET
     retrievals: tuple[RetrievalSpec, ...] | msgspec.UnsetType = msgspec.UNSET
+    # Unset for one that answers single questions, for the same reason.
+    conversation: Conversation | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def text_locale(self) -> str:
@@ -271,6 +274,7 @@ class Application:
         gates: checks that a release passes before it gets traffic.
         ungated: why releases go live without gates, as a sentence or a :class:`GateExemption`; empty: they do not.
         retrievals: what is looked up in documents for the prompt.
+        conversation: rule by which earlier turns are seen; ``None``: it answers single questions.
         fallback: engines to try in order, ``ENGINE`` or ``ENGINE/MODEL`` each.
         when_unavailable: answer when no engine answers: a rule's name or a :class:`WhenUnavailable`.
         owner: owner's name.
@@ -301,6 +305,7 @@ class Application:
         outcome: Outcome | None = None,
         gates: Gates | None = None,
         ungated: str | GateExemption = "",
+        conversation: Conversation | None = None,
         fallback: Sequence[str] = (),
         when_unavailable: str | WhenUnavailable = "refuse",
         owner: str = "",
@@ -326,6 +331,7 @@ class Application:
         self.outcome = outcome
         self.gates = gates or Gates()
         self.ungated = GateExemption(ungated) if isinstance(ungated, str) and ungated else ungated
+        self.conversation = conversation
         self.fallback = tuple(fallback) if isinstance(fallback, list | tuple) else fallback
         self.when_unavailable = (
             WhenUnavailable(when_unavailable) if isinstance(when_unavailable, str) else when_unavailable  # type: ignore[arg-type]

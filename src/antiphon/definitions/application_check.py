@@ -20,6 +20,7 @@ from antiphon.definitions.application import (
     Freshness,
     Reuse,
 )
+from antiphon.definitions.conversation import Conversation, conversation_mistakes
 from antiphon.definitions.degradation import degradation_mistakes
 from antiphon.definitions.documents import Documents, Retrieval
 from antiphon.definitions.entity import Entity
@@ -72,6 +73,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "outcome": outcome_of(application, root),
         "ungated": application.ungated or msgspec.UNSET,
         "locale": msgspec.UNSET if application.locale == "en" else application.locale,
+        "conversation": msgspec.UNSET if application.conversation is None else application.conversation,
         "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         "tags": tags,
         "retrievals": retrievals or msgspec.UNSET,
@@ -128,6 +130,11 @@ def _mistakes(application: Application) -> Iterator[str]:
     yield from _retrieval_mistakes(application)
     yield from _guard_mistakes(application, views)
     yield from _freshness_mistakes(application, views)
+    if application.conversation is not None:
+        wrong = list(type_mistakes(application.conversation, Conversation, "conversation"))
+        yield from wrong
+        if not wrong and "prompt" not in broken:
+            yield from conversation_mistakes(application.conversation, _reads_question(application.prompt))
     yield from degradation_mistakes(application.fallback, application.when_unavailable)
     if "decoding" not in broken:
         yield from _decoding_mistakes(application.decoding)
@@ -180,6 +187,14 @@ def _query_mistakes(application: Application, text: str, label: str) -> Iterator
     for key, _ in reads.entity_keys:
         if key not in keys:
             yield f"{label}: entity has no key {key!r}; it has {', '.join(keys) or 'none'}."
+
+
+def _reads_question(prompt: Prompt) -> bool:
+    try:
+        return "question" in template_reads(prompt.template).names
+    except InvalidInputError:  # Its syntax is another mistake.
+        return True
+
 
 
 def _fine_tune_template_mistakes(application: Application, views: Views) -> Iterator[str]:

@@ -20,6 +20,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.gateway import dashboard, feedback, health, lookup, openapi, tokenizer
 from antiphon.gateway.admin import (
     audit,
+    conversations,
     datasets,
     documents,
     evaluations,
@@ -57,8 +58,8 @@ from antiphon.gateway.services import GatewayServices
 OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
-        status, predictions, releases, rollouts, models, evaluations, datasets, outcomes, publications, views,
-        feature_watch, documents, work, keys, tenants, grants, policies, audit, workbench, files, batches, stored,
+        status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
+        views, feature_watch, documents, work, keys, tenants, grants, policies, audit, workbench, files, batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

@@ -35,6 +35,7 @@ KINDS = {
     "batch": "job",
     "batch-outlook": "job",
     "batches": "job",
+    "conversations": "prediction",
     "events": "stream",
     "features": "view",
     "outcomes": "application",

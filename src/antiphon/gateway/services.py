@@ -20,6 +20,7 @@ from antiphon.governance.identity.quotas import Quotas
 from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.batches import ProjectTableJobs
+from antiphon.services.conversations import ProjectConversations
 from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.feature_services import FeatureServices
 from antiphon.services.governance.audit_trail import AuditTrail
@@ -70,6 +71,7 @@ class PredictionServices:
     explain: Callable[[Scope, str, bool], Mapping[str, Any]]
     replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]
     reuse: Callable[[Scope], Sequence[ReuseCount]]
+    conversations: ProjectConversations
 
 
 @dataclass(frozen=True)

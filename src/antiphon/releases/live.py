@@ -103,6 +103,10 @@ class LiveReleases:
             self._pinned[key] = pinned
         return pinned
 
+    def staged(self, scope: Scope, release: str) -> Release:
+        """One release with its present stage; raises ``NotFoundError``. Read from the catalog each time."""
+        return self._releases.get(scope, release)
+
     def forget(self) -> None:
         """Ask the catalog at the next request, for a process that moved the pointer itself."""
         self._leases.forget()

@@ -104,6 +104,7 @@ def serving_services(
         decide=deciding(store),
         stored=store.answers,
         texts=store.blobs,
+        conversations=store.conversations,
         receipts=AuditedReceipts(store.receipts, store.audit),
         exposures=store.exposures,
         pairs=store.pairs,

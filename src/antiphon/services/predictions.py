@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.releases.releases import Release
-from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt, Receipts, ReuseCount
+from antiphon.catalog.serving.receipts import Attempt, FeatureReceipt, Receipt, Receipts, ReuseCount
 from antiphon.core.clock import Clock
 from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
@@ -82,30 +82,8 @@ class ProjectPredictions:
             "features": [self._feature(scope, feature, receipt, lineage) for feature in receipt.features],
             "retrievals": self._retrievals(scope, receipt),
             "feature_fingerprint": receipt.feature_fingerprint,
-            "generations": [
-                {
-                    "prompt": self._text(scope, attempt.prompt_blob),
-                    "text": self._text(scope, attempt.text_blob),
-                    "model": attempt.model,
-                    "fingerprint": attempt.fingerprint,
-                    "seed": attempt.seed,
-                    "temperature": attempt.temperature,
-                    "top_p": attempt.top_p,
-                    "max_tokens": attempt.max_tokens,
-                    "stop": list(attempt.stop),
-                    "json_schema": self._text(scope, attempt.json_schema_blob),
-                    "token_ids": list(attempt.token_ids),
-                    "finish_reason": attempt.finish_reason,
-                    "frequency_penalty": attempt.frequency_penalty,
-                    "presence_penalty": attempt.presence_penalty,
-                    "logit_bias": dict(attempt.logit_bias),
-                    "tools": self._text(scope, attempt.tools_blob),
-                    "grammar": self._text(scope, attempt.grammar_blob),
-                    "ignore_end": attempt.ignore_end,
-                    "parameters": self._text(scope, attempt.parameters_blob),
-                }
-                for attempt in origin.attempts
-            ],
+            "generations": [self._generation(scope, attempt) for attempt in origin.attempts],
+            "conversation": self._conversation(scope, receipt),
             "guards": msgspec.to_builtins(origin.guards),
             "cache": plain["cache"],
             "engine": receipt.engine,
@@ -214,6 +192,41 @@ class ProjectPredictions:
             **said,
             "lineage": None if found.trace is None else msgspec.to_builtins(found.trace.placeless()),
             "made_again": "the same" if found.same else found.why or "another value",
+        }
+
+    def _generation(self, scope: Scope, attempt: Attempt) -> dict[str, Any]:
+        return {
+            "prompt": self._text(scope, attempt.prompt_blob),
+            "text": self._text(scope, attempt.text_blob),
+            "model": attempt.model,
+            "fingerprint": attempt.fingerprint,
+            "seed": attempt.seed,
+            "temperature": attempt.temperature,
+            "top_p": attempt.top_p,
+            "max_tokens": attempt.max_tokens,
+            "stop": list(attempt.stop),
+            "json_schema": self._text(scope, attempt.json_schema_blob),
+            "token_ids": list(attempt.token_ids),
+            "finish_reason": attempt.finish_reason,
+            "frequency_penalty": attempt.frequency_penalty,
+            "presence_penalty": attempt.presence_penalty,
+            "logit_bias": dict(attempt.logit_bias),
+            "tools": self._text(scope, attempt.tools_blob),
+            "grammar": self._text(scope, attempt.grammar_blob),
+            "ignore_end": attempt.ignore_end,
+            "parameters": self._text(scope, attempt.parameters_blob),
+        }
+
+    def _conversation(self, scope: Scope, receipt: Receipt) -> dict[str, Any] | None:
+        own = receipt.conversation
+        if own is None:
+            return None
+        said: dict[str, Any] = msgspec.to_builtins(own)
+        del said["summary_blob"]
+        return {
+            **said,
+            "summary": self._text(scope, own.summary_blob),
+            "summaries": [self._generation(scope, attempt) for attempt in own.summaries],
         }
 
     def _snapshot(self, scope: Scope, feature: FeatureReceipt) -> dict[str, Any] | None:

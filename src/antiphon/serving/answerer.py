@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, nullcontext
-from datetime import datetime
 from functools import partial
 
 import msgspec
@@ -28,33 +27,41 @@ from antiphon.core.errors import (
     InvalidInputError,
     NotFoundError,
     OverloadedError,
+    PromptTooLongError,
     UnavailableError,
 )
 from antiphon.core.suggestions import nearest
 from antiphon.core.telemetry import GENAI, span
-from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.degradation import Target
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.api.messages import Delta
-from antiphon.features.online.remedies import SubstituteValue
-from antiphon.features.values import FeatureVector
 from antiphon.governance.policy.request import Decision
-from antiphon.serving.answering import generation, receipts, reuse
-from antiphon.serving.answering.context import AnswerContext, Arrival, arrive, as_requested, cache_namespace, entity_of
+from antiphon.serving.answering import generation, receipts, reuse, summaries
+from antiphon.serving.answering.context import (
+    AnswerContext,
+    Arrival,
+    Generation,
+    arrive,
+    as_requested,
+    cache_namespace,
+    entity_of,
+)
 from antiphon.serving.answering.deduplication import SingleFlight, ahead
-from antiphon.serving.answering.generation import Generation, GenerationSpec, GuardedText
+from antiphon.serving.answering.generation import GenerationSpec, GuardedText
 from antiphon.serving.answering.guarded import generate_guarded
 from antiphon.serving.answering.guards.check import OutputCheck
 from antiphon.serving.answering.guards.judging import verdict
 from antiphon.serving.answering.narrowing import narrowed
 from antiphon.serving.answering.overrides import check_overrides
 from antiphon.serving.answering.policy import ReleaseResources, policy_context, require_allowed
+from antiphon.serving.answering.recollection import Recollection, check_masked
 from antiphon.serving.answering.recorder import AnswerRecorder
 from antiphon.serving.answering.retrieval import retrieve
 from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release
 from antiphon.serving.fallback import substitutes
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines, not_served, refusal
 from antiphon.serving.features import on_demand, reading
+from antiphon.serving.history import History
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import Shadows
@@ -68,7 +75,8 @@ class Answerer:
         self._engines = Engines(services.engine, services.standbys, services.failover, services.clock)
         self._resources = ReleaseResources()
         self._flights = SingleFlight()
-        self._recorder = AnswerRecorder(services)
+        self._recollection = Recollection(services.conversations, services.releases, services.subject_key)
+        self._recorder = AnswerRecorder(services, self._recollection)
         self._shadows = Shadows(self.answer, self._recorder.record_unpaired, services.clock, services.shadow_limits)
 
     async def answer(self, request: AnswerRequest) -> Answer:
@@ -117,11 +125,13 @@ class Answerer:
             async with self._services.admission.enter("flex" if request.tier == "flex" else request.path):
                 arrival = arrive(request, self._services.subject_key, arrived)
                 assigned = await self._assign(arrival)
+                history = self._recollection.recall(arrival, assigned)
+                assigned = self._recollection.assigned(arrival, assigned, history)
                 context: AnswerContext | None = None
                 served: Answer | None = None
                 try:
                     # Decide, features, then an answer that was made earlier.
-                    context = await self._decide_and_read(arrival, assigned)
+                    context = await self._decide_and_read(arrival, assigned, history)
                     answer = await self._stored(context)
 
                     # Prompt, generate, guard: on the release's own engine, then on each of its fallbacks.
@@ -129,9 +139,15 @@ class Answerer:
                     passed_over: tuple[SkippedEngine, ...] = ()
                     failures: list[AntiphonError] = []
                     targets = substitutes.targets(context) if answer is None else ()
-                    for target in targets:
+                    trying = deque(targets)
+                    shorter: History | None = None
+                    while trying:
+                        target, deadline = trying.popleft(), self._deadline(context)
                         shown, beginning = False, ""
                         try:
+                            if shorter is not None:
+                                context = await summaries.apply(self._engines, context, target, shorter, deadline)
+                                shorter = None
                             engine, model = await self._engines.described(target)
                             spec = generation.specify(context, model)
                             key = None if passed_over else reuse.prompt_key_of(context, spec)
@@ -150,8 +166,8 @@ class Answerer:
                                 break
                             first_byte: float | None = None
                             whole: Generation | None = None
-                            sent = generation.engine_request(spec, request, context.application.slo)
-                            deadline = self._deadline(context)
+                            slo, continues = context.application.slo, context.continues
+                            sent = generation.engine_request(spec, request, slo, continues=continues)
                             async with aclosing(generation.generate(engine.generate, sent, deadline)) as events:
                                 async for event in events:
                                     if not isinstance(event, Delta):
@@ -172,6 +188,12 @@ class Answerer:
                                 raise error.error from error
                             passed_over += (error.passed,)
                             failures.append(error.error)
+                        except PromptTooLongError as error:
+                            if shown:
+                                raise
+                            # The same engine again, with fewer of the earlier turns.
+                            shorter = summaries.shortened(context, error)
+                            trying.appendleft(target)
                         except DeadlineExceededError as error:
                             if shown:
                                 raise
@@ -195,8 +217,8 @@ class Answerer:
                         await self._recorder.record_failure(arrival, assigned, publication, error)
                     raise
                 finally:
-                    if served is not None:
-                        self._shadows.offer(arrival, assigned, served)
+                    if served is not None and context is not None:
+                        self._shadows.offer(arrival, assigned, served, context.history)
 
     async def _assign(self, arrival: Arrival) -> Assignment:
         """The release that answers, whatever becomes live before the answer ends."""
@@ -238,7 +260,7 @@ class Answerer:
         purpose, now = granted_purpose or PLAIN_PURPOSE, self._services.clock.now()
         return as_requested(request, implicit_release(request, model, now, fallback, purpose))
 
-    async def _decide_and_read(self, arrival: Arrival, assigned: Assignment) -> AnswerContext:
+    async def _decide_and_read(self, arrival: Arrival, assigned: Assignment, history: History) -> AnswerContext:
         """The policy decision and the features: all that is known before a token is generated."""
         services, request, release = self._services, arrival.request, assigned.release
         application = narrowed(release.bundle.application, request.only)
@@ -252,6 +274,7 @@ class Answerer:
             ),
         )
         require_allowed(decision, request.principal, application.name)
+        check_masked(history, decision.masked)
         if release.number != 0:
             check_overrides(request, application)
         entity = entity_of(request, application.entity_keys)
@@ -264,7 +287,9 @@ class Answerer:
                     vector = await asyncio.to_thread(read, request.minimum_publication)
                 else:
                     vector = read(request.minimum_publication)
-        remedies = await self._remedies(request, application, vector, as_of, entity, decision.masked)
+        remedies = await reading.substitutes(
+            services.remedies, request.scope, application, vector, as_of, entity, decision.masked
+        )
         inputs: dict[str, InputValue] = {}
         # A dataset's row has its on-demand features already; a request brings their inputs.
         if request.inputs or not reading.has_on_demand(application, vector.values if vector is not None else ()):
@@ -282,35 +307,9 @@ class Answerer:
             question_hash=reuse.question_hash(request.question, inputs),
             inputs=inputs,
             # An answer made with a column must not be served to a principal for whom it is masked, nor the reverse.
-            cache_namespace=None if decision.masked else cache_namespace(request, assigned),
+            cache_namespace=None if decision.masked else cache_namespace(request, assigned, history),
+            history=history,
         )
-
-    async def _remedies(
-        self,
-        request: AnswerRequest,
-        application: ApplicationSpec,
-        vector: FeatureVector | None,
-        as_of: datetime,
-        entity: Mapping[str, str],
-        masked: Sequence[str],
-    ) -> dict[str, SubstituteValue]:
-        """Substitutes for stale values; found in a thread, for a source or an older snapshot may be slow."""
-        services, found = self._services, dict[str, SubstituteValue]()
-        if vector is None or vector.publication is None or services.remedies is None:
-            return found
-        for view in reading.to_remedy(vector, application, as_of, masked):
-            with span("remedy", {"antiphon.view": view}):
-                (one,) = await asyncio.to_thread(
-                    services.remedies,
-                    request.scope,
-                    (view, application.features[view]),
-                    [entity],
-                    as_of,
-                    application.freshness[view],
-                    vector.publication,
-                )
-            found.update(one)
-        return found
 
     async def _stored(self, context: AnswerContext) -> Answer | None:
         """An earlier answer about the same subject and question, where the application's rule lets it be served."""

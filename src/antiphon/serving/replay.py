@@ -38,13 +38,15 @@ class ReplayedAttempt(msgspec.Struct, frozen=True):
 
 class Replay(msgspec.Struct, frozen=True):
     """A prediction made again. ``origin`` is the prediction whose generations were replayed (itself, unless it
-    was served from a stored answer); ``served_identical`` compares the text the client got."""
+    was served from a stored answer); ``served_identical`` compares the text the client got. ``summaries`` are those of
+    earlier turns that were made for it."""
 
     prediction: str
     origin: str
     identical: bool
     served_identical: bool
     attempts: tuple[ReplayedAttempt, ...]
+    summaries: tuple[ReplayedAttempt, ...] = ()
 
 
 async def replay(
@@ -68,6 +70,8 @@ async def replay(
     origin = receipt if receipt.cache.prediction is None else receipt_of(receipt.scope, receipt.cache.prediction)
     engine = (standbys or {}).get(origin.engine or "", engine)
     replayed = [await _again(attempt, origin, engine, texts) for attempt in origin.attempts]
+    made = origin.conversation.summaries if origin.conversation is not None else ()
+    summaries = [await _again(attempt, origin, engine, texts) for attempt in made]
     served = texts.get(receipt.scope, receipt.text_blob).decode()
     release = release_of(origin.scope, origin.release)
     again = _served(origin, [attempt.text for attempt in replayed], release, texts)
@@ -75,9 +79,10 @@ async def replay(
     return Replay(
         prediction=receipt.prediction,
         origin=origin.prediction,
-        identical=served_identical and all(attempt.identical for attempt in replayed),
+        identical=served_identical and all(attempt.identical for attempt in (*summaries, *replayed)),
         served_identical=served_identical,
         attempts=tuple(replayed),
+        summaries=tuple(summaries),
     )
 
 

@@ -12,6 +12,7 @@ from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ChatTurn, Penalties, TokenOut
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.answering.tools import Tools
+from antiphon.serving.history import History
 
 Tier = Literal["default", "priority", "flex"]
 """Of online requests: ``priority`` goes ahead of ``default``; ``flex`` is done in the gaps, like batch work."""
@@ -82,6 +83,9 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         hints: what its caller says about it and that changes no answer, such as ``metadata``; in the receipt.
         turn: the request in its API's own form, in the receipt too: a conversation goes on from it.
         prediction: the id of the receipt, for a caller who is told it before there is one; ``None``: a new one.
+        conversation: id of the conversation that it goes on with; ``previous``: a prediction that it goes on from.
+        kept: its turn is kept, so that its conversation can be gone on with.
+        history: the earlier turns, of a shadow: as the request that it mirrors found them.
         names: its API's names of parameters that are called otherwise here, for errors that name one.
     """
 
@@ -112,6 +116,10 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     hints: dict[str, Any] = {}
     turn: bytes = b""
     prediction: str | None = None
+    conversation: str | None = None
+    previous: str | None = None
+    kept: bool = True
+    history: History | None = None
     names: dict[str, str] = {}
 
 

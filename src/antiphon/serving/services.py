@@ -10,6 +10,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import Conversations
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
@@ -50,6 +51,7 @@ class Services(msgspec.Struct, frozen=True):
     decide: PolicyDecider
     stored: Answers
     texts: Blobs
+    conversations: Conversations
     receipts: ReceiptWriter
     exposures: Exposures
     pairs: ShadowPairs

@@ -23,6 +23,7 @@ from antiphon.core.logs import described
 from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import Arrival
 from antiphon.serving.answering.probabilities import outcome_probabilities
+from antiphon.serving.history import NO_HISTORY, History
 from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, MirroredAnswer
 
 _log = logging.getLogger(__name__)
@@ -44,12 +45,14 @@ class ShadowLimits(msgspec.Struct, frozen=True):
     seconds: float = 300.0
 
 
-def mirrored(arrival: Arrival, assigned: Assignment, answer: Answer) -> AnswerRequest | None:
+def mirrored(
+    arrival: Arrival, assigned: Assignment, answer: Answer, history: History = NO_HISTORY
+) -> AnswerRequest | None:
     """The same question to the candidate; ``None`` when it is not to be mirrored: a candidate is compared with what
     the live release says, not with what stood in for it.
 
-    It has the moment of the answered one and sees at least its publication. Its decoding is the candidate's own. Nobody
-    waits for it, whatever tier the answered one had.
+    It has the moment of the answered one, sees at least its publication, and the earlier turns as it showed them. Its
+    decoding is the candidate's own. Nobody waits for it, whatever tier the answered one had.
     """
     if assigned.mirror is None or assigned.rollout is None or answer.receipt.role in STAND_IN_ROLES:
         return None
@@ -68,6 +71,10 @@ def mirrored(arrival: Arrival, assigned: Assignment, answer: Answer) -> AnswerRe
         hints={},
         turn=b"",
         prediction=None,
+        messages=arrival.request.messages[-1:] if history.turns else arrival.request.messages,
+        conversation=None,
+        previous=None,
+        history=history if history.turns else None,
         mirrors=MirroredAnswer(
             rollout=assigned.rollout,
             prediction=answer.prediction,
@@ -106,10 +113,10 @@ class Shadows:
         self._closing = False
         self.counts = Counter[str]()
 
-    def offer(self, arrival: Arrival, assigned: Assignment, answer: Answer) -> None:
+    def offer(self, arrival: Arrival, assigned: Assignment, answer: Answer, history: History = NO_HISTORY) -> None:
         """Mirror the request later, when its assignment says so and there is room. Neither waits nor raises."""
         try:
-            request = mirrored(arrival, assigned, answer)
+            request = mirrored(arrival, assigned, answer, history)
             if request is None or self._closing:
                 return
             self.counts["offered"] += 1

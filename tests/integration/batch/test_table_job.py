@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.assistant import ASSISTANT
 from tests.harness.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
 from tests.harness.stored_files import batch_context
 
@@ -506,3 +507,29 @@ def test_a_job_beyond_the_tenants_quota_is_refused_and_the_same_order_again_is_n
     with pytest.raises(OverloadedError, match="its quota is 1"):
         bench.order(key="twice", output="other.jsonl")
     assert bench.order(key="once").id == first.id
+
+
+async def test_a_row_may_have_turns_or_a_conversation(bench: Bench) -> None:
+    desk, engine = bench.desk, bench.engine
+    desk.features.set(START, account__open_tickets=2)
+    release = desk.publish(ASSISTANT)
+    turns = [{"role": "user", "content": "Is it green?"}, {"role": "assistant", "content": "Yes."}]
+    last = {"role": "user", "content": "How green?"}
+    order = bench.order()
+
+    def request(**row: Any) -> Any:
+        job = msgspec.structs.replace(order, application="assistant", release=release.id)
+        return request_of(ASKER, ASSISTANT, job, RowFaults("job"), 1, {"customer": "acme", **row})
+
+    by_list, by_text = request(messages=[*turns, last]), request(messages=json.dumps([*turns, last]))
+    assert by_list == by_text
+    answer = await desk.answerer.answer(by_list)
+    assert "Is it green?<|im_end|>\n<|im_start|>assistant\nYes." in engine.asked[-1].prompt
+    assert answer.receipt.conversation is not None
+    later = await desk.answerer.answer(request(question="And now?", conversation=answer.receipt.conversation.id))
+    assert later.receipt.conversation is not None
+    assert later.receipt.conversation.turn == 3
+    for wrong in ("no list", [{"role": "system", "content": "Obey."}], [{"role": "user"}]):
+        refused = request(messages=wrong)
+        assert isinstance(refused, InvalidInputError)
+        assert refused.where == "messages"

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import canonical, content_hash
-from antiphon.learning.outcomes.matching import subject_of
 from antiphon.services.project.store import Store
+from antiphon.serving.answering.context import subject_of
 
 DAY0 = datetime(2013, 4, 1, tzinfo=UTC)
 DEFINITIONS = """

@@ -26,8 +26,9 @@ from antiphon.definitions.source import SourceSpec
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.rows import DatasetRowBuilder
 from antiphon.learning.outcomes.intake import OutcomeJoiner
-from antiphon.learning.outcomes.matching import OutcomeMatcher, subject_of
+from antiphon.learning.outcomes.matching import OutcomeMatcher
 from antiphon.learning.outcomes.submission import OutcomeSubmission
+from antiphon.serving.answering.context import subject_of
 
 WINDOW = TrainingWindow(history="20d", maturity="6h", embargo="2d")
 

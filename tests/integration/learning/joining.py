@@ -22,8 +22,9 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome as DeclaredOutcome
 from antiphon.learning.outcomes.intake import OutcomeJoiner
-from antiphon.learning.outcomes.matching import OutcomeMatcher, subject_of
+from antiphon.learning.outcomes.matching import OutcomeMatcher
 from antiphon.learning.outcomes.monitoring import Monitor
+from antiphon.serving.answering.context import subject_of
 
 KEY = b"k" * 32
 SCHEMA = json.dumps(

@@ -15,8 +15,8 @@ from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, keyed_hash
-from antiphon.learning.outcomes.matching import subject_of
 from antiphon.learning.outcomes.submission import OutcomeSubmission
+from antiphon.serving.answering.context import subject_of
 
 HOUR = timedelta(hours=1)
 EWR = {"origin": "EWR", "dest": "SFO"}

@@ -168,6 +168,30 @@ answers = table(
     index("ix_answers_prompt", "prompt_key", "as_of"),
 )
 
+# --- Conversations of applications, and their turns. ``transcript`` is a keyed hash of all that was said up to a turn.
+
+conversations = table(
+    "conversations",
+    key("id"),
+    columns(TEXT, "application", "subject", "speaker", "release"),
+    optional(TEXT, "rollout"),
+    columns(sa.BigInteger, "turns"),
+    columns(Instant, "created_at", "updated_at"),
+    index("ix_conversations_updated", "updated_at"),
+    index("ix_conversations_subject", "subject"),
+)
+
+conversation_turns = table(
+    "conversation_turns",
+    key("conversation"),
+    key("number", kind=sa.BigInteger),
+    columns(TEXT, "prediction", "transcript"),
+    dated("payload"),
+    refers("conversation", "conversations"),
+    index("ix_conversation_turns_prediction", "prediction"),
+    index("ix_conversation_turns_transcript", "transcript"),
+)
+
 # --- Releases, their rollouts, and the evidence that judges them.
 
 releases = table(

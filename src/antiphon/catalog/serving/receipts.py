@@ -185,6 +185,34 @@ class Degradation(msgspec.Struct, frozen=True):
     age_seconds: float
 
 
+class TurnReceipt(msgspec.Struct, frozen=True):
+    """An earlier turn of the conversation and its form in the prompt; without a ``prediction`` the caller gave it."""
+
+    number: int
+    prediction: str | None
+    form: Literal["whole", "summarized", "dropped"]
+
+
+class ConversationReceipt(msgspec.Struct, frozen=True):
+    """The place of an answer in a conversation, and what of it the prompt showed.
+
+    Attributes:
+        id: ``None`` where the turn was not kept: of a shadow, say.
+        turn: the number of this turn, from 1.
+        previous: the prediction of the turn before, if one answered it.
+        turns: the earlier ones.
+        summary_blob: the summary that the prompt showed.
+        summaries: generations of it that were made for this answer.
+    """
+
+    id: str | None
+    turn: int
+    previous: str | None
+    turns: tuple[TurnReceipt, ...] = ()
+    summary_blob: str | None = None
+    summaries: tuple[Attempt, ...] = ()
+
+
 class Timing(msgspec.Struct, frozen=True):
     """Wall seconds from arrival: admission wait, first byte, whole answer; and the engine's own parts."""
 
@@ -248,6 +276,8 @@ class Receipt(msgspec.Struct, frozen=True):
     retrievals: tuple[RetrievalReceipt, ...] = ()
     retrieved_blob: str | None = None
     """The chunks as the prompt saw them, as JSON."""
+    conversation: ConversationReceipt | None = None
+    """Set for an application that sees earlier turns."""
 
 
 class ReuseCount(msgspec.Struct, frozen=True):

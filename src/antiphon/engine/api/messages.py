@@ -84,6 +84,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
         tools: JSON of OpenAI's ``tools``, ``tool_choice`` and ``parallel_tool_calls``, beside ``messages`` only.
         parameters: JSON object of request fields beyond OpenAI's, by vLLM's names; other engines refuse them.
         share: its tenant's share of the engine beside others; 1 is as much as another.
+        continues: a later prompt is expected to begin with this one (a turn of a conversation), so that its beginning
+            is cached the first time. Its text is the same either way.
     """
 
     id: str
@@ -111,6 +113,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
     ahead: bool = False
     parameters: str = ""
     share: float = 1.0
+    continues: bool = False
 
     @property
     def tenant(self) -> str:

@@ -210,7 +210,7 @@ class ModelExecutor:
             sequence.pending = rest
             done += len(chunk)
             self.counters.prefilled_tokens += len(chunk)
-            if self._prefix_cache is not None and sequence.position == sequence.cache_prefix_at:
+            if self._prefix_cache is not None and sequence.position in sequence.cache_prefix_at:
                 state = self.runtime.copy_state(sequence.slot)
                 self._prefix_cache.insert(sequence.prefix_hashes, sequence.position, state)
             sequence.stats.engine_seconds += self._monotonic() - begin
@@ -243,7 +243,9 @@ class ModelExecutor:
             del sequence.pending[:tokens]
             sequence.stats.cached_tokens = tokens
             self.counters.reused_prefix_tokens += tokens
-        sequence.cache_prefix_at = self._prefix_cache.cacheable_tokens(sequence.prefix_hashes)
+        sequence.cache_prefix_at = self._prefix_cache.cacheable_tokens(
+            sequence.prefix_hashes, continues=sequence.request.continues
+        )
 
     def _cached_prefix(self, sequence: Sequence) -> tuple[int, SequenceState] | None:
         if self._prefix_cache is None or sequence.scored:  # A cached prefix has no logits.

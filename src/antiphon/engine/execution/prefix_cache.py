@@ -2,7 +2,7 @@
 
 Invariant: a cached state is that of computing those tokens from position 0, bit for bit, because chunks are cut at the
 same places for every sequence. A prefix is cached the second time it is seen: then it is known where the prompts part,
-and prompts that never come again cost nothing.
+and prompts that never come again cost nothing. A prompt that is said to be continued is cached the first time.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ class PrefixCache:
                 return depth * hashes.chunk_tokens, state
         return None
 
-    def cacheable_tokens(self, hashes: PrefixHashes) -> int:
-        """Length of the prefix that this prompt shares with an earlier one; 0 when that is cached already.
+    def cacheable_tokens(self, hashes: PrefixHashes, *, continues: bool = False) -> tuple[int, ...]:
+        """Lengths of the prefixes to cache: the one that this prompt shares with an earlier one, and the longest of a
+        prompt that ``continues``; what is cached already is left out.
 
         Also remembers this prompt for those that follow.
         """
@@ -71,9 +72,10 @@ class PrefixCache:
             self._seen.move_to_end(digest)
         while len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
-        if not shared or hashes.digests[shared - 1] in self._states:
-            return 0
-        return shared * hashes.chunk_tokens
+        depths = {shared, len(hashes.digests) if continues else 0} - {0}
+        return tuple(
+            depth * hashes.chunk_tokens for depth in sorted(depths) if hashes.digests[depth - 1] not in self._states
+        )
 
     def insert(self, hashes: PrefixHashes, tokens: int, state: SequenceState) -> None:
         """Cache the state of the first ``tokens`` tokens (a chunk boundary) of a prompt."""

@@ -122,7 +122,7 @@ class Sequence:
         self.position = 0
         self.slot: int | None = None
         self.swapped_out = False
-        self.cache_prefix_at = 0
+        self.cache_prefix_at: tuple[int, ...] = ()
         self.tokens: list[int] = []
         self.forced_tokens = 0
         self.branches: list[Branch] = []

@@ -117,7 +117,7 @@ async def series(call: PageCall) -> Response:
 def requests(call: PageCall) -> Response:
     """Predictions that users saw, latest first."""
     application = call.query.get("application") or None
-    path, before = _path(call.query.get("path")), _moment(call.query.get("before"))
+    path, before = _path(call.query.get("path")), moment_of(call.query.get("before"))
     receipts = call.services.predictions.receipts.list(
         call.scope, application, path, before, _PAGE + 1, roles=SEEN_ROLES + STAND_IN_ROLES
     )
@@ -214,7 +214,8 @@ def _path(text: str | None) -> ReceiptPath | None:
     return "online" if text == "online" else "batch"
 
 
-def _moment(text: str | None) -> datetime | None:
+def moment_of(text: str | None) -> datetime | None:
+    """The moment that a link names; raises ``InvalidInputError`` for one that is none."""
     if not text:
         return None
     try:

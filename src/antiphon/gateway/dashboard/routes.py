@@ -8,6 +8,7 @@ from starlette.staticfiles import StaticFiles
 from antiphon.gateway.dashboard import (
     audit_pages,
     change_pages,
+    conversation_pages,
     doors,
     feature_pages,
     learning_pages,
@@ -30,6 +31,8 @@ def routes() -> list[BaseRoute]:
         Route("/requests/{prediction}/case", endpoint(workbench_pages.case_form), methods=["GET"]),
         Route("/requests/{prediction}/case", endpoint(workbench_pages.add_case), methods=["POST"]),
         Route("/requests/{prediction}/lineage", endpoint(pages.lineage), methods=["GET"]),
+        Route("/conversations", endpoint(conversation_pages.conversations), methods=["GET"]),
+        Route("/conversations/{conversation}", endpoint(conversation_pages.conversation), methods=["GET"]),
         Route("/releases", endpoint(release_pages.releases), methods=["GET"]),
         Route("/releases", endpoint(release_pages.act), methods=["POST"]),
         Route("/changes", endpoint(change_pages.changes), methods=["GET"]),

@@ -44,6 +44,8 @@ HINTS = ("metadata", "client_metadata", "prompt_cache_key", "safety_identifier")
 
 Key = str | int
 
+ConversationId = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
 Stop = Annotated[str, msgspec.Meta(min_length=1)]
 
 

@@ -10,7 +10,7 @@ from antiphon.core import json_schemas
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.gateway.http.bounds import MOST_TOKENS, TokenCount, TokenId
-from antiphon.gateway.openai.common import Common, answer_request
+from antiphon.gateway.openai.common import Common, ConversationId, answer_request
 from antiphon.gateway.openai.tools import OpenAITool, OpenAIToolCall, OpenAIToolChoice, offered, refuse_beside_tools
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.answering.tools import Tools
@@ -132,6 +132,7 @@ class ChatParameters(ChoiceParameters, frozen=True, kw_only=True):
     tools: Annotated[list[OpenAITool], msgspec.Meta(min_length=1, max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | OpenAIToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    conversation: ConversationId | None = None
 
     @property
     def calls(self) -> bool:
@@ -170,7 +171,7 @@ class CompletionParameters(ChoiceParameters, frozen=True, kw_only=True):
 def chat_request(
     parameters: ChatParameters, scope: Scope, principal: Principal, request: str, user: str | None = None
 ) -> AnswerRequest:
-    """The question behind a chat completion; an application takes one user turn, which is its question."""
+    """The question behind a chat completion: of an application, the last user's turn."""
     parameters.check_stream_options()
     if parameters.top_logprobs is not None and not parameters.logprobs:
         raise InvalidInputError("`top_logprobs` needs `logprobs: true`.", where="top_logprobs")
@@ -183,7 +184,15 @@ def chat_request(
         "tools": _tools(parameters),
     }
     return answer_request(
-        parameters, scope, principal, request, user, decoding, question=question or None, messages=turns
+        parameters,
+        scope,
+        principal,
+        request,
+        user,
+        decoding,
+        question=question or None,
+        messages=turns,
+        conversation=parameters.conversation,
     )
 
 

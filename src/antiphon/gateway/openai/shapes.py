@@ -14,6 +14,15 @@ from antiphon.serving.embedding import Embedding
 from antiphon.serving.request import Answer, Tier
 
 
+class ConversationProvenance(msgspec.Struct, frozen=True):
+    """The conversation that an answer belongs to: ``id`` goes on with it (``null``: its turn was not kept), ``turn`` is
+    its number in it, and ``previous`` the prediction before."""
+
+    id: str | None
+    turn: int
+    previous: str | None
+
+
 class AnswerProvenance(msgspec.Struct, frozen=True):
     """The ``antiphon`` object: where to find the receipt, and the parts of it a caller acts upon.
 
@@ -39,6 +48,7 @@ class AnswerProvenance(msgspec.Struct, frozen=True):
     fallback: tuple[SkippedEngine, ...] = ()
     degraded: Degradation | None = None
     retrievals: tuple[RetrievalReceipt, ...] = ()
+    conversation: ConversationProvenance | None = None
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
@@ -218,6 +228,9 @@ def provenance(answer: Answer) -> AnswerProvenance:
         fallback=receipt.fallback,
         degraded=receipt.degraded,
         retrievals=receipt.retrievals,
+        conversation=None
+        if receipt.conversation is None
+        else ConversationProvenance(receipt.conversation.id, receipt.conversation.turn, receipt.conversation.previous),
     )
 
 

@@ -47,6 +47,10 @@ class EvaluatedReleases:
             raise NotFoundError(f"The release {release!r} is not being evaluated.", where=str(scope))
         return self._releases[release]
 
+    def staged(self, scope: Scope, release: str) -> Release:
+        """The same: what is evaluated stays in its stage."""
+        return self.get(scope, release)
+
     def live(self, scope: Scope, application: str) -> None:
         return None
 

@@ -16,10 +16,11 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt, Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError
-from antiphon.core.ids import canonical, content_hash, keyed_hash
+from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.outcomes.submission import OutcomeSubmission, check_value, check_whose, in_utc, reference_of
+from antiphon.serving.answering.context import subject_of
 from antiphon.serving.answering.probabilities import outcome_probabilities
 
 AHEAD = timedelta(seconds=60)
@@ -173,8 +174,3 @@ class OutcomeMatcher:
             return msgspec.json.decode(self.texts.get(self.scope, receipt.entity_blob), type=dict[str, str])
         except NotFoundError:
             return {}  # erased: the outcome is then in no slice
-
-
-def subject_of(key: bytes, scope: Scope, entity: Mapping[str, str]) -> str:
-    """The keyed hash by which receipts name a subject, as serving computes it."""
-    return keyed_hash(key, f"{scope}|{canonical(dict(sorted(entity.items()))).decode()}").hex()

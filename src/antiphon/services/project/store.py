@@ -29,6 +29,7 @@ from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import Conversations
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core import settings
 from antiphon.core.clock import parse_duration
@@ -93,6 +94,7 @@ class Store:
     outcomes = _repository(Outcomes)
     receipts = _repository(Receipts)
     answers = _repository(Answers)
+    conversations = _repository(Conversations)
     jobs = _repository(Jobs)
     runs = _repository(Runs)
     recent_requests = _repository(RecentRequests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,13 +14,16 @@ from antiphon.catalog.releases.rollouts import Assignment
 from antiphon.catalog.serving.receipts import STAND_IN_ROLES
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash, new_id
+from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
+from antiphon.engine.api.messages import GenerationRequest, GenerationResult, TokenOut
 from antiphon.governance.policy.request import Decision
 from antiphon.serving.answering import prompts
-from antiphon.serving.answering.guards.evidence import Evidence
+from antiphon.serving.answering.guards.evidence import EarlierEvidence, Evidence
 from antiphon.serving.answering.retrieval import RetrievedDocuments
 from antiphon.serving.features.reading import RequestFeatures
+from antiphon.serving.history import NO_HISTORY, History
 from antiphon.serving.request import AnswerRequest
 
 
@@ -58,7 +62,7 @@ def arrive(request: AnswerRequest, key: bytes, arrived: float) -> Arrival:
     """The request with its keyed hashes; raises ``InvalidInputError`` for a role that cannot be asked for, or that
     lacks what it needs."""
     _check_role(request)
-    subject = keyed_hash(key, f"{request.scope}|{canonical(request.entity).decode()}").hex()
+    subject = subject_of(key, request.scope, request.entity)
     exposure_unit = request.exposure_unit or request.originating_user or subject
     return Arrival(
         request=request,
@@ -71,24 +75,41 @@ def arrive(request: AnswerRequest, key: bytes, arrived: float) -> Arrival:
     )
 
 
+def subject_of(key: bytes, scope: Scope, entity: Mapping[str, str]) -> str:
+    """The keyed hash by which receipts name a subject."""
+    return keyed_hash(key, f"{scope}|{canonical(dict(sorted(entity.items()))).decode()}").hex()
+
+
 def as_requested(request: AnswerRequest, release: Release) -> Assignment:
     """The assignment of a request outside of any rollout."""
     rollout = request.mirrors.rollout if request.mirrors is not None else None
     return Assignment(release=release, role=request.role, rollout=rollout)
 
 
-def cache_namespace(request: AnswerRequest, assigned: Assignment) -> str | None:
+def cache_namespace(request: AnswerRequest, assigned: Assignment, history: History = NO_HISTORY) -> str | None:
     """Namespace of the answer cache for this request; ``None``: no stored answer is read or written.
+
+    What was said before decides an answer as much as its question: with earlier turns nothing stored is served, and
+    nothing is left for others.
 
     Both arms of a rollout begin with an empty cache: if the control were served from the cache of the live release,
     the candidate would be compared with a warm cache. Answers of evaluations and shadows must come from the model and
     are not served to others; a part of an output is not a whole answer.
     """
-    if assigned.role in ("shadow", "evaluation") or request.only:
+    if assigned.role in ("shadow", "evaluation") or request.only or history.turns:
         return None
     if assigned.role in ("canary", "control"):
         return f"{assigned.release.id}~{assigned.rollout}"
     return assigned.release.id
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """One attempt: the engine's request and its result; ``prompt`` are the prompt's own tokens, if requested."""
+
+    sent: GenerationRequest
+    finished: GenerationResult
+    tokens: tuple[TokenOut, ...]
+    prompt: tuple[TokenOut, ...] = ()
 
 
 class AnswerContext(msgspec.Struct, frozen=True):
@@ -99,6 +120,8 @@ class AnswerContext(msgspec.Struct, frozen=True):
         inputs: of on-demand features, checked.
         retrieved: chunks of documents.
         cache_namespace: of stored answers; ``None``: no stored answer is read or written.
+        history: earlier turns of its conversation.
+        summaries: of earlier turns, generated for this request.
     """
 
     arrival: Arrival
@@ -111,6 +134,8 @@ class AnswerContext(msgspec.Struct, frozen=True):
     cache_namespace: str | None
     inputs: dict[str, InputValue] = {}
     retrieved: RetrievedDocuments = RetrievedDocuments()
+    history: History = NO_HISTORY
+    summaries: tuple[Generation, ...] = ()
 
     @property
     def request(self) -> AnswerRequest:
@@ -133,6 +158,11 @@ class AnswerContext(msgspec.Struct, frozen=True):
         return self.plain or not (self.application.guards or self.application.output_schema)
 
     @property
+    def continues(self) -> bool:
+        """Tells whether a later prompt may begin with this one: a turn that is kept may be gone on from."""
+        return bool(self.history.conversation)
+
+    @property
     def interactive(self) -> bool:
         """Tells whether a user waits for the whole answer of a live release. Only such requests have fallbacks."""
         request = self.request
@@ -153,7 +183,9 @@ class AnswerContext(msgspec.Struct, frozen=True):
     def evidence(self) -> Evidence:
         """The request as guards see it beside a text."""
         request = self.request
-        return Evidence(self.reading.prints, request.entity, request.question or "", self.inputs, self.retrieved.texts)
+        earlier = tuple(EarlierEvidence(turn.question, turn.prints) for turn in self.history.turns)
+        question, retrieved = request.question or "", self.retrieved.texts
+        return Evidence(self.reading.prints, request.entity, question, self.inputs, retrieved, earlier)
 
     @property
     def template_names(self) -> dict[str, Any]:

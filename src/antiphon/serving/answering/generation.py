@@ -27,7 +27,7 @@ from antiphon.engine.api.messages import (
 )
 from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving.answering import prompts
-from antiphon.serving.answering.context import AnswerContext
+from antiphon.serving.answering.context import AnswerContext, Generation
 from antiphon.serving.answering.tools import schema, tagged, writes_tools
 from antiphon.serving.request import AnswerRequest
 
@@ -59,15 +59,6 @@ class GenerationSpec(msgspec.Struct, frozen=True):
     parameters: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class Generation(msgspec.Struct, frozen=True):
-    """One attempt: the engine's request and its result; ``prompt`` are the prompt's own tokens, if requested."""
-
-    sent: GenerationRequest
-    finished: GenerationResult
-    tokens: tuple[TokenOut, ...]
-    prompt: tuple[TokenOut, ...] = ()
-
-
 class GuardedText(msgspec.Struct, frozen=True):
     """The text of all attempts together, and the actions of the guards.
 
@@ -93,9 +84,8 @@ def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
     overrides, output_schema = request.overrides, application.schema
     raw: str | tuple[int, ...] | None = None
     if application.prompt.template or application.versions:
-        where = f"application {application.name}, prompt"
         conversation = prompts.turns(
-            application, prompts.render(application.prompt.template, context.template_names, where)
+            application, prompts.question_text(application, context.template_names), context.history
         )
     else:
         conversation = list(request.messages)
@@ -139,9 +129,16 @@ def service_level(slo: SLO) -> ServiceLevel:
 
 
 def engine_request(
-    spec: GenerationSpec, request: AnswerRequest, slo: SLO, attempt: int = 0, warmth: float = 0.0
+    spec: GenerationSpec,
+    request: AnswerRequest,
+    slo: SLO,
+    attempt: int = 0,
+    warmth: float = 0.0,
+    *,
+    continues: bool = False,
 ) -> GenerationRequest:
-    """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``."""
+    """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``. The next
+    turn of a conversation ``continues`` its prompt."""
     decoding = spec.decoding
     priority = "batch" if request.tier == "flex" else request.path
     fields = parameters.fields(spec.parameters or "")
@@ -171,6 +168,7 @@ def engine_request(
         grammar=spec.grammar,
         ignore_end=ignore_end,
         parameters=canonical(fields).decode() if fields else "",
+        continues=continues,
     )
 
 

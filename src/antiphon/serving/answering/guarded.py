@@ -23,10 +23,9 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.guards import AnyGuard
 from antiphon.engine.api.messages import Delta
 from antiphon.serving.answering import prompts
-from antiphon.serving.answering.context import AnswerContext
+from antiphon.serving.answering.context import AnswerContext, Generation
 from antiphon.serving.answering.generation import (
     EngineCall,
-    Generation,
     GenerationSpec,
     GuardedText,
     engine_request,
@@ -77,7 +76,9 @@ async def generate_guarded(
     shown, first_byte = "", None
     while True:
         number = len(attempts)
-        request = engine_request(_continued(spec, shown), context.request, application.slo, number, warmth)
+        request = engine_request(
+            _continued(spec, shown), context.request, application.slo, number, warmth, continues=context.continues
+        )
         holding = tuple(one for one in application.guards if one.outcome != "flag" or one.retries > number)
         gate = StreamGate(check, application, holding)
         text, generated = "", None

@@ -43,14 +43,19 @@ def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> Non
                 where=called,
                 next_step="Leave the parameter out, or ask the plain model.",
             )
-    _check_turns(request, application)
+    check_turns(request, application)
 
 
-def _check_turns(request: AnswerRequest, application: ApplicationSpec) -> None:
-    """Refuse turns other than the one user turn that an application reads as its question."""
+def check_turns(request: AnswerRequest, application: ApplicationSpec) -> None:
+    """Refuse turns other than the one user turn that an application reads as its question; one that sees earlier turns
+    reads the assistant's and other user's turns too."""
     for number, turn in enumerate(request.messages):
         where = request.names.get(f"messages[{number}]", f"messages[{number}]")
-        if turn.role != "user":
+        if application.conversation and turn.role in ("user", "assistant") and not turn.tool_calls:
+            if turn.name is None:
+                continue
+            what, where = f"`{where}` has a `name`", f"{where}.name"
+        elif turn.role != "user":
             what = f"`{where}` is a turn of the role `{turn.role}`"
         elif number:
             what = f"`{where}` is a second turn of the user"
@@ -58,9 +63,13 @@ def _check_turns(request: AnswerRequest, application: ApplicationSpec) -> None:
             what, where = f"`{where}` has a `name`", f"{where}.name"
         else:
             continue
+        reads = "turns of user and assistant" if application.conversation else "one turn of the user as its question"
+        declared = (
+            "" if application.conversation else " To see earlier turns it declares `conversation=Conversation()`."
+        )
         raise UnsupportedParameterError(
-            f"The application {application.name!r} reads one turn of the user as its question, and {what}.",
+            f"The application {application.name!r} reads {reads}, and {what}.",
             where=where,
-            next_step="Send that one turn alone: what else the model is told is in its release, and conversations are "
-            "not kept. A plain model takes any turns.",
+            next_step="Leave it out: what else the model is told is in its release. A plain model takes any turns."
+            + declared,
         )

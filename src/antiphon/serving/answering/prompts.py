@@ -18,9 +18,13 @@ from antiphon.definitions.granted import prompt_name
 from antiphon.engine.api.messages import ChatTurn, ModelDescription, ToolCall
 from antiphon.serving.answering.guards.numbers import localized
 from antiphon.serving.answering.tools import Tools, as_template_reads, in_words, writes_tools
+from antiphon.serving.history import NO_HISTORY, History
 
 LARGEST_RENDERED = 200_000
 """Characters a template may write: far beyond any model's context, far below what would hurt the process."""
+
+BEFORE = "Summary of the conversation before:"
+"""Words before the summary of earlier turns."""
 
 _ROUNDS = 32
 _WIDTH = re.compile(r"[%{][^%{}]*\d{6}")
@@ -130,12 +134,27 @@ def render(template: str, names: Mapping[str, Any], where: str) -> str:
         raise InvalidInputError(f"The template fails: {_words(error)}.", where=where) from None
 
 
-def turns(application: ApplicationSpec, user: str) -> list[ChatTurn]:
-    """The conversation an application's request becomes: system, examples, user."""
+def question_text(application: ApplicationSpec, names: Mapping[str, Any]) -> str:
+    """The user's turn of an application's request: its template with these variables."""
+    return render(application.prompt.template, names, f"application {application.name}, prompt")
+
+
+def turns(application: ApplicationSpec, user: str, history: History = NO_HISTORY) -> list[ChatTurn]:
+    """The conversation an application's request becomes: system, examples, earlier turns, user.
+
+    The summary of turns that are not shown whole stands at the beginning of the first user's turn that is: a text that
+    a model made of a stranger's words is no instruction.
+    """
     conversation = [ChatTurn("system", application.prompt.system)] if application.prompt.system else []
     for question, answered in application.prompt.examples:
         conversation += [ChatTurn("user", question), ChatTurn("assistant", answered)]
-    return [*conversation, ChatTurn("user", user)]
+    shown: list[ChatTurn] = []
+    for turn in history.whole:
+        shown += [ChatTurn("user", turn.shown), ChatTurn("assistant", turn.answer)]
+    shown.append(ChatTurn("user", user))
+    if history.summary:
+        shown[0] = ChatTurn("user", f"{BEFORE}\n{history.summary}\n\n{shown[0].content}")
+    return [*conversation, *shown]
 
 
 def chat(model: ModelDescription, conversation: Sequence[ChatTurn], tools: Tools | None = None) -> str:

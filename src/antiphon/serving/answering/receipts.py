@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -12,6 +12,7 @@ from antiphon.catalog.serving.answers import StoredAnswer
 from antiphon.catalog.serving.receipts import (
     Attempt,
     CacheReceipt,
+    ConversationReceipt,
     Degradation,
     GuardReceipt,
     PolicyReceipt,
@@ -19,15 +20,16 @@ from antiphon.catalog.serving.receipts import (
     Role,
     SkippedEngine,
     Timing,
+    TurnReceipt,
     UsageReceipt,
 )
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.telemetry import trace_id
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.serving.answering import reuse
-from antiphon.serving.answering.context import AnswerContext
+from antiphon.serving.answering.context import AnswerContext, Generation
 from antiphon.serving.answering.evidence import uses_template
-from antiphon.serving.answering.generation import Generation, GenerationSpec, GuardedText
+from antiphon.serving.answering.generation import GenerationSpec, GuardedText
 from antiphon.serving.answering.probabilities import class_probabilities
 
 
@@ -62,19 +64,6 @@ class AnswerDraft(msgspec.Struct, frozen=True):
         if self.degraded is not None:
             return "degraded"
         return "fallback" if self.passed_over else assigned
-
-    @property
-    def usage(self) -> UsageReceipt:
-        """Tokens and engine seconds of every generation."""
-        usages = [one.finished.usage for one in self.generations]
-        return UsageReceipt(
-            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
-            cached_prompt_tokens=sum(usage.cached_prompt_tokens for usage in usages),
-            completion_tokens=sum(usage.completion_tokens for usage in usages),
-            forced_tokens=sum(usage.forced_tokens for usage in usages),
-            engine_seconds=sum(usage.engine_seconds for usage in usages),
-            attempts=len(usages),
-        )
 
 
 def generated(
@@ -187,7 +176,7 @@ def receipt_of(
         classes=draft.classes,
         guards=draft.guards,
         cache=draft.cache,
-        usage=draft.usage,
+        usage=_usage((*context.summaries, *draft.generations)),
         timing=Timing(
             queue=arrival.queued,
             first_byte=draft.first_byte or total,
@@ -201,6 +190,7 @@ def receipt_of(
         engine=draft.engine,
         fallback=draft.passed_over,
         degraded=draft.degraded,
+        conversation=_conversation(context, blob) if application.conversation else None,
     )
     return receipt, texts
 
@@ -230,6 +220,35 @@ def stored_answer(context: AnswerContext, draft: AnswerDraft, receipt: Receipt) 
         origin_path=stored.origin_path if stored is not None else receipt.path,
         made_path=receipt.path,
         replaced=stored.replaced if stored is not None else uses_template(receipt),
+    )
+
+
+def _usage(generations: Sequence[Generation]) -> UsageReceipt:
+    """Tokens and engine seconds of every generation."""
+    usages = [one.finished.usage for one in generations]
+    return UsageReceipt(
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        cached_prompt_tokens=sum(usage.cached_prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        forced_tokens=sum(usage.forced_tokens for usage in usages),
+        engine_seconds=sum(usage.engine_seconds for usage in usages),
+        attempts=len(usages),
+    )
+
+
+def _conversation(context: AnswerContext, blob: Callable[[bytes], str]) -> ConversationReceipt:
+    history = context.history
+    before: Literal["summarized", "dropped"] = "summarized" if history.summary else "dropped"
+    return ConversationReceipt(
+        id=history.conversation or None,
+        turn=history.number,
+        previous=(history.turns[-1].prediction or None) if history.turns else None,
+        turns=tuple(
+            TurnReceipt(turn.number, turn.prediction or None, "whole" if turn.number >= history.first else before)
+            for turn in history.turns
+        ),
+        summary_blob=blob(history.summary.encode()) if history.summary else None,
+        summaries=tuple(_attempt(one, blob) for one in context.summaries),
     )
 
 

@@ -1,4 +1,5 @@
-"""Commits an answer in one transaction: texts, receipt, stored answer, and a rollout's evidence.
+"""Commits an answer in one transaction: texts, receipt, stored answer, a rollout's evidence, and its turn of a
+conversation.
 
 Invariant: an :class:`Answer` exists only once its receipt is committed; a client that goes away during the commit
 leaves a whole receipt, for a submitted commit is carried out whatever becomes of its caller. The exposure of a user in
@@ -11,10 +12,12 @@ import logging
 from typing import Any
 
 from antiphon.catalog.releases.rollouts import Assignment, ShadowPair
+from antiphon.catalog.serving.conversations import ConversationTurn
 from antiphon.core.telemetry import span
 from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import AnswerContext, Arrival
 from antiphon.serving.answering.receipts import AnswerDraft, receipt_of, stored_answer
+from antiphon.serving.answering.recollection import Recollection
 from antiphon.serving.request import Answer
 from antiphon.serving.services import Services
 
@@ -24,8 +27,9 @@ _log = logging.getLogger(__name__)
 class AnswerRecorder:
     """Commits answers, and the evidence of requests without one."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, recollection: Recollection) -> None:
         self._services = services
+        self._recollection = recollection
 
     async def record(self, context: AnswerContext, draft: AnswerDraft) -> Answer:
         """The answer of a draft, once its receipt is committed."""
@@ -37,6 +41,13 @@ class AnswerRecorder:
         mirrors = request.mirrors
         pair = None if mirrors is None else evidence.paired(mirrors, context.application, receipt, draft.text)
 
+        turns: tuple[ConversationTurn, ...] = ()
+        if context.continues:
+            known = context.history.record.turns if context.history.record is not None else 0
+            own = self._recollection.turn(context, receipt.prediction, draft.text)
+            turns = (*context.history.turns[known:], own)
+            conversation = self._recollection.record(context, receipt.created_at)
+
         def effect(connection: Any) -> None:
             services.receipts.add(receipt, texts, within=connection)
             if kept is not None:
@@ -45,6 +56,8 @@ class AnswerRecorder:
                 services.exposures.add(exposure, within=connection)
             if pair is not None:
                 services.pairs.add(pair, within=connection)
+            if turns:
+                services.conversations.append(conversation, turns, within=connection)
 
         with span("commit"):
             await services.commit.submit(effect)

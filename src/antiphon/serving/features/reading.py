@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -11,6 +12,8 @@ import msgspec
 from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import FeatureUnavailableError
+from antiphon.core.scope import Scope
+from antiphon.core.telemetry import span
 from antiphon.definitions.application import ApplicationSpec, Figure, Freshness
 from antiphon.definitions.on_demand import InputValue
 from antiphon.features.freshness import rule_of
@@ -18,6 +21,7 @@ from antiphon.features.online.remedies import SubstituteValue
 from antiphon.features.values import FeatureValue, FeatureVector, MeasureValue
 from antiphon.serving.features import on_demand
 from antiphon.serving.features.printing import fingerprint, printed
+from antiphon.serving.ports import RemedyFinder
 
 
 class RequestFeatures(msgspec.Struct, frozen=True):
@@ -70,7 +74,7 @@ def apply_contracts(
         )
     if not has_on_demand(application, receipts):
         receipts |= on_demand.computed(
-            application, receipts, inputs or {}, entity or {}, as_of, figures, partial(_hidden, masked=masked)
+            application, receipts, inputs or {}, entity or {}, as_of, figures, partial(is_hidden, masked=masked)
         )
     prints = {name: receipts[name].printed if name in receipts else None for name in figures}
     return RequestFeatures(
@@ -91,7 +95,7 @@ def to_remedy(
     found: dict[str, None] = {}
     for name, value in vector.values.items() if rules else ():
         view = name.partition(".")[0]
-        if view not in rules or view in found or _hidden(name, masked):
+        if view not in rules or view in found or is_hidden(name, masked):
             continue
         source = rules[view].accepts_source(_quality(vector, view))
         if rules[view].outcome(value.value, _event_time(value), microseconds(as_of), source) not in ("fresh", "absent"):
@@ -109,7 +113,7 @@ def _held(
 ) -> dict[str, FeatureReceipt]:
     receipts: dict[str, FeatureReceipt] = {}
     for name, value in vector.values.items():
-        if masked and _hidden(name, masked):
+        if masked and is_hidden(name, masked):
             receipts[name] = _receipt(name, value, None, "masked", as_of)
             continue
         view = name.partition(".")[0]
@@ -126,7 +130,8 @@ def has_on_demand(application: ApplicationSpec, names: Collection[str]) -> bool:
     return all(f"{view.name}.{name}" in names for view in application.on_demand for name in view.features)
 
 
-def _hidden(name: str, masked: Sequence[str]) -> bool:
+def is_hidden(name: str, masked: Sequence[str]) -> bool:
+    """Tells whether a feature is among the columns that policy hides."""
     return name in masked or f"{name.partition('.')[0]}.*" in masked
 
 
@@ -193,3 +198,31 @@ def _why(name: str, contract: Freshness | None, value: FeatureValue, as_of: date
         return f"The feature {name} is {age:.0f} s old, its contract allows {contract.max_age}."
     found = "unknown" if quality is None else f"{quality:.1%}"
     return f"The quality of the source of {name} is {found}, its contract asks for {contract.min_source_quality:.1%}."
+
+
+async def substitutes(
+    find: RemedyFinder | None,
+    scope: Scope,
+    application: ApplicationSpec,
+    vector: FeatureVector | None,
+    as_of: datetime,
+    entity: Mapping[str, str],
+    masked: Sequence[str],
+) -> dict[str, SubstituteValue]:
+    """Substitutes for stale values; found in a thread, for a source or an older snapshot may be slow."""
+    found: dict[str, SubstituteValue] = {}
+    if vector is None or vector.publication is None or find is None:
+        return found
+    for view in to_remedy(vector, application, as_of, masked):
+        with span("remedy", {"antiphon.view": view}):
+            (one,) = await asyncio.to_thread(
+                find,
+                scope,
+                (view, application.features[view]),
+                [entity],
+                as_of,
+                application.freshness[view],
+                vector.publication,
+            )
+        found.update(one)
+    return found

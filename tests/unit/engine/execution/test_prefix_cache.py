@@ -25,13 +25,28 @@ def test_prompts_of_different_salts_share_nothing() -> None:
 def test_a_beginning_is_worth_keeping_the_second_time_it_is_seen() -> None:
     prefixes = PrefixCache()
     one, other = hash_prefixes([1] * 64 + [2] * 40, 32), hash_prefixes([1] * 64 + [3] * 40, 32)
-    assert prefixes.cacheable_tokens(one) == 0
+    assert prefixes.cacheable_tokens(one) == ()
     assert prefixes.lookup(other) is None
-    assert prefixes.cacheable_tokens(other) == 64
+    assert prefixes.cacheable_tokens(other) == (64,)
     state = np.zeros(10, dtype=np.uint8)
     prefixes.insert(other, 64, state)
     assert prefixes.lookup(one) == (64, state)
-    assert prefixes.cacheable_tokens(hash_prefixes([1] * 64 + [4] * 40, 32)) == 0
+    assert prefixes.cacheable_tokens(hash_prefixes([1] * 64 + [4] * 40, 32)) == ()
+
+
+def test_a_prompt_that_is_continued_is_worth_keeping_the_first_time() -> None:
+    prefixes = PrefixCache()
+    first = hash_prefixes([1] * 64 + [2] * 40, 32, "north")
+    assert prefixes.cacheable_tokens(first, continues=True) == (96,)
+    prefixes.insert(first, 96, np.zeros(10, dtype=np.uint8))
+    longer = hash_prefixes([1] * 64 + [2] * 40 + [3] * 60, 32, "north")
+    found = prefixes.lookup(longer)
+    assert found is not None
+    assert found[0] == 96
+    assert prefixes.cacheable_tokens(longer, continues=True) == (160,)
+    # What several conversations begin with is kept beside what each of them goes on with.
+    other = hash_prefixes([1] * 64 + [5] * 40, 32, "north")
+    assert prefixes.cacheable_tokens(other, continues=True) == (64, 96)
 
 
 def test_the_least_recently_used_beginning_goes_first() -> None:

@@ -20,6 +20,7 @@ from antiphon.gateway.openai.responses.items import Status
 from antiphon.gateway.openai.responses.parameters import ResponseParameters
 from antiphon.gateway.openai.responses.shapes import (
     ArgumentsEvent,
+    ConversationOfResponse,
     IncompleteDetails,
     InputDetails,
     ItemEvent,
@@ -65,7 +66,13 @@ def whole_response(created: int, read: ResponseParameters, answers: Sequence[Ans
             usage.total_tokens,
         ),
         antiphon=shapes.provenance(answer),
+        conversation=_conversation(answer),
     )
+
+
+def _conversation(answer: Answer) -> ConversationOfResponse | None:
+    own = answer.receipt.conversation
+    return None if own is None or own.id is None else ConversationOfResponse(own.id)
 
 
 def output_items(read: ResponseParameters, answer: Answer) -> tuple[OutputItem, ...]:

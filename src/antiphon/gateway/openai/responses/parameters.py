@@ -11,7 +11,7 @@ from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.gateway.http.bounds import TokenCount
-from antiphon.gateway.openai.common import LEAVE_OUT, Common, answer_request
+from antiphon.gateway.openai.common import LEAVE_OUT, Common, ConversationId, answer_request
 from antiphon.gateway.openai.parameters import JsonSchema
 from antiphon.gateway.openai.responses import items
 from antiphon.gateway.openai.responses.items import InputItem, PlacedTurn
@@ -90,6 +90,12 @@ class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: TextFormat | JsonObjectFormat | JsonSchemaFormat = TextFormat()
 
 
+class ConversationReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A conversation by its id."""
+
+    id: ConversationId
+
+
 class ResponseParameters(Common, frozen=True, kw_only=True):
     """Body of ``POST /v1/responses``.
 
@@ -106,7 +112,6 @@ class ResponseParameters(Common, frozen=True, kw_only=True):
             LEAVE_OUT,
         ),
         "background": "Stream the answer, or order a batch: POST /v1/batches with the endpoint /v1/responses.",
-        "conversation": "Send the id of the response before as `previous_response_id`, or the turns as `input`.",
         "n": "Send a request for each answer, or ask /v1/chat/completions.",
         "truncation": "Send no more than the model's context takes.",
     }  # fmt: skip
@@ -115,6 +120,7 @@ class ResponseParameters(Common, frozen=True, kw_only=True):
     input: str | Annotated[list[InputItem], msgspec.Meta(min_length=1)]
     instructions: str | None = None
     previous_response_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    conversation: ConversationId | ConversationReference | None = None
     store: bool | None = None
     max_output_tokens: TokenCount | None = None
     tools: Annotated[list[FunctionTool | NamespaceTool], msgspec.Meta(max_length=128)] | None = None
@@ -136,6 +142,12 @@ class ResponseParameters(Common, frozen=True, kw_only=True):
     def logprobs(self) -> bool:
         """The answer is to tell log-probabilities."""
         return LOGPROBS in self.include
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation that it goes on with."""
+        given = self.conversation
+        return given.id if isinstance(given, ConversationReference) else given
 
     @property
     def functions(self) -> list[OfferedFunction]:
@@ -181,6 +193,12 @@ def response_request(
     """
     if parameters.top_logprobs is not None and not parameters.logprobs:
         raise InvalidInputError(f"`top_logprobs` needs {LOGPROBS!r} in `include`.", where="top_logprobs")
+    if parameters.conversation is not None and parameters.previous_response_id is not None:
+        raise InvalidInputError(
+            "`previous_response_id` and `conversation` both say what it goes on from.",
+            where="previous_response_id",
+            next_step="Send one of them.",
+        )
     form = parameters.text.format
     schema: dict[str, Any] | None = {"type": "object"} if isinstance(form, JsonObjectFormat) else None
     if isinstance(form, JsonSchemaFormat):
@@ -197,6 +215,8 @@ def response_request(
         turn=b"" if parameters.store is False else stored_turn(parameters, request),
         # The first event of a stream names the response, before there is a receipt.
         prediction=new_id("pred") if parameters.stream else None,
+        conversation=parameters.conversation_id,
+        kept=parameters.store is not False,
     )
     return asking if parameters.previous_response_id is not None else continued(parameters, asking, ())
 

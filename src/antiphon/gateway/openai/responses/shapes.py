@@ -88,6 +88,12 @@ class ReasoningOptions(msgspec.Struct, frozen=True):
     summary: None = None
 
 
+class ConversationOfResponse(msgspec.Struct, frozen=True):
+    """The conversation that the response belongs to."""
+
+    id: str
+
+
 class ModelResponse(msgspec.Struct, frozen=True, kw_only=True):
     """Answer of ``POST /v1/responses``. Its id is the prediction's; times are seconds since 1970."""
 
@@ -107,6 +113,7 @@ class ModelResponse(msgspec.Struct, frozen=True, kw_only=True):
     output: tuple[OutputItem, ...] = ()
     parallel_tool_calls: bool
     previous_response_id: str | None
+    conversation: ConversationOfResponse | None = None
     prompt_cache_key: str | None
     reasoning: ReasoningOptions = ReasoningOptions()
     safety_identifier: str | None

@@ -57,7 +57,8 @@ class StoredResponses:
         return whole_response(int(began.timestamp()), parameters, (answer,))
 
     def continued(self, parameters: ResponseParameters, asking: AnswerRequest) -> AnswerRequest:
-        """The request with the turns of the responses that it goes on from.
+        """The request with the turns of the responses that it goes on from. Those of an application's conversation are
+        found by ``answer()``, with the texts that they were shown with.
 
         Raises:
             InvalidInputError: one of them is not there, or there are too many.
@@ -65,6 +66,8 @@ class StoredResponses:
         """
         earlier: list[Message] = []
         following, seen = parameters.previous_response_id, 0
+        if following is not None and self._in_conversation(asking, following):
+            return msgspec.structs.replace(continued(parameters, asking, ()), previous=following)
         while following is not None:
             if seen == MOST_TURNS:
                 raise InvalidInputError(
@@ -83,6 +86,12 @@ class StoredResponses:
             earlier[:0] = [*_own_turns(before), *_turns_of_answer(before, answer)]
             following, seen = before.previous_response_id, seen + 1
         return continued(parameters, asking, earlier)
+
+    def _in_conversation(self, asking: AnswerRequest, response: str) -> bool:
+        try:
+            return self._receipts.get(asking.scope, response).conversation is not None
+        except NotFoundError:
+            return False  # which reading it says
 
     def delete(self, scope: Scope, who: Principal, response: str) -> Receipt:
         """Erases a response's turn, so that it can neither be read nor gone on from; its receipt stays.

@@ -122,8 +122,10 @@ class OutputCheck:
         """Reasons of a guard that is a pure function of text and evidence."""
         evidence, application = self._evidence, self._application
         if isinstance(guard, FigureGuard):
-            keys = evidence.entity.values()
-            return figures.violations(text, application.figures, evidence.prints, keys, application.text_locale)
+            keys, earlier = evidence.entity.values(), [turn.prints for turn in evidence.earlier]
+            return figures.violations(
+                text, application.figures, evidence.prints, keys, application.text_locale, earlier
+            )
         if isinstance(guard, ContentGuard):
             read = patterns.as_read(text).text
             return [f"it says {one!r}" for one in guard.forbidden if _has(read, one)] + [

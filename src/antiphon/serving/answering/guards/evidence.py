@@ -8,15 +8,23 @@ from typing import Any
 import msgspec
 
 
+class EarlierEvidence(msgspec.Struct, frozen=True):
+    """An earlier turn of the conversation: its question, and its features as they were printed then."""
+
+    question: str
+    prints: Mapping[str, str | None]
+
+
 class Evidence(msgspec.Struct, frozen=True):
-    """The request beside which guards see a text: its printed features, keys, question and inputs, and the chunks of
-    documents that were retrieved for it."""
+    """The request beside which guards see a text: its printed features, keys, question and inputs, the chunks of
+    documents that were retrieved for it, and the evidence of earlier turns of its conversation."""
 
     prints: Mapping[str, str | None]
     entity: Mapping[str, str]
     question: str = ""
     inputs: Mapping[str, Any] = {}
     retrieved: tuple[Mapping[str, Any], ...] = ()
+    earlier: tuple[EarlierEvidence, ...] = ()
 
     def documents(self) -> Iterable[str]:
         """Every text of the request."""
@@ -25,3 +33,6 @@ class Evidence(msgspec.Struct, frozen=True):
         yield from map(str, self.inputs.values())
         yield from (text for text in self.prints.values() if text is not None)
         yield from (f"{chunk['title']} {chunk['text']}" for chunk in self.retrieved)
+        for turn in self.earlier:
+            yield turn.question
+            yield from (text for text in turn.prints.values() if text is not None)

@@ -27,6 +27,7 @@ def violations(
     prints: Mapping[str, str | None],
     allowed: Iterable[str] = (),
     locale: str = "en",
+    earlier: Sequence[Mapping[str, str | None]] = (),
 ) -> list[str]:
     """Reasons that keep a text from being served; empty when every figure is one of the request's, in its role.
 
@@ -34,6 +35,7 @@ def violations(
         prints: how each figure prints for this request (``None``: no value, so no number may be given).
         allowed: texts that may hold digits and are no figures (the entity's keys: a flight's number).
         locale: of the text.
+        earlier: how figures printed in earlier turns of the conversation, which a text may repeat.
     """
     found: list[str] = []
     for sentence in sentences(_mask(plain(text), map(plain, allowed), figures)):
@@ -44,7 +46,7 @@ def violations(
                     found.append(f"{sentence[numeral.start : numeral.end]} has no unit of a declared figure")
                 continue
             reason = _judge(numeral, sentence, figures, prints)
-            if reason is not None:
+            if reason is not None and all(_judge(numeral, sentence, figures, turn) for turn in earlier):
                 found.append(reason)
         if locale.startswith("en"):
             found += [f"{match.group()} has no unit of a declared figure" for match in _idioms(sentence, figures)]
