@@ -196,7 +196,6 @@ def _reads_question(prompt: Prompt) -> bool:
         return True
 
 
-
 def _fine_tune_template_mistakes(application: Application, views: Views) -> Iterator[str]:
     """Templates of a fine-tuned model see what the application's prompt sees, those of its targets the label too."""
     tune = application.fine_tune

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.catalog.rows import Documents
+from antiphon.catalog.rows import SealedRows
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 
@@ -62,7 +62,7 @@ class Annotations:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "prediction_annotations.payload", Annotation)
+        self._documents = SealedRows(database, "prediction_annotations.payload", Annotation)
 
     def put(self, annotation: Annotation, *, within: Connection | None = None) -> Annotation:
         """Record an annotation in the place of what its annotator had said before."""

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.catalog.rows import Documents, missing
+from antiphon.catalog.rows import SealedRows, missing
 from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
@@ -122,9 +122,9 @@ class RegressionSets:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._versions = Documents(database, "regression_sets.document", SetVersion)
-        self._documents = Documents(database, "regression_cases.payload", RegressionCase)
-        self._run_documents = Documents(database, "regression_runs.document", RegressionRun)
+        self._versions = SealedRows(database, "regression_sets.document", SetVersion)
+        self._documents = SealedRows(database, "regression_cases.payload", RegressionCase)
+        self._run_documents = SealedRows(database, "regression_runs.document", RegressionRun)
 
     def add_cases(
         self, scope: Scope, name: str, cases: Sequence[tuple[RegressionCase, Split]], *, author: str, reason: str,

@@ -16,7 +16,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.catalog.releases.releases import Bundle
-from antiphon.catalog.rows import Documents
+from antiphon.catalog.rows import SealedRows
 from antiphon.core.scope import Scope
 
 
@@ -95,7 +95,7 @@ class Trials:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "prompt_trials.document", Trial)
+        self._documents = SealedRows(database, "prompt_trials.document", Trial)
 
     def add(self, trial: Trial, *, within: Connection | None = None) -> Trial:
         """Record a trial in the place of the answers that were kept for it. Of two processes that made the same one,

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import Documents, missing, row_of, value_of
+from antiphon.catalog.rows import SealedRows, missing, row_of, value_of
 from antiphon.core.errors import ConflictError, WriteConflictError
 from antiphon.core.scope import Scope
 
@@ -83,7 +83,7 @@ class Conversations:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._documents = Documents(database, "conversation_turns.payload", ConversationTurn)
+        self._documents = SealedRows(database, "conversation_turns.payload", ConversationTurn)
 
     def get(self, scope: Scope, id: str) -> ConversationRecord:
         """A conversation by id.

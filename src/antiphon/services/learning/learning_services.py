@@ -28,8 +28,8 @@ from antiphon.releases.changelog import Changelog
 from antiphon.releases.notes import ReleaseNotes
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.changes import release_notes
-from antiphon.services.learning.gate_orders import GateCheck, gate_checks
 from antiphon.services.governance.policy_versions import records
+from antiphon.services.learning.gate_orders import GateCheck, gate_checks
 from antiphon.services.learning.outcomes import monitor, outcome_joiner
 from antiphon.services.learning.regressions import ProjectRegressions
 from antiphon.services.learning.workbench import Workbench
