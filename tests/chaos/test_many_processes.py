@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -20,6 +21,7 @@ from tests.catalogs import catalog_url
 from tests.chaos.harness import many_processes
 from tests.chaos.harness.chaos_triggers import TakeOver, make_triggers
 from tests.chaos.harness.network import PREFIX, SERVERS, Network, lacking, network
+from tests.servers import PostgresProcess
 from tests.unit.catalog.examples import DEV
 
 from antiphon.catalog import schema
@@ -114,6 +116,41 @@ def test_networks_of_a_killed_run_are_removed_by_the_next(hosts: Network) -> Non
         listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
         assert left not in listed
         assert f"{PREFIX}-{os.getpid()}-0" in listed
+
+
+def test_a_server_forgets_a_host_that_is_cut_off_and_was_notified(hosts: Network) -> None:
+    """What is not acknowledged stops keep-alive: the listener's place would be taken for a quarter of an hour."""
+    server = PostgresProcess(address=SERVERS, under=hosts.under(-1))
+    url = f"{server.url_with_password}?sslmode=disable"
+    listen = f"""import sys
+from antiphon.catalog.database import Database
+Database.open({url!r}).backend.channel.open(lambda names: print("listens", flush=True))
+sys.stdin.read()
+"""
+    child: subprocess.Popen[bytes] | None = None
+    try:
+        server.start()
+        child = start_child(
+            [*hosts.under(0), sys.executable, "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline().strip() == b"listens"
+        with closing(Database.open(url)) as database:
+            database.migrate()
+            connected = f"SELECT count(*) FROM pg_stat_activity WHERE client_addr = '{hosts.inner_address(0)}'"
+            assert server.run(connected) == [(1,)]
+            hosts.cut(0)
+            with database.transaction() as connection:
+                database.backend.channel.notify(connection, ["runs"])
+            until = time.monotonic() + 30
+            while server.run(connected) != [(0,)]:
+                assert time.monotonic() < until, "the server keeps the connection"
+                time.sleep(0.25)
+    finally:
+        if child is not None:
+            child.kill()
+            child.communicate(timeout=20)
+        server.remove()
 
 
 @pytest.fixture

@@ -49,9 +49,12 @@ _OPTIONS = {
     "synchronous_commit": "on",
     "timezone": "UTC",
     "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10s",
 }
+"""The server forgets a host that is gone after about 10 s, as the host forgets it. Without the last one a connection
+that listens would keep its place for a quarter of an hour: a notification that is not acknowledged stops keep-alive."""
 
 _KEEPALIVES = {
     "keepalives_idle": "5",
