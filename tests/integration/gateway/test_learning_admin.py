@@ -164,8 +164,10 @@ async def test_a_rollback_ends_the_rollout_under_way_and_then_goes_further_back(
     assert desk.rollouts.active(DEV, "desk") is None
     refused = await http.post("/admin/releases/desk/rollback", json={"reason": "no"})
     assert (refused.status_code, "no earlier live release" in refused.text) == (422, True)
-    second = desk.release(5)
+    second = desk.validated(5)
     body = {"application": "desk", "release": second.id, "reason": "yes"}
+    draft = await http.post("/admin/releases/activate", json={**body, "release": desk.release(7).id})
+    assert (draft.status_code, "has not passed its gates" in draft.text) == (400, True)
     assert (await http.post("/admin/releases/activate", json=body)).status_code == 200
     again = desk.validated(6)
     desk.transitions.begin(DEV, again.id, principal="ada", reason="r")

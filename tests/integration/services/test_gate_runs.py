@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from antiphon.governance.audit.log import AuditFilter
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.changelog import Changelog
 from antiphon.services.learning.gate_orders import open_gates
+from antiphon.services.learning.gate_runs import GateWorkflow
 from antiphon.services.rollouts import rollout_transitions
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedGeneration
@@ -185,6 +187,25 @@ async def test_a_worker_that_dies_in_the_middle_leaves_the_gates_to_the_next_one
     (check,) = await project.work(applied.checks["replies"], worker="the next one")
     assert check.state == "passed"
     assert len(set(asked[before:])) < len(set(asked)), "what was answered is not asked again"
+
+
+async def test_a_crash_at_the_end_measures_nothing_again(
+    project: GatedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied = project.apply(replies())
+    conclude, asked = GateWorkflow._conclude, list[int]()
+
+    def crash(self: GateWorkflow, *arguments: Any) -> dict[str, Any]:
+        asked.append(len(project.engine.asked))
+        if len(asked) == 1:
+            raise RuntimeError("the worker dies here")
+        return conclude(self, *arguments)
+
+    monkeypatch.setattr(GateWorkflow, "_conclude", crash)
+    (check,) = await project.work(applied.checks["replies"])
+    assert check.state == "passed"
+    assert asked[0] == asked[1] > 0
+    assert len(project.store.safety_reports.list(project.scope)) == 1
 
 
 async def test_gates_wait_for_an_engine_that_is_away(project: GatedProject) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 from sqlalchemy.engine import Connection
 
-from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
@@ -63,15 +62,18 @@ class GateWorkflow:
         """
         order = msgspec.convert(arguments, GateArguments)
         release = await asyncio.to_thread(self._store.releases.get, run.scope, order.release)
+        await self._await_parts(run, release)
+        chosen = await run.step("choose the evaluation set", self._evaluation_set, release)
         for left in reversed(range(MOST_ROUNDS)):
-            await self._await_parts(run, release)
             try:
-                found = await self._measured(run, order, release)
+                measured = await run.step("measure", self._measured, run, order, release, chosen)
+                found = msgspec.convert(measured, GatesRunResult)
                 break
             except TRANSIENT_ERRORS as error:  # The engine left while it was asked, or the request ends it each time.
                 found = GatesRunResult(False, None, (f"it could not be measured: {error.what}",))
                 if left:
                     await self._pause(run, f"waits: {error.what}")
+                    await self._await_parts(run, release)
             except (InvalidInputError, CorruptionError) as error:
                 found = GatesRunResult(False, None, (error.what,))
                 break
@@ -83,18 +85,23 @@ class GateWorkflow:
     async def _await_parts(self, run: RunContext, release: Release) -> None:
         """Return once everything is there that answers need, however long that takes."""
         while True:
-            exists = feature_exists(self._store)
-            published = bool(await asyncio.to_thread(self._store.publications.snapshots, run.scope))
-            own = release.bundle.application.own_features
-            gone = await asyncio.to_thread(unread, exists, run.scope, release)
-            if gone or (own and not published):
-                views = ", ".join(sorted(own)) if not gone else ", ".join(gone)
-                await self._pause(run, f"waits for the features {views}")
+            if gone := await asyncio.to_thread(self._unpublished, release):
+                await self._pause(run, f"waits for the features {', '.join(gone)}")
                 continue
             try:
                 return await self._learning.serve(release)
             except TRANSIENT_ERRORS as error:
                 await self._pause(run, f"waits for the engine: {error.what}")
+
+    def _unpublished(self, release: Release) -> list[str]:
+        """Views that the release reads and that cannot be read yet."""
+        store, scope = self._store, release.scope
+        gone = unread(feature_exists(store), scope, release)
+        if gone or store.publications.snapshots(scope):
+            return gone
+        own = release.bundle.application.own_features.items()
+        kinds = {view: store.definitions.get(scope, view, version).source.kind for view, version in own}
+        return sorted(view for view, kind in kinds.items() if kind != "feast")
 
     async def _pause(self, run: RunContext, note: str) -> None:
         run.progress(0, None, note)
@@ -102,13 +109,16 @@ class GateWorkflow:
             raise asyncio.CancelledError
         await asyncio.sleep(LOOK_SECONDS)
 
-    async def _measured(self, run: RunContext, order: GateArguments, release: Release) -> GatesRunResult:
-        learning, validation = self._learning, self._learning.validation
+    async def _measured(
+        self, run: RunContext, order: GateArguments, release: Release, chosen: dict[str, str]
+    ) -> dict[str, Any]:
+        """A :class:`GatesRunResult` as JSON."""
+        learning, validation, why = self._learning, self._learning.validation, chosen["why"]
         await learning.run_regressions(release, order.principal, run.progress)
-        dataset, why = await asyncio.to_thread(self._evaluation_set, release)
         verdict: ValidationResult | None = None
-        if dataset is not None:
+        if not why:
             try:
+                dataset = await asyncio.to_thread(self._store.datasets.get, release.scope, chosen["dataset"])
                 evaluation = await learning.evaluator.evaluate(
                     release, dataset, mode="classes", whole=TEXTS, probes=PROBES, against=order.instead_of,
                     id=f"eval_{content_hash([run.id, 'gates'])[:26]}", progress=run.progress,
@@ -120,20 +130,22 @@ class GateWorkflow:
                 why = error.what
         if verdict is None:
             verdict = await validate_without_set(learning, release, principal=order.principal, progress=run.progress)
-        return GatesRunResult(verdict.passed, verdict.evaluation.id, verdict.reasons, note=why)
+        found: dict[str, Any] = msgspec.to_builtins(
+            GatesRunResult(verdict.passed, verdict.evaluation.id, verdict.reasons, note=why)
+        )
+        return found
 
-    def _evaluation_set(self, release: Release) -> tuple[Dataset | None, str]:
-        """The rows with a known truth, where there are enough of them; why there is none."""
+    def _evaluation_set(self, release: Release) -> dict[str, str]:
+        """The ``dataset`` of rows with a known truth, where there are enough of them, or ``why`` there is none."""
         application = release.bundle.application
         if application.outcome is None:
-            return None, "no outcome is declared"
+            return {"dataset": "", "why": "no outcome is declared"}
         try:
             dataset = self._learning.held_out(release.scope, release, ROWS)
         except (InvalidInputError, NotFoundError, ConflictError) as error:
-            return None, error.what
-        if dataset.rows < application.gates.rows:
-            return None, f"{dataset.rows} rows have a known outcome, and {application.gates.rows} are needed"
-        return dataset, ""
+            return {"dataset": "", "why": error.what}
+        few = f"{dataset.rows} rows have a known outcome, and {application.gates.rows} are needed"
+        return {"dataset": dataset.id, "why": few if dataset.rows < application.gates.rows else ""}
 
     def _conclude(
         self, run: str, order: GateArguments, release: Release, found: GatesRunResult, connection: Connection

@@ -37,7 +37,7 @@ from antiphon.serving.request import AnswerRequest, Message
 REQUESTS = 4
 """Honest requests, as of an evaluation on a dataset."""
 SAMPLED = 12
-"""Recent requests, of different subjects, that a release is checked with before it goes live."""
+"""Different recent requests that a release is checked with before it goes live."""
 SCANNED_RECEIPTS = 50
 """Receipts that are looked through for them."""
 
@@ -96,14 +96,15 @@ def sampled_requests(
         question = HARMLESS_QUESTION["en"]
     requests: list[HonestRequest] = []
     before: dict[str, LiveAnswer] = {}
-    subjects: set[str] = set()
+    seen: set[tuple[str, str | None, str | None]] = set()
     for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED_RECEIPTS, roles=("live",)):
         found = _of_receipt(store, receipt)
-        if len(requests) == SAMPLED or receipt.subject in subjects or found is None:
+        one = (receipt.subject, receipt.question_blob, receipt.inputs_blob)
+        if len(requests) == SAMPLED or one in seen or found is None:
             continue
         keys, words, inputs = found
         if set(application.entity_keys) <= set(keys):
-            subjects.add(receipt.subject)
+            seen.add(one)
             requests.append(_honest(release, reader, len(requests), keys, words or question, inputs, now))
             if (shown := _text(store, receipt, receipt.text_blob)) is not None:
                 before[requests[-1].example] = LiveAnswer(len(shown.decode()), acted(receipt))
