@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.harness.refresh import run_refresh
+from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.group_commit import GroupCommit
@@ -102,14 +103,17 @@ class DocumentedProject:
         return await self.answerer(engine).answer(request)
 
     @asynccontextmanager
-    async def http(self, role: str) -> AsyncIterator[httpx2.AsyncClient]:
-        """A client of a gateway over this project, in process."""
+    async def http(self, role: str, page: bool = False) -> AsyncIterator[httpx2.AsyncClient]:
+        """A client of a gateway over this project, in process; signed in at the dashboard for pages."""
         wired = ProcessServices(Store.open(self.folder), "test")
         key, _ = Keys(wired.store.database, wired.store.secret("server")).create("default", new_id("the"), role)
         transport = httpx2.ASGITransport(create_app(wired.gateway_services(), sampling=False))
-        headers = {"authorization": f"Bearer {key}"}
         try:
-            async with httpx2.AsyncClient(transport=transport, base_url="http://desk", headers=headers) as opened:
+            async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as opened:
+                if page:
+                    await sign_in(opened, key)
+                else:
+                    opened.headers["authorization"] = f"Bearer {key}"
                 yield opened
         finally:
             await wired.close()

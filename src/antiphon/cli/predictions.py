@@ -89,6 +89,7 @@ def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "release", f"{release['application']}{number}, {release['id']} ({explained['role']}, {explained['path']})"
     yield "model", _model(explained)
     yield "policy", f"{explained['policy']['decision']} by {', '.join(explained['policy']['policies']) or 'default'}"
+    yield "retrieved", "; ".join(_retrieval(one) for one in explained["retrievals"])
     yield "guards", ", ".join(_guard(guard) for guard in explained["guards"])
     yield (
         "took",
@@ -119,6 +120,11 @@ def _model(explained: Mapping[str, Any]) -> str:
     fingerprint = short_fingerprint(last["model"], last["fingerprint"])
     decoding = f"temperature {last['temperature']:g}, seed {last['seed']}"
     return f"{last['model']}, {decoding}, fingerprint {fingerprint}{tried}"
+
+
+def _retrieval(retrieval: Mapping[str, Any]) -> str:
+    chunks = ", ".join(one["id"] for one in retrieval["passages"]) or "nothing"
+    return f"{chunks} of {retrieval['view']} (publication {retrieval['publication']}, {retrieval['contract']})"
 
 
 def _guard(guard: Mapping[str, Any]) -> str:

@@ -321,8 +321,11 @@ async def test_documents_are_listed_shown_and_searched(project: DocumentedProjec
     assert '"data.read"' in CliRunner().invoke(
         assemble(), ["audit", "query", "--action", "data.read", "--json", "--project", str(project.folder)]
     ).stdout  # fmt: skip
-    explained = ProjectPredictions(project.store).explain(project.scope, (await project.ask(says(), GLASS)).prediction)
+    prediction = (await project.ask(says(), GLASS)).prediction
+    explained = ProjectPredictions(project.store).explain(project.scope, prediction)
     assert explained["retrievals"][0]["passages"][0]["text"].startswith("# Returns")
+    told = CliRunner().invoke(assemble(), ["explain", prediction, "--project", str(project.folder)]).stdout
+    assert "returns.md#1, hours.txt#1 of handbook (publication 1, fresh)" in told
 
 
 async def test_documents_are_searched_over_http_by_those_who_may(project: DocumentedProject) -> None:
@@ -335,8 +338,15 @@ async def test_documents_are_searched_over_http_by_those_who_may(project: Docume
         assert [one["id"] for one in found["passages"]] == ["returns.md#1"]
         assert (await http.post("/admin/documents/manual/search", json=body)).status_code == 404
         assert (await http.post("/admin/documents/handbook/search", json={**body, "k": 0})).status_code == 400
+        answer = await project.ask(says(), GLASS)
+        explained = (await http.get(f"/admin/predictions/{answer.prediction}/explain")).json()
+        assert explained["retrievals"][0]["passages"][0]["id"] == "returns.md#1"
     async with project.http("viewer") as http:
         assert (await http.post("/admin/documents/handbook/search", json=body)).status_code == 403
+    async with project.http("admin", page=True) as http:
+        page = (await http.get(f"/requests/{answer.prediction}")).text
+        assert "Retrieved from handbook" in page
+        assert "returns.md#1" in page
 
 
 @pytest.mark.parametrize("obeys", [True, False])

@@ -18,6 +18,8 @@ CHUNKS = (
         "Glass is replaced [1].",
         "Glass is replaced [1, 2] and [ 2 ; 1 ].",
         "Glass is replaced [returns.md#1].",
+        "Glass is replaced [1-2], or [1\u20132].",
+        "Glass is replaced [\uff11].",
         "Arrays begin at a[i], and lists are [] or [x] [1].",
     ],
 )
@@ -32,6 +34,12 @@ def test_citations_of_retrieved_chunks_pass(text: str) -> None:
         ("Glass is replaced [1, 99].", "cites [99]"),
         ("Glass is replaced [returns.md#2].", "cites [returns.md#2]"),
         ("Glass is replaced.", "cites nothing"),
+        ("Glass is replaced [1-3].", "cites [3]"),
+        ("Glass is replaced [1-1000000].", "cites [1000000]"),
+        ("Glass is replaced [9-1].", "cites [9]"),
+        (f"Glass is replaced [{'9' * 5_000}-{'9' * 5_001}].", "cites [999"),
+        ("Glass is replaced [\uff17].", "cites [7]"),
+        ("Glass is replaced [\u200b7].", "cites [7]"),
     ],
 )
 def test_other_citations_do_not(text: str, said: str) -> None:

@@ -33,6 +33,9 @@ MOST_DOCUMENTS = 100_000
 """Most documents of one source."""
 
 
+_NAMED = 5
+
+
 class RawDocument(msgspec.Struct, frozen=True):
     """A document before it is parsed: its id, and its bytes or the reason why it is not read."""
 
@@ -50,6 +53,29 @@ class RawDocument(msgspec.Struct, frozen=True):
 def document_files(path: str) -> list[Path]:
     """The files of a folder and its subfolders, or of a pattern, that may be documents, in order; raises ``SetupError``
     when there is none."""
+    files = sorted(file for file in _files(path) if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise SetupError(
+            f"There is no document in {Path(path).name}.",
+            where="documents",
+            next_step=f"Put text, Markdown, HTML or PDF files into {path}, or correct the path.",
+        )
+    return files
+
+
+def described_path(path: str) -> str:
+    """A path in words, with the number of files in it that are of other formats."""
+    if is_objects(path):
+        return path
+    others = Counter(file.suffix.lower() or "no suffix" for file in _files(path))
+    for suffix in SUFFIXES:
+        del others[suffix]
+    if not others:
+        return path
+    return f"{path}, where {others.total()} file(s) are of other formats ({', '.join(sorted(others)[:_NAMED])})"
+
+
+def _files(path: str) -> list[Path]:
     found: list[Path] = []
     for place in local_paths(path):
         if not place.is_dir():
@@ -58,14 +84,7 @@ def document_files(path: str) -> list[Path]:
         for folder, folders, names in os.walk(place):
             folders[:] = sorted(one for one in folders if not one.startswith("."))
             found += [Path(folder, name) for name in names if not name.startswith(".")]
-    files = sorted(file for file in found if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise SetupError(
-            f"There is no document in {Path(path).name}.",
-            where="documents",
-            next_step=f"Put text, Markdown, HTML or PDF files into {path}, or correct the path.",
-        )
-    return files
+    return found
 
 
 def raw_documents(source: SourceSpec) -> Iterator[RawDocument]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from antiphon.catalog.features.snapshots import SnapshotManifest
+from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import CorruptionError, FeatureUnavailableError, NotFoundError
 from antiphon.definitions.documents import CHUNK, DOCUMENT, TEXT, TITLE, VECTOR
 from antiphon.definitions.embedding import EmbeddingModel
@@ -47,10 +48,15 @@ class Passage(msgspec.Struct, frozen=True):
 class Passages:
     """The chunks of a snapshot. Safe to share between threads."""
 
-    def __init__(self, snapshot: str, space: VectorSpace, columns: Mapping[str, Sequence[str | None]]) -> None:
-        self.snapshot = snapshot
+    def __init__(
+        self, manifest: SnapshotManifest, space: VectorSpace, columns: Mapping[str, Sequence[str | None]]
+    ) -> None:
+        self.snapshot = manifest.id
+        self.as_of = from_microseconds(microseconds(manifest.as_of))
+        self.quality = None if manifest.source_quality is None else manifest.source_quality.score
         self.space = space
         self._columns = columns
+        self._rows: dict[str, dict[str | None, frozenset[int]]] = {}
 
     def __len__(self) -> int:
         return len(self._columns[CHUNK])
@@ -66,17 +72,21 @@ class Passages:
         """The ``k`` chunks that are nearest to a vector among those that meet the filters, nearest first; of equal
         texts one counts."""
         among = None
-        if filters:
-            among = [row for row in range(len(self)) if all(self._meets(row, *one) for one in filters.items())]
+        for name, value in filters.items():
+            rows = self._meeting(name, value)
+            among = rows if among is None else among & rows
         searched: Search = "index" if among is None and self.space.index is not None else "exact"
-        found: list[Passage] = []
-        texts: set[str] = set()
-        for near in self.space.nearest(vector, model, 2 * k, among=among):
-            passage = self._passage(near.row, near.similarity)
-            if near.similarity >= least and passage.sha256 not in texts and len(found) < k:
-                texts.add(passage.sha256)
-                found.append(passage)
-        return tuple(found), searched
+        found: dict[str, Passage] = {}
+        top = 2 * k
+        while True:
+            near = self.space.nearest(vector, model, top, among=among)
+            for one in near:
+                passage = self._passage(one.row, one.similarity)
+                if one.similarity >= least:
+                    found.setdefault(passage.sha256, passage)
+            if len(found) >= k or len(near) < top:
+                return tuple(found.values())[:k], searched
+            top *= 4  # many chunks have one text
 
     def documents(self) -> dict[str, tuple[str, int]]:
         """Each document's title and number of chunks, in the order of their ids."""
@@ -102,11 +112,18 @@ class Passages:
             similarity=round(similarity, 6),
         )
 
-    def _meets(self, row: int, name: str, value: str) -> bool:
-        found = self._columns[name][row]
-        if name == DOCUMENT:
-            return found is not None and (found == value or fnmatchcase(found, value))
-        return found == value
+    def _meeting(self, name: str, value: str) -> frozenset[int]:
+        """The rows of chunks that meet a filter."""
+        known = self._rows.get(name)
+        if known is None:
+            rows: dict[str | None, list[int]] = {}
+            for row, found in enumerate(self._columns[name]):
+                rows.setdefault(found, []).append(row)
+            known = self._rows[name] = {found: frozenset(listed) for found, listed in rows.items()}
+        if name != DOCUMENT or value in known:
+            return known.get(value, frozenset())
+        matching = (rows for found, rows in known.items() if found is not None and fnmatchcase(found, value))
+        return frozenset().union(*matching)
 
     def _number(self, row: int) -> int:
         return int((self._columns[CHUNK][row] or "0").rpartition("#")[2])
@@ -158,7 +175,7 @@ class PassageSpaces:
             feature = name.partition(".")[2]
             if name.startswith(f"{manifest.view}.") and feature != VECTOR and "." not in feature:
                 columns[feature] = table.column(name).to_pylist()
-        return Passages(snapshot, space, columns)
+        return Passages(manifest, space, columns)
 
 
 def given_up(manifest: SnapshotManifest) -> FeatureUnavailableError:

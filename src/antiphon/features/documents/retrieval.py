@@ -14,7 +14,6 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.features.publications import Publication
-from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.definitions.documents import RetrievalSpec
 from antiphon.features.catalog import FeatureCatalog
@@ -92,7 +91,6 @@ class DocumentRetriever:
             snapshot = publication.snapshots.get(key)
         if snapshot is None:
             raise lookup_errors.not_published(spec.view, spec.definition_version, publication.number)
-        manifest = catalog.snapshots.get(catalog.scope, snapshot)
         passages = self.spaces.open(snapshot)
         vector = self.spaces.vector(snapshot, spec.model, request.text)
         found: tuple[Passage, ...] = ()
@@ -102,8 +100,8 @@ class DocumentRetriever:
         return RetrievalResult(
             publication=publication.number,
             snapshot=snapshot,
-            as_of=from_microseconds(microseconds(manifest.as_of)),
-            quality=None if manifest.source_quality is None else manifest.source_quality.score,
+            as_of=passages.as_of,
+            quality=passages.quality,
             search=search,
             chunks=len(passages),
             passages=found,

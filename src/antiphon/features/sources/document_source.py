@@ -63,7 +63,7 @@ class _ReadDocuments:
             return found
 
     def keep(self, key: bytes, read: ReadDocument) -> None:
-        """What could not be read is not kept: it may have lacked time alone."""
+        """Keep a document, unless it could not be read: it may have lacked time alone."""
         if read.error is not None:
             return
         with self._lock:

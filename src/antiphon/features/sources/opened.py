@@ -13,7 +13,7 @@ from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableEr
 from antiphon.core.ids import content_hash
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.documents.folder import document_files
+from antiphon.features.documents.folder import described_path, document_files
 from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.offline.compute import digest_of, files_of, one_row, relation_of, together
 from antiphon.features.sources import postgres
@@ -201,7 +201,9 @@ def _from_documents(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -
     if found is None:
         rows = opened(connection, source.over[0]) if source.over else None
         relation = None if rows is None else rows.relation
-        found = document_rows(connection, source, table, relation, rows.described if rows else str(source.path))
+        found = document_rows(
+            connection, source, table, relation, rows.described if rows else described_path(source.path or "")
+        )
         _keep_extract(connection, table, *found)
     return FileSource(quoted(table), found[0], extracted=found[1])
 

@@ -90,7 +90,7 @@ async def retrieve(
         if call is None:
             raise FeatureUnavailableError("Documents are not retrieved here.", where=f"retrieval {spec.name}")
         hidden = bool({f"{spec.view}.{TEXT}", f"{spec.view}.*"} & set(masked))
-        query = _query(spec, request, inputs, as_of, None if vector is None else vector.publication)
+        query = _query(spec, request, inputs, as_of, (vector.publication or None) if vector is not None else None)
         with span("retrieve", {"antiphon.documents": spec.view}):
             found = await asyncio.to_thread(call, request.scope, query)
         age = (as_of - found.as_of).total_seconds()

@@ -10,7 +10,7 @@ import pytest
 from antiphon.core.errors import SetupError
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.documents import folder
-from antiphon.features.documents.folder import document_files, raw_documents
+from antiphon.features.documents.folder import described_path, document_files, raw_documents
 
 
 def found(path: Path | str) -> dict[str, str | None]:
@@ -22,6 +22,8 @@ def test_a_folder_is_read_with_its_subfolders_by_suffix(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("words")
     assert found(tmp_path) == {"a/c.TXT": None, "b.md": None}
+    assert described_path(str(tmp_path)) == f"{tmp_path}, where 1 file(s) are of other formats (.png)"
+    assert described_path(str(tmp_path / "b.md")) == str(tmp_path / "b.md")
     assert found(tmp_path / "a" / "*") == {"c.TXT": None}
     assert [path.name for path in document_files(str(tmp_path / "b.md"))] == ["b.md"]
 

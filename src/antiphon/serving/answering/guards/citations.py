@@ -1,7 +1,7 @@
 """Citations: what a text cites was retrieved for its request, and says what it is cited for.
 
-A citation is ``[2]``, the chunk of that number, or ``[returns.md#1]``, that of this id; several stand apart by commas.
-Brackets with other words are no citations.
+A citation is ``[2]``, the chunk of that number, ``[1-3]``, all from one to another, or ``[returns.md#1]``, that of this
+id; several stand apart by commas. Brackets with other words are no citations.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from typing import Any
 
 import regex
 
+from antiphon.definitions.documents import MOST_RETRIEVED
 from antiphon.serving.answering.guards.groundedness import ungrounded
+from antiphon.serving.answering.guards.numbers import plain
 from antiphon.serving.answering.guards.sentences import sentences
 
-_CITED = r"(?:\d{1,6}|[^\[\]\s,]+\#\d+)"
+_CITED = r"(?:\d+\s*[-\u2010-\u2015]\s*\d+|\d+|[^\[\]\s,]+\#\d+)"
 _CITATION = regex.compile(rf"\[\s*({_CITED}(?:\s*[,;]\s*{_CITED})*)\s*\]")
+_SHOWN = 60
+_RANGE = regex.compile(r"(\d{1,9})\s*[-\u2010-\u2015]\s*(\d{1,9})")
 _AFTER = regex.compile(rf"([.!?]['\")»”’]*)\s*((?:\[\s*{_CITED}(?:\s*[,;]\s*{_CITED})*\s*\]\s*)+)")
 
 
@@ -26,9 +30,10 @@ def violations(text: str, retrieved: Sequence[Mapping[str, Any]], share: float, 
         retrieved: the request's chunks, as templates see them.
         share: least share of a citing sentence's words that the cited chunks have; 0: they are not compared.
     """
-    known = {str(chunk["number"]): chunk for chunk in retrieved} | {str(chunk["id"]): chunk for chunk in retrieved}
+    text = plain(text)
+    known = {plain(str(chunk[name])): chunk for chunk in retrieved for name in ("number", "id")}
     cited = list(dict.fromkeys(_cited(text)))
-    found = [f"it cites [{one}], which was not retrieved" for one in cited if one not in known]
+    found = [f"it cites [{one[:_SHOWN]}], which was not retrieved" for one in cited if one not in known]
     if required and retrieved and not cited:
         found.append("it cites nothing")
     if found or not share:
@@ -43,4 +48,11 @@ def violations(text: str, retrieved: Sequence[Mapping[str, Any]], share: float, 
 
 def _cited(text: str) -> Iterator[str]:
     for match in _CITATION.finditer(text):
-        yield from (one.strip() for one in regex.split(r"[,;]", match[1]))
+        for one in regex.split(r"[,;]", match[1]):
+            numbers = _RANGE.fullmatch(one.strip())
+            if numbers is None:
+                yield one.strip()
+                continue
+            first, last = int(numbers[1]), int(numbers[2])
+            # Of a range that is longer than any list of chunks, beginning and end are enough to refuse it.
+            yield from map(str, (first, *range(first + 1, min(last, first + MOST_RETRIEVED)), last))
