@@ -176,6 +176,9 @@ bench-batches: environment  ## a file of 200 MB in and checked, a batch beside t
 bench-guards: environment  ## time to the first shown sentence with guards and without, and adversarial texts; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.guards --size $(SIZE) --keep
 
+bench-workbench: environment  ## texts of the prompt workbench and of production, byte by byte under load; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.learning.workbench --size $(SIZE)
+
 bench-admission: environment  ## the gate in front of the engine beside every fixed limit, in virtual time
 	@$(BIN)/python -m benchmarks.gateway.admission --size $(SIZE)
 

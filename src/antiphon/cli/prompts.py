@@ -114,16 +114,16 @@ def try_prompt(
     """Answer sampled production requests with a release or a draft, with the features of then, as production would;
     nothing live changes. Interrupted, it goes on where it stopped."""
     from antiphon.app.wiring import open_learning
-    from antiphon.services.learning.drafts import draft_of
+    from antiphon.services.learning.drafts import draft_of, prompt_text
     from antiphon.services.learning.prompt_trials import trial_runner
+
+    texts_of = {"template": template and prompt_text(template), "system": system and prompt_text(system)}
 
     async def made() -> tuple[Any, list[str], dict[str, Any]]:
         async with open_learning(project) as (learning, store):
             await asyncio.to_thread(require_application, store, application)
             candidate, notes = await asyncio.to_thread(
-                lambda: draft_of(
-                    store, application, release=release or None, declared=draft, template=template, system=system
-                )
+                lambda: draft_of(store, application, release=release or None, declared=draft, **texts_of)
             )
             query = await asyncio.to_thread(_query, store, sample, seed, (since, until), path, of, same_as)
             runner = trial_runner(store, learning.recorded)

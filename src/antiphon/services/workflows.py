@@ -6,8 +6,10 @@ from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
+from antiphon.learning.workbench.regressions import WORKFLOW as REGRESSIONS
+from antiphon.learning.workbench.trials import WORKFLOW as TRY
 
 APPLY = "apply"
 """Of ``services/apply/workflow.py``."""
 
-__all__ = ["APPLY", "OPENAI_BATCH", "REBUILD", "REFRESH", "SKEW", "TABLE_JOB", "TRAIN"]
+__all__ = ["APPLY", "OPENAI_BATCH", "REBUILD", "REFRESH", "REGRESSIONS", "SKEW", "TABLE_JOB", "TRAIN", "TRY"]

@@ -28,6 +28,7 @@ from antiphon.services.governance.policy_versions import records
 from antiphon.services.learning.outcomes import monitor, outcome_joiner
 from antiphon.services.learning.regressions import ProjectRegressions
 from antiphon.services.learning.workbench import Workbench
+from antiphon.services.learning.workbench_orders import WorkbenchOrders
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 
@@ -62,6 +63,7 @@ class LearningServices:
     trials: Trials
     regressions: ProjectRegressions
     regression_sets: RegressionSets
+    workbench_orders: WorkbenchOrders
 
 
 def learning_services(store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> LearningServices:
@@ -86,6 +88,7 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         trials=store.trials,
         regressions=ProjectRegressions(store, workbench),
         regression_sets=store.regressions,
+        workbench_orders=WorkbenchOrders(store, workbench),
     )
 
 
