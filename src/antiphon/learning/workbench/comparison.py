@@ -90,8 +90,8 @@ _FIGURES: dict[str, tuple[str, _Figure, int]] = {
     "engine time": ("seconds", lambda one: one.engine_seconds, -1),
     "latency": ("seconds", lambda one: one.seconds, 0),
 }
-"""Figure to its unit, its function, and whether more is better (1), worse (-1) or neither (0): the latency of a trial is
-that of batch priority, and not to be held against a user's."""
+"""Figure to its unit, its function, and whether more is better (1), worse (-1) or neither (0): the latency of a trial
+is that of batch priority, and not to be held against a user's."""
 
 
 def compare(
