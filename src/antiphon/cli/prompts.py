@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import msgspec
 import typer
 
-from antiphon.cli import annotation
+from antiphon.cli import annotation, optimize
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Application, Json, Limit, OnlyApplication, Project
 from antiphon.cli.output import Progress, note, shortened, show, table
@@ -29,6 +29,7 @@ app.command("annotate")(annotation.annotate)
 app.command("annotations")(annotation.list_annotations)
 app.command("agreement")(annotation.agreement)
 app.command("prefer")(annotation.prefer)
+app.command("optimize")(optimize.optimize)
 
 _LONGEST = 60
 

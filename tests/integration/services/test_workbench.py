@@ -56,6 +56,8 @@ ASKER = Principal("asker", "default", "service")
 def sorting(request: GenerationRequest) -> ScriptedGeneration:
     """Calls urgent what burns; when it is told so, also what is flooded."""
     prompt = request.prompt
+    if "<side_info>" in prompt or "instruction" in prompt:
+        return ScriptedGeneration(f"```\n{SYSTEM} Floods are urgent.\n```")
     if "Letter" in prompt:
         return ScriptedGeneration("We are sorry.")
     words = ("fire", "flood") if "Floods are urgent" in prompt else ("fire",)
@@ -252,6 +254,22 @@ def test_a_complaint_becomes_a_case_that_gates_releases(antiphon: Run, ask: Any,
     assert "erased" in antiphon("evaluations", "cases", "complaints@2").out
     entries = {entry.action for entry in store.audit.query(store.scope)}
     assert {"regression.add", "regression.erase"} <= entries
+
+
+def test_a_better_system_text_is_searched_for_by_command(antiphon: Run, ask: Any, folder: Path) -> None:
+    pytest.importorskip("gepa")
+    for split, questions in (("visible", ("a flood", "my flood")), ("held-out", ("no flood", "the flood"))):
+        for prediction in ask(*questions):
+            antiphon("evaluations", "add", prediction, "--set", "floods", "--label", "urgency=urgent", "--split", split)
+    found = antiphon(
+        "prompts", "optimize", "triage", "--set", "floods", "--by", "smollm2-135m", "--budget", "20", "--out",
+        str(folder / "better.txt"), "--json",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    made = found.json()
+    assert "Floods are urgent" in made["system"] == (folder / "better.txt").read_text()
+    assert (made["held_out_before"]["value"], made["held_out_after"]["value"]) == (0.0, 1.0)
+    assert antiphon("prompts", "optimize", "triage", "--set", "none", "--by", "smollm2-135m").code == 3
 
 
 def test_two_annotators_who_contradict_each_other_are_shown(antiphon: Run, ask: Any, folder: Path) -> None:
