@@ -30,7 +30,7 @@ def optimize(
     as_json: Json = False,
 ) -> None:
     """Search for a better system text on the visible cases of a regression set, and measure what was found on the
-    held-out ones. Nothing live changes; `antiphon prompts try --system FILE` shows what it does to users' requests."""
+    held-out ones. Nothing live changes; `antiphon prompts try APPLICATION --system FILE` shows what it does."""
     from antiphon.app.wiring import open_learning
     from antiphon.services.learning.drafts import draft_of
     from antiphon.services.learning.prompt_trials import prompt_optimizer, reflecting

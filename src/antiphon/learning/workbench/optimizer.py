@@ -217,7 +217,7 @@ class _Search:
 
 
 def with_system(release: Release, system: str) -> Release:
-    """What would be a release if this one had another system text."""
+    """The release that this one would be with another system text."""
     application = release.bundle.application
     if application.prompt.system == system:
         return release
