@@ -182,6 +182,9 @@ bench-guards: environment  ## time to the first shown sentence with guards and w
 bench-conversations: environment  ## ten turns with an assistant: earlier tokens that are not computed again, and replay; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.conversations --size $(SIZE) --keep
 
+bench-workbench: environment  ## texts of the prompt workbench and of production, byte by byte under load; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.learning.workbench --size $(SIZE)
+
 bench-admission: environment  ## the gate in front of the engine beside every fixed limit, in virtual time
 	@$(BIN)/python -m benchmarks.gateway.admission --size $(SIZE)
 

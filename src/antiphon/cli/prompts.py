@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import msgspec
 import typer
 
-from antiphon.cli import annotation
+from antiphon.cli import annotation, optimize
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Application, Json, Limit, OnlyApplication, Project
 from antiphon.cli.output import Progress, note, shortened, show, table
@@ -29,6 +29,7 @@ app.command("annotate")(annotation.annotate)
 app.command("annotations")(annotation.list_annotations)
 app.command("agreement")(annotation.agreement)
 app.command("prefer")(annotation.prefer)
+app.command("optimize")(optimize.optimize)
 
 _LONGEST = 60
 
@@ -114,16 +115,16 @@ def try_prompt(
     """Answer sampled production requests with a release or a draft, with the features of then, as production would;
     nothing live changes. Interrupted, it goes on where it stopped."""
     from antiphon.app.wiring import open_learning
-    from antiphon.services.learning.drafts import draft_of
+    from antiphon.services.learning.drafts import draft_of, prompt_text
     from antiphon.services.learning.prompt_trials import trial_runner
+
+    texts_of = {"template": template and prompt_text(template), "system": system and prompt_text(system)}
 
     async def made() -> tuple[Any, list[str], dict[str, Any]]:
         async with open_learning(project) as (learning, store):
             await asyncio.to_thread(require_application, store, application)
             candidate, notes = await asyncio.to_thread(
-                lambda: draft_of(
-                    store, application, release=release or None, declared=draft, template=template, system=system
-                )
+                lambda: draft_of(store, application, release=release or None, declared=draft, **texts_of)
             )
             query = await asyncio.to_thread(_query, store, sample, seed, (since, until), path, of, same_as)
             runner = trial_runner(store, learning.recorded)

@@ -6,6 +6,8 @@ from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
+from antiphon.learning.workbench.regressions import WORKFLOW as REGRESSIONS
+from antiphon.learning.workbench.trials import WORKFLOW as TRY
 
 APPLY = "apply"
 """Of ``services/apply/workflow.py``."""
@@ -16,4 +18,16 @@ GATES = "gates"
 WEBHOOK = "webhook"
 """Of ``services/webhooks.py``."""
 
-__all__ = ["APPLY", "GATES", "OPENAI_BATCH", "REBUILD", "REFRESH", "SKEW", "TABLE_JOB", "TRAIN", "WEBHOOK"]
+__all__ = [
+    "APPLY",
+    "GATES",
+    "OPENAI_BATCH",
+    "REBUILD",
+    "REFRESH",
+    "REGRESSIONS",
+    "SKEW",
+    "TABLE_JOB",
+    "TRAIN",
+    "TRY",
+    "WEBHOOK",
+]

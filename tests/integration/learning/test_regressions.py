@@ -13,10 +13,11 @@ from tests.integration.learning.evaluated_desk import EvaluatedDesk
 from tests.integration.learning.test_trials import LosingEngine
 from tests.integration.learning.tried_desk import TriedDesk
 
-from antiphon.catalog.learning.regressions import Expectation, SetVersion
+from antiphon.catalog.learning.regressions import Expectation, SetVersion, Split
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.definitions.learning import Gates
 from antiphon.learning.evaluation.asking import EvaluatedReleases
+from antiphon.learning.workbench.optimizer import PromptOptimizer
 from antiphon.learning.workbench.regressions import (
     RegressionRunner,
     case_of,
@@ -154,3 +155,36 @@ async def test_a_release_that_fails_a_set_stays_a_draft(tmp_path: Path) -> None:
         assert passed.release.stage == "validated", passed.reasons
     finally:
         desk.close()
+
+
+async def test_an_optimizer_learns_from_visible_cases_and_meets_the_held_out_ones_once(desk: CasedDesk) -> None:
+    pytest.importorskip("gepa")
+    cases = []
+    for number in range(12):
+        receipt = desk.receipts.get(SCOPE, await desk.ask(f"{'secret' if number % 2 else 'plain'} flood {number}"))
+        case = case_of(
+            SCOPE, "floods", recorded_request(receipt, desk.blobs), [Expectation("label", "urgent", "urgency")],
+            desk.application, prediction=receipt.prediction, author="ada", at=desk.clock.now(),
+        )  # fmt: skip
+        split: Split = "held-out" if number % 2 else "visible"
+        cases.append((case, split))
+    version = desk.sets.add_cases(SCOPE, "floods", cases, author="ada", reason="a test")
+    read: list[str] = []
+
+    async def reflect(prompt: str) -> str:
+        read.append(prompt)
+        return "```\nEverything is urgent.\n```" if len(read) > 1 else "```\nBe kind.\n```"
+
+    optimizer = PromptOptimizer(services=desk.services_of, texts=desk.blobs, sets=desk.sets, patience=0.0)
+    found = await optimizer.optimize(desk.release, version, reflect, budget=60)
+    assert found.system == "Everything is urgent."
+    assert (found.visible_before, found.visible_after) == (0.0, 1.0)
+    assert found.held_out_before is not None
+    assert found.held_out_after is not None
+    assert (found.held_out_before.value, found.held_out_after.value) == (0.0, 1.0)
+    assert "plain flood" in "".join(read)
+    assert "expected urgency is 'urgent'" in "".join(read)
+    assert "secret" not in "".join(read), "nothing of a held-out case reaches the search"
+    assert desk.releases.list(SCOPE) == [desk.release]
+    with pytest.raises(InvalidInputError, match="no held-out case"):
+        await optimizer.optimize(desk.release, await desk.cased("One ticket"), reflect, budget=10)

@@ -25,6 +25,7 @@ from antiphon.features.online.remedies import SubstituteValue
 from antiphon.governance.policy.engine import Decision
 from antiphon.learning.evaluation.asking import EvaluatedReleases
 from antiphon.learning.workbench.trials import SampleQuery
+from antiphon.serving.request import Answer
 from antiphon.serving.services import Services
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
@@ -194,6 +195,20 @@ async def test_an_interrupted_trial_goes_on_with_the_same_sample(desk: TriedDesk
     assert len(engine.sent) == 5, "none is asked twice"
     again = await runner.run(release, SampleQuery(size=5), author="ada")
     assert again.id != trial.id
+
+
+async def test_answers_of_both_paths_are_tried_alike(desk: TriedDesk) -> None:
+    online = await desk.ask("A flood")
+    batch = await desk.ask("Cold coffee", path="batch")
+    burning = desk.request(application="triage", entity={}, question="A fire")
+    (*_, streamed) = [event async for event in desk.answerer.stream(burning)]
+    assert isinstance(streamed, Answer)
+    assert (await desk.tried(desk.release)).identical == 3
+    trial = await desk.tried(desk.release, SampleQuery(path="batch"))
+    assert [one.request for one in trial.answers] == [batch]
+    assert {one.request for one in (await desk.tried(desk.release, SampleQuery(path="online"))).answers} == {
+        online, streamed.prediction,
+    }  # fmt: skip
 
 
 async def test_what_was_erased_is_left_out_and_said(desk: TriedDesk) -> None:

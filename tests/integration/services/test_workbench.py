@@ -15,13 +15,24 @@ from tests.integration.cli.test_learning_commands import in_process
 
 from antiphon.app.wiring import open_project
 from antiphon.catalog.learning.outcomes import OutcomeRecord
-from antiphon.core.errors import ForbiddenError, InvalidInputError
+from antiphon.catalog.learning.regressions import Expectation
+from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
+from antiphon.durable.executor import Executor, WorkflowRegistry
+from antiphon.durable.run import ENDED
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.workbench.submission import AnnotationSubmission
+from antiphon.learning.workbench.trials import SampleQuery
 from antiphon.services.engines import clients
 from antiphon.services.learning.regressions import ProjectRegressions, failed_regressions
+from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.learning.workbench import Workbench
+from antiphon.services.learning.workbench_orders import (
+    RegressionOrder,
+    TrialOrder,
+    WorkbenchOrders,
+    WorkbenchWorkflows,
+)
 from antiphon.services.project.store import Store
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
@@ -45,6 +56,8 @@ ASKER = Principal("asker", "default", "service")
 def sorting(request: GenerationRequest) -> ScriptedGeneration:
     """Calls urgent what burns; when it is told so, also what is flooded."""
     prompt = request.prompt
+    if "<side_info>" in prompt or "instruction" in prompt:
+        return ScriptedGeneration(f"```\n{SYSTEM} Floods are urgent.\n```")
     if "Letter" in prompt:
         return ScriptedGeneration("We are sorry.")
     words = ("fire", "flood") if "Floods are urgent" in prompt else ("fire",)
@@ -243,6 +256,22 @@ def test_a_complaint_becomes_a_case_that_gates_releases(antiphon: Run, ask: Any,
     assert {"regression.add", "regression.erase"} <= entries
 
 
+def test_a_better_system_text_is_searched_for_by_command(antiphon: Run, ask: Any, folder: Path) -> None:
+    pytest.importorskip("gepa")
+    for split, questions in (("visible", ("a flood", "my flood")), ("held-out", ("no flood", "the flood"))):
+        for prediction in ask(*questions):
+            antiphon("evaluations", "add", prediction, "--set", "floods", "--label", "urgency=urgent", "--split", split)
+    found = antiphon(
+        "prompts", "optimize", "triage", "--set", "floods", "--by", "smollm2-135m", "--budget", "20", "--out",
+        str(folder / "better.txt"), "--json",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    made = found.json()
+    assert "Floods are urgent" in made["system"] == (folder / "better.txt").read_text()
+    assert (made["held_out_before"]["value"], made["held_out_after"]["value"]) == (0.0, 1.0)
+    assert antiphon("prompts", "optimize", "triage", "--set", "none", "--by", "smollm2-135m").code == 3
+
+
 def test_two_annotators_who_contradict_each_other_are_shown(antiphon: Run, ask: Any, folder: Path) -> None:
     asked = ask("a fire", "a flood", "cold coffee", "no coffee")
     for number, prediction in enumerate(asked):
@@ -297,3 +326,51 @@ def test_annotations_and_cases_ask_policy_and_stay_in_their_scope(store: Store, 
     with pytest.raises(InvalidInputError, match="is of the application triage"):
         regressions.add_case(store.scope, engineer, other, "complaints", case.expect)
     assert store.regressions.version(store.scope, "complaints") == version
+
+
+async def worked(folder: Path, run: str) -> dict[str, Any]:
+    """The result of a run that a worker has done."""
+    wired = open_project(folder)
+    try:
+        learning = LearningPlatform(wired.store, wired.engine, wired.commit, wired.features)
+        registry, stop = WorkflowRegistry(), asyncio.Event()
+        WorkbenchWorkflows(wired.store, learning.recorded, learning.serve).register(registry)
+        executor = Executor(wired.store.database, registry, "worker", wired.store.scope.environment, poll=0.01)
+        working = asyncio.create_task(executor.run_until(stop))
+        async with asyncio.timeout(30):
+            while (found := wired.store.runs.get(wired.store.scope, run)).status not in ENDED:
+                await asyncio.sleep(0.01)
+        stop.set()
+        await working
+        assert found.status == "succeeded", found.error
+        result: dict[str, Any] = dict(found.result or {})
+        return result
+    finally:
+        await wired.close()
+
+
+def test_what_is_ordered_is_made_by_the_worker(store: Store, ask: Any, folder: Path) -> None:
+    from antiphon.services.governance.policy_versions import records
+
+    (prediction,) = ask("a flood")
+    workbench = Workbench(store, records(store))
+    orders, engineer = WorkbenchOrders(store, workbench), Principal("ada", "default", "engineer", "person")
+    changed = TrialOrder("triage", system=f"{SYSTEM} Floods are urgent.")
+    run = orders.place_trial(store.scope, engineer, changed)
+    trial = store.trials.get(store.scope, asyncio.run(worked(folder, run.id))["trial"])
+    assert ([one.request for one in trial.answers], trial.identical, trial.author) == ([prediction], 0, "ada")
+    live = store.releases.live(store.scope, "triage")
+    assert live is not None
+    sets = ProjectRegressions(store, workbench)
+    sets.add_case(store.scope, engineer, prediction, "complaints", [Expectation("label", "urgent", "urgency")])
+    ordered = orders.place_run(store.scope, engineer, "complaints", RegressionOrder(live.id))
+    assert asyncio.run(worked(folder, ordered.id))["passed"] is False
+    assert len(store.regressions.runs(store.scope, "complaints")) == 1
+    with pytest.raises(ForbiddenError):
+        orders.place_trial(store.scope, Principal("eve", "default", "viewer", "person"), changed)
+    with pytest.raises(NotFoundError):
+        orders.place_trial(msgspec.structs.replace(store.scope, tenant="rival"), engineer, changed)
+    with pytest.raises(InvalidInputError, match="5000 requests are no sample"):
+        orders.place_trial(store.scope, engineer, TrialOrder("triage", sample=SampleQuery(size=5_000)))
+    with pytest.raises(InvalidInputError, match="does not print"):
+        orders.place_trial(store.scope, engineer, TrialOrder("triage", template="{{ features.a.b }}"))

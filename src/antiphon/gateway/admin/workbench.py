@@ -1,6 +1,6 @@
 """The prompt workbench over HTTP: prompt versions, trials, annotations, regression sets.
 
-Trials and runs ask the engine for long, and are made by command.
+Trials and runs ask the engine for long: they are ordered, and the worker makes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from antiphon.catalog.learning.regressions import (
     Split,
 )
 from antiphon.core.errors import InvalidInputError
-from antiphon.gateway.admin.shapes import ApplicationQuery, read, read_all
+from antiphon.gateway.admin.shapes import ApplicationQuery, RunLine, read, read_all
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.learning.workbench.agreement import Agreement
@@ -27,6 +27,7 @@ from antiphon.learning.workbench.comparison import Comparison
 from antiphon.learning.workbench.regressions import CaseLine
 from antiphon.learning.workbench.submission import AnnotationSubmission
 from antiphon.services.learning.workbench import Preferences, PromptVersion
+from antiphon.services.learning.workbench_orders import RegressionOrder, TrialOrder
 
 
 class TrialQuery(msgspec.Struct, frozen=True):
@@ -145,6 +146,11 @@ def _trials(call: OperationCall, query: TrialQuery) -> TrialList:
     return TrialList(read_all(found, TrialLine))
 
 
+@operation("POST", "/admin/trials", "Order a trial of a release or of a changed prompt.", None, status=202)
+def _order_trial(call: OperationCall, body: TrialOrder) -> RunLine:
+    return read(call.services.learning.workbench_orders.place_trial(call.scope, call.principal, body), RunLine)
+
+
 @operation("GET", "/admin/trials/{trial}", "A trial beside what users got, or beside another.", "read")
 def _comparison(call: OperationCall, query: ComparisonQuery) -> TrialComparison:
     workbench = call.services.learning.workbench
@@ -191,6 +197,12 @@ def _set(call: OperationCall) -> RegressionSetDetail:
     require_whole(call, version.application)
     runs = learning.regression_sets.runs(call.scope, version.name, limit=10)
     return RegressionSetDetail(version, tuple(learning.regressions.lines(version)), tuple(runs))
+
+
+@operation("POST", "/admin/regressions/{set}/runs", "Order a run of a release on a set.", None, status=202)
+def _order_run(call: OperationCall, body: RegressionOrder) -> RunLine:
+    orders = call.services.learning.workbench_orders
+    return read(orders.place_run(call.scope, call.principal, call.path["set"], body), RunLine)
 
 
 def require_whole(call: OperationCall, application: str) -> None:

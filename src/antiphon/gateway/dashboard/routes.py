@@ -43,6 +43,7 @@ def routes() -> list[BaseRoute]:
         Route("/releases/diff", endpoint(release_pages.diff), methods=["GET"]),
         Route("/prompts", endpoint(workbench_pages.prompts), methods=["GET"]),
         Route("/prompts/{version}", endpoint(workbench_pages.prompt), methods=["GET"]),
+        Route("/prompts/{version}", endpoint(workbench_pages.try_prompt), methods=["POST"]),
         Route("/trials/{trial}", endpoint(workbench_pages.trial), methods=["GET"]),
         Route("/trials/{trial}", endpoint(workbench_pages.prefer), methods=["POST"]),
         Route("/regressions/{set}", endpoint(workbench_pages.regression_set), methods=["GET"]),

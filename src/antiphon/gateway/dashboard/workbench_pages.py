@@ -19,9 +19,13 @@ from antiphon.gateway.dashboard.release_pages import applications, chosen
 from antiphon.learning.workbench.comparison import AnswerPair, shown_first, text_difference
 from antiphon.learning.workbench.expectations import in_words
 from antiphon.learning.workbench.submission import AnnotationSubmission
+from antiphon.learning.workbench.trials import SampleQuery
 from antiphon.services.learning.workbench import LIVE
+from antiphon.services.learning.workbench_orders import TrialOrder
 
 _SHOWN = 40
+_LONGEST_SHOWN = 4_000
+"""Characters of a text that a form is filled in with; a blank one is the text that was given."""
 
 
 def prompts(call: PageCall) -> Response:
@@ -48,10 +52,23 @@ def prompts(call: PageCall) -> Response:
 
 def prompt(call: PageCall) -> Response:
     """One prompt version, and the requests that users were answered with it."""
-    workbench = call.services.learning.workbench
-    found = workbench.version(call.scope, call.path["version"])
-    receipts = workbench.requests(call.scope, found, limit=_SHOWN)
-    return call.render("prompt.html", page="prompts", found=found, receipts=receipts)
+    return _prompt(call)
+
+
+def try_prompt(call: PageCall) -> Response:
+    """Order a trial of a prompt as it was changed on the page; then the runs."""
+    form, orders = call.form, call.services.learning.workbench_orders
+    try:
+        found = call.services.learning.workbench.version(call.scope, call.path["version"])
+        size = form.get("sample", "")
+        sample = SampleQuery(size=int(size) if size.isascii() and size.isdigit() else 0)
+        # A browser sends lines that end with two characters, which no prompt has.
+        texts = {name: form.get(name, "").replace("\r\n", "\n") for name in ("template", "system")}
+        order = TrialOrder(found.application, found.releases[0], **texts, sample=sample)
+        orders.place_trial(call.scope, call.principal, order)
+    except AntiphonError as error:
+        return _prompt(call, error)
+    return RedirectResponse("/runs", 303, headers=SAFE)
 
 
 def trial(call: PageCall) -> Response:
@@ -118,7 +135,10 @@ def add_case(call: PageCall) -> Response:
     """Save a case; then the set that it is in."""
     prediction, form = call.path["prediction"], call.form
     try:
-        expect = [expectation(form.get("expect", ""), form.get("value", ""), form.get("property", ""))]
+        kind, value = form.get("expect", ""), form.get("value", "")
+        if kind == "not_text" and not value:
+            value = detail(call, prediction).text or ""
+        expect = [expectation(kind, value, form.get("property", ""))]
         name = form.get("set", "")
         call.services.learning.regressions.add_case(
             call.scope, call.principal, prediction, name, expect, split=split_of(form.get("split", "visible")),
@@ -143,6 +163,14 @@ def regression_set(call: PageCall) -> Response:
     )
 
 
+def _prompt(call: PageCall, problem: AntiphonError | None = None) -> Response:
+    workbench = call.services.learning.workbench
+    found = workbench.version(call.scope, call.path["version"])
+    receipts = workbench.requests(call.scope, found, limit=_SHOWN)
+    may = call.may("train", f"application/{found.application}")
+    return call.render("prompt.html", problem, page="prompts", found=found, receipts=receipts, may=may, form=call.form)
+
+
 def _case_form(call: PageCall, problem: AntiphonError | None = None) -> Response:
     found = detail(call, call.path["prediction"])
     learning, receipt, form = call.services.learning, found.receipt, call.form
@@ -165,7 +193,7 @@ def _case_form(call: PageCall, problem: AntiphonError | None = None) -> Response
         selected={
             "set": form.get("set") or (names[0] if names else f"{receipt.application}-regressions"),
             "expect": form.get("expect", first.kind),
-            "value": form.get("value", first.value),
+            "value": form.get("value", first.value if len(first.value) <= _LONGEST_SHOWN else ""),
             "property": form.get("property", first.property),
             "split": form.get("split", "visible"),
             "note": form.get("note", ""),

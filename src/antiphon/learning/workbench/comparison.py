@@ -23,6 +23,8 @@ from antiphon.releases.bundle import FieldChange, diff
 
 RESAMPLES = 2_000
 SEED = 0
+ENOUGH = 10
+"""Users below which no side is called surely better: an interval drawn from so few is too narrow."""
 
 
 class TrialSide(msgspec.Struct, frozen=True):
@@ -86,9 +88,10 @@ _FIGURES: dict[str, tuple[str, _Figure, int]] = {
     "prompt tokens": ("tokens", lambda one: float(one.prompt_tokens), -1),
     "completion tokens": ("tokens", lambda one: float(one.completion_tokens), -1),
     "engine time": ("seconds", lambda one: one.engine_seconds, -1),
-    "latency": ("seconds", lambda one: one.seconds, -1),
+    "latency": ("seconds", lambda one: one.seconds, 0),
 }
-"""Figure to its unit, its function, and whether more is better (1), worse (-1) or neither (0)."""
+"""Figure to its unit, its function, and whether more is better (1), worse (-1) or neither (0): the latency of a trial
+is that of batch priority, and not to be held against a user's."""
 
 
 def compare(
@@ -119,7 +122,12 @@ def compare(
         gap = paired(theirs - ours, clusters)
         found.append(
             FigureDifference(
-                name, unit, float(ours.mean()), float(theirs.mean()), gap, _better(gap, sign, first.name, second.name)
+                name,
+                unit,
+                float(ours.mean()),
+                float(theirs.mean()),
+                gap,
+                _better(gap, sign, first.name, second.name, clusters),
             )
         )
     scored = [one for one in both if outcomes is not None and outcomes.get(one) in (labels or ())]
@@ -202,8 +210,8 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _better(gap: IntervalEstimate, sign: int, first: str, second: str) -> str:
-    if sign == 0 or gap.low <= 0 <= gap.high:
+def _better(gap: IntervalEstimate, sign: int, first: str, second: str, clusters: Sequence[str]) -> str:
+    if sign == 0 or gap.low <= 0 <= gap.high or len({*clusters}) < ENOUGH:
         return ""
     return second if (gap.value > 0) == (sign > 0) else first
 
@@ -234,7 +242,7 @@ def _metrics(
     return tuple(
         FigureDifference(
             name, METRICS[name].title, values[name], others[name], gap,
-            _better(gap, 1 if METRICS[name].higher else -1, first.name, second.name),
+            _better(gap, 1 if METRICS[name].higher else -1, first.name, second.name, scored),
         )
         for name, gap in differences(theirs, ours).items()
         if name in values and name in others

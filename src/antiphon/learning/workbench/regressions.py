@@ -39,6 +39,7 @@ from antiphon.learning.workbench.asking import RecordedRequests, ServicesOf
 from antiphon.learning.workbench.expectations import CaseAnswer, check_expectation, unmet
 from antiphon.serving.recorded import RecordedRequest
 
+WORKFLOW = "regressions"
 ERASED = "erased"
 
 
@@ -151,9 +152,13 @@ class RegressionRunner:
         split: Split | None = None,
         principal: Principal | None = None,
         author: str,
+        id: str | None = None,
         progress: Progress | None = None,
     ) -> RegressionRun:
         """Ask a release every case of a version, or of one split. Interrupted, the next run goes on where it stopped.
+
+        Args:
+            id: of the run; one that is recorded is made no second time.
 
         Raises:
             InvalidInputError: the release is of another application, or there is no case.
@@ -175,7 +180,7 @@ class RegressionRunner:
         subject: dict[str, object] = {
             "release": release.content_hash, "set": [version.name, version.version, split], "of": "regressions",
         }  # fmt: skip
-        id = await asyncio.to_thread(next_id, "regress", scope, subject, self.sets.run)
+        id = id or await asyncio.to_thread(next_id, "regress", scope, subject, self.sets.run)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         sender = RecordedRequests(self.services, self.texts, release, who, self.patience)

@@ -29,6 +29,7 @@ from antiphon.learning.evaluation.asking import KeptAnswers, Progress, answer_ea
 from antiphon.learning.workbench.asking import RecordedRequests, ServicesOf, recorded_figures
 from antiphon.serving.recorded import RecordedRequest, recorded_request
 
+WORKFLOW = "prompt-trial"
 SCANNED_RECEIPTS = 2_000
 """Receipts of which a sample is drawn, the latest."""
 
@@ -166,10 +167,14 @@ class TrialRunner:
         *,
         principal: Principal | None = None,
         author: str,
+        id: str | None = None,
         progress: Progress | None = None,
     ) -> Trial:
         """Try a release, or what would be one, and record what it answered. Interrupted, the next one of the same
         release and sample goes on without asking again.
+
+        Args:
+            id: of the trial; one that is recorded is made no second time.
 
         Raises:
             NotFoundError, InvalidInputError: as :meth:`draw`.
@@ -177,7 +182,7 @@ class TrialRunner:
         """
         scope, application = release.scope, release.bundle.application
         subject: dict[str, object] = {"release": release.content_hash, "sample": query, "of": "trial"}
-        id = await asyncio.to_thread(next_id, "trial", scope, subject, self.trials.get)
+        id = id or await asyncio.to_thread(next_id, "trial", scope, subject, self.trials.get)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
         sample = kept.find("sample", RequestSample)
         if sample is None:

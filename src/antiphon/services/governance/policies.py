@@ -151,6 +151,8 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
                 if live is None
                 else application_resource(live.bundle.application, tenant=run.scope.tenant),
             )
+        case workflows.TRY | workflows.REGRESSIONS:
+            yield "train", Resource("application", str(run.arguments.get("application", "*")), run.scope.tenant)
         case workflows.REBUILD:
             yield "release", Resource("model", str(run.arguments.get("model", "*")), run.scope.tenant)
         case workflows.TABLE_JOB | workflows.OPENAI_BATCH:

@@ -19,20 +19,19 @@ _LARGEST_PROMPT = 1_000_000
 
 
 def draft_of(
-    store: Store, application: str, *, release: str | None = None, declared: bool = False, template: Path | None = None,
-    system: Path | None = None,
+    store: Store, application: str, *, release: str | None = None, declared: bool = False, template: str | None = None,
+    system: str | None = None,
 ) -> tuple[Release, list[str]]:  # fmt: skip
     """The release that is to be tried, and notes on it.
 
     Args:
         release: a release's id. declared: what applying ``definitions.py`` now would release; by default the live one.
-        template, system: files whose texts take the place of its prompt's.
+        template, system: texts in the place of its prompt's.
 
     Raises:
         NotFoundError: there is no such release or application, or nothing is live.
         InvalidInputError: the release is of another application, or a template reads what the application has not.
         InvalidDefinitionsError: every mistake of ``definitions.py``.
-        SetupError: a file cannot be read.
     """
     if release is not None and declared:
         raise InvalidInputError(
@@ -48,10 +47,10 @@ def draft_of(
         bundle = base.bundle
     prompt = bundle.application.prompt
     if template is not None:
-        prompt = msgspec.structs.replace(prompt, template=_text(template))
-        _check_template(prompt.template, bundle, template)
+        _check_template(template, bundle)
+        prompt = msgspec.structs.replace(prompt, template=template)
     if system is not None:
-        prompt = msgspec.structs.replace(prompt, system=_text(system))
+        prompt = msgspec.structs.replace(prompt, system=system)
     spec = msgspec.structs.replace(bundle.application, prompt=prompt)
     return as_release(store, msgspec.structs.replace(bundle, application=spec)), notes
 
@@ -94,7 +93,12 @@ def _base(store: Store, application: str, release: str | None) -> Release:
     return found
 
 
-def _text(path: Path) -> str:
+def prompt_text(path: Path) -> str:
+    """The text of a file that is to be a prompt's.
+
+    Raises:
+        SetupError: it cannot be read. InvalidInputError: it is no UTF-8, or too large.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -107,14 +111,14 @@ def _text(path: Path) -> str:
         raise InvalidInputError("The prompt is not UTF-8.", where=str(path), next_step="Write it in UTF-8.") from None
 
 
-def _check_template(text: str, bundle: Bundle, path: Path) -> None:
+def _check_template(text: str, bundle: Bundle) -> None:
     """Refuses a template that reads a feature without a figure, or a key that the entity has not."""
     application = bundle.application
     try:
         reads = template_reads(text)
     except InvalidInputError as error:
         raise InvalidInputError(
-            error.what, where=f"{path}, {error.where}", next_step="Mend the template, and try again."
+            error.what, where=f"template, {error.where}", next_step="Mend the template, and try again."
         ) from None
     figures = {figure.feature.replace("/", "_").replace("-", "_") for figure in application.figures}
     unknown = [f"features.{view}.{name} (line {line})" for view, name, line in reads.features
@@ -125,6 +129,6 @@ def _check_template(text: str, bundle: Bundle, path: Path) -> None:
         raise InvalidInputError(
             f"The template reads {', '.join(unknown)}, which {application.name} does not print."
             if unknown else "The template is empty.",
-            where=str(path),
+            where="template",
             next_step=f"It sees entity, question and {', '.join(sorted(figures)) or 'no features'}.",
         )  # fmt: skip

@@ -33,6 +33,7 @@ from antiphon.services.learning.gate_orders import GateCheck, gate_checks
 from antiphon.services.learning.outcomes import monitor, outcome_joiner
 from antiphon.services.learning.regressions import ProjectRegressions
 from antiphon.services.learning.workbench import Workbench
+from antiphon.services.learning.workbench_orders import WorkbenchOrders
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 
@@ -70,6 +71,7 @@ class LearningServices:
     trials: Trials
     regressions: ProjectRegressions
     regression_sets: RegressionSets
+    workbench_orders: WorkbenchOrders
 
 
 def learning_services(store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> LearningServices:
@@ -96,6 +98,7 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         trials=store.trials,
         regressions=ProjectRegressions(store, workbench),
         regression_sets=store.regressions,
+        workbench_orders=WorkbenchOrders(store, workbench),
     )
 
 

@@ -7,13 +7,20 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from antiphon.catalog.learning.regressions import RegressionRun
 from antiphon.catalog.releases.releases import Release
-from antiphon.learning.evaluation.asking import Progress
+from antiphon.core.scope import Scope
+from antiphon.governance.identity.principal import Principal
+from antiphon.learning.evaluation.asking import EvaluatedReleases, Progress
 from antiphon.learning.workbench.asking import ServicesOf
+from antiphon.learning.workbench.optimizer import PromptOptimizer, Reflect
 from antiphon.learning.workbench.regressions import RegressionRunner
 from antiphon.learning.workbench.trials import TrialRunner
 from antiphon.services.learning.regressions import newest_version
 from antiphon.services.project.store import Store
+from antiphon.serving.answerer import Answerer
+from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 
+PROPOSAL_TOKENS = 600
+"""The longest prompt that a model may propose."""
 Serve = Callable[[Release], Awaitable[None]]
 """Returns once the engine serves what a release pins; raises ``UnavailableError`` while it does not."""
 
@@ -42,6 +49,26 @@ def regression_runner(store: Store, services: ServicesOf) -> RegressionRunner:
         clock=store.database.clock,
         concurrency=store.settings.gateway.batch_concurrency,
     )
+
+
+def prompt_optimizer(store: Store, services: ServicesOf) -> PromptOptimizer:
+    """Searches for better prompts of a project through its engine."""
+    concurrency = store.settings.gateway.batch_concurrency
+    return PromptOptimizer(services=services, texts=store.blobs, sets=store.regressions, concurrency=concurrency)
+
+
+def reflecting(services: ServicesOf, scope: Scope, model: str) -> Reflect:
+    """A plain model that the engine serves, as it proposes prompts."""
+    answerer = Answerer(services(EvaluatedReleases()))
+    who = Principal("evaluation", scope.tenant, "service", clearance="restricted")
+
+    async def reflect(prompt: str) -> str:
+        turns = (Message("user", prompt),)
+        overrides = DecodingOverrides(max_tokens=PROPOSAL_TOKENS)
+        request = AnswerRequest(scope, who, model, messages=turns, path="batch", overrides=overrides)
+        return (await answerer.answer(request)).text
+
+    return reflect
 
 
 async def run_gated_sets(

@@ -57,6 +57,7 @@ from antiphon.services.learning.prompt_trials import run_gated_sets
 from antiphon.services.learning.regressions import failed_regressions
 from antiphon.services.learning.safety import honest_requests, memorization_of, plain_release, probes_of
 from antiphon.services.learning.served_models import ServedModels
+from antiphon.services.learning.workbench_orders import WorkbenchWorkflows
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import feature_exists, rollout_transitions
 from antiphon.serving.answerer import Answerer
@@ -224,6 +225,7 @@ class LearningPlatform:
         """Let a worker run trainings."""
         registry.add(TRAIN, Retraining(self.services).run)
         registry.add(REBUILD, ModelRebuild(self.services).run)
+        WorkbenchWorkflows(self.store, self.recorded, self.serve).register(registry)
 
     def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
         """Returns a dataset's rows; raises ``CorruptionError`` when its file is gone or changed."""

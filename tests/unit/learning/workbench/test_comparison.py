@@ -42,6 +42,8 @@ def test_a_sure_difference_is_said_of_the_better_side() -> None:
     assert figures["completion tokens"].difference.value == -20
     assert figures["valid"].better == ""
     assert figures["length"].better == "", "neither long nor short is better"
+    few = compared([{"completion_tokens": 40}] * 9, [{"completion_tokens": 20}] * 9)
+    assert {one.better for one in few.figures} == {""}, "nine users are too few to be sure"
     assert found.prompt == ("--- system", "+++ system", "@@ -1 +1 @@", "-a", "+b")
     assert [change.field for change in found.changes] == ["application.prompt.system"]
 
@@ -69,9 +71,9 @@ def test_metrics_are_of_requests_with_outcomes() -> None:
     labels = ("low", "urgent")
     sure = {"probabilities": {"low": 0.9, "urgent": 0.1}}
     wrong = {"probabilities": {"low": 0.2, "urgent": 0.8}}
-    outcomes = {f"r{n}": "low" for n in range(8)} | {"r8": "lost label"}
-    found = compared([wrong] * 10, [sure] * 10, outcomes=outcomes, labels=labels)
-    assert found.outcomes == 8
+    outcomes = {f"r{n}": "low" for n in range(12)} | {"r12": "lost label"}
+    found = compared([wrong] * 14, [sure] * 14, outcomes=outcomes, labels=labels)
+    assert found.outcomes == 12
     metrics = {one.name: one for one in found.metrics}
     assert metrics["brier"].better == metrics["accuracy"].better == "b"
     assert compared([wrong], [sure], outcomes={"r0": "low"}, labels=labels).metrics == ()
