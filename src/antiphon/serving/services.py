@@ -11,11 +11,13 @@ from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
+from antiphon.catalog.serving.tool_journal import ToolJournal
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answering.guards.functions import GuardFunctions
+from antiphon.serving.answering.tool_functions import ToolFunctions
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import (
     EntityReader,
@@ -40,7 +42,7 @@ class Services(msgspec.Struct, frozen=True):
         features_far: reading features waits for another machine.
         standbys: engines that an application may name in its fallback, by name; ``plain_fallback`` is the fallback of
             plain models.
-        guard_functions: Python functions that guards may name.
+        guard_functions: Python functions that guards may name; ``tool_functions``: that tools may.
     """
 
     engine: GenerationEngine
@@ -50,6 +52,7 @@ class Services(msgspec.Struct, frozen=True):
     stored: Answers
     texts: Blobs
     conversations: Conversations
+    tool_journal: ToolJournal
     receipts: ReceiptWriter
     exposures: Exposures
     pairs: ShadowPairs
@@ -69,3 +72,4 @@ class Services(msgspec.Struct, frozen=True):
     failover: FailoverPolicy = FailoverPolicy()
     remedies: RemedyFinder | None = None
     guard_functions: GuardFunctions = GuardFunctions()
+    tool_functions: ToolFunctions = ToolFunctions()

@@ -16,14 +16,15 @@ class EarlierEvidence(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """The request beside which guards see a text: its printed features, keys, question and inputs, and those of earlier
-    turns of its conversation."""
+    """The request beside which guards see a text: its printed features, keys, question and inputs, the results of its
+    tools, and the earlier turns of its conversation."""
 
     prints: Mapping[str, str | None]
     entity: Mapping[str, str]
     question: str = ""
     inputs: Mapping[str, Any] = {}
     earlier: tuple[EarlierEvidence, ...] = ()
+    results: tuple[str, ...] = ()
 
     def documents(self) -> Iterable[str]:
         """Every text of the request."""
@@ -31,6 +32,7 @@ class Evidence(msgspec.Struct, frozen=True):
         yield from self.entity.values()
         yield from map(str, self.inputs.values())
         yield from (text for text in self.prints.values() if text is not None)
+        yield from self.results
         for turn in self.earlier:
             yield turn.question
             yield from (text for text in turn.prints.values() if text is not None)
