@@ -66,6 +66,7 @@ def answerer(wired: ProcessServices) -> Answerer:
             stored=store.answers,
             texts=store.blobs,
             conversations=store.conversations,
+            tool_journal=store.tool_journal,
             receipts=store.receipts,
             exposures=Exposures(store.database),
             pairs=ShadowPairs(store.database),

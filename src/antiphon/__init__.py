@@ -41,6 +41,9 @@ _HOMES = {
     "SLO": ("application", "SLO"),
     "WhenUnavailable": ("degradation", "WhenUnavailable"),
     "Source": ("source", "Source"),
+    "ToolBounds": ("tools", "ToolBounds"),
+    "http_tool": ("tools", "http_tool"),
+    "tool": ("tools", "tool"),
     "TrainingWindow": ("learning", "TrainingWindow"),
     "col": ("expression", "col"),
     "count": ("feature", "count"),
@@ -75,6 +78,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col", "when", "least", "greatest",
     "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO", "Conversation",
+    "tool", "http_tool", "ToolBounds",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard", "CitationGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
     "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption",
@@ -129,6 +133,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
     from antiphon.definitions.source import Source
+    from antiphon.definitions.tools import ToolBounds, http_tool, tool
     from antiphon.services.export.frames import open_project as open  # noqa: F401
 
 

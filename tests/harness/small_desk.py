@@ -26,6 +26,7 @@ from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
 from antiphon.catalog.serving.receipts import Receipt, Receipts
+from antiphon.catalog.serving.tool_journal import ToolJournal
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
@@ -204,6 +205,7 @@ class SmallDesk:
             stored=self.answers,
             texts=self.blobs,
             conversations=self.conversations,
+            tool_journal=ToolJournal(self.database),
             receipts=self.receipts,
             exposures=self.exposures,
             pairs=self.pairs,

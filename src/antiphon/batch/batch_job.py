@@ -31,7 +31,7 @@ from antiphon.catalog.batch.batches import KIND, Batch, Batches, Ending, LineErr
 from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.catalog.database import Database
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError
-from antiphon.core.ids import content_hash, new_id
+from antiphon.core.ids import content_hash
 from antiphon.core.logs import unexpected
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
@@ -87,7 +87,8 @@ class RequestRow:
         self._principal = principal
         self._endpoints = endpoints
         self._answer = answer
-        self._id = new_id("req")
+        # The same when the line is asked again after a crash, so that no tool acts for it twice.
+        self._id = f"req_{content_hash([batch.id, request.line])[:26]}"
         self.label = f"line {request.line + 1}"
         self.sketch: RowSketch | None = request.sketch
         self.prefix = request.sketch.prefixes[0].digest if request.sketch.prefixes else 0

@@ -135,13 +135,13 @@ def request_of(
 ) -> AnswerRequest | AntiphonError:
     """Returns the request of a row, or the error that keeps it from being asked."""
     try:
-        return _request(principal, application, job, row)
+        return _request(principal, application, job, line, row)
     except Exception as error:
         return faults.report(error, f"row {line}")
 
 
 def _request(
-    principal: Principal, application: ApplicationSpec, job: BatchJob, row: tables.Row
+    principal: Principal, application: ApplicationSpec, job: BatchJob, line: int, row: tables.Row
 ) -> AnswerRequest | AntiphonError:
     question = row.get("question")
     try:
@@ -161,6 +161,8 @@ def _request(
         question=str(question) if question else said.get("question"),
         messages=said.get("messages", ()),
         conversation=said.get("conversation"),
+        # A row that is asked again is the same request, so that no tool acts for it twice.
+        request_id=f"{job.id}_{line}",
         as_of=as_of,
         path="batch",
         release=job.release,

@@ -90,6 +90,7 @@ SEALED_COLUMNS = (
     SealedColumn("skew_reports", "document", "skew/1", ("id", "view")),
     SealedColumn("snapshots", "document", "snapshot/1", ("id",)),
     SealedColumn("steps", "result", "step/1", ("run", "name", "occurrence")),
+    SealedColumn("tool_calls", "payload", "tool-call/1", ("key",)),
     SealedColumn("verdicts", "document", "verdict/1", ("id",)),
 )
 

@@ -82,6 +82,7 @@ def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "entity", _pairs(explained["entity"])
     yield "inputs", _shortened(explained["inputs"]) if explained["inputs"] is not None else ""
     yield "turn", _turn(explained["conversation"]) if explained.get("conversation") else ""
+    yield "tools", ", ".join(f"{one['name']} {one['status']}" for one in explained.get("tools", ()))
     yield "hints", _shortened(explained["hints"]) if explained["hints"] is not None else ""
     originator = caller["originating_user"]
     yield "asked by", f"{caller['principal']}{f' for {originator}' if originator else ''}, as of {explained['as_of']}"

@@ -21,6 +21,8 @@ class ProjectSettings(Section, frozen=True):
     Attributes:
         guard_modules: modules whose functions guards may call in gateways and workers; those in the folder of the
             definitions too.
+        tool_modules: the same of tools that applications declare; ``tool_urls``: URLs that tools may call, and what is
+            below them.
     """
 
     name: str = "antiphon"
@@ -29,6 +31,8 @@ class ProjectSettings(Section, frozen=True):
     definitions: str = "definitions.py"
     directory: str = ".antiphon"
     guard_modules: tuple[str, ...] = ()
+    tool_modules: tuple[str, ...] = ()
+    tool_urls: tuple[str, ...] = ()
 
 
 class CatalogSettings(Section, frozen=True):

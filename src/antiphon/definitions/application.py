@@ -22,6 +22,7 @@ from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.place import caller, declared
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.sensitivity import Tags
+from antiphon.definitions.tools import ToolBounds, ToolSpec, spec_of
 
 
 class Decoding(msgspec.Struct, frozen=True):
@@ -191,6 +192,8 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     retrievals: tuple[RetrievalSpec, ...] | msgspec.UnsetType = msgspec.UNSET
     # Unset for one that answers single questions, for the same reason.
     conversation: Conversation | msgspec.UnsetType = msgspec.UNSET
+    tools: tuple[ToolSpec, ...] | msgspec.UnsetType = msgspec.UNSET
+    tool_bounds: ToolBounds | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def text_locale(self) -> str:
@@ -275,6 +278,7 @@ class Application:
         ungated: why releases go live without gates, as a sentence or a :class:`GateExemption`; empty: they do not.
         retrievals: what is looked up in documents for the prompt.
         conversation: rule by which earlier turns are seen; ``None``: it answers single questions.
+        tools: functions declared by :func:`tool` that the model may call before it answers, within ``tool_bounds``.
         fallback: engines to try in order, ``ENGINE`` or ``ENGINE/MODEL`` each.
         when_unavailable: answer when no engine answers: a rule's name or a :class:`WhenUnavailable`.
         owner: owner's name.
@@ -306,6 +310,8 @@ class Application:
         gates: Gates | None = None,
         ungated: str | GateExemption = "",
         conversation: Conversation | None = None,
+        tools: Sequence[Any] = (),
+        tool_bounds: ToolBounds | None = None,
         fallback: Sequence[str] = (),
         when_unavailable: str | WhenUnavailable = "refuse",
         owner: str = "",
@@ -332,6 +338,8 @@ class Application:
         self.gates = gates or Gates()
         self.ungated = GateExemption(ungated) if isinstance(ungated, str) and ungated else ungated
         self.conversation = conversation
+        self.tools = tuple(spec_of(one) for one in tools)
+        self.tool_bounds = tool_bounds
         self.fallback = tuple(fallback) if isinstance(fallback, list | tuple) else fallback
         self.when_unavailable = (
             WhenUnavailable(when_unavailable) if isinstance(when_unavailable, str) else when_unavailable  # type: ignore[arg-type]

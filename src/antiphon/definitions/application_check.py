@@ -35,6 +35,7 @@ from antiphon.definitions.on_demand import OnDemandView
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source
 from antiphon.definitions.template import template_reads
+from antiphon.definitions.tools import ToolBounds, tool_mistakes
 
 _TEMPLATE_GLOBALS = frozenset({"range", "dict", "namespace", "joiner", "cycler"})
 Views = dict[str, FeatureView | GrantedView | OnDemandView]
@@ -74,6 +75,8 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "ungated": application.ungated or msgspec.UNSET,
         "locale": msgspec.UNSET if application.locale == "en" else application.locale,
         "conversation": msgspec.UNSET if application.conversation is None else application.conversation,
+        "tools": application.tools or msgspec.UNSET,
+        "tool_bounds": msgspec.UNSET if application.tool_bounds is None else application.tool_bounds,
         "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         "tags": tags,
         "retrievals": retrievals or msgspec.UNSET,
@@ -135,6 +138,7 @@ def _mistakes(application: Application) -> Iterator[str]:
         yield from wrong
         if not wrong and "prompt" not in broken:
             yield from conversation_mistakes(application.conversation, _reads_question(application.prompt))
+    yield from tool_mistakes(application.tools, application.tool_bounds or ToolBounds())
     yield from degradation_mistakes(application.fallback, application.when_unavailable)
     if "decoding" not in broken:
         yield from _decoding_mistakes(application.decoding)

@@ -25,6 +25,7 @@ from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.answering.retrieval import Retrieve
+from antiphon.serving.answering.tool_functions import ToolFunctions
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import EntityReader, PolicyDecider, ReleaseAssignment
 from antiphon.serving.services import Services
@@ -95,6 +96,7 @@ def serving_services(
     """
     gateway = store.settings.gateway
     first_token = _first_token(store)
+    folder = (store.paths.root / store.settings.project.definitions).parent
     return Services(
         engine=engine,
         features=reader or features.reader,
@@ -105,6 +107,7 @@ def serving_services(
         stored=store.answers,
         texts=store.blobs,
         conversations=store.conversations,
+        tool_journal=store.tool_journal,
         receipts=AuditedReceipts(store.receipts, store.audit),
         exposures=store.exposures,
         pairs=store.pairs,
@@ -119,10 +122,9 @@ def serving_services(
         flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
         standbys=standbys or {},
         plain_fallback=store.settings.engine.fallback,
-        guard_functions=GuardFunctions(
-            store.settings.project.guard_modules, (store.paths.root / store.settings.project.definitions).parent
-        ),
+        guard_functions=GuardFunctions(store.settings.project.guard_modules, folder),
         retrieve=retrieve or features.retrieve,
+        tool_functions=ToolFunctions(store.settings.project.tool_modules, folder, store.settings.project.tool_urls),
         failover=FailoverPolicy(first_token=first_token, describe=min(5.0, first_token)),
     )
 

@@ -119,9 +119,10 @@ class ProjectConversations:
             if receipt is None:
                 continue
             own = receipt.conversation
-            attempts = (*receipt.attempts, *(own.summaries if own is not None else ()))
+            attempts = (*receipt.attempts, *receipt.decisions, *(own.summaries if own is not None else ()))
             found |= {blob for attempt in attempts for blob in (attempt.prompt_blob, attempt.text_blob)}
             found |= {receipt.question_blob, receipt.text_blob, receipt.turn_blob, receipt.inputs_blob}
+            found |= {blob for one in receipt.tools for blob in (one.arguments_blob, one.result_blob)}
             found.add(own.summary_blob if own is not None else None)
         return {blob for blob in found if blob is not None}
 

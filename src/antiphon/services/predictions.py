@@ -83,6 +83,17 @@ class ProjectPredictions:
             "retrievals": self._retrievals(scope, receipt),
             "feature_fingerprint": receipt.feature_fingerprint,
             "generations": [self._generation(scope, attempt) for attempt in origin.attempts],
+            "tools": [
+                {
+                    "name": one.name,
+                    "arguments": self._text(scope, one.arguments_blob),
+                    "result": self._text(scope, one.result_blob),
+                    "status": one.status,
+                    "seconds": one.seconds,
+                }
+                for one in origin.tools
+            ],
+            "decisions": [self._generation(scope, attempt) for attempt in origin.decisions],
             "conversation": self._conversation(scope, receipt),
             "guards": msgspec.to_builtins(origin.guards),
             "cache": plain["cache"],

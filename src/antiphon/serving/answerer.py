@@ -57,6 +57,7 @@ from antiphon.serving.answering.policy import ReleaseResources, policy_context, 
 from antiphon.serving.answering.recollection import Recollection, check_masked
 from antiphon.serving.answering.recorder import AnswerRecorder
 from antiphon.serving.answering.retrieval import retrieve
+from antiphon.serving.answering.tool_rounds import ToolRounds
 from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release
 from antiphon.serving.fallback import substitutes
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines, not_served, refusal
@@ -74,8 +75,8 @@ class Answerer:
         self._services = services
         self._engines = Engines(services.engine, services.standbys, services.failover, services.clock)
         self._resources = ReleaseResources()
-        self._flights = SingleFlight()
         self._recollection = Recollection(services.conversations, services.releases, services.subject_key)
+        self._tools, self._flights = ToolRounds(services), SingleFlight()
         self._recorder = AnswerRecorder(services, self._recollection)
         self._shadows = Shadows(self.answer, self._recorder.record_unpaired, services.clock, services.shadow_limits)
 
@@ -149,6 +150,7 @@ class Answerer:
                                 context = await summaries.apply(self._engines, context, target, shorter, deadline)
                                 shorter = None
                             engine, model = await self._engines.described(target)
+                            context = await self._tools.called(engine.generate, model, context, deadline)
                             spec = generation.specify(context, model)
                             key = None if passed_over else reuse.prompt_key_of(context, spec)
                             if not context.streams_tokens:
@@ -307,7 +309,9 @@ class Answerer:
             question_hash=reuse.question_hash(request.question, inputs),
             inputs=inputs,
             # An answer made with a column must not be served to a principal for whom it is masked, nor the reverse.
-            cache_namespace=None if decision.masked else cache_namespace(request, assigned, history),
+            cache_namespace=None
+            if decision.masked or application.tools
+            else cache_namespace(request, assigned, history),
             history=history,
         )
 

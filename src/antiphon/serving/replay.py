@@ -39,7 +39,8 @@ class ReplayedAttempt(msgspec.Struct, frozen=True):
 class Replay(msgspec.Struct, frozen=True):
     """A prediction made again. ``origin`` is the prediction whose generations were replayed (itself, unless it
     was served from a stored answer); ``served_identical`` compares the text the client got. ``summaries`` are those of
-    earlier turns that were made for it."""
+    earlier turns that were made for it; in ``decisions`` the model chose tools, whose recorded results are in the
+    prompts: nothing is called."""
 
     prediction: str
     origin: str
@@ -47,6 +48,7 @@ class Replay(msgspec.Struct, frozen=True):
     served_identical: bool
     attempts: tuple[ReplayedAttempt, ...]
     summaries: tuple[ReplayedAttempt, ...] = ()
+    decisions: tuple[ReplayedAttempt, ...] = ()
 
 
 async def replay(
@@ -72,6 +74,7 @@ async def replay(
     replayed = [await _again(attempt, origin, engine, texts) for attempt in origin.attempts]
     made = origin.conversation.summaries if origin.conversation is not None else ()
     summaries = [await _again(attempt, origin, engine, texts) for attempt in made]
+    decisions = [await _again(attempt, origin, engine, texts) for attempt in origin.decisions]
     served = texts.get(receipt.scope, receipt.text_blob).decode()
     release = release_of(origin.scope, origin.release)
     again = _served(origin, [attempt.text for attempt in replayed], release, texts)
@@ -79,10 +82,11 @@ async def replay(
     return Replay(
         prediction=receipt.prediction,
         origin=origin.prediction,
-        identical=served_identical and all(attempt.identical for attempt in (*summaries, *replayed)),
+        identical=served_identical and all(attempt.identical for attempt in (*summaries, *decisions, *replayed)),
         served_identical=served_identical,
         attempts=tuple(replayed),
         summaries=tuple(summaries),
+        decisions=tuple(decisions),
     )
 
 

@@ -11,12 +11,14 @@ from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
+from antiphon.catalog.serving.tool_journal import ToolJournal
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.answering.retrieval import Retrieve
+from antiphon.serving.answering.tool_functions import ToolFunctions
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import (
     EntityReader,
@@ -41,7 +43,7 @@ class Services(msgspec.Struct, frozen=True):
         features_far: reading features waits for another machine.
         standbys: engines that an application may name in its fallback, by name; ``plain_fallback`` is the fallback of
             plain models.
-        guard_functions: Python functions that guards may name.
+        guard_functions: Python functions that guards may name; ``tool_functions``: that tools may.
         retrieve: retrieves from documents.
     """
 
@@ -52,6 +54,7 @@ class Services(msgspec.Struct, frozen=True):
     stored: Answers
     texts: Blobs
     conversations: Conversations
+    tool_journal: ToolJournal
     receipts: ReceiptWriter
     exposures: Exposures
     pairs: ShadowPairs
@@ -72,3 +75,4 @@ class Services(msgspec.Struct, frozen=True):
     remedies: RemedyFinder | None = None
     guard_functions: GuardFunctions = GuardFunctions()
     retrieve: Retrieve | None = None
+    tool_functions: ToolFunctions = ToolFunctions()

@@ -192,6 +192,15 @@ conversation_turns = table(
     index("ix_conversation_turns_transcript", "transcript"),
 )
 
+# What tools did that act, by a keyed hash of the call; without a payload while it is not known whether it was done.
+tool_calls = table(
+    "tool_calls",
+    key("key"),
+    columns(TEXT, "tool"),
+    optional(sa.LargeBinary, "payload"),
+    columns(Instant, "created_at"),
+)
+
 # --- Releases, their rollouts, and the evidence that judges them.
 
 releases = table(

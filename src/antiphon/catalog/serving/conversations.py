@@ -19,6 +19,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.rows import SealedRows, missing, row_of, value_of
 from antiphon.core.errors import ConflictError, WriteConflictError
 from antiphon.core.scope import Scope
+from antiphon.engine.api.messages import ChatTurn
 
 
 class ConversationRecord(msgspec.Struct, frozen=True):
@@ -54,6 +55,7 @@ class ConversationTurn(msgspec.Struct, frozen=True):
         first: number of the first turn that stood whole in this turn's prompt.
         summary: of the turns before that one, as the prompt showed it.
         transcript: keyed hash of all that was said up to its answer.
+        exchanged: calls of tools and their results, as the prompt shows them between question and answer.
     """
 
     number: int
@@ -65,6 +67,7 @@ class ConversationTurn(msgspec.Struct, frozen=True):
     first: int = 1
     summary: str = ""
     transcript: str = ""
+    exchanged: tuple[ChatTurn, ...] = ()
 
 
 class TurnPlace(msgspec.Struct, frozen=True):

@@ -20,6 +20,8 @@ from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
 Path = Literal["online", "batch"]
+ToolStatus = Literal["done", "failed", "late", "refused"]
+"""The end of a tool's call: a result, an error, no answer in time, or beyond what one answer may call."""
 Role = Literal["live", "canary", "control", "shadow", "evaluation", "fallback", "degraded"]
 SEEN_ROLES: tuple[Role, ...] = ("live", "canary", "control")
 """The roles in which a release itself answered a user; its quality is measured on these answers."""
@@ -213,6 +215,16 @@ class ConversationReceipt(msgspec.Struct, frozen=True):
     summaries: tuple[Attempt, ...] = ()
 
 
+class ToolCallReceipt(msgspec.Struct, frozen=True):
+    """A call of a tool that the application declares: what the model asked, and what it was told."""
+
+    name: str
+    arguments_blob: str
+    result_blob: str
+    status: ToolStatus
+    seconds: float
+
+
 class Timing(msgspec.Struct, frozen=True):
     """Wall seconds from arrival: admission wait, first byte, whole answer; and the engine's own parts."""
 
@@ -276,6 +288,10 @@ class Receipt(msgspec.Struct, frozen=True):
     retrievals: tuple[RetrievalReceipt, ...] = ()
     retrieved_blob: str | None = None
     """The chunks as the prompt saw them, as JSON."""
+    tools: tuple[ToolCallReceipt, ...] = ()
+    """Calls of tools that the application declares, in their order."""
+    decisions: tuple[Attempt, ...] = ()
+    """The generations in which the model chose them; the last chose none, or no more were permitted."""
     conversation: ConversationReceipt | None = None
     """Set for an application that sees earlier turns."""
 

@@ -31,6 +31,7 @@ from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
 from antiphon.catalog.serving.receipts import Receipts
+from antiphon.catalog.serving.tool_journal import ToolJournal
 from antiphon.core import settings
 from antiphon.core.clock import parse_duration
 from antiphon.core.leases import Renewer
@@ -95,6 +96,7 @@ class Store:
     receipts = _repository(Receipts)
     answers = _repository(Answers)
     conversations = _repository(Conversations)
+    tool_journal = _repository(ToolJournal)
     jobs = _repository(Jobs)
     runs = _repository(Runs)
     recent_requests = _repository(RecentRequests)

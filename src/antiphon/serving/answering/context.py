@@ -11,13 +11,13 @@ import msgspec
 
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.releases.rollouts import Assignment
-from antiphon.catalog.serving.receipts import STAND_IN_ROLES
+from antiphon.catalog.serving.receipts import STAND_IN_ROLES, ToolStatus
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
-from antiphon.engine.api.messages import GenerationRequest, GenerationResult, TokenOut
+from antiphon.engine.api.messages import ChatTurn, GenerationRequest, GenerationResult, TokenOut
 from antiphon.governance.policy.request import Decision
 from antiphon.serving.answering import prompts
 from antiphon.serving.answering.guards.evidence import EarlierEvidence, Evidence
@@ -89,14 +89,16 @@ def as_requested(request: AnswerRequest, release: Release) -> Assignment:
 def cache_namespace(request: AnswerRequest, assigned: Assignment, history: History = NO_HISTORY) -> str | None:
     """Namespace of the answer cache for this request; ``None``: no stored answer is read or written.
 
-    What was said before decides an answer as much as its question: with earlier turns nothing stored is served, and
-    nothing is left for others.
+    What was said before, and what tools say, decides an answer as much as its question: with earlier turns or tools
+    nothing stored is served, and nothing is left for others.
 
     Both arms of a rollout begin with an empty cache: if the control were served from the cache of the live release,
     the candidate would be compared with a warm cache. Answers of evaluations and shadows must come from the model and
     are not served to others; a part of an output is not a whole answer.
     """
     if assigned.role in ("shadow", "evaluation") or request.only or history.turns:
+        return None
+    if assigned.release.bundle.application.tools:
         return None
     if assigned.role in ("canary", "control"):
         return f"{assigned.release.id}~{assigned.rollout}"
@@ -112,6 +114,16 @@ class Generation(msgspec.Struct, frozen=True):
     prompt: tuple[TokenOut, ...] = ()
 
 
+class ToolCallRecord(msgspec.Struct, frozen=True):
+    """A call of a tool, with arguments as JSON, and what the model was told of it."""
+
+    name: str
+    arguments: str
+    result: str
+    status: ToolStatus
+    seconds: float
+
+
 class AnswerContext(msgspec.Struct, frozen=True):
     """A request after assignment, policy and features.
 
@@ -122,6 +134,8 @@ class AnswerContext(msgspec.Struct, frozen=True):
         cache_namespace: of stored answers; ``None``: no stored answer is read or written.
         history: earlier turns of its conversation.
         summaries: of earlier turns, generated for this request.
+        calls: of tools; ``exchanged``: the turns that say so in the prompt; ``decisions``: the generations that chose.
+        chose: the model has chosen its tools.
     """
 
     arrival: Arrival
@@ -136,6 +150,10 @@ class AnswerContext(msgspec.Struct, frozen=True):
     retrieved: RetrievedDocuments = RetrievedDocuments()
     history: History = NO_HISTORY
     summaries: tuple[Generation, ...] = ()
+    calls: tuple[ToolCallRecord, ...] = ()
+    exchanged: tuple[ChatTurn, ...] = ()
+    decisions: tuple[Generation, ...] = ()
+    chose: bool = False
 
     @property
     def request(self) -> AnswerRequest:
@@ -184,8 +202,16 @@ class AnswerContext(msgspec.Struct, frozen=True):
         """The request as guards see it beside a text."""
         request = self.request
         earlier = tuple(EarlierEvidence(turn.question, turn.prints) for turn in self.history.turns)
-        question, retrieved = request.question or "", self.retrieved.texts
-        return Evidence(self.reading.prints, request.entity, question, self.inputs, retrieved, earlier)
+        results = tuple(one.result for one in self.calls if one.status == "done")
+        return Evidence(
+            prints=self.reading.prints,
+            entity=request.entity,
+            question=request.question or "",
+            inputs=self.inputs,
+            retrieved=self.retrieved.texts,
+            earlier=earlier,
+            results=results,
+        )
 
     @property
     def template_names(self) -> dict[str, Any]:

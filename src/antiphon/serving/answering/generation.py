@@ -14,7 +14,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DeadlineExceededError, EngineError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.telemetry import traceparent
-from antiphon.definitions.application import SLO, Decoding
+from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
 from antiphon.engine.api import parameters
 from antiphon.engine.api.messages import (
     ChatTurn,
@@ -28,7 +28,7 @@ from antiphon.engine.api.messages import (
 from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving.answering import prompts
 from antiphon.serving.answering.context import AnswerContext, Generation
-from antiphon.serving.answering.tools import schema, tagged, writes_tools
+from antiphon.serving.answering.tools import Tool, Tools, schema, tagged, writes_tools
 from antiphon.serving.request import AnswerRequest
 
 EngineCall = Callable[[GenerationRequest], AsyncGenerator[Delta | GenerationResult, None]]
@@ -84,9 +84,7 @@ def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
     overrides, output_schema = request.overrides, application.schema
     raw: str | tuple[int, ...] | None = None
     if application.prompt.template or application.versions:
-        conversation = prompts.turns(
-            application, prompts.question_text(application, context.template_names), context.history
-        )
+        conversation = request_turns(context)
     else:
         conversation = list(request.messages)
         raw = request.prompt_ids or request.prompt
@@ -94,7 +92,7 @@ def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
     own_template = not model.chat_template and raw is None
     prompt = raw if isinstance(raw, str) else ""
     if raw is None and not own_template:
-        prompt = prompts.chat(model, conversation, tools)
+        prompt = prompts.chat(model, conversation, tools or offered(application))
         if tools is not None and writes_tools(model.chat_template):
             grammar = tagged(tools)
         elif tools is not None:
@@ -115,6 +113,41 @@ def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
         tools=canonical(tools.openai).decode() if tools is not None and own_template else None,
         grammar=grammar,
         parameters=overrides.engine or msgspec.UNSET,
+    )
+
+
+def request_turns(context: AnswerContext) -> list[ChatTurn]:
+    """The turns of an application's request, with the calls of its tools and their results."""
+    application = context.application
+    question = prompts.question_text(application, context.template_names)
+    return [*prompts.turns(application, question, context.history), *context.exchanged]
+
+
+def offered(application: ApplicationSpec) -> Tools | None:
+    """The tools that an application offers its model, if it has any."""
+    if not application.tools:
+        return None
+    tools = (Tool(one.name, one.description, json.loads(one.parameters)) for one in application.tools)
+    return Tools(tuple(tools), chosen_before=True)
+
+
+def choosing(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
+    """The generation in which a model chooses tools, with the prompt that the answer's begins with."""
+    tools, conversation = offered(context.application), request_turns(context)
+    assert tools is not None
+    own_template = not model.chat_template
+    native = not own_template and writes_tools(model.chat_template)
+    return GenerationSpec(
+        model=model.name,
+        fingerprint=model.fingerprint,
+        prompt="" if own_template else prompts.chat(model, conversation, tools),
+        messages=tuple(conversation) if own_template else (),
+        decoding=context.application.decoding,
+        json_schema=None if own_template or native else json.dumps(schema(tools)),
+        branches=False,
+        cache_salt=context.request.scope.tenant,
+        tools=canonical(tools.openai).decode() if own_template else None,
+        grammar=tagged(tools) if native else None,
     )
 
 

@@ -150,7 +150,7 @@ def turns(application: ApplicationSpec, user: str, history: History = NO_HISTORY
         conversation += [ChatTurn("user", question), ChatTurn("assistant", answered)]
     shown: list[ChatTurn] = []
     for turn in history.whole:
-        shown += [ChatTurn("user", turn.shown), ChatTurn("assistant", turn.answer)]
+        shown += [ChatTurn("user", turn.shown), *turn.exchanged, ChatTurn("assistant", turn.answer)]
     shown.append(ChatTurn("user", user))
     if history.summary:
         shown[0] = ChatTurn("user", f"{BEFORE}\n{history.summary}\n\n{shown[0].content}")

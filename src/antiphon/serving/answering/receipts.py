@@ -20,6 +20,7 @@ from antiphon.catalog.serving.receipts import (
     Role,
     SkippedEngine,
     Timing,
+    ToolCallReceipt,
     TurnReceipt,
     UsageReceipt,
 )
@@ -176,7 +177,7 @@ def receipt_of(
         classes=draft.classes,
         guards=draft.guards,
         cache=draft.cache,
-        usage=_usage((*context.summaries, *draft.generations)),
+        usage=_usage((*context.summaries, *context.decisions, *draft.generations)),
         timing=Timing(
             queue=arrival.queued,
             first_byte=draft.first_byte or total,
@@ -190,6 +191,11 @@ def receipt_of(
         engine=draft.engine,
         fallback=draft.passed_over,
         degraded=draft.degraded,
+        tools=tuple(
+            ToolCallReceipt(one.name, blob(one.arguments.encode()), blob(one.result.encode()), one.status, one.seconds)
+            for one in context.calls
+        ),
+        decisions=tuple(_attempt(one, blob) for one in context.decisions),
         conversation=_conversation(context, blob) if application.conversation else None,
     )
     return receipt, texts

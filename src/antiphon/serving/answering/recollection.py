@@ -99,6 +99,7 @@ class Recollection:
             first=history.first,
             summary=history.summary,
             transcript=transcript(self._key, before, question, answer),
+            exchanged=context.exchanged,
         )
 
     def record(self, context: AnswerContext, moment: datetime) -> ConversationRecord:

@@ -21,6 +21,10 @@ MOST_CALLS = 16
 """Calls in one turn: a small model would never end."""
 
 
+NO_CALL = "No tool."
+"""Text of a turn that chooses no tool, where calls are marked by tags."""
+_ANY_TEXT = f'TEXT: /(?s:.*)/ & ~/(?s:.*){BEGIN}(?s:.*)/ & ~/\\s*\\{{\\s*"(content|tool_calls)"(?s:.*)/\n'
+
 NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 """Parameters of a function that takes none."""
 
@@ -40,12 +44,14 @@ class Tools(msgspec.Struct, frozen=True):
         required: the turn must call; ``False`` leaves it to the model.
         only: the one function that it must call.
         several: the turn may have more than one call.
+        chosen_before: calls are chosen in a turn of their own, before the answer: it has calls and no text.
     """
 
     tools: tuple[Tool, ...]
     required: bool = False
     only: str | None = None
     several: bool = True
+    chosen_before: bool = False
 
     @property
     def openai(self) -> dict[str, Any]:
@@ -78,13 +84,13 @@ def tagged(tools: Tools) -> str:
     }
     more = rf' ("\n" call){{0,{MOST_CALLS - 1}}}' if tools.several and tools.only is None else ""
     either = "calls" if tools.required or tools.only is not None else "TEXT | calls"
+    text = f'TEXT: "{NO_CALL}"\n' if tools.chosen_before else _ANY_TEXT
     return (
         f"%llguidance {{}}\nstart: {either}\n"
         f"calls: call{more}\n"
         f'call: "{BEGIN}\\n" turn "\\n{END}"\n'
         f"turn: %json {json.dumps(call)}\n"
-        f"TEXT: /(?s:.*)/ & ~/(?s:.*){BEGIN}(?s:.*)/"
-        ' & ~/\\s*\\{\\s*"(content|tool_calls)"(?s:.*)/\n'
+        f"{text}"
     )
 
 
@@ -97,7 +103,7 @@ def schema(tools: Tools) -> dict[str, Any]:
             "tool_calls": {
                 "type": "array",
                 "items": {"anyOf": [_call(number, tool) for number, tool in enumerate(offered)]},
-                "minItems": 1,
+                "minItems": 0 if tools.chosen_before else 1,
                 "maxItems": MOST_CALLS if tools.several and tools.only is None else 1,
             }
         },
@@ -110,7 +116,7 @@ def schema(tools: Tools) -> dict[str, Any]:
         "required": ["content"],
         "additionalProperties": False,
     }
-    turn = calls if tools.required or tools.only is not None else {"anyOf": [calls, content]}
+    turn = calls if tools.required or tools.only is not None or tools.chosen_before else {"anyOf": [calls, content]}
     return {**turn, "$defs": _places(offered)}
 
 
@@ -118,6 +124,11 @@ def instructions(tools: Tools) -> str:
     """The functions in words, for a model whose template does not write them."""
     listed = "\n".join(json.dumps(msgspec.to_builtins(tool), ensure_ascii=False) for tool in tools.tools)
     called = '{"tool_calls": [{"name": NAME, "arguments": {...}}]}'
+    if tools.chosen_before:
+        when = (
+            f'Before you answer, write {called} to call some, or {{"tool_calls": []}} for none; then answer in words.'
+        )
+        return f"You can call these functions:\n{listed}\n{when}"
     answered = "" if tools.required or tools.only else ' To answer without calling one, write {"content": TEXT}.'
     return f"You can call these functions:\n{listed}\nTo call one, write {called}.{answered}"
 

@@ -17,7 +17,7 @@ class EarlierEvidence(msgspec.Struct, frozen=True):
 
 class Evidence(msgspec.Struct, frozen=True):
     """The request beside which guards see a text: its printed features, keys, question and inputs, the chunks of
-    documents that were retrieved for it, and the evidence of earlier turns of its conversation."""
+    documents that were retrieved for it, the results of its tools, and the earlier turns of its conversation."""
 
     prints: Mapping[str, str | None]
     entity: Mapping[str, str]
@@ -25,6 +25,7 @@ class Evidence(msgspec.Struct, frozen=True):
     inputs: Mapping[str, Any] = {}
     retrieved: tuple[Mapping[str, Any], ...] = ()
     earlier: tuple[EarlierEvidence, ...] = ()
+    results: tuple[str, ...] = ()
 
     def documents(self) -> Iterable[str]:
         """Every text of the request."""
@@ -33,6 +34,7 @@ class Evidence(msgspec.Struct, frozen=True):
         yield from map(str, self.inputs.values())
         yield from (text for text in self.prints.values() if text is not None)
         yield from (f"{chunk['title']} {chunk['text']}" for chunk in self.retrieved)
+        yield from self.results
         for turn in self.earlier:
             yield turn.question
             yield from (text for text in turn.prints.values() if text is not None)

@@ -59,24 +59,27 @@ class GuardFunctions:
 
     def _function(self, name: str) -> Callable[..., object]:
         if name not in self._known:
-            self._known[name] = self._imported(name)
+            self._known[name] = imported(name, self._modules, self._folder, "guard_modules")
         return self._known[name]
-
-    def _imported(self, name: str) -> Callable[..., object]:
-        module, _, inside = name.partition(":")
-        if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in self._modules):
-            raise SetupError(
-                f"Functions of the module {module!r} are not called here.",
-                where="[project] guard_modules",
-                next_step="Name the module there, on each host.",
-            )
-        if self._folder is not None and str(self._folder) not in sys.path:
-            sys.path.append(str(self._folder))
-        found: Any = importlib.import_module(module)
-        for part in inside.split("."):
-            found = getattr(found, part)
-        return cast(Callable[..., object], found)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(THREADS, thread_name_prefix="guard")
+
+
+def imported(name: str, modules: Sequence[str], folder: Path | None, setting: str) -> Callable[..., Any]:
+    """The function ``module:function``, of a module that the setting of ``[project]`` names; raises ``SetupError`` for
+    another."""
+    module, _, inside = name.partition(":")
+    if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in modules):
+        raise SetupError(
+            f"Functions of the module {module!r} are not called here.",
+            where=f"[project] {setting}",
+            next_step="Name the module there, on each host.",
+        )
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    found: Any = importlib.import_module(module)
+    for part in inside.split("."):
+        found = getattr(found, part)
+    return cast(Callable[..., Any], found)
