@@ -54,6 +54,7 @@ _HOMES = {
     "greatest": ("functions", "greatest"),
     "Input": ("on_demand", "Input"),
     "least": ("functions", "least"),
+    "metric": ("own_metrics", "metric"),
     "now": ("functions", "now"),
     "one_hot": ("on_demand", "one_hot"),
     "on_demand": ("on_demand", "on_demand"),
@@ -72,8 +73,8 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "Quality", "expect",
-    "GrantedView",
+    "Outcome", "metric", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "Quality",
+    "expect", "GrantedView",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ if TYPE_CHECKING:
     )
     from antiphon.definitions.learning import Canaries, FineTune, Gates, MetricGate, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
+    from antiphon.definitions.own_metrics import metric
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
     from antiphon.definitions.source import Source

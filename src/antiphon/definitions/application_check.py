@@ -30,6 +30,7 @@ from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes, outcome_of, type_mistakes
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.on_demand import OnDemandView
+from antiphon.definitions.own_metrics import own_metrics
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source
 from antiphon.definitions.template import template_reads
@@ -66,6 +67,8 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "classes": _classes(application.output),
         "freshness": {_view_name(view): contract for view, contract in application.freshness.items()},
         "outcome": outcome_of(application, root),
+        "more_outcomes": application.more_outcomes or msgspec.UNSET,
+        "own_metrics": own_metrics(application.metrics) or msgspec.UNSET,
         "locale": msgspec.UNSET if application.locale == "en" else application.locale,
         "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         "tags": tags,
@@ -132,7 +135,7 @@ def _mistakes(application: Application) -> Iterator[str]:
         if slowdown is not None and not (isinstance(slowdown, int | float) and 0 <= slowdown <= 10):
             yield f"slo.slowdown: {slowdown!r} is not a share between 0 and 10, such as 0.1."
     if not broken & {"rollout", "gates"}:
-        yield from learning_mistakes(application, _classes(application.output), _entity_keys(application))
+        yield from learning_mistakes(application, _entity_keys(application))
     yield from _fine_tune_template_mistakes(application, views)
 
 
@@ -166,8 +169,9 @@ def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]
             yield from _unknown_feature(views, name, f"view {spec.name!r}")
             if isinstance(views.get(name.partition(".")[0]), OnDemandView):
                 yield f"view {spec.name!r}: {name} is computed on demand as well; write its expression out."
-    if isinstance(application.outcome, Outcome) and application.outcome.property in types:
-        yield f"the input {application.outcome.property!r} has the name of the outcome, which is not known yet."
+    for outcome in (application.outcome, *application.more_outcomes):
+        if isinstance(outcome, Outcome) and (outcome.name or outcome.property) in types:
+            yield f"the input {outcome.name or outcome.property!r} has the name of the outcome, which is not known yet."
     for key in _entity_keys(application):
         if types.get(key, "text") != "text":
             yield f"the input {key!r} is the entity key of that name, which is a text, not a {types[key]}."
