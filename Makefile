@@ -231,6 +231,9 @@ bench-rolling: environment  ## every process replaced one by one under load: how
 bench-judge: environment  ## false rollbacks and power of the judge beside a peeked z-test and a threshold
 	@$(BIN)/python -m benchmarks.learning.judge --full
 
+bench-rollout-statistics: environment  ## false rollbacks, false promotions and power of the paired test for each kind of outcome
+	@$(BIN)/python -m benchmarks.learning.rollout_statistics --full
+
 bench-flips: environment  ## 100 flips of the live pointer under load
 	@$(BIN)/python -m benchmarks.learning.flips
 

@@ -62,6 +62,7 @@ _HOMES = {
     "greatest": ("functions", "greatest"),
     "Input": ("on_demand", "Input"),
     "least": ("functions", "least"),
+    "metric": ("own_metrics", "metric"),
     "now": ("functions", "now"),
     "one_hot": ("on_demand", "one_hot"),
     "on_demand": ("on_demand", "on_demand"),
@@ -81,7 +82,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "tool", "http_tool", "ToolBounds",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard", "CitationGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption",
+    "Outcome", "metric", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption",
     "Quality", "expect", "GrantedView", "Documents", "Retrieval",
 ]  # fmt: skip
 
@@ -130,6 +131,7 @@ if TYPE_CHECKING:
         TrainingWindow,
     )
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
+    from antiphon.definitions.own_metrics import metric
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
     from antiphon.definitions.source import Source

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests.chaos.rollout_child import APPLICATION, SCOPE, SECRET, opened, transitions
+from tests.harness.outcomes import pair_scorer
 from tests.unit.catalog.examples import bundle, open_database
 
 from antiphon.catalog.database import Database
@@ -163,7 +164,7 @@ def look(database: Database, decision: Any) -> list[RolloutRecord]:
         )
 
     releases, rollouts = Releases(database), Rollouts(database)
-    evidence = EvidenceReader(Exposures(database), ShadowPairs(database), lambda scope, asked: {})
+    evidence = EvidenceReader(Exposures(database), ShadowPairs(database), pair_scorer(database))
     keeper = RolloutKeeper(
         SCOPE, database, releases, rollouts, Judgements(database), transitions(database), evidence, judge
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from tests.harness.outcomes import pair_scorer
 from tests.simulation.audit_checks import AuditObserver, check_log
 from tests.simulation.process import Process
 from tests.simulation.rollout_checks import RolloutObserver
@@ -86,7 +87,7 @@ class RolloutsScenario:
 
     async def keeper(self, process: Process) -> None:
         database = process.database
-        evidence = EvidenceReader(Exposures(database), ShadowPairs(database), lambda scope, names: {})
+        evidence = EvidenceReader(Exposures(database), ShadowPairs(database), pair_scorer(database))
         keeper = RolloutKeeper(
             SCOPE, database, Releases(database), Rollouts(database), Judgements(database), self.transitions(database),
             evidence, self.judge, every=1.0,

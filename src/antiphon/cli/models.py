@@ -214,10 +214,10 @@ def _shown(card: ModelCard) -> str:
 def evaluated(evaluation: Evaluation) -> str:
     """An evaluation's measures and gates as text."""
     from antiphon.catalog.learning.evaluations import counted
-    from antiphon.learning.evaluation.metrics import METRICS
+    from antiphon.learning.evaluation.metrics import metric_title
 
     measures = [
-        (METRICS[name].title, *(_interval(found.get(name)) for found in (
+        (metric_title(name), *(_interval(found.get(name)) for found in (
             evaluation.metrics, evaluation.advantages, evaluation.difference
         )))
         for name in evaluation.metrics
@@ -236,11 +236,14 @@ def evaluated(evaluation: Evaluation) -> str:
         for action, count in evaluation.guards.items()
     ]
     versus = f"minus {evaluation.against}" if evaluation.against else "minus live"
-    head = ("measure", "value", "better than the labels' shares", versus)
+    head = ("measure", "value", "better than trivial", versus)
     failed = ", ".join(f"{code} {count}" for code, count in evaluation.failed.items())
     first = f"{evaluation.id}: {evaluation.rows} rows of {evaluation.dataset} ({counted(evaluation.labels)})" + (
         f"; no answer: {failed}" if failed else ""
     )
+    if evaluation.own_failures:
+        without = ", ".join(f"{name} {count}" for name, count in evaluation.own_failures.items())
+        first += f"\nRows without a value of a metric: {without}"
     parts = [first, table(head, [*measures, *shares]), ""]
     if evaluation.safety:
         parts += [suites_table(evaluation.safety), ""]

@@ -29,7 +29,7 @@ Application = Annotated[str, typer.Argument(help="The application whose predicti
 
 _CHUNK = 500
 _MOST_SHOWN = 10
-_KINDS: tuple[OutcomeKind, ...] = ("label", "thumbs", "correction", "text")
+_UNDECLARED: tuple[OutcomeKind, ...] = ("thumbs", "correction", "text")
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -66,10 +66,11 @@ class ImportReport(msgspec.Struct):
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """Names of the columns of a table of outcomes."""
+    """Names of the columns of a table of outcomes, and what the value is of: a declared outcome, or another kind."""
 
     value: str
-    kind: OutcomeKind
+    outcome: str | None
+    kind: OutcomeKind | None
     at: str
     available_at: str
     id: str
@@ -79,8 +80,11 @@ class Columns(msgspec.Struct, frozen=True):
 def import_table(
     application: Application,
     file: Annotated[
-        Path, typer.Argument(help="Parquet, CSV or JSON Lines: a prediction, or entity keys and the moment; a label.")
+        Path, typer.Argument(help="Parquet, CSV or JSON Lines: a prediction, or entity keys and the moment; a value.")
     ],
+    outcome: Annotated[
+        str, typer.Option(help="The declared outcome; by default the first one that has a column.", metavar="NAME")
+    ] = "",
     value: Annotated[str, typer.Option(help="Column with the value.", metavar="COLUMN")] = "",
     at: Annotated[str, typer.Option(help="Column with the moment of the question.", metavar="COLUMN")] = "",
     available_at: Annotated[
@@ -93,8 +97,8 @@ def import_table(
 ) -> None:
     """Take every row of a table as an outcome. Taking a row again changes nothing.
 
-    Columns not named are looked for under the names that the outcome's history declares, then as `label` (or
-    `thumbs`, `correction`, `text`), `at`, `available_at` and `id`.
+    Columns not named are looked for under the names of the declared outcomes and those that the history declares, then
+    as `value` or `label` (or `thumbs`, `correction`, `text`), `at`, `available_at` and `id`.
     """
     from antiphon.batch import tables
     from antiphon.services.learning.outcomes import declared_applications, outcome_joiner
@@ -105,7 +109,9 @@ def import_table(
         imported = ImportReport(application, dry_run=dry_run)
         rows = tables.read(file)
         first = list(islice(rows, 1))
-        columns = _columns(declared, first[0] if first else {}, Columns(value, "label", at, available_at, id), file)
+        columns = _columns(
+            declared, first[0] if first else {}, Columns(value, outcome or None, None, at, available_at, id), file
+        )
         numbered = enumerate(chain(first, rows), 1)
         with Progress(f"{file.name} rows") as progress:
             while chunk := list(islice(numbered, _CHUNK)):
@@ -149,16 +155,25 @@ def list_outcomes(
         if not found:
             require_application(store, application)
     rows = [
-        (each.status, each.kind, each.value[:40], each.prediction, each.as_of, each.available_at, each.reference)
+        (
+            each.status,
+            each.outcome or each.kind,
+            each.value[:40],
+            each.prediction,
+            each.as_of,
+            each.available_at,
+            each.reference,
+        )
         for each in found
     ]
-    head = ("status", "kind", "value", "prediction", "as of", "known", "reference")
+    head = ("status", "outcome", "value", "prediction", "as of", "known", "reference")
     show(found, as_json, lambda: table(head, rows, "No outcome yet."))
 
 
 @app.command("status")
 def status(
     application: Application,
+    outcome: Annotated[str, typer.Option(help="The declared outcome; the first by default.", metavar="NAME")] = "",
     since: Annotated[str, typer.Option(help="Questions as of this moment on.", metavar="TIME")] = "",
     until: Annotated[str, typer.Option(help="Questions before this moment.", metavar="TIME")] = "",
     project: Project = HERE,
@@ -169,9 +184,26 @@ def status(
 
     with stores(project) as store:
         found = monitor(store).performance(
-            store.scope, application, since=entities.moment(since), until=entities.moment(until)
+            store.scope, application, outcome or None, since=entities.moment(since), until=entities.moment(until)
         )
     show(found, as_json, lambda: _performance(found))
+
+
+@app.command("wanted")
+def wanted(
+    application: Application,
+    outcome: Annotated[str, typer.Option(help="The declared outcome; the first by default.", metavar="NAME")] = "",
+    limit: Limit = 20,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Predictions that wait for an outcome, oldest first: those of its sample."""
+    from antiphon.services.learning.outcomes import monitor
+
+    with stores(project) as store:
+        found = monitor(store).wanted(store.scope, application, outcome or None, limit=limit)
+    rows = [(each.prediction, each.release, each.as_of, each.until) for each in found]
+    show(found, as_json, lambda: table(("prediction", "release", "as of", "until"), rows, "Nothing waits."))
 
 
 @app.command("drift")
@@ -215,15 +247,17 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
             )
         return named or next((name for name in candidates if name and name in row), "")
 
-    first: OutcomeKind = next((name for name in _KINDS if name in row), "label")
-    value = found(wished.value, "value", outcome.property if outcome is not None else None, *_KINDS)
+    named = [wished.outcome] if wished.outcome else [shape.name for shape in declared.shapes]
+    value = found(wished.value, "value", *named, "value", "label", *([] if wished.outcome else _UNDECLARED))
     if row and not value:
         raise InvalidInputError(
             f"{file} has no column with a value: {', '.join(row)}.", where=str(file), next_step="Name one with --value."
         )
+    kind = None if value in named else next((name for name in _UNDECLARED if name == value), None)
     return Columns(
         value=value,
-        kind=next((name for name in _KINDS if name == value), "label" if value else first),
+        outcome=wished.outcome or (value if value in named else None),
+        kind=kind,
         at=found(wished.at, "at", declared_at, "at"),
         available_at=found(wished.available_at, "available-at", declared_known, "available_at"),
         id=found(wished.id, "id", declared_id, "id"),
@@ -231,7 +265,7 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
 
 
 def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) -> OutcomeSubmission:
-    from antiphon.learning.outcomes.submission import OutcomeSubmission, label_text, labels_of
+    from antiphon.learning.outcomes.submission import OutcomeSubmission, outcome_named, truth_text
 
     prediction = row.get("prediction")
     of_moment = prediction in (None, "")
@@ -245,11 +279,13 @@ def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) 
     known = row.get(columns.available_at) if columns.available_at else None
     identity = row.get(columns.id) if columns.id else None
     value = row.get(columns.value)
-    if columns.kind == "label" and declared.outcome is not None:
-        value = label_text(value, labels_of(declared))
+    if columns.kind is None and declared.outcome is not None and value is not None:
+        text = truth_text(value, outcome_named(declared, columns.outcome)[0])
+        value = value if text is None else text  # what is none is refused as it came
     return OutcomeSubmission(
         application=declared.name,
         value="" if value is None else str(value),
+        outcome=columns.outcome,
         kind=columns.kind,
         prediction=None if of_moment else str(prediction),
         entity={key: str(row[key]) for key in declared.entity_keys} if of_moment else None,
@@ -269,20 +305,20 @@ def _text(imported: ImportReport) -> str:
 
 def _performance(found: Performance) -> str:
     counts = [(kind, status, count) for kind, by in found.counts.items() for status, count in by.items()]
-    from antiphon.learning.evaluation.metrics import METRICS
+    from antiphon.learning.evaluation.metrics import metric_title
 
     made = {each.release: each for each in found.coverage}
-    names = [name for name in METRICS if found.whole is not None and name in found.whole.metrics]
+    names = list(found.whole.metrics) if found.whole is not None else []
     rows = []
     for group in (*found.releases,):
         covered, scores = made.get(group.value), group.scores
         share = f"{covered.labelled / covered.predictions:.0%}" if covered is not None else "-"
         rows.append((group.value, scores.rows, share, *(scores.metrics.get(name) for name in names)))
-    head = ("release", "scored", "covered", *(METRICS[name].title for name in names))
+    head = ("release", "scored", "covered", *map(metric_title, names))
     return "\n".join(
         [
             table(("kind", "status", "outcomes"), counts, "No outcome yet."),
             "",
-            table(head, rows, f"No forecast of {found.property!r} is scored yet."),
+            table(head, rows, f"No prediction is scored by {found.outcome!r} yet."),
         ]
     )

@@ -11,6 +11,7 @@ from antiphon.cli.options import HERE, Application, Json, OnlyApplication, Proje
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
 from antiphon.core.errors import NotFoundError
+from antiphon.definitions.outcome_shape import ANY_LABEL
 
 if TYPE_CHECKING:
     from antiphon.catalog.releases.rollouts import RolloutRecord
@@ -45,8 +46,9 @@ def rollout(
             force=force,
         )
         found = _line(store, begun)
+        shape = store.releases.get(store.scope, begun.candidate).bundle.application.shape
     if begun.ended_at is None:
-        note(declaration(begun.plan, users))
+        note(declaration(begun.plan, users, outcome=shape or ANY_LABEL))
     show(found, as_json, lambda: _text([found]))
 
 

@@ -19,6 +19,8 @@ from antiphon.definitions.granted import model_owner, owner_of
 from antiphon.definitions.guards import AnyGuard, JudgeGuard
 from antiphon.definitions.learning import FineTune, GateExemption, Gates, Outcome, Rollout
 from antiphon.definitions.on_demand import OnDemandSpec
+from antiphon.definitions.outcome_shape import OutcomeShape, shape_of
+from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.definitions.place import caller, declared
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.sensitivity import Tags
@@ -194,6 +196,9 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     conversation: Conversation | msgspec.UnsetType = msgspec.UNSET
     tools: tuple[ToolSpec, ...] | msgspec.UnsetType = msgspec.UNSET
     tool_bounds: ToolBounds | msgspec.UnsetType = msgspec.UNSET
+    # Unset where one outcome is declared, or none, and no metric, for the same reason.
+    more_outcomes: tuple[Outcome, ...] | msgspec.UnsetType = msgspec.UNSET
+    own_metrics: tuple[OwnMetric, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def text_locale(self) -> str:
@@ -233,12 +238,29 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(model for model in named if model_owner(model) is not None))
 
     @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Every declared outcome; the first decides in shadow."""
+        return () if self.outcome is None else (self.outcome, *(self.more_outcomes or ()))
+
+    @property
+    def shapes(self) -> tuple[OutcomeShape, ...]:
+        """Every declared outcome, held against the output's schema."""
+        return tuple(
+            msgspec.structs.replace(
+                _shape(one.property, one.positive, one.name or "", self.output_schema), sample=one.sample or 1.0
+            )
+            for one in self.outcomes
+        )
+
+    @property
+    def shape(self) -> OutcomeShape | None:
+        """The first declared outcome, which decides in shadow; ``None`` without one."""
+        return self.shapes[0] if self.outcome is not None else None
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """The labels of the declared outcome, in their order; none without an outcome."""
-        if self.outcome is None:
-            return ()
-        described = (self.schema or {}).get("properties", {}).get(self.outcome.property, {})
-        return tuple(str(label) for label in described.get("enum", ()))
+        """The labels of the first declared outcome, in their order; none without one, or where it has none."""
+        return self.shapes[0].labels if self.outcome is not None else ()
 
     @property
     def schema(self) -> dict[str, Any] | None:
@@ -249,6 +271,11 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=256)
 def _schema(text: str) -> dict[str, Any]:
     return msgspec.json.decode(text, type=dict[str, Any])
+
+
+@lru_cache(maxsize=256)
+def _shape(property: str | None, positive: str | None, name: str, schema: str | None) -> OutcomeShape:
+    return shape_of(property, positive, name, None if schema is None else _schema(schema))
 
 
 class Application:
@@ -273,12 +300,13 @@ class Application:
         reuse: rule for stored answers.
         slo: service level of the online path.
         rollout: stages of a new release, and the judge's thresholds.
-        outcome: the truth that arrives later, for evaluation and fine-tuning.
+        outcome: the truth that arrives later, for evaluation and fine-tuning; of several the first decides in shadow.
         gates: checks that a release passes before it gets traffic.
         ungated: why releases go live without gates, as a sentence or a :class:`GateExemption`; empty: they do not.
         retrievals: what is looked up in documents for the prompt.
         conversation: rule by which earlier turns are seen; ``None``: it answers single questions.
         tools: functions declared by :func:`tool` that the model may call before it answers, within ``tool_bounds``.
+        metrics: functions under ``@metric`` that evaluations call for each row.
         fallback: engines to try in order, ``ENGINE`` or ``ENGINE/MODEL`` each.
         when_unavailable: answer when no engine answers: a rule's name or a :class:`WhenUnavailable`.
         owner: owner's name.
@@ -306,12 +334,13 @@ class Application:
         reuse: Reuse | None = None,
         slo: SLO | None = None,
         rollout: Rollout | None = None,
-        outcome: Outcome | None = None,
+        outcome: Outcome | Sequence[Outcome] | None = None,
         gates: Gates | None = None,
         ungated: str | GateExemption = "",
         conversation: Conversation | None = None,
         tools: Sequence[Any] = (),
         tool_bounds: ToolBounds | None = None,
+        metrics: Sequence[Any] = (),
         fallback: Sequence[str] = (),
         when_unavailable: str | WhenUnavailable = "refuse",
         owner: str = "",
@@ -334,12 +363,15 @@ class Application:
         self.reuse = reuse or Reuse()
         self.slo = slo or SLO()
         self.rollout = rollout or Rollout()
-        self.outcome = outcome
+        given = tuple(outcome) if isinstance(outcome, list | tuple) else () if outcome is None else (outcome,)
+        self.outcome: Any = given[0] if given else None
+        self.more_outcomes: tuple[Any, ...] = given[1:]
         self.gates = gates or Gates()
         self.ungated = GateExemption(ungated) if isinstance(ungated, str) and ungated else ungated
         self.conversation = conversation
         self.tools = tuple(spec_of(one) for one in tools)
         self.tool_bounds = tool_bounds
+        self.metrics = metrics
         self.fallback = tuple(fallback) if isinstance(fallback, list | tuple) else fallback
         self.when_unavailable = (
             WhenUnavailable(when_unavailable) if isinstance(when_unavailable, str) else when_unavailable  # type: ignore[arg-type]

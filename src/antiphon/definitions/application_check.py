@@ -32,6 +32,7 @@ from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes, outcome_of, type_mistakes
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.on_demand import OnDemandView
+from antiphon.definitions.own_metrics import own_metrics
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source
 from antiphon.definitions.template import template_reads
@@ -73,6 +74,8 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "freshness": {_view_name(view): contract for view, contract in application.freshness.items()},
         "outcome": outcome_of(application, root),
         "ungated": application.ungated or msgspec.UNSET,
+        "more_outcomes": application.more_outcomes or msgspec.UNSET,
+        "own_metrics": own_metrics(application.metrics) or msgspec.UNSET,
         "locale": msgspec.UNSET if application.locale == "en" else application.locale,
         "conversation": msgspec.UNSET if application.conversation is None else application.conversation,
         "tools": application.tools or msgspec.UNSET,
@@ -154,7 +157,7 @@ def _mistakes(application: Application) -> Iterator[str]:
         if slowdown is not None and not (isinstance(slowdown, int | float) and 0 <= slowdown <= 10):
             yield f"slo.slowdown: {slowdown!r} is not a share between 0 and 10, such as 0.1."
     if not broken & {"rollout", "gates"}:
-        yield from learning_mistakes(application, _classes(application.output), _entity_keys(application))
+        yield from learning_mistakes(application, _entity_keys(application))
     yield from _fine_tune_template_mistakes(application, views)
 
 
@@ -230,8 +233,9 @@ def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]
             yield from _unknown_feature(views, name, f"view {spec.name!r}")
             if isinstance(views.get(name.partition(".")[0]), OnDemandView):
                 yield f"view {spec.name!r}: {name} is computed on demand as well; write its expression out."
-    if isinstance(application.outcome, Outcome) and application.outcome.property in types:
-        yield f"the input {application.outcome.property!r} has the name of the outcome, which is not known yet."
+    for outcome in (application.outcome, *application.more_outcomes):
+        if isinstance(outcome, Outcome) and (outcome.name or outcome.property) in types:
+            yield f"the input {outcome.name or outcome.property!r} has the name of the outcome, which is not known yet."
     for key in _entity_keys(application):
         if types.get(key, "text") != "text":
             yield f"the input {key!r} is the entity key of that name, which is a text, not a {types[key]}."

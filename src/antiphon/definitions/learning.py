@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
+from antiphon.definitions.outcome_shape import OutcomeForm, OutcomeShape, metric_key
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import SourceSpec
 
@@ -34,18 +36,27 @@ class Outcome(msgspec.Struct, frozen=True):
     """The truth about a prediction that arrives later, and the window in which the two are joined.
 
     Attributes:
-        property: the enum property of the output that the outcome names.
+        property: the property of the output that the outcome names: one with an enum of texts has a label, one of type
+            number or integer with a ``minimum`` and a ``maximum`` a number, one of type string a reference text, one of
+            type object a corrected value. ``None``: the whole output as it should have been, of free text a reference.
         positive: of a question of yes or no, the label whose probability is scored. ``None`` scores every label.
         window: an outcome that is known later than this after the prediction's moment is ``late``: counted, not
             joined.
         history: a table of outcomes from before anything was served: the entities' key columns, a column named
-            after the property with the label, the moment of the question as event time, and when it was known.
+            after the outcome with its value, the moment of the question as event time, and when it was known; where the
+            prompt reads one, a column ``question``.
+        sample: this share of the predictions is told about, drawn by a hash of their ids, and compared in shadow; what
+            is told of others is evaluated and shown. All of them by default.
+        name: by which feedback, metrics and gates name it; the property, ``output`` or ``text`` by default.
     """
 
-    property: str
+    property: str | None = None
     positive: str | None = None
     window: str = "24h"
     history: SourceSpec | None = None
+    # Unset for the property's name and for all, so that releases keep their hashes over an upgrade.
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    sample: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class Canaries(msgspec.Struct, frozen=True):
@@ -111,18 +122,16 @@ class FineTune(msgspec.Struct, frozen=True):
     canaries: Canaries | None = None
 
 
-LABEL_METRICS = ("auc", "brier", "log_loss", "accuracy", "macro_f1")
-"""Metrics of forecasts of labels."""
-
-
 class MetricGate(msgspec.Struct, frozen=True):
     """Bounds on one metric of an evaluation. ``None`` asks for nothing.
 
-    Differences count in the metric's better direction. The trivial forecaster knows the labels' shares on the same rows
-    and nothing of what is asked: it gives them as probabilities, or names the most frequent label.
+    Differences count in the metric's unit and better direction. The trivial forecaster knows what came true on the same
+    rows and nothing of what is asked: it gives the labels' shares as probabilities or names the most frequent label,
+    says the median of numbers, and as a text the best of some constant ones or the answers to other rows.
 
     Attributes:
-        advantage: over the trivial forecaster, at least this.
+        value: the metric itself is at least this, or at most where lower is better.
+        advantage: over the trivial forecaster, at least this. A metric of the user's own has none.
         sure_advantage: the lower bound of that advantage's 95 % interval must be above this.
         behind_live: upper bound of the 95 % interval by which the live release is better on identical rows, at most.
         disparity: a slice with enough rows may be worse than the whole by at most this.
@@ -132,12 +141,19 @@ class MetricGate(msgspec.Struct, frozen=True):
     sure_advantage: float | None = None
     behind_live: float | None = None
     disparity: float | None = None
+    value: float | None = None
 
 
-_LABEL_GATES = {
-    "auc": MetricGate(sure_advantage=0.0),
-    "brier": MetricGate(advantage=0.0, behind_live=0.02, disparity=0.10),
+_GATES: dict[OutcomeForm, dict[str, MetricGate]] = {
+    "label": {
+        "auc": MetricGate(sure_advantage=0.0),
+        "brier": MetricGate(advantage=0.0, behind_live=0.02, disparity=0.10),
+    },
+    "number": {"mae": MetricGate(sure_advantage=0.0, behind_live=0.02, disparity=0.10)},
+    "reference": {"chrf": MetricGate(sure_advantage=0.0, behind_live=0.02, disparity=0.10)},
+    "correction": {"field_f1": MetricGate(sure_advantage=0.0, behind_live=0.02, disparity=0.10)},
 }
+"""Bounds by the form of an outcome; those of numbers are shares of the property's range."""
 
 
 class Gates(msgspec.Struct, frozen=True):
@@ -176,17 +192,28 @@ def set_name(name: str) -> bool:
     return name.replace("-", "").replace("_", "").isalnum() and name == name.lower() and len(name) <= 100
 
 
-def metric_gates(gates: Gates, outcome: Outcome | None) -> dict[str, MetricGate]:
+def metric_gates(gates: Gates, shapes: Sequence[OutcomeShape]) -> dict[str, MetricGate]:
     """The bounds in force, by metric.
 
-    By default the AUC must surely be above chance, and the Brier score no worse than the labels' shares, than the live
-    release by 0.02, and than itself in any slice by 0.1. Of labels of many, macro-F1 must surely be above that of the
-    most frequent label: with it a forecaster that always says the same does not pass however often that is right.
+    By default, of labels, the AUC must surely be above chance, and the Brier score no worse than the labels' shares,
+    than the live release by 0.02, and than itself in any slice by 0.1. Of labels of many, macro-F1 must surely be above
+    that of the most frequent label: with it a forecaster that always says the same does not pass however often that is
+    right. Of numbers the mean absolute error must surely be below the median's, of texts chrF and of corrected outputs
+    F1 of fields surely above that of any constant answer and of answers to other rows. The distances from the live
+    release and in slices are the same, of numbers as shares of their range.
     """
-    if outcome is None:
-        return dict(gates.metrics)
-    many = {} if outcome.positive is not None else {"macro_f1": MetricGate(sure_advantage=0.0)}
-    return _LABEL_GATES | many | gates.metrics
+    found: dict[str, MetricGate] = {}
+    for place, shape in enumerate(shapes):
+        bounds = _GATES[shape.form]
+        if shape.form == "label" and shape.positive is None:
+            bounds = bounds | {"macro_f1": MetricGate(sure_advantage=0.0)}
+        found |= {metric_key(shape, name, place == 0): _scaled(gate, shape) for name, gate in bounds.items()}
+    return found | gates.metrics
+
+
+def _scaled(gate: MetricGate, shape: OutcomeShape) -> MetricGate:
+    given = {name: getattr(gate, name) for name in MetricGate.__struct_fields__}
+    return MetricGate(**{name: None if bound is None else bound * shape.span for name, bound in given.items()})
 
 
 class GateExemption(msgspec.Struct, frozen=True):
@@ -218,7 +245,9 @@ class Rollout(msgspec.Struct, frozen=True):
         beta: chance that a promoted release is worse than ``harm`` allows.
         harm: a ratio of bad events (errors, invalid outputs, latency over SLO) that promotion must exclude.
         floor: a rate of bad events below which a ratio does not matter.
-        quality_margin: the candidate's Brier score may be worse by at most this.
+        quality_margin: the candidate may be worse by at most this in the metric that decides in shadow: the Brier score
+            of labels, chrF of texts, F1 of corrected fields, the mean absolute error of numbers as a share of
+            their range.
         patience: a rollout that has decided nothing for so long is rolled back.
     """
 

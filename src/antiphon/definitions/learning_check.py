@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import Application
 from antiphon.definitions.feature import duration_mistakes
-from antiphon.definitions.learning import (
-    LABEL_METRICS,
-    FineTune,
-    GateExemption,
-    Gates,
-    MetricGate,
-    Outcome,
-    Rollout,
-    set_name,
-)
+from antiphon.definitions.learning import FineTune, GateExemption, Gates, MetricGate, Outcome, Rollout, set_name
+from antiphon.definitions.outcome_shape import OutcomeShape, metric_names, shape_of
+from antiphon.definitions.own_metrics import own_metric_mistakes, own_metrics
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source, SourceSpec
 
@@ -27,8 +22,8 @@ PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
 
 
 def outcome_of(application: Application, root: Path | None) -> Outcome | None:
-    """The declared outcome as a value; the user writes its ``history`` as a :class:`Source`."""
-    outcome = application.outcome
+    """The first declared outcome as a value; the user writes its ``history`` as a :class:`Source`."""
+    outcome: Outcome | None = application.outcome
     history: Any = None if outcome is None else outcome.history
     if outcome is None or not isinstance(history, Source):
         return outcome
@@ -46,32 +41,52 @@ def type_mistakes(value: Any, expected: type, label: str) -> Iterator[str]:
         yield f"{label}: {error}."
 
 
-def learning_mistakes(application: Application, classes: tuple[str, ...], keys: tuple[str, ...]) -> Iterator[str]:
-    """Mistakes of outcome, fine-tuning, gates and rollout, one sentence each."""
-    yield from _outcome_mistakes(application.outcome, application.output, classes)
+def learning_mistakes(application: Application, keys: tuple[str, ...]) -> Iterator[str]:
+    """Mistakes of outcomes, fine-tuning, gates and rollout, one sentence each."""
+    declared: list[Any] = [application.outcome, *application.more_outcomes] if application.outcome is not None else []
+    shapes: list[OutcomeShape] = []
+    for place, outcome in enumerate(declared):
+        label = "outcome" if len(declared) == 1 else f"outcome[{place}]"
+        yield from _outcome_mistakes(outcome, label, application.output, shapes, first=place == 0)
+    for name in {shape.name for shape in shapes if sum(other.name == shape.name for other in shapes) > 1}:
+        yield f"outcome: two are named {name!r}; give one of them a name of its own."
     if application.fine_tune is not None:
         yield from _fine_tune_mistakes(application)
-    yield from _gate_mistakes(application.gates, keys)
+    known = tuple(metric_names(shapes))
+    mistaken = list(own_metric_mistakes(application.metrics, known))
+    yield from mistaken
+    own = () if mistaken else tuple(one.name for one in own_metrics(application.metrics))
+    yield from _gate_mistakes(application.gates, keys, (*known, *own))
     yield from _rollout_mistakes(application.rollout)
     yield from _ungated_mistakes(application.ungated)
 
 
-def _outcome_mistakes(outcome: Any, schema: Any, classes: tuple[str, ...]) -> Iterator[str]:
-    if outcome is None:
-        return
+def _outcome_mistakes(
+    outcome: Any, label: str, schema: Any, shapes: list[OutcomeShape], *, first: bool
+) -> Iterator[str]:
+    """Yields the mistakes of one outcome; one without any is added to ``shapes``."""
     if not isinstance(outcome, Outcome):
-        yield f"outcome must be an Outcome, not {outcome!r}."
+        yield f"{label} must be an Outcome, not {outcome!r}."
         return
-    if outcome.property not in classes:
-        yield f"outcome.property {outcome.property!r} is no enum property ({', '.join(classes) or 'none'})."
-    elif outcome.positive is not None and outcome.positive not in schema["properties"][outcome.property]["enum"]:
-        yield f"outcome.positive {outcome.positive!r} is no value of {outcome.property!r}."
-    yield from duration_mistakes(outcome.window, "outcome.window")
     history: Any = outcome.history
-    if isinstance(history, Source):
+    if wrong := list(type_mistakes(msgspec.structs.replace(outcome, history=None), Outcome, label)):
+        yield from wrong
+        return
+    try:
+        shapes.append(shape_of(outcome.property, outcome.positive, outcome.name or "", schema))
+    except InvalidInputError as error:
+        yield f"{label}: {error.what}"
+    if outcome.name and not outcome.name.isidentifier():
+        yield f"{label}.name {outcome.name!r} must be a name such as 'resolution'."
+    if outcome.sample is not msgspec.UNSET and not 0 < outcome.sample <= 1:
+        yield f"{label}.sample is a share above 0 and at most 1, not {outcome.sample}."
+    yield from duration_mistakes(outcome.window, f"{label}.window")
+    if history is not None and not first:
+        yield f"{label}.history stands with the first outcome; it may have a column for each of the others."
+    elif isinstance(history, Source):
         yield from history.mistakes()
     elif history is not None and not isinstance(history, SourceSpec):
-        yield f"outcome.history must be a Source.table, not {history!r}."
+        yield f"{label}.history must be a Source.table, not {history!r}."
 
 
 def _fine_tune_mistakes(application: Application) -> Iterator[str]:
@@ -83,6 +98,10 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
     outcome = application.outcome
     if not isinstance(outcome, Outcome):
         yield "model is a FineTune, so outcome must say what it learns from."
+        return
+    described = (application.output or {}).get("properties", {}).get(outcome.property)
+    if not isinstance(described, dict) or not described.get("enum"):
+        yield "model is a FineTune, which learns labels: the first outcome must name an enum property."
         return
     properties = tuple((application.output or {}).get("properties", {}))
     for name in properties:
@@ -113,7 +132,7 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
         yield f"model.precision {tune.precision!r} is none of {', '.join(PRECISIONS)}."
 
 
-def _gate_mistakes(gates: Any, keys: tuple[str, ...]) -> Iterator[str]:
+def _gate_mistakes(gates: Any, keys: tuple[str, ...], known: Sequence[str]) -> Iterator[str]:
     if wrong := list(type_mistakes(gates, Gates, "gates")):
         yield from wrong
         return
@@ -128,12 +147,13 @@ def _gate_mistakes(gates: Any, keys: tuple[str, ...]) -> Iterator[str]:
         if not set_name(name):
             yield f"gates.regressions: {name!r} is no name of a set; it has lower-case letters, digits, - and _."
     for name, bounds in gates.metrics.items():
-        if name not in LABEL_METRICS:
-            yield f"gates.metrics: {name!r} is no metric of labels; there are {', '.join(LABEL_METRICS)}."
+        if name not in known:
+            there = f"there are {', '.join(known)}" if known else "without an outcome there is none"
+            yield f"gates.metrics: {name!r} is no metric of the application; {there}."
         for field in MetricGate.__struct_fields__:
             value = getattr(bounds, field)
-            if value is not None and not -100 <= value <= 100:
-                yield f"gates.metrics[{name!r}].{field} is {value}; it must be from -100 to 100, or None."
+            if value is not None and not math.isfinite(value):
+                yield f"gates.metrics[{name!r}].{field} is {value}; it must be a number, or None."
 
 
 def _ungated_mistakes(ungated: str | GateExemption) -> Iterator[str]:

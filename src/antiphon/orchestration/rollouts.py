@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -26,8 +26,10 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO
+from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
+from antiphon.learning.evaluation.pairs import PairScorer
 from antiphon.orchestration.worker import wait
-from antiphon.releases.evidence import PairedOutcome, paired
+from antiphon.releases.evidence import PairedOutcome
 from antiphon.releases.rollout import RolloutTransitions
 
 _log = logging.getLogger("antiphon.worker")
@@ -44,27 +46,25 @@ _OVERLAP = timedelta(minutes=5)
 _MOST_AT_ONCE = 500
 
 
-PairOutcomes = Callable[[Scope, Sequence[str]], Mapping[str, str]]
-"""Returns the labels that joined predictions; those without one are left out."""
-
-Judge = Callable[[RolloutRecord, Sequence[Exposure], Sequence[PairedOutcome], datetime, SLO], Judgement]
+Judge = Callable[[RolloutRecord, Sequence[Exposure], Sequence[PairedOutcome], datetime, SLO, OutcomeShape], Judgement]
 """Decides about a rollout from its evidence, as of a moment (``releases.judge.judge``)."""
 
 
 class RolloutEvidence(msgspec.Struct, frozen=True):
-    """Evidence about a rollout: exposures by id, pairs by prediction, each pair with its outcome."""
+    """Evidence about a rollout: exposures by id, pairs by prediction, each pair with the losses by its outcome."""
 
     exposures: tuple[Exposure, ...]
     pairs: tuple[PairedOutcome, ...]
+    outcome: OutcomeShape
 
 
 class EvidenceReader:
     """Reads the evidence of rollouts; what was read once is kept, as evidence only grows."""
 
-    def __init__(self, exposures: Exposures, pairs: ShadowPairs, outcomes: PairOutcomes) -> None:
+    def __init__(self, exposures: Exposures, pairs: ShadowPairs, scorer: PairScorer) -> None:
         self._exposures = exposures
         self._pairs = pairs
-        self._outcomes = outcomes
+        self._scorer = scorer
         self._seen: dict[str, _EvidenceCache] = {}
 
     def read(self, rollout: RolloutRecord) -> RolloutEvidence:
@@ -74,15 +74,22 @@ class EvidenceReader:
         since = max((one.created_at for one in seen.exposures.values()), default=None)
         for exposure in self._exposures.of(rollout.scope, rollout.id, since=_earlier(since)):
             seen.exposures[exposure.id] = exposure
+        declared = self._scorer.shape(rollout)
+        shape = declared or ANY_LABEL
         since = max((one.created_at for one in seen.pairs.values()), default=None)
         for pair in self._pairs.of(rollout.scope, rollout.id, since=_earlier(since)):
-            seen.pairs[pair.prediction] = pair
-        waiting = [prediction for prediction in seen.pairs if prediction not in seen.outcomes]
-        for first in range(0, len(waiting), _MOST_AT_ONCE):
-            seen.outcomes.update(self._outcomes(rollout.scope, waiting[first : first + _MOST_AT_ONCE]))
+            if pair.prediction not in seen.pairs and shape.sampled(pair.prediction):
+                seen.pairs[pair.prediction] = pair
+                seen.compared[pair.prediction] = self._scorer.score(pair, shape, None)
+        waiting = [prediction for prediction, known in seen.compared.items() if known.truth is None]
+        for first in range(0, len(waiting) if declared is not None else 0, _MOST_AT_ONCE):
+            truths = self._scorer.truths(rollout.scope, shape, waiting[first : first + _MOST_AT_ONCE])
+            for prediction, truth in truths.items():
+                seen.compared[prediction] = self._scorer.score(seen.pairs[prediction], shape, truth)
         return RolloutEvidence(
             tuple(seen.exposures[name] for name in sorted(seen.exposures)),
-            tuple(paired(seen.pairs[name], seen.outcomes.get(name)) for name in sorted(seen.pairs)),
+            tuple(seen.compared[name] for name in sorted(seen.compared)),
+            shape,
         )
 
     def keep_only(self, rollouts: Sequence[RolloutRecord]) -> None:
@@ -181,7 +188,7 @@ class RolloutKeeper:
             evidence = self._evidence.read(rollout)
             changed = self._transitions.model_changed(rollout)
             slo = self._releases.get(self._scope, rollout.candidate).bundle.application.slo
-            judgement = self._judge(rollout, evidence.exposures, evidence.pairs, now, slo)
+            judgement = self._judge(rollout, evidence.exposures, evidence.pairs, now, slo, evidence.outcome)
             if (judgement.rollout, judgement.state, judgement.step) != (rollout.id, rollout.state, rollout.step):
                 raise ValueError(f"It judged {judgement.rollout}, {judgement.state}, step {judgement.step} instead.")
         except Exception as error:
@@ -219,7 +226,7 @@ class RolloutKeeper:
 class _EvidenceCache(msgspec.Struct):
     exposures: dict[str, Exposure] = {}
     pairs: dict[str, ShadowPair] = {}
-    outcomes: dict[str, str] = {}
+    compared: dict[str, PairedOutcome] = {}
 
 
 def differs(before: Judgement | None, now: Judgement) -> bool:

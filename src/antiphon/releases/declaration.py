@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antiphon.definitions.learning import Rollout
+from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
 from antiphon.releases import eprocess
 from antiphon.releases.evidence import compares_quality, weights
 
@@ -22,8 +23,8 @@ HORIZON = 20_000
 PAIRS_HORIZON = 6_000
 """Shadow pairs that are simulated at most."""
 
-BRIER_SPREAD = 0.15
-"""Standard deviation of the difference of two Brier scores on one request, where none was measured."""
+LOSS_SPREAD = 0.15
+"""Standard deviation of the difference of two losses on one request, where none was measured."""
 
 
 class SampleNeed(msgspec.Struct, frozen=True):
@@ -70,9 +71,11 @@ def requests_needed(plan: Rollout, base_rate: float, ratio: float) -> SampleNeed
     )
 
 
-def declaration(plan: Rollout, units_available: int, *, base_rate: float = 0.02) -> str:
+def declaration(
+    plan: Rollout, units_available: int, *, base_rate: float = 0.02, outcome: OutcomeShape = ANY_LABEL
+) -> str:
     """Say in words what a rollout can decide with so many users in all steps of its canary, where bad events have this
-    rate among the live release's users."""
+    rate among the live release's users, and quality is compared by an outcome."""
     if not plan.canary:
         users = "The plan has no canary: no user's errors are compared."
     else:
@@ -104,7 +107,7 @@ def declaration(plan: Rollout, units_available: int, *, base_rate: float = 0.02)
     pairs = _pairs_needed(plan)
     return (
         f"{users} Quality is decided by at least {plan.shadow_pairs:,} paired shadow answers with outcomes; excluding "
-        f"a Brier score worse by {plan.quality_margin:g} takes about "
+        f"a {outcome.deciding_title} worse by {plan.quality_margin * outcome.span:g} takes about "
         f"{f'{pairs:,}' if pairs is not None else f'more than {PAIRS_HORIZON:,}'} where the two are equally good."
     )
 
@@ -123,6 +126,6 @@ def _reached(crossed: NDArray[np.bool_], share: float, looks: NDArray[np.int64] 
 def _pairs_needed(plan: Rollout) -> int | None:
     """Pairs after which the median run of the paired test passes, for differences of mean 0 and two likely values."""
     draw = np.random.default_rng(7)
-    differences = draw.choice([-BRIER_SPREAD, BRIER_SPREAD], (60, PAIRS_HORIZON))
+    differences = draw.choice([-LOSS_SPREAD, LOSS_SPREAD], (60, PAIRS_HORIZON))
     passed = eprocess.safe_mean(differences, margin=plan.quality_margin) >= math.log(1 / plan.beta)
     return _reached(passed, 0.5, np.arange(1, PAIRS_HORIZON + 1))

@@ -2,8 +2,8 @@
 
 Invariants:
 - A user counts once per rollout, with its first exposure, however often it comes and however many steps it sees.
-- What is missing never helps the candidate towards promotion, nor does it push it towards rolling back: a label that is
-  still waited for counts, in each test, as the one of the two that speaks least for that test's conclusion.
+- What is missing never helps the candidate towards promotion, nor does it push it towards rolling back: an outcome that
+  is still waited for counts, in each test, as the one of the two that speaks least for that test's conclusion.
 - Each metric's harm process is valid by the clock it advances on; which metrics share a clock is in ``CLOCKS``.
 """
 
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 import numpy as np
 
-from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, RolloutRecord, ShadowPair
+from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, RolloutRecord
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
@@ -32,38 +32,28 @@ CLOCKS = (("error", "invalid"), ("latency", "first_byte"), ("quality",))
 IMBALANCE_BOUND = 1_000.0
 """E-value at which the arms' sizes contradict the assignment (a false alarm in one rollout of a thousand)."""
 
-
-LEAST_OF_A_LABEL = 5
-"""Outcomes of a second label without which pairs decide nothing: releases that always say the first look alike."""
+LEAST_SPREAD = 5
+"""Outcomes other than the most frequent one without which pairs decide nothing: releases that always say that look
+alike."""
 
 
 class PairedOutcome(msgspec.Struct, frozen=True):
-    """Probabilities of the labels by the live release and its shadow on one request, with the outcome.
+    """Losses of the live release and its shadow on one request, from 0 to 1, in the metric that decides.
 
     Attributes:
-        live, shadow: label to probability, of a question of yes or no that of yes alone; empty where none was measured,
-            or none was answered.
-        label: that came true; ``None`` while no outcome has joined, which may be for ever.
+        live, shadow: losses; ``None`` while no outcome has joined, which may be for ever, or where neither answered.
+        least, most: what the shadow's loss may be above the live one's, whatever comes true.
+        truth: that came true; ``None`` while no outcome has joined.
     """
 
     rollout: str
     prediction: str
-    live: dict[str, float]
-    shadow: dict[str, float]
-    label: str | None
+    live: float | None
+    shadow: float | None
+    least: float
+    most: float
+    truth: str | None
     created_at: datetime
-
-
-def paired(pair: ShadowPair, label: str | None) -> PairedOutcome:
-    """A shadow pair with its outcome; a probability that is none counts as not measured."""
-    return PairedOutcome(
-        rollout=pair.rollout,
-        prediction=pair.prediction,
-        live=_probabilities(pair.live_probabilities),
-        shadow={} if pair.error is not None else _probabilities(pair.shadow_probabilities),
-        label=label,
-        created_at=pair.created_at,
-    )
 
 
 def weights(plan: Rollout) -> dict[str, float]:
@@ -82,7 +72,7 @@ def compares_quality(plan: Rollout) -> bool:
 
 
 class QualityEvidence(msgspec.Struct, frozen=True):
-    """The paired comparison: ``metric`` in Brier scores, and how many pairs have an outcome and an answer to score."""
+    """The paired comparison: ``metric`` in losses, and how many pairs have an outcome and an answer to score."""
 
     metric: JudgedMetric
     pairs: int
@@ -90,34 +80,27 @@ class QualityEvidence(msgspec.Struct, frozen=True):
 
 
 def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: float) -> QualityEvidence:
-    """Compare the Brier scores of shadow and live on the same requests.
+    """Compare the losses of shadow and live on the same requests.
 
-    An answer without a probability has the worst score, 1. Of every beginning of the sequence that reaches at least
-    to the first missing label, the most telling one counts: by Ville's inequality all of them together are wrong with
-    the same small probability, so that one label which never comes cannot hide the others.
+    An answer that says nothing has the worst loss, 1. Of every beginning of the sequence that reaches at least
+    to the first missing outcome, the most telling one counts: by Ville's inequality all of them together are wrong with
+    the same small probability, so that one outcome which never comes cannot hide the others.
     """
     ordered = sorted(pairs, key=lambda pair: (pair.created_at, pair.prediction))
-    least, most = np.zeros(len(ordered)), np.zeros(len(ordered))
-    scores: list[tuple[float, float]] = []
-    came_true = Counter[bool | str]()
-    first_missing = len(ordered)
-    for number, pair in enumerate(ordered):
-        least[number], most[number] = _difference_bounds(pair)
-        if pair.label is None:
-            first_missing = min(first_missing, number)
-        elif pair.live or pair.shadow:
-            scores.append((_brier(pair.shadow, pair.label), _brier(pair.live, pair.label)))
-            came_true[_kind(pair)] += 1
+    least, most = (np.array([getattr(pair, name) for pair in ordered], np.float64) for name in ("least", "most"))
+    scores = [(pair.shadow, pair.live) for pair in ordered if pair.shadow is not None and pair.live is not None]
+    came_true = Counter(pair.truth for pair in ordered if pair.truth is not None and pair.live is not None)
+    first_missing = next((number for number, pair in enumerate(ordered) if pair.truth is None), len(ordered))
     harm = _latest_peak(eprocess.harm_mean(least), first_missing)
     safe = _latest_peak(eprocess.safe_mean(most, margin=rollout.plan.quality_margin), first_missing)
-    second = came_true.most_common(2)[1][1] if len(came_true) > 1 else 0
+    others = came_true.total() - max(came_true.values(), default=0)
     note = ""
     if not scores:
         note = "no pair with an outcome"
-    elif second < LEAST_OF_A_LABEL:
+    elif others < LEAST_SPREAD:
         # Left out whatever they say, so that neither test is wrong more often.
         harm, safe = min(harm, 0.0), min(safe, 0.0)
-        note = f"{second} outcomes of a second label, of {LEAST_OF_A_LABEL}"
+        note = f"{others} outcomes other than the most frequent one, of {LEAST_SPREAD}"
     return QualityEvidence(
         JudgedMetric(
             name="quality",
@@ -284,44 +267,10 @@ def _unequal_publication(users: Sequence[Exposure]) -> str | None:
     return f"{named} was seen by {strata[worst, 'canary']} canary and {strata[worst, 'control']} control users"
 
 
-def _difference_bounds(pair: PairedOutcome) -> tuple[float, float]:
-    """The least and the most by which the shadow's Brier score may be above the live one's."""
-    known = tuple(pair.live or pair.shadow)
-    # Of a question of yes or no the label that stands for no has no name.
-    labels: tuple[str, ...] = (*known, "") if len(known) < 2 else known
-    if pair.label is not None:
-        labels = (pair.label,)
-    differences = [_brier(pair.shadow, label) - _brier(pair.live, label) for label in labels]
-    # A live answer that was not measured may have been perfect; that must not promote.
-    most = differences if pair.live else [_brier(pair.shadow, label) for label in labels]
-    return min(differences), max(most)
-
-
-def _kind(pair: PairedOutcome) -> bool | str:
-    """The label that came true; of a question of yes or no whether it was yes."""
-    known = pair.live or pair.shadow
-    return pair.label in known if len(known) == 1 else str(pair.label)
-
-
 def _latest_peak(path: eprocess.Floats, from_number: int) -> float:
     """The highest log e-value of the beginnings with at least ``from_number`` differences; the empty one has 0."""
     whole = np.concatenate(([0.0], path))
     return float(whole[from_number:].max())
-
-
-def _brier(probabilities: Mapping[str, float], label: str) -> float:
-    """From 0 to 1: half of the squared distances of all labels, which of yes and no are the same."""
-    if not probabilities:
-        return 1.0
-    if len(probabilities) == 1:
-        ((yes, probability),) = probabilities.items()
-        return (probability - (label == yes)) ** 2
-    return 0.5 * sum((probability - (name == label)) ** 2 for name, probability in probabilities.items())
-
-
-def _probabilities(found: Mapping[str, float]) -> dict[str, float]:
-    # Not a number is in no interval.
-    return dict(found) if all(0.0 <= value <= 1.0 for value in found.values()) else {}
 
 
 def _is_duration(seconds: float) -> bool:

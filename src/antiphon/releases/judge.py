@@ -3,9 +3,9 @@
 Invariants, for a plan with α, β, harm and floor:
 - A candidate that is no worse than the live release is ever rolled back with probability at most α, over the whole
   rollout, however often it is judged.
-- A candidate whose rate of bad events is at least ``harm`` times the control's and at least ``floor``, or whose Brier
-  score is worse by ``quality_margin`` or more, ever passes that metric's test with probability at most β. Promotion
-  needs every test, so it is no likelier for a candidate that is bad in more ways than one.
+- A candidate whose rate of bad events is at least ``harm`` times the control's and at least ``floor``, or that is worse
+  by ``quality_margin`` or more in the outcome's metric, ever passes that metric's test with probability at most β.
+  Promotion needs every test, so it is no likelier for a candidate that is bad in more ways than one.
 - Missing, invalid or imbalanced evidence never promotes; it holds, and says what is missing.
 
 Rolling back: metrics that advance on one clock (``evidence.CLOCKS``) are added, Σ w·E, which is an e-process with them.
@@ -23,6 +23,7 @@ from typing import Literal
 from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO
+from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
 from antiphon.releases.evidence import (
     CLOCKS,
     ArmExposures,
@@ -52,7 +53,12 @@ _TITLES = {
 
 
 def judge(
-    rollout: RolloutRecord, exposures: Sequence[Exposure], pairs: Sequence[PairedOutcome], now: datetime, slo: SLO
+    rollout: RolloutRecord,
+    exposures: Sequence[Exposure],
+    pairs: Sequence[PairedOutcome],
+    now: datetime,
+    slo: SLO,
+    outcome: OutcomeShape = ANY_LABEL,
 ) -> Judgement:
     """Promote to the next state or step, hold, or roll back.
 
@@ -63,6 +69,7 @@ def judge(
         exposures, pairs: all of the rollout, in any order.
         now: the wall time, for ``step_time``.
         slo: of the candidate; what is longer than its p99 is a bad event.
+        outcome: by which pairs are compared.
     """
     plan, shares = rollout.plan, weights(rollout.plan)
     harm_bound, safe_bound = 1 / plan.alpha, 1 / plan.beta
@@ -70,7 +77,7 @@ def judge(
     seen = exposed(rollout, exposures, slo, shares) if rollout.state == "canary" and plan.canary else None
     metrics = (() if seen is None else seen.metrics) + (() if compared is None else (compared.metric,))
     harm, worst = _harm(metrics)
-    lacking = _lacking(rollout, seen, compared, metrics, pairs, now)
+    lacking = _lacking(rollout, seen, compared, metrics, pairs, now, outcome)
     decision: Decision = "roll_back" if harm >= harm_bound else "hold" if lacking else "promote"
     if rollout.ended_at is not None:
         decision, lacking = "hold", ["it has ended"]
@@ -81,7 +88,7 @@ def judge(
         state=rollout.state,
         step=rollout.step,
         decision=decision,
-        sentence=_sentence(rollout, decision, metrics, worst, lacking, harm),
+        sentence=_sentence(rollout, decision, metrics, worst, lacking, harm, outcome),
         metrics=metrics,
         harm=harm,
         harm_bound=harm_bound,
@@ -108,6 +115,7 @@ def _lacking(
     metrics: Sequence[JudgedMetric],
     pairs: Sequence[PairedOutcome],
     now: datetime,
+    outcome: OutcomeShape,
 ) -> list[str]:
     """Reasons that promotion still lacks, the most telling first; empty when there are none."""
     plan, lacking = rollout.plan, []
@@ -132,7 +140,7 @@ def _lacking(
     safe_bound, open_questions = 1 / plan.beta, dict[str, list[str]]()
     for metric in metrics:
         if not metric.note and metric.safe < safe_bound:
-            question = open_questions.setdefault(_allowed(rollout, metric), [])
+            question = open_questions.setdefault(_allowed(rollout, metric, outcome), [])
             question.append(f"{_TITLES[metric.name]} ({metric.safe:.1f})")
     lacking += [
         f"{allowed} is not excluded yet for {', '.join(names)}, of {safe_bound:.0f} each"
@@ -141,10 +149,10 @@ def _lacking(
     return lacking
 
 
-def _allowed(rollout: RolloutRecord, metric: JudgedMetric) -> str:
+def _allowed(rollout: RolloutRecord, metric: JudgedMetric, outcome: OutcomeShape) -> str:
     plan = rollout.plan
     if metric.name == "quality":
-        return f"a Brier score worse by {plan.quality_margin:g}"
+        return f"a {outcome.deciding_title} worse by {plan.quality_margin * outcome.span:g}"
     floor = f" and above {100 * plan.floor:g} %" if plan.floor > 0 else ""
     return f"a rate of {plan.harm:g} times the control's{floor}"
 
@@ -156,18 +164,19 @@ def _sentence(
     worst: JudgedMetric | None,
     lacking: Sequence[str],
     harm: float,
+    outcome: OutcomeShape,
 ) -> str:
     harm_bound, safe_bound = 1 / rollout.plan.alpha, 1 / rollout.plan.beta
     place = f"{rollout.plan.canary[rollout.step]} %" if rollout.weight else "shadow"
     at = f"at {place}" if rollout.weight else "in shadow"
-    figures = _figures(worst) if worst is not None and worst.canary_units + worst.control_units else ""
+    figures = _figures(worst, outcome) if worst is not None and worst.canary_units + worst.control_units else ""
     if decision == "roll_back":
         return f"Rolled back {at}: {figures}; e-value {_shown(harm)} of the {harm_bound:.0f} that roll it back."
     if decision == "hold":
         evidence = f"; {figures}; e-value {_shown(harm)} of the {harm_bound:.0f} that would roll it back"
         return f"Held {at}: {'; '.join(lacking)}{evidence if figures else ''}."
     least = min(metrics, key=lambda metric: metric.safe)
-    text = "; ".join(_figures(metric) for metric in metrics)
+    text = "; ".join(_figures(metric, outcome) for metric in metrics)
     quality_said = "" if compares_quality(rollout.plan) else " Quality was not compared: the plan asks for no pairs."
     return (
         f"Promoted from {place} to {_next(rollout)}: {text}; anything worse than allowed is excluded "
@@ -175,12 +184,13 @@ def _sentence(
     )
 
 
-def _figures(metric: JudgedMetric) -> str:
+def _figures(metric: JudgedMetric, outcome: OutcomeShape) -> str:
     if metric.name == "quality":
         if not metric.canary_units:
             return "no pair has an outcome"
-        shadow, live = metric.canary_bad / metric.canary_units, metric.control_bad / metric.control_units
-        return f"Brier score {shadow:.3f} against {live:.3f} live on {metric.canary_units} pairs"
+        losses = metric.canary_bad / metric.canary_units, metric.control_bad / metric.control_units
+        shadow, live = (outcome.in_unit(loss) for loss in losses)
+        return f"{outcome.deciding_title} {shadow:.3f} against {live:.3f} live on {metric.canary_units} pairs"
     return (
         f"{metric.canary_bad:.0f} of {metric.canary_units} canary users {_BAD[metric.name]} "
         f"against {metric.control_bad:.0f} of {metric.control_units}"

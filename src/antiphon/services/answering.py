@@ -122,11 +122,17 @@ def serving_services(
         flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
         standbys=standbys or {},
         plain_fallback=store.settings.engine.fallback,
-        guard_functions=GuardFunctions(store.settings.project.guard_modules, folder),
+        guard_functions=user_functions(store),
         retrieve=retrieve or features.retrieve,
         tool_functions=ToolFunctions(store.settings.project.tool_modules, folder, store.settings.project.tool_urls),
         failover=FailoverPolicy(first_token=first_token, describe=min(5.0, first_token)),
     )
+
+
+def user_functions(store: Store) -> GuardFunctions:
+    """Functions of the project's own modules, which guards and metrics name."""
+    settings = store.settings.project
+    return GuardFunctions(settings.guard_modules, (store.paths.root / settings.definitions).parent)
 
 
 def _granted_purpose(store: Store, scope: Scope, model: str) -> str | None:

@@ -9,6 +9,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.granted import owner_of
+from antiphon.learning.evaluation.pairs import PairScorer
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.candidate import FeatureExists
 from antiphon.releases.judge import judge
@@ -58,7 +59,11 @@ def rollout_keeper(store: Store) -> RolloutKeeper:
         store.rollouts,
         store.judgements,
         rollout_transitions(store),
-        EvidenceReader(store.exposures, store.pairs, store.outcomes.labels),
+        EvidenceReader(
+            store.exposures,
+            store.pairs,
+            PairScorer(store.outcomes.values, store.receipts, store.blobs, store.releases),
+        ),
         judge,
         poll=parse_duration(store.settings.worker.poll).total_seconds(),
         wakeup=database.doorbell.wakeup(store.scope.environment, "releases"),

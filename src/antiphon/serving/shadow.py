@@ -79,7 +79,7 @@ def mirrored(
             rollout=assigned.rollout,
             prediction=answer.prediction,
             text_blob=answer.receipt.text_blob,
-            probabilities=outcome_probabilities(application, answer.receipt.classes, answer.text),
+            probabilities=outcome_probabilities(application.shape, answer.receipt.classes, answer.text),
             seconds=answer.receipt.timing.total,
         ),
     )

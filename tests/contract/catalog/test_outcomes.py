@@ -29,6 +29,7 @@ def outcome(identity: str, **fields: Any) -> OutcomeRecord:
         "as_of": NOON,
         "probabilities": {"delayed": 0.25},
         "entity": {"origin": "EWR"},
+        "outcome": "outlook" if fields.get("kind", "label") == "label" else "",
         "principal": "me",
         "reference": identity,
     }
@@ -55,7 +56,7 @@ def test_labels_are_the_joined_ones(database: Database) -> None:
     outcomes.add(outcome("c", prediction="pred_a", kind="thumbs", value="up"))
     outcomes.add(outcome("d", value="on_time"))
     asked = [f"pred_{number}" for number in range(1_000)] + ["pred_a", "pred_d"]
-    assert outcomes.labels(DEV, asked) == {"pred_a": "delayed", "pred_d": "on_time"}
+    assert outcomes.values(DEV, asked, "outlook") == {"pred_a": "delayed", "pred_d": "on_time"}
     assert len(outcomes.joined(DEV, ["pred_a"])) == 2
     assert outcomes.counts(DEV, "desk") == {"label": {"contradictory": 1, "joined": 2}, "thumbs": {"joined": 1}}
     assert outcomes.counts(OTHER) == {}
@@ -76,7 +77,7 @@ def test_scored_outcomes_are_bounded_by_moment_role_and_time_of_joining(database
     outcomes.add(outcome("thumb", kind="thumbs", value="up"))
 
     def found(**bounds: Any) -> list[str]:
-        return [each.id for each in outcomes.scored(DEV, "desk", **bounds)]
+        return [each.id for each in outcomes.scored(DEV, "desk", "outlook", **bounds)]
 
     assert found() == ["0", "1", "2", "3"]
     assert found(since=NOON + timedelta(hours=1), until=NOON + timedelta(hours=3)) == ["1", "2"]
@@ -117,7 +118,7 @@ def test_coverage_counts_what_users_saw(database: Database) -> None:
     outcomes.add(outcome("a", prediction="p0"))
     outcomes.add(outcome("b", prediction="p0", status="duplicate"))
     outcomes.add(outcome("c", prediction="p1", kind="thumbs", value="up"))
-    assert outcomes.coverage(DEV, "desk") == [Coverage("rel_1", 3, 1), Coverage("rel_2", 1, 0)]
+    assert outcomes.coverage(DEV, "desk", "outlook") == [Coverage("rel_1", 3, 1), Coverage("rel_2", 1, 0)]
 
 
 def test_an_instant_is_the_clocks_to_the_microsecond(database: Database, clock: ManualClock) -> None:

@@ -96,6 +96,7 @@ class Flown:
             self.world.scope,
             outcomes=self.outcomes,
             receipts=self.receipts,
+            texts=Blobs(self.world.database),
             releases=self.releases,
             definitions=self.world.definitions,
             log=self.world.log,

@@ -26,7 +26,7 @@ from antiphon.definitions.application import Reuse
 from antiphon.definitions.learning import Gates
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import read_rows
-from antiphon.learning.evaluation.metrics import METRICS
+from antiphon.learning.evaluation.metrics import LABEL_METRICS
 from antiphon.learning.evaluation.safety.suites import SafetySuites
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
@@ -214,7 +214,7 @@ async def test_a_candidate_is_compared_with_the_live_release_on_identical_rows(d
     same = desk.candidate()
     evaluation = await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_safety=False)
     assert evaluation.against == desk.release.id
-    assert {name: gap.value for name, gap in evaluation.difference.items()} == dict.fromkeys(METRICS, 0)
+    assert {name: gap.value for name, gap in evaluation.difference.items()} == dict.fromkeys(LABEL_METRICS, 0)
     assert len(desk.requests) == 80
     await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_safety=False)
     assert len(desk.requests) == 120, "the live release is not asked again about rows that it has answered"

@@ -66,7 +66,7 @@ def test_the_first_label_stands(desk: Desk) -> None:
         for identity, value in (("a", "delayed"), ("b", "delayed"), ("c", "on_time"), ("d", "delayed"))
     ]
     assert statuses == ["joined", "duplicate", "contradictory", "duplicate"]
-    assert desk.outcomes.labels(DEV, ["p1"]) == {"p1": "delayed"}
+    assert desk.outcomes.values(DEV, ["p1"], "outlook") == {"p1": "delayed"}
     assert desk.outcomes.counts(DEV) == {"label": {"contradictory": 1, "duplicate": 2, "joined": 1}}
 
 
@@ -74,7 +74,7 @@ def test_the_window_ends_where_it_is_declared_to(desk: Desk) -> None:
     desk.predict("p1")
     late = desk.joiner.take(DEV, "me", label(available_at=NOON + 24 * HOUR + timedelta(microseconds=1)))
     assert late.status == "late"
-    assert desk.outcomes.labels(DEV, ["p1"]) == {}
+    assert desk.outcomes.values(DEV, ["p1"], "outlook") == {}
     assert desk.joiner.take(DEV, "me", label(available_at=NOON + 24 * HOUR)).status == "joined"
 
 
@@ -106,7 +106,7 @@ def test_every_prediction_of_the_subject_and_moment_gets_it(desk: Desk) -> None:
     # A prediction that came since gets it when it is sent again.
     desk.predict("p3")
     assert len(desk.joiner.take(DEV, "me", of_moment(id="f1")).outcomes) == 3
-    assert desk.outcomes.labels(DEV, ["p1", "p2", "p3", "later", "unseen"]) == dict.fromkeys(
+    assert desk.outcomes.values(DEV, ["p1", "p2", "p3", "later", "unseen"], "outlook") == dict.fromkeys(
         ("p1", "p2", "p3"), "delayed"
     )
 
@@ -222,7 +222,7 @@ def test_thumbs_corrections_and_remarks_are_kept_beside_the_label(desk: Desk) ->
         desk.joiner.take(DEV, "me", label(value, kind=kind, id=f"{kind}-{value}")).status for kind, value in sent
     ]
     assert statuses == ["joined", "contradictory", "joined", "joined", "joined"]
-    assert desk.outcomes.scored(DEV, "desk") == []
+    assert desk.outcomes.scored(DEV, "desk", "outlook") == []
     assert desk.joiner.take(DEV, "me", label()).status == "joined"
 
 
@@ -258,4 +258,4 @@ def test_of_senders_at_the_same_time_one_is_first(desk: Desk) -> None:
         thread.join(60)
     total = sum(found, Counter())
     assert total == {"joined": 10, "duplicate": 30, "contradictory": 40}
-    assert len(desk.outcomes.labels(DEV, [f"p{number}" for number in range(10)])) == 10
+    assert len(desk.outcomes.values(DEV, [f"p{number}" for number in range(10)], "outlook")) == 10

@@ -105,7 +105,8 @@ async def test_a_card_says_what_the_catalog_has(trained: Trained) -> None:
         (trained.desk.dataset.id, "evaluation"),
     }
     assert card.evaluation == trained.desk.evaluations.latest(SCOPE, trained.releases[1].id)
-    assert card.outcome == "outlook"
+    assert card.outcome is not None
+    assert (card.outcome.name, card.outcome.positive) == ("outlook", "delayed")
     assert any("40 rows" in limit for limit in card.limits)
     assert msgspec.json.decode(msgspec.json.encode(card), type=cards.ModelCard) == card
     base = trained.registry.card(SCOPE, trained.desk.release.id)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import Connection
+from tests.harness.outcomes import LATE, pair_scorer
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
@@ -37,7 +38,8 @@ class World:
             audit=AuditLog(self.database, b"s" * 32), feature_exists=lambda *asked: True,
         )  # fmt: skip
         control, self.candidate = (
-            self.releases.add(bundle(decoding=Decoding(max_tokens=n), rollout=PLAN), DEV, "me", "r").id for n in (1, 2)
+            self.releases.add(bundle(decoding=Decoding(max_tokens=n), rollout=PLAN, **LATE), DEV, "me", "r").id
+            for n in (1, 2)
         )
         self.control = control
         self.releases.activate(DEV, "desk", control, "me", "first")
@@ -45,7 +47,10 @@ class World:
         reader = EvidenceReader(
             self.exposures,
             self.pairs,
-            lambda scope, asked: {name: self.labels[name] for name in asked if name in self.labels},
+            pair_scorer(
+                self.database,
+                lambda scope, asked, name: {one: self.labels[one] for one in asked if one in self.labels},
+            ),
         )
         self.keeper = RolloutKeeper(
             DEV, self.database, self.releases, self.rollouts, self.judgements, transitions, reader, judge

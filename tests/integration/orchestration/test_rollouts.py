@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.outcomes import LATE, pair_scorer
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
@@ -19,6 +20,7 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO, Decoding
 from antiphon.definitions.learning import Rollout
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.governance.audit.log import AuditLog
 from antiphon.orchestration.rollouts import SECONDS, UNITS, EvidenceReader, RolloutKeeper
 from antiphon.releases.rollout import RolloutTransitions
@@ -42,7 +44,13 @@ class Judge:
         self.wording = "Held."
 
     def __call__(
-        self, rollout: RolloutRecord, exposures: Sequence[Exposure], pairs: Sequence[Any], now: datetime, slo: SLO
+        self,
+        rollout: RolloutRecord,
+        exposures: Sequence[Exposure],
+        pairs: Sequence[Any],
+        now: datetime,
+        slo: SLO,
+        outcome: OutcomeShape,
     ) -> Judgement:
         assert slo.ttft_p99 == "123ms"
         self.seen.append((exposures, pairs))
@@ -69,7 +77,7 @@ class World:
         )
         control, self.candidate = (
             self.releases.add(
-                bundle(decoding=Decoding(max_tokens=n), rollout=PLAN, slo=SLO(ttft_p99="123ms")), DEV, "me", "r"
+                bundle(decoding=Decoding(max_tokens=n), rollout=PLAN, slo=SLO(ttft_p99="123ms"), **LATE), DEV, "me", "r"
             ).id
             for n in (1, 2)
         )
@@ -79,11 +87,11 @@ class World:
         self.keeper = self.another_keeper()
 
     def another_keeper(self, judge: Any = None) -> RolloutKeeper:
-        def outcomes(scope: Scope, predictions: Sequence[str]) -> Mapping[str, bool]:
+        def outcomes(scope: Scope, predictions: Sequence[str], name: str) -> Mapping[str, str]:
             self.asked += predictions
             return {name: self.labels[name] for name in predictions if name in self.labels}
 
-        reader = EvidenceReader(self.exposures, self.pairs, outcomes)
+        reader = EvidenceReader(self.exposures, self.pairs, pair_scorer(self.database, outcomes))
         return RolloutKeeper(
             DEV, self.database, self.releases, self.rollouts, self.judgements, self.transitions, reader,
             judge or self.judge,             every=0.01,
@@ -235,7 +243,7 @@ def test_evidence_grows_also_by_what_is_committed_late(world: World) -> None:
     world.keeper.look()
     exposures, pairs = world.judge.seen[-1]
     assert [one.id for one in exposures] == ["e1", "e2"]
-    assert [(one.prediction, one.label) for one in pairs] == [("p1", "late"), ("p3", None)]
+    assert [(one.prediction, one.truth) for one in pairs] == [("p1", "True"), ("p3", None)]
     world.asked.clear()
     world.keeper.look()
     assert world.asked == ["p3"], "a label that is known was asked for again"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.harness.changing_server import ChangingServer
+from tests.harness.outcomes import pair_scorer
 from tests.unit.catalog.examples import bundle
 
 from antiphon.catalog.releases.releases import ModelPin, Release
@@ -102,7 +103,7 @@ class Project:
     def judged(self) -> None:
         """One look of a keeper whose judge wants to promote."""
         store = self.store
-        evidence = EvidenceReader(store.exposures, store.pairs, store.outcomes.labels)
+        evidence = EvidenceReader(store.exposures, store.pairs, pair_scorer(store.database))
 
         def promote(rollout: RolloutRecord, *seen: Any) -> Judgement:
             now = datetime.now(UTC)

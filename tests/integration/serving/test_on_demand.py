@@ -179,7 +179,7 @@ def _maker(watch: Watch, fakes: Fakes) -> DatasetRowBuilder:
             return watch.project.views[view]
 
     return DatasetRowBuilder(
-        Scope(), outcomes=fakes, receipts=fakes, releases=fakes, definitions=Definitions(), log=watch.log  # type: ignore[arg-type]
+        Scope(), outcomes=fakes, receipts=fakes, texts=fakes, releases=fakes, definitions=Definitions(), log=watch.log  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ class Fakes:
         self.served = served
         self.spec = spec
 
-    def scored(self, scope: Scope, application: str, **_: Any) -> list[OutcomeRecord]:
+    def scored(self, scope: Scope, application: str, outcome: str, **_: Any) -> list[OutcomeRecord]:
         return [
             OutcomeRecord(
                 id=f"o{number}", scope=SCOPE, application=application, kind="label", status="joined", value=one.label,
@@ -180,7 +180,9 @@ def made(folder: Path, events: Sequence[Passing], asked: Sequence[Asked], served
     spec = views(str(folder / "passes.parquet"))
     log = Log([event for event in events if event.logged])
     fakes: Any = Fakes(served, spec)
-    maker = DatasetRowBuilder(SCOPE, outcomes=fakes, receipts=fakes, releases=fakes, definitions=fakes, log=log)
+    maker = DatasetRowBuilder(
+        SCOPE, outcomes=fakes, receipts=fakes, texts=fakes, releases=fakes, definitions=fakes, log=log
+    )
     return maker.make(
         DatasetSpec(
             application="desk",

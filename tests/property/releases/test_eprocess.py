@@ -7,16 +7,16 @@ import math
 from collections.abc import Callable
 from datetime import timedelta
 
-import msgspec
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from tests.unit.catalog.examples import DEV, NOON
 
-from antiphon.catalog.releases.rollouts import RolloutRecord
+from antiphon.catalog.releases.rollouts import RolloutRecord, ShadowPair
 from antiphon.definitions.learning import Rollout
+from antiphon.learning.evaluation.pairs import label_pair
 from antiphon.releases import eprocess
-from antiphon.releases.evidence import PairedOutcome, quality
+from antiphon.releases.evidence import quality
 
 DEPTH = 5
 rates = some.floats(0.001, 0.5)
@@ -127,9 +127,10 @@ def test_no_pattern_of_missing_labels_says_more_than_all_labels_do(
     for number, (live, shadow, label, withheld) in enumerate(drawn):
         said = [{} if one is None else {"late": one} for one in (live, shadow)]
         came = "late" if label else "on time"
-        pair = PairedOutcome("roll", f"{number:03}", *said, came, NOON + timedelta(seconds=number))
-        whole.append(pair)
-        partly.append(msgspec.structs.replace(pair, label=None if withheld else came))
+        made = NOON + timedelta(seconds=number)
+        pair = ShadowPair("roll", DEV, f"{number:03}", "shadow", None, False, *said, 0.1, 0.1, made)
+        whole.append(label_pair(pair, came))
+        partly.append(label_pair(pair, None if withheld else came))
         scores = [1.0 if one is None else (one - label) ** 2 for one in (shadow, live)]
         harm.append(scores[0] - scores[1])
         # What the live answer was not asked for may have been perfect.

@@ -16,9 +16,10 @@ from tests.unit.catalog.examples import DEV, NOON
 from antiphon.catalog.releases.rollouts import Arm, Exposure, Judgement, RolloutRecord, ShadowPair
 from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
+from antiphon.learning.evaluation.pairs import label_pair
 from antiphon.releases import eprocess
 from antiphon.releases.declaration import declaration, requests_needed
-from antiphon.releases.evidence import CLOCKS, PairedOutcome, paired, weights
+from antiphon.releases.evidence import CLOCKS, PairedOutcome, weights
 from antiphon.releases.judge import judge
 
 PLAN = Rollout(canary=(5, 20), step_units=50)
@@ -77,10 +78,13 @@ def pairs(
         known = at % 4 == 0 if late is None else late(at)
         return None if known is None else "late" if known else "on time"
 
-    return [
-        PairedOutcome("roll", f"pred_{at:05}", said(live), said(beside), label(at), NOON + timedelta(seconds=at))
-        for at in range(number)
-    ]
+    return [label_pair(mirrored(at, said(live), said(beside)), label(at)) for at in range(number)]
+
+
+def mirrored(at: int, live: dict[str, float], beside: dict[str, float]) -> ShadowPair:
+    """One pair of forecasts."""
+    made = NOON + timedelta(seconds=at)
+    return ShadowPair("roll", DEV, f"pred_{at:05}", f"shadow_{at:05}", None, False, live, beside, 0.1, 0.1, made)
 
 
 def decide(
@@ -241,9 +245,10 @@ def test_what_the_shadow_does_not_answer_counts_as_worst() -> None:
     assert nothing.decision == "hold"
     assert "no pair with an outcome" in nothing.sentence
     given = ShadowPair("roll", DEV, "pred", "pred_2", None, True, {"late": math.nan}, {"late": 0.4}, 0.1, 0.1, NOON)
-    assert paired(given, "late") == PairedOutcome("roll", "pred", {}, {"late": 0.4}, "late", NOON)
-    failed = msgspec.structs.replace(given, error="engine_failed", live_probabilities={"late": 1.2})
-    assert paired(failed, None).shadow == {}
+    loss = 0.6**2
+    assert label_pair(given, "late") == PairedOutcome("roll", "pred", 1.0, loss, loss - 1, loss, "True", NOON)
+    failed = msgspec.structs.replace(given, error="engine_failed", live_probabilities={"late": 0.5})
+    assert (label_pair(failed, None).least, label_pair(failed, None).most) == (0.75, 0.75)
 
 
 def test_labels_that_are_late_because_of_what_they_are_do_not_decide() -> None:
@@ -253,7 +258,7 @@ def test_labels_that_are_late_because_of_what_they_are_do_not_decide() -> None:
     assert said.decision == "hold"
     assert decide(shadow(), (), pairs(400, 0.25, 0.02)).decision == "roll_back"
     # Leaving out what is missing, as if it were like the rest, would have promoted it.
-    known = [one.shadow["late"] ** 2 - one.live["late"] ** 2 for one in early if one.label == "on time"]
+    known = [one.shadow - one.live for one in early if one.shadow is not None and one.live is not None]
     assert eprocess.safe_mean(known, margin=BOTH.quality_margin)[-1] > math.log(20)
 
 

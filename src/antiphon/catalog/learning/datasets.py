@@ -20,6 +20,7 @@ from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.receipts import Role
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import OnDemandSpec
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.definitions.source import SourceSpec
 
 DatasetKind = Literal["training", "evaluation"]
@@ -35,14 +36,16 @@ class DatasetSpec(msgspec.Struct, frozen=True):
         examples: at most so many rows, by a hash of ``seed`` and the example.
         views: view name to definition version. ``offsets``: stream to the last log offset that was read.
         outcomes_until: of receipts: only outcomes joined up to this instant of wall time.
-        labels: the labels there are; a row with another one is left out.
+        property, positive, labels: of the first outcome: the labels there are; a row with another one is left out.
+        outcomes: every outcome, the first of which each row has.
+        question: whether rows keep what the user asked, as the prompt reads it.
         history: the table of outcomes that ``history`` reads.
         on_demand: views computed from the outcome table's columns as serving computes them from requests.
     """
 
     application: str
     kind: DatasetKind
-    property: str
+    property: str | None
     positive: str | None
     cutoff: datetime
     first: datetime
@@ -59,6 +62,19 @@ class DatasetSpec(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     history: SourceSpec | None = None
     on_demand: tuple[OnDemandSpec, ...] = ()
+    outcomes: tuple[OutcomeShape, ...] = ()
+    question: bool = False
+
+    @builtins.property
+    def shape(self) -> OutcomeShape:
+        """The first outcome."""
+        named = str(self.property)
+        return self.outcomes[0] if self.outcomes else OutcomeShape(named, "label", named, self.positive, self.labels)
+
+    @builtins.property
+    def further(self) -> tuple[OutcomeShape, ...]:
+        """The outcomes that a row may have beside the first."""
+        return self.outcomes[1:]
 
     def versions(self) -> dict[str, str]:
         """Every view's definition version, stored and on-demand ones."""
@@ -80,13 +96,14 @@ class Dataset(msgspec.Struct, frozen=True):
     """A built dataset.
 
     The file is Parquet with the columns ``example`` (text, unique), ``moment`` (UTC), the entity's keys (text), a
-    column ``view.feature`` for each feature (raw value) and ``view.feature.event_time``, ``label`` (text),
-    ``label_at`` (UTC, when it was known), ``drawn_from`` (``history`` or ``receipts``) and ``prediction`` (text or
-    null), ordered by ``example``.
+    column ``view.feature`` for each feature (raw value) and ``view.feature.event_time``, ``question`` (text or null)
+    where the prompt reads one, ``label`` (text: the value of the first outcome, whatever its form), a column
+    ``outcome:NAME`` (text or null) for each other one, ``label_at`` (UTC, when it was known), ``drawn_from``
+    (``history`` or ``receipts``) and ``prediction`` (text or null), ordered by ``example``.
 
     Attributes:
         path, sha256: of the file in the lake. ``logical_hash``: of its values in order.
-        labels: label to the number of its rows.
+        labels: label to the number of its rows; empty where the first outcome is a number or a text.
         dropped: why rows were left out to how many: ``unreadable``, ``outside-window``, ``immature`` (the cutoff
             came before the label had its time), ``after-cutoff`` (a label from the future), ``before-moment`` (an
             outcome before its question), ``unknown-label``, ``duplicate``, ``other-definition`` (served with

@@ -23,6 +23,7 @@ from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import SealedRows
 from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.scope import Scope
+from antiphon.definitions.outcome_shape import OutcomeShape
 
 _log = logging.getLogger("antiphon.catalog")
 
@@ -34,8 +35,8 @@ _ANSWER = "evaluation-answer/1"
 
 
 def counted(labels: Mapping[str, int]) -> str:
-    """Counts of labels in words."""
-    return ", ".join(f"{count:,} {label}" for label, count in labels.items()) or "none"
+    """Counts of labels in words; there are none of numbers and texts."""
+    return ", ".join(f"{count:,} {label}" for label, count in labels.items()) or "no labels"
 
 
 class IntervalEstimate(msgspec.Struct, frozen=True):
@@ -127,9 +128,12 @@ class Evaluation(msgspec.Struct, frozen=True):
     Attributes:
         mode: ``classes`` asked only for the outcome's property, ``whole`` for the whole output.
         positive: of a question of yes or no, the label whose probability is scored.
-        labels: how often each label came true.
+        labels: how often each label came true; empty where the first outcome is a number or a text.
         failed: rows that got no answer, by error code.
-        metrics: by name; ``advantages`` over a forecaster that knows the labels' shares alone, positive where better.
+        metrics: by name, of other outcomes than the first ``OUTCOME.METRIC``; ``advantages`` over a trivial forecaster,
+            positive where better.
+        outcomes: that the answers were compared with.
+        own_failures: metrics of the user's own to the number of rows of which they gave no value.
         valid_share, false_share, guard_share: of ``whole_rows`` whole outputs: those that meet the schema before a
             guard acted, those whose served text states a figure that is not the request's, those a guard changed.
         against: the release it is compared with on identical rows; ``difference`` metric to (this − that).
@@ -172,6 +176,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     guards: dict[str, int] = {}
     safety: tuple[SuiteSummary, ...] = ()
     fingerprints: tuple[str, ...] = ()
+    outcomes: tuple[OutcomeShape, ...] = ()
+    own_failures: dict[str, int] = {}
 
     @property
     def passed(self) -> bool:

@@ -24,7 +24,7 @@ from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
-OutcomeKind = Literal["label", "thumbs", "correction", "text"]
+OutcomeKind = Literal["label", "number", "reference", "correction", "thumbs", "text"]
 OutcomeStatus = Literal["joined", "late", "duplicate", "contradictory", "unknown"]
 
 
@@ -34,8 +34,10 @@ class OutcomeRecord(msgspec.Struct, frozen=True):
     Attributes:
         id: a hash of application, reference and prediction: the same outcome sent twice is one.
         prediction: the prediction it belongs to; ``None`` when it is ``unknown``.
-        release, role, as_of: of that prediction; ``probabilities`` those it gave to the labels that are scored.
-        value: the label, ``up`` or ``down``, the corrected text, the remark.
+        release, role, as_of: of that prediction; ``probabilities`` those it gave to the labels that are scored,
+            ``said`` the number that it said, ``scores`` the metrics of its text beside the reference.
+        outcome: name of the declared outcome; empty for feedback that is none.
+        value: the label, number or reference, ``up`` or ``down``, the corrected text, the remark.
         available_at: event time at which it was known.
         status: ``joined`` counts; ``late`` came after the window; ``duplicate`` says what is known; ``contradictory``
             says otherwise than the joined one; ``unknown`` names no prediction (yet).
@@ -57,7 +59,10 @@ class OutcomeRecord(msgspec.Struct, frozen=True):
     release: str | None = None
     role: str | None = None
     as_of: datetime | None = None
+    outcome: str = ""
     probabilities: dict[str, float] = {}
+    said: str | None = None
+    scores: dict[str, float] = {}
     entity: dict[str, str] = {}
     principal: str = ""
     reference: str = ""
@@ -66,7 +71,7 @@ class OutcomeRecord(msgspec.Struct, frozen=True):
 
 
 class Coverage(msgspec.Struct, frozen=True):
-    """Counts of the predictions of a release that users saw, and of those with a joined label."""
+    """Counts of the predictions of a release that users saw, and of those with a joined outcome."""
 
     release: str
     predictions: int
@@ -134,12 +139,12 @@ class Outcomes:
         """The joined outcomes of these predictions, of every kind."""
         return self._in_chunks(scope, _table.c.prediction, predictions, within, _table.c.status == "joined")
 
-    def labels(self, scope: Scope, predictions: Iterable[str]) -> dict[str, str]:
-        """Prediction to its joined label; without those that have none."""
+    def values(self, scope: Scope, predictions: Iterable[str], outcome: str) -> dict[str, str]:
+        """Prediction to the joined value of a declared outcome; without those that have none."""
         return {
-            outcome.prediction: outcome.value
-            for outcome in self.joined(scope, predictions)
-            if outcome.kind == "label" and outcome.prediction is not None
+            one.prediction: one.value
+            for one in self.joined(scope, predictions)
+            if one.outcome == outcome and one.prediction is not None
         }
 
     def list(
@@ -180,17 +185,19 @@ class Outcomes:
         self,
         scope: Scope,
         application: str,
+        outcome: str,
         *,
         since: datetime | None = None,
         until: datetime | None = None,
         roles: Sequence[Role] = SEEN_ROLES,
         recorded_until: datetime | None = None,
     ) -> builtins.list[OutcomeRecord]:
-        """Joined labels of predictions whose moment (event time) is in ``since <= as_of < until``, oldest first.
+        """Joined values of a declared outcome, of predictions whose moment (event time) is in
+        ``since <= as_of < until``, oldest first.
 
         ``recorded_until`` leaves out what was joined later than this instant of wall time.
         """
-        conditions = schema.given(_table, application=application, status="joined", kind="label")
+        conditions = schema.given(_table, application=application, status="joined", outcome=outcome)
         conditions.append(_table.c.role.in_(roles))
         if since is not None:
             conditions.append(_table.c.as_of >= since)
@@ -211,8 +218,9 @@ class Outcomes:
             counted.setdefault(row.kind, {})[row.status] = row.outcomes
         return counted
 
-    def coverage(self, scope: Scope, application: str) -> builtins.list[Coverage]:
-        """For every release of an application: predictions that users saw, and those with a joined label."""
+    def coverage(self, scope: Scope, application: str, outcome: str) -> builtins.list[Coverage]:
+        """For every release of an application: predictions that users saw, and those with a joined value of a declared
+        outcome."""
 
         def by_release(table: Table, **of: str) -> Select[Any]:
             seen = schema.owned(table, scope, application=application, **of) & table.c.role.in_(SEEN_ROLES)
@@ -220,7 +228,7 @@ class Outcomes:
             return select(release, func.count().label("number")).where(seen).group_by(release).order_by(release)
 
         with self._database.read() as connection:
-            known = connection.execute(by_release(_table, status="joined", kind="label"))
+            known = connection.execute(by_release(_table, status="joined", outcome=outcome))
             labelled = {row.release: row.number for row in known}
             made = connection.execute(by_release(schema.receipts))
             return [Coverage(row.release, row.number, labelled.get(row.release, 0)) for row in made]

@@ -48,7 +48,7 @@ class ArmCount(msgspec.Struct, frozen=True):
 
 
 class PairCount(msgspec.Struct, frozen=True):
-    """Mirrored requests: ``failed`` in shadow, with the ``same_text``, and with an outcome (``known``)."""
+    """Mirrored requests: ``failed`` in shadow, with the ``same_text``, and with a declared outcome (``known``)."""
 
     pairs: int = 0
     failed: int = 0
@@ -120,7 +120,7 @@ class ShadowPairs:
             outcomes.c.environment == table.c.environment,
             outcomes.c.prediction == table.c.prediction,
             outcomes.c.status == "joined",
-            outcomes.c.kind == "label",
+            outcomes.c.outcome != "",
         )
         statement = (
             select(

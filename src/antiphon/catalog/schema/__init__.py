@@ -346,7 +346,7 @@ outcomes = table(
     key("id"),
     columns(TEXT, "application"),
     optional(TEXT, "prediction", "release", "role"),
-    columns(TEXT, "kind", "status"),
+    columns(TEXT, "outcome", "kind", "status"),
     optional(Instant, "as_of"),
     columns(Instant, "available_at"),
     dated("payload"),

@@ -9,6 +9,7 @@ import msgspec
 from antiphon.catalog.learning.evaluations import Evaluation
 from antiphon.catalog.learning.models import ModelVersion
 from antiphon.core.clock import utc
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.gateway.admin.evaluations import EvaluationLine, card_shown, lines_shown
 from antiphon.gateway.admin.shapes import ApplicationQuery, RunLine, read
 from antiphon.gateway.operation import HtmlPage, OperationCall, operation
@@ -56,8 +57,7 @@ class ModelDetail(msgspec.Struct, frozen=True):
     application: str
     purpose: str
     owner: str
-    outcome: str | None
-    positive: str | None
+    outcome: OutcomeShape | None
     version: ModelVersion | None
     aliases: tuple[str, ...]
     releases: tuple[CardRelease, ...]

@@ -11,7 +11,7 @@ from antiphon.core.clock import utc
 from antiphon.gateway.admin.shapes import read_all
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
-from antiphon.learning.outcomes.monitoring import DriftReport, Performance
+from antiphon.learning.outcomes.monitoring import DriftReport, Performance, WantedOutcome
 
 
 class OutcomeQuery(msgspec.Struct, frozen=True):
@@ -23,16 +23,31 @@ class OutcomeQuery(msgspec.Struct, frozen=True):
 
 
 class PerformanceQuery(msgspec.Struct, frozen=True):
-    """Questions as of ``since <= as_of < until``, in event time."""
+    """Questions as of ``since <= as_of < until``, in event time, by a declared outcome; the first by default."""
 
+    outcome: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+
+
+class WantedQuery(msgspec.Struct, frozen=True):
+    """A declared outcome; the first by default."""
+
+    outcome: str | None = None
+    limit: Few = 50
+
+
+class WantedList(msgspec.Struct, frozen=True):
+    """Oldest first."""
+
+    predictions: tuple[WantedOutcome, ...]
 
 
 class OutcomeLine(msgspec.Struct, frozen=True):
     """One outcome in a list, without its entity keys."""
 
     id: str
+    outcome: str
     kind: str
     status: str
     value: str
@@ -70,7 +85,18 @@ def _list(call: OperationCall, query: OutcomeQuery) -> OutcomeList:
 def _performance(call: OperationCall, query: PerformanceQuery) -> Performance:
     call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
     since, until = (None if moment is None else utc(moment) for moment in (query.since, query.until))
-    return call.services.learning.monitor.performance(call.scope, call.path["application"], since=since, until=until)
+    return call.services.learning.monitor.performance(
+        call.scope, call.path["application"], query.outcome, since=since, until=until
+    )
+
+
+@operation("GET", "/admin/outcomes/{application}/wanted", "Predictions that wait for an outcome, oldest first.", "read")
+def _wanted(call: OperationCall, query: WantedQuery) -> WantedList:
+    call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
+    found = call.services.learning.monitor.wanted(
+        call.scope, call.path["application"], query.outcome, limit=query.limit
+    )
+    return WantedList(found)
 
 
 @operation("GET", "/admin/outcomes/{application}/drift", "Printed features and forecasts, then and now.", "read")

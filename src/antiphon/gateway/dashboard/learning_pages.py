@@ -75,7 +75,7 @@ def outcomes(call: PageCall) -> Response:
     found: dict[str, Any] = {"performance": None, "why": None}
     if application is not None:
         try:
-            found |= _performance(call, application)
+            found |= _performance(call, application, call.query.get("outcome") or None)
         except (InvalidInputError, NotFoundError, ForbiddenError) as error:
             # It declares none, is applied no more, or is not for this reader: nothing is shown, and what to do is.
             found["why"] = error
@@ -94,13 +94,20 @@ def run_rows(call: PageCall) -> Response:
     return call.render("run_rows.html", runs=call.services.work.runs.list(call.scope, RUNS))
 
 
-def _performance(call: PageCall, application: str) -> dict[str, Any]:
+def _performance(call: PageCall, application: str, outcome: str | None) -> dict[str, Any]:
     call.services.access.records.require_application(call.scope, call.principal, application)
-    performance = call.services.learning.monitor.performance(call.scope, application)
+    performance = call.services.learning.monitor.performance(call.scope, application, outcome)
+    whole = performance.whole
+    shown = [
+        name
+        for name in ("auc", "brier", "mae", "chrf", "rouge_l", "field_f1")
+        if whole is not None and name in whole.metrics
+    ]
     return {
         "performance": performance,
         "drift": call.services.learning.monitor.drift(call.scope, application),
         "releases": {one.id: one for one in call.services.learning.releases.list(call.scope, application)},
-        "dots": () if performance.whole is None else reliability_plot(performance.whole.reliability, "came true"),
-        "days": by_day(performance.days),
+        "dots": () if whole is None else reliability_plot(whole.reliability, "came true"),
+        "days": by_day(performance.days, shown),
+        "deciding": next((name for name in ("brier", "mae", "chrf", "field_f1") if name in shown), ""),
     }

@@ -15,6 +15,7 @@ import msgspec
 from antiphon.catalog.features.skew_reports import ViewSkew
 from antiphon.catalog.releases.rollouts import RolloutMove
 from antiphon.gateway.admin.rollouts import JudgementLine, MoveLine
+from antiphon.learning.evaluation.metrics import title
 from antiphon.learning.outcomes.performance import Group
 
 WIDTH, HEIGHT = 720.0, 170.0
@@ -130,24 +131,27 @@ def e_values(judgements: Sequence[JudgementLine], moves: Sequence[RolloutMove | 
     return harm, safe
 
 
-def by_day(days: Sequence[Group]) -> Plot | None:
-    """AUC and Brier score of each day, from 0 to 1; ``None`` for fewer than two days."""
+def by_day(days: Sequence[Group], names: Sequence[str]) -> Plot | None:
+    """Metrics of each day, from 0 to 1, or to the largest value where one is larger; ``None`` for fewer than two
+    days."""
     if len(days) < 2:
         return None
     places = evenly(len(days))
+    top = max([1.0, *(day.scores.metrics.get(name, 0.0) for day in days for name in names)])
     lines = []
-    for name, style in (("auc", "view-1"), ("brier", "view-2")):
+    for number, name in enumerate(names, 1):
+        style = f"view-{number}"
         marks = [
-            Mark(place, f"{day.value}: {name} {value:.3f}", style, linear(value))
+            Mark(place, f"{day.value}: {name} {value:.3f}", style, linear(value / top))
             for place, day in zip(places, days, strict=True)
             if (value := day.scores.metrics.get(name)) is not None
         ]
         lines.append(Line(name, style, tuple(marks)))
     return Plot(
-        label=f"AUC and Brier score by day, from {days[0].value} to {days[-1].value}",
+        label=f"{' and '.join(map(title, names))} by day, from {days[0].value} to {days[-1].value}",
         lines=tuple(lines),
         across=spaced([Mark(place, day.value[5:]) for place, day in zip(places, days, strict=True)], 8),
-        up=tuple(Mark(linear(value), f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        up=tuple(Mark(linear(value), f"{value * top:.3g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)),
     )
 
 

@@ -7,7 +7,6 @@ are recorded, so that a rebuild that differs can say which of them changed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +21,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
 from antiphon.features.lake.content import Lake
 from antiphon.learning.datasets import plan as dataset_plan
-from antiphon.learning.datasets.rows import DatasetContent, DatasetRowBuilder, DatasetSurvey
+from antiphon.learning.datasets.rows import DatasetContent, DatasetRowBuilder, DatasetSurvey, label_counts
 from antiphon.learning.datasets.table import DatasetTable, write
 
 
@@ -77,13 +76,13 @@ class DatasetBuilder:
         """Build the dataset and record it; building the same again returns the one that is there.
 
         Raises:
-            InvalidInputError: it would be empty or have one class only, or a source does not fit.
+            InvalidInputError: it would be empty or have one value only, or a source does not fit.
             SetupError: a source's file is missing.
             NotFoundError: a view's definition was never applied here.
             ConflictError: a source file changed while it was read.
         """
         made = self.rows.make(spec)
-        _require_both_classes(made)
+        _require_spread(made)
         logical = made.rows.logical_hash()
         path, sha256 = self._keep(made.rows)
         labels = made.rows.column("label").values
@@ -93,7 +92,7 @@ class DatasetBuilder:
             spec=spec,
             sources=made.sources,
             rows=len(labels),
-            labels=dict(sorted(Counter(map(str, labels)).items())),
+            labels=label_counts(spec, labels),
             dropped=made.dropped,
             columns=made.rows.names,
             path=path,
@@ -148,7 +147,7 @@ class DatasetBuilder:
         return draft.path, draft.sha256
 
 
-def _require_both_classes(made: DatasetContent) -> None:
+def _require_spread(made: DatasetContent) -> None:
     survey, spec = made.survey, made.survey.spec
     labels = set(made.rows.column("label").values)
     left_out = ", ".join(f"{count} {reason}" for reason, count in made.dropped.items()) or "none was left out"
@@ -166,9 +165,9 @@ def _require_both_classes(made: DatasetContent) -> None:
         )
     if len(labels) == 1:
         raise InvalidInputError(
-            f"All {made.rows.count} examples {window} have the label {labels.pop()!r} ({left_out}).",
+            f"All {made.rows.count} examples {window} have the outcome {str(labels.pop())[:60]!r} ({left_out}).",
             where=f"{spec.kind} set of {spec.application}",
-            next_step="Nothing can be learned from one class: take a longer history or a later cutoff.",
+            next_step="Nothing can be learned from one value: take a longer history or a later cutoff.",
         )
 
 

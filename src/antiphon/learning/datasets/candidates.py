@@ -15,6 +15,7 @@ import msgspec
 
 from antiphon.catalog.learning.datasets import DatasetSpec
 from antiphon.core.clock import microseconds
+from antiphon.core.ids import content_hash
 from antiphon.definitions.on_demand import InputType, InputValue
 
 Origin = Literal["history", "receipts"]
@@ -26,6 +27,8 @@ class Candidate(msgspec.Struct, frozen=True):
     Attributes:
         example: names it: a hash of what it is, never of where or when it was read.
         entity: values of the spec's entity keys, in their order.
+        label: the value of the first outcome; ``further`` those of the others, in the specification's order.
+        question: what the user asked, where the specification keeps it.
         inputs: of a row of history, what on-demand features are made from, in the order of :func:`inputs_of`.
     """
 
@@ -38,6 +41,13 @@ class Candidate(msgspec.Struct, frozen=True):
     prediction: str | None = None
     release: str | None = None
     inputs: tuple[InputValue, ...] = ()
+    question: str | None = None
+    further: tuple[str | None, ...] = ()
+
+
+def example_id(*identity: object) -> str:
+    """The name of an example: a hash of its entity and moment, and of what tells it from others of the same."""
+    return f"ex_{content_hash([one for one in identity if one is not None])[:26]}"
 
 
 def inputs_of(spec: DatasetSpec) -> dict[str, InputType]:
@@ -70,7 +80,7 @@ def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> tuple[list[Can
             reason = "immature"
         elif candidate.label_at > cutoff:
             reason = "after-cutoff"
-        elif candidate.label is None or (spec.labels and candidate.label not in spec.labels):
+        elif candidate.label is None or not spec.shape.admits(candidate.label):
             reason = "unknown-label"
         if reason is None:
             entered.append(candidate)
@@ -86,10 +96,10 @@ def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> tuple[list[Can
 
 
 def _without_duplicates(candidates: Sequence[Candidate]) -> list[Candidate]:
-    served = {(one.entity, one.moment) for one in candidates if one.origin == "receipts"}
+    served = {(one.entity, one.moment, one.question) for one in candidates if one.origin == "receipts"}
     single: dict[str, Candidate] = {}
     for one in candidates:
-        if one.origin == "history" and (one.entity, one.moment) in served:
+        if one.origin == "history" and (one.entity, one.moment, one.question) in served:
             continue
         known = single.get(one.example)
         if known is None or (one.label_at, one.prediction or "") < (known.label_at, known.prediction or ""):

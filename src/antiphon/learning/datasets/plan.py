@@ -13,10 +13,11 @@ from antiphon.core.clock import parse_duration, utc
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
-from antiphon.learning.outcomes.submission import labels_of
+from antiphon.definitions.template import template_reads
+from antiphon.learning.outcomes.submission import outcome_named
 
 ORIGINS = ("history", "receipts")
-OWN_COLUMNS = ("example", "moment", "label", "label_at", "drawn_from", "prediction")
+OWN_COLUMNS = ("example", "moment", "question", "label", "label_at", "drawn_from", "prediction")
 _EVALUATED = 300
 
 
@@ -34,9 +35,9 @@ def plan(
 ) -> DatasetSpec:
     """The specification as :meth:`DatasetBuilder.plan` describes it, still without log offsets; raises
     ``InvalidInputError`` when the application declares no outcome, or the window is none."""
-    labels = labels_of(application)
+    shape, _ = outcome_named(application, None)
     outcome, tune = application.outcome, application.fine_tune
-    assert outcome is not None  # labels_of
+    assert outcome is not None  # outcome_named
     declared = window or (tune.window if tune is not None else TrainingWindow())
     ends = utc(cutoff) if cutoff is not None else _cutoff(declared, now)
     # Where nothing is trained every moment is held out.
@@ -75,8 +76,8 @@ def plan(
     return DatasetSpec(
         application=application.name,
         kind=kind,
-        property=outcome.property,
-        positive=outcome.positive,
+        property=shape.property,
+        positive=shape.positive,
         cutoff=ends,
         first=earliest,
         last=latest,
@@ -86,10 +87,19 @@ def plan(
         seed=seed if seed is not None else (tune.seed if tune is not None else 0),
         views=dict(sorted(application.features.items())),
         entity_keys=application.entity_keys,
-        labels=labels,
+        labels=shape.labels,
         history=outcome.history if "history" in chosen else None,
         on_demand=application.on_demand,
+        outcomes=application.shapes,
+        question=_reads_question(application),
     )
+
+
+def _reads_question(application: ApplicationSpec) -> bool:
+    prompts = [application.prompt]
+    if application.fine_tune is not None and application.fine_tune.prompt is not None:
+        prompts.append(application.fine_tune.prompt)
+    return any("question" in template_reads(prompt.template).names for prompt in prompts)
 
 
 def _cutoff(window: TrainingWindow, now: datetime) -> datetime:

@@ -18,19 +18,27 @@ from antiphon.core.errors import CorruptionError, FeatureUnavailableError, Inval
 from antiphon.core.ids import canonical, content_hash
 from antiphon.features.lake.content import Lake
 from antiphon.features.values import FeatureValue, FeatureVector
+from antiphon.learning.datasets.table import FURTHER
 
 if TYPE_CHECKING:
     import pyarrow
 
 
 class DatasetRow(msgspec.Struct, frozen=True):
-    """One example: entity, moment, features and the label that came true."""
+    """One example: entity, moment, features and what came true.
+
+    Attributes:
+        label: the value of the first outcome, whatever its form; ``further`` those of others by name, where known.
+        question: what the user asked.
+    """
 
     example: str
     entity: dict[str, str]
     moment: datetime
     label: str
     features: FeatureVector
+    question: str | None = None
+    further: dict[str, str] = {}
 
 
 class DatasetFeatureReader:
@@ -144,6 +152,10 @@ def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> Da
         moment=moment,
         label=str(row["label"]),
         features=FeatureVector(None, values),
+        question=row.get("question"),
+        further={
+            shape.name: str(value) for shape in spec.further if (value := row.get(f"{FURTHER}{shape.name}")) is not None
+        },
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,20 +19,30 @@ from antiphon.catalog.features.definitions import DefinitionVersions
 from antiphon.catalog.learning.datasets import DatasetSource, DatasetSpec
 from antiphon.catalog.learning.outcomes import OutcomeRecord, Outcomes
 from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipts import Receipt, Receipts
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import version_of
-from antiphon.learning.datasets.candidates import Candidate, choose, inputs_of
+from antiphon.learning.datasets.candidates import Candidate, choose, example_id, inputs_of
 from antiphon.learning.datasets.history import read_history
-from antiphon.learning.datasets.table import ColumnType, DatasetTable, TableColumn, Value, arrow_types, feature_column
+from antiphon.learning.datasets.table import (
+    FURTHER,
+    ColumnType,
+    DatasetTable,
+    TableColumn,
+    Value,
+    arrow_types,
+    feature_column,
+)
 
 RowPolicyDecision = Callable[
     [Scope, str, Sequence[str], Sequence[tuple[Sequence[str], int]]], tuple[str, Sequence[str | None]]
@@ -40,6 +51,11 @@ RowPolicyDecision = Callable[
 
 Returns the digest of the policies, and for each row the reason to leave it out, or ``None``.
 """
+
+
+def label_counts(spec: DatasetSpec, values: Sequence[object]) -> dict[str, int]:
+    """Label to the number of its rows; nothing where the first outcome is a number or a text."""
+    return dict(sorted(Counter(map(str, values)).items())) if spec.shape.form == "label" else {}
 
 
 class DatasetSurvey(msgspec.Struct, frozen=True):
@@ -75,6 +91,7 @@ class DatasetRowBuilder:
     """Builds the rows of one scope's datasets.
 
     Attributes:
+        texts: where receipts keep what was asked.
         log: the event log; ``None`` when no view reads a stream.
         limits: what the point-in-time join may use.
         withheld: policy about what may be learned from; ``None`` leaves nothing out.
@@ -84,6 +101,7 @@ class DatasetRowBuilder:
     _: KW_ONLY
     outcomes: Outcomes
     receipts: Receipts
+    texts: Blobs
     releases: Releases
     definitions: DefinitionVersions
     log: LogReader | None = None
@@ -106,7 +124,7 @@ class DatasetRowBuilder:
             candidates, more["unreadable"] = read_history(spec, scope=self.scope, log=log, limits=self.limits)
         if "receipts" in spec.origins:
             outcomes = self.outcomes.scored(
-                self.scope, spec.application, roles=spec.roles, recorded_until=spec.outcomes_until
+                self.scope, spec.application, spec.shape.name, roles=spec.roles, recorded_until=spec.outcomes_until
             )
             served, more["other-definition"], more["receipt-gone"] = self._served(spec, outcomes)
             candidates += served
@@ -115,12 +133,12 @@ class DatasetRowBuilder:
         candidates = self._permitted(spec, candidates, sources, more)
         chosen, dropped = choose(candidates, spec)
         dropped |= {reason: count for reason, count in more.items() if count}
-        labels = Counter(str(candidate.label) for candidate in chosen)
+        labels = label_counts(spec, [candidate.label for candidate in chosen])
         moments = [candidate.moment for candidate in candidates]
         survey = DatasetSurvey(
             spec=spec,
             rows=len(chosen),
-            labels=dict(sorted(labels.items())),
+            labels=labels,
             dropped=dict(sorted(dropped.items())),
             earliest=from_microseconds(min(moments)) if moments else None,
             latest=from_microseconds(max(moments)) if moments else None,
@@ -147,6 +165,7 @@ class DatasetRowBuilder:
         """Candidates of predictions; how many were served with other features, or without keys that are still kept."""
         fitting: dict[str, bool] = {}
         found: list[Candidate] = []
+        further = [self._further(spec, shape) for shape in spec.further]
         other = gone = 0
         for outcome in outcomes:
             assert outcome.as_of is not None and outcome.release is not None  # noqa: PT018
@@ -159,9 +178,10 @@ class DatasetRowBuilder:
             else:
                 entity = tuple(outcome.entity[key] for key in spec.entity_keys)
                 moment = microseconds(outcome.as_of)
+                question = self._question(spec, outcome.prediction or "")
                 found.append(
                     Candidate(
-                        example=f"ex_{content_hash([entity, moment])[:26]}",
+                        example=example_id(entity, moment, question),
                         moment=moment,
                         entity=entity,
                         label=outcome.value,
@@ -169,9 +189,32 @@ class DatasetRowBuilder:
                         origin="receipts",
                         prediction=outcome.prediction,
                         release=outcome.release,
+                        question=question,
+                        further=tuple(known.get(outcome.prediction or "") for known in further),
                     )
                 )
         return found, other, gone
+
+    def _further(self, spec: DatasetSpec, shape: OutcomeShape) -> dict[str, str]:
+        """Prediction to the joined value of an outcome beside the first that was known by the cutoff."""
+        joined = self.outcomes.scored(
+            self.scope, spec.application, shape.name, roles=spec.roles, recorded_until=spec.outcomes_until
+        )
+        return {
+            one.prediction or "": one.value
+            for one in joined
+            if one.available_at <= spec.cutoff and shape.admits(one.value)
+        }
+
+    def _question(self, spec: DatasetSpec, prediction: str) -> str | None:
+        """What the user asked, where the specification keeps it and it was not erased."""
+        if not spec.question:
+            return None
+        with suppress(NotFoundError):
+            receipt = self.receipts.get(self.scope, prediction)
+            if receipt.question_blob is not None:
+                return self.texts.get(self.scope, receipt.question_blob).decode()
+        return None
 
     def _fits(self, spec: DatasetSpec, release: str) -> bool:
         try:
@@ -307,6 +350,11 @@ def _rows(
         read = [values.get(one.example, {}).get(name, (None, None)) for one in candidates]
         columns.append(feature_column(name, [value for value, _ in read]))
         columns.append(TableColumn(f"{name}.event_time", "instant", tuple(time for _, time in read)))
+    if spec.question:
+        columns.append(column("question", "text"))
+    for place, shape in enumerate(spec.further):
+        values_of = tuple(one.further[place] if one.further else None for one in candidates)
+        columns.append(TableColumn(f"{FURTHER}{shape.name}", "text", values_of))
     origins = TableColumn("drawn_from", "text", tuple(one.origin for one in candidates))
     columns += [column("label", "text"), column("label_at", "instant"), origins, column("prediction", "text")]
     return DatasetTable(tuple(columns))

@@ -14,6 +14,9 @@ import msgspec
 
 from antiphon.core.ids import canonical
 
+FURTHER = "outcome:"
+"""Begins the names of columns with the values of outcomes beside the first."""
+
 ColumnType = Literal["text", "instant", "integer", "number", "boolean"]
 Value = float | int | bool | str | None
 

@@ -21,6 +21,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.features.lake.content import Lake
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
@@ -31,6 +32,7 @@ from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResults
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
+from antiphon.serving.answering.guards.functions import GuardFunctions
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class ReleaseEvaluator:
         concurrency: rows under way at once, at batch priority.
         patience: seconds a row waits for an engine that is away.
         suites: the safety suites.
+        functions: those of the user's own metrics.
         current: tells whether an earlier evaluation of a release is of the model that is served now.
     """
 
@@ -55,6 +58,7 @@ class ReleaseEvaluator:
     concurrency: int = 8
     patience: float = 60.0
     suites: SafetySuites = field(default_factory=SafetySuites)
+    functions: GuardFunctions = field(default_factory=GuardFunctions)
     current: Callable[[Release, Evaluation], bool] = lambda release, evaluation: True
 
     async def evaluate(
@@ -76,7 +80,7 @@ class ReleaseEvaluator:
 
         Args:
             mode: ``classes`` asks only for the outcome's property, which costs a step or two a row; ``whole`` for the
-                whole output.
+                whole output, as is always done where an outcome is a number or a text.
             limit: rows at most. The rows of a smaller limit are among those of a larger one.
             whole: with ``classes``, so many rows are asked for the whole output all the same, so that gates on texts
                 have something to measure.
@@ -125,7 +129,13 @@ class ReleaseEvaluator:
         if against is not None:
             baseline = await self._baseline(scope, against, dataset, rows, limit, principal, progress)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
-        requests = EvaluationRequests(self.answering, self.texts, release, dataset, rows, who, self.patience)
+        requests = EvaluationRequests(
+            self.answering, self.texts, release, dataset, rows, who, self.patience, self.functions
+        )
+        # The end of a number or a text depends on what comes after it; a label's probabilities do not.
+        application = release.bundle.application
+        if application.own_metrics or any(shape.form != "label" for shape in application.shapes):
+            mode = "whole"
         whole_examples = whole_rows(rows, len(rows) if mode == "whole" else whole)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
         questions = {
@@ -136,7 +146,7 @@ class ReleaseEvaluator:
         if with_safety:
             sender = ProbeRequests(self.answering, requests.reader, self.texts, release, who, self.patience)
             few = sorted(rows, key=lambda row: content_hash(["attack", row.example]))[:RIDDEN]
-            honest = [HonestRequest(row.example, row.entity, row.moment, row.features) for row in few]
+            honest = [HonestRequest(row.example, row.entity, row.moment, row.features, row.question) for row in few]
             tried = await self.suites.run(
                 release, sender, honest, kept, concurrency=self.concurrency, most=probes, progress=progress
             )
@@ -222,6 +232,7 @@ def check_fits(release: Release, dataset: Dataset) -> None:
             ("application", application.name, spec.application),
             ("outcome", outcome.property, spec.property),
             ("positive label", outcome.positive, spec.positive),
+            ("outcomes", _said(application.shapes), _said(spec.outcomes or application.shapes)),
             ("entity keys", sorted(application.entity_keys), sorted(spec.entity_keys)),
         )
         if ours != theirs
@@ -237,6 +248,10 @@ def check_fits(release: Release, dataset: Dataset) -> None:
             where=dataset.id,
             next_step=f"Build one for this release: `antiphon datasets build {application.name} --kind evaluation`.",
         )
+
+
+def _said(shapes: Sequence[OutcomeShape]) -> str:
+    return ", ".join(f"{shape.name} ({shape.form})" for shape in shapes)
 
 
 def whole_rows(rows: Sequence[DatasetRow], count: int) -> frozenset[str]:

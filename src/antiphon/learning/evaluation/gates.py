@@ -6,7 +6,7 @@ the evaluation it passed by, and only while everything it needs is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import ge, gt, le
@@ -25,7 +25,8 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO, ApplicationSpec
 from antiphon.definitions.learning import Gates, MetricGate, metric_gates
-from antiphon.learning.evaluation.metrics import METRICS
+from antiphon.definitions.own_metrics import OwnMetric
+from antiphon.learning.evaluation.metrics import TRIVIAL, metric_of, metric_title
 from antiphon.learning.registry.files import ModelFiles, sha256_or_none
 
 ENOUGH = 50
@@ -69,7 +70,7 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
             ge, "answered", evaluation.rows / requests if requests else None, gates.valid_share,
             "{0:.2%} of the rows that had features were answered, at least {1:.2%} must be",
         ),
-        *_metric_gates(evaluation, metric_gates(gates, application.outcome)),
+        *_metric_gates(evaluation, application),
         _gate(
             ge, "valid_share", evaluation.valid_share, gates.valid_share,
             "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
@@ -129,15 +130,26 @@ def _level(name: str, measured: float, bound: str, said: str) -> EvaluationGate:
 
 def compares_with_live(application: ApplicationSpec) -> bool:
     """True where a release is held against the live one on identical rows."""
-    bounds = metric_gates(application.gates, application.outcome)
+    bounds = metric_gates(application.gates, application.shapes)
     return any(bound.behind_live is not None for bound in bounds.values())
 
 
-def _metric_gates(evaluation: Evaluation, bounds: Mapping[str, MetricGate]) -> Iterator[EvaluationGate]:
+def _metric_gates(evaluation: Evaluation, application: ApplicationSpec) -> Iterator[EvaluationGate]:
+    own = {one.name: one for one in application.own_metrics or ()}
     single = f"the evaluation's rows are all {next(iter(evaluation.labels), 'of one label')!r}, so it is not measured"
-    for name, bound in bounds.items():
-        title, found = METRICS[name].title, evaluation.advantages.get(name)
-        than = "than a forecaster that knows the labels' shares alone"
+    for name, bound in metric_gates(application.gates, application.shapes).items():
+        further = name.rpartition(".")[0]
+        if further and name not in application.gates.metrics and name not in evaluation.metrics:
+            # Nobody asked for more than is usual, and a rarer outcome must not hold every release.
+            yield _nothing(name, f"no row of the evaluation has an outcome {further!r}", 0.0)
+            continue
+        if name in own:
+            yield from _own_gates(own[name], bound, evaluation)
+            continue
+        metric, found = metric_of(name), evaluation.advantages.get(name)
+        title, than = metric_title(name), f"than {TRIVIAL[metric.form]}"
+        if bound.value is not None:
+            yield _value_gate(name, metric.higher, evaluation, bound.value, single)
         if bound.advantage is not None:
             value = None if found is None else found.value
             words = f"in {title} it is {{0:+.4f}} better {than}, at least {{1:+.4f}} is needed"
@@ -147,25 +159,49 @@ def _metric_gates(evaluation: Evaluation, bounds: Mapping[str, MetricGate]) -> I
             words = f"in {title} it is {{0:+.4f}} better {than} at the lower bound, more than {{1:+.4f}} is needed"
             yield _gate(gt, f"{name}_sure_advantage", value, bound.sure_advantage, words, single)
         if bound.behind_live is not None:
-            yield _behind_live(name, evaluation, bound.behind_live)
+            yield _behind_live(name, metric.higher, evaluation, bound.behind_live)
         if bound.disparity is not None:
             yield _disparity(name, evaluation, bound.disparity)
 
 
-def _behind_live(name: str, evaluation: Evaluation, bound: float) -> EvaluationGate:
+def _own_gates(own: OwnMetric, bound: MetricGate, evaluation: Evaluation) -> Iterator[EvaluationGate]:
+    """Gates of a metric of the user's own, none of which passes while it has no value of some row."""
+    failures, name = evaluation.own_failures.get(own.name, 0), own.name
+    if failures and any(value is not None for value in msgspec.structs.astuple(bound)):
+        yield _gate(
+            le, f"{name}_failures", float(failures), 0.0, f"{name} gave no value of {{0:.0f}} rows, {{1:.0f}} may"
+        )
+    if bound.value is not None:
+        yield _value_gate(name, own.higher, evaluation, bound.value, f"{name} has no value of any row")
+    if bound.behind_live is not None:
+        yield _behind_live(name, own.higher, evaluation, bound.behind_live)
+    for field in ("advantage", "sure_advantage", "disparity"):
+        if getattr(bound, field) is not None:
+            yield _gate(ge, f"{name}_{field}", None, getattr(bound, field), "", "a metric of the user's own has none")
+
+
+def _value_gate(name: str, higher: bool, evaluation: Evaluation, bound: float, missing: str) -> EvaluationGate:
+    found = evaluation.metrics.get(name)
+    least = "at least" if higher else "at most"
+    words = f"{metric_title(name)} is {{0:.4f}}, {least} {{1:.4f}} is needed"
+    return _gate(ge if higher else le, f"{name}_value", None if found is None else found.value, bound, words, missing)
+
+
+def _behind_live(name: str, higher: bool, evaluation: Evaluation, bound: float) -> EvaluationGate:
     if evaluation.against is None:
         return _nothing(f"{name}_behind_live", "it was compared with no live release", bound)
-    metric, gap = METRICS[name], evaluation.difference.get(name)
-    behind = None if gap is None else -gap.low if metric.higher else gap.high
+    gap = evaluation.difference.get(name)
+    behind = None if gap is None else -gap.low if higher else gap.high
     return _gate(
         le, f"{name}_behind_live", behind, bound,
-        f"in {metric.title} it is {{0:+.4f}} behind the live release at the upper bound, at most {{1:+.4f}} is allowed",
+        f"in {metric_title(name)} it is {{0:+.4f}} behind the live release at the upper bound, at most {{1:+.4f}} is "
+        "allowed",
         f"there are no rows that both it and {evaluation.against} answered, so they cannot be compared",
     )  # fmt: skip
 
 
 def _disparity(name: str, evaluation: Evaluation, bound: float) -> EvaluationGate:
-    metric, whole = METRICS[name], evaluation.metrics.get(name)
+    metric, whole = metric_of(name), evaluation.metrics.get(name)
     judged = [
         (f"{one.key} is {one.value}", metric.better(whole.value, one.metrics[name]))
         for one in evaluation.slices
@@ -175,7 +211,8 @@ def _disparity(name: str, evaluation: Evaluation, bound: float) -> EvaluationGat
     if worst is None:
         return _nothing(f"{name}_{DISPARITY}", f"no slice has {ENOUGH} rows", bound)
     words = (
-        f"in {metric.title} it is {{0:+.4f}} worse where {worst[0]} than on the whole, at most {{1:+.4f}} is allowed"
+        f"in {metric_title(name)} it is {{0:+.4f}} worse where {worst[0]} than on the whole, at most {{1:+.4f}} is "
+        "allowed"
     )
     return _gate(le, f"{name}_{DISPARITY}", worst[1], bound, words)
 

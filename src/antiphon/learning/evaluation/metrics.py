@@ -1,4 +1,4 @@
-"""Metrics of forecasts of labels with their intervals: pure functions of probabilities and of what came true.
+"""Metrics with their intervals, and those of forecasts of labels: pure functions of answers and of what came true.
 
 Every array is one value a row, in the same order. Intervals are percentile bootstrap intervals (Efron and
 Tibshirani, *An Introduction to the Bootstrap*, 1993, section 13.3): rows are drawn again with replacement by a seeded
@@ -18,8 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from antiphon.catalog.learning.evaluations import Bin, IntervalEstimate
 from antiphon.core.errors import InvalidInputError
-
-Floats = NDArray[np.float64]
+from antiphon.definitions.outcome_shape import OutcomeForm, OutcomeShape
+from antiphon.learning.evaluation.fields import FIELDS
+from antiphon.learning.evaluation.metric import Floats, Metric, ScoredRows
+from antiphon.learning.evaluation.numbers import NUMBER_METRICS, NumberAnswers
+from antiphon.learning.evaluation.texts import TEXT, RowScoring, TextAnswers
 
 RESAMPLES = 2_000
 """Draws of a bootstrap: the 2.5th percentile is then the 50th smallest, known to a few per cent of its own distance."""
@@ -118,6 +121,19 @@ class LabelForecasts:
         """The forecasts of one that knows the labels' shares on the same rows, and nothing else."""
         return replace(self, probabilities=np.broadcast_to(self.shares, self.probabilities.shape))
 
+    @property
+    def metrics(self) -> Mapping[str, Metric[Any]]:
+        """The metrics of these rows, by name."""
+        return LABEL_METRICS
+
+    def losses(self) -> Floats:
+        """The Brier score of each row."""
+        return brier_of_rows(self)
+
+    def same_truth(self, others: LabelForecasts) -> bool:
+        """Whether the same labels came true in other rows."""
+        return self.labels == others.labels and np.array_equal(self.truth, others.truth)
+
 
 def auc(forecasts: LabelForecasts) -> float:
     """Area under the ROC curve: the chance that a row of the label has the higher forecast of it, ties counting half.
@@ -202,96 +218,125 @@ def reliability(forecasts: LabelForecasts, bins: int = 10) -> tuple[Bin, ...]:
     )
 
 
-@dataclass(frozen=True)
-class LabelMetric:
-    """A metric of forecasts of labels.
-
-    Attributes:
-        title: as people read it. of: the function.
-        higher: whether more is better.
-    """
-
-    title: str
-    of: Callable[[LabelForecasts], float]
-    higher: bool
-
-    def better(self, one: float, other: float) -> float:
-        """The amount by which one value is better than another."""
-        return one - other if self.higher else other - one
-
-
-METRICS: dict[str, LabelMetric] = {
-    "auc": LabelMetric("AUC", auc, True),
-    "brier": LabelMetric("Brier score", brier, False),
-    "log_loss": LabelMetric("log-loss", log_loss, False),
-    "accuracy": LabelMetric("accuracy", accuracy, True),
-    "macro_f1": LabelMetric("macro-F1", macro_f1, True),
+LABEL_METRICS: dict[str, Metric[LabelForecasts]] = {
+    "auc": Metric("auc", auc, True, "label"),
+    "brier": Metric("brier", brier, False, "label"),
+    "log_loss": Metric("log_loss", log_loss, False, "label"),
+    "accuracy": Metric("accuracy", accuracy, True, "label"),
+    "macro_f1": Metric("macro_f1", macro_f1, True, "label"),
 }
+
+METRICS: dict[str, Metric[Any]] = {**LABEL_METRICS, **NUMBER_METRICS, **TEXT.metrics, **FIELDS.metrics}
 """The metrics of an evaluation, by name."""
+
+TRIVIAL: dict[OutcomeForm, str] = {
+    "label": "a forecaster that knows the labels' shares alone",
+    "number": "one that always says the median",
+    "reference": "any constant text, or the answers to other rows",
+    "correction": "any constant output, or the answers to other rows",
+}
+"""The trivial forecaster of each form of outcome, in words."""
+
+
+def metric_of(name: str) -> Metric[Any]:
+    """The metric of an evaluation's name, which is ``OUTCOME.METRIC`` of all outcomes but the first."""
+    return METRICS[name.rpartition(".")[2]]
+
+
+def metric_title(name: str) -> str:
+    """A metric's title, after its outcome's name where that is not the first; of the user's own its name."""
+    outcome, _, metric = name.rpartition(".")
+    found = METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
+    return f"{outcome}: {found}" if outcome else found
 
 
 def title(name: str) -> str:
     """A metric's title, with a capital letter."""
-    found = METRICS[name].title
-    return found[0].upper() + found[1:]
+    found = metric_title(name)
+    return f"{found[0].upper()}{found[1:]}"
 
 
-def measure(forecasts: LabelForecasts) -> dict[str, float]:
+def read_rows(shape: OutcomeShape, rows: Sequence[tuple[Mapping[str, float], str | None, str]]) -> ScoredRows:
+    """Rows of (probabilities of labels, what was said, what came true), by the form of their outcome.
+
+    Raises:
+        InvalidInputError: there is none, or one cannot be scored.
+    """
+    if shape.form == "label":
+        return LabelForecasts.read([(forecast, truth) for forecast, _, truth in rows], shape.labels, shape.positive)
+    texts = [(said or "", truth) for _, said, truth in rows]
+    if shape.form == "number":
+        return NumberAnswers.read(texts, shape.span)
+    return TextAnswers.read(texts, scoring_of(shape))
+
+
+def scoring_of(shape: OutcomeShape) -> RowScoring:
+    """The way to compare an answer with a reference text or a corrected output."""
+    return FIELDS if shape.form == "correction" else TEXT
+
+
+def measure(rows: ScoredRows) -> dict[str, float]:
     """Every metric that the rows allow: without the AUC where one label alone came true."""
-    found = {name: metric.of(forecasts) for name, metric in METRICS.items()}
+    found = {name: metric.of(rows) for name, metric in rows.metrics.items()}
     return {name: value for name, value in found.items() if not np.isnan(value)}
 
 
-def intervals(
-    forecasts: LabelForecasts, *, seed: int = SEED, resamples: int = RESAMPLES
-) -> dict[str, IntervalEstimate]:
+def intervals(rows: ScoredRows, *, seed: int = SEED, resamples: int = RESAMPLES) -> dict[str, IntervalEstimate]:
     """Every metric with its 95 % interval."""
-    return _each(forecasts.rows, lambda metric, rows: metric.of(forecasts.at(rows)), seed, resamples)
+    return _each(rows, lambda metric, places: metric.of(rows.at(places)), seed, resamples)
 
 
-def advantages(forecasts: LabelForecasts) -> dict[str, IntervalEstimate]:
+def advantages(rows: ScoredRows) -> dict[str, IntervalEstimate]:
     """The amount by which each metric is better than the trivial forecaster's, with its 95 % interval."""
 
-    def advantage(metric: LabelMetric, rows: Any) -> float:
-        drawn = forecasts.at(rows)
+    def advantage(metric: Metric[Any], places: Any) -> float:
+        drawn = rows.at(places)
         return metric.better(metric.of(drawn), metric.of(drawn.trivial()))
 
-    return _each(forecasts.rows, advantage, SEED, RESAMPLES)
+    return _each(rows, advantage, SEED, RESAMPLES)
 
 
 def differences(
-    forecasts: LabelForecasts, others: LabelForecasts, *, seed: int = SEED, resamples: int = RESAMPLES
+    rows: ScoredRows, others: ScoredRows, *, seed: int = SEED, resamples: int = RESAMPLES
 ) -> dict[str, IntervalEstimate]:
     """Each metric minus another forecaster's on identical rows, with the 95 % interval of the paired bootstrap.
 
     Raises:
         InvalidInputError: the rows are not the same.
     """
-    if forecasts.labels != others.labels or not np.array_equal(forecasts.truth, others.truth):
+    if type(rows) is not type(others) or not rows.same_truth(others):
         raise InvalidInputError("Forecasts of different rows cannot be compared by pairs.", where="rows")
 
-    def difference(metric: LabelMetric, rows: Any) -> float:
-        return metric.of(forecasts.at(rows)) - metric.of(others.at(rows))
+    def difference(metric: Metric[Any], places: Any) -> float:
+        return metric.of(rows.at(places)) - metric.of(others.at(places))
 
-    return _each(forecasts.rows, difference, seed, resamples)
+    return _each(rows, difference, seed, resamples)
 
 
 def _each(
-    rows: int, statistic: Callable[[LabelMetric, Any], float], seed: int, resamples: int
+    rows: ScoredRows, statistic: Callable[[Metric[Any], Any], float], seed: int, resamples: int
 ) -> dict[str, IntervalEstimate]:
     """A statistic of each metric, of all rows and with its interval over rows that are drawn again."""
     found = {}
-    for name, metric in METRICS.items():
+    for name, metric in rows.metrics.items():
         value = statistic(metric, slice(None))
         if np.isnan(value):
             continue
         generator = np.random.default_rng(seed)
-        drawn = [statistic(metric, generator.integers(0, rows, rows)) for _ in range(resamples)]
+        drawn = [statistic(metric, generator.integers(0, rows.rows, rows.rows)) for _ in range(resamples)]
         # A draw without one of the classes has no area under the curve; it says nothing, so it is left out.
         known = [one for one in drawn if not np.isnan(one)]
         low, high = np.percentile(known, [2.5, 97.5]) if known else (value, value)
         found[name] = IntervalEstimate(value, float(low), float(high))
     return found
+
+
+def mean(values: Sequence[float]) -> IntervalEstimate:
+    """The mean of values with its 95 % interval."""
+    found, generator = np.asarray(values, np.float64), np.random.default_rng(SEED)
+    drawn = [found[generator.integers(0, len(found), len(found))].mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return IntervalEstimate(float(found.mean()), float(low), float(high))
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> IntervalEstimate | None:

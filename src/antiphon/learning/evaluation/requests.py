@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import AntiphonError, InvalidOutputError
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
 from antiphon.learning.evaluation.asking import (
@@ -17,9 +20,11 @@ from antiphon.learning.evaluation.asking import (
     ask_patiently,
     first_attempt,
 )
-from antiphon.learning.evaluation.scores import RowResult, answered
-from antiphon.serving.answering.probabilities import outcome_probabilities
-from antiphon.serving.request import AnswerRequest
+from antiphon.learning.evaluation.own import OwnMetricScores
+from antiphon.learning.evaluation.scores import OutcomeResult, RowResult, answered
+from antiphon.serving.answering.guards.functions import GuardFunctions
+from antiphon.serving.answering.probabilities import outcome_probabilities, said_of
+from antiphon.serving.request import Answer, AnswerRequest
 
 
 class EvaluationRequests:
@@ -27,30 +32,32 @@ class EvaluationRequests:
 
     def __init__(
         self, answering: AnswerFactory, texts: Blobs, release: Release, dataset: Dataset, rows: Sequence[DatasetRow],
-        principal: Principal, patience: float,
+        principal: Principal, patience: float, functions: GuardFunctions,
     ) -> None:  # fmt: skip
         self._release = release
         self.application = release.bundle.application
         self._principal = principal
         self._patience = patience
         self._texts = texts
+        self._own = OwnMetricScores(functions, self.application.own_metrics or ())
         self.reader = DatasetFeatureReader(dataset, rows)
         self._answer = answering(self.reader, EvaluatedReleases(release), False)
 
     async def row(self, row: DatasetRow, *, whole: bool) -> RowResult:
         """Asks about one row. An error that is not transient is the row's result, by its code."""
-        outcome = self.application.outcome
-        assert outcome is not None  # check_fits
+        shape = self.application.shape
+        assert shape is not None  # check_fits
         request = AnswerRequest(
             scope=self._release.scope,
             principal=self._principal,
             application=self.application.name,
             entity=row.entity,
+            question=row.question,
             as_of=row.moment,
             path="batch",
             release=self._release.id,
             role="evaluation",
-            only=() if whole else (outcome.property,),
+            only=() if whole or shape.property is None else (shape.property,),
         )
         try:
             answer = await ask_patiently(request, self._answer, self._patience)
@@ -62,5 +69,30 @@ class EvaluationRequests:
         except AntiphonError as error:
             return RowResult(row.example, row.label, error=error.code, whole=whole, reason=error.what)
         first = await first_attempt(answer, self._texts) if whole else ""
-        said = outcome_probabilities(self.application, answer.receipt.classes, answer.text)
-        return answered(row, answer.receipt, said, answer.text, first, self.application, whole=whole)
+        result = answered(
+            row, answer.receipt, self._results(row, answer, whole=whole), answer.text, first, self.application,
+            whole=whole,
+        )  # fmt: skip
+        if not whole or not self.application.own_metrics:
+            return result
+        prints = {feature.name: feature.printed for feature in answer.receipt.features}
+        asked = {"entity": row.entity, "question": row.question or "", "features": prints}
+        first_name = self.application.shapes[0].name
+        output = msgspec.json.decode(answer.text) if self.application.schema is not None else answer.text
+        own, failed = await self._own.score(asked, output, {first_name: row.label, **row.further})
+        return msgspec.structs.replace(result, own=own, own_failed=failed)
+
+    def _results(self, row: DatasetRow, answer: Answer, *, whole: bool) -> dict[str, OutcomeResult]:
+        """What the answer says of each outcome that is known; of the first alone where it was asked no further."""
+        first, *others = self.application.shapes
+        found = {first.name: _result(first, row.label, answer)}
+        for shape in others if whole else ():
+            if shape.name in row.further:
+                found[shape.name] = _result(shape, row.further[shape.name], answer)
+        return found
+
+
+def _result(shape: OutcomeShape, truth: str, answer: Answer) -> OutcomeResult:
+    if shape.form == "label":
+        return OutcomeResult(truth, outcome_probabilities(shape, answer.receipt.classes, answer.text))
+    return OutcomeResult(truth, said=said_of(shape, answer.text))

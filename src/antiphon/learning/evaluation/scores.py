@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -16,20 +16,43 @@ from antiphon.catalog.serving.receipts import Receipt
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.outcome_shape import OutcomeShape, metric_key
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation import metrics
+from antiphon.learning.evaluation.metric import ScoredRows
 from antiphon.learning.evaluation.metrics import LabelForecasts
 from antiphon.learning.evaluation.statements import false_statements, texts_of
 
+T = TypeVar("T")
+
 Mode = Literal["classes", "whole"]
+
+
+class OutcomeResult(msgspec.Struct, frozen=True):
+    """What came true of one outcome, and what an answer says of it.
+
+    Attributes:
+        probabilities: of its labels; empty when there was no answer, or it has none.
+        said: the number or text that was answered, where the outcome is no label.
+    """
+
+    truth: str
+    probabilities: dict[str, float] = {}
+    said: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        """True where the answer says something of the outcome."""
+        return bool(self.probabilities) or self.said is not None
 
 
 class RowResult(msgspec.Struct, frozen=True):
     """The result of one row.
 
     Attributes:
-        truth: the label that came true.
-        probabilities: of the labels; empty when there was no answer.
+        truth, probabilities, said: of the first outcome, as an :class:`OutcomeResult` has them; ``further`` are the
+            results of the other outcomes that are known, by name.
+        own: values of the user's own metrics; ``own_failed`` why others have none.
         error: code of the error that stood in its way, ``reason`` in words.
         whole: whether the whole output was asked for; only then are ``valid`` (the first attempt as the model wrote
             it meets the schema), ``texts`` (whether it says anything in words), ``false`` (what it states falsely)
@@ -52,6 +75,15 @@ class RowResult(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     reason: str = ""
     fingerprint: str = ""
+    said: str | None = None
+    further: dict[str, OutcomeResult] = {}
+    own: dict[str, float] = {}
+    own_failed: dict[str, str] = {}
+
+    @property
+    def first(self) -> OutcomeResult:
+        """The result of the first outcome."""
+        return OutcomeResult(self.truth, self.probabilities, self.said)
 
 
 NO_PROBABILITY = "no_probability"
@@ -77,24 +109,29 @@ def decode_rows(content: bytes) -> EvaluationRows:
 
 
 def answered(
-    row: DatasetRow, receipt: Receipt, probabilities: dict[str, float], text: str, first_attempt: str,
+    row: DatasetRow, receipt: Receipt, results: Mapping[str, OutcomeResult], text: str, first_attempt: str,
     application: ApplicationSpec, *, whole: bool,
 ) -> RowResult:  # fmt: skip
     """The result of a row that got an answer: its text as it was served, and as the model wrote it first.
 
     Args:
-        probabilities: those that it gave to the outcome's labels.
+        results: of each outcome that is known, by name.
     """
     false: list[str] = []
     texts = texts_of(text, application) if whole else ()
     prints = {feature.name: feature.printed for feature in receipt.features}
     for piece in texts:
         false += false_statements(piece, application.figures, prints, row.entity.values())
+    shape, *others = application.shapes
+    first = results[shape.name]
+    missing = NO_PROBABILITY if shape.form == "label" else "no_value"
     return RowResult(
         example=row.example,
-        truth=row.label,
-        probabilities=probabilities,
-        error=None if probabilities else NO_PROBABILITY,
+        truth=first.truth,
+        probabilities=first.probabilities,
+        said=first.said,
+        further={one.name: results[one.name] for one in others if one.name in results},
+        error=None if first.scored else missing,
         prediction=receipt.prediction,
         whole=whole,
         valid=meets(application.schema, first_attempt) if whole else None,
@@ -148,7 +185,7 @@ def summarize(
         InvalidInputError: no row was answered, so there is nothing to measure.
     """
     application = release.bundle.application
-    scored = [row for row in results if row.probabilities]
+    scored = [row for row in results if row.first.scored]
     failed = Counter(row.error for row in results if row.error is not None)
     if not scored:
         if set(failed) == {NO_PROBABILITY}:
@@ -164,9 +201,21 @@ def summarize(
             where=release.id,
             next_step="Mend the cause; a row's prediction and `antiphon explain` show it.",
         )
-    outcome = application.outcome
-    assert outcome is not None  # Rows have labels.
-    forecasts = _forecasts(scored, outcome.positive)
+    shape, *others = application.shapes  # check_fits
+    measured = {shape: scored_rows(shape, [row.first for row in scored])}
+    for one in others:
+        known = [row.further[one.name] for row in scored if one.name in row.further and row.further[one.name].scored]
+        if known:
+            measured[one] = scored_rows(one, known)
+
+    def by_name(of: Callable[[ScoredRows], dict[str, T]]) -> dict[str, T]:
+        return {
+            metric_key(one, name, one == shape): value
+            for one, rows in measured.items()
+            for name, value in of(rows).items()
+        }
+
+    forecasts = measured[shape]
     whole = [row for row in results if row.whole and (row.valid is not None)]
     written = [row for row in whole if row.texts]
     seconds = np.asarray([row.seconds for row in scored])
@@ -179,13 +228,13 @@ def summarize(
         dataset=dataset,
         mode=mode,
         rows=len(scored),
-        positive=outcome.positive,
-        labels=_labels(scored),
+        positive=shape.positive,
+        labels=_labels(shape, scored),
         failed={str(code): count for code, count in sorted(failed.items())},
-        metrics=metrics.intervals(forecasts),
-        advantages=metrics.advantages(forecasts),
-        reliability=metrics.reliability(forecasts),
-        slices=slices(scored, {row.example: row.entity for row in rows}, application.gates.slices, outcome.positive),
+        metrics=by_name(metrics.intervals) | _own_means(application, scored),
+        advantages=by_name(metrics.advantages),
+        reliability=metrics.reliability(forecasts) if isinstance(forecasts, LabelForecasts) else (),
+        slices=slices(shape, scored, forecasts, {row.example: row.entity for row in rows}, application.gates.slices),
         whole_rows=len(whole),
         valid_share=_share(row.valid is True for row in whole),
         false_share=_share(bool(row.false) for row in written),
@@ -196,59 +245,99 @@ def summarize(
         engine_seconds=float(np.mean([row.engine_seconds for row in scored])),
         fingerprints=tuple(sorted({row.fingerprint for row in results} - {""})),
         against=against,
-        difference=differences(scored, baseline, outcome.positive),
+        difference=differences(application.shapes, scored, baseline) | _own_differences(application, scored, baseline),
         gates=(),
         rows_blob=rows_blob,
         created_at=created_at,
         guards=dict(sorted(Counter(action for row in whole for action in row.guards).items())),
         safety=safety,
+        outcomes=application.shapes,
+        own_failures=dict(sorted(Counter(name for row in results for name in row.own_failed).items())),
     )
 
 
+def _own_means(application: ApplicationSpec, rows: Sequence[RowResult]) -> dict[str, IntervalEstimate]:
+    """The mean of each of the user's own metrics, over the rows that have a value."""
+    found = {}
+    for one in application.own_metrics or ():
+        values = [row.own[one.name] for row in rows if one.name in row.own]
+        if values:
+            found[one.name] = metrics.mean(values)
+    return found
+
+
+def _own_differences(
+    application: ApplicationSpec, ours: Sequence[RowResult], theirs: Sequence[RowResult]
+) -> dict[str, IntervalEstimate]:
+    """The mean of (ours − theirs) on the rows where both have a value."""
+    known = {row.example: row.own for row in theirs}
+    found = {}
+    for one in application.own_metrics or ():
+        gaps = [
+            row.own[one.name] - known[row.example][one.name]
+            for row in ours
+            if one.name in row.own and one.name in known.get(row.example, {})
+        ]
+        if gaps:
+            found[one.name] = metrics.mean(gaps)
+    return found
+
+
 def slices(
-    scored: Sequence[RowResult],
+    shape: OutcomeShape,
+    results: Sequence[RowResult],
+    scored: ScoredRows,
     entities: Mapping[str, Mapping[str, str]],
     keys: Sequence[str],
-    positive: str | None,
 ) -> tuple[Slice, ...]:
-    """The metrics by the values of each key, a key's largest slice first."""
+    """The metrics of the first outcome by the values of each key, a key's largest slice first."""
     found = []
     for key in keys:
-        parts: dict[str, list[RowResult]] = {}
-        for row in scored:
-            parts.setdefault(entities[row.example][key], []).append(row)
-        for value, rows in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0])):
-            measured = metrics.measure(_forecasts(rows, positive))
-            found.append(Slice(key=key, value=value, rows=len(rows), labels=_labels(rows), metrics=measured))
+        parts: dict[str, list[int]] = {}
+        for place, row in enumerate(results):
+            parts.setdefault(entities[row.example][key], []).append(place)
+        for value, places in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0])):
+            labels = _labels(shape, [results[place] for place in places])
+            measured = metrics.measure(scored.at(places))
+            found.append(Slice(key=key, value=value, rows=len(places), labels=labels, metrics=measured))
     return tuple(found)
 
 
 def differences(
-    ours: Sequence[RowResult], theirs: Sequence[RowResult], positive: str | None
+    shapes: Sequence[OutcomeShape], ours: Sequence[RowResult], theirs: Sequence[RowResult]
 ) -> dict[str, IntervalEstimate]:
-    """Metric to (ours − theirs) on the rows that both answered and agree on the truth of; empty when there is none.
+    """Metric to (ours − theirs) on the rows that both answered and agree on the truth of; empty when there is none."""
+    known = {row.example: row for row in theirs}
+    found: dict[str, IntervalEstimate] = {}
+    for place, shape in enumerate(shapes):
+        both = [
+            (_of_outcome(row, shape, place), _of_outcome(known[row.example], shape, place))
+            for row in ours
+            if row.example in known
+        ]
+        pairs = [
+            (one, other)
+            for one, other in both
+            if one is not None and other is not None and one.scored and other.scored and one.truth == other.truth
+        ]
+        if pairs:
+            first, second = (scored_rows(shape, [pair[side] for pair in pairs]) for side in (0, 1))
+            differing = metrics.differences(first, second)
+            found |= {metric_key(shape, name, place == 0): value for name, value in differing.items()}
+    return found
 
-    ``positive`` is the label of a question of yes or no whose probability they have.
-    """
-    known = {row.example: row for row in theirs if row.probabilities}
-    pairs = [
-        (row, known[row.example])
-        for row in ours
-        if row.probabilities and row.example in known and known[row.example].truth == row.truth
-    ]
-    if not pairs:
-        return {}
-    first, second = (_forecasts([pair[side] for pair in pairs], positive) for side in (0, 1))
-    return metrics.differences(first, second)
+
+def _of_outcome(row: RowResult, shape: OutcomeShape, place: int) -> OutcomeResult | None:
+    return row.first if place == 0 else row.further.get(shape.name)
 
 
-def _forecasts(rows: Sequence[RowResult], positive: str | None) -> LabelForecasts:
-    labels = tuple(dict.fromkeys(label for row in rows for label in row.probabilities))
-    return LabelForecasts.read([(row.probabilities, row.truth) for row in rows], labels, positive)
+def scored_rows(shape: OutcomeShape, results: Sequence[OutcomeResult]) -> ScoredRows:
+    """Results that say something of an outcome, to be measured."""
+    return metrics.read_rows(shape, [(one.probabilities, one.said, one.truth) for one in results])
 
 
-def _labels(rows: Sequence[RowResult]) -> dict[str, int]:
-    return dict(sorted(Counter(row.truth for row in rows).items()))
+def _labels(shape: OutcomeShape, rows: Sequence[RowResult]) -> dict[str, int]:
+    return dict(sorted(Counter(row.truth for row in rows).items())) if shape.form == "label" else {}
 
 
 def _share(flags: Any) -> float | None:

@@ -84,6 +84,11 @@ def forecasts(receipts: Sequence[Receipt], property: str, label: str) -> list[Pr
     return [probability for probability in found if probability is not None]
 
 
+def answer_tokens(receipts: Sequence[Receipt]) -> list[Printed]:
+    """The length of each answer that was generated, in tokens."""
+    return [float(one.usage.completion_tokens) for one in receipts if one.cache.origin == "generated"]
+
+
 class _Bins:
     """A value's bin: numbers by the reference's deciles, unless they are few; texts by themselves."""
 

@@ -7,7 +7,7 @@ time cannot both be first, because what is known is read in the transaction that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,12 +18,13 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.learning.outcomes import OutcomeKind, OutcomeRecord, Outcomes, OutcomeStatus
-from antiphon.catalog.serving.receipts import Receipt
-from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.learning.outcomes.matching import MatchedOutcome, OutcomeMatcher
+from antiphon.learning.outcomes.matching import MatchedOutcome, MatchedPrediction, OutcomeMatcher
 from antiphon.learning.outcomes.submission import OutcomeSubmission, sent_again
+
+JoinedPlace = tuple[str, OutcomeKind, str]
+"""Prediction, kind and name of an outcome: of each the first is joined."""
 
 _STILL_EXPECTED = timedelta(days=1)
 _CHUNK = 100
@@ -111,17 +112,14 @@ class OutcomeJoiner:
                     sent = matcher.match(sent_again(unknown))
                 except (InvalidInputError, NotFoundError):
                     continue  # It stays unknown; it may have been sent by mistake.
-                if sent.receipts:
+                if sent.predictions:
                     joined += self._join(scope, unknown, sent)
         return joined
 
     def _join(self, scope: Scope, unknown: OutcomeRecord, sent: MatchedOutcome) -> bool:
         with self.database.transaction() as connection:
             known = self._labels(scope, [sent], connection)
-            by = [
-                self._outcome(scope, unknown.principal, sent, *prediction, known)
-                for prediction in zip(sent.receipts, sent.entities, sent.probabilities, strict=True)
-            ]
+            by = [self._outcome(scope, unknown.principal, sent, prediction, known) for prediction in sent.predictions]
             recorded = self.outcomes.find(scope, [one.id for one in by if one.id != unknown.id], within=connection)
             return self.outcomes.replace(unknown, [one for one in by if one.id not in recorded], within=connection)
 
@@ -153,12 +151,12 @@ class OutcomeJoiner:
         scope: Scope,
         principal: str,
         sent: MatchedOutcome,
-        known: dict[tuple[str, OutcomeKind], OutcomeRecord],
+        known: dict[JoinedPlace, OutcomeRecord],
         recorded: dict[str, OutcomeRecord],
         connection: Connection,
     ) -> tuple[OutcomeRecord, ...]:
         unknown = recorded.get(sent.identity(sent.arriving.prediction))
-        if not sent.receipts:
+        if not sent.predictions:
             if unknown is None:
                 unknown = self._unknown(scope, principal, sent)
                 self.outcomes.add(unknown, within=connection)
@@ -167,13 +165,13 @@ class OutcomeJoiner:
             return (unknown,)
         became: list[OutcomeRecord] = []
         fresh: list[OutcomeRecord] = []
-        for receipt, entity, probabilities in zip(sent.receipts, sent.entities, sent.probabilities, strict=True):
-            before = recorded.get(sent.identity(receipt.prediction))
+        for prediction in sent.predictions:
+            before = recorded.get(sent.identity(prediction.receipt.prediction))
             if before is not None and before.status != "unknown":
                 _same(sent, before)
                 became.append(before)
                 continue
-            outcome = self._outcome(scope, principal, sent, receipt, entity, probabilities, known)
+            outcome = self._outcome(scope, principal, sent, prediction, known)
             fresh.append(outcome)
             became.append(outcome)
         if unknown is not None and unknown.status == "unknown":
@@ -189,12 +187,12 @@ class OutcomeJoiner:
 
     def _labels(
         self, scope: Scope, sent: Sequence[MatchedOutcome], connection: Connection
-    ) -> dict[tuple[str, OutcomeKind], OutcomeRecord]:
-        """Returns the outcomes joined so far, by prediction and kind: the first of each."""
-        predictions = [receipt.prediction for each in sent for receipt in each.receipts]
-        known: dict[tuple[str, OutcomeKind], OutcomeRecord] = {}
+    ) -> dict[JoinedPlace, OutcomeRecord]:
+        """Returns the outcomes joined so far, by prediction, kind and name: the first of each."""
+        predictions = [prediction.receipt.prediction for each in sent for prediction in each.predictions]
+        known: dict[JoinedPlace, OutcomeRecord] = {}
         for outcome in self.outcomes.joined(scope, predictions, within=connection):
-            known.setdefault((outcome.prediction or "", outcome.kind), outcome)
+            known.setdefault((outcome.prediction or "", outcome.kind, outcome.outcome), outcome)
         return known
 
     def _outcome(
@@ -202,23 +200,21 @@ class OutcomeJoiner:
         scope: Scope,
         principal: str,
         sent: MatchedOutcome,
-        receipt: Receipt,
-        entity: Mapping[str, str],
-        probabilities: Mapping[str, float],
-        known: dict[tuple[str, OutcomeKind], OutcomeRecord],
+        prediction: MatchedPrediction,
+        known: dict[JoinedPlace, OutcomeRecord],
     ) -> OutcomeRecord:
-        arriving, declared = sent.arriving, sent.application.outcome
+        declared, receipt = sent.declared, prediction.receipt
         now = self.database.clock.now()
-        available_at = arriving.available_at or max(now, receipt.as_of)
-        place = (receipt.prediction, arriving.kind)
+        available_at = sent.arriving.available_at or max(now, receipt.as_of)
+        common = _common(scope, principal, sent, now)
+        place = (receipt.prediction, declared.kind, common["outcome"])
         first = known.get(place)
-        window = parse_duration(declared.window) if declared is not None else None
         status: OutcomeStatus = "joined"
-        if window is not None and available_at > receipt.as_of + window:
+        if declared.window is not None and available_at > receipt.as_of + declared.window:
             status = "late"
-        elif first is not None and first.value == arriving.value:
+        elif first is not None and first.value == declared.value:
             status = "duplicate"
-        elif first is not None and arriving.kind in ("label", "thumbs"):
+        elif first is not None and (declared.shape is not None or declared.kind == "thumbs"):
             status = "contradictory"
         outcome = OutcomeRecord(
             id=sent.identity(receipt.prediction),
@@ -228,9 +224,11 @@ class OutcomeJoiner:
             release=receipt.release,
             role=receipt.role,
             as_of=receipt.as_of,
-            probabilities=dict(probabilities),
-            entity=dict(entity),
-            **_common(scope, principal, sent, now),
+            probabilities=prediction.probabilities,
+            said=prediction.said,
+            scores=prediction.scores,
+            entity=prediction.entity,
+            **common,
         )
         if status == "joined":
             known.setdefault(place, outcome)
@@ -249,12 +247,13 @@ class OutcomeJoiner:
 
 def _common(scope: Scope, principal: str, sent: MatchedOutcome, now: datetime) -> dict[str, Any]:
     """Fields of a record that do not depend on a prediction."""
-    arriving = sent.arriving
+    arriving, declared = sent.arriving, sent.declared
     return {
         "scope": scope,
         "application": sent.application.name,
-        "kind": arriving.kind,
-        "value": arriving.value,
+        "outcome": "" if declared.shape is None else declared.shape.name,
+        "kind": declared.kind,
+        "value": declared.value,
         "created_at": now,
         "principal": principal,
         "reference": sent.reference,
@@ -264,7 +263,7 @@ def _common(scope: Scope, principal: str, sent: MatchedOutcome, now: datetime) -
 
 
 def _same(sent: MatchedOutcome, recorded: OutcomeRecord) -> None:
-    if (recorded.kind, recorded.value) != (sent.arriving.kind, sent.arriving.value):
+    if (recorded.kind, recorded.value) != (sent.declared.kind, sent.declared.value):
         raise ConflictError(
             f"The id {sent.reference!r} was used for another outcome.",
             where="id",

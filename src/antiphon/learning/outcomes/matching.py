@@ -5,23 +5,34 @@ Invariant: what is refused or found depends on the outcome, the declared applica
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt, Receipts
 from antiphon.core.clock import Clock
-from antiphon.core.errors import InvalidInputError, NotFoundError
+from antiphon.core.errors import InvalidInputError, NotFoundError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.learning.outcomes.submission import OutcomeSubmission, check_value, check_whose, in_utc, reference_of
+from antiphon.learning.evaluation.metrics import scoring_of
+from antiphon.learning.outcomes.submission import (
+    DeclaredValue,
+    OutcomeSubmission,
+    check_whose,
+    declared_value,
+    in_utc,
+    reference_of,
+)
 from antiphon.serving.answering.context import subject_of
-from antiphon.serving.answering.probabilities import outcome_probabilities
+from antiphon.serving.answering.probabilities import outcome_probabilities, said_of
+
+_log = logging.getLogger(__name__)
 
 AHEAD = timedelta(seconds=60)
 """Allowed difference of clocks before an outcome counts as one from the future."""
@@ -32,16 +43,30 @@ TOLERANCE = timedelta(seconds=1)
 _MOST_OF_A_SUBJECT = 10_000
 
 
+class MatchedPrediction(msgspec.Struct, frozen=True):
+    """A prediction that an outcome belongs to, with its receipt and entity keys.
+
+    Attributes:
+        probabilities: those that it gave to the labels that are scored.
+        said: the number that it said.
+        scores: metrics of its text beside the reference, so that the text itself may be erased.
+    """
+
+    receipt: Receipt
+    entity: dict[str, str]
+    probabilities: dict[str, float] = {}
+    said: str | None = None
+    scores: dict[str, float] = {}
+
+
 class MatchedOutcome(msgspec.Struct, frozen=True):
-    """A valid outcome with the predictions that it belongs to: of each its receipt, its entity keys, and the
-    probabilities that it gave to the labels that are scored."""
+    """A valid outcome with the predictions that it belongs to."""
 
     arriving: OutcomeSubmission
     application: ApplicationSpec
+    declared: DeclaredValue
     reference: str
-    receipts: tuple[Receipt, ...]
-    entities: tuple[dict[str, str], ...]
-    probabilities: tuple[dict[str, float], ...]
+    predictions: tuple[MatchedPrediction, ...]
 
     def identity(self, prediction: str | None) -> str:
         """The id under which it is recorded for a prediction, or for none yet."""
@@ -50,7 +75,7 @@ class MatchedOutcome(msgspec.Struct, frozen=True):
     def identities(self) -> list[str]:
         """The ids under which it may be recorded already."""
         named = self.arriving.prediction
-        return [self.identity(named), *(self.identity(receipt.prediction) for receipt in self.receipts)]
+        return [self.identity(named), *(self.identity(one.receipt.prediction) for one in self.predictions)]
 
 
 @dataclass(frozen=True)
@@ -87,7 +112,7 @@ class OutcomeMatcher:
         if application is None:
             application = self.applications(self.scope, sent.application)
             self._declared[sent.application] = application
-        check_value(sent, application)
+        declared = declared_value(sent, application)
         check_whose(sent, application)
         if sent.prediction is not None:
             receipts = self._named(sent.prediction, application)
@@ -99,9 +124,11 @@ class OutcomeMatcher:
             self._check_times(sent, sent.at)
         elif not receipts and sent.available_at is not None:
             self._check_ahead(sent.available_at, None)
-        entities = tuple(sent.entity or self._entity(receipt) for receipt in receipts)
-        probabilities = tuple(self._probabilities(receipt, application) for receipt in receipts)
-        return MatchedOutcome(sent, application, reference_of(sent), receipts, entities, probabilities)
+        predictions = tuple(
+            MatchedPrediction(receipt, sent.entity or self._entity(receipt), **self._forecast(receipt, declared))
+            for receipt in receipts
+        )
+        return MatchedOutcome(sent, application, declared, reference_of(sent, declared), predictions)
 
     def _named(self, prediction: str, application: ApplicationSpec) -> tuple[Receipt, ...]:
         try:
@@ -160,14 +187,27 @@ class OutcomeMatcher:
                 next_step="Send it once it is known.",
             )
 
-    def _probabilities(self, receipt: Receipt, application: ApplicationSpec) -> dict[str, float]:
-        outcome = application.outcome
-        measured = outcome is None or outcome.positive is not None or bool(receipt.classes.get(outcome.property))
-        text = ""
-        if not measured:
-            with suppress(NotFoundError):  # erased: nothing says what it forecast
-                text = self.texts.get(self.scope, receipt.text_blob).decode()
-        return outcome_probabilities(application, receipt.classes, text)
+    def _forecast(self, receipt: Receipt, declared: DeclaredValue) -> dict[str, Any]:
+        """What a prediction says of an outcome, as a :class:`MatchedPrediction` has it."""
+        shape = declared.shape
+        if shape is None:
+            return {}
+        if shape.form == "label" and (shape.positive is not None or receipt.classes.get(shape.property or "")):
+            return {"probabilities": outcome_probabilities(shape, receipt.classes, "")}
+        try:
+            text = self.texts.get(self.scope, receipt.text_blob).decode()
+        except NotFoundError:
+            return {}  # erased: nothing says what it forecast
+        if shape.form == "label":
+            return {"probabilities": outcome_probabilities(shape, receipt.classes, text)}
+        said = said_of(shape, text)
+        if shape.form == "number" or said is None:
+            return {"said": said}
+        try:
+            return {"scores": scoring_of(shape).of(said, declared.value)}
+        except SetupError as error:
+            _log.warning("A reference text is kept and not scored: %s", error)
+            return {}
 
     def _entity(self, receipt: Receipt) -> dict[str, str]:
         try:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 
 import msgspec
 
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.outcomes import Coverage, Outcomes
-from antiphon.catalog.serving.receipts import SEEN_ROLES, Receipts
+from antiphon.catalog.serving.receipts import SEEN_ROLES, Receipt, Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.features.lake.content import Lake
-from antiphon.learning.outcomes.drift import Drift, Printed, drift_of, drifts, forecasts, printed_features
-from antiphon.learning.outcomes.performance import Group, Scores, by_day, by_release, by_slice, forecasts_of, score
-from antiphon.learning.outcomes.submission import labels_of
+from antiphon.learning.outcomes.drift import (
+    Drift,
+    Printed,
+    answer_tokens,
+    drift_of,
+    drifts,
+    forecasts,
+    printed_features,
+)
+from antiphon.learning.outcomes.performance import Group, Scored, Scores
+from antiphon.learning.outcomes.submission import outcome_named
 from antiphon.serving.features.printing import print_all
 
 WEEK = timedelta(days=7)
@@ -33,13 +41,18 @@ class Performance(msgspec.Struct, frozen=True):
     Attributes:
         counts: kind of outcome to status to how many, over all time.
         coverage: of each release, over all time.
-        without_probability: joined labels of predictions that gave no probability.
+        outcome, form, property, positive: the outcome that they are measured by; ``outcomes`` the names of all.
+        without_probability: joined outcomes of predictions that say nothing of it: no probability of a label, no
+            number, no text.
         whole: metrics of everything in the window; ``None`` when nothing is scored yet.
         releases, days, slices: the same of parts.
     """
 
     application: str
-    property: str
+    outcome: str
+    form: str
+    outcomes: tuple[str, ...]
+    property: str | None
     positive: str | None
     since: datetime | None
     until: datetime | None
@@ -53,8 +66,17 @@ class Performance(msgspec.Struct, frozen=True):
     slices: tuple[Group, ...]
 
 
+class WantedOutcome(msgspec.Struct, frozen=True):
+    """A prediction that waits for an outcome, and until when (event time)."""
+
+    prediction: str
+    release: str
+    as_of: datetime
+    until: datetime
+
+
 class DriftReport(msgspec.Struct, frozen=True):
-    """Printed features and the forecasts of the labels that are scored, then and now.
+    """Printed features, the forecasts of the labels that are scored and the length of answers, then and now.
 
     Attributes:
         reference: what the features are compared with: a dataset's id, or ``first week``.
@@ -84,6 +106,7 @@ class Monitor:
         self,
         scope: Scope,
         application: str,
+        outcome: str | None = None,
         *,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -92,40 +115,55 @@ class Monitor:
         """Measures the predictions of an application against outcomes.
 
         Args:
+            outcome: name of the outcome; the first by default.
             slices: entity keys; those of the application's gates by default.
 
         Raises:
-            NotFoundError: there is no such application. InvalidInputError: it declares no outcome.
+            NotFoundError: there is no such application. InvalidInputError: it declares no outcome (of the name).
         """
         declared = self.applications(scope, application)
-        labels_of(declared)
-        assert declared.outcome is not None  # labels_of
-        scored = self.outcomes.scored(scope, application, since=since, until=until)
-        found, without = forecasts_of(scored)
-        scores = partial(score, labels=declared.labels, positive=declared.outcome.positive)
+        shape, _ = outcome_named(declared, outcome)
+        joined = self.outcomes.scored(scope, application, shape.name, since=since, until=until)
+        scored = Scored.read(joined, shape)
         return Performance(
             application=application,
-            property=declared.outcome.property,
-            positive=declared.outcome.positive,
+            outcome=shape.name,
+            form=shape.form,
+            outcomes=tuple(one.name for one in declared.shapes),
+            property=shape.property,
+            positive=shape.positive,
             since=since,
             until=until,
             at=self.clock.now(),
             counts=self.outcomes.counts(scope, application),
-            coverage=tuple(self.outcomes.coverage(scope, application)),
-            without_probability=without,
-            whole=scores(found),
-            releases=by_release(found, scores),
-            days=by_day(found, scores),
-            slices=by_slice(found, scores, tuple(slices) or declared.gates.slices),
+            coverage=tuple(self.outcomes.coverage(scope, application, shape.name)),
+            without_probability=scored.without,
+            whole=scored.score(),
+            releases=scored.by_release(),
+            days=scored.by_day(),
+            slices=scored.by_slice(tuple(slices) or declared.gates.slices),
+        )
+
+    def wanted(
+        self, scope: Scope, application: str, outcome: str | None = None, *, limit: int = 50
+    ) -> tuple[WantedOutcome, ...]:
+        """Predictions of the outcome's sample that users saw and nothing is told about, oldest first, while its window
+        is open; raises as :meth:`performance`."""
+        shape, window = outcome_named(self.applications(scope, application), outcome)
+        made = self.receipts.list(scope, application, limit=MOST_RECEIPTS, roles=SEEN_ROLES)
+        since = self.clock.now() - window
+        waiting = [one for one in made if one.as_of >= since and shape.sampled(one.prediction)]
+        known = self.outcomes.values(scope, [one.prediction for one in waiting], shape.name)
+        left = sorted((one.as_of, one.prediction, one.release) for one in waiting if one.prediction not in known)
+        return tuple(
+            WantedOutcome(prediction, release, as_of, as_of + window) for as_of, prediction, release in left[:limit]
         )
 
     def drift(self, scope: Scope, application: str, *, recent: timedelta = WEEK) -> DriftReport:
         """Compare the newest ``recent`` of event time with what was learned from, else with the first week; raises as
         :meth:`performance`."""
         declared = self.applications(scope, application)
-        labels_of(declared)
-        outcome = declared.outcome
-        assert outcome is not None  # labels_of
+        shape, _ = outcome_named(declared, None)
         made = self.receipts.list(scope, application, limit=MOST_RECEIPTS, roles=SEEN_ROLES)
         seen = sorted(made, key=lambda receipt: receipt.as_of)
         first = [receipt for receipt in seen if receipt.as_of < seen[0].as_of + WEEK]
@@ -142,14 +180,7 @@ class Monitor:
             since=latest[0].as_of if latest else None,
             until=latest[-1].as_of if latest else None,
             features=features,
-            forecasts=tuple(
-                drift_of(
-                    f"probability of {label}",
-                    forecasts(first, outcome.property, label),
-                    forecasts(later, outcome.property, label),
-                )
-                for label in (declared.labels if outcome.positive is None else (outcome.positive,))
-            ),
+            forecasts=tuple(_forecast_drift(shape, first, later)),
         )
 
     def _learned(self, scope: Scope, declared: ApplicationSpec) -> tuple[str, dict[str, list[Printed]]] | None:
@@ -172,3 +203,13 @@ class Monitor:
             for name in names:
                 found[name].append(prints[name])
         return known[0].id, found
+
+
+def _forecast_drift(shape: OutcomeShape, first: Sequence[Receipt], later: Sequence[Receipt]) -> Iterator[Drift]:
+    """Of labels the drift of their probabilities; of anything else that of the answers' length."""
+    if shape.form != "label":
+        yield drift_of("tokens of the answer", answer_tokens(first), answer_tokens(later))
+        return
+    for label in shape.labels if shape.positive is None else (shape.positive,):
+        then, now = (forecasts(receipts, shape.property or "", label) for receipts in (first, later))
+        yield drift_of(f"probability of {label}", then, now)

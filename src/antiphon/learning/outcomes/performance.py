@@ -1,42 +1,32 @@
-"""Metrics of forecasts against outcomes: over scored predictions, whole, by release, by day and by slice.
-
-Everything here is pure. A forecast is the probabilities that a prediction gave to the labels that are scored.
-"""
+"""Metrics of predictions against outcomes: whole, by release, by day and by slice. Everything here is pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
 
 from antiphon.catalog.learning.evaluations import Bin
 from antiphon.catalog.learning.outcomes import OutcomeRecord
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.learning.evaluation import metrics
+from antiphon.learning.evaluation.metric import ScoredRows
 from antiphon.learning.evaluation.metrics import LabelForecasts
-
-
-class ScoredForecast(msgspec.Struct, frozen=True):
-    """One forecast and the label that came true. ``day`` is the UTC date of the question, ``YYYY-MM-DD``."""
-
-    probabilities: dict[str, float]
-    label: str
-    release: str
-    role: str
-    day: str
-    entity: dict[str, str]
+from antiphon.learning.evaluation.texts import TextAnswers
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """Metrics of some forecasts.
+    """Metrics of some predictions.
 
     Attributes:
-        labels: label to the number of rows in which it came true.
+        labels: label to the number of rows in which it came true; of numbers and texts nothing.
         metrics: by name (``learning.evaluation.metrics``), without the AUC when only one label came true; ``trivial``
-            those of a forecaster that knows the labels' shares alone.
+            those of a trivial forecaster, but of texts.
         mean_forecast: label that is scored to its mean probability.
-        reliability: non-empty bins of equal width.
+        reliability: of labels non-empty bins of equal width.
     """
 
     rows: int
@@ -55,76 +45,87 @@ class Group(msgspec.Struct, frozen=True):
     scores: Scores
 
 
-def forecasts_of(outcomes: Iterable[OutcomeRecord]) -> tuple[list[ScoredForecast], int]:
-    """Forecasts of joined labels, and how many of these had no probability (a text without classes)."""
-    found: list[ScoredForecast] = []
-    without = 0
-    for outcome in outcomes:
-        if outcome.kind != "label" or outcome.as_of is None:
-            continue
-        if not outcome.probabilities:
-            without += 1
-            continue
-        day = outcome.as_of.date().isoformat()
-        found.append(
-            ScoredForecast(
-                outcome.probabilities, outcome.value, outcome.release or "", outcome.role or "", day, outcome.entity
-            )
+@dataclass(frozen=True)
+class Scored:
+    """Predictions with the values of one outcome, read once for all groups.
+
+    Attributes:
+        outcomes, rows: of the predictions that can be scored, in the same order; ``rows`` is ``None`` of nothing.
+        without: joined outcomes of predictions that say nothing of it.
+    """
+
+    shape: OutcomeShape
+    outcomes: tuple[OutcomeRecord, ...]
+    rows: ScoredRows | None
+    without: int
+
+    @classmethod
+    def read(cls, joined: Iterable[OutcomeRecord], shape: OutcomeShape) -> Scored:
+        """The joined values of an outcome, oldest first, beside what was predicted."""
+        known = [one for one in joined if one.outcome == shape.name and one.as_of is not None]
+        telling = [one for one in known if _says(one, shape)]
+        rows: ScoredRows | None = None
+        if telling and shape.form in ("reference", "correction"):
+            truths = [one.value for one in telling]
+            rows = TextAnswers.scored([one.scores for one in telling], truths, metrics.scoring_of(shape))
+        elif telling:
+            rows = metrics.read_rows(shape, [(one.probabilities, one.said, one.value) for one in telling])
+        return cls(shape, tuple(telling), rows, len(known) - len(telling))
+
+    def score(self, places: Sequence[int] | None = None) -> Scores | None:
+        """Every metric of the predictions at some places, of all by default; ``None`` of nothing."""
+        if self.rows is None:
+            return None
+        chosen = list(range(len(self.outcomes))) if places is None else list(places)
+        rows = self.rows.at(chosen)
+        labels = rows if isinstance(rows, LabelForecasts) else None
+        came_true = Counter(self.outcomes[place].value for place in chosen)
+        means = {} if labels is None else dict(zip(labels.labels, labels.probabilities.mean(axis=0), strict=True))
+        scored = self.shape.labels if self.shape.positive is None else (self.shape.positive,)
+        return Scores(
+            rows=rows.rows,
+            labels={} if labels is None else dict(sorted(came_true.items())),
+            metrics=metrics.measure(rows),
+            # Texts are scored as their references come, and beside no other row's.
+            trivial={} if isinstance(rows, TextAnswers) else metrics.measure(rows.trivial()),
+            mean_forecast={} if labels is None else {label: float(means[label]) for label in scored},
+            reliability=() if labels is None else metrics.reliability(labels),
         )
-    return found, without
+
+    def by_release(self) -> tuple[Group, ...]:
+        """One group a release."""
+        return self._groups(lambda outcome: outcome.release)
+
+    def by_day(self) -> tuple[Group, ...]:
+        """One group a UTC day of the questions, in order."""
+        return self._groups(lambda outcome: None if outcome.as_of is None else outcome.as_of.date().isoformat())
+
+    def by_slice(self, keys: Sequence[str], most: int = 20) -> tuple[Group, ...]:
+        """For each key the groups of its ``most`` frequent values."""
+        found: list[Group] = []
+        for key in keys:
+            groups = self._groups(partial(_value, key), key)
+            found += sorted(groups, key=lambda group: (-group.scores.rows, group.value))[:most]
+        return tuple(found)
+
+    def _groups(self, named: Callable[[OutcomeRecord], str | None], key: str = "") -> tuple[Group, ...]:
+        held: dict[str, list[int]] = {}
+        for place, outcome in enumerate(self.outcomes):
+            if (name := named(outcome)) is not None:
+                held.setdefault(name, []).append(place)
+        found = ((value, self.score(held[value])) for value in sorted(held))
+        return tuple(Group(key, value, scores) for value, scores in found if scores is not None)
 
 
-def score(forecasts: Sequence[ScoredForecast], labels: Sequence[str], positive: str | None) -> Scores | None:
-    """Every metric of a question with these labels; ``None`` of nothing."""
-    if not forecasts:
-        return None
-    read = LabelForecasts.read([(one.probabilities, one.label) for one in forecasts], labels, positive)
-    scored = labels if read.of_many else read.labels[1:]
-    means = read.probabilities.mean(axis=0)[-len(scored) :]
-    return Scores(
-        rows=read.rows,
-        labels=dict(sorted(Counter(one.label for one in forecasts).items())),
-        metrics=metrics.measure(read),
-        trivial=metrics.measure(read.trivial()),
-        mean_forecast={label: float(mean) for label, mean in zip(scored, means, strict=True)},
-        reliability=metrics.reliability(read),
-    )
+def _value(key: str, outcome: OutcomeRecord) -> str | None:
+    return outcome.entity.get(key)
 
 
-Score = Callable[[Sequence[ScoredForecast]], Scores | None]
-""":func:`score` of one application."""
-
-
-def by_release(forecasts: Sequence[ScoredForecast], score: Score) -> tuple[Group, ...]:
-    """One group a release."""
-    return _groups(forecasts, score, lambda forecast: forecast.release)
-
-
-def by_day(forecasts: Sequence[ScoredForecast], score: Score) -> tuple[Group, ...]:
-    """One group a day, in order."""
-    return _groups(forecasts, score, lambda forecast: forecast.day)
-
-
-def by_slice(
-    forecasts: Sequence[ScoredForecast], score: Score, keys: Sequence[str], most: int = 20
-) -> tuple[Group, ...]:
-    """For each key the groups of its ``most`` frequent values."""
-    found: list[Group] = []
-    for key in keys:
-        with_key = [forecast for forecast in forecasts if key in forecast.entity]
-        groups = _groups(with_key, score, partial(_value, key), key)
-        found += sorted(groups, key=lambda group: (-group.scores.rows, group.value))[:most]
-    return tuple(found)
-
-
-def _value(key: str, forecast: ScoredForecast) -> str:
-    return forecast.entity[key]
-
-
-def _groups(
-    forecasts: Sequence[ScoredForecast], score: Score, named: Callable[[ScoredForecast], str], key: str = ""
-) -> tuple[Group, ...]:
-    held: dict[str, list[ScoredForecast]] = {}
-    for forecast in forecasts:
-        held.setdefault(named(forecast), []).append(forecast)
-    return tuple(Group(key, value, scores) for value in sorted(held) if (scores := score(held[value])) is not None)
+def _says(outcome: OutcomeRecord, shape: OutcomeShape) -> bool:
+    """Whether a prediction said something of an outcome as it is declared now."""
+    if outcome.kind != shape.form or not shape.admits(outcome.value):
+        return False
+    if shape.form == "label":
+        scored = set(outcome.probabilities)
+        return scored == {shape.positive} if shape.positive is not None else bool(scored) and scored <= {*shape.labels}
+    return outcome.said is not None if shape.form == "number" else bool(outcome.scores)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from antiphon.catalog.learning.outcomes import OutcomeKind, OutcomeRecord
-from antiphon.core.clock import utc
+from antiphon.core.clock import parse_duration, utc
 from antiphon.core.errors import InvalidInputError
-from antiphon.core.ids import content_hash
+from antiphon.core.ids import canonical, content_hash
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.outcome_shape import OutcomeShape, number_of
 
+_UNDECLARED: tuple[OutcomeKind, ...] = ("thumbs", "correction", "text")
 _VALUES: dict[OutcomeKind, tuple[str, ...]] = {"thumbs": ("up", "down")}
 _LONGEST = 20_000
 _BOOLEANS = {True: ("true", "t", "yes", "y", "1"), False: ("false", "f", "no", "n", "0")}
@@ -23,7 +26,10 @@ class OutcomeSubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     Attributes:
         application: whose prediction it is; also the ``model`` that was asked.
-        value: the label, ``up`` or ``down``, the corrected text, the remark.
+        value: the label, the number, the reference, the corrected output, ``up`` or ``down``, the remark.
+        outcome: name of a declared outcome; the first one by default.
+        kind: of what is no declared outcome: ``thumbs``, ``correction``, or ``text`` for a remark. That of the declared
+            outcome by default; ``correction`` is of the first outcome that is one, where there is any.
         prediction: the prediction's id; otherwise
         entity, at: the entity keys and the moment of the question.
         available_at: when it was known (event time); now by default, and never before the prediction's moment.
@@ -31,13 +37,28 @@ class OutcomeSubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """
 
     application: str
-    value: str
-    kind: OutcomeKind = "label"
+    value: str | int | float | dict[str, Any]
+    outcome: str | None = None
+    kind: OutcomeKind | None = None
     prediction: str | None = None
     entity: dict[str, str] | None = None
     at: datetime | None = None
     available_at: datetime | None = None
     id: str | None = None
+
+
+class DeclaredValue(msgspec.Struct, frozen=True):
+    """A submission's value, held against its application.
+
+    Attributes:
+        value: as it is kept. kind: of the outcome.
+        shape: the declared outcome; ``None`` for feedback that is none. window: in which it is waited for.
+    """
+
+    value: str
+    kind: OutcomeKind
+    shape: OutcomeShape | None
+    window: timedelta | None
 
 
 def in_utc(sent: OutcomeSubmission) -> OutcomeSubmission:
@@ -50,38 +71,58 @@ def in_utc(sent: OutcomeSubmission) -> OutcomeSubmission:
     )
 
 
-def check_value(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
-    """Raises ``InvalidInputError``, with what may be sent, for a value that the application cannot mean."""
-    if not sent.value or len(sent.value) > _LONGEST:
+def declared_value(sent: OutcomeSubmission, application: ApplicationSpec) -> DeclaredValue:
+    """The value with what the application means by it; raises ``InvalidInputError``, with what may be sent, for one
+    that it cannot mean."""
+    text = canonical(sent.value).decode() if isinstance(sent.value, dict) else str(sent.value)
+    if not text or len(text) > _LONGEST:
         raise InvalidInputError(
-            f"The value has {len(sent.value)} characters.", where="value", next_step=f"Send 1 to {_LONGEST}."
+            f"The value has {len(text)} characters.", where="value", next_step=f"Send 1 to {_LONGEST}."
         )
-    allowed = _VALUES.get(sent.kind)
-    if sent.kind == "label":
-        if application.outcome is None:
-            raise InvalidInputError(
-                f"The application {application.name!r} declares no outcome, so it knows no label.",
-                where="kind",
-                next_step="Declare Application(outcome=Outcome(...)) and apply, or send another kind.",
-            )
-        allowed = labels_of(application)
-    if allowed is not None and sent.value not in allowed:
+    corrected = next((one.name for one in application.shapes if one.form == sent.kind == "correction"), None)
+    if sent.kind in _UNDECLARED and sent.outcome is None and corrected is None:
+        allowed = _VALUES.get(sent.kind)
+        if allowed is not None and text not in allowed:
+            raise _none_of(text, sent.kind, application, allowed)
+        first = application.outcome
+        return DeclaredValue(text, sent.kind, None, None if first is None else parse_duration(first.window))
+    shape, window = outcome_named(application, sent.outcome or corrected)
+    if sent.kind is not None and sent.kind != shape.form:
         raise InvalidInputError(
-            f"{sent.value!r} is no {sent.kind} of {application.name!r}.",
-            where="value",
-            next_step=f"Send one of {', '.join(allowed)}.",
+            f"The outcome {shape.name!r} of {application.name!r} is a {shape.form}, not a {sent.kind}.",
+            where="kind",
+            next_step="Leave kind out: it follows from the outcome.",
         )
+    if shape.form == "label" and text not in shape.labels:
+        raise _none_of(text, "label", application, shape.labels)
+    return DeclaredValue(shape.value(sent.value), shape.form, shape, window)
 
 
-def labels_of(application: ApplicationSpec) -> tuple[str, ...]:
-    """The labels of the declared outcome, in their order; raises ``InvalidInputError`` when none is declared."""
+def outcome_named(application: ApplicationSpec, name: str | None) -> tuple[OutcomeShape, timedelta]:
+    """A declared outcome with its window, the first one without a name; raises ``InvalidInputError`` when there is none
+    of the name."""
     if application.outcome is None:
         raise InvalidInputError(
             f"The application {application.name!r} declares no outcome.",
             where="application",
-            next_step="Declare Application(outcome=Outcome(...)) and apply.",
+            next_step="Declare Application(outcome=Outcome(...)) and apply, or send kind: thumbs, correction or text.",
         )
-    return application.labels
+    for shape, outcome in zip(application.shapes, application.outcomes, strict=True):
+        if name is None or shape.name == name:
+            return shape, parse_duration(outcome.window)
+    raise InvalidInputError(
+        f"The application {application.name!r} declares no outcome named {name!r}.",
+        where="outcome",
+        next_step=f"Name one of {', '.join(shape.name for shape in application.shapes)}.",
+    )
+
+
+def _none_of(text: str, kind: str, application: ApplicationSpec, allowed: Sequence[str]) -> InvalidInputError:
+    return InvalidInputError(
+        f"{text[:60]!r} is no {kind} of {application.name!r}.",
+        where="value",
+        next_step=f"Send one of {', '.join(allowed)}.",
+    )
 
 
 def label_text(value: object, labels: Sequence[str]) -> str | None:
@@ -97,6 +138,15 @@ def label_text(value: object, labels: Sequence[str]) -> str | None:
     if isinstance(value, int | float):
         return next((label for label in labels if _number(label) == value), str(value))
     return str(value)
+
+
+def truth_text(value: object, shape: OutcomeShape) -> str | None:
+    """A table's value as the truth of an outcome; ``None`` where it has none, or what is no number."""
+    if shape.form == "label":
+        return label_text(value, shape.labels)
+    if value is None or value == "" or (shape.form == "number" and number_of(value) is None):
+        return None
+    return shape.value(value)
 
 
 def _number(label: str) -> float | None:
@@ -131,9 +181,10 @@ def check_whose(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
         )
 
 
-def reference_of(sent: OutcomeSubmission) -> str:
+def reference_of(sent: OutcomeSubmission, declared: DeclaredValue) -> str:
     """The sender's id, or a hash of what was sent."""
-    content = [sent.prediction, sent.entity, sent.at, sent.kind, sent.value, sent.available_at]
+    name = "" if declared.shape is None else declared.shape.name
+    content = [sent.prediction, sent.entity, sent.at, declared.kind, name, declared.value, sent.available_at]
     return sent.id or content_hash(content)[:32]
 
 
@@ -143,6 +194,7 @@ def sent_again(unknown: OutcomeRecord) -> OutcomeSubmission:
     return OutcomeSubmission(
         application=unknown.application,
         value=unknown.value,
+        outcome=unknown.outcome or None,
         kind=unknown.kind,
         prediction=unknown.named,
         entity=None if named else unknown.entity,

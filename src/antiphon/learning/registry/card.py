@@ -21,9 +21,10 @@ from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstim
 from antiphon.catalog.learning.models import ModelVersion
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import Release
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.learning.evaluation.coverage import CoverageLine, coverage
 from antiphon.learning.evaluation.gates import ENOUGH
-from antiphon.learning.evaluation.metrics import title
+from antiphon.learning.evaluation.metrics import TRIVIAL, title
 
 
 class CardRelease(msgspec.Struct, frozen=True):
@@ -54,6 +55,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     Attributes:
         name: the model version's id, or that of a base model with the release it is served by.
         version: ``None`` for a base model as shipped.
+        outcome: the first that the newest release declares.
         evaluation: the newest one of the newest release that was evaluated whole; ``earlier`` the others.
         suites: results of the safety suites, of that evaluation, or of a ``safety`` report that is newer or stands
             alone.
@@ -66,8 +68,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     application: str
     purpose: str
     owner: str
-    outcome: str | None
-    positive: str | None
+    outcome: OutcomeShape | None
     version: ModelVersion | None
     aliases: tuple[str, ...]
     releases: tuple[CardRelease, ...]
@@ -96,15 +97,13 @@ def model_card(
     """The card of a model version, or of a release of a base model; releases that serve it and evaluations newest
     first, ``safety`` the newest report."""
     newest = releases[0].bundle.application if releases else None
-    outcome = newest.outcome if newest is not None else None
     evaluation = telling(evaluations)
     return ModelCard(
         name=name,
         application=version.application if version is not None else (newest.name if newest is not None else ""),
         purpose=newest.purpose if newest is not None else "",
         owner=newest.owner if newest is not None else "",
-        outcome=outcome.property if outcome is not None else None,
-        positive=outcome.positive if outcome is not None else None,
+        outcome=newest.shape if newest is not None else None,
         version=version,
         aliases=tuple(aliases),
         releases=tuple(_line(release) for release in releases),
@@ -141,8 +140,26 @@ def as_html(card: ModelCard) -> str:
         plot=reliability_plot(card.evaluation.reliability) if card.evaluation is not None else None,
         curve=loss_curve(card.version.losses) if card.version is not None else None,
         style=_style(),
+        tiles=_tiles(card.outcome),
+        trivial=TRIVIAL["label" if card.outcome is None else card.outcome.form],
+        deciding=_deciding(card),
     )
     return text
+
+
+def _tiles(shape: OutcomeShape | None) -> tuple[str, ...]:
+    """The metrics that a card begins with."""
+    if shape is None or shape.form == "label":
+        return ("auc", "brier") if shape is None or shape.positive else ("macro_f1", "brier")
+    if shape.form == "correction":
+        return ("field_f1", "output_match")
+    return ("mae", "rmse") if shape.form == "number" else ("chrf", "rouge_l")
+
+
+def _deciding(card: ModelCard) -> str | None:
+    """The metric by whose distance slices are shown, where it was measured."""
+    name = "brier" if card.outcome is None else card.outcome.deciding
+    return name if card.evaluation is not None and name in card.evaluation.metrics else None
 
 
 def content_security_policy() -> str:

@@ -64,7 +64,7 @@ def compare(
 ) -> ModelComparison:
     """Both side by side; ``rows`` are those of :func:`common`'s evaluations."""
     found = common(first, second)
-    paired = differences(rows[1], rows[0], found[0].positive) if rows is not None and found is not None else {}
+    paired = differences(found[0].outcomes, rows[1], rows[0]) if rows is not None and found is not None else {}
     note = ""
     if found is None:
         note = "They were never evaluated on one dataset, so their measures cannot be compared."
@@ -98,7 +98,7 @@ def _safety(first: Evaluation, second: Evaluation) -> Iterator[FieldDifference]:
 
 
 def _pairs(rows: tuple[Sequence[RowResult], Sequence[RowResult]]) -> int:
-    first, second = ({row.example for row in side if row.probabilities} for side in rows)
+    first, second = ({row.example for row in side if row.first.scored} for side in rows)
     return len(first & second)
 
 

@@ -89,7 +89,7 @@ def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescriptio
     served = served_application(application, application.model)
     where = f"application {application.name}, model.prompt"
     read = apply_contracts(row.features if served.versions else None, served, row.moment)
-    names = prompts.variables(served, read.prints, row.entity, None)
+    names = prompts.variables(served, read.prints, row.entity, row.question)
     prompt = prompts.chat(model, prompts.turns(served, prompts.render(served.prompt.template, names, where)))
     whole = is_whole(row.example, tune)
     parts = completion(application, tune, {**names, "label": row.label}, row.label, whole=whole)

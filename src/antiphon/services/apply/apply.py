@@ -235,7 +235,7 @@ def _with_live_model(
     same = {
         "base model": before.fine_tune is not None and before.fine_tune.base == tune.base,
         "output": before.output_schema == application.output_schema,
-        "outcome": _learned(before) == _learned(application),
+        "outcome": before.shape == application.shape,
         "purpose": before.purpose == application.purpose,
     }
     differing = [name for name, equal in same.items() if not equal]
@@ -253,11 +253,6 @@ def _with_live_model(
             f"gates show what that costs; `antiphon train {application.name}` trains on the new one."
         ]
     return kept, live.bundle.model, notes
-
-
-def _learned(application: ApplicationSpec) -> tuple[str, str | None] | None:
-    outcome = application.outcome
-    return None if outcome is None else (outcome.property, outcome.positive)
 
 
 def _declares_rollout(application: ApplicationSpec) -> bool:

@@ -57,6 +57,7 @@ def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> Datase
         store.scope,
         outcomes=store.outcomes,
         receipts=store.receipts,
+        texts=store.blobs,
         releases=store.releases,
         definitions=store.definitions,
         log=store.events,

@@ -47,7 +47,7 @@ from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
 from antiphon.orchestration.worker import wait
-from antiphon.services.answering import serving_services
+from antiphon.services.answering import serving_services, user_functions
 from antiphon.services.engines.remote_models import evaluated_now, remote_version
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.granted import not_granted
@@ -109,6 +109,7 @@ class LearningPlatform:
             texts=store.blobs,
             clock=store.database.clock,
             suites=self.suites,
+            functions=user_functions(store),
             current=partial(evaluated_now, store),
             concurrency=store.settings.gateway.batch_concurrency,
         )

@@ -90,7 +90,7 @@ def paired(mirrors: MirroredAnswer, application: ApplicationSpec, receipt: Recei
         error=None,
         same_text=receipt.text_blob == mirrors.text_blob,
         live_probabilities=mirrors.probabilities,
-        shadow_probabilities=outcome_probabilities(application, receipt.classes, text),
+        shadow_probabilities=outcome_probabilities(application.shape, receipt.classes, text),
         live_seconds=mirrors.seconds,
         shadow_seconds=receipt.timing.total,
         created_at=receipt.created_at,

@@ -1,6 +1,7 @@
 """Class probabilities of an enum property, from the unmasked branch where the grammar let the model choose.
 
-What an answer forecasts of the application's outcome is read from them (:func:`outcome_probabilities`).
+What an answer forecasts of a declared outcome is read from them (:func:`outcome_probabilities`), what it says of one
+from its text (:func:`said_of`).
 
 At that branch several tokens may begin the same label ("on", "on_", "on_time"); their probabilities are
 added, and the labels are normalized among themselves. Where labels share a first token, the next branch
@@ -16,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.outcome_shape import OutcomeShape, number_of, number_text
 from antiphon.engine.api.messages import Branch
 
 
@@ -42,10 +43,10 @@ def class_probabilities(
 
 
 def outcome_probabilities(
-    application: ApplicationSpec, classes: Mapping[str, Mapping[str, float]], text: str
+    shape: OutcomeShape | None, classes: Mapping[str, Mapping[str, float]], text: str
 ) -> dict[str, float]:
     """The probabilities that an answer gives to the labels that are scored: of a question of yes or no that of yes, of
-    labels of many those of all of them, which add to 1. Empty when it gives none.
+    labels of many those of all of them, which add to 1. Empty when it gives none, and of an outcome that is no label.
 
     Of labels of many, an answer whose engine measured no probabilities is sure of the label that it says, as its reader
     takes it. The probability of yes is not made up.
@@ -53,26 +54,38 @@ def outcome_probabilities(
     Args:
         classes: what was measured: property to label to probability. text: the answer's, or what there is of it.
     """
-    outcome = application.outcome
-    if outcome is None:
+    if shape is None or shape.property is None or shape.form != "label":
         return {}
-    measured = {label: min(max(part, 0.0), 1.0) for label, part in classes.get(outcome.property, {}).items()}
-    if outcome.positive is not None:
-        return {outcome.positive: measured[outcome.positive]} if outcome.positive in measured else {}
-    labels = application.labels
-    total = sum(measured.get(label, 0.0) for label in labels)
+    measured = {label: min(max(part, 0.0), 1.0) for label, part in classes.get(shape.property, {}).items()}
+    if shape.positive is not None:
+        return {shape.positive: measured[shape.positive]} if shape.positive in measured else {}
+    total = sum(measured.get(label, 0.0) for label in shape.labels)
     if total > 0:
-        return {label: measured.get(label, 0.0) / total for label in labels}
-    said = _said(text, outcome.property)
-    return {label: float(label == said) for label in labels} if said in labels else {}
+        return {label: measured.get(label, 0.0) / total for label in shape.labels}
+    said = said_of(shape, text)
+    return {label: float(label == said) for label in shape.labels} if said in shape.labels else {}
 
 
-def _said(text: str, name: str) -> str | None:
+def said_of(shape: OutcomeShape, text: str) -> str | None:
+    """What an answer says of an outcome: its property's value, a number in the one way in which numbers are kept, what
+    may be corrected as JSON, or the whole text; ``None`` when it says nothing of it."""
+    if shape.form == "reference" and shape.property is None:
+        return text
     try:
         output = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return str(output[name]) if isinstance(output, dict) and name in output else None
+    if not isinstance(output, dict):
+        return None
+    value = output if shape.property is None else output.get(shape.property)
+    if value is None:
+        return None
+    if shape.form == "correction":
+        return msgspec.json.encode(value).decode()
+    if shape.form != "number":
+        return str(value)
+    number = number_of(value)
+    return None if number is None else number_text(number)
 
 
 def _value_start(text: str, name: str) -> int | None:

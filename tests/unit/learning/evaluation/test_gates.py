@@ -80,9 +80,10 @@ GOOD = Evaluation(
     safety=SUITES,
 )
 PLAIN = ApplicationSpec(
-    name="desk", features={}, entity_keys=(), prompt=Prompt("Say."), model="m", decoding=Decoding(), output_schema=None,
-    classes=(), figures=(), guards=(), freshness={}, reuse=Reuse(), slo=SLO(), rollout=Rollout(), purpose="tests",
-    owner="", outcome=Outcome("flight", positive="late"),
+    name="desk", features={}, entity_keys=(), prompt=Prompt("Say."), model="m", decoding=Decoding(),
+    output_schema='{"properties": {"flight": {"enum": ["late", "on time"]}, "urgency": {"enum": ["low", "high"]}}}',
+    classes=("flight",), figures=(), guards=(), freshness={}, reuse=Reuse(), slo=SLO(), rollout=Rollout(),
+    purpose="tests", owner="", outcome=Outcome("flight", positive="late"),
 )  # fmt: skip
 ALL = Gates()
 BETTER = GOOD.advantages

@@ -10,24 +10,20 @@ import pytest
 from tests.contract.catalog.test_outcomes import outcome
 from tests.unit.catalog.examples import NOON
 
-from antiphon.learning.outcomes.performance import (
-    ScoredForecast,
-    Scores,
-    by_day,
-    by_release,
-    by_slice,
-    forecasts_of,
-    score,
-)
+from antiphon.catalog.learning.outcomes import OutcomeRecord
+from antiphon.definitions.outcome_shape import OutcomeShape
+from antiphon.learning.outcomes.performance import Scored, Scores
+
+LATE = OutcomeShape("outlook", "label", "outlook", "late", ("late", "on time"))
 
 
-def forecast(probability: float, late: bool, release: str = "r1", **entity: str) -> ScoredForecast:
+def forecast(probability: float, late: bool, release: str = "r1", **entity: str) -> OutcomeRecord:
     label = "late" if late else "on time"
-    return ScoredForecast({"late": probability}, label, release, "live", "2013-04-10", entity)
+    return outcome("a", probabilities={"late": probability}, value=label, release=release, entity=entity, as_of=NOON)
 
 
-def scored(forecasts: Sequence[ScoredForecast]) -> Scores | None:
-    return score(forecasts, ("late", "on time"), "late")
+def scored(forecasts: Sequence[OutcomeRecord], shape: OutcomeShape = LATE) -> Scores | None:
+    return Scored.read(forecasts, shape).score()
 
 
 def scores(probabilities: list[float], late: list[bool]) -> Scores | None:
@@ -60,7 +56,7 @@ def test_metrics_agree_with_another_library() -> None:
     rows = [forecast(drawn.random(), drawn.random() < 0.3) for _ in range(500)]
     found = scored(rows)
     assert found is not None
-    probabilities, late = [row.probabilities["late"] for row in rows], [row.label == "late" for row in rows]
+    probabilities, late = [row.probabilities["late"] for row in rows], [row.value == "late" for row in rows]
     assert found.metrics["auc"] == pytest.approx(metrics.roc_auc_score(late, probabilities))
     assert found.metrics["brier"] == pytest.approx(metrics.brier_score_loss(late, probabilities))
     assert found.metrics["log_loss"] == pytest.approx(metrics.log_loss(late, probabilities))
@@ -75,10 +71,10 @@ def test_labels_of_many_are_all_scored() -> None:
     labels = ("low", "normal", "urgent")
     said = [(0.6, 0.3, 0.1), (0.2, 0.7, 0.1), (0.1, 0.2, 0.7), (0.5, 0.4, 0.1)]
     rows = [
-        ScoredForecast(dict(zip(labels, one, strict=True)), truth, "r1", "live", "2013-04-10", {})
+        outcome("a", probabilities=dict(zip(labels, one, strict=True)), value=truth)
         for one, truth in zip(said, ("low", "normal", "urgent", "normal"), strict=True)
     ]
-    found = score(rows, labels, None)
+    found = scored(rows, OutcomeShape("outlook", "label", "outlook", None, labels))
     assert found is not None
     assert found.metrics["accuracy"] == 0.75
     assert found.trivial["accuracy"] == 0.5
@@ -107,9 +103,10 @@ def test_parts_add_up_to_the_whole() -> None:
         forecast(0.1 * number, number % 3 == 0, f"r{number % 2}", origin="EWR" if number < 7 else f"X{number}")
         for number in range(10)
     ]
-    assert [(group.value, group.scores.rows) for group in by_release(rows, scored)] == [("r0", 5), ("r1", 5)]
-    assert [(group.value, group.scores.rows) for group in by_day(rows, scored)] == [("2013-04-10", 10)]
-    slices = by_slice(rows, scored, ("origin", "gone"), most=2)
+    read = Scored.read(rows, LATE)
+    assert [(group.value, group.scores.rows) for group in read.by_release()] == [("r0", 5), ("r1", 5)]
+    assert [(group.value, group.scores.rows) for group in read.by_day()] == [("2013-04-10", 10)]
+    slices = read.by_slice(("origin", "gone"), most=2)
     assert [(group.key, group.value, group.scores.rows) for group in slices] == [
         ("origin", "EWR", 7),
         ("origin", "X7", 1),
@@ -118,12 +115,38 @@ def test_parts_add_up_to_the_whole() -> None:
 
 def test_forecasts_are_of_joined_labels_with_a_probability() -> None:
     outcomes = [
-        outcome("a", as_of=NOON.replace(hour=23) + timedelta(hours=1)),
+        outcome("a", as_of=NOON.replace(hour=23) + timedelta(hours=1), value="late", probabilities={"late": 0.25}),
         outcome("b", probabilities={}),
         outcome("c", kind="thumbs", value="up"),
     ]
-    found, without = forecasts_of(outcomes)
-    assert [(each.probabilities, each.label, each.day) for each in found] == [
-        ({"delayed": 0.25}, "delayed", "2013-04-11")
+    read = Scored.read(outcomes, LATE)
+    assert [each.id for each in read.outcomes] == ["a"]
+    assert [group.value for group in read.by_day()] == ["2013-04-11"]
+    assert read.without == 1
+
+
+def test_numbers_are_scored_beside_the_median_and_texts_by_what_was_written() -> None:
+    minutes = OutcomeShape("minutes", "number", "minutes", low=0, high=120)
+    pairs = [("10", "20"), ("30", "30"), ("50", "40")]
+    rows = [
+        outcome("a", outcome="minutes", kind="number", said=said, value=truth, probabilities={})
+        for said, truth in pairs
     ]
-    assert without == 1
+    found = scored([*rows, outcome("b", outcome="minutes", kind="number", value="7", probabilities={})], minutes)
+    assert found is not None
+    assert (found.rows, found.metrics["mae"], found.trivial["mae"]) == (3, pytest.approx(20 / 3), pytest.approx(20 / 3))
+    assert (found.labels, found.reliability, found.mean_forecast) == ({}, (), {})
+    reply = OutcomeShape("text", "reference", None)
+    scores = {"chrf": 1.0, "rouge_l": 1.0, "exact_match": 1.0, "length_gap": 0.0}
+    texts = [outcome("a", outcome="text", kind="reference", scores=scores, value="Thank you.", probabilities={})]
+    written = scored(texts, reply)
+    assert written is not None
+    assert written.metrics == scores
+    assert written.trivial == {}
+
+
+def test_what_came_before_the_outcome_was_declared_otherwise_is_left_out() -> None:
+    minutes = OutcomeShape("outlook", "number", "outlook", low=0, high=120)
+    assert (Scored.read([outcome("a")], minutes).rows, Scored.read([outcome("a")], minutes).without) == (None, 1)
+    renamed = OutcomeShape("outlook", "label", "outlook", None, ("red", "green"))
+    assert Scored.read([outcome("a")], renamed).without == 1

@@ -42,10 +42,7 @@ class GuardFunctions:
         """The reason for which a function does not let a text pass; ``None``: it passes. Never raises: the
         first error of each type that a function raises is logged with its traceback."""
         try:
-            function = self._function(name)
-            running = asyncio.get_running_loop().run_in_executor(self._threads, function, text, request)
-            async with asyncio.timeout(seconds):
-                said = await running
+            said = await self.call(name, (text, request), seconds)
         except TimeoutError:
             return f"{name} did not answer within {seconds:g} s"
         except Exception as error:
@@ -56,6 +53,18 @@ class GuardFunctions:
         if said is None or said is True:
             return None
         return said if isinstance(said, str) and said else f"{name} said no"
+
+    async def call(self, name: str, arguments: Sequence[Any], seconds: float) -> object:
+        """What a function returns, called in a thread.
+
+        Raises:
+            TimeoutError: it did not return within so many seconds.
+            SetupError: its module may not be imported. Anything that importing or calling it raises.
+        """
+        function = self._function(name)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        async with asyncio.timeout(seconds):
+            return await running
 
     def _function(self, name: str) -> Callable[..., object]:
         if name not in self._known:

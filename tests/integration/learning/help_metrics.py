@@ -1,0 +1,29 @@
+"""Metrics of a help desk's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from antiphon import metric
+
+
+@metric(bounds=(0, 1))
+def names_the_thing(request: Mapping[str, Any], output: Mapping[str, Any], outcome: Mapping[str, str]) -> float:
+    """Whether the reply names what the ticket is about."""
+    thing = str(request["question"]).split(" my ")[1].split()[0]
+    return float(thing in output["reply"] and thing in outcome["reply"])
+
+
+def flaky(request: Mapping[str, Any], output: Mapping[str, Any], outcome: Mapping[str, str]) -> float:
+    """Raises on every third ticket."""
+    number = int(str(request["question"]).split()[1].rstrip(":"))
+    if number % 3 == 0:
+        raise KeyError("gone")
+    return number % 3 - 1
+
+
+def nonsense(request: Mapping[str, Any], output: Mapping[str, Any], outcome: Mapping[str, str]) -> float:
+    """Is no number."""
+    return math.nan
