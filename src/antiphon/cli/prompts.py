@@ -118,7 +118,10 @@ def try_prompt(
     from antiphon.services.learning.drafts import draft_of, prompt_text
     from antiphon.services.learning.prompt_trials import trial_runner
 
-    texts_of = {"template": template and prompt_text(template), "system": system and prompt_text(system)}
+    texts_of = {
+        "template": prompt_text(template) if template else None,
+        "system": prompt_text(system) if system else None,
+    }
 
     async def made() -> tuple[Any, list[str], dict[str, Any]]:
         async with open_learning(project) as (learning, store):

@@ -37,9 +37,8 @@ def coverage(
     """
     whole = evaluation is not None and evaluation.whole_rows > 0
     properties = (application.schema or {}).get("properties", {})
-    scored = (
-        {application.outcome.property} if evaluation is not None and application.outcome is not None else set[str]()
-    )
+    asked = () if evaluation is None else application.shapes
+    scored = {shape.property for shape in asked if shape.property is not None}
     labels = {} if evaluation is None else evaluation.labels
     sliced = {} if evaluation is None else {f"{one.key} {one.value}": one.rows for one in evaluation.slices}
     return tuple(

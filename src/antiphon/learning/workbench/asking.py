@@ -84,7 +84,7 @@ def figures(receipt: Receipt, text: str, first: str, application: ApplicationSpe
         seconds=receipt.timing.total,
         guards=tuple(f"{one.guard}: {one.action}" for one in receipt.guards if one.action != "pass"),
         fingerprint=receipt.attempts[-1].fingerprint if receipt.attempts else "",
-        probabilities=outcome_probabilities(application, receipt.classes, text),
+        probabilities=outcome_probabilities(application.shape, receipt.classes, text),
     )
 
 

@@ -85,10 +85,12 @@ def suggested(
 ) -> tuple[Expectation, ...]:
     """The expectation that what is known of a prediction suggests: the label that came true or was set, else the
     corrected text, else anything but a text that was complained about; none where nothing was."""
-    labels = [one.value for one in outcomes if one.kind == "label" and one.status == "joined"]
+    shapes = {shape.name: shape for shape in application.shapes if shape.form == "label"}
+    labels = [one for one in outcomes if one.status == "joined" and one.outcome in shapes]
     said = [one for one in annotations if one.kind == "label" and one.criterion]
-    if labels and application.outcome is not None:
-        return (Expectation("label", labels[0], application.outcome.property),)
+    if labels:
+        shape = shapes[str(labels[0].outcome)]
+        return (Expectation("label", labels[0].value, str(shape.property)),)
     if len({(one.criterion, one.value) for one in said}) == 1:  # contradictory annotators suggest nothing
         return (Expectation("label", said[0].value, said[0].criterion),)
     corrections = [one.value for one in annotations if one.kind == "correction"]

@@ -180,7 +180,7 @@ class _Search:
     def propose(self, prompt: str | list[dict[str, Any]]) -> str:
         """GEPA's: another text, by the proposing model."""
         text = prompt if isinstance(prompt, str) else "\n\n".join(str(turn["content"]) for turn in prompt)
-        return self._wait(self._reflect(text))
+        return str(self._wait(self._reflect(text)))
 
     def log(self, message: str) -> None:
         """GEPA's: nothing; its lines hold texts of users."""

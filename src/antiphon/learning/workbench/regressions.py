@@ -180,8 +180,9 @@ class RegressionRunner:
         subject: dict[str, object] = {
             "release": release.content_hash, "set": [version.name, version.version, split], "of": "regressions",
         }  # fmt: skip
-        id = id or await asyncio.to_thread(next_id, "regress", scope, subject, self.sets.run)
-        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
+        free = await asyncio.to_thread(next_id, "regress", scope, subject, self.sets.run)
+        named = id or free
+        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, named, subject)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         sender = RecordedRequests(self.services, self.texts, release, who, self.patience)
         outcomes = await answer_each(
@@ -193,7 +194,7 @@ class RegressionRunner:
             "running regression cases",
         )
         run = RegressionRun(
-            id=id,
+            id=named,
             scope=scope,
             regression_set=version.name,
             version=version.version,

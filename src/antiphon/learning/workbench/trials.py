@@ -182,8 +182,9 @@ class TrialRunner:
         """
         scope, application = release.scope, release.bundle.application
         subject: dict[str, object] = {"release": release.content_hash, "sample": query, "of": "trial"}
-        id = id or await asyncio.to_thread(next_id, "trial", scope, subject, self.trials.get)
-        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
+        free = await asyncio.to_thread(next_id, "trial", scope, subject, self.trials.get)
+        named = id or free
+        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, named, subject)
         sample = kept.find("sample", RequestSample)
         if sample is None:
             sample = await asyncio.to_thread(self.draw, scope, application.name, query)
@@ -199,7 +200,7 @@ class TrialRunner:
             "trying production requests",
         )
         trial = Trial(
-            id=id,
+            id=named,
             scope=scope,
             application=application.name,
             release=release.id,

@@ -157,15 +157,15 @@ class Workbench:
                 next_step=f"Try one on the other's requests: `antiphon prompts try … --same-as {known[0].id}`.",
             )
         receipts = {one: self.store.receipts.get(scope, one) for one in shared}
-        application = known[-1].bundle.application
+        shape = known[-1].bundle.application.shape
         return compare(
             ours,
             theirs,
             users={one: receipt.exposure_unit for one, receipt in receipts.items()},
             identical={one: self._alike(scope, ours.answers[one], theirs.answers[one]) for one in shared},
-            outcomes=self.store.outcomes.labels(scope, shared),
-            labels=application.labels,
-            positive=None if application.outcome is None else application.outcome.positive,
+            outcomes=None if shape is None else self.store.outcomes.values(scope, shared, shape.name),
+            labels=() if shape is None else shape.labels,
+            positive=None if shape is None else shape.positive,
         )
 
     def texts(self, scope: Scope, predictions: Iterable[str | None]) -> dict[str, str | None]:
