@@ -140,12 +140,12 @@ async def test_a_line_of_a_batch_has_turns_or_a_conversation(world: World) -> No
     ]
     endpoint, lines = "/v1/chat/completions", batch_lines(world.desk.database)
     prompts = []
-    for body in ({"messages": turns}, {"messages": turns[-1:], "conversation": id}):
+    for body in ({"messages": turns[-1:], "conversation": id}, {"messages": turns}):
         content = msgspec.json.encode({"model": "assistant", "entity": ENTITY, **body})
         read = lines.read(endpoint, content, SCOPE, ASKER, "req_1")
         (made,) = [await world.desk.answerer.answer(question) for question in read.requests]
         prompts.append(prompt(world, made.prediction))
         assert made.receipt.path == "batch"
         assert made.receipt.conversation is not None
-        assert made.receipt.conversation.previous == first.id
+        assert made.receipt.conversation.turn == 2
     assert prompts[0] == prompts[1]

@@ -325,7 +325,7 @@ async def test_both_arms_begin_without_a_stored_answer(make: Make, mode: Any) ->
 async def test_without_the_namespace_an_arm_would_profit_from_the_live_answers(
     make: Make, monkeypatch: pytest.MonkeyPatch, role: Role
 ) -> None:
-    monkeypatch.setattr(answerer, "cache_namespace", lambda request, assigned: assigned.release.id)
+    monkeypatch.setattr(answerer, "cache_namespace", lambda request, assigned, history: assigned.release.id)
     desk = make()
     await warm_then_rolled_out(desk)
     assert "generated" not in await origins(desk, role)
