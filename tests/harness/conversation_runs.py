@@ -11,7 +11,7 @@ from tests.harness.assistant import ENTITY, assistant
 from tests.harness.small_desk import SCOPE, START, FeatureTable, SmallDesk
 
 from antiphon.catalog.serving.receipts import Receipt
-from antiphon.definitions.application import ApplicationSpec, Decoding
+from antiphon.definitions.application import ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.request import Message
@@ -77,7 +77,9 @@ class ConversationFigures(msgspec.Struct, frozen=True):
 def application(model: str, **changes: object) -> ApplicationSpec:
     """The assistant with instructions as long as such have."""
     template = "The customer {{ entity.customer }} has {{ features.account.open_tickets }} open tickets. {{ question }}"
-    own = {"prompt": Prompt(template, SYSTEM), "decoding": Decoding(max_tokens=24), "model": model}
+    # The first turns of two conversations are one prompt: each is generated, so that its tokens are measured.
+    never = Reuse(mode="never", identical_prompts=False)
+    own = {"prompt": Prompt(template, SYSTEM), "decoding": Decoding(max_tokens=24), "model": model, "reuse": never}
     return assistant(**{**own, **changes})
 
 

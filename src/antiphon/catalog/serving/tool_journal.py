@@ -33,9 +33,9 @@ class ToolJournal:
             payload = connection.execute(select(_table.c.payload).where(schema.owned(_table, scope, key=key))).scalar()
         return None if payload is None else self._database.unseal(scope, _SCHEMA, key, payload).decode()
 
-    def finish(self, scope: Scope, key: str, result: str, *, within: Connection | None = None) -> None:
-        """Note the result of a call; the first one stays."""
-        sealed = self._database.seal(scope, _SCHEMA, key, result.encode())
+    def finish(self, scope: Scope, key: str, text: str, *, within: Connection | None = None) -> None:
+        """Note the text that a call gave; the first one stays."""
+        sealed = self._database.seal(scope, _SCHEMA, key, text.encode())
         with self._database.writing(within) as connection:
             own = schema.owned(_table, scope, key=key)
             connection.execute(update(_table).where(own, _table.c.payload.is_(None)).values(payload=sealed))
