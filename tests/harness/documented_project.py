@@ -61,11 +61,13 @@ def definitions(model: EmbeddingModel | str = TINY.model, text: str = DEFINITION
 class DocumentedProject:
     """The project's folder, with what a worker and a gateway would do to it."""
 
-    def __init__(self, folder: Path, text: str | None = None, documents: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, text: str | None = None, documents: dict[str, str] | None = None, settings: str = ""
+    ) -> None:
         self.folder = folder
         self.documents = folder / "handbook"
         (folder / "antiphon.toml").write_text(
-            '[project]\nname = "shop"\n[engine]\nkind = "simulated"\nmodels = ["scripted"]\n'
+            '[project]\nname = "shop"\n[engine]\nkind = "simulated"\nmodels = ["scripted"]\n' + settings
         )
         (folder / "definitions.py").write_text(text or definitions())
         for name, content in (HANDBOOK if documents is None else documents).items():

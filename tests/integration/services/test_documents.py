@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -297,6 +298,25 @@ async def test_the_filter_of_a_retrieval_costs_no_result(project: DocumentedProj
     assert find().passages[0].similarity >= find().passages[1].similarity
 
 
+async def test_an_encrypted_project_keeps_no_text_of_a_document_in_the_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTIPHON_PASSPHRASE", "a passphrase of the tests")
+    DocumentedProject(tmp_path).close()
+    settings = '[encryption]\nmode = "encrypted"\n'
+    (tmp_path / "antiphon.toml").write_text((tmp_path / "antiphon.toml").read_text() + settings)
+    for command in ("init", "enable"):  # a keyring, then what is there already is sealed
+        enabled = CliRunner().invoke(assemble(), ["encryption", command, "--project", str(tmp_path)])
+    assert enabled.exit_code == 0, enabled.output
+    project = DocumentedProject(tmp_path, settings=settings)
+    await project.refresh()
+    answer = await project.ask(says(), GLASS)
+    assert "Broken glass is replaced" in prompt(project, answer)
+    project.close()
+    holding = [path.name for path in tmp_path.rglob("*") if path.is_file() and b"Broken glass is" in path.read_bytes()]
+    assert holding == ["returns.md"]
+
+
 async def test_documents_are_listed_shown_and_searched(project: DocumentedProject) -> None:
     def antiphon(*arguments: str) -> Any:
         done = CliRunner().invoke(assemble(), ["documents", *arguments, "--project", str(project.folder)])
@@ -324,7 +344,8 @@ async def test_documents_are_listed_shown_and_searched(project: DocumentedProjec
     prediction = (await project.ask(says(), GLASS)).prediction
     explained = ProjectPredictions(project.store).explain(project.scope, prediction)
     assert explained["retrievals"][0]["passages"][0]["text"].startswith("# Returns")
-    told = CliRunner().invoke(assemble(), ["explain", prediction, "--project", str(project.folder)]).stdout
+    explain = ["explain", prediction, "--project", str(project.folder)]
+    told = (await asyncio.to_thread(CliRunner().invoke, assemble(), explain)).stdout
     assert "returns.md#1, hours.txt#1 of handbook (publication 1, fresh)" in told
 
 
