@@ -14,17 +14,19 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from benchmarks.engine.parity import AT_ONCE, at_once, body, busy, publish, requests, write_project
+from benchmarks.engine.parity import AT_ONCE, at_once, body, publish, requests, write_project
 from tests.chaos.harness.running import free_port, scratch, supervised, until
 
 SIZES = {"ci": 8, "demo": 48, "full": 200}
 RESULTS = Path(__file__).parents[1] / "results"
 LETTERS = """
-Application("letters", features=[], model="smollm2-135m", purpose="answer letters", decoding=Decoding(max_tokens=48),
+Application("letters", features=[], model="smollm2-135m", purpose="answer letters", decoding=Decoding(max_tokens=24),
             prompt=Prompt("Letter {{ question }}", system="You answer letters to a bakery in one sentence."))
 """
 
@@ -53,27 +55,27 @@ async def measure(folder: Path, number: int) -> dict[str, Any]:
     definitions = root / "definitions.py"
     text = definitions.read_text(encoding="utf-8")
     definitions.write_text(text + "\nfrom antiphon import Application, Decoding, Prompt\n" + LETTERS, encoding="utf-8")
-    url, half = f"http://127.0.0.1:{port}", number // 2
+    url, shops = f"http://127.0.0.1:{port}", number // 4
     async with supervised(root, url):
         key = (root / ".antiphon" / "keys" / "admin.key").read_text(encoding="utf-8").strip()
         headers = {"authorization": f"Bearer {key}"}
         async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=300.0) as client:
             await publish(client)
-            rows = requests(half)
+            rows = requests(shops)
             await until(lambda: answered(client, body(rows[0]) | {"entity": {"shop": "tea"}}), bool, 120)
             began = time.monotonic()
-            letters = [{"model": "letters", "messages": [turn(place)]} for place in range(number - half)]
+            letters = [{"model": "letters", "messages": [turn(place)]} for place in range(number - shops)]
             await at_once(AT_ONCE, [lambda sent=sent: ask(client, sent) for sent in (*map(body, rows), *letters)])
             asked = time.monotonic() - began
             (await client.post("/admin/features/refresh", json={"key": "again"})).raise_for_status()
             began, found = time.monotonic(), {}
-            async with busy(client, rows):
+            async with talking(client):
                 for application in ("desk", "letters"):
                     found[application] = await tried(root, application, number)
             took = time.monotonic() - began
             for application in ("desk", "letters"):
                 (root / "system.txt").write_text("Answer in one word.", encoding="utf-8")
-                other = ("--sample", str(min(half, 8)), "--path", "online", "--system", "system.txt")
+                other = ("--sample", str(min(shops, 8)), "--path", "online", "--system", "system.txt")
                 draft = await run(root, "prompts", "try", application, *other)
                 found[application]["draft_identical"] = draft["comparison"]["identical"]
     return {
@@ -98,6 +100,27 @@ async def answered(client: httpx2.AsyncClient, sent: dict[str, Any]) -> bool:
 async def ask(client: httpx2.AsyncClient, sent: dict[str, Any]) -> None:
     response = await client.post("/v1/chat/completions", json=sent)
     assert response.status_code == 200, response.text
+
+
+@asynccontextmanager
+async def talking(client: httpx2.AsyncClient) -> AsyncIterator[None]:
+    """Sampled chat with the plain model for as long as the block lasts, two at a time: trials share steps with it."""
+
+    async def talk(speaker: int) -> None:
+        for place in range(100_000):
+            message = {"role": "user", "content": f"Tell me about bread {speaker} {place}."}
+            sent = {"model": "smollm2-135m", "messages": [message], "seed": place, "max_tokens": 8 + place % 24}
+            await ask(client, sent)
+            await asyncio.sleep(0.5)
+
+    talks = [asyncio.create_task(talk(speaker)) for speaker in range(2)]
+    try:
+        yield
+        assert not any(one.done() for one in talks)
+    finally:
+        for one in talks:
+            one.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
 
 
 async def tried(root: Path, application: str, number: int) -> dict[str, Any]:

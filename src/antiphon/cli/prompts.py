@@ -118,16 +118,20 @@ def try_prompt(
     from antiphon.services.learning.drafts import draft_of, prompt_text
     from antiphon.services.learning.prompt_trials import trial_runner
 
-    texts_of = {
-        "template": prompt_text(template) if template else None,
-        "system": prompt_text(system) if system else None,
-    }
+    texts_of = {name: prompt_text(path) for name, path in (("template", template), ("system", system)) if path}
 
     async def made() -> tuple[Any, list[str], dict[str, Any]]:
         async with open_learning(project) as (learning, store):
             await asyncio.to_thread(require_application, store, application)
             candidate, notes = await asyncio.to_thread(
-                lambda: draft_of(store, application, release=release or None, declared=draft, **texts_of)
+                lambda: draft_of(
+                    store,
+                    application,
+                    release=release or None,
+                    declared=draft,
+                    template=texts_of.get("template"),
+                    system=texts_of.get("system"),
+                )
             )
             query = await asyncio.to_thread(_query, store, sample, seed, (since, until), path, of, same_as)
             runner = trial_runner(store, learning.recorded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,7 @@ __all__ = ["few_layers", "model_path"]
 pytestmark = pytest.mark.model
 
 MODEL = "smollm2-135m"
-NUMBER = 20
+NUMBER = int(os.environ.get("TRIAL_REQUESTS", "20"))
 
 
 async def test_the_real_model_says_again_what_it_said(tmp_path: Path, few_layers: Weights) -> None:

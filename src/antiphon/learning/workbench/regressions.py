@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -29,7 +30,7 @@ from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.clock import Clock
-from antiphon.core.errors import InvalidInputError
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -180,21 +181,22 @@ class RegressionRunner:
         subject: dict[str, object] = {
             "release": release.content_hash, "set": [version.name, version.version, split], "of": "regressions",
         }  # fmt: skip
-        free = await asyncio.to_thread(next_id, "regress", scope, subject, self.sets.run)
-        named = id or free
-        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, named, subject)
+        name: str = id or await asyncio.to_thread(next_id, "regress", scope, subject, self.sets.run)
+        with suppress(NotFoundError):
+            return await asyncio.to_thread(self.sets.run, scope, name)
+        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, name, subject)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         sender = RecordedRequests(self.services, self.texts, release, who, self.patience)
         outcomes = await answer_each(
             kept,
             CaseOutcome,
-            {f"case:{name}": partial(self._case, sender, name, case, version) for name, case in cases.items()},
+            {f"case:{one}": partial(self._case, sender, one, case, version) for one, case in cases.items()},
             self.concurrency,
             progress,
             "running regression cases",
         )
         run = RegressionRun(
-            id=named,
+            id=name,
             scope=scope,
             regression_set=version.name,
             version=version.version,

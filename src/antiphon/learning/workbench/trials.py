@@ -8,6 +8,7 @@ interrupted trial goes on with it, whatever was asked meanwhile.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -182,9 +183,10 @@ class TrialRunner:
         """
         scope, application = release.scope, release.bundle.application
         subject: dict[str, object] = {"release": release.content_hash, "sample": query, "of": "trial"}
-        free = await asyncio.to_thread(next_id, "trial", scope, subject, self.trials.get)
-        named = id or free
-        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, named, subject)
+        name: str = id or await asyncio.to_thread(next_id, "trial", scope, subject, self.trials.get)
+        with suppress(NotFoundError):
+            return await asyncio.to_thread(self.trials.get, scope, name)
+        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, name, subject)
         sample = kept.find("sample", RequestSample)
         if sample is None:
             sample = await asyncio.to_thread(self.draw, scope, application.name, query)
@@ -200,7 +202,7 @@ class TrialRunner:
             "trying production requests",
         )
         trial = Trial(
-            id=named,
+            id=name,
             scope=scope,
             application=application.name,
             release=release.id,
