@@ -189,8 +189,8 @@ def status(
     show(found, as_json, lambda: _performance(found))
 
 
-@app.command("wanted")
-def wanted(
+@app.command("pending")
+def pending(
     application: Application,
     outcome: Annotated[str, typer.Option(help="The declared outcome; the first by default.", metavar="NAME")] = "",
     limit: Limit = 20,
@@ -201,7 +201,7 @@ def wanted(
     from antiphon.services.learning.outcomes import monitor
 
     with stores(project) as store:
-        found = monitor(store).wanted(store.scope, application, outcome or None, limit=limit)
+        found = monitor(store).pending(store.scope, application, outcome or None, limit=limit)
     rows = [(each.prediction, each.release, each.as_of, each.until) for each in found]
     show(found, as_json, lambda: table(("prediction", "release", "as of", "until"), rows, "Nothing waits."))
 

@@ -88,11 +88,11 @@ class OutcomeShape(msgspec.Struct, frozen=True):
         return loss * self.span if self.form in ("label", "number") else 1.0 - loss
 
     def sampled(self, prediction: str) -> bool:
-        """Whether a prediction is one of those that are told about: by a hash of its id, which no answer changes."""
+        """Tells whether a prediction is in the sample: by a hash of its id, which no answer changes."""
         return self.sample >= 1 or int(content_hash(["sample", prediction])[:8], 16) < self.sample * 2**32
 
     def admits(self, value: str) -> bool:
-        """Whether a kept value can be one of this outcome, whose declaration may have changed since."""
+        """Tells whether a kept value can be one of this outcome, whose declaration may have changed since."""
         if self.form == "number":
             return number_of(value) is not None
         return self.form != "label" or not self.labels or value in self.labels

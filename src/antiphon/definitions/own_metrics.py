@@ -35,7 +35,7 @@ class OwnMetric(msgspec.Struct, frozen=True):
 
     @property
     def higher(self) -> bool:
-        """Whether more is better."""
+        """True when more is better."""
         return self.direction == "higher"
 
 

@@ -131,9 +131,9 @@ async def test_each_outcome_is_named_joined_and_measured_by_itself(make: MakeDes
     """Minutes have a day to arrive, replies three; the first outcome decides, both are evaluated and shown."""
     desk = make(knowing, knowing)
     predictions = await served(desk, 60)
-    assert desk.tell(predictions[0], replied(0), "reply").status == "duplicate"
-    assert desk.tell(predictions[0], "Something else.", "reply").status == "contradictory"
-    assert desk.tell(predictions[0], took(0)).status == "duplicate"
+    assert desk.tell(predictions[0], replied(0), "reply", id="a").status == "duplicate"
+    assert desk.tell(predictions[0], "Something else.", "reply", id="b").status == "contradictory"
+    assert desk.tell(predictions[0], took(0), id="c").status == "duplicate"
     with pytest.raises(InvalidInputError, match="no outcome named 'mood'"):
         desk.tell(predictions[0], "good", "mood")
     evaluation = await desk.evaluate(desk.release, desk.dataset())
@@ -210,22 +210,22 @@ async def test_metrics_of_the_users_own_are_measured_counted_and_gated(make: Mak
 
 
 async def test_of_a_sample_the_others_neither_decide_nor_hold_up(make: MakeDesk) -> None:
-    """Agents write replies to a third of the tickets: those that are wanted, whatever was answered."""
+    """Agents write replies to a third of the tickets: those that are pending, whatever was answered."""
     outcome = Outcome("reply", sample=0.33)
     desk = make(knowing, knowing, msgspec.structs.replace(REPLIES, outcome=outcome))
     rollout = desk.begin(desk.candidate())
     numbers = {(await desk.ask(number)).prediction: number for number in range(240)}
     await mirrored(desk, 240)
-    wanted = [one.prediction for one in desk.monitor.wanted(SCOPE, "help", limit=500)]
-    assert 50 < len(wanted) < 110
-    assert [numbers[one] for one in wanted] == sorted(numbers[one] for one in wanted)
-    others = [one for one in numbers if one not in wanted]
+    pending = [one.prediction for one in desk.monitor.pending(SCOPE, "help", limit=500)]
+    assert 50 < len(pending) < 110
+    assert [numbers[one] for one in pending] == sorted(numbers[one] for one in pending)
+    others = [one for one in numbers if one not in pending]
     for prediction in others[:40]:
         desk.tell(prediction, "Something quite different.")
     assert "0 of 60 pairs have an outcome" in desk.verdict(rollout).sentence
-    for prediction in wanted:
+    for prediction in pending:
         desk.tell(prediction, replied(numbers[prediction]))
-    assert desk.monitor.wanted(SCOPE, "help") == ()
+    assert desk.monitor.pending(SCOPE, "help") == ()
     said = desk.verdict(rollout)
-    assert said.metrics[0].canary_units == len(wanted)
+    assert said.metrics[0].canary_units == len(pending)
     assert said.decision == "promote", said.sentence

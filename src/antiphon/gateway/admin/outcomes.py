@@ -11,7 +11,7 @@ from antiphon.core.clock import utc
 from antiphon.gateway.admin.shapes import read_all
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
-from antiphon.learning.outcomes.monitoring import DriftReport, Performance, WantedOutcome
+from antiphon.learning.outcomes.monitoring import DriftReport, PendingOutcome, Performance
 
 
 class OutcomeQuery(msgspec.Struct, frozen=True):
@@ -30,17 +30,17 @@ class PerformanceQuery(msgspec.Struct, frozen=True):
     until: datetime | None = None
 
 
-class WantedQuery(msgspec.Struct, frozen=True):
+class PendingQuery(msgspec.Struct, frozen=True):
     """A declared outcome; the first by default."""
 
     outcome: str | None = None
     limit: Few = 50
 
 
-class WantedList(msgspec.Struct, frozen=True):
+class PendingList(msgspec.Struct, frozen=True):
     """Oldest first."""
 
-    predictions: tuple[WantedOutcome, ...]
+    predictions: tuple[PendingOutcome, ...]
 
 
 class OutcomeLine(msgspec.Struct, frozen=True):
@@ -90,13 +90,13 @@ def _performance(call: OperationCall, query: PerformanceQuery) -> Performance:
     )
 
 
-@operation("GET", "/admin/outcomes/{application}/wanted", "Predictions that wait for an outcome, oldest first.", "read")
-def _wanted(call: OperationCall, query: WantedQuery) -> WantedList:
+@operation("GET", "/admin/outcomes/{application}/pending", "Predictions without an outcome yet, oldest first.", "read")
+def _pending(call: OperationCall, query: PendingQuery) -> PendingList:
     call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
-    found = call.services.learning.monitor.wanted(
+    found = call.services.learning.monitor.pending(
         call.scope, call.path["application"], query.outcome, limit=query.limit
     )
-    return WantedList(found)
+    return PendingList(found)
 
 
 @operation("GET", "/admin/outcomes/{application}/drift", "Printed features and forecasts, then and now.", "read")

@@ -207,7 +207,7 @@ class DatasetRowBuilder:
         }
 
     def _question(self, spec: DatasetSpec, prediction: str) -> str | None:
-        """What the user asked, where the specification keeps it and it was not erased."""
+        """The words of the user, where the specification keeps it and it was not erased."""
         if not spec.question:
             return None
         with suppress(NotFoundError):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from antiphon.learning.evaluation.metric import Metric
-from antiphon.learning.evaluation.texts import RowScoring, mean_of
+from antiphon.learning.evaluation.texts import RowComparison, mean_of
 
 _ABSENT = object()
 
@@ -58,7 +58,7 @@ def _plain(value: Any) -> object:
     return ("boolean", value) if isinstance(value, bool) else value
 
 
-FIELDS = RowScoring(
+FIELDS = RowComparison(
     {
         "field_f1": Metric("field_f1", mean_of("field_f1"), True, "correction"),
         "field_match": Metric("field_match", mean_of("field_match"), True, "correction"),

@@ -35,7 +35,7 @@ class ScoredRows(Protocol):
         """The loss of each row in the metric that decides in shadow, from 0 to 1."""
 
     def same_truth(self, others: Self) -> bool:
-        """Whether the same came true in other rows."""
+        """Tells whether the same came true in other rows."""
 
 
 R = TypeVar("R", contravariant=True)

@@ -22,7 +22,7 @@ from antiphon.definitions.outcome_shape import OutcomeForm, OutcomeShape
 from antiphon.learning.evaluation.fields import FIELDS
 from antiphon.learning.evaluation.metric import Floats, Metric, ScoredRows
 from antiphon.learning.evaluation.numbers import NUMBER_METRICS, NumberAnswers
-from antiphon.learning.evaluation.texts import TEXT, RowScoring, TextAnswers
+from antiphon.learning.evaluation.texts import TEXT, RowComparison, TextAnswers
 
 RESAMPLES = 2_000
 """Draws of a bootstrap: the 2.5th percentile is then the 50th smallest, known to a few per cent of its own distance."""
@@ -131,7 +131,7 @@ class LabelForecasts:
         return brier_of_rows(self)
 
     def same_truth(self, others: LabelForecasts) -> bool:
-        """Whether the same labels came true in other rows."""
+        """Tells whether the same labels came true in other rows."""
         return self.labels == others.labels and np.array_equal(self.truth, others.truth)
 
 
@@ -270,7 +270,7 @@ def read_rows(shape: OutcomeShape, rows: Sequence[tuple[Mapping[str, float], str
     return TextAnswers.read(texts, scoring_of(shape))
 
 
-def scoring_of(shape: OutcomeShape) -> RowScoring:
+def scoring_of(shape: OutcomeShape) -> RowComparison:
     """The way to compare an answer with a reference text or a corrected output."""
     return FIELDS if shape.form == "correction" else TEXT
 
@@ -291,7 +291,8 @@ def advantages(rows: ScoredRows) -> dict[str, IntervalEstimate]:
 
     def advantage(metric: Metric[Any], places: Any) -> float:
         drawn = rows.at(places)
-        return metric.better(metric.of(drawn), metric.of(drawn.trivial()))
+        # Sums in another order differ in their last bits, which must not be an advantage.
+        return round(metric.better(metric.of(drawn), metric.of(drawn.trivial())), 12)
 
     return _each(rows, advantage, SEED, RESAMPLES)
 

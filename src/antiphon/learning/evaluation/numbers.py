@@ -62,7 +62,7 @@ class NumberAnswers:
         return np.minimum(np.abs(self.said - self.truth) / self.span, 1.0)
 
     def same_truth(self, others: NumberAnswers) -> bool:
-        """Whether the same numbers came true in other rows."""
+        """Tells whether the same numbers came true in other rows."""
         return np.array_equal(self.truth, others.truth)
 
 

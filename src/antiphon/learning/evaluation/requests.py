@@ -21,7 +21,7 @@ from antiphon.learning.evaluation.asking import (
     first_attempt,
 )
 from antiphon.learning.evaluation.own import OwnMetricScores
-from antiphon.learning.evaluation.scores import OutcomeResult, RowResult, answered
+from antiphon.learning.evaluation.scores import RowOutcome, RowResult, answered
 from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.answering.probabilities import outcome_probabilities, said_of
 from antiphon.serving.request import Answer, AnswerRequest
@@ -76,14 +76,14 @@ class EvaluationRequests:
         if not whole or not self.application.own_metrics:
             return result
         prints = {feature.name: feature.printed for feature in answer.receipt.features}
-        asked = {"entity": row.entity, "question": row.question or "", "features": prints}
+        seen = {"entity": row.entity, "question": row.question or "", "features": prints}
         first_name = self.application.shapes[0].name
         output = msgspec.json.decode(answer.text) if self.application.schema is not None else answer.text
-        own, failed = await self._own.score(asked, output, {first_name: row.label, **row.further})
+        own, failed = await self._own.score(seen, output, {first_name: row.label, **row.further})
         return msgspec.structs.replace(result, own=own, own_failed=failed)
 
-    def _results(self, row: DatasetRow, answer: Answer, *, whole: bool) -> dict[str, OutcomeResult]:
-        """What the answer says of each outcome that is known; of the first alone where it was asked no further."""
+    def _results(self, row: DatasetRow, answer: Answer, *, whole: bool) -> dict[str, RowOutcome]:
+        """The answer beside each outcome that is known; beside the first alone where it was asked no further."""
         first, *others = self.application.shapes
         found = {first.name: _result(first, row.label, answer)}
         for shape in others if whole else ():
@@ -92,7 +92,7 @@ class EvaluationRequests:
         return found
 
 
-def _result(shape: OutcomeShape, truth: str, answer: Answer) -> OutcomeResult:
+def _result(shape: OutcomeShape, truth: str, answer: Answer) -> RowOutcome:
     if shape.form == "label":
-        return OutcomeResult(truth, outcome_probabilities(shape, answer.receipt.classes, answer.text))
-    return OutcomeResult(truth, said=said_of(shape, answer.text))
+        return RowOutcome(truth, outcome_probabilities(shape, answer.receipt.classes, answer.text))
+    return RowOutcome(truth, said=said_of(shape, answer.text))

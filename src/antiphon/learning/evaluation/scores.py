@@ -28,8 +28,8 @@ T = TypeVar("T")
 Mode = Literal["classes", "whole"]
 
 
-class OutcomeResult(msgspec.Struct, frozen=True):
-    """What came true of one outcome, and what an answer says of it.
+class RowOutcome(msgspec.Struct, frozen=True):
+    """One outcome of a row: the truth, and the answer about it.
 
     Attributes:
         probabilities: of its labels; empty when there was no answer, or it has none.
@@ -50,7 +50,7 @@ class RowResult(msgspec.Struct, frozen=True):
     """The result of one row.
 
     Attributes:
-        truth, probabilities, said: of the first outcome, as an :class:`OutcomeResult` has them; ``further`` are the
+        truth, probabilities, said: of the first outcome, as an :class:`RowOutcome` has them; ``further`` are the
             results of the other outcomes that are known, by name.
         own: values of the user's own metrics; ``own_failed`` why others have none.
         error: code of the error that stood in its way, ``reason`` in words.
@@ -76,14 +76,14 @@ class RowResult(msgspec.Struct, frozen=True):
     reason: str = ""
     fingerprint: str = ""
     said: str | None = None
-    further: dict[str, OutcomeResult] = {}
+    further: dict[str, RowOutcome] = {}
     own: dict[str, float] = {}
     own_failed: dict[str, str] = {}
 
     @property
-    def first(self) -> OutcomeResult:
+    def first(self) -> RowOutcome:
         """The result of the first outcome."""
-        return OutcomeResult(self.truth, self.probabilities, self.said)
+        return RowOutcome(self.truth, self.probabilities, self.said)
 
 
 NO_PROBABILITY = "no_probability"
@@ -109,7 +109,7 @@ def decode_rows(content: bytes) -> EvaluationRows:
 
 
 def answered(
-    row: DatasetRow, receipt: Receipt, results: Mapping[str, OutcomeResult], text: str, first_attempt: str,
+    row: DatasetRow, receipt: Receipt, results: Mapping[str, RowOutcome], text: str, first_attempt: str,
     application: ApplicationSpec, *, whole: bool,
 ) -> RowResult:  # fmt: skip
     """The result of a row that got an answer: its text as it was served, and as the model wrote it first.
@@ -327,11 +327,11 @@ def differences(
     return found
 
 
-def _of_outcome(row: RowResult, shape: OutcomeShape, place: int) -> OutcomeResult | None:
+def _of_outcome(row: RowResult, shape: OutcomeShape, place: int) -> RowOutcome | None:
     return row.first if place == 0 else row.further.get(shape.name)
 
 
-def scored_rows(shape: OutcomeShape, results: Sequence[OutcomeResult]) -> ScoredRows:
+def scored_rows(shape: OutcomeShape, results: Sequence[RowOutcome]) -> ScoredRows:
     """Results that say something of an outcome, to be measured."""
     return metrics.read_rows(shape, [(one.probabilities, one.said, one.truth) for one in results])
 

@@ -29,7 +29,7 @@ _WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
-class RowScoring:
+class RowComparison:
     """A way to compare an answer with its reference.
 
     Attributes:
@@ -53,14 +53,14 @@ class TextAnswers:
         chosen: the rows that are meant, of those that there are baselines of.
     """
 
-    scoring: RowScoring
+    scoring: RowComparison
     truth: tuple[str, ...]
     scores: Mapping[str, Floats]
     baselines: Callable[[], Mapping[str, Floats]]
     chosen: Any = field(default_factory=lambda: slice(None))
 
     @classmethod
-    def read(cls, rows: Sequence[tuple[str, str]], scoring: RowScoring | None = None) -> TextAnswers:
+    def read(cls, rows: Sequence[tuple[str, str]], scoring: RowComparison | None = None) -> TextAnswers:
         """The answers of rows of (text that was said, reference).
 
         Raises:
@@ -74,7 +74,7 @@ class TextAnswers:
         return cls(by, tuple(reference for _, reference in rows), scores, cache(lambda: _baselines(rows, by)))
 
     @classmethod
-    def scored(cls, scores: Sequence[Mapping[str, float]], truth: Sequence[str], scoring: RowScoring) -> TextAnswers:
+    def scored(cls, scores: Sequence[Mapping[str, float]], truth: Sequence[str], scoring: RowComparison) -> TextAnswers:
         """Answers that were scored before, at least one, without trivial forecasters."""
         return cls(scoring, tuple(truth), _columns(scores), dict)
 
@@ -108,7 +108,7 @@ class TextAnswers:
         return 1.0 - self.scores[self.scoring.deciding]
 
     def same_truth(self, others: TextAnswers) -> bool:
-        """Whether other rows have the same references."""
+        """Tells whether other rows have the same references."""
         return self.truth == others.truth
 
 
@@ -132,7 +132,7 @@ def score_text(said: str, reference: str) -> dict[str, float]:
     }
 
 
-def _baselines(rows: Sequence[tuple[str, str]], scoring: RowScoring) -> dict[str, Floats]:
+def _baselines(rows: Sequence[tuple[str, str]], scoring: RowComparison) -> dict[str, Floats]:
     """The scores of texts that do not depend on the request, each of them a column."""
     said, references = [text for text, _ in rows], [reference for _, reference in rows]
     most = [text for text, _ in Counter(said).most_common(CONSTANTS)]
@@ -167,7 +167,7 @@ def mean_of(name: str) -> Callable[[TextAnswers], float]:
     return lambda answers: float(np.mean(answers.scores[name]))
 
 
-TEXT = RowScoring(
+TEXT = RowComparison(
     {
         "chrf": Metric("chrf", mean_of("chrf"), True, "reference"),
         "rouge_l": Metric("rouge_l", mean_of("rouge_l"), True, "reference"),

@@ -188,7 +188,7 @@ class OutcomeMatcher:
             )
 
     def _forecast(self, receipt: Receipt, declared: DeclaredValue) -> dict[str, Any]:
-        """What a prediction says of an outcome, as a :class:`MatchedPrediction` has it."""
+        """The fields of a prediction about an outcome, as a :class:`MatchedPrediction` has it."""
         shape = declared.shape
         if shape is None:
             return {}

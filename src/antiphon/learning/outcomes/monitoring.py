@@ -26,7 +26,7 @@ from antiphon.learning.outcomes.drift import (
     forecasts,
     printed_features,
 )
-from antiphon.learning.outcomes.performance import Group, Scored, Scores
+from antiphon.learning.outcomes.performance import Group, ScoredPredictions, Scores
 from antiphon.learning.outcomes.submission import outcome_named
 from antiphon.serving.features.printing import print_all
 
@@ -66,7 +66,7 @@ class Performance(msgspec.Struct, frozen=True):
     slices: tuple[Group, ...]
 
 
-class WantedOutcome(msgspec.Struct, frozen=True):
+class PendingOutcome(msgspec.Struct, frozen=True):
     """A prediction that waits for an outcome, and until when (event time)."""
 
     prediction: str
@@ -124,7 +124,7 @@ class Monitor:
         declared = self.applications(scope, application)
         shape, _ = outcome_named(declared, outcome)
         joined = self.outcomes.scored(scope, application, shape.name, since=since, until=until)
-        scored = Scored.read(joined, shape)
+        scored = ScoredPredictions.read(joined, shape)
         return Performance(
             application=application,
             outcome=shape.name,
@@ -144,9 +144,9 @@ class Monitor:
             slices=scored.by_slice(tuple(slices) or declared.gates.slices),
         )
 
-    def wanted(
+    def pending(
         self, scope: Scope, application: str, outcome: str | None = None, *, limit: int = 50
-    ) -> tuple[WantedOutcome, ...]:
+    ) -> tuple[PendingOutcome, ...]:
         """Predictions of the outcome's sample that users saw and nothing is told about, oldest first, while its window
         is open; raises as :meth:`performance`."""
         shape, window = outcome_named(self.applications(scope, application), outcome)
@@ -156,7 +156,7 @@ class Monitor:
         known = self.outcomes.values(scope, [one.prediction for one in waiting], shape.name)
         left = sorted((one.as_of, one.prediction, one.release) for one in waiting if one.prediction not in known)
         return tuple(
-            WantedOutcome(prediction, release, as_of, as_of + window) for as_of, prediction, release in left[:limit]
+            PendingOutcome(prediction, release, as_of, as_of + window) for as_of, prediction, release in left[:limit]
         )
 
     def drift(self, scope: Scope, application: str, *, recent: timedelta = WEEK) -> DriftReport:

@@ -46,7 +46,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredPredictions:
     """Predictions with the values of one outcome, read once for all groups.
 
     Attributes:
@@ -60,7 +60,7 @@ class Scored:
     without: int
 
     @classmethod
-    def read(cls, joined: Iterable[OutcomeRecord], shape: OutcomeShape) -> Scored:
+    def read(cls, joined: Iterable[OutcomeRecord], shape: OutcomeShape) -> ScoredPredictions:
         """The joined values of an outcome, oldest first, beside what was predicted."""
         known = [one for one in joined if one.outcome == shape.name and one.as_of is not None]
         telling = [one for one in known if _says(one, shape)]
@@ -122,7 +122,7 @@ def _value(key: str, outcome: OutcomeRecord) -> str | None:
 
 
 def _says(outcome: OutcomeRecord, shape: OutcomeShape) -> bool:
-    """Whether a prediction said something of an outcome as it is declared now."""
+    """Tells whether a prediction said something of an outcome as it is declared now."""
     if outcome.kind != shape.form or not shape.admits(outcome.value):
         return False
     if shape.form == "label":

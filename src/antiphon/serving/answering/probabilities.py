@@ -67,8 +67,8 @@ def outcome_probabilities(
 
 
 def said_of(shape: OutcomeShape, text: str) -> str | None:
-    """What an answer says of an outcome: its property's value, a number in the one way in which numbers are kept, what
-    may be corrected as JSON, or the whole text; ``None`` when it says nothing of it."""
+    """The statement of an answer about an outcome: its property's value, a number in the one way in which numbers are
+    kept, what may be corrected as JSON, or the whole text; ``None`` when it says nothing of it."""
     if shape.form == "reference" and shape.property is None:
         return text
     try:

@@ -12,7 +12,7 @@ from tests.unit.catalog.examples import NOON
 
 from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.definitions.outcome_shape import OutcomeShape
-from antiphon.learning.outcomes.performance import Scored, Scores
+from antiphon.learning.outcomes.performance import ScoredPredictions, Scores
 
 LATE = OutcomeShape("outlook", "label", "outlook", "late", ("late", "on time"))
 
@@ -23,7 +23,7 @@ def forecast(probability: float, late: bool, release: str = "r1", **entity: str)
 
 
 def scored(forecasts: Sequence[OutcomeRecord], shape: OutcomeShape = LATE) -> Scores | None:
-    return Scored.read(forecasts, shape).score()
+    return ScoredPredictions.read(forecasts, shape).score()
 
 
 def scores(probabilities: list[float], late: list[bool]) -> Scores | None:
@@ -103,7 +103,7 @@ def test_parts_add_up_to_the_whole() -> None:
         forecast(0.1 * number, number % 3 == 0, f"r{number % 2}", origin="EWR" if number < 7 else f"X{number}")
         for number in range(10)
     ]
-    read = Scored.read(rows, LATE)
+    read = ScoredPredictions.read(rows, LATE)
     assert [(group.value, group.scores.rows) for group in read.by_release()] == [("r0", 5), ("r1", 5)]
     assert [(group.value, group.scores.rows) for group in read.by_day()] == [("2013-04-10", 10)]
     slices = read.by_slice(("origin", "gone"), most=2)
@@ -119,7 +119,7 @@ def test_forecasts_are_of_joined_labels_with_a_probability() -> None:
         outcome("b", probabilities={}),
         outcome("c", kind="thumbs", value="up"),
     ]
-    read = Scored.read(outcomes, LATE)
+    read = ScoredPredictions.read(outcomes, LATE)
     assert [each.id for each in read.outcomes] == ["a"]
     assert [group.value for group in read.by_day()] == ["2013-04-11"]
     assert read.without == 1
@@ -147,6 +147,9 @@ def test_numbers_are_scored_beside_the_median_and_texts_by_what_was_written() ->
 
 def test_what_came_before_the_outcome_was_declared_otherwise_is_left_out() -> None:
     minutes = OutcomeShape("outlook", "number", "outlook", low=0, high=120)
-    assert (Scored.read([outcome("a")], minutes).rows, Scored.read([outcome("a")], minutes).without) == (None, 1)
+    assert (
+        ScoredPredictions.read([outcome("a")], minutes).rows,
+        ScoredPredictions.read([outcome("a")], minutes).without,
+    ) == (None, 1)
     renamed = OutcomeShape("outlook", "label", "outlook", None, ("red", "green"))
-    assert Scored.read([outcome("a")], renamed).without == 1
+    assert ScoredPredictions.read([outcome("a")], renamed).without == 1

@@ -55,7 +55,7 @@ class GuardFunctions:
         return said if isinstance(said, str) and said else f"{name} said no"
 
     async def call(self, name: str, arguments: Sequence[Any], seconds: float) -> object:
-        """What a function returns, called in a thread.
+        """Calls a function in a thread and returns its result.
 
         Raises:
             TimeoutError: it did not return within so many seconds.
