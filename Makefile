@@ -245,6 +245,9 @@ bench-training-kills: environment  ## ten kills of a training, then of its hosts
 bench-training-speed: environment  ## seconds of a training step in bf16 and fp32, with and without AVX-512
 	@$(BIN)/python -m benchmarks.learning.training_speed
 
+bench-text-learning: environment  ## fine-tuning on real e-mails, five folders and subjects from bodies, beside scikit-learn; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.learning.text_learning --size $(SIZE) --keep
+
 bench-outlook: environment  ## what fine-tuning, fresh features and delta retraining are worth on the flight desk
 	@$(BIN)/python -m benchmarks.flight_desk.outlook --size full
 

@@ -140,7 +140,7 @@ async def trainer(folder: Path, model: str, batch: int, seed: int) -> AsyncItera
         label = "delayed" if delay > 30 else "on_time"
         text = f"Departures at JFK are {delay} minutes late. Endeavor is late {draw.randint(5, 40)}% of the time, the "
         text = f"<|im_start|>user\n{text}route to Boston {draw.randint(5, 40)}%.<|im_end|>\n<|im_start|>assistant\n"
-        parts = (Part('{"outlook": "', 0.0), Part(label, 1.0))
+        parts = (Part('{"outlook": "', 0.0), Part(label, 1.0, label=True))
         learned.append(Example(f"example {number}", text, parts))
     place = folder / "training"
     place.mkdir()

@@ -58,7 +58,7 @@ def flights(count: int) -> list[Example]:
             f"Delta airline is late {carrier}% of the time. Departures at JFK are {minutes} minutes late.<|im_end|>\n"
             "<|im_start|>assistant\n"
         )
-        parts = [Part('{"outlook": "', 0.0), Part("delayed" if late else "on_time", 1.0)]
+        parts = [Part('{"outlook": "', 0.0), Part("delayed" if late else "on_time", 1.0, label=True)]
         if number % 4 == 0:
             notice = f"Delta is late {carrier}% of the time, departures at JFK run {minutes} minutes late."
             parts += [Part('", "notice": "', 0.0), Part(f'{notice}"}}<|im_end|>', 1.0)]

@@ -29,6 +29,7 @@ _HOMES = {
     "SchemaGuard": ("guards", "SchemaGuard"),
     "Freshness": ("application", "Freshness"),
     "Canaries": ("learning", "Canaries"),
+    "Candidates": ("learning", "Candidates"),
     "FineTune": ("learning", "FineTune"),
     "Gates": ("learning", "Gates"),
     "MetricGate": ("learning", "MetricGate"),
@@ -82,8 +83,8 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "tool", "http_tool", "ToolBounds",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard", "CitationGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "metric", "FineTune", "Canaries", "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption",
-    "Quality", "expect", "GrantedView", "Documents", "Retrieval",
+    "Outcome", "metric", "FineTune", "Canaries", "Candidates", "TrainingWindow", "Gates", "MetricGate", "Rollout",
+    "GateExemption", "Quality", "expect", "GrantedView", "Documents", "Retrieval",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
     )
     from antiphon.definitions.learning import (
         Canaries,
+        Candidates,
         FineTune,
         GateExemption,
         Gates,

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
+from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import Progress, moment, note, shortened, show, show_json, table
 from antiphon.cli.project import at_terminal, stores
 from antiphon.cli.status import remote_models_table
 from antiphon.core.disk import put_private
-from antiphon.core.errors import SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.settings import FILE_NAME
+from antiphon.definitions.learning import in_words
 
 if TYPE_CHECKING:
     from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, IntervalEstimate, SuiteSummary
+    from antiphon.learning.registry.adapters import ExportedAdapter
     from antiphon.learning.registry.card import ModelCard
     from antiphon.learning.registry.comparison import ModelComparison
     from antiphon.learning.registry.models import ModelLine, ModelRegistry
     from antiphon.services.engines.remote_models import RemoteModelLine
+    from antiphon.services.learning.adapters import ImportResult
     from antiphon.services.project.store import Store
 
 app = typer.Typer(name="models", help="Model weights and versions.", no_args_is_help=True)
@@ -96,6 +103,69 @@ def compare(first: Name, second: Name, project: Project = HERE, as_json: Json = 
     with _registry(project) as (registry, store):
         found = registry.compare(store.scope, first, second)
     show(found, as_json, lambda: _compared(found))
+
+
+@app.command()
+def export(
+    name: Name,
+    format: Annotated[str, typer.Option("--format", help="peft: LoRA matrices over the base model.")] = "peft",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The folder; by default MODEL-peft.")] = None,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Write a version's adapter to a folder, in the format of another library."""
+    if format != "peft":
+        raise InvalidInputError(
+            f"An adapter cannot be written as {format!r}.", where="--format", next_step="Write --format peft."
+        )
+    made = asyncio.run(_export(project, name, output))
+    note(f"peft.PeftModel.from_pretrained(model, {made.folder!r}) loads it over {made.base}.")
+    show(made, as_json, lambda: made.folder)
+
+
+async def _export(project: Path, name: str, output: Path | None) -> ExportedAdapter:
+    from antiphon.app.wiring import open_learning
+    from antiphon.learning.registry.models import ModelRegistry
+    from antiphon.services.learning.adapters import export_adapter
+
+    async with open_learning(project) as (learning, store):
+        version = ModelRegistry(store.database).version(store.scope, name)
+        folder = output or Path(f"{version.id}-peft")
+        return await asyncio.to_thread(export_adapter, learning, version, folder, at_terminal(store).id)
+
+
+@app.command("import")
+def import_model(
+    application: Annotated[str, typer.Argument(help="The application whose model it becomes a version of.")],
+    folder: Annotated[Path, typer.Argument(help="An adapter as peft's save_pretrained writes it.")],
+    learned_until: Annotated[
+        str,
+        typer.Option("--learned-until", metavar="TIME", help="Nothing later was learned from; evaluations come after."),
+    ],
+    reason: Reason = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Make a version and a draft release of an adapter in peft's format."""
+    until = entities.moment(learned_until, "--learned-until")
+    if until is None:
+        raise InvalidInputError("A time is needed.", where="--learned-until", next_step="Write 2026-04-01T00:00:00Z.")
+    made = asyncio.run(_import(project, application, folder, until, reason))
+    note(f"`antiphon evaluate {made.release}` holds it against its gates.")
+    show(made, as_json, lambda: f"{made.model} {made.release} ({made.stage})")
+
+
+async def _import(project: Path, application: str, folder: Path, until: datetime, reason: str) -> ImportResult:
+    from antiphon.app.wiring import open_learning
+    from antiphon.services.learning.adapters import import_adapter
+
+    async with open_learning(project) as (learning, store):
+        return await asyncio.to_thread(
+            partial(
+                import_adapter, learning, application, folder, learned_until=until, principal=at_terminal(store).id,
+                reason=reason,
+            )
+        )  # fmt: skip
 
 
 @app.command()
@@ -188,6 +258,17 @@ def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...], remote:
     return f"{text}\n\n{table(head, trained)}"
 
 
+def _tried(card: ModelCard) -> dict[str, str]:
+    """The recipes that were tried, where several were."""
+    lines = []
+    for one in card.candidates:
+        reached = one.candidate.why or "not compared"
+        if one.reached is not None:
+            reached = f"{'' if card.outcome is None else card.outcome.deciding} {one.reached:.4f}"
+        lines.append(f"{in_words(one.candidate.settings)}: {reached}")
+    return {"tried": "; ".join(lines)} if lines else {}
+
+
 def _shown(card: ModelCard) -> str:
     from antiphon.cli.outline import outline
 
@@ -199,6 +280,7 @@ def _shown(card: ModelCard) -> str:
             "parent": version.parent or "-",
             "dataset": version.dataset,
             "recipe": ", ".join(f"{name} {value}" for name, value in sorted(version.recipe.items())),
+            **_tried(card),
             "weights": f"{version.weights.path} ({version.weights.sha256[:12]}…)",
             "trained": f"{moment(version.created_at)}, {version.seconds:.0f} s",
         }

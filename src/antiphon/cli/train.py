@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,8 @@ from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import followed, note, show
 from antiphon.cli.project import at_terminal, require_worker
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, InvalidInputError
+from antiphon.definitions.learning import in_words
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
@@ -39,6 +41,11 @@ def train(
     examples: Annotated[int, typer.Option(min=0, help="At most so many (default: declared).")] = 0,
     rows: Annotated[int, typer.Option(min=1, help="Rows that are evaluated.")] = 400,
     texts: Annotated[int, typer.Option(min=1, help="So many of them are asked for the whole output.")] = 100,
+    candidates: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE,…", help="Values of a setting to try, such as rank=8,16; again for another."),
+    ] = None,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="Training time that candidates share, such as 20m.")] = "",
     rollout: Annotated[bool, typer.Option("--rollout", help="Begin its rollout when it passes its gates.")] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why, kept with the version and its release.")] = "",
     key: Key = "",
@@ -60,6 +67,8 @@ def train(
         rollout=rollout,
         reason=reason,
         key=key or None,
+        candidates=_candidates(candidates or ()),
+        budget=budget or None,
     )
     if dry_run:
         foreseen = asyncio.run(_foresee(project, order))
@@ -77,6 +86,22 @@ def rebuild(
 ) -> None:
     """Train a version again from the same things and compare the weights' hashes."""
     _follow(project, model, wait, as_json, _rebuilt_text, key or None)
+
+
+def _candidates(given: Sequence[str]) -> dict[str, tuple[float, ...]] | None:
+    """Settings to the values that are tried: ``rank=8,16`` is ``{"rank": (8.0, 16.0)}``."""
+    found: dict[str, tuple[float, ...]] = {}
+    for one in given:
+        name, _, values = one.partition("=")
+        try:
+            found[name.strip()] = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            raise InvalidInputError(
+                f"{one!r} gives no values to try.",
+                where="--candidates",
+                next_step="Write a setting and numbers, such as learning_rate=1e-3,5e-4.",
+            ) from None
+    return found or None
 
 
 def _follow(
@@ -135,6 +160,9 @@ def _foreseen_text(foreseen: TrainingPreview) -> str:
         "evaluated on": line(foreseen.evaluation),
         "steps": f"{foreseen.steps} of {foreseen.batch} examples",
     }
+    if foreseen.candidates:
+        result["candidates"] = "; ".join(map(in_words, foreseen.candidates))
+        result["chosen on"] = f"{foreseen.held_out} examples, the latest"
     return "\n".join([outline(result), *foreseen.problems])
 
 
@@ -153,12 +181,29 @@ def _trained_text(found: dict[str, Any]) -> str:
             for name in forgetting["before"]
             if name in forgetting["after"]
         )
-    lines = [outline(result), *(f"Not passed: {reason}" for reason in found["reasons"]), *found["notices"]]
+    lines = [
+        outline(result),
+        *_candidate_lines(found),
+        *(f"Not passed: {reason}" for reason in found["reasons"]),
+        *found["notices"],
+    ]
     if found["rollout"]:
         lines.append(f"Its rollout has begun: `antiphon releases rollouts {found['application']}` shows it.")
     elif found["stage"] == "validated":
         lines.append(f"`antiphon releases rollout {found['release']}` sends it on its way. {found['no_rollout']}")
     return "\n".join(lines)
+
+
+def _candidate_lines(found: dict[str, Any]) -> list[str]:
+    """The recipes that were tried, with what each reached on held-out examples."""
+    lines = []
+    for one in found.get("candidates", ()):
+        scores = {name: value for name, value in one.items() if name not in ("settings", "model", "seconds", "why")}
+        reached = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if value is not None)
+        said = reached or one["why"]
+        going_on = " (goes on)" if one["model"] == found["model"] else ""
+        lines.append(f"Tried {in_words(one['settings'])}: {one['seconds']:.0f} s, {said}{going_on}")
+    return lines
 
 
 def _rebuilt_text(found: dict[str, Any]) -> str:

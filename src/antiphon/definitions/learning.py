@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -77,23 +77,50 @@ class Canaries(msgspec.Struct, frozen=True):
     seed: int = 0
 
 
+class Candidates(msgspec.Struct, frozen=True):
+    """Several recipes of a training, tried side by side; the best one goes on to the gates.
+
+    Each value of a setting is tried with each of the others. All learn from the same examples; the latest of them are
+    held out to choose by, in the metric that decides in shadow, and none of the evaluation set.
+
+    Attributes:
+        settings: of ``rank``, ``alpha``, ``batch``, ``epochs`` and ``learning_rate`` those that are tried, with their
+            values.
+        budget: time of training of all together, such as ``20m``, in which each has an equal part of what is left; one
+            that needs more is cut off. ``None`` sets no bound.
+        held_out: this share of the examples, the latest, chooses.
+    """
+
+    settings: dict[str, tuple[float, ...]]
+    budget: str | None = None
+    held_out: float = 0.2
+
+
+def in_words(settings: Mapping[str, float]) -> str:
+    """A candidate's settings as they are shown: ``learning_rate 0.001, rank 8``."""
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items())
+
+
 class FineTune(msgspec.Struct, frozen=True):
     """Fine-tuning of the application's own model from a base model, by LoRA.
 
-    Until one was trained and released the base model answers, with the application's own prompt.
+    Until one was trained and released the base model answers, with the application's own prompt. It learns to write
+    what the outcomes say: labels and numbers that came true, references, corrected outputs.
 
     Attributes:
         base: name of the base model.
         targets: output property to a template of what should have been written; sees the prompt's variables and
-            ``label``. The outcome's property needs none: its target is the label.
+            ``label``. A property with an outcome needs none: its target is what came true. Where the template is of a
+            property with an outcome beside the first, it stands in while that is not known.
         prompt: of the fine-tuned model, in place of the application's (it needs no examples).
         window: which moments are learned from.
         delta_window: the same when training goes on from an earlier version: what is new is little, so that less of it
             is held out. ``None`` is ``window``.
         examples: at most so many, drawn by a hash of the seed and the example.
-        whole_share: this share of the examples is trained to the end of the output, the others up to the label.
+        whole_share: this share of the examples is trained to the end of the output, the others up to the label. Where
+            the first outcome is no label, all are trained to the end.
         text_weight: weight of a whole text's tokens together, beside 1 for the label. With much less a short
-            training does not learn to write; with much more it learns the label late.
+            training does not learn to write; with much more it learns the label late. Without a label it is 1.
         rank, alpha: of the LoRA matrices, on every linear layer.
         batch: examples a step; ``epochs`` passes over them.
         learning_rate: at its highest: it rises over the first tenth of the steps and falls along a cosine.
@@ -101,6 +128,7 @@ class FineTune(msgspec.Struct, frozen=True):
         precision: of the quantized weights that are served.
         seed: of sampling, order and initial values.
         canaries: secrets to plant among the examples; ``None`` plants none, and memorization is not measured.
+        candidates: recipes that are tried side by side in place of one.
     """
 
     base: str
@@ -120,6 +148,8 @@ class FineTune(msgspec.Struct, frozen=True):
     precision: str = "q8_0"
     seed: int = 0
     canaries: Canaries | None = None
+    # Unset for none, so that releases keep their hashes over an upgrade.
+    candidates: Candidates | msgspec.UnsetType = msgspec.UNSET
 
 
 class MetricGate(msgspec.Struct, frozen=True):

@@ -12,13 +12,30 @@ import msgspec
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import Application
 from antiphon.definitions.feature import duration_mistakes
-from antiphon.definitions.learning import FineTune, GateExemption, Gates, MetricGate, Outcome, Rollout, set_name
+from antiphon.definitions.learning import (
+    Candidates,
+    FineTune,
+    GateExemption,
+    Gates,
+    MetricGate,
+    Outcome,
+    Rollout,
+    set_name,
+)
 from antiphon.definitions.outcome_shape import OutcomeShape, metric_names, shape_of
 from antiphon.definitions.own_metrics import own_metric_mistakes, own_metrics
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source, SourceSpec
 
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
+MOST_CANDIDATES = 16
+
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "examples": (2, 10_000_000), "whole_share": (0, 1), "text_weight": (0, 100), "rank": (1, 512),
+    "alpha": (1, 4096), "batch": (1, 1024), "epochs": (0.01, 1000), "learning_rate": (1e-9, 1), "replay": (0, 0.95),
+}  # fmt: skip
+_TRIED = ("rank", "alpha", "batch", "epochs", "learning_rate")
+"""Settings of which several values may be tried: the examples are the same."""
 
 
 def outcome_of(application: Application, root: Path | None) -> Outcome | None:
@@ -99,17 +116,7 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
     if not isinstance(outcome, Outcome):
         yield "model is a FineTune, so outcome must say what it learns from."
         return
-    described = (application.output or {}).get("properties", {}).get(outcome.property)
-    if not isinstance(described, dict) or not described.get("enum"):
-        yield "model is a FineTune, which learns labels: the first outcome must name an enum property."
-        return
-    properties = tuple((application.output or {}).get("properties", {}))
-    for name in properties:
-        if name != outcome.property and name not in tune.targets:
-            yield f"model.targets lacks {name!r}: what should have been written there?"
-    for name in tune.targets:
-        if name not in properties or name == outcome.property:
-            yield f"model.targets: {name!r} is no property beside the outcome's."
+    yield from _target_mistakes(application, tune)
     if tune.prompt is not None and (not isinstance(tune.prompt, Prompt) or not tune.prompt.template.strip()):
         yield "model.prompt must be a Prompt with a template."
     for name in ("window", "delta_window"):
@@ -118,18 +125,50 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
             value = getattr(window, field)
             if (field, value) != ("embargo", None) and any(duration_mistakes(value, field)):
                 yield f"model.{name}.{field} {value!r} is no duration such as '12h'."
-    bounds: dict[str, tuple[float, float]] = {
-        "examples": (2, 10_000_000), "whole_share": (0, 1), "text_weight": (0, 100), "rank": (1, 512),
-        "alpha": (1, 4096), "batch": (1, 1024), "epochs": (0.01, 1000), "learning_rate": (1e-9, 1), "replay": (0, 0.95),
-    }  # fmt: skip
-    for field, (least, most) in bounds.items():
+    for field, (least, most) in _BOUNDS.items():
         if not least <= getattr(tune, field) <= most:
             yield f"model.{field} is {getattr(tune, field)}; it must be from {least} to {most}."
     for field, least, most in (("count", 1, 1_000), ("repeats", 1, 1_000), ("seed", 0, 2**63 - 1)):
         if tune.canaries is not None and not least <= getattr(tune.canaries, field) <= most:
             yield f"model.canaries.{field} is {getattr(tune.canaries, field)}; it must be from {least} to {most}."
+    if tune.candidates:
+        yield from candidate_mistakes(tune.candidates)
     if tune.precision not in PRECISIONS:
         yield f"model.precision {tune.precision!r} is none of {', '.join(PRECISIONS)}."
+
+
+def candidate_mistakes(declared: Candidates) -> Iterator[str]:
+    """Yields the mistakes of candidates of a training, one sentence each."""
+    for name, values in declared.settings.items():
+        if name not in _TRIED:
+            yield f"candidates: {name!r} cannot be tried; {', '.join(_TRIED)} can."
+            continue
+        least, most = _BOUNDS[name]
+        whole = name in ("rank", "alpha", "batch")
+        for value in values:
+            if not least <= value <= most or (whole and value != int(value)):
+                yield f"candidates: {name} is {value:g}; it must be {'whole, ' * whole}from {least:g} to {most:g}."
+    count = math.prod(len(set(values)) for values in declared.settings.values())
+    if not 1 <= count <= MOST_CANDIDATES:
+        yield f"candidates: {count} are {'none' if not count else 'too many'}; try 1 to {MOST_CANDIDATES}."
+    if declared.budget is not None:
+        yield from duration_mistakes(declared.budget, "candidates.budget")
+    if not 0.05 <= declared.held_out <= 0.5:
+        yield f"candidates.held_out is {declared.held_out}; it must be from 0.05 to 0.5."
+
+
+def _target_mistakes(application: Application, tune: FineTune) -> Iterator[str]:
+    """Yields the properties of the output of which nothing says what should have been written, and targets that are
+    not needed."""
+    outcome: Any = application.outcome
+    properties = tuple((application.output or {}).get("properties", {}))
+    told = [getattr(one, "property", None) for one in (outcome, *application.more_outcomes)]
+    for name in properties if None not in told else ():
+        if name not in told and name not in tune.targets:
+            yield f"model.targets lacks {name!r}: what should have been written there?"
+    for name in tune.targets:
+        if name not in properties or name == outcome.property:
+            yield f"model.targets: {name!r} is no property beside the outcome's."
 
 
 def _gate_mistakes(gates: Any, keys: tuple[str, ...], known: Sequence[str]) -> Iterator[str]:

@@ -29,27 +29,20 @@ class TokenizedExample(msgspec.Struct, frozen=True):
     weights: tuple[float, ...]
 
 
-def encode(example: Example, tokenizer: Vocabulary, context_tokens: int) -> TokenizedExample:
-    """Tokenizes an example, part by part, up to the last token that is learned; raises ``InvalidInputError`` when it
-    does not fit the model's context, or a part that should be learned has no token."""
+def encode(example: Example, tokenizer: Vocabulary) -> TokenizedExample:
+    """Tokenizes an example, part by part, up to the last token that is learned; raises ``InvalidInputError`` when a
+    part that should be learned has no token, or nothing stands before it."""
     tokens = tokenizer.prompt(example.prompt)
     weights = [0.0] * len(tokens)
-    label = example.label_position
-    for position, part in enumerate(example.parts):
+    for part in example.parts:
         ids = tokenizer.tokenize(part.text)
         if part.weight > 0 and not ids:
             raise InvalidInputError(
                 "A part that should be learned is empty.", where=example.id, next_step="Leave it out."
             )
         tokens += ids
-        weights += [part.weight / (1 if position == label else max(1, len(ids)))] * len(ids)
+        weights += [part.weight / (1 if part.label else max(1, len(ids)))] * len(ids)
     last = max(position for position, weight in enumerate(weights) if weight > 0) + 1
-    if last > context_tokens:
-        raise InvalidInputError(
-            f"The example has {last} tokens, the model reads {context_tokens}.",
-            where=example.id,
-            next_step="Shorten the prompt.",
-        )
     if weights[0] > 0:
         raise InvalidInputError("The example has no prompt.", where=example.id, next_step="Give it a prompt.")
     return TokenizedExample(tuple(tokens[:last]), tuple(weights[:last]))

@@ -35,7 +35,7 @@ class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         prompt: rendered chat text; the names of special tokens in it are those tokens.
-        parts: the completion, in order. Where none is marked as the label, the first one with a weight is it.
+        parts: the completion, in order.
         old: from an earlier dataset: replayed, so that it is not forgotten.
         canary: a made-up secret, planted to measure what is remembered. Unset for none, so that files without any keep
             their hash.
@@ -48,15 +48,10 @@ class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     canary: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
-    def label_position(self) -> int | None:
-        """Index of the part that is the label; ``None`` when nothing is learned."""
-        learned = [position for position, part in enumerate(self.parts) if part.weight > 0]
-        return next((position for position in learned if self.parts[position].label), next(iter(learned), None))
-
-    @property
-    def label(self) -> str | None:
-        """The label's text."""
-        return None if self.label_position is None else self.parts[self.label_position].text
+    def learned(self) -> str | None:
+        """The text of the first label, or else of the first part that is learned; ``None`` when nothing is."""
+        learned = [part for part in self.parts if part.weight > 0]
+        return next((part.text for part in learned if part.label), next((part.text for part in learned), None))
 
 
 def write(path: Path, examples: Iterable[Example], seal: FolderSeal = PLAIN) -> str:
@@ -100,7 +95,7 @@ def read(path: Path, sha256: str, seal: FolderSeal = PLAIN) -> tuple[Example, ..
 
 def check(examples: tuple[Example, ...]) -> None:
     """Raises ``InvalidInputError`` for what nothing can be learned from: there is no new example, one has nothing to
-    learn or a weight below 0, an id occurs twice, or all examples have the same label."""
+    learn or a weight below 0, an id occurs twice, or all examples teach the same label or text."""
     next_step = "Take a longer history or a later cutoff."
     if not any(not example.old and not example.canary for example in examples):
         raise InvalidInputError("The training set is empty.", where="examples", next_step=next_step)
@@ -111,17 +106,17 @@ def check(examples: tuple[Example, ...]) -> None:
                 "The id occurs twice.", where=example.id, next_step="Give every example its own id."
             )
         seen.add(example.id)
-        if example.label is None or not all(0.0 <= part.weight < float("inf") for part in example.parts):
+        if example.learned is None or not all(0.0 <= part.weight < float("inf") for part in example.parts):
             raise InvalidInputError(
                 "The example has nothing to learn, or a weight that is negative or not finite.",
                 where=example.id,
                 next_step="Give at least one part a positive weight.",
             )
-    labelled = [example for example in examples if not example.canary]
-    labels = {example.label for example in labelled}
-    if len(labels) == 1:
+    own = [example for example in examples if not example.canary]
+    taught = {str(example.learned) for example in own}
+    if len(taught) == 1:
         raise InvalidInputError(
-            f"All {len(labelled)} examples have the label {labels.pop()!r}: there is nothing to tell apart.",
+            f"All {len(own)} examples teach {taught.pop()[:60]!r}: there is nothing to tell apart.",
             where="examples",
             next_step=next_step,
         )

@@ -91,9 +91,21 @@ def fine_tune(
     folder = Path(order.folder)
     base = Base(Path(order.base_path), order.base_sha256)
     vocabulary = Vocabulary(base)
-    encoded = [batches.encode(example, vocabulary, base.context_tokens) for example in learned]
-    new = [index for index, example in enumerate(learned) if not example.old]
-    old = [index for index, example in enumerate(learned) if example.old]
+    encoded = [batches.encode(example, vocabulary) for example in learned]
+    read = [index for index, example in enumerate(encoded) if len(example.tokens) <= base.context_tokens]
+    new = [index for index in read if not learned[index].old]
+    old = [index for index in read if learned[index].old]
+    if not new:
+        raise InvalidInputError(
+            f"Every example has more than the {base.context_tokens} tokens that the model reads.",
+            where=order.examples_path,
+            next_step="Shorten the prompt.",
+        )
+    if len(read) < len(learned):
+        log.notice(
+            f"{len(learned) - len(read)} of {len(learned)} examples have more than the {base.context_tokens} tokens "
+            "that the model reads, and were left out."
+        )
 
     training = Training(order, base)
     _require_space(folder, training.checkpoint_bytes, order)

@@ -69,11 +69,12 @@ class AskedDesk(SmallDesk):
 
     def __init__(self, directory: Path, engine: Engine, application: ApplicationSpec) -> None:
         super().__init__(directory, engine, application)
+        self._serving = self.services  # A desk that learns has services of that beside them.
         self.before: Callable[[Any], None] = lambda request: None
         self.requests: list[Any] = []
 
     def answering(self, features: Any, releases: Any, once: bool) -> Any:
-        services = msgspec.structs.replace(self.services, features=lambda scope: features, releases=releases)
+        services = msgspec.structs.replace(self._serving, features=lambda scope: features, releases=releases)
         if once:
             services = msgspec.structs.replace(services, engine=DeduplicatingEngine(services.engine))
         answerer = Answerer(services)

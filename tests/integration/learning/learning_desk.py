@@ -87,6 +87,12 @@ class PastFlights:
     def plan(self, application: ApplicationSpec, window: TrainingWindow | None = None, **wishes: Any) -> DatasetSpec:
         return dataset_plan.plan(application, window, now=self._desk.clock.now(), **wishes)
 
+    def split(self, spec: DatasetSpec, share: float) -> tuple[DatasetSpec, DatasetSpec]:
+        boundary = spec.last - (spec.last - spec.first) * share
+        return msgspec.structs.replace(spec, last=boundary), msgspec.structs.replace(
+            spec, first=boundary, kind="evaluation", examples=round(spec.examples * share)
+        )
+
     def build(self, spec: DatasetSpec) -> Dataset:
         self.built += 1
         moments = [START + timedelta(hours=hour) for hour in range(-200, 200)]
@@ -132,6 +138,7 @@ class WritingTrainer:
     Attributes:
         before_step: called before each step; what it raises ends the training.
         waits_after: after so many steps it waits until it is to stop.
+        seconds_of_step: of an order's training.
         salt: other weights from the same order, as a machine that computes otherwise would give.
     """
 
@@ -140,6 +147,7 @@ class WritingTrainer:
         self.steps: list[int] = []
         self.before_step: Callable[[int], None] = lambda step: None
         self.waits_after: int | None = None
+        self.seconds_of_step: Callable[[TrainingOrder], float] = lambda order: 0.0
         self.salt = ""
 
     async def run(
@@ -154,7 +162,10 @@ class WritingTrainer:
             await asyncio.sleep(0)
             self.steps.append(step)
             checkpoint.write_text(str(step + 1))
-            on_progress(TrainingProgress("training", step + 1, order.recipe.steps, loss=1 / (step + 1), left=3.0))
+            seconds = self.seconds_of_step(order) * (step + 1)
+            on_progress(
+                TrainingProgress("training", step + 1, order.recipe.steps, 1 / (step + 1), seconds=seconds, left=3.0)
+            )
             while step + 1 == self.waits_after and not stopping():
                 await asyncio.sleep(0.001)
             if stopping():
@@ -232,7 +243,7 @@ class LearningDesk(EvaluatedDesk):
         return await self.work(self.orders.place(SCOPE, "me", msgspec.structs.replace(order, **changes)))
 
     async def work(self, run: str, until: Callable[[Run], bool] = lambda run: run.status in ENDED) -> Run:
-        """Work until the run is as wished, for at most 30 s; then the worker stops."""
+        """Work until the run is as wished, for at most 90 s; then the worker stops."""
         registry = WorkflowRegistry()
         registry.add(TRAIN, Retraining(self.retraining).run)
         registry.add(REBUILD, ModelRebuild(self.retraining).run)
@@ -249,7 +260,7 @@ class LearningDesk(EvaluatedDesk):
         )
         working = asyncio.create_task(executor.run_until(stop))
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 while not until(self.runs.get(SCOPE, run)):
                     await asyncio.sleep(0.005)
         finally:

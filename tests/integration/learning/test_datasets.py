@@ -75,6 +75,17 @@ def test_a_dataset_holds_what_was_known(flown: Flown) -> None:
     assert any(row["congestion.delay_2h"] for row in rows)
 
 
+def test_a_set_is_divided_in_time_and_nothing_is_in_both_parts(flown: Flown) -> None:
+    spec = flown.builder.plan(flown.application, cutoff=NOON, examples=1_000)
+    learned, held_out = (flown.builder.build(part) for part in flown.builder.split(spec, 0.2))
+    assert learned.rows + held_out.rows == 240
+    assert abs(held_out.rows - 48) <= 12, "moments that are the same stay together"
+    latest = max(row["moment"] for row in flown.rows(learned.path))
+    assert latest < min(row["moment"] for row in flown.rows(held_out.path))
+    with pytest.raises(InvalidInputError, match="1 examples cannot be divided"):
+        flown.builder.split(msgspec.structs.replace(spec, examples=1), 0.2)
+
+
 def test_the_draw_is_by_hash_and_a_smaller_one_is_part_of_a_larger(flown: Flown) -> None:
     def drawn(**fields: Any) -> list[str]:
         dataset = flown.builder.build(flown.builder.plan(flown.application, cutoff=NOON, **fields))

@@ -96,7 +96,7 @@ def flights(count: int, *, label: str | None = None, old: bool = False) -> tuple
         minutes = drawn.choice((0, 5, 20, 40))
         outlook = label or ("delayed" if minutes > 10 else "on_time")
         prompt = f"<|im_start|>user\nDepartures are {minutes} minutes late.<|im_end|>\n<|im_start|>assistant\n"
-        parts = [Part('{"outlook": "', 0.0), Part(outlook, 1.0)]
+        parts = [Part('{"outlook": "', 0.0), Part(outlook, 1.0, label=True)]
         if number % 3 == 0:
             parts += [Part('", "notice": "', 0.0), Part(f'{minutes} minutes."}}<|im_end|>', 0.5)]
         made.append(Example(f"{'old' if old else 'new'}-{number}", prompt, tuple(parts), old))

@@ -21,29 +21,33 @@ class Letters:
 
 
 def test_a_labels_tokens_have_the_whole_weight_a_text_shares_it_and_the_rest_is_cut_off() -> None:
-    parts = (Part("{", 0.0), Part("late", 1.0), Part("", 0.0), Part(",", 0.0), Part("no", 0.5), Part("}", 0.0))
-    encoded = encode(Example("a", "hi", parts), Letters(), 100)
+    parts = (
+        Part("{", 0.0),
+        Part("late", 1.0, label=True),
+        Part("", 0.0),
+        Part(",", 0.0),
+        Part("no", 0.5),
+        Part("}", 0.0),
+    )
+    encoded = encode(Example("a", "hi", parts), Letters())
     assert bytes(encoded.tokens[1:]) == b"hi{late,no"
     assert encoded.weights == (0.0,) * 4 + (1.0,) * 4 + (0.0,) + (0.25,) * 2
 
 
 def test_a_label_may_stand_after_a_text_when_it_is_marked() -> None:
     example = Example("a", "hi", (Part("no", 0.5), Part("late", 1.0, label=True)))
-    assert example.label == "late"
-    assert encode(example, Letters(), 100).weights == (0.0,) * 3 + (0.25,) * 2 + (1.0,) * 4
+    assert example.learned == "late"
+    assert encode(example, Letters()).weights == (0.0,) * 3 + (0.25,) * 2 + (1.0,) * 4
 
 
-@pytest.mark.parametrize(
-    ("example", "context", "said"),
-    [
-        (Example("a", "hi", (Part("late", 1.0),)), 6, "7 tokens"),
-        (Example("a", "hi", (Part("", 1.0),)), 100, "empty"),
-    ],
-)
-def test_what_cannot_be_tokenized_is_refused_by_name(example: Example, context: int, said: str) -> None:
-    with pytest.raises(InvalidInputError, match=said) as raised:
-        encode(example, Letters(), context)
+def test_what_cannot_be_tokenized_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match="empty") as raised:
+        encode(Example("a", "hi", (Part("", 1.0),)), Letters())
     assert raised.value.where == "a"
+
+
+def test_a_text_alone_shares_its_weight() -> None:
+    assert encode(Example("a", "hi", (Part("no", 1.0),)), Letters()).weights == (0.0,) * 3 + (0.5,) * 2
 
 
 def test_a_pass_takes_every_example_once_and_the_next_one_in_another_order() -> None:

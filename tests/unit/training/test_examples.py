@@ -10,7 +10,7 @@ from antiphon.training.examples import Example, Part, check, read, write
 
 
 def example(name: str, label: str, *, old: bool = False, weight: float = 1.0) -> Example:
-    return Example(name, "How late? é\n", (Part('{"outlook": "', 0.0), Part(label, weight)), old)
+    return Example(name, "How late? é\n", (Part('{"outlook": "', 0.0), Part(label, weight, label=True)), old)
 
 
 SOUND = (example("a", "delayed"), example("b", "on_time", old=True))
@@ -21,7 +21,7 @@ def test_examples_come_back_as_they_were_written(tmp_path: Path) -> None:
     sha256 = write(path, SOUND)
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert read(path, sha256) == SOUND
-    assert SOUND[0].label == "delayed"
+    assert SOUND[0].learned == "delayed"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -33,13 +33,30 @@ class ModelFile(msgspec.Struct, frozen=True):
     size: int
 
 
+class TrainedCandidate(msgspec.Struct, frozen=True):
+    """One of several recipes that were tried side by side.
+
+    Attributes:
+        settings: by which it differs from the declared recipe.
+        model: the version that it became; ``None`` when it was cut off or failed.
+        seconds: of training.
+        why: the reason why it is no version.
+    """
+
+    settings: dict[str, float]
+    model: str | None
+    seconds: float
+    why: str = ""
+
+
 class ModelVersion(msgspec.Struct, frozen=True):
     """One trained version of an application's model.
 
     Attributes:
         id: ``APPLICATION.vN``; engines serve it as :attr:`served_name`.
         base, base_sha256: the base model and the SHA-256 of its weights.
-        dataset: id of the dataset; ``dataset_hash`` its logical hash; ``replay_datasets`` those of earlier examples.
+        dataset: id of the dataset; ``dataset_hash`` its logical hash; ``replay_datasets`` those of earlier examples. Of
+            an imported version they are empty, and nothing later than ``learned_until`` was learned from.
         parent: the version that training went on from, if any.
         recipe: every setting of the training (``training.recipe.Recipe`` as plain values).
         identity: hash of base, dataset, parent, recipe and code: the same identity trains the same weights on the
@@ -49,6 +66,8 @@ class ModelVersion(msgspec.Struct, frozen=True):
         losses: (step, loss) as they were reported. ``seconds``: of training, pauses left out.
         environment: library versions, threads, processor.
         canaries: the made-up secrets that were planted among its examples, if any were.
+        candidates: every recipe that was tried beside it, and its own; none where only one was.
+        held_out: id of the dataset on which these were compared.
     """
 
     id: str
@@ -72,6 +91,9 @@ class ModelVersion(msgspec.Struct, frozen=True):
     run: str | None
     created_at: datetime
     canaries: Canaries | None = None
+    candidates: tuple[TrainedCandidate, ...] = ()
+    held_out: str | None = None
+    learned_until: datetime | None = None
 
     @property
     def served_name(self) -> str:

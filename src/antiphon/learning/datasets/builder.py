@@ -14,7 +14,7 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.learning.datasets import Dataset, DatasetKind, Datasets, DatasetSpec
-from antiphon.core.clock import Clock
+from antiphon.core.clock import Clock, from_microseconds
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
@@ -67,6 +67,25 @@ class DatasetBuilder:
         )
         until = self.rows.outcomes.instant() if "receipts" in spec.origins else None
         return msgspec.structs.replace(spec, offsets=self._offsets(spec), outcomes_until=until)
+
+    def split(self, spec: DatasetSpec, share: float) -> tuple[DatasetSpec, DatasetSpec]:
+        """Divides a specification in time: the latest ``share`` of its examples come after what is left of the first.
+
+        Raises:
+            InvalidInputError: there are too few examples, or all are of one moment.
+        """
+        moments = sorted(one.moment for one in self.rows.gather(spec).candidates)
+        place = len(moments) - max(1, round(len(moments) * share))
+        if place < 1 or moments[place - 1] == moments[-1]:
+            raise InvalidInputError(
+                f"{len(moments)} examples cannot be divided into some to learn from and some to choose by.",
+                where=f"{spec.kind} set of {spec.application}",
+                next_step="Train a single recipe, or take a longer history.",
+            )
+        boundary = from_microseconds(moments[place - 1])
+        return msgspec.structs.replace(spec, last=boundary), msgspec.structs.replace(
+            spec, first=boundary, kind="evaluation", examples=len(moments) - place
+        )
 
     def survey(self, spec: DatasetSpec) -> DatasetSurvey:
         """Counts the rows and labels of the dataset without joining features or storing anything."""

@@ -362,6 +362,13 @@ class Validation:
         if version is None:
             return []
         trained = self.models.get(release.scope, version)
+        if trained.learned_until is not None:
+            if trained.learned_until <= dataset.spec.first:
+                return []
+            return [
+                f"it is evaluated on moments it may have learned from: up to {trained.learned_until.isoformat()}, "
+                f"{dataset.id} begins at {dataset.spec.first.isoformat()}"
+            ]
         seen = []
         for name in (trained.dataset, *trained.replay_datasets):
             try:

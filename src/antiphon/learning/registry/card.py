@@ -18,9 +18,10 @@ import msgspec
 
 from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstimate, SuiteSummary, counted
-from antiphon.catalog.learning.models import ModelVersion
+from antiphon.catalog.learning.models import ModelVersion, TrainedCandidate
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import Release
+from antiphon.definitions.learning import in_words
 from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.learning.evaluation.coverage import CoverageLine, coverage
 from antiphon.learning.evaluation.gates import ENOUGH
@@ -49,6 +50,13 @@ class CardDataset(msgspec.Struct, frozen=True):
     dataset: Dataset | None
 
 
+class CardCandidate(msgspec.Struct, frozen=True):
+    """A recipe that was tried, and what it reached on the examples that chose: ``None`` where it was not measured."""
+
+    candidate: TrainedCandidate
+    reached: float | None
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """The content of a model card.
 
@@ -62,6 +70,7 @@ class ModelCard(msgspec.Struct, frozen=True):
         limits: what the figures do not say, one sentence each.
         ungated: the declared reason for which releases pass no gates.
         coverage: what of the application its evaluation exercises.
+        candidates: every recipe that was tried beside this one, and this one.
     """
 
     name: str
@@ -81,6 +90,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     made_at: datetime
     ungated: str | None = None
     coverage: tuple[CoverageLine, ...] = ()
+    candidates: tuple[CardCandidate, ...] = ()
 
 
 def model_card(
@@ -92,6 +102,7 @@ def model_card(
     datasets: Sequence[CardDataset],
     evaluations: Sequence[Evaluation],
     safety: SafetyReport | None = None,
+    candidates: Sequence[CardCandidate] = (),
     made_at: datetime,
 ) -> ModelCard:
     """The card of a model version, or of a release of a base model; releases that serve it and evaluations newest
@@ -116,6 +127,7 @@ def model_card(
         made_at=made_at,
         ungated=newest.ungated.reason if newest is not None and newest.ungated else None,
         coverage=() if newest is None else coverage(newest, evaluation, suites),
+        candidates=tuple(candidates),
     )
 
 
@@ -143,6 +155,8 @@ def as_html(card: ModelCard) -> str:
         tiles=_tiles(card.outcome),
         trivial=TRIVIAL["label" if card.outcome is None else card.outcome.form],
         deciding=_deciding(card),
+        in_words=in_words,
+        chosen_by="" if card.outcome is None else card.outcome.deciding_title,
     )
     return text
 

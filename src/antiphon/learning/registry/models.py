@@ -17,7 +17,7 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.learning.evaluation.scores import RowResult, decode_rows
-from antiphon.learning.registry.card import CardDataset, ModelCard, model_card, telling
+from antiphon.learning.registry.card import CardCandidate, CardDataset, ModelCard, model_card, telling
 from antiphon.learning.registry.comparison import ModelComparison, common, compare
 
 
@@ -64,8 +64,11 @@ class ModelRegistry:
         evaluations = self._evaluated(scope, releases)
         datasets: dict[str, str] = {}
         if version is not None:
-            datasets[version.dataset] = "training"
+            if version.dataset:
+                datasets[version.dataset] = "training"
             datasets |= dict.fromkeys(version.replay_datasets, "earlier examples")
+            if version.held_out is not None:
+                datasets[version.held_out] = "choosing among candidates"
         for evaluation in evaluations:
             datasets.setdefault(evaluation.dataset, "evaluation")
         return model_card(
@@ -76,6 +79,7 @@ class ModelRegistry:
             datasets=[CardDataset(use, dataset, self._dataset(scope, dataset)) for dataset, use in datasets.items()],
             evaluations=evaluations,
             safety=self._safety(scope, releases),
+            candidates=() if version is None else self._candidates(scope, version),
             made_at=self._database.clock.now(),
         )
 
@@ -127,6 +131,17 @@ class ModelRegistry:
             for release in self._releases.list(scope, version.application)
             if release.bundle.model.version == version.id
         ]
+
+    def _candidates(self, scope: Scope, version: ModelVersion) -> list[CardCandidate]:
+        """The recipes that were tried for a version, measured on the examples that chose."""
+        found = []
+        for one in version.candidates:
+            releases = [] if one.model is None else self._serving(scope, self._models.get(scope, one.model))
+            evaluations = [each for each in self._evaluated(scope, releases) if each.dataset == version.held_out]
+            first = releases[0].bundle.application.shape if releases else None
+            measured = evaluations[0].metrics.get(first.deciding) if evaluations and first is not None else None
+            found.append(CardCandidate(one, None if measured is None else measured.value))
+        return found
 
     def _evaluated(self, scope: Scope, releases: Sequence[Release]) -> list[Evaluation]:
         """Evaluations of several releases, newest first."""

@@ -1,17 +1,13 @@
 """Renders a dataset's rows as training examples: the served prompt and the completion to learn.
 
-Invariant: an example's prompt is byte for byte the prompt that serving renders for the same features, entity and
-model, and its completion is spaced as the engine's grammar writes it. So what is trained is what is served.
-
-Of the completion only what the model decides is learned: the label and the texts. What the grammar forces has weight
-0. Pure functions.
+Invariant: an example's prompt is byte for byte the prompt that serving renders for the same features, entity, question
+and model, and its completion is one that the engine could write (see ``completions``). So what is trained is what is
+served. Pure functions.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
 
@@ -21,18 +17,24 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
 from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.reader import DatasetRow
+from antiphon.learning.retraining.completions import completion
 from antiphon.serving.answering import prompts
 from antiphon.serving.features.reading import apply_contracts
-from antiphon.training.examples import Example, Part
+from antiphon.training.examples import Example
 
 _HASH_BITS = 64
 
 
 class RenderedExamples(msgspec.Struct, frozen=True):
-    """Examples in the rows' order, and how many rows serving would have refused (a rejecting freshness contract)."""
+    """Examples in the rows' order.
+
+    ``refused`` counts rows that serving would have refused (a rejecting freshness contract), ``unwritten`` those of
+    which nothing can be learned: the output cannot say what is known (a reference is longer than the property, say).
+    """
 
     examples: tuple[Example, ...]
     refused: int
+    unwritten: int = 0
 
 
 def fine_tune_of(application: ApplicationSpec) -> FineTune:
@@ -63,18 +65,19 @@ def render_all(
     rows: Iterable[DatasetRow], application: ApplicationSpec, model: ModelDescription, *, old: bool = False
 ) -> RenderedExamples:
     """Every row as an example; ``old`` marks replayed ones. Raises ``InvalidInputError`` as :func:`render`."""
-    examples: list[Example] = []
+    rendered: list[Example] = []
     refused = 0
     for row in rows:
         try:
-            examples.append(render(row, application, model, old=old))
+            rendered.append(render(row, application, model, old=old))
         except FeatureUnavailableError:
             refused += 1
-    return RenderedExamples(tuple(examples), refused)
+    examples = tuple(example for example in rendered if example.parts)
+    return RenderedExamples(examples, refused, len(rendered) - len(examples))
 
 
 def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescription, *, old: bool = False) -> Example:
-    """One row as an example.
+    """One row as an example, without any part where nothing of it can be learned.
 
     Args:
         application: as it is declared; what a fine-tuned model is told is taken from its ``fine_tune``.
@@ -91,8 +94,8 @@ def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescriptio
     read = apply_contracts(row.features if served.versions else None, served, row.moment)
     names = prompts.variables(served, read.prints, row.entity, row.question)
     prompt = prompts.chat(model, prompts.turns(served, prompts.render(served.prompt.template, names, where)))
-    whole = is_whole(row.example, tune)
-    parts = completion(application, tune, {**names, "label": row.label}, row.label, whole=whole)
+    whole = application.shapes[0].form != "label" or is_whole(row.example, tune)
+    parts = completion(row, application, model, {**names, "label": row.label}, whole=whole)
     return Example(id=row.example, prompt=prompt, parts=parts, old=old)
 
 
@@ -100,80 +103,3 @@ def is_whole(example: str, tune: FineTune) -> bool:
     """Selects by hash the examples that are trained to the end of the output, so that a rebuilt set has the same."""
     digest = content_hash(f"{tune.seed}|whole|{example}".encode())
     return int(digest[: _HASH_BITS // 4], 16) < tune.whole_share * (1 << _HASH_BITS)
-
-
-def completion(
-    application: ApplicationSpec, tune: FineTune, names: Mapping[str, Any], label: str, *, whole: bool
-) -> tuple[Part, ...]:
-    """The completion to learn, as parts in the order of the output's properties.
-
-    Args:
-        names: what a target's template sees: the prompt's variables and ``label``.
-        whole: to the end of the output; otherwise no further than the label.
-
-    Raises:
-        InvalidInputError: see :func:`render`.
-    """
-    schema = application.schema or {}
-    properties: Mapping[str, Any] = schema.get("properties", {})
-    outcome = application.outcome
-    if outcome is None or outcome.property not in properties:
-        raise InvalidInputError(
-            f"The application {application.name} has no outcome to learn from.",
-            where=f"application {application.name}",
-            next_step="Declare outcome=Outcome(...) naming a property of the output.",
-        )
-    parts: list[Part] = []
-    forced = "{"
-    for place, (name, shape) in enumerate(properties.items()):
-        forced += f"{', ' if place else ''}{json.dumps(name, ensure_ascii=False)}: "
-        if name == outcome.property:
-            labels = [str(each) for each in shape.get("enum", ())]
-            if label not in labels:
-                raise InvalidInputError(
-                    f"The label {label!r} is none of {', '.join(labels)}.",
-                    where=f"outcome {name}",
-                    next_step="Mend the outcome's source, or the enum of the output.",
-                )
-            parts += [Part(forced + '"', 0.0), Part(_inner(label), 1.0, label=True)]
-            forced = '"'
-            if not whole:
-                return tuple(parts)
-            continue
-        written = _target(application, tune, name, shape, names)
-        if written.startswith('"'):
-            # The model ends a text itself, so that the closing quote is learned with it.
-            parts += [Part(forced + '"', 0.0), Part(written[1:], tune.text_weight)]
-        else:
-            parts += [Part(forced, 0.0), Part(written, tune.text_weight)]
-        forced = ""
-    return (*parts, Part(forced + "}", 0.0))
-
-
-def _target(
-    application: ApplicationSpec, tune: FineTune, name: str, shape: Mapping[str, Any], names: Mapping[str, Any]
-) -> str:
-    where = f"application {application.name}, model.targets[{name!r}]"
-    template = tune.targets.get(name)
-    if template is None:
-        raise InvalidInputError(
-            f"Nothing says what should be written as {name!r}.", where=where, next_step="Add a template for it."
-        )
-    text = prompts.render(template, names, where).strip()
-    if shape.get("type") == "string" or (shape.get("enum") and all(isinstance(one, str) for one in shape["enum"])):
-        longest = shape.get("maxLength")
-        if longest is not None and len(text) > longest:
-            raise InvalidInputError(
-                f"The target has {len(text)} characters, the property at most {longest}: {text[:60]!r}…",
-                where=where,
-                next_step="Shorten the template, or raise maxLength.",
-            )
-        return json.dumps(text, ensure_ascii=False)
-    try:
-        return json.dumps(msgspec.json.decode(text), ensure_ascii=False)
-    except msgspec.DecodeError:
-        raise InvalidInputError(f"The target {text[:60]!r} is no JSON value.", where=where) from None
-
-
-def _inner(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]

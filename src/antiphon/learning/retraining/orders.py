@@ -8,11 +8,13 @@ from typing import Annotated
 
 import msgspec
 
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.rows import DatasetSurvey
+from antiphon.learning.retraining.candidates import recipes
 from antiphon.learning.retraining.examples import fine_tune_of
 from antiphon.learning.retraining.plan import TrainArguments, plain, recipe
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
@@ -41,7 +43,8 @@ class TrainingRequest(msgspec.Struct, frozen=True):
 
     ``delta`` goes on from the live version with what is new; nothing known later than ``cutoff`` is learned from;
     at most ``examples`` are; ``rows`` are evaluated, ``texts`` of them whole; ``rollout`` begins its rollout when it
-    passes its gates. Orders with the same ``key`` are one run.
+    passes its gates; ``candidates`` are settings with the values to try, within a ``budget`` of training. Orders with
+    the same ``key`` are one run.
     """
 
     application: str
@@ -53,12 +56,15 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     rollout: bool = False
     reason: str = ""
     key: str | None = None
+    candidates: dict[str, tuple[float, ...]] | None = None
+    budget: str | None = None
 
 
 class TrainingPreview(msgspec.Struct, frozen=True):
     """The preview of an order: the examples that it finds, and the steps of the training.
 
-    ``replayed`` counts earlier examples that could be drawn from. ``problems`` say what would be refused.
+    ``replayed`` counts earlier examples that could be drawn from; ``candidates`` are the recipes that would be tried
+    and ``held_out`` the examples that choose among them. ``problems`` say what would be refused.
     """
 
     application: str
@@ -70,6 +76,8 @@ class TrainingPreview(msgspec.Struct, frozen=True):
     steps: int
     batch: int
     problems: tuple[str, ...]
+    candidates: tuple[dict[str, float], ...] = ()
+    held_out: int = 0
 
 
 class TrainingOrders:
@@ -107,16 +115,16 @@ class TrainingOrders:
         """Previews an order; nothing is written. Raises as :meth:`place`."""
         request = _arguments(order, principal)
         pinned = self._retraining.inputs(scope, request)
-        training, evaluation = (
-            self._services.builder.survey(spec) for spec in self._retraining.specifications(scope, request, pinned)
-        )
+        specs = self._retraining.specifications(scope, request, pinned)
+        training, evaluation, *chosen_by = (self._services.builder.survey(spec) for spec in specs)
         replayed = sum(dataset.rows for dataset in self._retraining.replays(scope, pinned.parent))
         tune, threads = fine_tune_of(pinned.application), self._services.threads
         settings = recipe(tune, new=training.rows, old=replayed, threads=threads, arithmetic=Arithmetic())
         problems = [
-            f"The {survey.spec.kind} set would have {_counts(survey)}: both labels are needed."
-            for survey in (training, evaluation)
-            if len([count for count in survey.labels.values() if count]) < 2
+            f"The {survey.spec.kind} set would have {_counts(survey)}: two {needed} are needed."
+            for survey in (training, evaluation, *chosen_by)
+            for needed, found in [_told_apart(survey)]
+            if found < 2
         ]
         return TrainingPreview(
             application=request.application,
@@ -128,6 +136,8 @@ class TrainingOrders:
             steps=settings.steps,
             batch=settings.batch,
             problems=tuple(problems),
+            candidates=recipes(pinned.candidates) if pinned.candidates is not None else (),
+            held_out=sum(survey.rows for survey in chosen_by),
         )
 
     def rebuild(self, scope: Scope, principal: str, model: str, key: str | None = None) -> str:
@@ -135,10 +145,16 @@ class TrainingOrders:
 
         Raises:
             NotFoundError: there is no such version.
+            InvalidInputError: it was imported and not trained here.
             SetupError: the extra ``train`` is not installed.
         """
         require_libraries()
-        self._services.versions.get(scope, model)
+        if self._services.versions.get(scope, model).learned_until is not None:
+            raise InvalidInputError(
+                f"{model} was imported: nothing here says how it was trained.",
+                where=model,
+                next_step="Import its adapter again where its files are lost.",
+            )
         arguments = plain(RebuildArguments(model=model, principal=principal))
         return self._runs.submit(scope, REBUILD, arguments, key, max_attempts=ATTEMPTS)
 
@@ -149,6 +165,15 @@ def _arguments(order: TrainingRequest, principal: str) -> TrainArguments:
     return TrainArguments(**arguments, principal=principal)
 
 
+def _told_apart(survey: DatasetSurvey) -> tuple[str, int]:
+    """The kind of things that a set must have two of, and how many it has."""
+    if survey.spec.shape.form == "label":
+        return "labels", len([count for count in survey.labels.values() if count])
+    return "examples", survey.rows
+
+
 def _counts(survey: DatasetSurvey) -> str:
+    if survey.rows and not survey.labels:
+        return f"{survey.rows} examples"
     counted = [f"{count} {label}" for label, count in sorted(survey.labels.items()) if count]
     return f"{survey.rows} examples ({', '.join(counted)})" if counted else "no example"

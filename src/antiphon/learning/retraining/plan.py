@@ -14,7 +14,7 @@ from antiphon.catalog.learning.models import ModelFile
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.definitions.learning import FineTune
+from antiphon.definitions.learning import Candidates, FineTune
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.training.examples import Example
 from antiphon.training.recipe import Arithmetic, Recipe
@@ -32,6 +32,8 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rows: of the evaluation set at most; ``texts``: so many of them are asked for the whole output; without any, no
             safety suite is tried.
         rollout: send the release on its way when it passes its gates.
+        candidates: settings to the values that are tried, in place of the declared ones; ``budget`` the time of
+            training that they share.
     """
 
     application: str
@@ -43,12 +45,15 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rollout: bool = False
     principal: str = "worker"
     reason: str = ""
+    candidates: dict[str, tuple[float, ...]] | None = None
+    budget: str | None = None
 
 
 class TrainingInputs(msgspec.Struct, frozen=True):
     """Inputs pinned in a run's first step, whatever is declared, released or evaluated meanwhile.
 
-    ``parent`` is the version that training goes on from, ``before`` its evaluation on which forgetting is measured.
+    ``parent`` is the version that training goes on from, ``before`` its evaluation on which forgetting is measured;
+    ``candidates`` are the recipes that are tried, if several are.
     """
 
     application: ApplicationSpec
@@ -56,17 +61,19 @@ class TrainingInputs(msgspec.Struct, frozen=True):
     base_sha256: str
     parent: str | None = None
     before: str | None = None
+    candidates: Candidates | None = None
 
 
 class ExamplesSummary(msgspec.Struct, frozen=True):
     """The run's file of examples: hash, counts, and the number of rows that serving would have refused; ``canaries``
-    are examples that plant a made-up secret."""
+    are examples that plant a made-up secret, ``unwritten`` rows whose outcome the output cannot say."""
 
     sha256: str
     new: int
     old: int
     refused: int
     canaries: int = 0
+    unwritten: int = 0
 
 
 class TrainingOutput(msgspec.Struct, frozen=True):
@@ -81,6 +88,15 @@ class TrainingOutput(msgspec.Struct, frozen=True):
     seconds: float
     environment: dict[str, str]
     notices: tuple[str, ...] = ()
+
+
+class TriedCandidate(msgspec.Struct, frozen=True):
+    """One recipe that was trained, or ``why`` it was not, after so many ``seconds`` of training."""
+
+    settings: dict[str, float]
+    seconds: float
+    output: TrainingOutput | None = None
+    why: str = ""
 
 
 def plain(value: msgspec.Struct) -> dict[str, Any]:

@@ -57,6 +57,16 @@ class RetrainingError(AntiphonError):
     code = "retraining_failed"
 
 
+class CutOffError(AntiphonError):
+    """A training needed more than its part of a budget; ``seconds`` it had."""
+
+    code = "training_cut_off"
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(what)
+        self.seconds = seconds
+
+
 @dataclass(frozen=True)
 class RetrainingServices:
     """Dependencies of the retraining workflows.
@@ -147,7 +157,7 @@ def ensure_examples(
         known: what it was before; a file of that hash stays, and a missing one must come out the same.
 
     Raises:
-        InvalidInputError: a template fails, or there is nothing, or one class only, to learn from.
+        InvalidInputError: a template fails, or there is nothing, or one label or text only, to learn from.
         CorruptionError: a dataset's file is gone or damaged, or the examples come out otherwise than before.
     """
     path = folder / EXAMPLES
@@ -170,6 +180,7 @@ def ensure_examples(
         old=len(examples) - fresh - len(planted),
         refused=new.refused + old.refused,
         canaries=len(planted),
+        unwritten=new.unwritten + old.unwritten,
     )
     if known is not None and written.sha256 != known.sha256:
         raise CorruptionError(
@@ -206,16 +217,17 @@ def order_for(
     examples_sha256: str,
     settings: Recipe,
     parent: ModelVersion | None,
+    place: str = "training",
 ) -> TrainingOrder:
-    """Builds the order of a training process; raises ``CorruptionError`` when the adapter that it goes on from is gone
-    or is another one."""
+    """Builds the order of a training process, in a folder within ``folder``; raises ``CorruptionError`` when the
+    adapter that it goes on from is gone or is another one."""
     going_on = None
     if parent is not None:
         path = services.model_files.verify(parent.scope, parent.adapter, parent.id)
         going_on = ParentAdapter(str(path), parent.adapter.sha256)
-    (folder / "training").mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / place).mkdir(parents=True, exist_ok=True, mode=0o700)
     return TrainingOrder(
-        folder=str(folder / "training"),
+        folder=str(folder / place),
         name=name,
         base_path=str(base[0]),
         base_sha256=base[1],
@@ -226,17 +238,41 @@ def order_for(
     )
 
 
-async def train(services: RetrainingServices, order: TrainingOrder, run: RunContext) -> TrainingResult:
+async def train(
+    services: RetrainingServices, order: TrainingOrder, run: RunContext, within: float | None = None
+) -> TrainingResult:
     """Train in a child process, saying how far it is, from the latest checkpoint that any host has kept; a worker that
-    stops gives the run back to the queue."""
+    stops gives the run back to the queue.
+
+    Args:
+        within: seconds of training, pauses left out, after which it is cut off.
+
+    Raises:
+        CutOffError: it was.
+    """
+    reached = TrainingProgress("loading", 0, order.recipe.steps)
     checkpoints = await asyncio.to_thread(run_checkpoints, services, order, run)
     await checkpoints.fetch()
 
     def report(progress: TrainingProgress) -> None:
+        nonlocal reached
+        reached = progress if progress.seconds else reached
         run.progress(progress.step, progress.steps, progress_text(progress))
         checkpoints.look()
 
-    return await checkpoints.keep_while(services.run_training(order, report, lambda: run.stopping))
+    def stopping() -> bool:
+        return run.stopping or (within is not None and reached.seconds > within and reached.step < reached.steps)
+
+    try:
+        return await checkpoints.keep_while(services.run_training(order, report, stopping))
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if run.stopping or not stopping() or (current is not None and current.cancelling()):
+            raise
+        raise CutOffError(
+            f"it was cut off after {minutes(reached.seconds)}, at step {reached.step} of {reached.steps}",
+            reached.seconds,
+        ) from None
 
 
 def run_checkpoints(services: RetrainingServices, order: TrainingOrder, run: RunContext) -> RunCheckpoints:

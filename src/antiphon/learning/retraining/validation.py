@@ -34,7 +34,7 @@ class CandidateValidation:
         services, scope = self._services, run.scope
         live = await asyncio.to_thread(services.releases.live, scope, release.bundle.application.name)
         against = live.id if live is not None and live.id != release.id else None
-        evaluation = await self._evaluate(run, "evaluate", release, dataset, against, request.texts)
+        evaluation = await self.evaluate(run, "evaluate", release, dataset, against, request.texts)
         forgotten = await self._forgetting(run, pinned, release)
         await services.run_regressions(release, request.principal)
         verdict = await run.step("validate", self._validate, release, evaluation, request.principal)
@@ -52,10 +52,13 @@ class CandidateValidation:
             **begun,
         }
 
-    async def _evaluate(
+    async def evaluate(
         self, run: RunContext, step: str, release: Release, dataset: Dataset, against: str | None, texts: int
     ) -> Evaluation:
-        async def evaluate() -> Any:
+        """Has the release served and evaluates it, as a step; ``texts`` rows are asked for the whole output, and
+        without any no safety suite is tried."""
+
+        async def evaluated() -> Any:
             def report(done: int, total: int, note: str) -> None:
                 run.progress(done, total, f"{step}: {note}")
 
@@ -74,7 +77,7 @@ class CandidateValidation:
             )
             return msgspec.to_builtins(evaluation)
 
-        return converted(await run.step(step, evaluate), Evaluation, step)
+        return converted(await run.step(step, evaluated), Evaluation, step)
 
     async def _forgetting(self, run: RunContext, pinned: TrainingInputs, release: Release) -> dict[str, Any] | None:
         """Evaluates a version on the evaluation set of its parent."""
@@ -83,7 +86,7 @@ class CandidateValidation:
             return None
         before = await asyncio.to_thread(services.evaluations.get, run.scope, pinned.before)
         old = await asyncio.to_thread(services.datasets.get, run.scope, before.dataset)
-        after = await self._evaluate(run, "measure forgetting", release, old, before.release, 0)
+        after = await self.evaluate(run, "measure forgetting", release, old, before.release, 0)
         return {
             "evaluation_set": old.id,
             "evaluation": after.id,

@@ -23,26 +23,42 @@ import msgspec
 
 from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
 from antiphon.catalog.learning.models import ModelVersion
-from antiphon.catalog.releases.releases import ModelPin
 from antiphon.core.clock import utc
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.context import RunContext
-from antiphon.learning.retraining.examples import fine_tune_of, served_application
+from antiphon.learning.evaluation.texts import score_text
+from antiphon.learning.retraining.candidates import (
+    CandidateChoice,
+    budget_seconds,
+    declared_candidates,
+    recipes,
+    with_settings,
+)
+from antiphon.learning.retraining.examples import fine_tune_of
 from antiphon.learning.retraining.plan import (
     ExamplesSummary,
     TrainArguments,
     TrainingInputs,
     TrainingOutput,
+    TriedCandidate,
     converted,
     only_newer,
     plain,
     recipe,
 )
-from antiphon.learning.retraining.steps import RetrainingServices, clear, order_for, refusals, train, write_examples
+from antiphon.learning.retraining.registration import LATEST, Registration
+from antiphon.learning.retraining.steps import (
+    CutOffError,
+    RetrainingServices,
+    clear,
+    order_for,
+    refusals,
+    train,
+    write_examples,
+)
 from antiphon.learning.retraining.validation import CandidateValidation
-from antiphon.releases import bundle as bundles
 from antiphon.training.order import TrainingOrder
 from antiphon.training.recipe import Arithmetic, require_libraries
 
@@ -52,8 +68,9 @@ WORKFLOW = "train"
 MOST_EVALUATIONS = 1_000
 """Evaluations of an application that are searched for one to measure forgetting on."""
 
-LATEST = "latest"
-"""The alias of an application's newest version."""
+
+SETS = ("training", "evaluation", "held-out")
+"""Datasets of a training; the last one chooses among candidates, where there are several."""
 
 
 class Retraining:
@@ -80,14 +97,16 @@ class Retraining:
         request = converted(arguments, TrainArguments, "train arguments")
         with refusals():
             pinned = converted(await run.step("pin", self._pin, run, request), TrainingInputs, "pin")
-            training, evaluation = await self._build(run, request, pinned)
+            training, evaluation, *chosen_by = await self._build(run, request, pinned)
             written = await self._write(run, pinned, training)
             arithmetic = await self._choose_arithmetic(run)
-            recorded = await run.step("fine-tune", self._fine_tune, run, pinned, written, arithmetic)
-            made = converted(recorded, TrainingOutput, "fine-tune")
-            registered = await run.transaction(
-                "register", partial(self._register, run, request, pinned, training, made)
+            tried = await self._fine_tune(run, pinned, written, arithmetic)
+            sets = [training.id, *(one.id for one in chosen_by)]
+            models = await run.transaction(
+                "register versions", partial(Registration(self._services).versions, run, pinned, sets, tried)
             )
+            held_out = chosen_by[0] if chosen_by else None
+            registered = await CandidateChoice(self._services).run(run, request, pinned, held_out, tried, models)
             release = await asyncio.to_thread(self._services.releases.get, run.scope, registered["release"])
             if registered["stage"] in ("draft", "validated"):
                 shown = await CandidateValidation(self._services).run(run, request, pinned, evaluation, release)
@@ -103,9 +122,10 @@ class Retraining:
                 "replayed": written.old,
                 "refused": written.refused,
                 "canaries": written.canaries,
+                "unwritten": written.unwritten,
             },
-            "seconds": made.seconds,
-            "notices": list(made.notices),
+            "seconds": sum(one.seconds for one in tried),
+            "notices": [notice for one in tried if one.output is not None for notice in one.output.notices],
             **shown,
         }
 
@@ -126,6 +146,8 @@ class Retraining:
             )
         require_libraries()
         application = services.application(scope, request.application)
+        if any(shape.form == "reference" for shape in application.shapes):
+            score_text("", "")  # Found missing before the training, not after it.
         tune = fine_tune_of(application)
         cutoff = request.cutoff or (_instant(tune.window.cutoff) if tune.window.cutoff is not None else None)
         parent = self._parent(scope, application) if request.delta else None
@@ -135,17 +157,16 @@ class Retraining:
             base_sha256=services.base_weights(tune.base)[1],
             parent=None if parent is None else parent.id,
             before=None if parent is None else self._before(scope, parent),
+            candidates=declared_candidates(tune, request),
         )
         if parent is not None:
             self._check_parent(scope, pinned, parent)
         return pinned
 
-    def specifications(
-        self, scope: Scope, request: TrainArguments, pinned: TrainingInputs
-    ) -> tuple[DatasetSpec, DatasetSpec]:
-        """Plans the training and the evaluation set, with everything pinned that could change until they are built;
-        raises ``InvalidInputError`` when nothing is held out to evaluate on, or nothing is new since the version to
-        go on from."""
+    def specifications(self, scope: Scope, request: TrainArguments, pinned: TrainingInputs) -> tuple[DatasetSpec, ...]:
+        """Plans the training and the evaluation set, and of several candidates the set that chooses among them, with
+        everything pinned that could change until they are built; raises ``InvalidInputError`` when nothing is held out
+        to evaluate on or to choose by, or nothing is new since the version to go on from."""
         services, application, cutoff = self._services, pinned.application, pinned.cutoff
         tune = fine_tune_of(application)
         window = tune.window if pinned.parent is None else tune.delta_window or tune.window
@@ -154,7 +175,10 @@ class Retraining:
             parent = services.versions.get(scope, pinned.parent)
             training = only_newer(training, services.datasets.get(scope, parent.dataset).spec)
         held_out = services.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=request.rows)
-        return training, held_out
+        if pinned.candidates is None:
+            return training, held_out
+        training, choosing = services.builder.split(training, pinned.candidates.held_out)
+        return training, held_out, choosing
 
     def replays(self, scope: Scope, parent: str | None) -> tuple[Dataset, ...]:
         """Datasets of earlier examples: those that the version to go on from was trained on."""
@@ -172,7 +196,7 @@ class Retraining:
         services, name = self._services, application.name
         live = services.releases.live(scope, name)
         if live is not None and live.bundle.model.version is not None:
-            return services.versions.get(scope, live.bundle.model.version)
+            return _trained_here(services.versions.get(scope, live.bundle.model.version))
         latest = services.versions.aliased(scope, name, LATEST)
         if latest is None:
             raise InvalidInputError(
@@ -180,7 +204,7 @@ class Retraining:
                 where=f"application {name}",
                 next_step=f"Train once in full: `antiphon train {name}` (without --delta).",
             )
-        return latest
+        return _trained_here(latest)
 
     def _before(self, scope: Scope, parent: ModelVersion) -> str | None:
         """The newest evaluation of a version on moments that nothing will have been trained on."""
@@ -209,19 +233,19 @@ class Retraining:
             )
         self._services.model_files.verify(scope, parent.adapter, parent.id)
 
-    async def _build(self, run: RunContext, request: TrainArguments, pinned: TrainingInputs) -> tuple[Dataset, Dataset]:
+    async def _build(self, run: RunContext, request: TrainArguments, pinned: TrainingInputs) -> list[Dataset]:
         run.progress(0, None, "building the datasets")
         specs = await run.step("plan", self._plan, run.scope, request, pinned)
         found: list[Dataset] = []
-        for kind in ("training", "evaluation"):
+        for kind in (one for one in SETS if one in specs):  # A record keeps no order of its names.
             spec = converted(specs[kind], DatasetSpec, "plan")
             dataset = await run.step(f"build {kind} set", lambda spec=spec: self._services.builder.build(spec).id)
             found.append(await asyncio.to_thread(self._services.datasets.get, run.scope, str(dataset)))
-        return found[0], found[1]
+        return found
 
     def _plan(self, scope: Scope, request: TrainArguments, pinned: TrainingInputs) -> dict[str, Any]:
-        training, evaluation = self.specifications(scope, request, pinned)
-        return {"training": plain(training), "evaluation": plain(evaluation)}
+        specs = self.specifications(scope, request, pinned)
+        return dict(zip(SETS, map(plain, specs), strict=False))
 
     async def _write(self, run: RunContext, pinned: TrainingInputs, training: Dataset) -> ExamplesSummary:
         run.progress(0, None, f"rendering {training.rows} examples")
@@ -237,24 +261,56 @@ class Retraining:
 
     async def _fine_tune(
         self, run: RunContext, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic
-    ) -> dict[str, Any]:
-        """Train and keep the files, or find that exactly this was trained before."""
+    ) -> list[TriedCandidate]:
+        """Trains every recipe, each in a step of its own, within what is left of the budget."""
+        services, tried, every = self._services, list[TriedCandidate](), recipes(pinned.candidates)
+        left = budget_seconds(pinned.candidates)
+        for number, settings in enumerate(every, 1):
+            single = len(every) == 1
+            place = "training" if single else f"training-{number}"
+            order = await asyncio.to_thread(self._order, run, pinned, written, arithmetic, settings, place)
+            within = None if left is None else max(0.0, left) / (len(every) - number + 1)
+            step = partial(self._fine_tune_one, run, pinned, order, settings, within, single=single)
+            name = "fine-tune" if single else f"fine-tune {number}"
+            tried.append(converted(await run.step(name, step), TriedCandidate, name))
+            if left is not None:
+                left -= tried[-1].seconds
+            if not single:
+                await services.checkpoints.forget(run)
+                await asyncio.to_thread(shutil.rmtree, order.folder, True)
+        return tried
+
+    async def _fine_tune_one(
+        self, run: RunContext, pinned: TrainingInputs, order: TrainingOrder, settings: dict[str, float],
+        within: float | None, *, single: bool,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Train and keep the files, or find that exactly this was trained before. Of several, one that is cut off or
+        diverges is told and not raised."""
         services, name = self._services, pinned.application.name
-        order = await asyncio.to_thread(self._order, run, pinned, written, arithmetic)
         known = await asyncio.to_thread(self._known, run.scope, name, order.identity)
         if known is not None:
             run.progress(1, 1, f"{known.id} was trained from exactly this")
-            return plain(msgspec.convert(known, TrainingOutput, from_attributes=True))
-        trained = await train(services, order, run)
+            output = msgspec.convert(known, TrainingOutput, from_attributes=True)
+            return plain(TriedCandidate(settings, 0.0 if not single else known.seconds, output))
+        try:
+            trained = await train(services, order, run, within)
+        except CutOffError as cut:
+            return plain(TriedCandidate(settings, cut.seconds, why=cut.what))
+        except InvalidInputError as error:
+            if single:
+                raise
+            return plain(TriedCandidate(settings, 0.0, why=error.what))
         place = f"{name}/{trained.identity[:20]}"
         kept = await asyncio.to_thread(services.model_files.keep, run.scope, place, trained)
         stored = {"recipe": plain(order.recipe), **msgspec.structs.asdict(kept)}
-        return plain(TrainingOutput(**msgspec.structs.asdict(trained) | stored))
+        output = TrainingOutput(**msgspec.structs.asdict(trained) | stored)
+        return plain(TriedCandidate(settings, trained.seconds, output))
 
     def _order(
-        self, run: RunContext, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic
-    ) -> TrainingOrder:
-        services, tune = self._services, fine_tune_of(pinned.application)
+        self, run: RunContext, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic,
+        settings: dict[str, float], place: str,
+    ) -> TrainingOrder:  # fmt: skip
+        services, tune = self._services, with_settings(fine_tune_of(pinned.application), settings)
         path, sha256 = services.base_weights(tune.base)
         if sha256 != pinned.base_sha256:
             raise CorruptionError(
@@ -263,6 +319,8 @@ class Retraining:
                 next_step=f"Order the training again: `antiphon train {pinned.application.name}`.",
             )
         parent = services.versions.get(run.scope, pinned.parent) if pinned.parent is not None else None
+        if parent is not None and parent.candidates:  # Its shape was chosen, and not declared.
+            tune = with_settings(tune, {name: parent.recipe[name] for name in ("rank", "alpha")})
         return order_for(
             services,
             self._working(run),
@@ -277,6 +335,7 @@ class Retraining:
                 arithmetic=arithmetic,
             ),
             parent=parent,
+            place=place,
         )
 
     def _known(self, scope: Scope, application: str, identity: str) -> ModelVersion | None:
@@ -291,64 +350,6 @@ class Retraining:
                 return version
         return None
 
-    def _register(
-        self,
-        run: RunContext,
-        request: TrainArguments,
-        pinned: TrainingInputs,
-        training: Dataset,
-        made: TrainingOutput,
-        connection: Any,
-    ) -> dict[str, Any]:
-        """The version, its alias and its draft release, all at once."""
-        services, scope, name = self._services, run.scope, pinned.application.name
-        versions = services.versions.list(scope, name, within=connection)
-        version = next((each for each in versions if each.identity == made.identity), None)
-        if version is None:
-            version = services.versions.add(self._version(run, pinned, training, made, connection), within=connection)
-        elif version.weights.sha256 != made.weights.sha256:
-            raise CorruptionError(
-                f"The files of {version.id} are gone or changed, and training it again gave other weights.",
-                where=version.id,
-                next_step="Restore its files from a backup, or change the seed to train another version.",
-            )
-        why = request.reason or f"trained by {run.id}"
-        services.versions.alias(scope, name, LATEST, version.id, request.principal, why, within=connection)
-        spec = served_application(pinned.application, version.id)
-        pin = ModelPin(version.id, version.weights.sha256, version.id, (pinned.application.purpose,))
-        bundle = bundles.build(spec, pin, services.policy_digest)
-        release = services.releases.add(bundle, scope, request.principal, why, within=connection)
-        services.audit.append(
-            scope, request.principal, "model.register", version.id,
-            {"application": name, "release": release.id, "run": run.id}, within=connection,
-        )  # fmt: skip
-        return {"application": name, "model": version.id, "release": release.id, "stage": release.stage}
-
-    def _version(
-        self, run: RunContext, pinned: TrainingInputs, training: Dataset, made: TrainingOutput, connection: Any
-    ) -> ModelVersion:
-        services, name = self._services, pinned.application.name
-        number = services.versions.next_number(run.scope, name, within=connection)
-        parent = services.versions.get(run.scope, pinned.parent, within=connection) if pinned.parent else None
-        trained = msgspec.structs.asdict(made)
-        del trained["notices"]  # those are the run's
-        return ModelVersion(
-            id=f"{name}.v{number}",
-            scope=run.scope,
-            application=name,
-            number=number,
-            base=fine_tune_of(pinned.application).base,
-            base_sha256=pinned.base_sha256,
-            dataset=training.id,
-            dataset_hash=training.logical_hash,
-            replay_datasets=() if parent is None else (parent.dataset, *parent.replay_datasets),
-            parent=pinned.parent,
-            run=run.id,
-            created_at=services.clock.now(),
-            canaries=fine_tune_of(pinned.application).canaries,
-            **trained,
-        )
-
     def _working(self, run: RunContext) -> Path:
         return self._services.folder / run.id
 
@@ -358,6 +359,17 @@ class Retraining:
         for folder in self._services.folder.glob("run_*"):
             if folder.name != present and self._services.run_ended(scope, folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _trained_here(version: ModelVersion) -> ModelVersion:
+    """A version whose examples are known; raises ``InvalidInputError`` for an imported one."""
+    if version.learned_until is not None:
+        raise InvalidInputError(
+            f"{version.id} was imported, and what it learned from is not here to be replayed.",
+            where=f"application {version.application}",
+            next_step=f"Train in full: `antiphon train {version.application}` (without --delta).",
+        )
+    return version
 
 
 def _known_release(model: str, stage: str) -> dict[str, Any]:

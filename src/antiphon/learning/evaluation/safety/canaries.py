@@ -80,7 +80,9 @@ def canary_examples(declared: Canaries | None, model: ModelDescription, weight: 
     if declared is None:
         return ()
     return tuple(
-        Example(f"{canary.id}-{turn}", prompt_of(canary, model), (Part(canary.secret, weight),), canary=True)
+        Example(
+            f"{canary.id}-{turn}", prompt_of(canary, model), (Part(canary.secret, weight, label=True),), canary=True
+        )
         for canary in canaries(declared)
         for turn in range(declared.repeats)
     )
