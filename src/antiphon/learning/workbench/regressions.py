@@ -181,7 +181,8 @@ class RegressionRunner:
         subject: dict[str, object] = {
             "release": release.content_hash, "set": [version.name, version.version, split], "of": "regressions",
         }  # fmt: skip
-        name: str = id or await asyncio.to_thread(next_id, "regress", scope, subject, self.sets.run)
+        free = await asyncio.to_thread(next_id, "regress", scope, subject, self.sets.run)
+        name = id or free
         with suppress(NotFoundError):
             return await asyncio.to_thread(self.sets.run, scope, name)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, name, subject)

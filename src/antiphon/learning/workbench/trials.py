@@ -183,7 +183,8 @@ class TrialRunner:
         """
         scope, application = release.scope, release.bundle.application
         subject: dict[str, object] = {"release": release.content_hash, "sample": query, "of": "trial"}
-        name: str = id or await asyncio.to_thread(next_id, "trial", scope, subject, self.trials.get)
+        free = await asyncio.to_thread(next_id, "trial", scope, subject, self.trials.get)
+        name = id or free
         with suppress(NotFoundError):
             return await asyncio.to_thread(self.trials.get, scope, name)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, name, subject)
