@@ -15,7 +15,9 @@ import msgspec
 
 from antiphon.catalog.features.snapshot_facts import SnapshotFacts
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import Conversations, ConversationTurn
 from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.features.online.remedies import SubstituteValue
@@ -37,6 +39,7 @@ class RecordedRequest(msgspec.Struct, frozen=True):
         features: as the receipt has them; those of views that it lacks are read as of the moment.
         publication: the one that they are of.
         originating_user: on whose behalf it was asked, which policies may read.
+        turns: the earlier ones of its conversation, as they were shown.
     """
 
     application: str
@@ -47,10 +50,12 @@ class RecordedRequest(msgspec.Struct, frozen=True):
     features: tuple[FeatureReceipt, ...] = ()
     publication: int | None = None
     originating_user: str | None = None
+    turns: tuple[ConversationTurn, ...] = ()
 
 
-def recorded_request(receipt: Receipt, texts: Blobs) -> RecordedRequest:
-    """The request that a receipt is of; raises ``NotFoundError`` once a text of it is erased."""
+def recorded_request(receipt: Receipt, texts: Blobs, conversations: Conversations) -> RecordedRequest:
+    """The request that a receipt is of; raises ``NotFoundError`` once a text of it is erased, or where the earlier
+    turns of its conversation were not kept."""
     inputs = receipt.inputs_blob and texts.get(receipt.scope, receipt.inputs_blob)
     question = receipt.question_blob and texts.get(receipt.scope, receipt.question_blob)
     return RecordedRequest(
@@ -62,6 +67,7 @@ def recorded_request(receipt: Receipt, texts: Blobs) -> RecordedRequest:
         features=receipt.features,
         publication=receipt.publication,
         originating_user=receipt.originating_user,
+        turns=_earlier_turns(receipt, conversations),
     )
 
 
@@ -145,6 +151,20 @@ def answerer_of(request: RecordedRequest, services: Services, scope: Scope) -> A
             decide=features.withholding(services.decide),
         )
     )
+
+
+def _earlier_turns(receipt: Receipt, conversations: Conversations) -> tuple[ConversationTurn, ...]:
+    said = receipt.conversation
+    if said is None or said.turn == 1:
+        return ()
+    turns = () if said.id is None else conversations.turns(receipt.scope, said.id, said.turn - 1)
+    if len(turns) != said.turn - 1:
+        raise NotFoundError(
+            f"The earlier turns of {receipt.prediction} are not kept.",
+            where=str(receipt.scope),
+            next_step="Take a request that begins a conversation, or one whose conversation is kept.",
+        )
+    return tuple(turns)
 
 
 def _facts(feature: FeatureReceipt, as_of: datetime) -> SnapshotFacts:

@@ -45,7 +45,7 @@ class CasedDesk(TriedDesk):
         cases = []
         for number, ticket in enumerate(tickets):
             receipt = self.receipts.get(SCOPE, await self.ask(ticket))
-            request = recorded_request(receipt, self.blobs)
+            request = recorded_request(receipt, self.blobs, self.conversations)
             case = case_of(
                 SCOPE, name, request, [Expectation("label", "low", "urgency")], self.application,
                 prediction=receipt.prediction, author="ada", at=self.clock.now(),
@@ -163,7 +163,8 @@ async def test_an_optimizer_learns_from_visible_cases_and_meets_the_held_out_one
     for number in range(12):
         receipt = desk.receipts.get(SCOPE, await desk.ask(f"{'secret' if number % 2 else 'plain'} flood {number}"))
         case = case_of(
-            SCOPE, "floods", recorded_request(receipt, desk.blobs), [Expectation("label", "urgent", "urgency")],
+            SCOPE, "floods", recorded_request(receipt, desk.blobs, desk.conversations),
+            [Expectation("label", "urgent", "urgency")],
             desk.application, prediction=receipt.prediction, author="ada", at=desk.clock.now(),
         )  # fmt: skip
         split: Split = "held-out" if number % 2 else "visible"

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.harness.small_desk import ASKER, DESK, SCOPE, START
+from tests.harness.assistant import ASSISTANT, ENTITY
+from tests.harness.small_desk import ASKER, DESK, SCOPE, START, FeatureTable
 from tests.integration.learning.tried_desk import TRIAGE, TriedDesk, sorting
 
 from antiphon.catalog.serving.receipts import Receipt
@@ -27,7 +28,7 @@ from antiphon.learning.evaluation.asking import EvaluatedReleases
 from antiphon.learning.workbench.trials import SampleQuery
 from antiphon.serving.request import Answer
 from antiphon.serving.services import Services
-from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration, echo
 
 
 @pytest.fixture
@@ -250,5 +251,28 @@ async def test_an_error_of_one_request_is_its_result(tmp_path: Path) -> None:
         (answer,) = trial.answers
         assert (answer.draft.error, answer.identical) == ("feature_unavailable", None)
         assert "60 s old" in answer.draft.reason
+    finally:
+        desk.close()
+
+
+async def test_a_turn_of_a_conversation_is_tried_with_the_turns_before_it(tmp_path: Path) -> None:
+    features = FeatureTable(account__open_tickets=2)
+    desk = TriedDesk(tmp_path, ScriptedEngine(echo), ASSISTANT, features=features)
+    try:
+        conversation: str | None = None
+        asked = []
+        for number in range(3):
+            desk.features.set(START, account__open_tickets=number)
+            asked.append(await desk.ask(f"Turn {number}?", entity=ENTITY, conversation=conversation))
+            said = desk.receipts.get(SCOPE, asked[-1]).conversation
+            assert said is not None
+            conversation = said.id
+        trial = await desk.tried(desk.release)
+        assert (len(trial.answers), trial.identical) == (3, 3)
+        assert conversation is not None
+        assert len(desk.conversations.turns(SCOPE, conversation)) == 3, "a trial is no turn"
+        desk.conversations.delete(SCOPE, conversation)
+        gone = await desk.tried(desk.release)
+        assert ([one.request for one in gone.answers], gone.erased) == (asked[:1], 2)
     finally:
         desk.close()

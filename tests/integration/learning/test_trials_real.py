@@ -32,7 +32,7 @@ NUMBER = int(os.environ.get("TRIAL_REQUESTS", "20"))
 async def test_the_real_model_says_again_what_it_said(tmp_path: Path, few_layers: Weights) -> None:
     runtime = LlamaCpp(MODEL, few_layers, Layout(slots=8, context_tokens=512), threads=1)
     engine = await LocalEngine({MODEL: runtime}).start()
-    notice = {"notice": {"type": "string", "maxLength": 40}}
+    notice = {"notice": {"type": "string", "maxLength": 16}}
     application = msgspec.structs.replace(
         DESK,
         model=MODEL,

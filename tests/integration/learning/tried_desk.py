@@ -72,6 +72,7 @@ class TriedDesk(SmallDesk):
             releases=self.releases,
             receipts=self.receipts,
             texts=self.blobs,
+            conversations=self.conversations,
             trials=self.trials,
             evaluations=self.evaluations,
             clock=self.clock,

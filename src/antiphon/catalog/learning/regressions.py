@@ -19,6 +19,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import SealedRows, missing
+from antiphon.catalog.serving.conversations import ConversationTurn
 from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
@@ -49,6 +50,7 @@ class RegressionCase(msgspec.Struct, frozen=True):
         id: hash of set, request and expectations.
         prediction: the one that it was made from.
         features: of then; those of views that are not named are read as of the moment, ``as_of`` or now.
+        turns: the earlier ones of its conversation.
         note: in the author's words.
     """
 
@@ -66,6 +68,7 @@ class RegressionCase(msgspec.Struct, frozen=True):
     as_of: datetime | None = None
     features: tuple[FeatureReceipt, ...] = ()
     publication: int | None = None
+    turns: tuple[ConversationTurn, ...] = ()
     note: str = ""
 
 

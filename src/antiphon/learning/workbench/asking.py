@@ -15,6 +15,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS, EvaluatedReleases, ask_patiently, first_attempt
 from antiphon.learning.evaluation.scores import meets
 from antiphon.serving.answering.probabilities import outcome_probabilities
+from antiphon.serving.history import continuing
 from antiphon.serving.recorded import RecordedRequest, answerer_of
 from antiphon.serving.request import Answer, AnswerRequest
 from antiphon.serving.services import Services
@@ -59,6 +60,7 @@ class RecordedRequests:
             release=release.id,
             role="evaluation",
             originating_user=request.originating_user,
+            history=continuing(request.turns) if request.turns else None,
         )
         try:
             answer = await ask_patiently(question, answerer.answer, self._patience)

@@ -28,6 +28,7 @@ from antiphon.catalog.learning.regressions import (
 )
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import ConversationTurn
 from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError
@@ -50,6 +51,7 @@ class CaseLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     Attributes:
         expect: at least one expectation.
         features: of then, as receipts hold them; without any they are read as of ``as_of``, or now.
+        turns: the earlier ones of its conversation.
     """
 
     application: str
@@ -60,6 +62,7 @@ class CaseLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     as_of: datetime | None = None
     features: tuple[FeatureReceipt, ...] = ()
     publication: int | None = None
+    turns: tuple[ConversationTurn, ...] = ()
     split: Split = "visible"
     note: str = ""
     prediction: str | None = None
@@ -85,7 +88,10 @@ def case_of(
         )
     for one in expect:
         check_expectation(one, application)
-    about = [name, request.entity, request.question, request.inputs, request.as_of, request.features, list(expect)]
+    about: list[object] = [
+        name, request.entity, request.question, request.inputs, request.as_of, request.features, list(expect),
+    ]  # fmt: skip
+    about += [request.turns] if request.turns else []
     return RegressionCase(
         id=f"case_{content_hash(about)[:26]}",
         scope=scope,
@@ -101,6 +107,7 @@ def case_of(
         as_of=request.as_of,
         features=request.features,
         publication=request.publication,
+        turns=request.turns,
         note=note,
     )
 
@@ -108,15 +115,16 @@ def case_of(
 def request_of(case: RegressionCase | CaseLine) -> RecordedRequest:
     """The request that a case asks."""
     return RecordedRequest(
-        case.application, case.entity, case.question, case.inputs, case.as_of, case.features, case.publication
-    )
+        case.application, case.entity, case.question, case.inputs, case.as_of, case.features, case.publication,
+        turns=case.turns,
+    )  # fmt: skip
 
 
 def line_of(case: RegressionCase, split: Split) -> CaseLine:
     """A case as a line of a file, which gives the same case again where it is read."""
     return CaseLine(
         case.application, case.expect, case.question, case.entity, case.inputs, case.as_of, case.features,
-        case.publication, split, case.note, case.prediction,
+        case.publication, case.turns, split, case.note, case.prediction,
     )  # fmt: skip
 
 

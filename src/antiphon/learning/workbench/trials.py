@@ -19,6 +19,7 @@ from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.trials import AnswerFigures, Trial, TrialAnswer, Trials
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import Conversations
 from antiphon.catalog.serving.receipts import SEEN_ROLES, Path, Receipt, Receipts, UsageReceipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError
@@ -98,6 +99,7 @@ class TrialRunner:
     releases: Releases
     receipts: Receipts
     texts: Blobs
+    conversations: Conversations
     trials: Trials
     evaluations: Evaluations
     clock: Clock
@@ -245,7 +247,7 @@ class TrialRunner:
             return otherwise.bundle.application
 
     def _recorded(self, receipt: Receipt) -> RecordedRequest:
-        return recorded_request(self._origin(receipt), self.texts)
+        return recorded_request(self._origin(receipt), self.texts, self.conversations)
 
 
 def prompt_version(application: ApplicationSpec) -> str:

@@ -32,6 +32,7 @@ def trial_runner(store: Store, services: ServicesOf) -> TrialRunner:
         releases=store.releases,
         receipts=store.receipts,
         texts=store.blobs,
+        conversations=store.conversations,
         trials=store.trials,
         evaluations=store.evaluations,
         clock=store.database.clock,

@@ -54,8 +54,9 @@ class ProjectRegressions:
         receipt = self.workbench.records.require_prediction(scope, who, prediction)
         self.workbench.require(who, "train", f"application/{receipt.application}")
         application = self._application(scope, receipt.application, receipt.release)
+        request = recorded_request(receipt, self.store.blobs, self.store.conversations)
         case = case_of(
-            scope, name, recorded_request(receipt, self.store.blobs), expect or self.suggestion(scope, receipt),
+            scope, name, request, expect or self.suggestion(scope, receipt),
             application, prediction=prediction, author=who.id, at=self.store.database.clock.now(), note=note,
         )  # fmt: skip
         return self._added(scope, who, name, [(case, split)], note or f"from {prediction}"), case

@@ -186,7 +186,7 @@ def _text(store: Store, receipt: Receipt, blob: str) -> bytes | None:
 
 def _of_receipt(store: Store, receipt: Receipt) -> tuple[Mapping[str, str], str | None, Mapping[str, Any]] | None:
     try:
-        request = recorded_request(receipt, store.blobs)
+        request = recorded_request(receipt, store.blobs, store.conversations)
     except (NotFoundError, msgspec.DecodeError):
         return None  # erased
     return request.entity, request.question, request.inputs
