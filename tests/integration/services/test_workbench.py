@@ -41,13 +41,13 @@ SYSTEM = "You sort tickets."
 DEFINITIONS = f"""
 from antiphon import Application, Gates, Prompt
 
-Application("triage", features=[], purpose="sort tickets", model="smollm2-135m",
+Application("triage", ungated="a test asks at once", features=[], purpose="sort tickets", model="smollm2-135m",
             prompt=Prompt("Ticket: {{{{ question }}}}", system="{SYSTEM}"),
             gates=Gates(regressions=("complaints",)),
             output={{"type": "object", "properties": {{"urgency": {{"enum": ["low", "urgent"]}},
                     "summary": {{"type": "string"}}}},
                     "required": ["urgency", "summary"], "additionalProperties": False}})
-Application("replies", features=[], purpose="answer tickets", model="smollm2-135m",
+Application("replies", ungated="a test asks at once", features=[], purpose="answer tickets", model="smollm2-135m",
             prompt=Prompt("Letter: {{{{ question }}}}"))
 """
 ASKER = Principal("asker", "default", "service")
