@@ -104,7 +104,8 @@ def learned(**changes):
 
 
 sorting = Application(
-    "sorting", purpose="mail", features=[], entities=[mail], gates=Gates(rows=1, **UNTRIED),
+    "sorting", ungated="the base model is compared with", purpose="mail",
+    features=[], entities=[mail], gates=Gates(rows=1, **UNTRIED),
     prompt=Prompt("Which folder does this e-mail belong in?\\n\\n{{{{ question }}}}"),
     output={{
         "type": "object", "required": ["group"], "additionalProperties": False,
@@ -113,7 +114,8 @@ sorting = Application(
     model=learned(), outcome=Outcome("group", history=Source.table("sorted", path="sorted.csv", **asked)),
 )
 subjects = Application(
-    "subjects", purpose="mail", features=[], entities=[mail], gates=Gates(rows=1, **UNTRIED),
+    "subjects", ungated="the base model is compared with", purpose="mail",
+    features=[], entities=[mail], gates=Gates(rows=1, **UNTRIED),
     prompt=Prompt("Write the subject line of this e-mail, and nothing else.\\n\\n{{{{ question }}}}"),
     decoding=Decoding(max_tokens=24),
     model=learned(), outcome=Outcome(history=Source.table("sent", path="sent.csv", **asked)),

@@ -29,6 +29,10 @@ from antiphon.definitions.source import Source, SourceSpec
 
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
 MOST_CANDIDATES = 16
+UNTRAINED = {
+    "retrievals": "chunks of documents", "conversation": "earlier turns", "tools": "results of tools",
+}  # fmt: skip
+"""What is in the prompts of an application that no dataset keeps, by the declaration that brings it."""
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "examples": (2, 10_000_000), "whole_share": (0, 1), "text_weight": (0, 100), "rank": (1, 512),
@@ -117,6 +121,9 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
         yield "model is a FineTune, so outcome must say what it learns from."
         return
     yield from _target_mistakes(application, tune)
+    for name in UNTRAINED:
+        if getattr(application, name):
+            yield f"model is a FineTune, whose examples have no {UNTRAINED[name]}: declare no {name} beside it."
     if tune.prompt is not None and (not isinstance(tune.prompt, Prompt) or not tune.prompt.template.strip()):
         yield "model.prompt must be a Prompt with a template."
     for name in ("window", "delta_window"):

@@ -40,10 +40,11 @@ from antiphon import Application, Decoding, Entity, FineTune, Gates, MetricGate,
 
 customer = Entity("customer", keys=["customer"])
 told = Source.table("told", path="told.csv", event_time="asked", available_at="closed", event_id="ticket")
-ANY = Gates(
-    metrics={"chrf": MetricGate(), "auc": MetricGate(), "brier": MetricGate(), "macro_f1": MetricGate()}, rows=5,
-    valid_share=None, injected_share=None, leaked_share=None, pii_share=None, toxic_share=None,
-)
+OFF = {name: None for name in ("valid_share", "injected_share", "leaked_share", "pii_share", "toxic_share")}
+
+
+def gates(*metrics):
+    return Gates(metrics={name: MetricGate() for name in metrics}, rows=5, **OFF)
 
 
 def learned():
@@ -52,11 +53,13 @@ def learned():
 
 
 replies = Application(
-    "replies", purpose="support", features=[], entities=[customer], prompt=Prompt("Ticket: {{ question }}"),
-    decoding=Decoding(max_tokens=24), model=learned(), outcome=Outcome(history=told), gates=ANY,
+    "replies", ungated="a test asks at once", purpose="support",
+    features=[], entities=[customer], prompt=Prompt("Ticket: {{ question }}"),
+    decoding=Decoding(max_tokens=24), model=learned(), outcome=Outcome(history=told), gates=gates("chrf"),
 )
 triage = Application(
-    "triage", purpose="support", features=[], entities=[customer], prompt=Prompt("Ticket: {{ question }}"),
+    "triage", ungated="a test asks at once", purpose="support",
+    features=[], entities=[customer], prompt=Prompt("Ticket: {{ question }}"),
     output={
         "type": "object", "required": ["urgency", "text"], "additionalProperties": False,
         "properties": {
@@ -65,7 +68,8 @@ triage = Application(
         },
     },
     decoding=Decoding(max_tokens=96), model=learned(),
-    outcome=[Outcome("urgency", history=told), Outcome("text")], gates=ANY,
+    outcome=[Outcome("urgency", history=told), Outcome("text")],
+    gates=gates("auc", "brier", "macro_f1", "text.chrf"),
 )
 """
 

@@ -15,6 +15,7 @@ from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
+from antiphon.definitions.learning_check import UNTRAINED
 from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.retraining.completions import completion
@@ -38,8 +39,8 @@ class RenderedExamples(msgspec.Struct, frozen=True):
 
 
 def fine_tune_of(application: ApplicationSpec) -> FineTune:
-    """Returns the application's declaration of fine-tuning; raises ``InvalidInputError`` when there is none, or no
-    outcome to learn from."""
+    """Returns the application's declaration of fine-tuning; raises ``InvalidInputError`` when there is none, no outcome
+    to learn from, or its prompts have what no dataset keeps, so that they cannot be trained on as they are served."""
     if application.fine_tune is None:
         raise InvalidInputError(
             f"The application {application.name} does not declare how its model is fine-tuned.",
@@ -51,6 +52,13 @@ def fine_tune_of(application: ApplicationSpec) -> FineTune:
             f"The application {application.name} has no outcome to learn from.",
             where=f"application {application.name}",
             next_step="Declare outcome=Outcome(...) and run `antiphon apply`.",
+        )
+    unkept = [f"{kept} ({name})" for name, kept in UNTRAINED.items() if getattr(application, name)]
+    if unkept:
+        raise InvalidInputError(
+            f"The prompts of {application.name} have {' and '.join(unkept)}, which no dataset keeps.",
+            where=f"application {application.name}",
+            next_step="Fine-tune an application without, or serve a base model in this one.",
         )
     return application.fine_tune
 

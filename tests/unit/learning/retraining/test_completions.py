@@ -10,6 +10,8 @@ import msgspec
 import pytest
 from tests.harness.small_desk import BARE, DESK, SCOPE, START, SmallDesk
 
+from antiphon.core.errors import InvalidInputError
+from antiphon.definitions.conversation import Conversation
 from antiphon.definitions.learning import FineTune, Outcome
 from antiphon.definitions.prompt import Prompt
 from antiphon.features.values import FeatureVector
@@ -77,6 +79,12 @@ async def test_a_question_is_trained_on_as_it_is_served_byte_for_byte(tmp_path: 
         desk.close()
     assert render(ticket("Leave the room.", question), TICKETS, MODEL).prompt.encode() == prompt
     assert prompt.count(b"<|im_start|>") == 3, "a special token of the user's text would speak as the system"
+
+
+def test_prompts_that_no_dataset_can_give_back_are_not_trained_on() -> None:
+    talks = msgspec.structs.replace(TICKETS, conversation=Conversation())
+    with pytest.raises(InvalidInputError, match=r"earlier turns \(conversation\), which no dataset keeps"):
+        render(ticket("Yes."), talks, MODEL)
 
 
 def test_a_reference_is_the_completion_of_free_text_and_ends_the_models_turn() -> None:
