@@ -32,7 +32,7 @@ MOST_CANDIDATES = 16
 UNTRAINED = {
     "retrievals": "chunks of documents", "conversation": "earlier turns", "tools": "results of tools",
 }  # fmt: skip
-"""What is in the prompts of an application that no dataset keeps, by the declaration that brings it."""
+"""Parts of prompts that no dataset keeps, by the declaration that brings them."""
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "examples": (2, 10_000_000), "whole_share": (0, 1), "text_weight": (0, 100), "rank": (1, 512),
@@ -169,9 +169,9 @@ def _target_mistakes(application: Application, tune: FineTune) -> Iterator[str]:
     not needed."""
     outcome: Any = application.outcome
     properties = tuple((application.output or {}).get("properties", {}))
-    told = [getattr(one, "property", None) for one in (outcome, *application.more_outcomes)]
-    for name in properties if None not in told else ():
-        if name not in told and name not in tune.targets:
+    known = [getattr(one, "property", None) for one in (outcome, *application.more_outcomes)]
+    for name in properties if None not in known else ():
+        if name not in known and name not in tune.targets:
             yield f"model.targets lacks {name!r}: what should have been written there?"
     for name in tune.targets:
         if name not in properties or name == outcome.property:

@@ -40,7 +40,9 @@ from antiphon import Application, Decoding, Entity, FineTune, Gates, MetricGate,
 
 customer = Entity("customer", keys=["customer"])
 told = Source.table("told", path="told.csv", event_time="asked", available_at="closed", event_id="ticket")
-OFF = {name: None for name in ("valid_share", "injected_share", "leaked_share", "pii_share", "toxic_share")}
+OFF = dict.fromkeys(
+    ("valid_share", "false_share", "injected_share", "leaked_share", "pii_share", "toxic_share")
+)
 
 
 def gates(*metrics):

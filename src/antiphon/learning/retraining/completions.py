@@ -170,8 +170,7 @@ def _value(shape: OutcomeShape, text: str, described: Mapping[str, Any]) -> Any:
 
 
 def _fits(value: Any, described: Mapping[str, Any]) -> bool:
-    """Whether the grammar could write a value, as far as is looked at here: none, a text that is too long, or what is
-    not in an enum it could not."""
+    """Tells whether the grammar could write a value: not none, a text that is too long, or what is in no enum of it."""
     if value is _UNKNOWN or (described.get("enum") and value not in described["enum"]):
         return False
     longest = described.get("maxLength")
@@ -205,7 +204,7 @@ def _target(
     described: Mapping[str, Any],
     names: Mapping[str, Any],
 ) -> Any:
-    """What a template says should have been written."""
+    """The value that a template writes."""
     where = f"application {application.name}, model.targets[{name!r}]"
     template = tune.targets.get(name)
     if template is None:

@@ -123,7 +123,7 @@ class TrainingOrders:
         problems = [
             f"The {survey.spec.kind} set would have {_counts(survey)}: two {needed} are needed."
             for survey in (training, evaluation, *chosen_by)
-            for needed, found in [_told_apart(survey)]
+            for needed, found in [_distinct(survey)]
             if found < 2
         ]
         return TrainingPreview(
@@ -165,7 +165,7 @@ def _arguments(order: TrainingRequest, principal: str) -> TrainArguments:
     return TrainArguments(**arguments, principal=principal)
 
 
-def _told_apart(survey: DatasetSurvey) -> tuple[str, int]:
+def _distinct(survey: DatasetSurvey) -> tuple[str, int]:
     """The kind of things that a set must have two of, and how many it has."""
     if survey.spec.shape.form == "label":
         return "labels", len([count for count in survey.labels.values() if count])
