@@ -330,6 +330,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "skew": ProjectSkew(store, platform),
         "rollback": FeatureRollback(store, platform),
         "neighbors": platform.neighbors,
+        "documents": platform.project_documents,
         "lineage": FeatureLineage(store, platform),
         "runs": NoRuns(),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
