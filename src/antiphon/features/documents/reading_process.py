@@ -111,7 +111,7 @@ class DocumentReader:
         self._child = child
         assert child.stdout is not None
         try:
-            missing = _received(child.stdout, self._seconds).decode()
+            missing = _received(child.stdout, SECONDS).decode()
         except (EOFError, OSError) as error:
             self.close()
             raise UnavailableError("The process that reads documents ended at its start.", where="documents") from error
