@@ -37,8 +37,8 @@ def coverage(
     """
     whole = evaluation is not None and evaluation.whole_rows > 0
     properties = (application.schema or {}).get("properties", {})
-    asked = () if evaluation is None else application.shapes
-    scored = {shape.property for shape in asked if shape.property is not None}
+    shapes = () if evaluation is None else application.shapes
+    scored = {shape.property for shape in shapes if shape.property is not None}
     labels = {} if evaluation is None else evaluation.labels
     sliced = {} if evaluation is None else {f"{one.key} {one.value}": one.rows for one in evaluation.slices}
     return tuple(
