@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -24,16 +25,21 @@ def init(
     name: Annotated[str, typer.Argument(help="Name of the project and of its new folder.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway.")] = 8700,
     directory: Annotated[Path, typer.Option("--in", metavar="DIR", help="Where the folder is made.")] = Path(),
-    template: Annotated[
-        str, typer.Option(metavar="TEMPLATE", help="desk: a small application that answers; blank: nothing declared.")
+    blueprint: Annotated[
+        str,
+        typer.Option(
+            metavar="BLUEPRINT",
+            help="desk: figures of small shops; triage: support tickets; extraction: fields of mails; "
+            "enrichment: a table at night; blank: nothing declared.",
+        ),
     ] = "desk",
     as_json: Json = False,
 ) -> None:
-    """Write a new project: settings, definitions, a README, and with the template `desk` a small data set."""
+    """Write a new project that runs: settings, definitions, data, tests and a README."""
     known = sorted(folder.name for folder in _BLUEPRINTS.iterdir() if any(folder.glob("*.template")))
-    if template not in known:
+    if blueprint not in known:
         raise NotFoundError(
-            f"There is no template {template!r}.", where="--template", next_step=nearest(template, known)
+            f"There is no blueprint {blueprint!r}.", where="--blueprint", next_step=nearest(blueprint, known)
         )
     if not _NAME.match(name):
         raise InvalidInputError(
@@ -43,7 +49,7 @@ def init(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConflictError(f"{target} exists and is not empty.", next_step="Choose another name, or remove it.")
     try:
-        files = write(target, name, port, template)
+        files = write(target, name, port, blueprint)
     except OSError as error:
         raise SetupError(f"{error.filename or target} cannot be written: {error.strerror}.") from None
     steps = [f"cd {target}", "antiphon up"]
@@ -54,20 +60,30 @@ def init(
     )
 
 
-def write(target: Path, name: str, port: int, template: str = "desk") -> list[str]:
+def write(target: Path, name: str, port: int, blueprint: str = "desk") -> list[str]:
     """Write a blueprint into ``target``; it appears whole or not at all."""
+    from antiphon.cli.blueprints.mails import write_mails
     from antiphon.cli.blueprints.orders import write_orders
+    from antiphon.cli.blueprints.products import write_products
+    from antiphon.cli.blueprints.tickets import write_tickets
 
+    records = {
+        "desk": write_orders,
+        "enrichment": write_products,
+        "extraction": write_mails,
+        "triage": write_tickets,
+    }
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        # What every template has lies beside their folders.
-        for file in [*_BLUEPRINTS.glob("*.template"), *(_BLUEPRINTS / template).glob("*.template")]:
-            text = Template(file.read_text(encoding="utf-8")).substitute(name=name, port=port)
+        policy = _policy({file.name.removesuffix(".template") for file in (_BLUEPRINTS / blueprint).glob("*.template")})
+        # What every blueprint has lies beside their folders.
+        for file in [*_BLUEPRINTS.glob("*.template"), *(_BLUEPRINTS / blueprint).glob("*.template")]:
+            text = Template(file.read_text(encoding="utf-8")).substitute(name=name, port=port, policy=policy)
             (partial / file.name.removesuffix(".template").replace("dot-", ".")).write_text(text, encoding="utf-8")
-        if template == "desk":
-            write_orders(partial / "orders.csv", SystemClock().now())
+        if blueprint in records:
+            records[blueprint](partial, SystemClock().now())
         files = sorted(file.name for file in partial.iterdir())
         if target.exists():
             target.rmdir()
@@ -76,3 +92,11 @@ def write(target: Path, name: str, port: int, template: str = "desk") -> list[st
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return files
+
+
+def _policy(files: set[str]) -> str:
+    """The section that names a blueprint's policies and their cases; empty for one without any."""
+    rules = sorted(files & {"attributes.toml", "rules.cedar"})
+    if not rules:
+        return ""
+    return f'\n[policy]\nfiles = {json.dumps(rules)}\ntests = ["rules_test.toml"]\n'

@@ -26,15 +26,17 @@ def test_help_is_quick_and_pulls_in_nothing_heavy() -> None:
         "numpy",
         "cryptography",
     ]
-    code = (
-        "import sys, time; began = time.process_time(); sys.argv = ['antiphon', '--help']\n"
-        "from antiphon.cli.main import main\n"
-        "try: main()\nexcept SystemExit: pass\n"
-        f"print([name for name in {heavy!r} if name in sys.modules], time.process_time() - began, file=sys.stderr)"
-    )
-    tries = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30) for _ in range(3)]
-    assert tries[0].stderr.startswith("[] ")
-    assert min(float(one.stderr.rsplit(" ", 1)[1]) for one in tries) < 0.4
+    began = "import sys, time; began = time.process_time(); sys.argv = ['antiphon', '--help']"
+    timed = began + "\n{}\nprint({}, file=sys.stderr)"
+    said = f"[name for name in {heavy!r} if name in sys.modules], time.process_time() - began"
+    helped = timed.format("from antiphon.cli.main import main\ntry: main()\nexcept SystemExit: pass", said)
+    # What no command can do without, on the same machine at the same time.
+    bare = timed.format("import msgspec, typer", said)
+    tries = [[subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+              for code in (helped, bare)] for _ in range(3)]  # fmt: skip
+    assert tries[0][0].stderr.startswith("[] ")
+    seconds, least = (min(float(one[kind].stderr.rsplit(" ", 1)[1]) for one in tries) for kind in (0, 1))
+    assert seconds < 5 * least, f"{seconds / least:.1f} times as long"
     for command in (
         "init",
         "up",
@@ -48,7 +50,7 @@ def test_help_is_quick_and_pulls_in_nothing_heavy() -> None:
         "features",
         "releases",
     ):
-        assert command in tries[0].stdout
+        assert command in tries[0][0].stdout
 
 
 def test_every_command_has_json_and_a_project_option() -> None:
@@ -97,10 +99,12 @@ def test_init_writes_the_same_orders_for_the_same_time(tmp_path) -> None:
     from antiphon.cli.blueprints.orders import write_orders
 
     until = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
-    number = write_orders(tmp_path / "a.csv", until)
-    write_orders(tmp_path / "b.csv", until)
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    rows = (tmp_path / "a.csv").read_text().splitlines()[1:]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    number = write_orders(tmp_path / "a", until)
+    write_orders(tmp_path / "b", until)
+    assert (tmp_path / "a" / "orders.csv").read_bytes() == (tmp_path / "b" / "orders.csv").read_bytes()
+    rows = (tmp_path / "a" / "orders.csv").read_text().splitlines()[1:]
     assert len(rows) == number > 6_000
     assert max(row.split(",")[3] for row in rows) <= "2026-03-01T12:30:00Z"
 
@@ -205,7 +209,7 @@ def test_status_says_how_to_start_what_does_not_run_and_nothing_of_encryption(an
 
 def test_a_blank_project_declares_nothing_and_its_example_is_one(tmp_path) -> None:
     antiphon = run_in(tmp_path)
-    made = antiphon("init", "mine", "--template", "blank", "--json").json()
+    made = antiphon("init", "mine", "--blueprint", "blank", "--json").json()
     assert made["files"] == [".gitignore", "README.md", "antiphon.toml", "definitions.py"]
     assert "Nothing is declared." in antiphon("plan", "--project", "mine").out
     definitions = tmp_path / "mine" / "definitions.py"
@@ -213,8 +217,11 @@ def test_a_blank_project_declares_nothing_and_its_example_is_one(tmp_path) -> No
     definitions.write_text("\n".join(lines))
     planned = antiphon("plan", "--project", "mine", "--json").json()["changes"]
     assert {(change["noun"], change["name"]) for change in planned} == {("view", "spend"), ("application", "helper")}
-    refused = antiphon("init", "other", "--template", "blnak")
-    assert (refused.code, "Did you mean 'blank'? There are blank, desk." in refused.err) == (3, True)
+    refused = antiphon("init", "other", "--blueprint", "blnak")
+    assert (
+        refused.code,
+        "Did you mean 'blank'? There are blank, desk, enrichment, extraction, triage." in refused.err,
+    ) == (3, True)
 
 
 def test_misspelt_settings_are_named(antiphon, project) -> None:

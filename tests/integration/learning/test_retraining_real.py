@@ -94,7 +94,7 @@ desk = Application(
 
 def project(folder: Path) -> Path:
     until = datetime.now(UTC)
-    write_orders(folder / "orders.csv", until)
+    write_orders(folder, until)
     with (folder / "orders.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))[::9]
     with (folder / "told.csv").open("w", newline="") as file:

@@ -14,8 +14,8 @@ DAYS = 28
 PER_DAY = 40
 
 
-def write_orders(path: Path, until: datetime) -> int:
-    """Write the orders up to ``until`` (to the hour) as CSV; returns their number.
+def write_orders(folder: Path, until: datetime) -> int:
+    """Write the orders up to ``until`` (to the hour) into ``orders.csv``; returns their number.
 
     An order is known when it is handed over: ``ordered`` is its event time, ``handed_over`` is when it counts.
     """
@@ -33,7 +33,7 @@ def write_orders(path: Path, until: datetime) -> int:
                 if handed_over < until:
                     rows.append((shop, ordered, handed_over, minutes))
     rows.sort(key=lambda row: (row[2], row[0]))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with (folder / "orders.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["order_id", "shop", "ordered", "handed_over", "minutes", "promised"])
         for number, (shop, ordered, handed_over, minutes) in enumerate(rows, 1):

@@ -1,0 +1,56 @@
+"""Order mails of the extraction blueprint, with what a clerk entered of each. Invented, the same each time."""
+
+from __future__ import annotations
+
+import csv
+import random
+from datetime import datetime, timedelta
+from pathlib import Path
+
+SENDERS = ("acme", "blue", "cargo", "delta", "ember", "fjord")
+PRODUCTS = ("chair", "desk", "lamp", "shelf", "stool")
+DAYS = 40
+PER_DAY = 12
+
+_TEXTS = (
+    "Hello, please send us {quantity} {product}s. Our order number is {order}. Kind regards",
+    "Order {order}: we need {quantity} {product}s for the office.",
+    "We would like to order {quantity} pieces of the {product}, reference {order}. Thank you!",
+    "Reference {order}. {quantity} {product}s, as last time, please.",
+    "Could you deliver {quantity} {product}s under {order}?",
+)
+
+
+def write_mails(folder: Path, until: datetime) -> int:
+    """Write the mails up to ``until`` (to the hour) with what was entered into ``mails.csv``, and a night's new ones
+    into ``night.csv``; returns the number of both."""
+    chance = random.Random(47)
+    last = until.replace(minute=0, second=0, microsecond=0)
+    rows = []
+    for day in range(DAYS):
+        for _ in range(PER_DAY):
+            received = last - timedelta(days=day, seconds=chance.randrange(86_400))
+            entered = received + timedelta(minutes=chance.randrange(5, 240))
+            if entered < until:
+                rows.append((received, entered, *_mail(chance)))
+    rows.sort()
+    with (folder / "mails.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["mail", "sender", "received", "entered", "question", "product", "quantity", "order"])
+        for number, (received, entered, *rest) in enumerate(rows, 1):
+            times = [moment.strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (received, entered)]
+            writer.writerow([f"m{number:05}", rest[0], *times, *rest[1:]])
+    night = [_mail(chance) for _ in range(PER_DAY)]
+    with (folder / "night.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sender", "question"])
+        writer.writerows(mail[:2] for mail in night)
+    return len(rows) + len(night)
+
+
+def _mail(chance: random.Random) -> tuple[str, str, str, int, str]:
+    """Sender, text, product, quantity and order number of one mail."""
+    product, quantity = chance.choice(PRODUCTS), chance.randrange(2, 60)
+    order = f"{chance.choice('ABCDEFGH')}{chance.randrange(1_000, 10_000)}"
+    text = chance.choice(_TEXTS).format(quantity=quantity, product=product, order=order)
+    return chance.choice(SENDERS), text, product, quantity, order
