@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from antiphon.catalog.learning.evaluations import Evaluation
     from antiphon.catalog.learning.safety import SafetyReport
     from antiphon.catalog.releases.releases import Release
-    from antiphon.learning.evaluation.gates import ValidationResult
+    from antiphon.learning.evaluation.validation import ValidationResult
 
 app = typer.Typer(name="releases", help="Releases, rollouts and the live pointer.", no_args_is_help=True)
 

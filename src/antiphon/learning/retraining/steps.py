@@ -28,8 +28,8 @@ from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
-from antiphon.learning.evaluation.gates import Validation
 from antiphon.learning.evaluation.safety.canaries import canary_examples
+from antiphon.learning.evaluation.validation import Validation
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.checkpoints import CheckpointStore, RunCheckpoints
 from antiphon.learning.retraining.examples import fine_tune_of, render_all

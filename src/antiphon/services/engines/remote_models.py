@@ -160,7 +160,7 @@ def changed_since(store: Store, release: Release, moment: datetime) -> str | Non
 
 
 def remote_version(store: Store, release: Release, fingerprints: Sequence[str]) -> tuple[str | None, set[str]]:
-    """See :data:`~antiphon.learning.evaluation.gates.RemoteVersion`."""
+    """See :data:`~antiphon.learning.evaluation.validation.RemoteVersion`."""
     name = release.bundle.model.name
     present = _present(store, release)
     found = {version_of(one, name) for one in fingerprints}

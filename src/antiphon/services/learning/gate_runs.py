@@ -23,8 +23,8 @@ from antiphon.durable.context import RunContext
 from antiphon.features.monitoring.skew.selection import sample_entities
 from antiphon.features.plan import plan_of
 from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS, Progress
-from antiphon.learning.evaluation.gates import ValidationResult
 from antiphon.learning.evaluation.scores import NoProbabilityError
+from antiphon.learning.evaluation.validation import ValidationResult
 from antiphon.releases.candidate import NOT_PASSED, unread
 from antiphon.services.learning.gate_orders import GateArguments, GatesRunResult
 from antiphon.services.learning.safety import REQUESTS, sampled_requests

@@ -33,10 +33,10 @@ from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation.asking import AnswerFunction, EvaluatedReleases, Progress
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
-from antiphon.learning.evaluation.gates import Validation, ValidationResult
 from antiphon.learning.evaluation.safety.evaluator import SafetyEvaluator
 from antiphon.learning.evaluation.safety.requests import OverlaidReader
 from antiphon.learning.evaluation.safety.suites import SafetySuites
+from antiphon.learning.evaluation.validation import Validation, ValidationResult
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.checkpoints import CheckpointStore
 from antiphon.learning.retraining.orders import TrainingOrders
