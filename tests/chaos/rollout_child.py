@@ -66,7 +66,7 @@ def whole_way(database: Database) -> Iterator[Callable[[], Any]]:
     yield lambda: moves.begin(SCOPE, second, **said)
     yield lambda: moves.advance(SCOPE, under_way(), **said)
     yield lambda: moves.rollback(SCOPE, APPLICATION, **said)
-    yield lambda: moves.activate(SCOPE, APPLICATION, second, **said)
+    yield lambda: moves.activate(SCOPE, APPLICATION, second, force=True, **said)
 
 
 @contextmanager

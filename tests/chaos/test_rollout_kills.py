@@ -157,7 +157,12 @@ def look(database: Database, decision: Any) -> list[RolloutRecord]:
     """A worker that starts after the kill looks at the rollouts until nothing is under way; every rollout there is."""
 
     def judge(
-        rollout: RolloutRecord, exposures: Sequence[Exposure], pairs: Sequence[Any], now: datetime, slo: SLO
+        rollout: RolloutRecord,
+        exposures: Sequence[Exposure],
+        pairs: Sequence[Any],
+        now: datetime,
+        slo: SLO,
+        outcome: Any,
     ) -> Judgement:
         return Judgement(
             rollout.id, 0, SCOPE, rollout.state, rollout.step, decision, "Decided.", (), 0.0, 100.0, 20.0, now
