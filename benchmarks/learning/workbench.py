@@ -26,7 +26,8 @@ from tests.chaos.harness.running import free_port, scratch, supervised, until
 SIZES = {"ci": 8, "demo": 48, "full": 200}
 RESULTS = Path(__file__).parents[1] / "results"
 LETTERS = """
-Application("letters", features=[], model="smollm2-135m", purpose="answer letters", decoding=Decoding(max_tokens=24),
+Application("letters", features=[], model="smollm2-135m", purpose="answer letters", ungated="a benchmark asks at once",
+            decoding=Decoding(max_tokens=24),
             prompt=Prompt("Letter {{ question }}", system="You answer letters to a bakery in one sentence."))
 """
 

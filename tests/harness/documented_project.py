@@ -37,7 +37,7 @@ DEFINITIONS = """
 from antiphon import *
 
 handbook = Documents("handbook", path="handbook", refresh="15m", model={model}, chunk=300, overlap=0)
-Application("assistant", features=[], model="scripted", purpose="support",
+Application("assistant", features=[], model="scripted", purpose="support", ungated="a test asks at once",
     reuse=Reuse("never", identical_prompts=False),
     retrievals=[Retrieval(handbook, k=2)], freshness={{handbook: Freshness(max_age="1h")}},
     prompt=Prompt(system="You answer from the handbook.", template='''{{% for chunk in retrieved.handbook %}}

@@ -247,7 +247,8 @@ from antiphon import *
 articles = Source.table("articles", path="articles.csv", event_time="written")
 handbook = Documents("handbook", table=articles, text="body", id="slug", title="name", attributes=["team"],
     model={model}, chunk=300, overlap=0)
-Application("assistant", features=[], model="scripted", purpose="support", entities=[Entity("team", keys=["team"])],
+Application("assistant", features=[], model="scripted", purpose="support", ungated="a test asks at once",
+    entities=[Entity("team", keys=["team"])],
     retrievals=[Retrieval(handbook, k=3, filters={{"team": "{{{{ entity.team }}}}"}})], reuse=Reuse("never"),
     prompt=Prompt(template="{{% for one in retrieved.handbook %}}{{{{ one.id }}}} {{% endfor %}}"))
 """
