@@ -85,8 +85,8 @@ def test_days_are_drawn_from_two_on_and_a_missing_score_is_left_out() -> None:
     def day(value: str, auc: float | None) -> Group:
         return Group("", value, Scores(9, {}, {"brier": 0.2} | ({} if auc is None else {"auc": auc}), {}, {}, ()))
 
-    assert plots.by_day([day("2013-04-10", 0.7)]) is None
-    drawn = plots.by_day([day("2013-04-10", 0.7), day("2013-04-11", None), day("2013-04-12", 0.9)])
+    assert plots.by_day([day("2013-04-10", 0.7)], ("auc", "brier")) is None
+    drawn = plots.by_day([day("2013-04-10", 0.7), day("2013-04-11", None), day("2013-04-12", 0.9)], ("auc", "brier"))
     assert drawn is not None
     assert [len(line.marks) for line in drawn.lines] == [2, 3]
     first, last = drawn.lines[0].marks

@@ -76,7 +76,9 @@ def test_what_is_known_of_a_prediction_suggests_what_to_expect() -> None:
     assert suggested(URGENT, TRIAGE, [], []) == ()
     assert suggested(URGENT, TRIAGE, [outcome("thumbs", "up")], []) == ()
     assert suggested(URGENT, TRIAGE, [down], []) == (Expectation("not_text", URGENT),)
-    assert suggested(URGENT, learns, [down, outcome("label", "low")], []) == (Expectation("label", "low", "urgency"),)
+    assert suggested(URGENT, learns, [down, outcome("label", "low", outcome="urgency")], []) == (
+        Expectation("label", "low", "urgency"),
+    )
     assert suggested(URGENT, TRIAGE, [outcome("correction", "So.")], []) == (Expectation("text", "So."),)
     two = [said("p", "ada", "So.", "correction", ""), said("p", "bob", "Or so.", "correction", "")]
     assert suggested(URGENT, TRIAGE, [], two) == (Expectation("not_text", URGENT),), "they contradict each other"
