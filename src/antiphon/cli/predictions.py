@@ -90,7 +90,7 @@ def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "release", f"{release['application']}{number}, {release['id']} ({explained['role']}, {explained['path']})"
     yield "model", _model(explained)
     yield "policy", f"{explained['policy']['decision']} by {', '.join(explained['policy']['policies']) or 'default'}"
-    yield "retrieved", "; ".join(_retrieval(one) for one in explained["retrievals"])
+    yield "retrieved", "; ".join(_retrieval(one) for one in explained.get("retrievals", ()))
     yield "guards", ", ".join(_guard(guard) for guard in explained["guards"])
     yield (
         "took",
