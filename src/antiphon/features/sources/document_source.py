@@ -183,7 +183,7 @@ def _length(read: ReadDocument) -> int:
 
 def _too_many(source: SourceSpec) -> InvalidInputError:
     return InvalidInputError(
-        f"It has more than {MOST_DOCUMENTS:,} documents or {MOST_CHUNKS:,} chunks.",
+        f"The source has more than {MOST_DOCUMENTS:,} documents or {MOST_CHUNKS:,} chunks.",
         where=f"source {source.name}",
         next_step="Declare several Documents of parts of it.",
     )

@@ -270,7 +270,7 @@ async def train(
         if run.stopping or not stopping() or (current is not None and current.cancelling()):
             raise
         raise CutOffError(
-            f"it was cut off after {minutes(reached.seconds)}, at step {reached.step} of {reached.steps}",
+            f"The training was cut off after {minutes(reached.seconds)}, at step {reached.step} of {reached.steps}",
             reached.seconds,
         ) from None
 
