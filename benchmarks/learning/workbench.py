@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -138,11 +139,11 @@ async def tried(root: Path, application: str, number: int) -> dict[str, Any]:
 
 async def run(root: Path, *arguments: str) -> dict[str, Any]:
     """What a command says as JSON."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "antiphon.cli.main", *arguments, "--json", cwd=root,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    process = start_child(
+        [sys.executable, "-m", "antiphon.cli.main", *arguments, "--json"], cwd=root,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    out, err = await process.communicate()
+    out, err = await asyncio.to_thread(process.communicate)
     assert process.returncode == 0, err.decode()
     found: dict[str, Any] = json.loads(out)
     return found
