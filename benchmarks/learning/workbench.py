@@ -24,8 +24,11 @@ import httpx2
 from benchmarks.engine.parity import AT_ONCE, at_once, body, publish, requests, write_project
 from tests.chaos.harness.running import free_port, scratch, supervised, until
 
+from antiphon.core.child_process import start_child
+
 SIZES = {"ci": 8, "demo": 48, "full": 200}
 RESULTS = Path(__file__).parents[1] / "results"
+
 LETTERS = """
 Application("letters", features=[], model="smollm2-135m", purpose="answer letters", ungated="a benchmark asks at once",
             decoding=Decoding(max_tokens=24),
