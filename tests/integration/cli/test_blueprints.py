@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ def test_a_new_project_has_no_mistake_and_passes_its_own_tests(blueprint: str, t
     assert tested.code == 0, tested.out + tested.err
     own = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", "."],
-        cwd=tmp_path / "mine", capture_output=True, text=True, timeout=120,
+        cwd=tmp_path / "mine", env={**os.environ, "PYTEST_ADDOPTS": ""}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert own.returncode == 0, own.stdout
 
