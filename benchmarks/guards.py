@@ -35,8 +35,8 @@ from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.guards import ContentGuard, FigureGuard, FunctionGuard, GroundedGuard, PatternGuard, PIIGuard
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.request import Answer
+from antiphon.serving.user_functions import UserFunctions
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 RESULTS = Path(__file__).parent / "results" / "guards.jsonl"
@@ -118,7 +118,7 @@ async def compare(folder: Path, answers: int, *, structured: bool) -> dict[str, 
         place = folder / side
         place.mkdir()
         desk = SmallDesk(place, PacedEngine([ScriptedGeneration(text)]), application)
-        services = msgspec.structs.replace(desk.services, guard_functions=GuardFunctions((MODULE,)))
+        services = msgspec.structs.replace(desk.services, guard_functions=UserFunctions((MODULE,)))
         desk.answerer = Answerer(services)
         desks[side] = desk
         await first_shown(desk, first)  # what is imported and compiled once

@@ -41,7 +41,7 @@ from antiphon.batch.fair_queue import QueueState, SlotRequest, next_request
 from antiphon.batch.gauge import Gauge, JobMeter
 from antiphon.batch.row_plan import Prefix, RowSketch, distinct_bytes, sharing_order
 from antiphon.catalog.batch.batch_work import EngineSupply, ForecastInputs, OpenJob, RowUsage, Sizes
-from antiphon.catalog.serving.receipts import UsageReceipt
+from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import GenerationRequest, GenerationResult, Priority
 from antiphon.engine.execution.model_executor import Emission

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.app.wiring import ProcessServices, open_project
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.services.predictions import ProjectPredictions
 
 PROJECT = Path(__file__).parents[2] / "examples" / "flight_desk" / "out" / "demo" / "project"

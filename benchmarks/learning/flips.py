@@ -33,7 +33,7 @@ import msgspec
 from tests.chaos.harness.running import free_port, scratch, separate, until
 
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.definitions.application import Figure
 from antiphon.definitions.prompt import Prompt
 from antiphon.releases.live import LEASE_SECONDS

@@ -13,7 +13,7 @@ from benchmarks.learning.flips import MARKS, Asked, Flip
 from tests.chaos.harness.running import scratch
 from tests.unit.catalog.examples import NOON, receipt
 
-from antiphon.catalog.serving.receipts import Attempt, FeatureReceipt
+from antiphon.catalog.serving.receipt import Attempt, FeatureReceipt
 
 IDS = {"rel_a": "alpha", "rel_b": "beta"}
 TEXT = '{"first": "alpha", "words": "it is", "last": "alpha"}'

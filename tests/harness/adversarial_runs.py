@@ -14,8 +14,8 @@ from tests.harness.small_desk import SmallDesk
 from antiphon.core.errors import InvalidOutputError
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.request import Answer
+from antiphon.serving.user_functions import UserFunctions
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 PER_APPLICATION = 50
@@ -52,7 +52,7 @@ async def run(folder: Path, runs: int, seed: int) -> AdversarialRuns:
         return ScriptedGeneration(written[-1].text, pieces=written[-1].pieces)
 
     desk = SmallDesk(folder, ScriptedEngine(script), application(rng, structured))
-    services = msgspec.structs.replace(desk.services, guard_functions=GuardFunctions((MODULE,)))
+    services = msgspec.structs.replace(desk.services, guard_functions=UserFunctions((MODULE,)))
     desk.answerer = Answerer(services)
     unguarded_characters = differing = early = 0
     ends: Counter[str] = Counter()

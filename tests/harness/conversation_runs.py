@@ -10,7 +10,7 @@ import msgspec
 from tests.harness.assistant import ENTITY, assistant
 from tests.harness.small_desk import SCOPE, START, FeatureTable, SmallDesk
 
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.definitions.application import ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.port import GenerationEngine

@@ -25,18 +25,18 @@ from antiphon.catalog.features.events import Event, EventLog
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release, Releases
 from antiphon.catalog.serving.quotas import QuotaLevels
-from antiphon.catalog.serving.receipts import (
+from antiphon.catalog.serving.receipt import (
     Attempt,
     CacheReceipt,
     FeatureReceipt,
     GuardReceipt,
     PolicyReceipt,
     Receipt,
-    Receipts,
     Role,
     Timing,
     UsageReceipt,
 )
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError, UnsupportedParameterError
 from antiphon.core.ids import content_hash, new_id

@@ -25,7 +25,8 @@ from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
-from antiphon.catalog.serving.receipts import Receipt, Receipts
+from antiphon.catalog.serving.receipt import Receipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.catalog.serving.tool_journal import ToolJournal
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import NotFoundError, UnavailableError

@@ -18,7 +18,7 @@ from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import UsageReceipt
+from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.errors import ConflictError, InvalidInputError, UnavailableError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope

@@ -16,7 +16,7 @@ from antiphon.batch.estimates import Estimates
 from antiphon.batch.forecast import BUCKET_SECONDS
 from antiphon.batch.row_plan import RowSketch
 from antiphon.catalog.batch.batch_work import BatchWork, EngineSupply, RowUsage
-from antiphon.catalog.serving.receipts import UsageReceipt
+from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import EngineError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope

@@ -27,7 +27,7 @@ from antiphon.batch.gauge import TRANSIENT_ERRORS, Gauge, JobMeter
 from antiphon.batch.row_plan import RowSketch
 from antiphon.catalog.batch.batches import Ending
 from antiphon.catalog.batch.jobs import BatchJob, JobRow, Jobs
-from antiphon.catalog.serving.receipts import UsageReceipt
+from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, InternalError, InvalidInputError
 from antiphon.core.logs import unexpected

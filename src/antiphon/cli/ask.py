@@ -14,7 +14,7 @@ from antiphon.cli.project import at_terminal, services
 from antiphon.core.errors import FeatureUnavailableError, UnavailableError
 
 if TYPE_CHECKING:
-    from antiphon.catalog.serving.receipts import Receipt
+    from antiphon.catalog.serving.receipt import Receipt
     from antiphon.serving.request import Answer
 
 
@@ -31,7 +31,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a question. The text goes to stdout, where it came from to stderr."""
-    from antiphon.catalog.serving.receipts import STAND_IN_ROLES
+    from antiphon.catalog.serving.receipt import STAND_IN_ROLES
     from antiphon.gateway.openai.shapes import provenance
     from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 

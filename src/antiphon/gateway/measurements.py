@@ -14,7 +14,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from antiphon.catalog.features.skew_reports import ViewSkew
-from antiphon.catalog.serving.receipts import STAND_IN_ROLES
+from antiphon.catalog.serving.receipt import STAND_IN_ROLES
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.logs import without_credentials
 from antiphon.engine.api.messages import EngineLoad

@@ -6,7 +6,7 @@ took no work and are not charged as tokens; what little time they took is in the
 
 from __future__ import annotations
 
-from antiphon.catalog.serving.receipts import UsageReceipt
+from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.settings_sections import PriceSettings
 
 

@@ -23,12 +23,12 @@ from antiphon.services.governance.audit_trail import AuditedReceipts, batch_deni
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
 from antiphon.serving.admission.limits import AdmissionController
-from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.answering.retrieval import Retrieve
 from antiphon.serving.answering.tool_functions import ToolFunctions
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import EntityReader, PolicyDecider, ReleaseAssignment
 from antiphon.serving.services import Services
+from antiphon.serving.user_functions import UserFunctions
 
 _VERSION = re.compile(r"\.v\d+\Z")
 """Suffix of a model version's name."""
@@ -129,10 +129,10 @@ def serving_services(
     )
 
 
-def user_functions(store: Store) -> GuardFunctions:
+def user_functions(store: Store) -> UserFunctions:
     """Functions of the project's own modules, which guards and metrics name."""
     settings = store.settings.project
-    return GuardFunctions(settings.guard_modules, (store.paths.root / settings.definitions).parent)
+    return UserFunctions(settings.guard_modules, (store.paths.root / settings.definitions).parent)
 
 
 def _granted_purpose(store: Store, scope: Scope, model: str) -> str | None:

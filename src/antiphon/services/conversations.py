@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.serving.conversations import ConversationRecord, ConversationTurn
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.releases.releases import Release
-from antiphon.catalog.serving.receipts import Attempt, FeatureReceipt, Receipt, Receipts, ReuseCount
+from antiphon.catalog.serving.receipt import Attempt, FeatureReceipt, Receipt
+from antiphon.catalog.serving.receipts import Receipts, ReuseCount
 from antiphon.core.clock import Clock
 from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope

@@ -18,7 +18,7 @@ import msgspec
 
 from antiphon.catalog.releases.rollouts import Assignment
 from antiphon.catalog.serving.answers import StoredAnswer
-from antiphon.catalog.serving.receipts import SkippedEngine
+from antiphon.catalog.serving.receipt import SkippedEngine
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.clock import utc
 from antiphon.core.errors import (

@@ -6,7 +6,7 @@ import msgspec
 
 from antiphon.catalog.features.definitions import AppliedProjects
 from antiphon.catalog.releases.releases import Release, Releases
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.policy.request import PolicyColumn, Resource, application_resource

@@ -14,7 +14,15 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import Attempt, CacheReceipt, Path, PolicyReceipt, Receipt, Timing, UsageReceipt
+from antiphon.catalog.serving.receipt import (
+    Attempt,
+    CacheReceipt,
+    Path,
+    PolicyReceipt,
+    Receipt,
+    Timing,
+    UsageReceipt,
+)
 from antiphon.core.errors import DeadlineExceededError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope

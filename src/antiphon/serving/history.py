@@ -57,11 +57,11 @@ NO_HISTORY = History()
 """The history of a request that begins a conversation, or is of none."""
 
 
-def continuing(turns: Sequence[ConversationTurn], **fields: object) -> History:
-    """The history of these turns, shown as the last of them was."""
-    last = turns[-1] if turns else None
-    shown = {} if last is None else {"first": last.first, "summary": last.summary}
-    return History(turns=tuple(turns), **{**shown, **fields})  # type: ignore[arg-type]
+def continuing(turns: Sequence[ConversationTurn], record: ConversationRecord | None = None) -> History:
+    """The history of these turns, of which a record keeps some, shown as the last of them was."""
+    if not turns:
+        return History(record=record)
+    return History(record=record, turns=tuple(turns), first=turns[-1].first, summary=turns[-1].summary)
 
 
 def given_pairs(messages: Sequence[ChatTurn], names: Mapping[str, str]) -> list[tuple[str, str]]:

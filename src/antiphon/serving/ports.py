@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.releases.rollouts import Assignment
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.features.online.remedies import SubstituteValue

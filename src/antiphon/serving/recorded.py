@@ -16,7 +16,7 @@ import msgspec
 from antiphon.catalog.features.snapshot_facts import SnapshotFacts
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations, ConversationTurn
-from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt
+from antiphon.catalog.serving.receipt import FeatureReceipt, Receipt
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness

@@ -23,7 +23,8 @@ from antiphon.catalog.features.definitions import AppliedProjects
 from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import Receipt, Receipts
+from antiphon.catalog.serving.receipt import Receipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal

@@ -14,7 +14,7 @@ import msgspec
 
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import Attempt, Receipt
+from antiphon.catalog.serving.receipt import Attempt, Receipt
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest, Penalties, TextEmbeddingRequest

@@ -7,7 +7,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import Path, Receipt, Role, UsageReceipt
+from antiphon.catalog.serving.receipt import (
+    Path,
+    Receipt,
+    Role,
+    UsageReceipt,
+)
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ChatTurn, Penalties, TokenOut
 from antiphon.governance.identity.principal import Principal

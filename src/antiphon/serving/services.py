@@ -16,7 +16,6 @@ from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.admission.limits import AdmissionController
-from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.answering.retrieval import Retrieve
 from antiphon.serving.answering.tool_functions import ToolFunctions
 from antiphon.serving.fallback.engines import FailoverPolicy
@@ -28,6 +27,7 @@ from antiphon.serving.ports import (
     RemedyFinder,
 )
 from antiphon.serving.shadow import ShadowLimits
+from antiphon.serving.user_functions import UserFunctions
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -73,6 +73,6 @@ class Services(msgspec.Struct, frozen=True):
     plain_fallback: tuple[str, ...] = ()
     failover: FailoverPolicy = FailoverPolicy()
     remedies: RemedyFinder | None = None
-    guard_functions: GuardFunctions = GuardFunctions()
+    guard_functions: UserFunctions = UserFunctions()
     retrieve: Retrieve | None = None
     tool_functions: ToolFunctions = ToolFunctions()

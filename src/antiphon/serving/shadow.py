@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from antiphon.catalog.releases.rollouts import Assignment, ShadowPair
-from antiphon.catalog.serving.receipts import STAND_IN_ROLES
+from antiphon.catalog.serving.receipt import STAND_IN_ROLES
 from antiphon.core.clock import Clock
 from antiphon.core.errors import DeadlineExceededError
 from antiphon.core.logs import described

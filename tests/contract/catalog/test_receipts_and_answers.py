@@ -8,7 +8,8 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER, answer, receipt
 from antiphon.catalog.database import Database
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import CacheReceipt, FeatureReceipt, Receipts
+from antiphon.catalog.serving.receipt import CacheReceipt, FeatureReceipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import ConflictError, NotFoundError
 
 

@@ -18,7 +18,8 @@ from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import FeatureReceipt, Receipts
+from antiphon.catalog.serving.receipt import FeatureReceipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.ids import canonical, content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune, Outcome, TrainingWindow

@@ -14,7 +14,8 @@ from tests.unit.catalog.examples import DEV, NOON, application, open_database, r
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import Receipt, Receipts
+from antiphon.catalog.serving.receipt import Receipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import NotFoundError
 from antiphon.core.ids import canonical, content_hash

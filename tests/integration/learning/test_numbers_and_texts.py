@@ -27,7 +27,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import MetricGate, Outcome
 from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.learning.datasets.reader import read_rows
-from antiphon.serving.answering.guards.functions import GuardFunctions
+from antiphon.serving.user_functions import UserFunctions
 
 REPLIES: ApplicationSpec = msgspec.structs.replace(HELP, outcome=Outcome("reply"), more_outcomes=msgspec.UNSET)
 TEXTS: ApplicationSpec = msgspec.structs.replace(HELP, **FREE)
@@ -191,7 +191,7 @@ async def test_metrics_of_the_users_own_are_measured_counted_and_gated(make: Mak
     }  # fmt: skip
     gates = msgspec.structs.replace(HELP.gates, metrics=bounds)
     desk = make(knowing, constant, msgspec.structs.replace(HELP, own_metrics=own, gates=gates))
-    desk.evaluator = replace(desk.evaluator, functions=GuardFunctions(["tests.integration.learning.help_metrics"]))
+    desk.evaluator = replace(desk.evaluator, functions=UserFunctions(["tests.integration.learning.help_metrics"]))
     await served(desk, 60)
     dataset = desk.dataset()
     good = await desk.evaluate(desk.release, dataset)

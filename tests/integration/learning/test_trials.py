@@ -15,7 +15,7 @@ from tests.harness.assistant import ASSISTANT, ENTITY
 from tests.harness.small_desk import ASKER, DESK, SCOPE, START, FeatureTable
 from tests.integration.learning.tried_desk import TRIAGE, TriedDesk, sorting
 
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Figure, Freshness
 from antiphon.definitions.nodes import RequestInputNode

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.services.watched_project import Project, told
 
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt
+from antiphon.catalog.serving.receipt import FeatureReceipt, Receipt
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import serving_services

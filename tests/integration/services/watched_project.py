@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.features.events import Event
-from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt
+from antiphon.catalog.serving.receipt import FeatureReceipt, Receipt
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id

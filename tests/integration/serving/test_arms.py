@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from tests.harness.small_desk import DESK, SCOPE, START, FeatureTable, SmallDesk
 
-from antiphon.catalog.serving.receipts import Role
+from antiphon.catalog.serving.receipt import Role
 from antiphon.core.errors import (
     AntiphonError,
     EngineError,

@@ -25,8 +25,8 @@ from antiphon.definitions.guards import (
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.request import Answer
+from antiphon.serving.user_functions import UserFunctions
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 NEVER = Reuse(mode="never", identical_prompts=False)
@@ -73,7 +73,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
     ) -> SmallDesk:
         generations = [ScriptedGeneration(one) if isinstance(one, str) else one for one in script]
         desk = SmallDesk(tmp_path, ScriptedEngine(generations), application)
-        services = msgspec.structs.replace(desk.services, guard_functions=GuardFunctions(modules))
+        services = msgspec.structs.replace(desk.services, guard_functions=UserFunctions(modules))
         desk.answerer = Answerer(services)
         desks.append(desk)
         return desk

@@ -18,7 +18,7 @@ from antiphon import Entity, Source, col, count, feature_view, last, sum
 from antiphon.catalog.features.events import Event, StoredEvent
 from antiphon.catalog.learning.datasets import DatasetSpec
 from antiphon.catalog.learning.outcomes import OutcomeRecord
-from antiphon.catalog.serving.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec

@@ -16,8 +16,8 @@ from tests.harness.small_desk import SmallDesk
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.guards import patterns, sentences
 from antiphon.serving.answering.guards.check import OutputCheck, StreamGate
-from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.request import Answer
+from antiphon.serving.user_functions import UserFunctions
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 RUNS = 300
@@ -75,7 +75,7 @@ async def test_a_stream_and_one_piece_are_the_same_text_in_any_chunking(tmp_path
     rng = random.Random(11)
     said: list[ScriptedGeneration] = []
     desk = SmallDesk(tmp_path, ScriptedEngine(lambda request: said[-1]), application(rng, structured=False))
-    desk.answerer = Answerer(msgspec.structs.replace(desk.services, guard_functions=GuardFunctions((MODULE,))))
+    desk.answerer = Answerer(msgspec.structs.replace(desk.services, guard_functions=UserFunctions((MODULE,))))
     for _ in range(60):
         text = rng.choice((" ", "\n\n")).join(rng.choice(CLEAN) for _ in range(rng.randint(1, 6)))
         cut = sorted({0, len(text), *(rng.randrange(len(text)) for _ in range(rng.randrange(30)))})

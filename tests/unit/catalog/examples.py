@@ -13,7 +13,13 @@ from antiphon.catalog.features.snapshot_facts import Statistics
 from antiphon.catalog.features.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.catalog.releases.releases import Bundle, ModelPin
 from antiphon.catalog.serving.answers import StoredAnswer
-from antiphon.catalog.serving.receipts import CacheReceipt, PolicyReceipt, Receipt, Timing, UsageReceipt
+from antiphon.catalog.serving.receipt import (
+    CacheReceipt,
+    PolicyReceipt,
+    Receipt,
+    Timing,
+    UsageReceipt,
+)
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse

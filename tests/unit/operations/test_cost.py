@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from antiphon.catalog.serving.receipts import UsageReceipt
+from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.settings_sections import PriceSettings
 from antiphon.operations.cost import price
 

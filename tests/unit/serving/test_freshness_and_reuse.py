@@ -7,7 +7,7 @@ from tests.harness.small_desk import DESK, START, read_value
 
 from antiphon.catalog.features.snapshot_facts import SnapshotFacts
 from antiphon.catalog.serving.answers import StoredAnswer
-from antiphon.catalog.serving.receipts import UsageReceipt
+from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Freshness, Reuse

@@ -46,7 +46,7 @@ def test_a_prompt_begins_with_the_one_before(said: list[tuple[str, str]], summar
         before: list[ConversationTurn] = []
         last = ""
         for number, (question, answer) in enumerate(said, 1):
-            history = continuing(before, **({} if before else {"summary": kept}))
+            history = continuing(before) if before else History(summary=kept)
             prompt = prompts.chat(MODEL, prompts.turns(ASSISTANT, question, history))
             assert prompt.startswith(last)
             before.append(ConversationTurn(number, "p", question, question, answer, {}, history.first, history.summary))

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.rows import SealedRows
-from antiphon.catalog.serving.receipts import Role
+from antiphon.catalog.serving.receipt import Role
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.outcome_shape import OutcomeShape

@@ -19,7 +19,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import SealedRows
-from antiphon.catalog.serving.receipts import SEEN_ROLES, Role
+from antiphon.catalog.serving.receipt import SEEN_ROLES, Role
 from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope

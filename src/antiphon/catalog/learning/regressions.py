@@ -20,7 +20,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import SealedRows, missing
 from antiphon.catalog.serving.conversations import ConversationTurn
-from antiphon.catalog.serving.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
 

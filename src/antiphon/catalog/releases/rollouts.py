@@ -19,7 +19,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.rows import missing, next_moment, row_of, value_of
-from antiphon.catalog.serving.receipts import Role
+from antiphon.catalog.serving.receipt import Role
 from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical, new_id

@@ -47,6 +47,18 @@ from antiphon.catalog.schema.governance import quota_levels as quota_levels
 from antiphon.catalog.schema.governance import reencryptions as reencryptions
 from antiphon.catalog.schema.governance import sessions as sessions
 from antiphon.catalog.schema.governance import tenants as tenants
+from antiphon.catalog.schema.learning import datasets as datasets
+from antiphon.catalog.schema.learning import evaluation_answers as evaluation_answers
+from antiphon.catalog.schema.learning import evaluations as evaluations
+from antiphon.catalog.schema.learning import model_aliases as model_aliases
+from antiphon.catalog.schema.learning import model_versions as model_versions
+from antiphon.catalog.schema.learning import outcomes as outcomes
+from antiphon.catalog.schema.learning import prediction_annotations as prediction_annotations
+from antiphon.catalog.schema.learning import prompt_trials as prompt_trials
+from antiphon.catalog.schema.learning import regression_cases as regression_cases
+from antiphon.catalog.schema.learning import regression_runs as regression_runs
+from antiphon.catalog.schema.learning import regression_sets as regression_sets
+from antiphon.catalog.schema.learning import safety_reports as safety_reports
 
 REVISION = "1"
 """The Alembic revision these tables are at."""
@@ -288,115 +300,6 @@ judgements = table(
     "judgements",
     numbered("rollout"),
     dated("document"),
-)
-
-# --- Learning: datasets, model versions and aliases, evaluations, outcomes.
-
-datasets = table(
-    "datasets",
-    key("id"),
-    columns(TEXT, "application", "kind", "logical_hash"),
-    dated("document"),
-    index("ix_datasets_application", "application", "created_at"),
-)
-
-model_versions = table(
-    "model_versions",
-    key("id"),
-    columns(TEXT, "application"),
-    columns(sa.BigInteger, "number"),
-    columns(TEXT, "weights_sha256"),
-    dated("document"),
-    unique("application", "number"),
-)
-
-model_aliases = table(
-    "model_aliases",
-    numbered("application", "alias"),
-    columns(TEXT, "model", "principal", "reason"),
-    columns(Instant, "at"),
-    refers("model", "model_versions"),
-)
-
-evaluations = table(
-    "evaluations",
-    key("id"),
-    columns(TEXT, "application", "release", "dataset"),
-    dated("document"),
-    index("ix_evaluations_release", "release", "created_at"),
-)
-
-safety_reports = table(
-    "safety_reports",
-    key("id"),
-    columns(TEXT, "application", "release"),
-    dated("document"),
-    index("ix_safety_reports_release", "release", "created_at"),
-)
-
-# What an evaluation under way was answered; it goes when the evaluation is recorded.
-evaluation_answers = table(
-    "evaluation_answers",
-    key("evaluation", "question"),
-    dated("answer"),
-)
-
-outcomes = table(
-    "outcomes",
-    key("id"),
-    columns(TEXT, "application"),
-    optional(TEXT, "prediction", "release", "role"),
-    columns(TEXT, "outcome", "kind", "status"),
-    optional(Instant, "as_of"),
-    columns(Instant, "available_at"),
-    dated("payload"),
-    index("ix_outcomes_created", "application", "created_at"),
-    index("ix_outcomes_prediction", "prediction"),
-)
-
-# --- The prompt workbench: trials of drafts, annotations of predictions, regression sets and their cases and runs.
-
-prompt_trials = table(
-    "prompt_trials",
-    key("id"),
-    columns(TEXT, "application", "release"),
-    dated("document"),
-    index("ix_prompt_trials_application", "application", "created_at"),
-)
-
-prediction_annotations = table(
-    "prediction_annotations",
-    key("id"),
-    columns(TEXT, "prediction", "application", "annotator", "kind"),
-    dated("payload"),
-    index("ix_prediction_annotations_prediction", "prediction"),
-    index("ix_prediction_annotations_application", "application", "created_at"),
-)
-
-regression_sets = table(
-    "regression_sets",
-    key("name"),
-    key("version", kind=sa.BigInteger),
-    columns(TEXT, "application"),
-    dated("document"),
-)
-
-regression_cases = table(
-    "regression_cases",
-    key("id"),
-    columns(TEXT, "regression_set"),
-    optional(TEXT, "prediction"),
-    dated("payload"),
-    index("ix_regression_cases_prediction", "prediction"),
-)
-
-regression_runs = table(
-    "regression_runs",
-    key("id"),
-    columns(TEXT, "regression_set", "application", "release"),
-    columns(sa.BigInteger, "version"),
-    dated("document"),
-    index("ix_regression_runs_release", "release", "created_at"),
 )
 
 # --- Durable runs and their steps; and what one process of an environment does at a time (the tenant of such a row is

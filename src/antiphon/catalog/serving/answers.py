@@ -12,7 +12,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import SealedRows
-from antiphon.catalog.serving.receipts import Path, UsageReceipt
+from antiphon.catalog.serving.receipt import Path, UsageReceipt
 from antiphon.core.scope import Scope
 
 

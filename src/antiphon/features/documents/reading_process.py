@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 from contextlib import suppress
+from importlib import import_module
 from typing import IO
 
 import msgspec
@@ -177,9 +178,8 @@ def _serve(memory: int) -> None:
         sink.flush()
 
     try:
-        import pypdf  # noqa: F401
-        import selectolax.lexbor  # noqa: F401
-        import semantic_text_splitter  # noqa: F401
+        for module in ("pypdf", "selectolax.lexbor", "semantic_text_splitter"):
+            import_module(module)
     except ImportError as error:
         send(str(error.name).encode())
         return

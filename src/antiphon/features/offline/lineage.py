@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope

@@ -9,7 +9,12 @@ from typing import Any
 import msgspec
 from starlette.concurrency import run_in_threadpool
 
-from antiphon.catalog.serving.receipts import SEEN_ROLES, STAND_IN_ROLES, Path, Receipt
+from antiphon.catalog.serving.receipt import (
+    SEEN_ROLES,
+    STAND_IN_ROLES,
+    Path,
+    Receipt,
+)
 from antiphon.core.errors import NotFoundError
 from antiphon.core.settings_sections import PriceSettings
 from antiphon.gateway import limits

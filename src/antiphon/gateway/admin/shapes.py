@@ -11,7 +11,8 @@ import msgspec
 from antiphon.batch.estimates import Estimate
 from antiphon.batch.orders import Outlook
 from antiphon.catalog.batch.jobs import BatchJob, JobRow
-from antiphon.catalog.serving.receipts import STAND_IN_ROLES, ReuseCount, UsageReceipt
+from antiphon.catalog.serving.receipt import STAND_IN_ROLES, UsageReceipt
+from antiphon.catalog.serving.receipts import ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.scope import Scope
 from antiphon.core.settings_sections import PriceSettings

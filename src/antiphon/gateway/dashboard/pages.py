@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.catalog.serving.receipts import SEEN_ROLES, STAND_IN_ROLES
-from antiphon.catalog.serving.receipts import Path as ReceiptPath
+from antiphon.catalog.serving.receipt import SEEN_ROLES, STAND_IN_ROLES
+from antiphon.catalog.serving.receipt import Path as ReceiptPath
 from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnauthenticatedError
 from antiphon.features.offline.lineage import Lineage

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.catalog.serving.receipts import UsageReceipt
+from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core import telemetry
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope

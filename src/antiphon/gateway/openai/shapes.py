@@ -7,7 +7,13 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import Degradation, GuardReceipt, RetrievalReceipt, SkippedEngine, UsageReceipt
+from antiphon.catalog.serving.receipt import (
+    Degradation,
+    GuardReceipt,
+    RetrievalReceipt,
+    SkippedEngine,
+    UsageReceipt,
+)
 from antiphon.engine.api.messages import Alternative, TokenOut
 from antiphon.gateway.openai.tools import CalledDelta, OpenAIToolCall
 from antiphon.serving.embedding import Embedding

@@ -20,7 +20,8 @@ from antiphon.catalog.learning.datasets import DatasetSource, DatasetSpec
 from antiphon.catalog.learning.outcomes import OutcomeRecord, Outcomes
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import Receipt, Receipts
+from antiphon.catalog.serving.receipt import Receipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import content_hash

@@ -32,7 +32,7 @@ from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResults
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
-from antiphon.serving.answering.guards.functions import GuardFunctions
+from antiphon.serving.user_functions import UserFunctions
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ReleaseEvaluator:
     concurrency: int = 8
     patience: float = 60.0
     suites: SafetySuites = field(default_factory=SafetySuites)
-    functions: GuardFunctions = field(default_factory=GuardFunctions)
+    functions: UserFunctions = field(default_factory=UserFunctions)
     current: Callable[[Release, Evaluation], bool] = lambda release, evaluation: True
 
     async def evaluate(

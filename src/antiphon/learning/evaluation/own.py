@@ -10,7 +10,7 @@ from typing import Any
 
 from antiphon.definitions.outcome_shape import number_of
 from antiphon.definitions.own_metrics import OwnMetric
-from antiphon.serving.answering.guards.functions import GuardFunctions
+from antiphon.serving.user_functions import UserFunctions
 
 SECONDS = 1.0
 """A function may take on one row."""
@@ -19,7 +19,7 @@ SECONDS = 1.0
 class OwnMetricScores:
     """The values of an application's own metrics, row by row."""
 
-    def __init__(self, functions: GuardFunctions, metrics: Sequence[OwnMetric]) -> None:
+    def __init__(self, functions: UserFunctions, metrics: Sequence[OwnMetric]) -> None:
         self._functions = functions
         self._metrics = tuple(metrics)
 
@@ -35,6 +35,7 @@ class OwnMetricScores:
             except TimeoutError:
                 failed[metric.name] = f"did not answer within {SECONDS:g} s"
             except Exception as error:
+                self._functions.log_raised(metric.function, error, f"the metric {metric.name} has no value")
                 failed[metric.name] = f"raised {type(error).__name__}: {error}"[:200]
             else:
                 number = None if isinstance(value, str) else number_of(value)

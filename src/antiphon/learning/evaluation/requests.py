@@ -22,9 +22,9 @@ from antiphon.learning.evaluation.asking import (
 )
 from antiphon.learning.evaluation.own import OwnMetricScores
 from antiphon.learning.evaluation.scores import RowOutcome, RowResult, answered
-from antiphon.serving.answering.guards.functions import GuardFunctions
 from antiphon.serving.answering.probabilities import outcome_probabilities, said_of
 from antiphon.serving.request import Answer, AnswerRequest
+from antiphon.serving.user_functions import UserFunctions
 
 
 class EvaluationRequests:
@@ -32,7 +32,7 @@ class EvaluationRequests:
 
     def __init__(
         self, answering: AnswerFactory, texts: Blobs, release: Release, dataset: Dataset, rows: Sequence[DatasetRow],
-        principal: Principal, patience: float, functions: GuardFunctions,
+        principal: Principal, patience: float, functions: UserFunctions,
     ) -> None:  # fmt: skip
         self._release = release
         self.application = release.bundle.application

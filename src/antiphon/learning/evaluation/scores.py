@@ -12,7 +12,7 @@ import numpy as np
 
 from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, Slice, SuiteSummary
 from antiphon.catalog.releases.releases import Release
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.definitions.application import ApplicationSpec

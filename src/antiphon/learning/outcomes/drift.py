@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.features.monitoring.quality.distances import NORMAL_99, psi, psi_noise
 
 Printed = str | float | None

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt, Receipts
+from antiphon.catalog.serving.receipt import SEEN_ROLES, STAND_IN_ROLES, Receipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError, SetupError
 from antiphon.core.ids import content_hash

@@ -10,7 +10,8 @@ import msgspec
 
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.outcomes import Coverage, Outcomes
-from antiphon.catalog.serving.receipts import SEEN_ROLES, Receipt, Receipts
+from antiphon.catalog.serving.receipt import SEEN_ROLES, Receipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from antiphon.catalog.learning.trials import AnswerFigures
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import AntiphonError, InvalidOutputError, NotFoundError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.governance.identity.principal import Principal

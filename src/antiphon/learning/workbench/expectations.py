@@ -10,7 +10,7 @@ import msgspec
 from antiphon.catalog.learning.annotations import Annotation
 from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.catalog.learning.regressions import Expectation
-from antiphon.catalog.serving.receipts import GuardReceipt
+from antiphon.catalog.serving.receipt import GuardReceipt
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.evaluation.scores import meets

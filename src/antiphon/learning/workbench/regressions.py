@@ -29,7 +29,7 @@ from antiphon.catalog.learning.regressions import (
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import ConversationTurn
-from antiphon.catalog.serving.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash

@@ -20,7 +20,13 @@ from antiphon.catalog.learning.trials import AnswerFigures, Trial, TrialAnswer, 
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
-from antiphon.catalog.serving.receipts import SEEN_ROLES, Path, Receipt, Receipts, UsageReceipt
+from antiphon.catalog.serving.receipt import (
+    SEEN_ROLES,
+    Path,
+    Receipt,
+    UsageReceipt,
+)
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash

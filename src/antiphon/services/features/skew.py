@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.features.skew_reports import SCHEDULE, SkewReport, ViewSkew
-from antiphon.catalog.serving.receipts import SEEN_ROLES, Receipt
+from antiphon.catalog.serving.receipt import SEEN_ROLES, Receipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash, new_id

@@ -153,12 +153,13 @@ class GateWorkflow:
         store, scope = self._store, release.scope
         if store.runs.get(scope, run, within=connection).cancel_requested:
             raise ConflictError("Other definitions were applied since.", where=run, next_step="`antiphon apply`")
-        said = {"principal": order.principal, "within": connection}
         if not found.passed:
             why = f"{NOT_PASSED}: {' '.join(found.reasons)}"
             present = store.releases.get(scope, release.id, within=connection)
             if present.stage in ("draft", "validated"):
-                store.releases.set_stage(scope, release.id, "draft", reason=why, again=True, **said)  # type: ignore[arg-type]
+                store.releases.set_stage(
+                    scope, release.id, "draft", principal=order.principal, reason=why, again=True, within=connection
+                )
         elif order.activate:
             found = self._made_live(order, release, found, connection)
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from antiphon.catalog.learning.regressions import Expectation, RegressionCase, SetVersion, Split
 from antiphon.catalog.releases.releases import Release
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec

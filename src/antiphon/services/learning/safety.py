@@ -10,7 +10,7 @@ import msgspec
 
 from antiphon.catalog.learning.evaluations import SuiteSummary
 from antiphon.catalog.releases.releases import Release
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import (
     AntiphonError,
     FeatureUnavailableError,

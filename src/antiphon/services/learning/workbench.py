@@ -13,7 +13,7 @@ from antiphon.catalog.learning.annotations import Annotation, annotation_id
 from antiphon.catalog.learning.evaluations import IntervalEstimate
 from antiphon.catalog.learning.trials import AnswerFigures, Trial
 from antiphon.catalog.releases.releases import Bundle, Release
-from antiphon.catalog.serving.receipts import SEEN_ROLES, Receipt
+from antiphon.catalog.serving.receipt import SEEN_ROLES, Receipt
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.prompt import Prompt

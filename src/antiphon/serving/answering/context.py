@@ -11,7 +11,7 @@ import msgspec
 
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.releases.rollouts import Assignment
-from antiphon.catalog.serving.receipts import STAND_IN_ROLES, ToolStatus
+from antiphon.catalog.serving.receipt import STAND_IN_ROLES, ToolStatus
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash, new_id
 from antiphon.core.scope import Scope

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from antiphon.catalog.releases.rollouts import Assignment, Exposure, ShadowPair
-from antiphon.catalog.serving.receipts import STAND_IN_ROLES, Receipt
+from antiphon.catalog.serving.receipt import STAND_IN_ROLES, Receipt
 from antiphon.core.errors import AntiphonError, InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec

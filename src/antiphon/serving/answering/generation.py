@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import GuardReceipt
+from antiphon.catalog.serving.receipt import GuardReceipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DeadlineExceededError, EngineError
 from antiphon.core.ids import canonical, new_id

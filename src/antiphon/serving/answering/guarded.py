@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import GuardReceipt
+from antiphon.catalog.serving.receipt import GuardReceipt
 from antiphon.core.errors import GuardRefusedError, InvalidOutputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.guards import AnyGuard

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from antiphon.catalog.releases.releases import Release
-from antiphon.catalog.serving.receipts import Path
+from antiphon.catalog.serving.receipt import Path
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.catalog.serving.answers import StoredAnswer
-from antiphon.catalog.serving.receipts import (
+from antiphon.catalog.serving.receipt import (
     Attempt,
     CacheReceipt,
     ConversationReceipt,

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import PassageReceipt, RetrievalReceipt
+from antiphon.catalog.serving.receipt import PassageReceipt, RetrievalReceipt
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.ids import canonical, content_hash

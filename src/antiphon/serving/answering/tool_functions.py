@@ -1,34 +1,26 @@
 """Calls of tools in threads, within a bound of time: functions of modules that the process may import, and endpoints at
 URLs that it may call.
 
-Invariants: a call ends within its bound, with a result or with the reason why there is none; a function that does not
-return keeps its thread, and when all are taken, calls are late. A URL is called through the client that checks each
-address (``core/outgoing.py``) and follows no redirect.
+Invariants: a call ends within its bound, with a result or with the reason why there is none. A URL is called through
+the client that checks each address (``core/outgoing.py``) and follows no redirect.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import ToolStatus
+from antiphon.catalog.serving.receipt import ToolStatus
 from antiphon.core.errors import AntiphonError, EngineError, SetupError
 from antiphon.core.http_client import HttpClient
 from antiphon.definitions.tools import KEY, ToolSpec, arguments_type
-from antiphon.serving.answering.guards.functions import imported
 from antiphon.serving.answering.guards.outputs import mismatches
+from antiphon.serving.user_functions import UserFunctions
 
-_log = logging.getLogger(__name__)
-
-THREADS = 16
 LONGEST_RESULT = 20_000
 """Characters that a result may have."""
 
@@ -50,11 +42,9 @@ class ToolFunctions:
     """
 
     def __init__(self, modules: Sequence[str] = (), folder: Path | None = None, urls: Sequence[str] = ()) -> None:
-        self._modules = tuple(modules)
+        self._functions = UserFunctions(modules, folder, "tool_modules")
         self._urls = tuple(urls)
-        self._folder = folder
-        self._known: dict[str, tuple[Callable[..., Any], type[msgspec.Struct]]] = {}
-        self._logged: set[tuple[str, type[Exception]]] = set()
+        self._shapes: dict[str, type[msgspec.Struct]] = {}
 
     async def call(self, spec: ToolSpec, arguments: str, seconds: float, key: str = "") -> ToolResult:
         """Call a tool with arguments as JSON, one that acts with its ``key``. Never raises: the model is told what
@@ -62,17 +52,13 @@ class ToolFunctions:
         limit = min(spec.timeout, seconds)
         try:
             work = self._posting(spec, arguments, limit, key) if spec.url else self._calling(spec, arguments, key)
-            running = asyncio.get_running_loop().run_in_executor(self._threads, work)
-            async with asyncio.timeout(limit):
-                text = await running
+            text = await self._functions.run(work, limit)
         except TimeoutError:
             return ToolResult(f"The tool did not answer within {limit:g} s.", "late")
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             return ToolResult(f"The arguments are wrong: {error}.", "failed")
         except Exception as error:
-            if (spec.name, type(error)) not in self._logged:
-                self._logged.add((spec.name, type(error)))
-                _log.warning("The tool %s raised; the model is told.", spec.name, exc_info=error)
+            self._functions.log_raised(f"The tool {spec.name}", error, "the model is told")
             said = error.what if isinstance(error, AntiphonError) else type(error).__name__
             return ToolResult(f"The tool failed: {said}.", "failed")
         if len(text) > LONGEST_RESULT:
@@ -80,7 +66,10 @@ class ToolFunctions:
         return ToolResult(text, "done")
 
     def _calling(self, spec: ToolSpec, arguments: str, key: str) -> Callable[[], str]:
-        function, shape = self._function(spec.function)
+        function = self._functions.function(spec.function)
+        if spec.function not in self._shapes:
+            self._shapes[spec.function] = arguments_type(function)
+        shape = self._shapes[spec.function]
         given = msgspec.structs.asdict(msgspec.json.decode(arguments or "{}", type=shape))
         if spec.acts:
             given[KEY] = key
@@ -112,16 +101,6 @@ class ToolFunctions:
             return response.body.decode(errors="replace")
 
         return post
-
-    def _function(self, name: str) -> tuple[Callable[..., Any], type[msgspec.Struct]]:
-        if name not in self._known:
-            function = imported(name, self._modules, self._folder, "tool_modules")
-            self._known[name] = (function, arguments_type(function))
-        return self._known[name]
-
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(THREADS, thread_name_prefix="tool")
 
 
 def is_below(url: str, allowed: str) -> bool:

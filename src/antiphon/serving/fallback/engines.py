@@ -16,7 +16,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import SkippedEngine
+from antiphon.catalog.serving.receipt import SkippedEngine
 from antiphon.core.circuit_breaker import BreakerPolicy, BreakerStatus, CircuitBreaker
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError

@@ -13,7 +13,7 @@ from typing import Literal
 
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.answers import StoredAnswer
-from antiphon.catalog.serving.receipts import Degradation
+from antiphon.catalog.serving.receipt import Degradation
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.degradation import MAIN, Target, WhenUnavailable, target_of
 from antiphon.serving.answering.context import AnswerContext

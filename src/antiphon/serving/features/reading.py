@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from antiphon.catalog.serving.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope

@@ -18,7 +18,7 @@ from tests.integration.features.world import NOON, World, minutes
 
 from antiphon import Entity, Source, col, feature_view, frequency, on_demand, on_demand_view, request, target
 from antiphon.catalog.features.skew_reports import FeatureSkew, SkewReport
-from antiphon.catalog.serving.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.core.errors import ConflictError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.monitoring.skew.measure import GONE, LATE, Skew

@@ -5,7 +5,7 @@ import random
 import pytest
 from tests.unit.catalog.examples import receipt
 
-from antiphon.catalog.serving.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.learning.outcomes.drift import drift_of, drifts, forecasts, printed_features
 
 

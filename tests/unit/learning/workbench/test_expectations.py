@@ -10,7 +10,7 @@ from tests.unit.learning.workbench.test_agreement import said
 
 from antiphon.catalog.learning.outcomes import OutcomeKind, OutcomeRecord
 from antiphon.catalog.learning.regressions import Expectation
-from antiphon.catalog.serving.receipts import GuardReceipt
+from antiphon.catalog.serving.receipt import GuardReceipt
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import Outcome
 from antiphon.learning.workbench.expectations import CaseAnswer, check_expectation, in_words, suggested, unmet

@@ -17,7 +17,7 @@ import msgspec
 
 from antiphon.catalog.features.skew_reports import Difference, SkewReport
 from antiphon.catalog.features.snapshots import SnapshotManifest
-from antiphon.catalog.serving.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, NotFoundError, WriteConflictError
 from antiphon.definitions.feature_view import FeatureViewSpec

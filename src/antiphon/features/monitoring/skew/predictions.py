@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.features.skew_reports import Difference
-from antiphon.catalog.serving.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
 from antiphon.definitions.sensitivity import Tags

@@ -12,7 +12,8 @@ from datetime import timedelta
 import msgspec
 
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import Receipt, Receipts
+from antiphon.catalog.serving.receipt import Receipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.gateway.openai.responses import items

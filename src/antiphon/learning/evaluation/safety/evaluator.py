@@ -18,7 +18,7 @@ from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipts import Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, InvalidInputError, InvalidOutputError
 from antiphon.governance.identity.principal import Principal

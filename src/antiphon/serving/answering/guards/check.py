@@ -29,10 +29,11 @@ from antiphon.definitions.guards import (
 )
 from antiphon.serving.answering.guards import citations, figures, patterns, pii, sentences
 from antiphon.serving.answering.guards.evidence import Evidence
-from antiphon.serving.answering.guards.functions import GuardFunctions
+from antiphon.serving.answering.guards.functions import function_reason
 from antiphon.serving.answering.guards.groundedness import ungrounded
 from antiphon.serving.answering.guards.outputs import PropertyReader, mismatches, parsed, words_of
 from antiphon.serving.answering.narrowing import KEPT
+from antiphon.serving.user_functions import UserFunctions
 
 Judge = Callable[[JudgeGuard, str], Awaitable[str | None]]
 """Asks a judge model for the reason not to let a text pass."""
@@ -64,7 +65,7 @@ class OutputCheck:
     """
 
     def __init__(
-        self, application: ApplicationSpec, evidence: Evidence, functions: GuardFunctions, judge: Judge
+        self, application: ApplicationSpec, evidence: Evidence, functions: UserFunctions, judge: Judge
     ) -> None:
         self._application = application
         self._evidence = evidence
@@ -108,7 +109,7 @@ class OutputCheck:
         evidence = self._evidence
         if isinstance(guard, FunctionGuard):
             request = {**msgspec.structs.asdict(evidence), "features": evidence.prints}
-            said = await self._functions.reason(guard.function, text, request, guard.timeout)
+            said = await function_reason(self._functions, guard.function, text, request, guard.timeout)
             return [] if said is None else [said]
         if isinstance(guard, JudgeGuard):
             said = await self._judge(guard, text)
