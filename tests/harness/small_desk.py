@@ -54,6 +54,7 @@ from antiphon.serving.replay import Replay, replay
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import ShadowLimits
+from antiphon.testing.scripted_engine import ScriptedEngine
 
 SCOPE = Scope("default", "test")
 START = datetime(2013, 4, 10, 12, tzinfo=UTC)
@@ -221,6 +222,12 @@ class SmallDesk:
             failover=failover,
         )
         self.answerer = Answerer(self.services)
+
+    @property
+    def scripted(self) -> ScriptedEngine:
+        """The engine, of a desk that has a scripted one."""
+        assert isinstance(self.engine, ScriptedEngine)
+        return self.engine
 
     def publish(self, application: ApplicationSpec) -> Release:
         """Make a release of the application and make it live."""

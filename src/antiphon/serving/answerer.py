@@ -30,7 +30,6 @@ from antiphon.core.errors import (
     PromptTooLongError,
     UnavailableError,
 )
-from antiphon.core.suggestions import nearest
 from antiphon.core.telemetry import GENAI, span
 from antiphon.definitions.degradation import Target
 from antiphon.definitions.on_demand import InputValue
@@ -58,7 +57,7 @@ from antiphon.serving.answering.recollection import Recollection, check_masked
 from antiphon.serving.answering.recorder import AnswerRecorder
 from antiphon.serving.answering.retrieval import retrieve
 from antiphon.serving.answering.tool_rounds import ToolRounds
-from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release
+from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release, unanswered
 from antiphon.serving.fallback import substitutes
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines, not_served, refusal
 from antiphon.serving.features import on_demand, reading
@@ -246,19 +245,7 @@ class Answerer:
         if model is None and granted_purpose is not None:
             raise not_served(request.application, self._engines.main.where)
         if model is None or (granted_purpose is None and not self._services.plain(model.name)):
-            if await asyncio.to_thread(releases.awaited, request.scope, request.application):
-                raise UnavailableError(
-                    f"No release of {request.application} has passed its gates yet, so none answers.",
-                    where="model",
-                    next_step="`antiphon status` says how far they are; `antiphon releases list` has the releases.",
-                )
-            known = await asyncio.to_thread(releases.applications, request.scope)
-            listed = "`GET /v1/models` lists what can be asked."
-            raise NotFoundError(
-                f"There is no application or model named {request.application!r}.",
-                where="model",
-                next_step=f"{nearest(request.application, known)} {listed}".strip(),
-            )
+            raise await asyncio.to_thread(unanswered, releases, request)
         purpose, now = granted_purpose or PLAIN_PURPOSE, self._services.clock.now()
         return as_requested(request, implicit_release(request, model, now, fallback, purpose))
 

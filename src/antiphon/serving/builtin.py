@@ -8,12 +8,14 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
-from antiphon.core.errors import InvalidInputError
+from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.ids import content_hash
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import ModelDescription
+from antiphon.serving.ports import ReleaseAssignment
 from antiphon.serving.request import AnswerRequest, DecodingOverrides
 
 BUILTIN = "builtin_"
@@ -81,3 +83,19 @@ def _decoding(overrides: DecodingOverrides) -> Decoding:
     named = {name: getattr(overrides, name) for name in Decoding.__struct_fields__}
     given = {name: value for name, value in named.items() if value is not None}
     return msgspec.structs.replace(PLAIN_DECODING, **given)
+
+
+def unanswered(releases: ReleaseAssignment, request: AnswerRequest) -> UnavailableError | NotFoundError:
+    """The error of a request for an application without a release, or for a name that nothing has."""
+    if releases.awaited(request.scope, request.application):
+        return UnavailableError(
+            f"No release of {request.application} has passed its gates yet, so none answers.",
+            where="model",
+            next_step="`antiphon status` says how far they are; `antiphon releases list` has the releases.",
+        )
+    listed = "`GET /v1/models` lists what can be asked."
+    return NotFoundError(
+        f"There is no application or model named {request.application!r}.",
+        where="model",
+        next_step=f"{nearest(request.application, releases.applications(request.scope))} {listed}".strip(),
+    )

@@ -93,6 +93,10 @@ class ScriptedEngine:
         """Every declaration of models, in order; the last one's are served beside ``models``."""
         self._script = script
 
+    def follow(self, script: Script) -> None:
+        """Follow another script from now on; places in a sequence count from the first request of all."""
+        self._script = script
+
     async def describe(self) -> EngineDescription:
         self._require_reachable()
         known = {model.name for model in self.models}

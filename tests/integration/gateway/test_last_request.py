@@ -63,6 +63,8 @@ async def refuses(port: int) -> None:
                 writer.close()
             except ConnectionRefusedError:
                 return
+            except ConnectionResetError:
+                pass  # It was queued when the socket closed.
             await asyncio.sleep(0.01)
 
 

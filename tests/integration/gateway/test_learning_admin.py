@@ -16,6 +16,7 @@ from tests.unit.catalog.examples import DEV
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import Rollout
+from antiphon.definitions.outcome_shape import ANY_LABEL
 from antiphon.gateway.application import create_app
 from antiphon.governance.identity.keys import Keys
 
@@ -271,10 +272,12 @@ def test_the_plan_is_declared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from antiphon.releases import declaration
 
     rollouts.declared.cache_clear()
-    first = rollouts.declared(PLAN, 40)
+    first = rollouts.declared(PLAN, 40, ANY_LABEL)
 
-    def again(plan: object, users: int) -> str:
+    def again(plan: object, users: int, outcome: object) -> str:
         raise InvalidInputError("It was simulated again.")
 
     monkeypatch.setattr(declaration, "declaration", again)
-    assert rollouts.declared(Rollout(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50), 40) == first
+    assert (
+        rollouts.declared(Rollout(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50), 40, ANY_LABEL) == first
+    )

@@ -18,6 +18,7 @@ from tests.integration.learning.flown import WINDOW, Flown, asked, questions, wr
 
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.definitions.learning import TrainingWindow
+from antiphon.definitions.prompt import Prompt
 from antiphon.features.offline.point_in_time.join import point_in_time
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -97,6 +98,12 @@ def test_the_draw_is_by_hash_and_a_smaller_one_is_part_of_a_larger(flown: Flown)
     assert sorted(smallest[:50]) == fifty
     assert set(ten) < set(fifty)
     assert set(other) != set(smallest[:100])
+
+
+def test_a_history_without_questions_serves_a_prompt_that_shows_one(flown: Flown) -> None:
+    asks = flown.declare(prompt=Prompt("Delays of {{ features.congestion.delay_2h }} minutes. {{ question }}"))
+    dataset = flown.builder.build(flown.builder.plan(asks, cutoff=NOON))
+    assert {row["question"] for row in flown.rows(dataset.path)} == {None}
 
 
 def test_a_label_from_the_future_or_before_its_question_is_counted_and_never_used(flown: Flown) -> None:

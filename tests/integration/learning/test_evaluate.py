@@ -179,7 +179,7 @@ async def test_failures_are_counted_by_code_and_an_engine_that_is_away_is_none(t
     assert len(reasons) == 1
     assert "output schema" in reasons.pop()
     assert {gate.name for gate in evaluation.gates if gate.passed is False} >= {"answered", "valid_share"}
-    desk.engine.away = True  # type: ignore[attr-defined]
+    desk.scripted.away = True
     with pytest.raises(UnavailableError):
         await desk.evaluator.evaluate(desk.release, desk.dataset, limit=3, with_safety=False)
     assert len(desk.evaluations.list(SCOPE)) == 1
@@ -206,7 +206,7 @@ async def test_stored_answers_play_no_part(tmp_path: Path) -> None:
     desk = EvaluatedDesk(tmp_path, application=msgspec.structs.replace(LEARNS, reuse=Reuse("always")))
     await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
     await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
-    assert len(desk.engine.asked) == 80  # type: ignore[attr-defined]
+    assert len(desk.scripted.asked) == 80
     desk.close()
 
 

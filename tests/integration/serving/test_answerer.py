@@ -60,7 +60,7 @@ NO_REUSE = changed(reuse=Reuse(mode="never", identical_prompts=False))
 
 
 def prompt_of(desk: SmallDesk, at: int = 0) -> str:
-    return desk.engine.asked[at].prompt  # type: ignore[attr-defined]
+    return desk.scripted.asked[at].prompt
 
 
 async def test_an_answer_and_its_receipt_say_the_same(make: Make) -> None:
@@ -94,7 +94,7 @@ async def test_beginnings_of_prompts_are_shared_inside_a_tenant_alone(make: Make
     desk = make()
     answer = await desk.answerer.answer(desk.request())
     await desk.replay(answer.receipt)
-    assert {asked.cache_salt for asked in desk.engine.asked} == {SCOPE.tenant}  # type: ignore[attr-defined]
+    assert {asked.cache_salt for asked in desk.scripted.asked} == {SCOPE.tenant}
 
 
 async def test_both_paths_give_the_same_text(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ async def test_both_paths_give_the_same_text(tmp_path: Path) -> None:
     online = await desk.answerer.answer(desk.request(path="online"))
     batch = await desk.answerer.answer(desk.request(path="batch"))
     assert online.text == batch.text
-    assert [request.priority for request in desk.engine.asked] == ["online", "batch"]  # type: ignore[attr-defined]
+    assert [request.priority for request in desk.scripted.asked] == ["online", "batch"]
     assert batch.receipt.path == "batch"
     desk.close()
 
@@ -122,12 +122,9 @@ async def test_a_false_figure_is_retried_with_another_seed(make: Make) -> None:
     assert (first.temperature, second.temperature) == (0.0, 0.7)
     assert answer.usage.attempts == 2
     # Replay makes every attempt again, not only the one that was served.
-    desk.engine._script = (
-        ScriptedGeneration(FALSE),
-        ScriptedGeneration(GOOD),
-        ScriptedGeneration(FALSE),
-        ScriptedGeneration(GOOD),
-    )  # type: ignore[attr-defined]
+    desk.scripted.follow(
+        (ScriptedGeneration(FALSE), ScriptedGeneration(GOOD), ScriptedGeneration(FALSE), ScriptedGeneration(GOOD))
+    )
     again = await desk.replay(answer.receipt)
     assert again.identical
     assert len(again.attempts) == 2
@@ -217,7 +214,7 @@ async def test_a_stored_answer_is_served_while_its_figures_print_alike(make: Mak
     desk.features.set(START, congestion__delay=23.0)  # still prints 25
     later = desk.request(as_of=START + timedelta(minutes=20))
     second = await desk.answerer.answer(later)
-    assert len(desk.engine.asked) == 1  # type: ignore[attr-defined]
+    assert len(desk.scripted.asked) == 1
     assert second.text == first.text
     assert second.prediction != first.prediction
     assert second.usage.completion_tokens == 0
@@ -286,12 +283,12 @@ async def test_identical_prompts_in_flight_are_generated_once(make: Make) -> Non
     gate = asyncio.Event()
     desk = make(ScriptedGeneration(GOOD, waits=gate), application=changed(reuse=Reuse(mode="never")))
     asking = [asyncio.create_task(desk.answerer.answer(desk.request())) for _ in range(4)]
-    while not desk.engine.asked:  # type: ignore[attr-defined]
+    while not desk.scripted.asked:
         await asyncio.sleep(0)
     gate.set()
     answers = await asyncio.gather(*asking)
     assert [answer.receipt.cache.origin for answer in answers].count("generated") == 1
-    assert len(desk.engine.asked) == 1  # type: ignore[attr-defined]
+    assert len(desk.scripted.asked) == 1
     assert len({answer.prediction for answer in answers}) == 4
 
 
@@ -299,7 +296,7 @@ async def test_when_the_first_goes_away_the_next_makes_the_answer(make: Make) ->
     gate = asyncio.Event()
     desk = make(ScriptedGeneration(GOOD, waits=gate), application=changed(reuse=Reuse(mode="never")))
     first = asyncio.create_task(desk.answerer.answer(desk.request()))
-    while not desk.engine.asked:  # type: ignore[attr-defined]
+    while not desk.scripted.asked:
         await asyncio.sleep(0)
     second = asyncio.create_task(desk.answerer.answer(desk.request()))
     await asyncio.sleep(0)
@@ -315,7 +312,7 @@ async def test_free_text_is_stored_and_found_again(make: Make) -> None:
     desk = make(ScriptedGeneration("All quiet."), application=free)
     assert (await desk.answerer.answer(desk.request(path="batch", refresh=True))).receipt.cache.origin == "generated"
     assert (await desk.answerer.answer(desk.request())).receipt.cache.origin == "stored"
-    assert len(desk.engine.asked) == 1  # type: ignore[attr-defined]
+    assert len(desk.scripted.asked) == 1
 
 
 async def test_precomputing_confirms_what_would_come_out_the_same(make: Make) -> None:
@@ -324,7 +321,7 @@ async def test_precomputing_confirms_what_would_come_out_the_same(make: Make) ->
     later = START + timedelta(hours=2)
     confirmed = await desk.answerer.answer(desk.request(path="batch", refresh=True, as_of=later))
     assert confirmed.receipt.cache.origin == "stored"
-    assert len(desk.engine.asked) == 1  # type: ignore[attr-defined]
+    assert len(desk.scripted.asked) == 1
     read = await desk.answerer.answer(desk.request(as_of=later + timedelta(minutes=5)))
     assert (read.receipt.cache.origin, read.receipt.cache.origin_path) == ("stored", "batch")
 
@@ -349,7 +346,7 @@ async def test_who_asks_for_log_probabilities_gets_tokens(make: Make) -> None:
 async def test_a_stored_answer_needs_no_engine(make: Make) -> None:
     desk = make()
     await desk.answerer.answer(desk.request())
-    desk.engine.away = True  # type: ignore[attr-defined]
+    desk.scripted.away = True
     assert (await desk.answerer.answer(desk.request())).receipt.cache.origin == "stored"
 
 
@@ -388,7 +385,7 @@ async def test_bad_input_is_named_and_leaves_nothing(
     desk = make()
     with pytest.raises(error, match=what):
         await desk.answerer.answer(desk.request(**fields))
-    assert desk.engine.asked == []  # type: ignore[attr-defined]
+    assert desk.scripted.asked == []
     assert desk.receipts.count(SCOPE) == 0
 
 
@@ -520,16 +517,16 @@ async def test_a_client_that_goes_away_frees_the_engine_and_its_place(make: Make
     release = asyncio.Event()
     desk = make(ScriptedGeneration("never", waits=release), admission=AdmissionController(online=1, batch=1))
     task = asyncio.create_task(desk.answerer.answer(desk.request()))
-    while not desk.engine.asked:  # type: ignore[attr-defined]
+    while not desk.scripted.asked:
         await asyncio.sleep(0)
     with pytest.raises(OverloadedError):
         await desk.answerer.answer(desk.request())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (desk.engine.in_flight, desk.engine.cancelled) == (0, 1)  # type: ignore[attr-defined]
+    assert (desk.scripted.in_flight, desk.scripted.cancelled) == (0, 1)
     assert desk.receipts.count(SCOPE) == 0
-    desk.engine._script = (ScriptedGeneration(GOOD),)  # type: ignore[attr-defined]
+    desk.scripted.follow((ScriptedGeneration(GOOD),))
     assert (await desk.answerer.answer(desk.request())).text == GOOD
 
 
@@ -538,7 +535,7 @@ async def test_an_online_answer_that_takes_too_long_is_given_up(make: Make, appl
     desk = make(ScriptedGeneration(GOOD, waits=asyncio.Event()), application=application, online_seconds=0.05)
     with pytest.raises(DeadlineExceededError, match="not finished in time"):
         await desk.answerer.answer(desk.request())
-    assert (desk.engine.in_flight, desk.engine.cancelled) == (0, 1)  # type: ignore[attr-defined]
+    assert (desk.scripted.in_flight, desk.scripted.cancelled) == (0, 1)
     assert desk.receipts.count(SCOPE) == 0
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):  # a batch row waits on
@@ -551,7 +548,7 @@ async def test_closing_a_stream_half_way_frees_the_engine(make: Make) -> None:
     async with aclosing(desk.answerer.stream(request)) as events:
         async for _ in events:
             break
-    assert (desk.engine.in_flight, desk.engine.cancelled) == (0, 1)  # type: ignore[attr-defined]
+    assert (desk.scripted.in_flight, desk.scripted.cancelled) == (0, 1)
     assert desk.receipts.count(SCOPE) == 0
 
 
@@ -579,7 +576,7 @@ async def test_a_model_with_its_own_template_is_sent_turns(tmp_path: Path) -> No
     remote = msgspec.structs.replace(MODEL, chat_template="", special_tokens=())
     desk = SmallDesk(tmp_path, ScriptedEngine([ScriptedGeneration(GOOD)], (remote,)))
     answer = await desk.answerer.answer(desk.request())
-    sent = desk.engine.asked[0]  # type: ignore[attr-defined]
+    sent = desk.scripted.asked[0]
     assert sent.prompt == ""
     assert [turn.role for turn in sent.messages] == ["system", "user"]
     assert (await desk.replay(answer.receipt)).identical

@@ -185,7 +185,7 @@ async def test_who_goes_away_is_no_exposure(make: Make) -> None:
     desk = make((ScriptedGeneration(GOOD, waits=asyncio.Event()),))
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
     task = asyncio.create_task(desk.answerer.answer(desk.request()))
-    while not desk.engine.asked:  # type: ignore[attr-defined]
+    while not desk.scripted.asked:
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -197,7 +197,7 @@ async def test_who_goes_away_is_no_exposure(make: Make) -> None:
     )
     desk.release = desk.publish(free)
     again = desk.roll_out(msgspec.structs.replace(free, owner="freer"), EVERYBODY)
-    desk.engine._script = (ScriptedGeneration("one two three"),)  # type: ignore[attr-defined]
+    desk.scripted.follow((ScriptedGeneration("one two three"),))
     async with aclosing(desk.answerer.stream(desk.request())) as events:
         async for _ in events:
             break
@@ -315,7 +315,7 @@ async def test_both_arms_begin_without_a_stored_answer(make: Make, mode: Any) ->
     second = "identical-prompt" if mode == "never" else "stored"
     assert await origins(desk, "control") == ["generated", second]
     assert await origins(desk, "canary") == ["generated", second]
-    assert len(desk.engine.asked) == 3  # type: ignore[attr-defined]
+    assert len(desk.scripted.asked) == 3
     # Whoever is outside of the arms is answered as before.
     outside = await desk.answerer.answer(desk.request(path="batch"))
     assert outside.receipt.cache.origin == second
@@ -337,7 +337,7 @@ async def test_identical_prompts_in_flight_are_generated_once_in_each_arm(make: 
     desk.roll_out(changed(reuse=Reuse(mode="never"), owner="the next one"), EVERYBODY)
     users = [user_in(desk, role, start) for role in ("canary", "control") for start in (0, 500)]
     asking = [asyncio.create_task(desk.answerer.answer(desk.request(originating_user=user))) for user in users]
-    while len(desk.engine.asked) < 2:  # type: ignore[attr-defined]
+    while len(desk.scripted.asked) < 2:
         await asyncio.sleep(0)
     gate.set()
     answers = await asyncio.gather(*asking)
@@ -355,7 +355,7 @@ async def test_a_flip_during_a_request_changes_nothing_for_it(make: Make, free: 
     desk = make((ScriptedGeneration(FALSE, waits=gate), ScriptedGeneration(GOOD)), changed(**shape))
     old = desk.release
     task = asyncio.create_task(desk.answerer.answer(desk.request()))
-    while not desk.engine.asked:  # type: ignore[attr-defined]
+    while not desk.scripted.asked:
         await asyncio.sleep(0)
     new = desk.publish(changed(**shape, owner="the next one"))
     gate.set()
@@ -370,7 +370,7 @@ async def test_a_rollout_that_ends_during_a_request_still_hears_of_it(make: Make
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
     user = user_in(desk, "canary")
     task = asyncio.create_task(desk.answerer.answer(desk.request(originating_user=user)))
-    while not desk.engine.asked:  # type: ignore[attr-defined]
+    while not desk.scripted.asked:
         await asyncio.sleep(0)
     desk.rollouts.move(
         SCOPE, rollout.id, state="rolled_back", step=0, held=False, reason="bad", principal="judge",

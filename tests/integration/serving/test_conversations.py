@@ -58,7 +58,7 @@ async def go_on(desk: SmallDesk, before: Answer, question: str, **fields: Any) -
 
 
 def prompt(desk: SmallDesk, at: int = -1) -> str:
-    return desk.engine.asked[at].prompt  # type: ignore[attr-defined]
+    return desk.scripted.asked[at].prompt
 
 
 async def test_a_prompt_begins_with_what_the_turn_before_showed(make: Make) -> None:
@@ -70,7 +70,7 @@ async def test_a_prompt_begins_with_what_the_turn_before_showed(make: Make) -> N
     assert prompt(desk).startswith(first)
     assert "has 2 open tickets. Where is my parcel?" in prompt(desk)
     assert "has 5 open tickets. And the other one?" in prompt(desk)
-    assert all(request.continues for request in desk.engine.asked)  # type: ignore[attr-defined]
+    assert all(request.continues for request in desk.scripted.asked)
     receipt = answer.receipt.conversation
     assert receipt is not None
     assert (receipt.turn, len(receipt.turns), receipt.turns[0].form) == (2, 1, "whole")
@@ -311,7 +311,7 @@ async def test_turns_beyond_the_context_are_summarized_and_the_rest_keeps_its_be
     at = summarized[0]
     assert [form for _, form in shown[at]] == ["summarized"] * (at - 2) + ["whole"] * 2
     # Until the next one, each prompt begins with the one before.
-    made = [self.prompt for self in desk.engine.asked if "Summarize the" not in self.prompt]  # type: ignore[attr-defined]
+    made = [self.prompt for self in desk.scripted.asked if "Summarize the" not in self.prompt]
     fitting = [text for text in made if len(text.split()) <= 110]
     assert fitting[at + 1].startswith(fitting[at])
     assert f"{answers[at].receipt.attempts[0].prompt_blob}"
@@ -330,7 +330,7 @@ async def test_turns_beyond_the_context_are_dropped_or_refused_by_rule(make: Mak
     assert last.conversation is not None
     assert {turn.form for turn in last.conversation.turns} == {"dropped", "whole"}
     assert last.conversation.turns[-1].form == "whole"
-    assert not any("Summarize" in request.prompt for request in desk.engine.asked)  # type: ignore[attr-defined]
+    assert not any("Summarize" in request.prompt for request in desk.scripted.asked)
 
 
 async def test_a_rule_may_refuse_what_does_not_fit(make: Make) -> None:

@@ -72,7 +72,7 @@ async def test_only_the_leading_properties(make: Make) -> None:
     whole = await desk.answerer.answer(evaluating(desk))
     answer = await desk.answerer.answer(evaluating(desk, only=("outlook",)))
     assert answer.text == LEADING
-    first, second = desk.engine.asked  # type: ignore[attr-defined]
+    first, second = desk.scripted.asked
     assert second.prompt == first.prompt
     assert list(json.loads(str(first.json_schema))["properties"]) == ["outlook", "notice"]
     assert json.loads(str(second.json_schema)) == {
@@ -84,7 +84,7 @@ async def test_only_the_leading_properties(make: Make) -> None:
     assert second.branches
     assert answer.receipt.guards == ()
     assert [action.action for action in whole.receipt.guards] == ["pass"]
-    desk.engine._script = (ScriptedGeneration(LEADING),)  # type: ignore[attr-defined]
+    desk.scripted.follow((ScriptedGeneration(LEADING),))
     assert (await desk.replay(answer.receipt)).identical
 
 
@@ -100,7 +100,7 @@ async def test_a_part_is_no_stored_answer_for_the_whole(make: Make) -> None:
     part = await desk.answerer.answer(desk.request(only=("outlook",)))
     assert part.receipt.role == "live"
     assert (await desk.answerer.answer(desk.request())).text == WHOLE
-    desk.engine._script = (ScriptedGeneration(LEADING),)  # type: ignore[attr-defined]
+    desk.scripted.follow((ScriptedGeneration(LEADING),))
     assert (await desk.answerer.answer(desk.request(only=("outlook",)))).text == LEADING
 
 
@@ -131,5 +131,5 @@ async def test_what_is_refused(make: Make, fields: dict[str, Any], what: str) ->
     desk = make(ScriptedGeneration(WHOLE))
     with pytest.raises(InvalidInputError, match=what):
         await desk.answerer.answer(evaluating(desk, **fields))
-    assert desk.engine.asked == []  # type: ignore[attr-defined]
+    assert desk.scripted.asked == []
     assert desk.receipts.count(SCOPE) == 0

@@ -122,7 +122,7 @@ async def test_pii_is_refused_and_never_repeated(make: Make) -> None:
     assert "anna" not in str(refused.value)
     assert "1234567" not in str(refused.value)
     assert refused.value.next_step
-    assert len(desk.engine.asked) == 2  # type: ignore[attr-defined]
+    assert len(desk.scripted.asked) == 2
     assert desk.receipts.count(SCOPE) == 0
 
 
@@ -328,7 +328,7 @@ async def test_a_structured_output_is_generated_again_with_what_was_shown(make: 
     pieces, answer, _ = await streamed(desk)
     assert "".join(pieces) == again
     assert actions(answer) == [("content:summary", "retry"), ("content:summary", "pass")]
-    held = json.loads(desk.engine.asked[1].json_schema or "")  # type: ignore[attr-defined]
+    held = json.loads(desk.scripted.asked[1].json_schema or "")
     assert held["properties"]["customer"] == {"enum": ["Berg"]}
     assert held["properties"]["items"] == {"enum": [["lamp, red", "bulb"]]}
     assert "enum" not in held["properties"]["summary"]
@@ -384,5 +384,5 @@ async def test_locales_print_and_read_figures(make: Make) -> None:
     desk = make(german, "Die Verspätung ist 25,5 Minuten.", "Die Verspätung ist 25.5 Minuten.")
     desk.features.set(desk.clock.now(), congestion__delay=25.5)
     assert (await desk.answerer.answer(desk.request())).text == "Die Verspätung ist 25,5 Minuten."
-    assert "25,5 Minuten" in desk.engine.asked[0].prompt  # type: ignore[attr-defined]
+    assert "25,5 Minuten" in desk.scripted.asked[0].prompt
     assert (await desk.answerer.answer(desk.request())).text == "Wir wissen nichts."

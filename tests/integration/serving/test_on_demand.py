@@ -136,7 +136,7 @@ async def test_the_answer_the_join_and_the_dataset_have_the_same_values(watch: W
     }  # fmt: skip
     assert served[4]["purchase.ratio"] is None
     # Prompted as it prints, and recorded: the value, its version, the inputs as an erasable text.
-    prompt = watch.desk.engine.asked[3].prompt  # type: ignore[attr-defined]
+    prompt = watch.desk.scripted.asked[3].prompt
     assert f"{served[3]['purchase.ratio']:.1f}"[:1] in prompt
     assert "at 8.0, why?" in prompt
     receipt = watch.desk.receipts.get(SCOPE, answers[3].prediction)
@@ -206,7 +206,7 @@ async def test_a_wrong_input_is_refused_by_name(watch: Watch) -> None:
             await watch.ask({"inputs": inputs})
         assert (caught.value.where, caught.value.http_status) == (f"inputs.{name}", 400)
         assert said in caught.value.what
-    assert watch.desk.engine.asked == []  # type: ignore[attr-defined]
+    assert watch.desk.scripted.asked == []
 
 
 async def test_null_is_a_missing_value_and_answers_to_other_inputs_are_not_reused(watch: Watch) -> None:

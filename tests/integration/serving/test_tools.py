@@ -101,10 +101,10 @@ async def test_the_model_is_told_what_a_tool_gave(make: Make) -> None:
     desk = make(choosing(calls(("parcel", {"order": "7"}))))
     answer = await ask(desk)
     assert told(desk, answer) == [("parcel", "done", '{"order":"7","day":"Monday"}')]
-    prompt = desk.engine.asked[-1].prompt  # type: ignore[attr-defined]
+    prompt = desk.scripted.asked[-1].prompt
     assert '"tool_result": "{\\"order\\":\\"7\\",\\"day\\":\\"Monday\\"}"' in prompt
     assert "Find a parcel by the number of its order." in prompt
-    assert answer.text == echo(desk.engine.asked[-1]).text  # type: ignore[attr-defined]
+    assert answer.text == echo(desk.scripted.asked[-1]).text
     assert len(answer.receipt.decisions) == 2
     assert answer.usage.attempts == 3
 
@@ -186,10 +186,10 @@ async def test_a_result_grounds_a_text(make: Make) -> None:
 async def test_the_next_turn_shows_the_calls_of_the_one_before(make: Make) -> None:
     desk = make(choosing(calls(("parcel", {"order": "7"}))))
     first = await ask(desk)
-    shown = desk.engine.asked[-1].prompt  # type: ignore[attr-defined]
+    shown = desk.scripted.asked[-1].prompt
     assert first.receipt.conversation is not None
     await ask(desk, "And then?", conversation=first.receipt.conversation.id)
-    assert desk.engine.asked[-1].prompt.startswith(shown)  # type: ignore[attr-defined]
+    assert desk.scripted.asked[-1].prompt.startswith(shown)
 
 
 async def test_a_stream_shows_the_answer_and_no_calls(make: Make) -> None:
@@ -225,7 +225,7 @@ async def test_a_tool_acts_once_however_often_its_turn_is_asked(make: Make) -> N
     desk = make(choosing())
     first = await ask(desk, "Hello")
     assert first.receipt.conversation is not None
-    desk.engine._script = choosing(SEND)  # type: ignore[attr-defined]
+    desk.scripted.follow(choosing(SEND))
     again = {"conversation": first.receipt.conversation.id}
     stream = desk.answerer.stream(request(desk, "Send it.", **again))
     await anext(stream)  # It acted; then the caller goes away, and the answer is lost.
@@ -235,7 +235,7 @@ async def test_a_tool_acts_once_however_often_its_turn_is_asked(make: Make) -> N
     assert told(desk, answer) == [("send", "done", "order 7 is sent")]
     assert len(tea_tools.sent) == 1
     # Another turn is another order.
-    desk.engine._script = choosing(SEND, SEND)  # type: ignore[attr-defined]
+    desk.scripted.follow(choosing(SEND, SEND))
     await ask(desk, "Send it again.", **again)
     assert len({key for _, key in tea_tools.sent}) == 2
 
@@ -243,7 +243,7 @@ async def test_a_tool_acts_once_however_often_its_turn_is_asked(make: Make) -> N
 async def test_a_call_that_may_have_acted_is_repeated_with_the_same_key(make: Make) -> None:
     desk = make(choosing())
     first = await ask(desk, "Hello")
-    desk.engine._script = choosing(SEND)  # type: ignore[attr-defined]
+    desk.scripted.follow(choosing(SEND))
     tea_tools.crash.set()
     again = {"conversation": first.receipt.conversation.id}  # type: ignore[union-attr]
     stream = desk.answerer.stream(request(desk, "Send it.", **again))

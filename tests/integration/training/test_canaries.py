@@ -90,7 +90,7 @@ def test_canaries_are_no_labels_and_make_no_training_set_by_themselves() -> None
     check((*flights(12), *planted))
     with pytest.raises(InvalidInputError, match="empty"):
         check(planted)
-    with pytest.raises(InvalidInputError, match="All 6 examples have the label"):
+    with pytest.raises(InvalidInputError, match="All 6 examples teach 'delayed'"):
         check((*flights(6, label="delayed"), *planted))
     assert canary_examples(None, MODEL, 3.0) == ()
 

@@ -64,7 +64,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
         prompt: already rendered; special tokens in it are parsed as such.
         max_tokens: at least 1, or 0 with ``prompt_logprobs``.
         json_schema: JSON schema text that the output must meet, masked before sampling.
-        grammar: the same as a grammar, in the Lark syntax of llguidance; one of both.
+        grammar: the same in the Lark syntax of llguidance; one of both.
         logprobs: how many alternatives per token to report (of the unmasked distribution), ``None`` for none.
         branches: report the options at constrained branch points with few alternatives (class probabilities).
         priority: online goes before batch.
@@ -72,20 +72,17 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
         seed: seeds this request's own generator; unused with temperature 0.
         traceparent: W3C trace context of the caller.
         messages: turns instead of ``prompt``, for an engine whose description has an empty ``chat_template``.
-        cache_salt: a cached prefix is shared only with prompts of the same salt: the time to an answer would tell
-            whether another tenant had sent this prefix before.
-        ahead: it goes before waiting requests of its priority. Such batch work is also co-scheduled with online
-            requests where it would otherwise wait, inside of the bounds of their levels.
-        ignore_end: an end token is a token like any other, without text; the generation goes on to ``max_tokens``
-            (or a stop sequence). Benchmarks force lengths with it.
+        cache_salt: a cached prefix is shared with prompts of the same salt alone, for times tell what was cached.
+        ahead: it goes before waiting requests of its priority, and as batch work beside online requests within the
+            bounds of their levels.
+        ignore_end: an end token ends nothing; the generation goes on to ``max_tokens`` or a stop sequence.
         prompt_ids: the prompt as tokens, instead of ``prompt``; nothing is added to them.
         prompt_logprobs: report the prompt's own tokens, each with so many alternatives; the prompt is then computed in
             full. Neither the completion's text nor its bits change.
         tools: JSON of OpenAI's ``tools``, ``tool_choice`` and ``parallel_tool_calls``, beside ``messages`` only.
         parameters: JSON object of request fields beyond OpenAI's, by vLLM's names; other engines refuse them.
         share: its tenant's share of the engine beside others; 1 is as much as another.
-        continues: a later prompt is expected to begin with this one (a turn of a conversation), so that its beginning
-            is cached the first time. Its text is the same either way.
+        continues: a later prompt will begin with this one, which is therefore cached at once.
     """
 
     id: str
