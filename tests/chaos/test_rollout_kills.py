@@ -20,6 +20,7 @@ from tests.harness.outcomes import pair_scorer
 from tests.unit.catalog.examples import bundle, open_database
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Exposure, Judgement, RolloutRecord, Rollouts
@@ -163,13 +164,14 @@ def look(database: Database, decision: Any) -> list[RolloutRecord]:
         now: datetime,
         slo: SLO,
         outcome: Any,
+        thumbs: Any,
     ) -> Judgement:
         return Judgement(
             rollout.id, 0, SCOPE, rollout.state, rollout.step, decision, "Decided.", (), 0.0, 100.0, 20.0, now
         )
 
     releases, rollouts = Releases(database), Rollouts(database)
-    evidence = EvidenceReader(Exposures(database), ShadowPairs(database), pair_scorer(database))
+    evidence = EvidenceReader(Exposures(database), ShadowPairs(database), pair_scorer(database), Outcomes(database))
     keeper = RolloutKeeper(
         SCOPE, database, releases, rollouts, Judgements(database), transitions(database), evidence, judge
     )

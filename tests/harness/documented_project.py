@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from tests.harness.gateway_client import project_client
 from tests.harness.refresh import run_refresh
-from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.core.ids import new_id
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.engine.api.port import GenerationEngine
-from antiphon.gateway.application import create_app
-from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import serving_services
@@ -104,21 +99,9 @@ class DocumentedProject:
         request = AnswerRequest(self.scope, self.asker, application, question=question, **more)
         return await self.answerer(engine).answer(request)
 
-    @asynccontextmanager
-    async def http(self, role: str, page: bool = False) -> AsyncIterator[httpx2.AsyncClient]:
+    def http(self, role: str, page: bool = False) -> AbstractAsyncContextManager[httpx2.AsyncClient]:
         """A client of a gateway over this project, in process; signed in at the dashboard for pages."""
-        wired = ProcessServices(Store.open(self.folder), "test")
-        key, _ = Keys(wired.store.database, wired.store.secret("server")).create("default", new_id("the"), role)
-        transport = httpx2.ASGITransport(create_app(wired.gateway_services(), sampling=False))
-        try:
-            async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as opened:
-                if page:
-                    await sign_in(opened, key)
-                else:
-                    opened.headers["authorization"] = f"Bearer {key}"
-                yield opened
-        finally:
-            await wired.close()
+        return project_client(self.folder, role, page=page)
 
     def close(self) -> None:
         self.platform.close()

@@ -15,6 +15,7 @@ from tests.simulation.world import World
 from tests.unit.catalog.examples import bundle
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Judgement, RolloutRecord, Rollouts
@@ -87,7 +88,7 @@ class RolloutsScenario:
 
     async def keeper(self, process: Process) -> None:
         database = process.database
-        evidence = EvidenceReader(Exposures(database), ShadowPairs(database), pair_scorer(database))
+        evidence = EvidenceReader(Exposures(database), ShadowPairs(database), pair_scorer(database), Outcomes(database))
         keeper = RolloutKeeper(
             SCOPE, database, Releases(database), Rollouts(database), Judgements(database), self.transitions(database),
             evidence, self.judge, every=1.0,

@@ -279,6 +279,8 @@ class Rollout(msgspec.Struct, frozen=True):
             of labels, chrF of texts, F1 of corrected fields, the mean absolute error of numbers as a share of
             their range.
         patience: a rollout that has decided nothing for so long is rolled back.
+        thumbs: a user whose first answer in the canary got a thumbs down counts as a bad event, beside errors, invalid
+            outputs and latency.
     """
 
     shadow: float = 0.0
@@ -292,3 +294,4 @@ class Rollout(msgspec.Struct, frozen=True):
     floor: float = 0.05
     quality_margin: float = 0.02
     patience: str = "24h"
+    thumbs: bool = False

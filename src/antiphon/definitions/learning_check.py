@@ -233,5 +233,7 @@ def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:
             yield f"rollout.{field} {value!r} is no duration such as '10m'."
     if rollout.shadow_pairs < 0 or rollout.step_units < 0:
         yield "rollout.shadow_pairs and rollout.step_units are counts."
+    if rollout.thumbs and not rollout.canary:
+        yield "rollout.thumbs are given by users of a canary: declare rollout.canary."
     if rollout.shadow_pairs > 0 and rollout.shadow == 0:
         yield "rollout.shadow_pairs needs a share of requests in rollout.shadow."

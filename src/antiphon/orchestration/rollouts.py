@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.doorbell import Wakeup
+from antiphon.catalog.learning.outcomes import OutcomeRecord, Outcomes
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Exposure, Judgement, RolloutRecord, Rollouts, ShadowPair, described
@@ -41,43 +42,60 @@ UNITS, SECONDS = 25, 30.0
 """A decision that stays the same is written down again after so many new units, or so long."""
 
 _OVERLAP = timedelta(minutes=5)
-"""Longer than a request may take, from the moment in its evidence to the commit of it."""
+"""Longer than a request may take, from the moment in its evidence to the commit of it: a row that was made
+earlier may be committed later than the newest one read."""
 
 _MOST_AT_ONCE = 500
 
 
-Judge = Callable[[RolloutRecord, Sequence[Exposure], Sequence[PairedOutcome], datetime, SLO, OutcomeShape], Judgement]
+Judge = Callable[
+    [
+        RolloutRecord,
+        Sequence[Exposure],
+        Sequence[PairedOutcome],
+        datetime,
+        SLO,
+        OutcomeShape,
+        Mapping[str, bool],
+    ],
+    Judgement,
+]
 """Decides about a rollout from its evidence, as of a moment (``releases.judge.judge``)."""
 
 
 class RolloutEvidence(msgspec.Struct, frozen=True):
-    """Evidence about a rollout: exposures by id, pairs by prediction, each pair with the losses by its outcome."""
+    """Evidence about a rollout: exposures by id, pairs by prediction, each pair with the losses by its outcome, and
+    thumbs (up or not) by prediction."""
 
     exposures: tuple[Exposure, ...]
     pairs: tuple[PairedOutcome, ...]
     outcome: OutcomeShape
+    thumbs: dict[str, bool]
 
 
 class EvidenceReader:
     """Reads the evidence of rollouts; what was read once is kept, as evidence only grows."""
 
-    def __init__(self, exposures: Exposures, pairs: ShadowPairs, scorer: PairScorer) -> None:
+    def __init__(self, exposures: Exposures, pairs: ShadowPairs, scorer: PairScorer, outcomes: Outcomes) -> None:
         self._exposures = exposures
         self._pairs = pairs
         self._scorer = scorer
+        self._outcomes = outcomes
         self._seen: dict[str, _EvidenceCache] = {}
 
     def read(self, rollout: RolloutRecord) -> RolloutEvidence:
         """Reads the evidence about one rollout."""
         seen = self._seen.setdefault(rollout.id, _EvidenceCache())
-        # A row that was made a little earlier may be committed a little later than the newest one read.
-        since = max((one.created_at for one in seen.exposures.values()), default=None)
-        for exposure in self._exposures.of(rollout.scope, rollout.id, since=_earlier(since)):
+        since = _last(seen.exposures.values())
+        for exposure in self._exposures.of(rollout.scope, rollout.id, since=since):
             seen.exposures[exposure.id] = exposure
+        if rollout.plan.thumbs and rollout.state == "canary":
+            since = _last(seen.thumbs.values()) or rollout.created_at
+            for thumb in self._outcomes.thumbs(rollout.scope, rollout.application, since=since):
+                seen.thumbs[thumb.prediction or ""] = thumb
         declared = self._scorer.shape(rollout)
         shape = declared or ANY_LABEL
-        since = max((one.created_at for one in seen.pairs.values()), default=None)
-        for pair in self._pairs.of(rollout.scope, rollout.id, since=_earlier(since)):
+        for pair in self._pairs.of(rollout.scope, rollout.id, since=_last(seen.pairs.values())):
             if pair.prediction not in seen.pairs and shape.sampled(pair.prediction):
                 seen.pairs[pair.prediction] = pair
                 seen.compared[pair.prediction] = self._scorer.score(pair, shape, None)
@@ -90,6 +108,7 @@ class EvidenceReader:
             tuple(seen.exposures[name] for name in sorted(seen.exposures)),
             tuple(seen.compared[name] for name in sorted(seen.compared)),
             shape,
+            {name: thumb.value == "up" for name, thumb in seen.thumbs.items()},
         )
 
     def keep_only(self, rollouts: Sequence[RolloutRecord]) -> None:
@@ -188,7 +207,9 @@ class RolloutKeeper:
             evidence = self._evidence.read(rollout)
             changed = self._transitions.model_changed(rollout)
             slo = self._releases.get(self._scope, rollout.candidate).bundle.application.slo
-            judgement = self._judge(rollout, evidence.exposures, evidence.pairs, now, slo, evidence.outcome)
+            judgement = self._judge(
+                rollout, evidence.exposures, evidence.pairs, now, slo, evidence.outcome, evidence.thumbs
+            )
             if (judgement.rollout, judgement.state, judgement.step) != (rollout.id, rollout.state, rollout.step):
                 raise ValueError(f"It judged {judgement.rollout}, {judgement.state}, step {judgement.step} instead.")
         except Exception as error:
@@ -227,6 +248,7 @@ class _EvidenceCache(msgspec.Struct):
     exposures: dict[str, Exposure] = {}
     pairs: dict[str, ShadowPair] = {}
     compared: dict[str, PairedOutcome] = {}
+    thumbs: dict[str, OutcomeRecord] = {}
 
 
 def differs(before: Judgement | None, now: Judgement) -> bool:
@@ -261,5 +283,7 @@ def _units(judgement: Judgement) -> int:
     return max((metric.canary_units + metric.control_units for metric in judgement.metrics), default=0)
 
 
-def _earlier(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment - _OVERLAP
+def _last(seen: Iterable[Exposure | ShadowPair | OutcomeRecord]) -> datetime | None:
+    """The moment from which evidence is read again; ``None`` before any was read."""
+    latest = max((one.created_at for one in seen), default=None)
+    return None if latest is None else latest - _OVERLAP

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -23,11 +23,12 @@ from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
 from antiphon.releases import eprocess
 
-WEIGHTS = {"error": 0.25, "invalid": 0.25, "latency": 0.1, "first_byte": 0.1, "quality": 0.3}
+WEIGHTS = {"error": 0.25, "invalid": 0.25, "latency": 0.1, "first_byte": 0.1, "quality": 0.3, "thumbs": 0.3}
 """Shares of α. Fixed before any evidence; those of what a plan does not ask for go to the others."""
 
-CLOCKS = (("error", "invalid"), ("latency", "first_byte"), ("quality",))
-"""Metrics that advance together: with each user, with each couple of generated answers, with each shadow pair."""
+CLOCKS = (("error", "invalid"), ("latency", "first_byte"), ("quality",), ("thumbs",))
+"""Metrics that advance together: with each user, with each couple of generated answers, with each shadow pair, with
+each thumb that a user gives."""
 
 IMBALANCE_BOUND = 1_000.0
 """E-value at which the arms' sizes contradict the assignment (a false alarm in one rollout of a thousand)."""
@@ -35,6 +36,10 @@ IMBALANCE_BOUND = 1_000.0
 LEAST_SPREAD = 5
 """Outcomes other than the most frequent one without which pairs decide nothing: releases that always say that look
 alike."""
+
+
+LEAST_THUMBS = 5
+"""Canary users with a thumb, up or down, without which thumbs promote nothing: who never rates is never unhappy."""
 
 
 class PairedOutcome(msgspec.Struct, frozen=True):
@@ -58,11 +63,8 @@ class PairedOutcome(msgspec.Struct, frozen=True):
 
 def weights(plan: Rollout) -> dict[str, float]:
     """The weights of the metrics that a plan asks for; they sum to 1."""
-    requests = {
-        name: weight
-        for name, weight in WEIGHTS.items()
-        if (compares_quality(plan) if name == "quality" else bool(plan.canary))
-    }
+    declared = {"quality": compares_quality(plan), "thumbs": plan.thumbs and bool(plan.canary)}
+    requests = {name: weight for name, weight in WEIGHTS.items() if declared.get(name, bool(plan.canary))}
     return {name: weight / sum(requests.values()) for name, weight in requests.items()}
 
 
@@ -134,7 +136,13 @@ class ArmExposures(msgspec.Struct, frozen=True):
     comparable: bool
 
 
-def exposed(rollout: RolloutRecord, exposures: Sequence[Exposure], slo: SLO, shares: dict[str, float]) -> ArmExposures:
+def exposed(
+    rollout: RolloutRecord,
+    exposures: Sequence[Exposure],
+    slo: SLO,
+    shares: dict[str, float],
+    thumbs: Mapping[str, bool],
+) -> ArmExposures:
     """Count users by arm, and test each metric against harm and for safety."""
     ordered = sorted(exposures, key=lambda exposure: (exposure.created_at, exposure.id))
     ours = [exposure for exposure in ordered if exposure.rollout == rollout.id]
@@ -156,6 +164,7 @@ def exposed(rollout: RolloutRecord, exposures: Sequence[Exposure], slo: SLO, sha
         _by_user(rollout.plan, "invalid", users, [one.invalid for one in users], shares["invalid"]),
         _by_couple(rollout.plan, "latency", answers, slow, shares["latency"]),
         _by_couple(rollout.plan, "first_byte", answers, late, shares["first_byte"]),
+        *((_by_thumb(rollout.plan, users, thumbs, shares["thumbs"]),) if "thumbs" in shares else ()),
     )
     step_units = len({one.unit for one in ours if one.arm == "canary" and one.step == rollout.step})
     comparable = len({one.arm for one in users}) == 2
@@ -171,6 +180,17 @@ def _by_user(plan: Rollout, name: str, users: Sequence[Exposure], bad: Sequence[
     harm = eprocess.harm_ratio(failed["canary"], failed["control"])
     safe = eprocess.safe_both(failed["canary"], failed["control"], seen["canary"], ratio=plan.harm, floor=plan.floor)
     return _metric(name, seen, failed, float(harm), float(safe), weight)
+
+
+def _by_thumb(plan: Rollout, users: Sequence[Exposure], thumbs: Mapping[str, bool], weight: float) -> JudgedMetric:
+    """A user without a thumb is none that is unhappy, in both arms alike; before enough canary users gave one, nothing
+    is promoted."""
+    given = {one.unit: thumbs[one.prediction] for one in users if one.prediction and one.prediction in thumbs}
+    metric = _by_user(plan, "thumbs", users, [given.get(one.unit) is False for one in users], weight)
+    rated = sum(one.unit in given for one in users if one.arm == "canary")
+    if metric.note or rated >= LEAST_THUMBS:
+        return metric
+    return msgspec.structs.replace(metric, note=f"{rated} canary users gave a thumb, of {LEAST_THUMBS}")
 
 
 def _by_couple(

@@ -16,8 +16,9 @@ chances of a false alarm sum to at most α.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Literal
 
 from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord
@@ -42,6 +43,7 @@ _BAD = {
     "invalid": "got an invalid output",
     "latency": "waited longer than the service level for a generated answer",
     "first_byte": "waited longer than the service level for the first byte of a generated answer",
+    "thumbs": "gave a thumbs down",
 }
 _TITLES = {
     "error": "errors",
@@ -49,6 +51,7 @@ _TITLES = {
     "latency": "latency over the service level",
     "first_byte": "first bytes over the service level",
     "quality": "quality",
+    "thumbs": "thumbs down",
 }
 
 
@@ -59,6 +62,7 @@ def judge(
     now: datetime,
     slo: SLO,
     outcome: OutcomeShape = ANY_LABEL,
+    thumbs: Mapping[str, bool] = MappingProxyType({}),
 ) -> Judgement:
     """Promote to the next state or step, hold, or roll back.
 
@@ -70,11 +74,12 @@ def judge(
         now: the wall time, for ``step_time``.
         slo: of the candidate; what is longer than its p99 is a bad event.
         outcome: by which pairs are compared.
+        thumbs: prediction to whether its user gave a thumbs up.
     """
     plan, shares = rollout.plan, weights(rollout.plan)
     harm_bound, safe_bound = 1 / plan.alpha, 1 / plan.beta
     compared = quality(rollout, pairs, shares["quality"]) if "quality" in shares else None
-    seen = exposed(rollout, exposures, slo, shares) if rollout.state == "canary" and plan.canary else None
+    seen = exposed(rollout, exposures, slo, shares, thumbs) if rollout.state == "canary" and plan.canary else None
     metrics = (() if seen is None else seen.metrics) + (() if compared is None else (compared.metric,))
     harm, worst = _harm(metrics)
     lacking = _lacking(rollout, seen, compared, metrics, pairs, now, outcome)

@@ -63,6 +63,7 @@ def rollout_keeper(store: Store) -> RolloutKeeper:
             store.exposures,
             store.pairs,
             PairScorer(store.outcomes.values, store.receipts, store.blobs, store.releases),
+            store.outcomes,
         ),
         judge,
         poll=parse_duration(store.settings.worker.poll).total_seconds(),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
-from tests.integration.cli.conftest import Up, free_port, run_in
+from tests.integration.cli.conftest import free_port, run_in
 from tests.integration.cli.test_up import QUESTION, key
 
 
@@ -25,16 +24,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = definitions.read_text().replace(declared, f"{declared}    gates=Gates({off}),\n")
     definitions.write_text(text.replace("    Freshness,\n", "    Freshness,\n    Gates,\n    SLO,\n"))
     return folder / "mydesk"
-
-
-@pytest.fixture
-def up(project: Path) -> Iterator[Up]:
-    started = Up(project)
-    try:
-        started.until(lambda told: any(line.get("event") == "up" for line in told))
-        yield started
-    finally:
-        started.stop()
 
 
 def test_the_first_release_goes_live_by_itself_and_a_bad_one_does_not(project, antiphon, up) -> None:

@@ -19,6 +19,7 @@ from tests.unit.learning.evaluation.test_gates import GOOD
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Bin, Evaluation, EvaluationGate, Evaluations, IntervalEstimate
 from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release, Releases
@@ -54,7 +55,7 @@ class LearnedDesk(Desk):
             audit=self.audit,
             feature_exists=lambda scope, view, version: True,
         )
-        reader = EvidenceReader(Exposures(database), ShadowPairs(database), pair_scorer(database))
+        reader = EvidenceReader(Exposures(database), ShadowPairs(database), pair_scorer(database), Outcomes(database))
         self.keeper = RolloutKeeper(
             DEV, database, self.releases, self.rollouts, Judgements(database), self.transitions, reader, judge
         )

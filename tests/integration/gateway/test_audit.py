@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from tests.harness import fakes
+from tests.harness.gateway_client import sign_in
 from tests.integration.gateway.conftest import Running, serve
-from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog.database import Database
 from antiphon.core.scope import Scope

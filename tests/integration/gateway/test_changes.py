@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import httpx2
 import pytest
 from tests.harness.gated_project import GatedProject
-from tests.integration.gateway.signing_in import sign_in
+from tests.harness.gateway_client import sign_in
 from tests.integration.services.test_gate_runs import COMPETITOR, UNGATED, obeys, replies
 
 from antiphon.gateway.application import create_app

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 from tests.harness import fakes
-from tests.integration.gateway.signing_in import sign_in
+from tests.harness.gateway_client import sign_in
 
 from antiphon.core.scope import Scope
 from antiphon.gateway.application import create_app

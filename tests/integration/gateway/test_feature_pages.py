@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,15 +11,14 @@ import httpx2
 import msgspec
 import pytest
 from tests.harness import fakes
+from tests.harness.gateway_client import gateway_client
 from tests.integration.features.desk import flight, history
 from tests.integration.features.monitoring.test_quality import Airport
 from tests.integration.features.world import NOON
-from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog.features.verdicts import Verdict
 from antiphon.definitions import expect
 from antiphon.features.offline.history import ViewHistory
-from antiphon.gateway.application import create_app
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.keys import Keys
 from antiphon.services.features.view_status import ViewStatus
@@ -67,16 +66,11 @@ async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
     watched.world.close()
 
 
-@asynccontextmanager
-async def client(watched: Watched, role: str = "engineer", page: bool = True) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(create_app(watched.services(), sampling=False))
+def client(
+    watched: Watched, role: str = "engineer", page: bool = True
+) -> AbstractAsyncContextManager[httpx2.AsyncClient]:
     key, _ = Keys(watched.database, fakes.SECRET).create("default", f"the-{role}", role)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as opened:
-        if page:
-            await sign_in(opened, key)
-        else:
-            opened.headers["authorization"] = f"Bearer {key}"
-        yield opened
+    return gateway_client(watched.services(), key, page=page)
 
 
 async def test_the_pages_tell_what_the_gates_said(watched: Watched) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 from tests.harness import fakes
+from tests.harness.gateway_client import sign_in
 from tests.harness.local_issuer import LocalIssuer
-from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog.database import Database
 from antiphon.core.scope import Scope

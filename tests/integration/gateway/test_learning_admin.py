@@ -11,13 +11,13 @@ import httpx2
 import jsonschema
 import pytest
 from tests.harness import fakes
+from tests.harness.gateway_client import gateway_client
 from tests.integration.gateway.learned_desk import PLAN, LearnedDesk
 from tests.unit.catalog.examples import DEV
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.outcome_shape import ANY_LABEL
-from antiphon.gateway.application import create_app
 from antiphon.governance.identity.keys import Keys
 
 CANARY = Rollout(canary=(5, 50), step_units=50)
@@ -37,8 +37,8 @@ def key(desk: LearnedDesk, role: str) -> dict[str, str]:
 
 @pytest.fixture
 async def http(desk: LearnedDesk) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(create_app(desk.services(), sampling=False))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://desk", headers=key(desk, "engineer")) as client:
+    secret = key(desk, "engineer")["authorization"].removeprefix("Bearer ")
+    async with gateway_client(desk.services(), secret, page=False) as client:
         yield client
 
 

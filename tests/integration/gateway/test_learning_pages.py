@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,13 +12,12 @@ from pathlib import Path
 import httpx2
 import pytest
 from tests.harness import fakes
+from tests.harness.gateway_client import gateway_client
 from tests.integration.gateway.learned_desk import LearnedDesk
-from tests.integration.gateway.signing_in import sign_in
 from tests.unit.catalog.examples import DEV
 
 from antiphon.definitions.learning import Rollout
 from antiphon.durable.run import ProgressReport
-from antiphon.gateway.application import create_app
 from antiphon.governance.identity.keys import Keys
 
 CANARY = Rollout(canary=(5, 50), step_units=50)
@@ -31,13 +30,9 @@ def desk(tmp_path: Path) -> Iterator[LearnedDesk]:
     desk.close()
 
 
-@asynccontextmanager
-async def signed_in(desk: LearnedDesk, role: str) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(create_app(desk.services(), sampling=False))
+def signed_in(desk: LearnedDesk, role: str) -> AbstractAsyncContextManager[httpx2.AsyncClient]:
     key, _ = Keys(desk.database, fakes.SECRET).create("default", f"the-{role}", role)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as client:
-        await sign_in(client, key)
-        yield client
+    return gateway_client(desk.services(), key, page=True)
 
 
 @pytest.fixture

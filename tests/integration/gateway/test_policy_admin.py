@@ -11,8 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 from tests.harness import fakes
+from tests.harness.gateway_client import sign_in
 from tests.integration.gateway.conftest import Running, serve
-from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.governance.policy.document import default_document
 from antiphon.governance.policy.live import LivePolicies

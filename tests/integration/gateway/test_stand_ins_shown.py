@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import httpx2
 import msgspec
 from tests.harness import fakes
+from tests.harness.gateway_client import sign_in
 from tests.integration.gateway.conftest import serve
-from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog.serving.receipts import ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus

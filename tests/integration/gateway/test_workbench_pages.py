@@ -10,9 +10,9 @@ from typing import Any
 import httpx2
 import pytest
 from tests.harness import fakes
+from tests.harness.gateway_client import sign_in
 from tests.harness.small_desk import SCOPE
 from tests.integration.gateway.conftest import serve
-from tests.integration.gateway.signing_in import sign_in
 from tests.integration.learning.tried_desk import TriedDesk
 
 from antiphon.governance.identity.keys import Keys

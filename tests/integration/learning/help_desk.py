@@ -137,7 +137,7 @@ class HelpDesk(AskedDesk):
         )
         self.keeper = RolloutKeeper(
             SCOPE, database, self.releases, self.rollouts, self.judgements, self.transitions,
-            EvidenceReader(self.exposures, self.pairs, pair_scorer(database)), judge,
+            EvidenceReader(self.exposures, self.pairs, pair_scorer(database), self.outcomes), judge,
         )  # fmt: skip
         matcher = partial(
             OutcomeMatcher,

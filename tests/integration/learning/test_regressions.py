@@ -158,7 +158,6 @@ async def test_a_release_that_fails_a_set_stays_a_draft(tmp_path: Path) -> None:
 
 
 async def test_an_optimizer_learns_from_visible_cases_and_meets_the_held_out_ones_once(desk: CasedDesk) -> None:
-    pytest.importorskip("gepa")
     cases = []
     for number in range(12):
         receipt = desk.receipts.get(SCOPE, await desk.ask(f"{'secret' if number % 2 else 'plain'} flood {number}"))

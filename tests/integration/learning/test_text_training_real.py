@@ -128,8 +128,6 @@ def _export_and_import(learning: LearningPlatform, version: ModelVersion, folder
 
 
 async def test_free_texts_and_replies_beside_a_label_are_learned_from_questions_and_references(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("sacrebleu")
     require_libraries()
     store = Store.open(project(tmp_path))
     wired = ProcessServices(store, "test")

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy.engine import Connection
 from tests.harness.outcomes import LATE, pair_scorer
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
+from antiphon.catalog.learning.outcomes import OutcomeRecord, Outcomes
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Arm, Exposure, RolloutRecord, Rollouts, ShadowPair
@@ -26,7 +28,7 @@ PLAN = Rollout(shadow=0.5, shadow_pairs=40, canary=(10, 50), step_units=20, qual
 
 
 class World:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plan: Rollout = PLAN) -> None:
         self.clock = ManualClock(NOON)
         self.database = open_database(folder, self.clock)
         self.releases, self.rollouts = Releases(self.database), Rollouts(self.database)
@@ -38,7 +40,7 @@ class World:
             audit=AuditLog(self.database, b"s" * 32), feature_exists=lambda *asked: True,
         )  # fmt: skip
         control, self.candidate = (
-            self.releases.add(bundle(decoding=Decoding(max_tokens=n), rollout=PLAN, **LATE), DEV, "me", "r").id
+            self.releases.add(bundle(decoding=Decoding(max_tokens=n), rollout=plan, **LATE), DEV, "me", "r").id
             for n in (1, 2)
         )
         self.control = control
@@ -51,6 +53,7 @@ class World:
                 self.database,
                 lambda scope, asked, name: {one: self.labels[one] for one in asked if one in self.labels},
             ),
+            Outcomes(self.database),
         )
         self.keeper = RolloutKeeper(
             DEV, self.database, self.releases, self.rollouts, self.judgements, transitions, reader, judge
@@ -106,13 +109,23 @@ class World:
         if positive is not None:
             self.labels[name] = "late" if positive else "on time"
 
-    def expose(self, number: int, arm: Arm, error: str | None = None, *, within: Connection | None = None) -> None:
+    def rate(self, prediction: str, thumb: str) -> None:
+        self.clock.advance(timedelta(milliseconds=100))
+        at = self.clock.now()
+        Outcomes(self.database).add(
+            OutcomeRecord(f"o-{prediction}", DEV, "desk", "thumbs", "joined", thumb, at, at, prediction=prediction)
+        )
+
+    def expose(
+        self, number: int, arm: Arm, error: str | None = None, *, prediction: str | None = None,
+        within: Connection | None = None,
+    ) -> None:  # fmt: skip
         now = self.rollouts.get(DEV, self.rollout.id, within=within)
         self.clock.advance(timedelta(milliseconds=100))
         self.exposures.add(
             Exposure(
                 now.id, f"req_{number:04}_{arm}", DEV, f"{arm}-{number}", arm, now.step, now.weight, error, False,
-                error is None, 0.1, 0.2, 1, None, self.clock.now(),
+                error is None, 0.1, 0.2, 1, prediction, self.clock.now(),
             ),
             within=within,
         )  # fmt: skip
@@ -154,6 +167,22 @@ def test_a_release_that_fails_is_rolled_back_without_anybody(world: World) -> No
     assert (world.now.state, world.now.principal, world.live()) == ("rolled_back", "judge", world.control)
     assert "Rolled back at 10 %" in world.now.reason
     assert "got an error" in world.now.reason
+
+
+def test_a_release_that_users_dislike_is_rolled_back_by_their_thumbs(tmp_path: Path) -> None:
+    world = World(tmp_path, msgspec.structs.replace(PLAN, thumbs=True))
+    world.through_shadow()
+    for number in range(40):
+        world.expose(number, "canary", prediction=f"canary-{number}")
+        world.expose(number, "control", prediction=f"control-{number}")
+        if number < 25:
+            world.rate(f"canary-{number}", "down" if number % 5 else "up")
+            world.rate(f"control-{number}", "up")
+        world.look()
+    assert world.now.state == "rolled_back"
+    assert "canary users gave a thumbs down against 0 of" in world.now.reason
+    assert world.live() == world.control
+    world.database.close()
 
 
 def test_a_release_that_knows_less_never_leaves_shadow(world: World) -> None:

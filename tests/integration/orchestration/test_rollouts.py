@@ -13,6 +13,7 @@ import pytest
 from tests.harness.outcomes import LATE, pair_scorer
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
+from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord, Rollouts, ShadowPair
@@ -51,6 +52,7 @@ class Judge:
         now: datetime,
         slo: SLO,
         outcome: OutcomeShape,
+        thumbs: Mapping[str, bool],
     ) -> Judgement:
         assert slo.ttft_p99 == "123ms"
         self.seen.append((exposures, pairs))
@@ -91,7 +93,8 @@ class World:
             self.asked += predictions
             return {name: self.labels[name] for name in predictions if name in self.labels}
 
-        reader = EvidenceReader(self.exposures, self.pairs, pair_scorer(self.database, outcomes))
+        scorer = pair_scorer(self.database, outcomes)
+        reader = EvidenceReader(self.exposures, self.pairs, scorer, Outcomes(self.database))
         return RolloutKeeper(
             DEV, self.database, self.releases, self.rollouts, self.judgements, self.transitions, reader,
             judge or self.judge,             every=0.01,

@@ -12,9 +12,9 @@ import pytest_asyncio
 import sqlalchemy as sa
 from tests.harness import fakes
 from tests.harness.assistant import ENTITY, assistant
+from tests.harness.gateway_client import sign_in
 from tests.harness.small_desk import ASKER, SCOPE, START
 from tests.integration.gateway.generating_world import MODEL, World, simulated
-from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog import schema
 from antiphon.governance.identity.keys import Keys

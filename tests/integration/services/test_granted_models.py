@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
-from tests.integration.gateway.signing_in import sign_in
+from tests.harness.gateway_client import sign_in
 from tests.integration.services.granting_tenants import (
     ADMIN,
     MODEL,

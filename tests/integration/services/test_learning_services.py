@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.integration.gateway.signing_in import sign_in
+from tests.harness.gateway_client import sign_in
 from tests.integration.services.test_apply_learning import Project
 
 from antiphon.app.wiring import ProcessServices

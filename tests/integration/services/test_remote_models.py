@@ -103,7 +103,7 @@ class Project:
     def judged(self) -> None:
         """One look of a keeper whose judge wants to promote."""
         store = self.store
-        evidence = EvidenceReader(store.exposures, store.pairs, pair_scorer(store.database))
+        evidence = EvidenceReader(store.exposures, store.pairs, pair_scorer(store.database), store.outcomes)
 
         def promote(rollout: RolloutRecord, *seen: Any) -> Judgement:
             now = datetime.now(UTC)

@@ -257,7 +257,6 @@ def test_a_complaint_becomes_a_case_that_gates_releases(antiphon: Run, ask: Any,
 
 
 def test_a_better_system_text_is_searched_for_by_command(antiphon: Run, ask: Any, folder: Path) -> None:
-    pytest.importorskip("gepa")
     for split, questions in (("visible", ("a flood", "my flood")), ("held-out", ("no flood", "the flood"))):
         for prediction in ask(*questions):
             antiphon("evaluations", "add", prediction, "--set", "floods", "--label", "urgency=urgent", "--split", split)

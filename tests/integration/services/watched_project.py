@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,18 @@ from typing import Any
 import httpx2
 import msgspec
 from tests.harness import fakes
+from tests.harness.gateway_client import project_client
 from tests.harness.refresh import run_refresh
 from tests.integration.cli.conftest import Ran
 from tests.integration.features.altered import alter
-from tests.integration.gateway.signing_in import sign_in
 from typer.testing import CliRunner
 
-from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.features.events import Event
 from antiphon.catalog.serving.receipt import FeatureReceipt, Receipt
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.features.tiles.tile import Tile
-from antiphon.gateway.application import create_app
-from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
@@ -148,21 +144,9 @@ class Project:
 
         alter(file, snapshot, change, codec=codec, scope=self.store.scope)
 
-    @asynccontextmanager
-    async def http(self, role: str = "engineer", page: bool = False) -> AsyncIterator[httpx2.AsyncClient]:
+    def http(self, role: str = "engineer", page: bool = False) -> AbstractAsyncContextManager[httpx2.AsyncClient]:
         """A client of a gateway over this project, in process; signed in at the dashboard for pages."""
-        wired = ProcessServices(Store.open(self.folder), "test")
-        key, _ = Keys(wired.store.database, wired.store.secret("server")).create("default", new_id("the"), role)
-        transport = httpx2.ASGITransport(create_app(wired.gateway_services(), sampling=False))
-        try:
-            async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as opened:
-                if page:
-                    await sign_in(opened, key)
-                else:
-                    opened.headers["authorization"] = f"Bearer {key}"
-                yield opened
-        finally:
-            await wired.close()
+        return project_client(self.folder, role, page=page)
 
     def terminal(self, *arguments: str) -> Ran:
         """The program, in this process: starting it takes longer than what it does here."""

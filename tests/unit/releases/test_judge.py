@@ -199,6 +199,35 @@ def test_a_user_counts_once_with_the_first_exposure() -> None:
     assert both.metrics[0].canary_units == 150
 
 
+def rated(plan: Rollout, up: int, down: int, control_down: int) -> Judgement:
+    """After some users of each arm gave thumbs: those of the canary ``up`` and ``down``, those of the control down."""
+    seen = [
+        msgspec.structs.replace(one, prediction=f"{one.arm}-{number // 2}") for number, one in enumerate(exposures())
+    ]
+    thumbs = {f"canary-{number}": number >= down for number in range(up + down)}
+    thumbs |= {f"control-{number}": False for number in range(control_down)}
+    slo = SLO(ttft_p99="1s", latency_p99="2s")
+    return judge(canary(plan), seen, (), NOON + timedelta(hours=1), slo, thumbs=thumbs)
+
+
+THUMBS = msgspec.structs.replace(PLAN, thumbs=True)
+
+
+def test_thumbs_down_roll_a_canary_back_and_not_for_its_control() -> None:
+    worse = rated(THUMBS, 10, 20, 2)
+    assert worse.decision == "roll_back"
+    assert "20 of 150 canary users gave a thumbs down against 2 of 150" in worse.sentence
+    assert rated(THUMBS, 10, 1, 20).decision == "promote"
+    assert rated(PLAN, 10, 20, 2).decision == "promote", "the switch: a plan that does not ask for thumbs"
+
+
+def test_without_thumbs_a_plan_that_asks_for_them_promotes_nothing() -> None:
+    few = rated(THUMBS, 4, 0, 0)
+    assert few.decision == "hold"
+    assert "thumbs down: 4 canary users gave a thumb, of 5" in few.sentence
+    assert rated(THUMBS, 5, 0, 0).decision == "promote"
+
+
 def test_stored_answers_say_nothing_about_latency() -> None:
     """A canary that generates twice as often, as slowly as the control, is not rolled back for it."""
     generator, alike = np.random.default_rng(3), []
@@ -270,7 +299,10 @@ def test_one_label_that_never_comes_does_not_hide_the_others() -> None:
         assert decide(shadow(), (), worse).decision == "roll_back"
 
 
-@pytest.mark.parametrize("plan", [PLAN, BOTH, Rollout(shadow=0.1, shadow_pairs=1)])
+@pytest.mark.parametrize(
+    "plan",
+    [PLAN, BOTH, Rollout(shadow=0.1, shadow_pairs=1), Rollout(canary=(5,), shadow=1, shadow_pairs=1, thumbs=True)],
+)
 def test_weights_share_the_whole_of_alpha(plan: Rollout) -> None:
     given = weights(plan)
     assert math.isclose(sum(given.values()), 1.0)

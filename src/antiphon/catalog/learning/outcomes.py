@@ -147,6 +147,11 @@ class Outcomes:
             if one.outcome == outcome and one.prediction is not None
         }
 
+    def thumbs(self, scope: Scope, application: str, *, since: datetime) -> builtins.list[OutcomeRecord]:
+        """Joined thumbs that arrived at an instant of wall time or later, oldest first."""
+        conditions = schema.given(_table, application=application, status="joined", kind="thumbs")
+        return self._documents.find(scope, *conditions, _table.c.created_at >= since, order=_OLDEST_FIRST)
+
     def list(
         self,
         scope: Scope,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from antiphon.cli.blueprints.tables import write_table
 
 SENDERS = ("acme", "blue", "cargo", "delta", "ember", "fjord")
 PRODUCTS = ("chair", "desk", "lamp", "shelf", "stool")
@@ -34,17 +35,10 @@ def write_mails(folder: Path, until: datetime) -> int:
             if entered < until:
                 rows.append((received, entered, *_mail(chance)))
     rows.sort()
-    with (folder / "mails.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["mail", "sender", "received", "entered", "question", "product", "quantity", "order"])
-        for number, (received, entered, *rest) in enumerate(rows, 1):
-            times = [moment.strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (received, entered)]
-            writer.writerow([f"m{number:05}", rest[0], *times, *rest[1:]])
+    columns = ("mail", "received", "entered", "sender", "question", "product", "quantity", "order")
+    write_table(folder / "mails.csv", columns, ((f"m{number:05}", *row) for number, row in enumerate(rows, 1)))
     night = [_mail(chance) for _ in range(PER_DAY)]
-    with (folder / "night.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["sender", "question"])
-        writer.writerows(mail[:2] for mail in night)
+    write_table(folder / "night.csv", ("sender", "question"), [mail[:2] for mail in night])
     return len(rows) + len(night)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from antiphon.cli.blueprints.tables import write_table
 
 SHOPS = {"bakery": 9, "books": 21, "florist": 14, "grocer": 18, "pharmacy": 7, "tea": 11}
 """Shop to its usual minutes from order to hand-over."""
@@ -33,10 +34,10 @@ def write_orders(folder: Path, until: datetime) -> int:
                 if handed_over < until:
                     rows.append((shop, ordered, handed_over, minutes))
     rows.sort(key=lambda row: (row[2], row[0]))
-    with (folder / "orders.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["order_id", "shop", "ordered", "handed_over", "minutes", "promised"])
-        for number, (shop, ordered, handed_over, minutes) in enumerate(rows, 1):
-            times = [moment.strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (ordered, handed_over)]
-            writer.writerow([f"o{number:05}", shop, *times, f"{minutes:.1f}", f"{SHOPS[shop] * 1.3:.1f}"])
+    columns = ("order_id", "shop", "ordered", "handed_over", "minutes", "promised")
+    orders = [
+        (f"o{number:05}", shop, ordered, handed_over, f"{minutes:.1f}", f"{SHOPS[shop] * 1.3:.1f}")
+        for number, (shop, ordered, handed_over, minutes) in enumerate(rows, 1)
+    ]
+    write_table(folder / "orders.csv", columns, orders)
     return len(rows)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import random
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from antiphon.cli.blueprints.tables import write_table
 
 NUMBER = 320
 DAYS = 30
@@ -33,21 +33,10 @@ def write_products(folder: Path, until: datetime) -> int:
         listed = last - timedelta(days=chance.uniform(1, DAYS))
         sku = f"p{number:04}"
         description = f"{name} made of {chance.choice(_MADE_OF)}, for {chance.choice(_FOR)}"
-        products.append((sku, _instant(listed), description, f"{chance.uniform(4, 90):.2f}"))
+        products.append((sku, listed, description, f"{chance.uniform(4, 90):.2f}"))
         moment = listed + timedelta(hours=chance.uniform(1, 12))
-        checked.append((f"c{number:04}", sku, _instant(moment), _instant(moment + timedelta(hours=2)), department))
-    _write(folder / "products.csv", ("sku", "listed", "description", "price"), products)
-    _write(folder / "checked.csv", ("check", "sku", "moment", "checked", "department"), checked)
-    _write(folder / "all.csv", ("sku",), [(sku,) for sku, *_ in products])
+        checked.append((f"c{number:04}", sku, moment, moment + timedelta(hours=2), department))
+    write_table(folder / "products.csv", ("sku", "listed", "description", "price"), products)
+    write_table(folder / "checked.csv", ("check", "sku", "moment", "checked", "department"), checked)
+    write_table(folder / "all.csv", ("sku",), [(sku,) for sku, *_ in products])
     return NUMBER
-
-
-def _instant(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _write(path: Path, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from antiphon.cli.blueprints.tables import write_table
 
 CUSTOMERS = ("acme", "blue", "cargo", "delta", "ember", "fjord", "grove", "harbor")
 DAYS = 60
@@ -58,17 +59,10 @@ def write_tickets(folder: Path, until: datetime) -> int:
             if resolved < until:
                 rows.append((opened, resolved, *_ticket(chance)))
     rows.sort()
-    with (folder / "tickets.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["ticket", "customer", "opened", "resolved", "question", "urgency", "summary"])
-        for number, (opened, resolved, customer, text, urgency, summary) in enumerate(rows, 1):
-            times = [moment.strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (opened, resolved)]
-            writer.writerow([f"t{number:05}", customer, *times, text, urgency, summary])
+    columns = ("ticket", "opened", "resolved", "customer", "question", "urgency", "summary")
+    write_table(folder / "tickets.csv", columns, ((f"t{number:05}", *row) for number, row in enumerate(rows, 1)))
     night = [_ticket(chance) for _ in range(PER_DAY)]
-    with (folder / "night.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["customer", "question"])
-        writer.writerows((customer, text) for customer, text, _, _ in night)
+    write_table(folder / "night.csv", ("customer", "question"), [ticket[:2] for ticket in night])
     return len(rows) + len(night)
 
 

@@ -87,7 +87,7 @@ def _candidates(
         moment, label_at, seq, label, *given = row[width:]
         beside, given = given[:places], given[places:]
         assert isinstance(moment, int) and isinstance(label_at, int)  # noqa: PT018
-        asked = beside.pop(0) if spec.question else None
+        question = beside.pop(0) if spec.question else None
         yield Candidate(
             example=example_id(entity, moment, seq),
             moment=moment,
@@ -96,7 +96,7 @@ def _candidates(
             label_at=label_at,
             origin="history",
             inputs=tuple(_input(declared, value) for declared, value in zip(inputs, given, strict=True)),
-            question=None if asked is None else str(asked),
+            question=None if question is None else str(question),
             further=tuple(truth_text(value, shape) for value, shape in zip(beside, spec.further, strict=True)),
         )
 
