@@ -209,7 +209,7 @@ def test_categories_that_make_no_features_are_refused(categories: Any) -> None:
 
 
 def test_definitions_without_defaults_keep_their_hash_over_an_upgrade(tmp_path: Path) -> None:
-    # As it is with the present fields of gates, levels and rollouts: another one makes a new release of what is unchanged.
+    # As it is with the present fields of gates, levels and rollouts: one more makes a new release of what is unchanged.
     assert content_hash(load(tmp_path)) == "4b5519593d1ee753664b4fc3884960c8e2c1b59b2dc8299d796386b6c8156cde"
 
 
