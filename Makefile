@@ -86,7 +86,7 @@ lint: environment
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 documents: environment
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/documentation
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup tests/documentation
 
 format: environment  ## put the code into the house's form
 	@$(BIN)/ruff format src tests benchmarks examples scripts
@@ -181,6 +181,9 @@ bench-guards: environment  ## time to the first shown sentence with guards and w
 
 bench-conversations: environment  ## ten turns with an assistant: earlier tokens that are not computed again, and replay; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.conversations --size $(SIZE) --keep
+
+bench-applications: environment  ## every blueprint all the way: init, up, ask, batch, outcomes, train or edit, gates, shadow, canary, live, a bad release stopped
+	@$(BIN)/python -m benchmarks.applications
 
 bench-workbench: environment  ## texts of the prompt workbench and of production, byte by byte under load; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.learning.workbench --size $(SIZE)

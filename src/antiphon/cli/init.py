@@ -30,7 +30,7 @@ def init(
         typer.Option(
             metavar="BLUEPRINT",
             help="desk: figures of small shops; triage: support tickets; extraction: fields of mails; "
-            "enrichment: a table at night; blank: nothing declared.",
+            "enrichment: a table at night; assistant: answers from a handbook; blank: nothing declared.",
         ),
     ] = "desk",
     as_json: Json = False,
@@ -62,12 +62,14 @@ def init(
 
 def write(target: Path, name: str, port: int, blueprint: str = "desk") -> list[str]:
     """Write a blueprint into ``target``; it appears whole or not at all."""
+    from antiphon.cli.blueprints.handbook import write_handbook
     from antiphon.cli.blueprints.mails import write_mails
     from antiphon.cli.blueprints.orders import write_orders
     from antiphon.cli.blueprints.products import write_products
     from antiphon.cli.blueprints.tickets import write_tickets
 
     records = {
+        "assistant": write_handbook,
         "desk": write_orders,
         "enrichment": write_products,
         "extraction": write_mails,
@@ -77,10 +79,11 @@ def write(target: Path, name: str, port: int, blueprint: str = "desk") -> list[s
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        policy = _policy({file.name.removesuffix(".template") for file in (_BLUEPRINTS / blueprint).glob("*.template")})
+        own = {file.name.removesuffix(".template") for file in (_BLUEPRINTS / blueprint).glob("*.template")}
+        sections = {"policy": _policy(own), "tools": _tools(own)}
         # What every blueprint has lies beside their folders.
         for file in [*_BLUEPRINTS.glob("*.template"), *(_BLUEPRINTS / blueprint).glob("*.template")]:
-            text = Template(file.read_text(encoding="utf-8")).substitute(name=name, port=port, policy=policy)
+            text = Template(file.read_text(encoding="utf-8")).substitute(name=name, port=port, **sections)
             (partial / file.name.removesuffix(".template").replace("dot-", ".")).write_text(text, encoding="utf-8")
         if blueprint in records:
             records[blueprint](partial, SystemClock().now())
@@ -92,6 +95,11 @@ def write(target: Path, name: str, port: int, blueprint: str = "desk") -> list[s
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return files
+
+
+def _tools(files: set[str]) -> str:
+    """The setting that allows a blueprint's module of tools; empty for one without any."""
+    return '\ntool_modules = ["shop_tools"]' if "shop_tools.py" in files else ""
 
 
 def _policy(files: set[str]) -> str:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from tests.integration.cli.conftest import run_in
 
+from antiphon.cli.blueprints.handbook import write_handbook
 from antiphon.cli.blueprints.mails import write_mails
 from antiphon.cli.blueprints.products import write_products
 from antiphon.cli.blueprints.tickets import write_tickets
 
-BLUEPRINTS = {"triage": "triage", "extraction": "extract", "enrichment": "enrich"}
+BLUEPRINTS = {"triage": "triage", "extraction": "extract", "enrichment": "enrich", "assistant": "assistant"}
 """Blueprint to the name of its application."""
 
 

@@ -33,16 +33,16 @@ def write_mails(folder: Path, until: datetime) -> int:
             received = last - timedelta(days=day, seconds=chance.randrange(86_400))
             entered = received + timedelta(minutes=chance.randrange(5, 240))
             if entered < until:
-                rows.append((received, entered, *_mail(chance)))
+                rows.append((received, entered, *draw_mail(chance)))
     rows.sort()
     columns = ("mail", "received", "entered", "sender", "question", "product", "quantity", "order")
     write_table(folder / "mails.csv", columns, ((f"m{number:05}", *row) for number, row in enumerate(rows, 1)))
-    night = [_mail(chance) for _ in range(PER_DAY)]
+    night = [draw_mail(chance) for _ in range(PER_DAY)]
     write_table(folder / "night.csv", ("sender", "question"), [mail[:2] for mail in night])
     return len(rows) + len(night)
 
 
-def _mail(chance: random.Random) -> tuple[str, str, str, int, str]:
+def draw_mail(chance: random.Random) -> tuple[str, str, str, int, str]:
     """Sender, text, product, quantity and order number of one mail."""
     product, quantity = chance.choice(PRODUCTS), chance.randrange(2, 60)
     order = f"{chance.choice('ABCDEFGH')}{chance.randrange(1_000, 10_000)}"

@@ -16,7 +16,8 @@ PER_DAY = 40
 
 
 def write_orders(folder: Path, until: datetime) -> int:
-    """Write the orders up to ``until`` (to the hour) into ``orders.csv``; returns their number.
+    """Write the orders up to ``until`` (to the hour) into ``orders.csv``, and the shops into ``shops.csv``; returns the
+    number of orders.
 
     An order is known when it is handed over: ``ordered`` is its event time, ``handed_over`` is when it counts.
     """
@@ -40,4 +41,5 @@ def write_orders(folder: Path, until: datetime) -> int:
         for number, (shop, ordered, handed_over, minutes) in enumerate(rows, 1)
     ]
     write_table(folder / "orders.csv", columns, orders)
+    write_table(folder / "shops.csv", ("shop",), [(shop,) for shop in SHOPS])
     return len(rows)

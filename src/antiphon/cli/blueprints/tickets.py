@@ -57,17 +57,17 @@ def write_tickets(folder: Path, until: datetime) -> int:
             opened = last - timedelta(days=day, seconds=chance.randrange(86_400))
             resolved = opened + timedelta(minutes=chance.randrange(10, 600))
             if resolved < until:
-                rows.append((opened, resolved, *_ticket(chance)))
+                rows.append((opened, resolved, *draw_ticket(chance)))
     rows.sort()
     columns = ("ticket", "opened", "resolved", "customer", "question", "urgency", "summary")
     write_table(folder / "tickets.csv", columns, ((f"t{number:05}", *row) for number, row in enumerate(rows, 1)))
-    night = [_ticket(chance) for _ in range(PER_DAY)]
+    night = [draw_ticket(chance) for _ in range(PER_DAY)]
     write_table(folder / "night.csv", ("customer", "question"), [ticket[:2] for ticket in night])
     return len(rows) + len(night)
 
 
-def _ticket(chance: random.Random) -> tuple[str, str, str, str]:
-    """Customer, text, urgency and summary of one ticket."""
+def draw_ticket(chance: random.Random) -> tuple[str, str, str, str]:
+    """Customer, text, urgency and summary of a ticket."""
     urgency = chance.choices(list(_SHARES), list(_SHARES.values()))[0]
     names = {"system": chance.choice(_SYSTEMS), "thing": chance.choice(_NOUNS)}
     text = chance.choice(_TEXTS[urgency]).format(**names)

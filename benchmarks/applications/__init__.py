@@ -1,0 +1,1 @@
+"""Projects of ``antiphon init`` from their first command to a release that is stopped."""

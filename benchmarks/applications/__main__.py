@@ -1,0 +1,65 @@
+"""Every blueprint of ``antiphon init`` all the way: from its first command to a bad release that is stopped.
+
+python -m benchmarks.applications [--blueprint NAME ...] [--seed N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.applications.blueprints import BLUEPRINTS
+from benchmarks.applications.journey import Journey
+from tests.chaos.harness.running import scratch
+
+RESULTS = Path(__file__).parents[1] / "results" / "applications.jsonl"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blueprint", choices=BLUEPRINTS, action="append", help="one of them; all by default")
+    parser.add_argument("--seed", type=int, default=11)
+    options = parser.parse_args()
+    found: dict[str, dict[str, Any]] = {}
+    for name in options.blueprint or BLUEPRINTS:
+        load = os.getloadavg()[0]
+        with scratch() as folder:
+            try:
+                found[name] = asyncio.run(Journey(BLUEPRINTS[name], Path(folder), options.seed).run())
+            except (RuntimeError, TimeoutError) as error:
+                found[name] = {"passed": False, "error": f"{type(error).__name__}: {error}"[:2_000]}
+        found[name]["load_before"] = round(load, 1)
+        print(_line(name, found[name]), flush=True)
+    summary = {
+        "benchmark": "applications",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": options.seed,
+        "blueprints": {name: one["passed"] for name, one in found.items()},
+        "figures": found,
+    }
+    line = json.dumps(summary)
+    with RESULTS.open("a", encoding="utf-8") as out:
+        out.write(line + "\n")
+    print(line)
+    return 0 if all(one["passed"] for one in found.values()) else 1
+
+
+def _line(name: str, found: dict[str, Any]) -> str:
+    if "error" in found:
+        return f"{name:<11} failed: {found['error']}"
+    better, bad = found["better"], found["bad"]
+    return (
+        f"{name:<11} {'passed' if found['passed'] else 'failed'} in {found['seconds']:.0f} s: "
+        f"{' → '.join(better['moves'])} after {better['requests']} requests; the bad release stopped by "
+        f"{bad['stopped_by']} after {bad['requests']}: {'; '.join(bad['metrics'])}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

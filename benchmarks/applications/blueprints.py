@@ -1,0 +1,145 @@
+"""The five blueprints with their users: what they ask and tell afterwards, a better idea and a bad one for each.
+
+Tickets, mails and questions are drawn by the functions that wrote the projects' data, from another seed; what came true
+is theirs, whatever was answered.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.applications.journey import Blueprint, UserRequest
+
+from antiphon.cli.blueprints import handbook, mails, tickets
+
+THUMB = "thumb"
+"""In place of an outcome: words of a right answer, which decide whether its user likes it."""
+
+CANARY = """    rollout=Rollout(canary=(20, 50), step_units=10, floor=0.15),
+"""
+
+
+def ticket(root: Path, chance: random.Random) -> UserRequest:
+    customer, text, urgency, summary = tickets.draw_ticket(chance)
+    return UserRequest({"customer": customer}, text, {"urgency": urgency, "summary": summary})
+
+
+def mail(root: Path, chance: random.Random) -> UserRequest:
+    sender, text, product, quantity, order = mails.draw_mail(chance)
+    return UserRequest({"sender": sender}, text, {"product": product, "quantity": quantity, "order": order})
+
+
+def product(root: Path, chance: random.Random) -> UserRequest:
+    row = chance.choice(rows(root / "checked.csv"))
+    return UserRequest({"sku": row["sku"]}, "Which department?", {"department": row["department"]})
+
+
+def order(root: Path, chance: random.Random) -> UserRequest:
+    row = chance.choice(rows(root / "orders.csv"))
+    late = float(row["minutes"]) > float(row["promised"])
+    return UserRequest(
+        {"shop": row["shop"]}, "Will my order be on time?", {"outlook": "delayed" if late else "on_time"}
+    )
+
+
+def question(root: Path, chance: random.Random) -> UserRequest:
+    asked, words = chance.choice(list(handbook.QUESTIONS.items()))
+    return UserRequest({"customer": chance.choice(handbook.CUSTOMERS)}, asked, {THUMB: words})
+
+
+@cache
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def told(asked: UserRequest, text: str) -> list[dict[str, Any]]:
+    """What a user tells about an answer: what came true, or a thumb."""
+    if THUMB in asked.truth:
+        return [{"kind": "thumbs", "value": "up" if asked.truth[THUMB] in text.lower() else "down"}]
+    return [{"outcome": name, "value": value} for name, value in asked.truth.items()]
+
+
+def _constant(labels: tuple[str, ...], said: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f'{{"department": "{label}"}}', f'{{"department": "{said}"}}') for label in labels)
+
+
+BLUEPRINTS: dict[str, Blueprint] = {
+    one.name: one
+    for one in (
+        Blueprint(
+            "triage",
+            "triage",
+            ticket,
+            told,
+            ("night.csv", tickets.PER_DAY),
+            # The model no longer sees the ticket.
+            spoil=(('template="Ticket: {{ question }}"', 'template="A ticket of {{ entity.customer }}."'),),
+        ),
+        Blueprint(
+            "extraction",
+            "extract",
+            mail,
+            told,
+            ("night.csv", mails.PER_DAY),
+            spoil=(
+                (
+                    'system="You read orders.", template="{{ question }}"',
+                    'system="You read orders.", template="An order of {{ entity.sender }}."',
+                ),
+            ),
+        ),
+        Blueprint(
+            "enrichment",
+            "enrich",
+            product,
+            told,
+            ("all.csv", 320),
+            improve=(
+                (
+                    'system="You put the products of a store into departments."',
+                    'system="You sort a store\'s products."',
+                ),
+            ),
+            # It says the same of every product.
+            spoil=_constant(("garden", "sports", "office"), "kitchen"),
+        ),
+        Blueprint(
+            "assistant",
+            "assistant",
+            question,
+            told,
+            ("night.csv", len(handbook.QUESTIONS)),
+            improve=(("in one sentence, with what the handbook says", "in one short sentence out of the handbook"),),
+            # It no longer sees the handbook.
+            spoil=(("[{{ chunk.number }}] {{ chunk.text }}\n", ""),),
+        ),
+        Blueprint(
+            "desk",
+            "desk",
+            order,
+            told,
+            ("shops.csv", 6),
+            declare=(
+                ("    Prompt,\n    Reuse,\n", "    Outcome,\n    Prompt,\n    Reuse,\n    Rollout,\n"),
+                (
+                    '    reuse=Reuse("fingerprint"),\n',
+                    '    reuse=Reuse("never"),\n    outcome=Outcome("outlook", positive="delayed"),\n' + CANARY,
+                ),
+            ),
+            improve=(("in one short notice", "in one short and friendly notice"),),
+            # It states minutes that no order took.
+            spoil=(
+                (
+                    "{{ features.today.minutes ~ ' minutes' if features.today.minutes is not none "
+                    "else 'an unknown time' }}",
+                    "93 minutes",
+                ),
+            ),
+        ),
+    )
+}
