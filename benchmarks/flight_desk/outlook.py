@@ -154,7 +154,7 @@ def share_of_gain(forecasts: Mapping[str, Any], late: Any, seed: int, *, over: s
     read = {name: LabelForecasts.yes_or_no(forecasts[name], late, "late") for name in (over, DELTA, FULL)}
     shares = []
     for places in (numpy.arange(len(late)), *(drawn.integers(0, len(late), len(late)) for _ in range(ROUNDS))):
-        first, delta, full = (metrics.auc(read[name].at(places)) for name in (over, DELTA, FULL))
+        first, delta, full = (metrics.LABEL_METRICS["auc"].of(read[name].at(places)) for name in (over, DELTA, FULL))
         shares.append((delta - first) / (full - first) if full > first else float("nan"))
     sampled = numpy.array(shares[1:])
     known = sampled[~numpy.isnan(sampled)]

@@ -95,7 +95,7 @@ class RolloutsScenario:
         )  # fmt: skip
         await keeper.run_until(process.stop)
 
-    def judge(self, rollout: RolloutRecord, exposures: Any, pairs: Any, now: Any, slo: Any, outcome: Any) -> Judgement:
+    def judge(self, rollout: RolloutRecord, exposures: Any, pairs: Any, now: Any, slo: Any, *others: Any) -> Judgement:
         """Decides by chance: what is simulated is whether its decisions are carried out as one."""
         decision = self.random.choice(("promote", "promote", "hold", "hold", "roll_back"))
         self.acts += 1

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from tests.integration.cli.conftest import run_in
 
-from antiphon.cli.blueprints.handbook import write_handbook
 from antiphon.cli.blueprints.mails import write_mails
 from antiphon.cli.blueprints.products import write_products
 from antiphon.cli.blueprints.tickets import write_tickets

@@ -20,7 +20,7 @@ from antiphon.catalog.learning.evaluations import Bin, IntervalEstimate
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.outcome_shape import OutcomeForm, OutcomeShape
 from antiphon.learning.evaluation.fields import FIELDS
-from antiphon.learning.evaluation.metric import Floats, Metric, ScoredRows
+from antiphon.learning.evaluation.metric import Floats, Metric, ScoredRows, all_of, means
 from antiphon.learning.evaluation.numbers import NUMBER_METRICS, NumberAnswers
 from antiphon.learning.evaluation.texts import TEXT, RowComparison, TextAnswers
 
@@ -29,6 +29,9 @@ RESAMPLES = 2_000
 CLIP = 1e-6
 """Log-loss takes no forecast as surer than this, so that one certain mistake does not make it infinite."""
 SEED = 20_130_401
+
+_CELLS = 500_000
+"""Draws × rows that are weighed at once, which bounds the memory."""
 
 _SUM = 1e-6
 """Allowed distance of a row's probabilities from adding to 1."""
@@ -117,9 +120,19 @@ class LabelForecasts:
         """The rows at these places, each as often as it is named."""
         return replace(self, probabilities=self.probabilities[chosen], truth=self.truth[chosen])
 
-    def trivial(self) -> LabelForecasts:
-        """The forecasts of one that knows the labels' shares on the same rows, and nothing else."""
-        return replace(self, probabilities=np.broadcast_to(self.shares, self.probabilities.shape))
+    def trivial(self, weights: Floats) -> Mapping[str, Floats]:
+        """The metrics of one that knows the labels' shares on the same rows, and nothing else."""
+        shares = means(weights, np.eye(len(self.labels))[self.truth])
+        highest, several = shares.max(axis=1), np.count_nonzero(shares, axis=1)
+        surprises = np.log(np.clip(shares, CLIP, 1 - CLIP))
+        return {
+            "auc": np.where(several > 1, 0.5, np.nan),
+            "brier": 0.5 * (1.0 - np.sum(shares**2, axis=1)),
+            "log_loss": -np.sum(shares * surprises, axis=1),
+            "accuracy": highest,
+            # It names the most frequent label alone, and never one of the others.
+            "macro_f1": 2.0 * highest / (1.0 + highest) / several,
+        }
 
     @property
     def metrics(self) -> Mapping[str, Metric[Any]]:
@@ -135,35 +148,35 @@ class LabelForecasts:
         return self.labels == others.labels and np.array_equal(self.truth, others.truth)
 
 
-def auc(forecasts: LabelForecasts) -> float:
+def auc(forecasts: LabelForecasts, weights: Floats) -> Floats:
     """Area under the ROC curve: the chance that a row of the label has the higher forecast of it, ties counting half.
 
-    By ranks (Hanley and McNeil, Radiology 143, 1982; Mann-Whitney U with mid-ranks). Of labels of many the mean of one
-    against the rest over the labels that came true (Provost and Domingos, 2001, without weights). ``nan`` where only
-    one label came true.
+    By counts below and beside (Hanley and McNeil, Radiology 143, 1982; Mann-Whitney U). Of labels of many the mean of
+    one against the rest over the labels that came true (Provost and Domingos, 2001, without weights). ``nan`` where
+    only one label came true.
     """
     columns = range(len(forecasts.labels)) if forecasts.of_many else (1,)
-    areas = [_area(forecasts.probabilities[:, column], forecasts.truth == column) for column in columns]
-    known = [area for area in areas if not np.isnan(area)]
-    return float(np.mean(known)) if known else float("nan")
+    areas = np.stack([_area(forecasts.probabilities[:, one], forecasts.truth == one, weights) for one in columns])
+    known = np.count_nonzero(~np.isnan(areas), axis=0)
+    return np.where(known > 0, np.nansum(areas, axis=0) / np.maximum(known, 1), np.nan)
 
 
-def _area(forecast: Floats, came_true: NDArray[np.bool_]) -> float:
-    positives = int(came_true.sum())
-    negatives = len(came_true) - positives
-    if positives == 0 or negatives == 0:
-        return float("nan")
-    _, inverse, counts = np.unique(forecast, return_inverse=True, return_counts=True)
-    highest = np.cumsum(counts)
-    middle = highest - (counts - 1) / 2.0
-    ranks = middle[inverse]
-    return float((ranks[came_true].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
+def _area(forecast: Floats, came_true: NDArray[np.bool_], weights: Floats) -> Floats:
+    order = np.argsort(forecast, kind="stable")
+    drawn, positive = weights[:, order], came_true[order]
+    ties = np.flatnonzero(np.diff(forecast[order], prepend=np.nan) != 0)
+    positives = np.add.reduceat(drawn * positive, ties, axis=1)
+    negatives = np.add.reduceat(drawn * ~positive, ties, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives
+    couples = positives.sum(axis=1) * negatives.sum(axis=1)
+    won = np.sum(positives * (below + negatives / 2.0), axis=1)
+    return np.where(couples > 0, won / np.maximum(couples, 1.0), np.nan)
 
 
-def brier(forecasts: LabelForecasts) -> float:
+def brier(forecasts: LabelForecasts, weights: Floats) -> Floats:
     """Mean squared distance of the forecast from what happened, summed over the labels and halved: from 0 to 1, and of
     two labels that of either (Brier, Monthly Weather Review 78, 1950)."""
-    return float(np.mean(brier_of_rows(forecasts)))
+    return means(weights, brier_of_rows(forecasts))
 
 
 def brier_of_rows(forecasts: LabelForecasts) -> Floats:
@@ -172,31 +185,28 @@ def brier_of_rows(forecasts: LabelForecasts) -> Floats:
     return np.asarray(0.5 * np.sum((forecasts.probabilities - outcomes) ** 2, axis=1))
 
 
-def log_loss(forecasts: LabelForecasts) -> float:
+def log_loss(forecasts: LabelForecasts, weights: Floats) -> Floats:
     """Mean negative log-likelihood in nats, forecasts clipped to :data:`CLIP` from 0 and 1."""
     true = forecasts.probabilities[np.arange(forecasts.rows), forecasts.truth]
-    return float(-np.mean(np.log(np.clip(true, CLIP, 1 - CLIP))))
+    return means(weights, -np.log(np.clip(true, CLIP, 1 - CLIP)))
 
 
-def accuracy(forecasts: LabelForecasts) -> float:
+def accuracy(forecasts: LabelForecasts, weights: Floats) -> Floats:
     """Share of rows in which the most probable label came true; of equally probable ones the first is meant."""
-    return float(np.mean(forecasts.probabilities.argmax(axis=1) == forecasts.truth))
+    return means(weights, (forecasts.probabilities.argmax(axis=1) == forecasts.truth).astype(np.float64))
 
 
-def macro_f1(forecasts: LabelForecasts) -> float:
+def macro_f1(forecasts: LabelForecasts, weights: Floats) -> Floats:
     """Mean over the labels that came true or were said of F1, the harmonic mean of precision and recall.
 
     Each label counts the same, however rare, so that missing all of one costs as much as missing all of another
     (van Rijsbergen, *Information Retrieval*, 1979; the mean of F1 as in Opitz and Burst, 2019).
     """
-    said = forecasts.probabilities.argmax(axis=1)
-    found = []
-    for column in range(len(forecasts.labels)):
-        hits = int(np.sum((said == column) & (forecasts.truth == column)))
-        either = int(np.sum(said == column)) + int(np.sum(forecasts.truth == column))
-        if either:
-            found.append(2.0 * hits / either)
-    return float(np.mean(found))
+    each = np.eye(len(forecasts.labels))
+    said, true = each[forecasts.probabilities.argmax(axis=1)], each[forecasts.truth]
+    hits, either = weights @ (said * true), weights @ (said + true)
+    found = 2.0 * hits / np.maximum(either, 1.0)
+    return np.asarray(found.sum(axis=1) / np.count_nonzero(either, axis=1))
 
 
 def reliability(forecasts: LabelForecasts, bins: int = 10) -> tuple[Bin, ...]:
@@ -277,24 +287,39 @@ def scoring_of(shape: OutcomeShape) -> RowComparison:
 
 def measure(rows: ScoredRows) -> dict[str, float]:
     """Every metric that the rows allow: without the AUC where one label alone came true."""
-    found = {name: metric.of(rows) for name, metric in rows.metrics.items()}
-    return {name: value for name, value in found.items() if not np.isnan(value)}
+    return _known({name: metric.of(rows) for name, metric in rows.metrics.items()})
+
+
+def measure_trivial(rows: ScoredRows) -> dict[str, float]:
+    """The same of the trivial forecaster on these rows."""
+    return _known({name: float(value[0]) for name, value in rows.trivial(all_of(rows)).items()})
+
+
+def _known(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
 def intervals(rows: ScoredRows, *, seed: int = SEED, resamples: int = RESAMPLES) -> dict[str, IntervalEstimate]:
     """Every metric with its 95 % interval."""
-    return _each(rows, lambda metric, places: metric.of(rows.at(places)), seed, resamples)
+
+    def values(weights: Floats) -> dict[str, Floats]:
+        return {name: metric.weighted(rows, weights) for name, metric in rows.metrics.items()}
+
+    return _each(rows, values, seed, resamples)
 
 
 def advantages(rows: ScoredRows) -> dict[str, IntervalEstimate]:
     """The amount by which each metric is better than the trivial forecaster's, with its 95 % interval."""
 
-    def advantage(metric: Metric[Any], places: Any) -> float:
-        drawn = rows.at(places)
+    def values(weights: Floats) -> dict[str, Floats]:
+        trivial = rows.trivial(weights)
         # Sums in another order differ in their last bits, which must not be an advantage.
-        return round(metric.better(metric.of(drawn), metric.of(drawn.trivial())), 12)
+        return {
+            name: np.round(metric.better(metric.weighted(rows, weights), trivial[name]), 12)
+            for name, metric in rows.metrics.items()
+        }
 
-    return _each(rows, advantage, SEED, RESAMPLES)
+    return _each(rows, values, SEED, RESAMPLES)
 
 
 def differences(
@@ -308,27 +333,36 @@ def differences(
     if type(rows) is not type(others) or not rows.same_truth(others):
         raise InvalidInputError("Forecasts of different rows cannot be compared by pairs.", where="rows")
 
-    def difference(metric: Metric[Any], places: Any) -> float:
-        return metric.of(rows.at(places)) - metric.of(others.at(places))
+    def values(weights: Floats) -> dict[str, Floats]:
+        return {
+            name: metric.weighted(rows, weights) - metric.weighted(others, weights)
+            for name, metric in rows.metrics.items()
+        }
 
-    return _each(rows, difference, seed, resamples)
+    return _each(rows, values, seed, resamples)
 
 
 def _each(
-    rows: ScoredRows, statistic: Callable[[Metric[Any], Any], float], seed: int, resamples: int
+    rows: ScoredRows, values: Callable[[Floats], Mapping[str, Floats]], seed: int, resamples: int
 ) -> dict[str, IntervalEstimate]:
-    """A statistic of each metric, of all rows and with its interval over rows that are drawn again."""
-    found = {}
-    for name, metric in rows.metrics.items():
-        value = statistic(metric, slice(None))
-        if np.isnan(value):
+    """A value of each metric, of all rows and with its interval over rows that are drawn again."""
+    whole, generator = values(all_of(rows)), np.random.default_rng(seed)
+    drawn: dict[str, list[Floats]] = {name: [] for name in whole}
+    at_once = max(1, _CELLS // rows.rows)
+    for first in range(0, resamples, at_once):
+        places = [generator.integers(0, rows.rows, rows.rows) for _ in range(min(at_once, resamples - first))]
+        weights = np.array([np.bincount(one, minlength=rows.rows) for one in places], np.float64)
+        for name, each in values(weights).items():
+            drawn[name].append(each)
+    found: dict[str, IntervalEstimate] = {}
+    for name, value in whole.items():
+        if np.isnan(value[0]):
             continue
-        generator = np.random.default_rng(seed)
-        drawn = [statistic(metric, generator.integers(0, rows.rows, rows.rows)) for _ in range(resamples)]
         # A draw without one of the classes has no area under the curve; it says nothing, so it is left out.
-        known = [one for one in drawn if not np.isnan(one)]
-        low, high = np.percentile(known, [2.5, 97.5]) if known else (value, value)
-        found[name] = IntervalEstimate(value, float(low), float(high))
+        every = np.concatenate(drawn[name])
+        known = every[~np.isnan(every)]
+        low, high = np.percentile(known, [2.5, 97.5]) if known.size else (value[0], value[0])
+        found[name] = IntervalEstimate(float(value[0]), float(low), float(high))
     return found
 
 

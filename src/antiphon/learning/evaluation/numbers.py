@@ -10,7 +10,7 @@ import numpy as np
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.outcome_shape import number_of
-from antiphon.learning.evaluation.metric import Floats, Metric
+from antiphon.learning.evaluation.metric import Floats, Metric, means
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,19 @@ class NumberAnswers:
         """The rows at these places, each as often as it is named."""
         return replace(self, said=self.said[chosen], truth=self.truth[chosen])
 
-    def trivial(self) -> NumberAnswers:
-        """The answers of one that always says the median of the same rows: no constant has a smaller error."""
-        return replace(self, said=np.full_like(self.truth, np.median(self.truth)))
+    def trivial(self, weights: Floats) -> Mapping[str, Floats]:
+        """The metrics of one that always says the median of the same rows: no constant has a smaller error."""
+        order = np.argsort(self.truth)
+        until = np.cumsum(weights[:, order], axis=1)
+        count = until[:, -1]
+        middles = [
+            self.truth[order][(until > place[:, None]).argmax(axis=1)] for place in ((count - 1) // 2, count // 2)
+        ]
+        gaps = self.truth - np.mean(middles, axis=0)[:, None]
+        return {
+            "mae": np.sum(weights * np.abs(gaps), axis=1) / count,
+            "rmse": np.sqrt(np.sum(weights * gaps**2, axis=1) / count),
+        }
 
     def losses(self) -> Floats:
         """The error of each row as a share of the declared bounds' distance, at most 1."""
@@ -66,14 +76,14 @@ class NumberAnswers:
         return np.array_equal(self.truth, others.truth)
 
 
-def mae(answers: NumberAnswers) -> float:
+def mae(answers: NumberAnswers, weights: Floats) -> Floats:
     """Mean absolute error, in the property's unit."""
-    return float(np.mean(np.abs(answers.said - answers.truth)))
+    return means(weights, np.abs(answers.said - answers.truth))
 
 
-def rmse(answers: NumberAnswers) -> float:
+def rmse(answers: NumberAnswers, weights: Floats) -> Floats:
     """Root of the mean squared error, in the property's unit: large errors count more."""
-    return float(np.sqrt(np.mean((answers.said - answers.truth) ** 2)))
+    return np.sqrt(means(weights, (answers.said - answers.truth) ** 2))
 
 
 NUMBER_METRICS: dict[str, Metric[NumberAnswers]] = {

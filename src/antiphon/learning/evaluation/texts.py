@@ -18,7 +18,7 @@ import numpy as np
 
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.ids import content_hash
-from antiphon.learning.evaluation.metric import Floats, Metric
+from antiphon.learning.evaluation.metric import Floats, Metric, means
 
 ROTATIONS = 3
 """Answers to so many other rows stand beside each reference."""
@@ -93,15 +93,15 @@ class TextAnswers:
         places = np.arange(len(self.truth))[self.chosen][chosen]
         return replace(self, scores={name: each[chosen] for name, each in self.scores.items()}, chosen=places)
 
-    def trivial(self) -> TextAnswers:
-        """The answers of the trivial forecaster that is best in each metric on the same rows."""
+    def trivial(self, weights: Floats) -> Mapping[str, Floats]:
+        """Each metric of the trivial forecaster that is best in it on the same rows."""
         best: dict[str, Floats] = {}
         for name, columns in self.baselines().items():
             drawn = columns[self.chosen]
             candidates = np.column_stack([drawn[:, :ROTATIONS].mean(axis=1), drawn[:, ROTATIONS:]])
-            means = candidates.mean(axis=0)
-            best[name] = candidates[:, int(means.argmax() if self.metrics[name].higher else means.argmin())]
-        return replace(self, scores=best)
+            found = means(weights, candidates)
+            best[name] = found.max(axis=1) if self.metrics[name].higher else found.min(axis=1)
+        return best
 
     def losses(self) -> Floats:
         """The distance of each row's deciding metric from 1."""
@@ -162,9 +162,9 @@ def _libraries() -> tuple[Any, Any]:
     return CHRF().sentence_score, LCSseq.similarity
 
 
-def mean_of(name: str) -> Callable[[TextAnswers], float]:
+def mean_of(name: str) -> Callable[[TextAnswers, Floats], Floats]:
     """The metric that is the mean of a score over the rows."""
-    return lambda answers: float(np.mean(answers.scores[name]))
+    return lambda answers, weights: means(weights, answers.scores[name])
 
 
 TEXT = RowComparison(

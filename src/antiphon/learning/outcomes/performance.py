@@ -87,7 +87,7 @@ class ScoredPredictions:
             labels={} if labels is None else dict(sorted(came_true.items())),
             metrics=metrics.measure(rows),
             # Texts are scored as their references come, and beside no other row's.
-            trivial={} if isinstance(rows, TextAnswers) else metrics.measure(rows.trivial()),
+            trivial={} if isinstance(rows, TextAnswers) else metrics.measure_trivial(rows),
             mean_forecast={} if labels is None else {label: float(means[label]) for label in scored},
             reliability=() if labels is None else metrics.reliability(labels),
         )

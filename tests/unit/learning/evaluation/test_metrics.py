@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss as reference_log_loss
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.learning.evaluation import metrics
-from antiphon.learning.evaluation.metrics import LabelForecasts
+from antiphon.learning.evaluation.metrics import METRICS, LabelForecasts
 
 LABELS = ("low", "normal", "high", "urgent")
 
@@ -106,23 +106,43 @@ def test_a_label_that_is_always_missed_costs_its_part_of_macro_f1() -> None:
 
 def test_ties_count_half() -> None:
     truth = np.array([1.0, 0.0, 1.0, 0.0])
-    assert metrics.auc(LabelForecasts.yes_or_no(np.full(4, 0.3), truth)) == 0.5
-    assert metrics.auc(LabelForecasts.yes_or_no([0.5, 0.5, 0.9, 0.1], truth)) == 0.875
+    assert METRICS["auc"].of(LabelForecasts.yes_or_no(np.full(4, 0.3), truth)) == 0.5
+    assert METRICS["auc"].of(LabelForecasts.yes_or_no([0.5, 0.5, 0.9, 0.1], truth)) == 0.875
 
 
 def test_a_single_class_has_no_auc_and_certain_errors_are_finite() -> None:
     single = LabelForecasts.yes_or_no([0.1, 0.2], [1.0, 1.0])
-    assert math.isnan(metrics.auc(single))
+    assert math.isnan(METRICS["auc"].of(single))
     assert "auc" not in metrics.intervals(single, resamples=5)
-    assert metrics.log_loss(LabelForecasts.yes_or_no([0.0], [1.0])) == pytest.approx(-math.log(1e-6))
+    assert METRICS["log_loss"].of(LabelForecasts.yes_or_no([0.0], [1.0])) == pytest.approx(-math.log(1e-6))
 
 
 def test_the_trivial_forecaster_says_the_shares() -> None:
     forecasts = of_many(1)
-    trivial = metrics.measure(forecasts.trivial())
+    trivial = metrics.measure_trivial(forecasts)
     assert trivial["brier"] == pytest.approx(0.5 * (1 - np.sum(forecasts.shares**2)))
     assert trivial["auc"] == 0.5
     assert trivial["accuracy"] == forecasts.shares.max()
+
+
+def test_rows_that_are_weighed_are_rows_that_are_drawn() -> None:
+    """The AUC, which does not add up over rows, and F1 of a label that some draws lack."""
+    generator = np.random.default_rng(5)
+    for forecasts in (of_many(3, 60), sample(4, 30, 1)):
+        places = generator.integers(0, forecasts.rows, (40, forecasts.rows))
+        weights = np.array([np.bincount(one, minlength=forecasts.rows) for one in places], float)
+        trivial = forecasts.trivial(weights)
+        for name, metric in forecasts.metrics.items():
+            apart = [metric.of(forecasts.at(one)) for one in places]
+            assert metric.weighted(forecasts, weights) == pytest.approx(apart, nan_ok=True)
+            apart = [metric.of(shares_of(forecasts.at(one))) for one in places]
+            assert trivial[name] == pytest.approx(apart, nan_ok=True)
+
+
+def shares_of(forecasts: LabelForecasts) -> LabelForecasts:
+    """A forecaster that gives the shares of the same rows to each of them."""
+    told = np.broadcast_to(forecasts.shares, forecasts.probabilities.shape)
+    return LabelForecasts(forecasts.labels, told, forecasts.truth, forecasts.of_many)
 
 
 def test_reliability_bins_hold_every_row_once() -> None:
@@ -153,7 +173,7 @@ def test_pairs_are_narrower_than_two_samples_apart() -> None:
     forecast, truth = drawn(4)
     ours, theirs = (LabelForecasts.yes_or_no(p, truth) for p in (forecast, np.clip(forecast + 0.02, 0, 1)))
     paired, apart = metrics.differences(ours, theirs)["brier"], metrics.intervals(ours)["brier"]
-    assert paired.value == pytest.approx(metrics.brier(ours) - metrics.brier(theirs))
+    assert paired.value == pytest.approx(METRICS["brier"].of(ours) - METRICS["brier"].of(theirs))
     assert paired.high - paired.low < (apart.high - apart.low) / 4
     assert metrics.differences(ours, ours)["auc"] == metrics.IntervalEstimate(0.0, 0.0, 0.0)
     with pytest.raises(InvalidInputError, match="different rows"):

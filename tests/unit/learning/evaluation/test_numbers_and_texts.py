@@ -55,6 +55,18 @@ def test_errors_of_numbers_agree_with_another_library() -> None:
     assert advantages(found)["mae"].value == pytest.approx(middle - measured["mae"])
 
 
+def test_the_trivial_forecaster_says_the_median_of_each_draw() -> None:
+    generator = np.random.default_rng(6)
+    for rows in (7, 8):
+        found = numbers(rows, rows, lambda draw, truth: 50.0)
+        places = generator.integers(0, rows, (50, rows))
+        trivial = found.trivial(np.array([np.bincount(one, minlength=rows) for one in places], float))
+        drawn = [found.truth[one] for one in places]
+        medians = [np.full(rows, np.median(truth)) for truth in drawn]
+        for name, of in (("mae", oracle.mean_absolute_error), ("rmse", oracle.root_mean_squared_error)):
+            assert trivial[name] == pytest.approx(list(map(of, drawn, medians)))
+
+
 def test_rouge_l_agrees_with_another_library_and_chrf_with_itself_on_texts_of_any_script() -> None:
     draw, scorer = random.Random(2), RougeScorer(["rougeL"], use_stemmer=False)
     for _ in range(200):
