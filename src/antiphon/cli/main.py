@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -93,6 +94,7 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
+@cache
 def assemble() -> typer.Typer:
     """Every command, in the order of first use."""
     app = typer.Typer(

@@ -220,7 +220,7 @@ def test_a_blank_project_declares_nothing_and_its_example_is_one(tmp_path) -> No
     refused = antiphon("init", "other", "--blueprint", "blnak")
     assert (
         refused.code,
-        "Did you mean 'blank'? There are blank, desk, enrichment, extraction, triage." in refused.err,
+        "Did you mean 'blank'? There are assistant, blank, desk, enrichment, extraction, triage." in refused.err,
     ) == (3, True)
 
 
