@@ -182,6 +182,9 @@ bench-guards: environment  ## time to the first shown sentence with guards and w
 bench-conversations: environment  ## ten turns with an assistant: earlier tokens that are not computed again, and replay; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.conversations --size $(SIZE) --keep
 
+bench-judged-means: environment  ## judges' means corrected by people's scores: how often the interval is right, beside the judge alone; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.learning.judged_means --size $(SIZE)
+
 bench-applications: environment  ## every blueprint all the way: init, up, ask, batch, outcomes, train or edit, gates, shadow, canary, live, a bad release stopped
 	@$(BIN)/python -m benchmarks.applications
 

@@ -63,6 +63,7 @@ _HOMES = {
     "greatest": ("functions", "greatest"),
     "Input": ("on_demand", "Input"),
     "least": ("functions", "least"),
+    "JudgeMetric": ("own_metrics", "JudgeMetric"),
     "metric": ("own_metrics", "metric"),
     "now": ("functions", "now"),
     "one_hot": ("on_demand", "one_hot"),
@@ -83,8 +84,8 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "tool", "http_tool", "ToolBounds",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard", "CitationGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "metric", "FineTune", "Canaries", "Candidates", "TrainingWindow", "Gates", "MetricGate", "Rollout",
-    "GateExemption", "Quality", "expect", "GrantedView", "Documents", "Retrieval",
+    "Outcome", "metric", "JudgeMetric", "FineTune", "Canaries", "Candidates", "TrainingWindow", "Gates", "MetricGate",
+    "Rollout", "GateExemption", "Quality", "expect", "GrantedView", "Documents", "Retrieval",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ if TYPE_CHECKING:
         TrainingWindow,
     )
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
-    from antiphon.definitions.own_metrics import metric
+    from antiphon.definitions.own_metrics import JudgeMetric, metric
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
     from antiphon.definitions.source import Source

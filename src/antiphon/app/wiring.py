@@ -207,7 +207,8 @@ async def open_learning(root: Path) -> AsyncIterator[tuple[LearningPlatform, Sto
     """
     wired = open_project(root)
     try:
-        yield LearningPlatform(wired.store, wired.engine, wired.commit, wired.features), wired.store
+        learning = LearningPlatform(wired.store, wired.engine, wired.commit, wired.features, standbys=wired.standbys)
+        yield learning, wired.store
     finally:
         await wired.close()
 

@@ -119,8 +119,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     elsewhere = weights_files(store, wired.features.catalog.lake)
     served = ServedModels.of(store, wired.engine, elsewhere)
     learning = LearningPlatform(
-        store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served
-    )
+        store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served,
+        standbys=wired.standbys,
+    )  # fmt: skip
     learning.register(registry)
     executor = Executor(store.database, registry, name, environment, lease=parse_duration(settings.lease), poll=poll)
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)

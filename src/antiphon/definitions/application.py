@@ -20,7 +20,7 @@ from antiphon.definitions.guards import AnyGuard, JudgeGuard
 from antiphon.definitions.learning import FineTune, GateExemption, Gates, Outcome, Rollout
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.outcome_shape import OutcomeShape, shape_of
-from antiphon.definitions.own_metrics import OwnMetric
+from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
 from antiphon.definitions.place import caller, declared
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.sensitivity import Tags
@@ -199,6 +199,13 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     # Unset where one outcome is declared, or none, and no metric, for the same reason.
     more_outcomes: tuple[Outcome, ...] | msgspec.UnsetType = msgspec.UNSET
     own_metrics: tuple[OwnMetric, ...] | msgspec.UnsetType = msgspec.UNSET
+    judge_metrics: tuple[JudgeMetric, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def user_metrics(self) -> dict[str, OwnMetric | JudgeMetric]:
+        """The user's own metrics and those of judges, by name."""
+        found: list[OwnMetric | JudgeMetric] = [*(self.own_metrics or ()), *(self.judge_metrics or ())]
+        return {one.name: one for one in found}
 
     @property
     def text_locale(self) -> str:
@@ -306,7 +313,7 @@ class Application:
         retrievals: what is looked up in documents for the prompt.
         conversation: rule by which earlier turns are seen; ``None``: it answers single questions.
         tools: functions declared by :func:`tool` that the model may call before it answers, within ``tool_bounds``.
-        metrics: functions under ``@metric`` that evaluations call for each row.
+        metrics: functions under ``@metric`` and :class:`JudgeMetric` that evaluations call for each row.
         fallback: engines to try in order, ``ENGINE`` or ``ENGINE/MODEL`` each.
         when_unavailable: answer when no engine answers: a rule's name or a :class:`WhenUnavailable`.
         owner: owner's name.

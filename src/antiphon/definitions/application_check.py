@@ -32,7 +32,7 @@ from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes, outcome_of, type_mistakes
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.on_demand import OnDemandView
-from antiphon.definitions.own_metrics import own_metrics
+from antiphon.definitions.own_metrics import judge_metrics, own_metrics
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source
 from antiphon.definitions.template import template_reads
@@ -76,6 +76,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "ungated": application.ungated or msgspec.UNSET,
         "more_outcomes": application.more_outcomes or msgspec.UNSET,
         "own_metrics": own_metrics(application.metrics) or msgspec.UNSET,
+        "judge_metrics": judge_metrics(application.metrics) or msgspec.UNSET,
         "locale": msgspec.UNSET if application.locale == "en" else application.locale,
         "conversation": msgspec.UNSET if application.conversation is None else application.conversation,
         "tools": application.tools or msgspec.UNSET,

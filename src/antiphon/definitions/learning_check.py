@@ -23,7 +23,7 @@ from antiphon.definitions.learning import (
     set_name,
 )
 from antiphon.definitions.outcome_shape import OutcomeShape, metric_names, shape_of
-from antiphon.definitions.own_metrics import own_metric_mistakes, own_metrics
+from antiphon.definitions.own_metrics import names_of, own_metric_mistakes
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source, SourceSpec
 
@@ -76,7 +76,7 @@ def learning_mistakes(application: Application, keys: tuple[str, ...]) -> Iterat
     known = tuple(metric_names(shapes))
     mistaken = list(own_metric_mistakes(application.metrics, known))
     yield from mistaken
-    own = () if mistaken else tuple(one.name for one in own_metrics(application.metrics))
+    own = () if mistaken else names_of(application.metrics)
     yield from _gate_mistakes(application.gates, keys, (*known, *own))
     yield from _rollout_mistakes(application.rollout)
     yield from _ungated_mistakes(application.ungated)

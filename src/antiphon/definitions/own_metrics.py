@@ -1,4 +1,4 @@
-"""Metrics of the user's own: functions of a request, its output and what came true."""
+"""Metrics of the user's own: functions of a request, its output and what came true, and judge models with a rubric."""
 
 from __future__ import annotations
 
@@ -39,6 +39,39 @@ class OwnMetric(msgspec.Struct, frozen=True):
         return self.direction == "higher"
 
 
+class JudgeMetric(msgspec.Struct, frozen=True):
+    """A judge model's score of an answer by a rubric, from 1 to 5, corrected by people's scores.
+
+    People score answers by ``antiphon prompts annotate --criterion CRITERION --score N``, where the criterion is the
+    metric's name, from the second version of the rubric on ``NAME@VERSION``. What the judge says of those answers is
+    compared with them, and its mean over all answers is corrected by the difference. With fewer than ``least`` scores
+    the metric is uncalibrated: shown as that, and no gate on it passes.
+
+    Attributes:
+        name: in evaluations and gates.
+        rubric: what is scored, in words.
+        version: of the rubric; change it with the rubric, for scores by another one say nothing of this.
+        engine: ``ENGINE`` or ``ENGINE/MODEL`` that judges; empty: the engine and model that answer.
+        trials: times that the judge is asked about each answer; their mean counts. More than one are sampled.
+        property: the property of the output that is judged; empty: all of it.
+        least: scores of people without which it is uncalibrated.
+        timeout: seconds within which the judge must answer each time.
+    """
+
+    name: str
+    rubric: str
+    version: str = "1"
+    engine: str = ""
+    trials: int = 1
+    property: str = ""
+    least: int = 30
+    timeout: float = 60.0
+
+    def criterion(self) -> str:
+        """The criterion of annotations that score by this rubric."""
+        return self.name if self.version == "1" else f"{self.name}@{self.version}"
+
+
 def metric(
     *,
     direction: Literal["higher", "lower"] = "higher",
@@ -66,11 +99,21 @@ def metric(
 
 def own_metrics(given: Sequence[Any]) -> tuple[OwnMetric, ...]:
     """The declared metrics of functions; raises ``InvalidInputError`` for one that is none."""
-    found = [getattr(one, _DECLARED, one) for one in given]
+    found = [getattr(one, _DECLARED, one) for one in given if not isinstance(one, JudgeMetric)]
     for one in found:
         if not isinstance(one, OwnMetric):
-            raise InvalidInputError(f"{one!r} is no function under @metric.", where="metrics")
+            raise InvalidInputError(f"{one!r} is no function under @metric and no JudgeMetric.", where="metrics")
     return tuple(found)
+
+
+def judge_metrics(given: Sequence[Any]) -> tuple[JudgeMetric, ...]:
+    """The declared metrics of judge models."""
+    return tuple(one for one in given if isinstance(one, JudgeMetric))
+
+
+def names_of(given: Sequence[Any]) -> tuple[str, ...]:
+    """The names of all of them."""
+    return (*(one.name for one in own_metrics(given)), *(one.name for one in judge_metrics(given)))
 
 
 def own_metric_mistakes(given: Any, taken: Sequence[str]) -> Iterator[str]:
@@ -80,12 +123,18 @@ def own_metric_mistakes(given: Any, taken: Sequence[str]) -> Iterator[str]:
     except (InvalidInputError, TypeError) as error:
         yield f"metrics: {error.what if isinstance(error, InvalidInputError) else error}"
         return
-    names = [one.name for one in found]
+    names = names_of(given)
+    for name in names:
+        if names.count(name) > 1 or name in taken:
+            yield f"metrics: the name {name!r} is taken."
+        if not name.isidentifier():
+            yield f"metrics: {name!r} is no name such as 'politeness'."
+    for judge in judge_metrics(given):
+        if not judge.rubric.strip():
+            yield f"metrics: {judge.name}: a rubric says what is scored."
+        if not 1 <= judge.trials <= 9 or judge.least < 2 or not judge.timeout > 0:
+            yield f"metrics: {judge.name}: 1 to 9 trials, at least 2 scores of people, and a timeout above 0 s."
     for one in found:
-        if names.count(one.name) > 1 or one.name in taken:
-            yield f"metrics: the name {one.name!r} is taken."
-        if not one.name.isidentifier():
-            yield f"metrics: {one.name!r} is no name such as 'politeness'."
         if one.direction not in ("higher", "lower"):
             yield f"metrics: {one.name}: direction is 'higher' or 'lower', not {one.direction!r}."
         if not (math.isfinite(one.low) and math.isfinite(one.high) and one.low < one.high):

@@ -25,7 +25,7 @@ from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answering.retrieval import Retrieve
 from antiphon.serving.answering.tool_functions import ToolFunctions
-from antiphon.serving.fallback.engines import FailoverPolicy
+from antiphon.serving.fallback.engines import Engines, FailoverPolicy
 from antiphon.serving.ports import EntityReader, PolicyDecider, ReleaseAssignment
 from antiphon.serving.services import Services
 from antiphon.serving.user_functions import UserFunctions
@@ -95,7 +95,6 @@ def serving_services(
         retrieve: retrieves otherwise than from what is published here.
     """
     gateway = store.settings.gateway
-    first_token = _first_token(store)
     folder = (store.paths.root / store.settings.project.definitions).parent
     return Services(
         engine=engine,
@@ -125,8 +124,18 @@ def serving_services(
         guard_functions=user_functions(store),
         retrieve=retrieve or features.retrieve,
         tool_functions=ToolFunctions(store.settings.project.tool_modules, folder, store.settings.project.tool_urls),
-        failover=FailoverPolicy(first_token=first_token, describe=min(5.0, first_token)),
+        failover=_failover(store),
     )
+
+
+def judge_engines(store: Store, engine: GenerationEngine, standbys: Mapping[str, GenerationEngine]) -> Engines:
+    """The engines whose models may judge answers."""
+    return Engines(engine, standbys, _failover(store), store.database.clock)
+
+
+def _failover(store: Store) -> FailoverPolicy:
+    first_token = _first_token(store)
+    return FailoverPolicy(first_token=first_token, describe=min(5.0, first_token))
 
 
 def user_functions(store: Store) -> UserFunctions:

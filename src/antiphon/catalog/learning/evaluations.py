@@ -122,6 +122,20 @@ class SuiteSummary(msgspec.Struct, frozen=True):
         return sum(half.probes for half in self.halves)
 
 
+class JudgedMean(msgspec.Struct, frozen=True):
+    """The mean of a judge model's scores.
+
+    Attributes:
+        mean: corrected by people's scores where ``corrected``; otherwise ``judge``, that of the judge alone.
+        people: answers that people scored by the same rubric, of this release and of the one it is compared with.
+    """
+
+    mean: IntervalEstimate
+    judge: IntervalEstimate
+    people: int
+    corrected: bool
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """Measurements of one release on one dataset, made through the function that serves.
 
@@ -134,6 +148,7 @@ class Evaluation(msgspec.Struct, frozen=True):
             positive where better.
         outcomes: that the answers were compared with.
         own_failures: metrics of the user's own to the number of rows of which they gave no value.
+        judged: metrics of judge models, which ``metrics`` has as well.
         valid_share, false_share, guard_share: of ``whole_rows`` whole outputs: those that meet the schema before a
             guard acted, those whose served text states a figure that is not the request's, those a guard changed.
         against: the release it is compared with on identical rows; ``difference`` metric to (this − that).
@@ -178,6 +193,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     fingerprints: tuple[str, ...] = ()
     outcomes: tuple[OutcomeShape, ...] = ()
     own_failures: dict[str, int] = {}
+    judged: dict[str, JudgedMean] = {}
 
     @property
     def passed(self) -> bool:

@@ -13,6 +13,7 @@ from functools import partial
 
 import msgspec
 
+from antiphon.catalog.learning.annotations import Annotation
 from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.learning.evaluations import Evaluation, Evaluations
 from antiphon.catalog.releases.releases import Release, Releases
@@ -27,11 +28,13 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import gates
 from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each, next_id
+from antiphon.learning.evaluation.judges import with_judges
 from antiphon.learning.evaluation.requests import EvaluationRequests
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResults
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
+from antiphon.serving.fallback.engines import Engines
 from antiphon.serving.user_functions import UserFunctions
 
 
@@ -46,6 +49,8 @@ class ReleaseEvaluator:
         patience: seconds a row waits for an engine that is away.
         suites: the safety suites.
         functions: those of the user's own metrics.
+        engines: judge models answer from these; without them metrics of judges have no value.
+        annotations: what people said of predictions, which corrects judges.
         current: tells whether an earlier evaluation of a release is of the model that is served now.
     """
 
@@ -59,6 +64,8 @@ class ReleaseEvaluator:
     patience: float = 60.0
     suites: SafetySuites = field(default_factory=SafetySuites)
     functions: UserFunctions = field(default_factory=UserFunctions)
+    engines: Engines | None = None
+    annotations: Callable[[Scope, Sequence[str]], Sequence[Annotation]] = lambda scope, predictions: ()
     current: Callable[[Release, Evaluation], bool] = lambda release, evaluation: True
 
     async def evaluate(
@@ -130,11 +137,12 @@ class ReleaseEvaluator:
             baseline = await self._baseline(scope, against, dataset, rows, limit, principal, progress)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         requests = EvaluationRequests(
-            self.answering, self.texts, release, dataset, rows, who, self.patience, self.functions
+            self.answering, self.texts, release, dataset, rows, who, self.patience, self.functions, self.engines
         )
         # The end of a number or a text depends on what comes after it; a label's probabilities do not.
         application = release.bundle.application
-        if application.own_metrics or any(shape.form != "label" for shape in application.shapes):
+        by_text = application.own_metrics or application.judge_metrics
+        if by_text or any(shape.form != "label" for shape in application.shapes):
             mode = "whole"
         whole_examples = whole_rows(rows, len(rows) if mode == "whole" else whole)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
@@ -191,6 +199,8 @@ class ReleaseEvaluator:
             EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in tried.probes))
         )
         blob = self.texts.put(release.scope, content)
+        names = [row.prediction for row in (*results, *baseline) if row.prediction is not None]
+        annotations = self.annotations(release.scope, names) if application.judge_metrics else ()
         evaluation = summarize(
             id=id,
             release=release,
@@ -204,6 +214,7 @@ class ReleaseEvaluator:
             rows_blob=blob,
             created_at=self.clock.now(),
         )
+        evaluation = with_judges(evaluation, application, results, baseline, annotations)
         evaluation = msgspec.structs.replace(evaluation, gates=gates.check(evaluation, application))
         return self.evaluations.add(evaluation)
 

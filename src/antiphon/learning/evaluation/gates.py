@@ -15,7 +15,7 @@ from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO, ApplicationSpec
 from antiphon.definitions.learning import Gates, MetricGate, metric_gates
-from antiphon.definitions.own_metrics import OwnMetric
+from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
 from antiphon.learning.evaluation.metrics import TRIVIAL, metric_of, metric_title
 
 ENOUGH = 50
@@ -108,7 +108,7 @@ def compares_with_live(application: ApplicationSpec) -> bool:
 
 
 def _metric_gates(evaluation: Evaluation, application: ApplicationSpec) -> Iterator[EvaluationGate]:
-    own = {one.name: one for one in application.own_metrics or ()}
+    own = application.user_metrics
     single = f"the evaluation's rows are all {next(iter(evaluation.labels), 'of one label')!r}, so it is not measured"
     for name, bound in metric_gates(application.gates, application.shapes).items():
         further = name.rpartition(".")[0]
@@ -137,17 +137,26 @@ def _metric_gates(evaluation: Evaluation, application: ApplicationSpec) -> Itera
             yield _disparity(name, evaluation, bound.disparity)
 
 
-def _own_gates(own: OwnMetric, bound: MetricGate, evaluation: Evaluation) -> Iterator[EvaluationGate]:
-    """Gates of a metric of the user's own, none of which passes while it has no value of some row."""
+def _own_gates(own: OwnMetric | JudgeMetric, bound: MetricGate, evaluation: Evaluation) -> Iterator[EvaluationGate]:
+    """Gates of a metric of the user's own, none of which passes while it has no value of some row, or is a judge's that
+    too few people corrected."""
     failures, name = evaluation.own_failures.get(own.name, 0), own.name
+    judged = evaluation.judged.get(name)
+    if judged is not None and isinstance(own, JudgeMetric) and not judged.corrected:
+        why = f"{name} is uncalibrated: people scored {judged.people} answers by its rubric, {own.least} are needed"
+        for field in ("value", "behind_live"):
+            if (one := getattr(bound, field)) is not None:
+                yield _gate(ge, f"{name}_{field}", None, one, "", why)
+        return
     if failures and any(value is not None for value in msgspec.structs.astuple(bound)):
         yield _gate(
             le, f"{name}_failures", float(failures), 0.0, f"{name} gave no value of {{0:.0f}} rows, {{1:.0f}} may"
         )
+    higher = not isinstance(own, OwnMetric) or own.higher
     if bound.value is not None:
-        yield _value_gate(name, own.higher, evaluation, bound.value, f"{name} has no value of any row")
+        yield _value_gate(name, higher, evaluation, bound.value, f"{name} has no value of any row")
     if bound.behind_live is not None:
-        yield _behind_live(name, own.higher, evaluation, bound.behind_live)
+        yield _behind_live(name, higher, evaluation, bound.behind_live)
     for field in ("advantage", "sure_advantage", "disparity"):
         if getattr(bound, field) is not None:
             yield _gate(ge, f"{name}_{field}", None, getattr(bound, field), "", "a metric of the user's own has none")

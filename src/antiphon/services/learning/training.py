@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from antiphon.definitions.granted import model_owner
 from antiphon.durable.executor import WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine import weights
-from antiphon.engine.api.port import Engine
+from antiphon.engine.api.port import Engine, GenerationEngine
 from antiphon.features.documents.retrieval import RetrievalRequest, RetrievalResult
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
@@ -47,7 +47,7 @@ from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
 from antiphon.orchestration.worker import wait
-from antiphon.services.answering import serving_services, user_functions
+from antiphon.services.answering import judge_engines, serving_services, user_functions
 from antiphon.services.engines.remote_models import evaluated_now, remote_version
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.granted import not_granted
@@ -84,6 +84,7 @@ class LearningPlatform:
         engine, commit, features: of the process.
         run_training: runs a training in a process of its own; without it trainings are refused.
         served: has the engine load what is evaluated; without one a model must be served already.
+        standbys: other engines by name, which judges may be.
     """
 
     store: Store
@@ -93,6 +94,7 @@ class LearningPlatform:
     _: KW_ONLY
     run_training: RunTraining = _refuse_training
     served: ServedModels | None = None
+    standbys: Mapping[str, GenerationEngine] = field(default_factory=dict)
 
     @cached_property
     def builder(self) -> DatasetBuilder:
@@ -110,6 +112,8 @@ class LearningPlatform:
             clock=store.database.clock,
             suites=self.suites,
             functions=user_functions(store),
+            engines=judge_engines(self.store, self.engine, self.standbys),
+            annotations=store.annotations.of_predictions,
             current=partial(evaluated_now, store),
             concurrency=store.settings.gateway.batch_concurrency,
         )

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 
 from antiphon.core.errors import AntiphonError
-from antiphon.core.ids import new_id
-from antiphon.core.telemetry import traceparent
 from antiphon.definitions.degradation import Target, target_of
 from antiphon.definitions.guards import JudgeGuard
-from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest, GenerationResult, ModelDescription
-from antiphon.serving.answering import prompts
-from antiphon.serving.answering.guards.outputs import parsed
 from antiphon.serving.fallback.engines import Engines
+from antiphon.serving.judge_model import JudgeQuestion, ask_judge
 from antiphon.serving.request import AnswerRequest
 
 _log = logging.getLogger(__name__)
@@ -43,11 +36,12 @@ async def verdict(
         answering: engine and model of the text, which judge where the guard names no others.
         origin: the request, whose tenant and path the judge's work counts as.
     """
+    priority = "batch" if origin.tier == "flex" else origin.path
+    question = JudgeQuestion(SYSTEM, guard.rubric, VERDICT, text, origin.scope, priority)
     try:
         async with asyncio.timeout(guard.timeout):
             target = target_of(guard.engine, answering.model) if guard.engine else answering
-            engine, model = await engines.described(target)
-            said = parsed(await _said(engine.generate, _question(model, guard, text, origin)))
+            said = await ask_judge(engines, target, question)
     except TimeoutError:
         return f"the judge did not answer within {guard.timeout:g} s"
     except Exception as error:
@@ -58,31 +52,3 @@ async def verdict(
     if decision == "pass":
         return None
     return f"the judge says {'fail' if decision == 'fail' else 'nothing clear'} by rubric version {guard.version}"
-
-
-async def _said(
-    call: Callable[[GenerationRequest], AsyncGenerator[Delta | GenerationResult, None]], request: GenerationRequest
-) -> str:
-    said = ""
-    async with aclosing(call(request)) as events:
-        async for event in events:
-            if isinstance(event, GenerationResult):
-                said = event.text
-    return said
-
-
-def _question(model: ModelDescription, guard: JudgeGuard, text: str, origin: AnswerRequest) -> GenerationRequest:
-    turns = [ChatTurn("system", SYSTEM), ChatTurn("user", f"Rubric: {guard.rubric}\n\nText:\n{text}")]
-    own_template = not model.chat_template
-    return GenerationRequest(
-        id=new_id("judge"),
-        model=model.name,
-        prompt="" if own_template else prompts.chat(model, turns),
-        messages=tuple(turns) if own_template else (),
-        max_tokens=16,
-        temperature=0.0,
-        json_schema=json.dumps(VERDICT),
-        priority="batch" if origin.tier == "flex" else origin.path,
-        traceparent=traceparent(),
-        cache_salt=origin.scope.tenant,
-    )
