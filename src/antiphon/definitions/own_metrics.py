@@ -42,7 +42,7 @@ class OwnMetric(msgspec.Struct, frozen=True):
 class JudgeMetric(msgspec.Struct, frozen=True):
     """A judge model's score of an answer by a rubric, from 1 to 5, corrected by people's scores.
 
-    People score answers by ``antiphon prompts annotate --criterion CRITERION --score N``, where the criterion is the
+    People score answers by ``antiphon prompts annotate PREDICTION --score CRITERION=N``, where the criterion is the
     metric's name, from the second version of the rubric on ``NAME@VERSION``. What the judge says of those answers is
     compared with them, and its mean over all answers is corrected by the difference. With fewer than ``least`` scores
     the metric is uncalibrated: shown as that, and no gate on it passes.
