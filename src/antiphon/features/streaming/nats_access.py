@@ -103,6 +103,14 @@ class Access(msgspec.Struct, frozen=True):
             ) from None
         return read_key(content.decode("utf-8", "replace"), str(self.file))
 
+    def ended(self, now: datetime) -> datetime | None:
+        """When the credentials' JWT ended; ``None`` of one that has not, and without any."""
+        try:
+            key = self.key()
+        except AntiphonError:
+            return None
+        return None if key is None else key.ended(now)
+
     def refused(self, name: str, said: str, now: datetime) -> SetupError:
         """The error for a server that refuses access, with the next step.
 
@@ -114,12 +122,7 @@ class Access(msgspec.Struct, frozen=True):
         if self.file is not None or self.text is not None:
             field = FILE if self.file is not None else VARIABLE
             way = f"Set [features] {field} to a user that this server's account or configuration knows."
-            try:
-                key = self.key()
-            except AntiphonError:
-                key = None
-            ended = None if key is None else key.ended(now)
-            if ended is not None:
+            if (ended := self.ended(now)) is not None:
                 said = f"{said.rstrip('.')}; the JWT ended at {ended:%Y-%m-%d %H:%M:%S} UTC"
                 way = "Have the account sign a new one; a file is read again at the next connection."
         return SetupError(f"{name} refuses access: {said[:300]}.", where="event log", next_step=way)

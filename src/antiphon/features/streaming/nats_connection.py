@@ -64,6 +64,9 @@ async def connected(url: str, access: Access, timeout: float) -> Any:
                 raise problem from error
             if _is_refusal(each):
                 raise access.refused(url, str(each), datetime.now(UTC)) from error
+        if access.ended(datetime.now(UTC)) is not None:
+            # Its refusal may come too late to be read, or be lost with the connection.
+            raise access.refused(url, "It gives no answer", datetime.now(UTC)) from error
         raise
 
 
