@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.applications.journey import Blueprint, UserRequest
 
-from antiphon.cli.blueprints import handbook, mails, tickets
+from antiphon.cli.blueprints import handbook, mails, products, tickets
 
 THUMB = "thumb"
 """In place of an outcome: words of a right answer, which decide whether its user likes it."""
@@ -98,7 +98,7 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "enrich",
             product,
             told,
-            ("all.csv", 320),
+            ("all.csv", products.NUMBER),
             improve=(
                 (
                     'system="You put the products of a store into departments."',

@@ -27,8 +27,14 @@ from antiphon.core.child_process import start_child
 AT_ONCE = 2
 """Users who ask at the same time."""
 
+FIRST_SECONDS = 420
+"""The first release is held against its gates, and features are published, within this."""
+
 LOOK_EVERY = 4
 """Requests between two looks at a rollout."""
+
+FEW_PROBES = ("--probes", "12")
+"""As many safety probes as the gates before any traffic take."""
 
 Edit = tuple[str, str]
 """A text of the definitions, and what it becomes."""
@@ -100,7 +106,9 @@ class Journey:
             key = (self.root / ".antiphon" / "keys" / "admin.key").read_text(encoding="utf-8").strip()
             headers = {"authorization": f"Bearer {key}"}
             async with httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=120.0) as client:
-                first = await until(lambda: self._live(client), bool, 300)
+                first = await until(lambda: self._live(client), bool, FIRST_SECONDS)
+                # One without gates is live before its features are published.
+                await until(lambda: self._answers(client), bool, FIRST_SECONDS)
                 self.seconds["up"] = time.monotonic() - clock
                 found: dict[str, Any] = {"first": first}
                 with self._timed("ask"):
@@ -150,6 +158,9 @@ class Journey:
         if self.blueprint.improve:
             self._edit(self.blueprint.improve)
             await self._command("apply", "--rationale", "a better prompt")
+            release = (await self._newest())["release"]
+            await self._command("releases", "validate", release, *FEW_PROBES)
+            await self._command("releases", "rollout", release, "--reason", "a better prompt")
         else:
             await self._command("train", name, "--rollout", "--reason", "learns what came true")
         rollout = await self._rollout(client)
@@ -169,21 +180,24 @@ class Journey:
             assert rollout is not None
             state = f"{rollout['state']} {rollout['step']}" if rollout["state"] == "canary" else rollout["state"]
             moves += [state] if state != moves[-1] else []
+            judged = await self._judgement(client, rollout["id"])
+            print(f"  {self.blueprint.name}: {requests} requests, {judged}", file=sys.stderr, flush=True)
         return {"state": rollout["state"], "requests": requests, "moves": moves, "reason": rollout["reason"]}
 
     async def _spoiled(self, client: httpx2.AsyncClient, live: str) -> dict[str, Any]:
         """Apply bad definitions: what stopped them, and after how many requests of users."""
         self._edit(self.blueprint.spoil)
-        process = await self._process("apply", "--rationale", "a bad idea")
-        newest = await self._newest()
-        if newest["release"] == live:
-            raise RuntimeError(f"The bad definitions made no release: {process[1]}")
-        rollout = await self._rollout(client)
-        if process[0] != 0 or rollout is None or rollout["candidate"] != newest["release"]:
-            shown = json.loads(await self._command("releases", "show", newest["release"]))
-            failed = [f"{one['name']}: {one['reason']}" for one in shown["gates"] if one["passed"] is False]
-            found = {"stopped_by": "gates", "metrics": failed or [shown["check"]], "requests": 0}
+        applied = await self._command("apply", "--rationale", "a bad idea")
+        release = (await self._newest())["release"]
+        if release == live:
+            raise RuntimeError(f"The bad definitions made no release: {applied}")
+        code, said, why = await self._process("releases", "validate", release, *FEW_PROBES)
+        if code != 0:
+            gates = json.loads(said)["gates"] if said.startswith("{") else []
+            failed = [f"{one['name']}: {one['reason']}" for one in gates if one["passed"] is False]
+            found = {"stopped_by": "gates", "metrics": failed or [why], "requests": 0}
         else:
+            await self._command("releases", "rollout", release, "--reason", "a bad idea")
             ended = await self._rolled_out(client)
             found = {"stopped_by": "judge", "metrics": [ended["reason"]], **ended}
         return {**found, "live": await self._live(client)}
@@ -200,7 +214,7 @@ class Journey:
         self._users += 1
         body = {
             "model": name, "entity": asked.entity, "user": f"user-{self._users}",
-            "messages": [{"role": "user", "content": asked.question}],
+            "messages": _question(asked),
         }  # fmt: skip
         answer = await client.post("/v1/chat/completions", json=body)
         if answer.status_code != 200:
@@ -218,6 +232,12 @@ class Journey:
 
     # The project.
 
+    async def _answers(self, client: httpx2.AsyncClient) -> bool:
+        asked = self.blueprint.ask(self.root, random.Random(0))
+        body = {"model": self.blueprint.application, "entity": asked.entity}
+        said = await client.post("/v1/chat/completions", json=body | {"messages": _question(asked)})
+        return said.status_code == 200
+
     async def _live(self, client: httpx2.AsyncClient) -> str:
         """The live release; empty while there is none."""
         listed = (await client.get("/admin/releases", params={"application": self.blueprint.application})).json()
@@ -228,6 +248,10 @@ class Journey:
         listed = (await client.get("/admin/rollouts", params={"application": self.blueprint.application})).json()
         found: list[dict[str, Any]] = listed["rollouts"]
         return found[0] if found else None
+
+    async def _judgement(self, client: httpx2.AsyncClient, rollout: str) -> str:
+        found = (await client.get(f"/admin/rollouts/{rollout}", params={"judgements": 1})).json()
+        return str(found["judgements"][0]["sentence"] if found["judgements"] else "not judged yet")
 
     async def _newest(self) -> dict[str, Any]:
         found: list[dict[str, Any]] = json.loads(await self._command("releases", "list", self.blueprint.application))
@@ -262,3 +286,8 @@ class Journey:
         began = time.monotonic()
         yield
         self.seconds[part] = round(time.monotonic() - began, 1)
+        print(f"  {self.blueprint.name}: {part} took {self.seconds[part]} s", file=sys.stderr, flush=True)
+
+
+def _question(asked: UserRequest) -> list[dict[str, str]]:
+    return [{"role": "user", "content": asked.question}]

@@ -13,7 +13,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli import rollouts
 from antiphon.cli.options import HERE, Application, Json, OnlyApplication, Project, Reason
 from antiphon.cli.outline import outline
-from antiphon.cli.output import Progress, moment, shortened, show, table
+from antiphon.cli.output import Progress, moment, note, shortened, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
 from antiphon.core.errors import InvalidInputError
 
@@ -92,28 +92,33 @@ def validate(
     release: ReleaseId,
     rows: Annotated[int, typer.Option(min=1, help="Rows that are evaluated.")] = 400,
     texts: Annotated[int, typer.Option(min=1, help="So many of them are asked for the whole output.")] = 100,
+    probes: Annotated[
+        int, typer.Option(min=0, help="Of each half of a safety suite at most so many probes; 0: all.")
+    ] = 0,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a release on held-out moments, or without an outcome on sampled requests, and hold it against its
-    gates."""
+    """Evaluate a release on held-out moments, or without enough known outcomes on sampled requests, and hold it against
+    its gates."""
     from antiphon.app.wiring import open_learning
     from antiphon.services.learning.gate_orders import GatesError
-    from antiphon.services.learning.gate_runs import validate_without_set
+    from antiphon.services.learning.gate_runs import evaluation_set, validate_without_set
 
     async def validated() -> ValidationResult:
         async with open_learning(project) as (learning, store):
             with Progress() as progress:
                 candidate = await asyncio.to_thread(store.releases.get, store.scope, release)
                 await learning.run_regressions(candidate, at_terminal(store).id, progress)
-                if candidate.bundle.application.outcome is None:
+                chosen = await asyncio.to_thread(evaluation_set, learning, candidate, rows)
+                if chosen["why"]:
+                    note(f"{release} is checked without an evaluation set: {chosen['why']}.")
                     await learning.serve(candidate)
                     return await validate_without_set(
                         learning, candidate, principal=at_terminal(store).id, progress=progress
                     )
                 return await learning.validate(
                     store.scope, release, principal=at_terminal(store).id, rows=rows, texts=texts,
-                    progress=lambda done, total, note: progress(done, total, f"{release} rows"),
+                    probes=probes or None, progress=lambda done, total, note: progress(done, total, f"{release} rows"),
                 )  # fmt: skip
 
     verdict = asyncio.run(validated())

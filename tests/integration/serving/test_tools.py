@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 from tests.harness import tea_tools
 from tests.harness.assistant import ENTITY, assistant
 from tests.harness.small_desk import SCOPE, FeatureTable, SmallDesk
@@ -25,7 +26,7 @@ from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.tool_functions import ToolFunctions
-from antiphon.serving.answering.tools import NO_CALL
+from antiphon.serving.answering.tools import NO_CALL, words
 from antiphon.serving.request import Answer, Message, TextDelta
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration, echo
 
@@ -107,6 +108,20 @@ async def test_the_model_is_told_what_a_tool_gave(make: Make) -> None:
     assert answer.text == echo(desk.scripted.asked[-1]).text
     assert len(answer.receipt.decisions) == 2
     assert answer.usage.attempts == 3
+    # The model has seen two turns of calls and nothing else of its own: the grammar keeps the answer to words.
+    assert desk.scripted.asked[-1].grammar == words()
+    assert desk.scripted.asked[0].grammar is None
+
+
+def test_the_grammar_of_an_answer_lets_no_call_begin() -> None:
+    tokens = LLTokenizer("byte")
+    for text, allowed in (
+        ("Two years [1].", True), ('{"tool_calls": []}', False), (' {"tool_calls"', False), ("<tool_call>", False),
+        ('He said {"yes"}', True), ("", True),
+    ):  # fmt: skip
+        matcher = LLMatcher(tokens, words())
+        whole = matcher.try_consume_tokens(tokens.tokenize_str(text)) == len(text)
+        assert (whole and matcher.is_accepting()) == allowed, text
 
 
 async def test_a_replay_calls_nothing_and_gives_the_same_bytes(make: Make) -> None:

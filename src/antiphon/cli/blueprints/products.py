@@ -8,7 +8,7 @@ from pathlib import Path
 
 from antiphon.cli.blueprints.tables import write_table
 
-NUMBER = 320
+NUMBER = 160
 DAYS = 30
 
 _DEPARTMENTS = {

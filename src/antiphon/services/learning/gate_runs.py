@@ -63,7 +63,7 @@ class GateWorkflow:
         order = msgspec.convert(arguments, GateArguments)
         release = await asyncio.to_thread(self._store.releases.get, run.scope, order.release)
         await self._await_parts(run, release)
-        chosen = await run.step("choose the evaluation set", self._evaluation_set, release)
+        chosen = await run.step("choose the evaluation set", evaluation_set, self._learning, release)
         for left in reversed(range(MOST_ROUNDS)):
             try:
                 measured = await run.step("measure", self._measured, run, order, release, chosen)
@@ -135,18 +135,6 @@ class GateWorkflow:
         )
         return found
 
-    def _evaluation_set(self, release: Release) -> dict[str, str]:
-        """The ``dataset`` of rows with a known truth, where there are enough of them, or ``why`` there is none."""
-        application = release.bundle.application
-        if application.outcome is None:
-            return {"dataset": "", "why": "no outcome is declared"}
-        try:
-            dataset = self._learning.held_out(release.scope, release, ROWS)
-        except (InvalidInputError, NotFoundError, ConflictError) as error:
-            return {"dataset": "", "why": error.what}
-        few = f"{dataset.rows} rows have a known outcome, and {application.gates.rows} are needed"
-        return {"dataset": dataset.id, "why": few if dataset.rows < application.gates.rows else ""}
-
     def _conclude(
         self, run: str, order: GateArguments, release: Release, found: GatesRunResult, connection: Connection
     ) -> dict[str, Any]:
@@ -190,6 +178,19 @@ class GateWorkflow:
         except AntiphonError as error:  # A rollout began meanwhile, or its model changed.
             return msgspec.structs.replace(found, note=f"validated; {error.what} {again}")
         return msgspec.structs.replace(found, live=True)
+
+
+def evaluation_set(learning: LearningPlatform, release: Release, rows: int = ROWS) -> dict[str, str]:
+    """The ``dataset`` of rows with a known truth, where there are enough of them, or ``why`` there is none."""
+    application = release.bundle.application
+    if application.outcome is None:
+        return {"dataset": "", "why": "no outcome is declared"}
+    try:
+        dataset = learning.held_out(release.scope, release, rows)
+    except (InvalidInputError, NotFoundError, ConflictError) as error:
+        return {"dataset": "", "why": error.what}
+    few = f"{dataset.rows} rows have a known outcome, and {application.gates.rows} are needed"
+    return {"dataset": dataset.id, "why": few if dataset.rows < application.gates.rows else ""}
 
 
 async def validate_without_set(

@@ -251,9 +251,10 @@ class LearningPlatform:
 
     async def validate(
         self, scope: Scope, release: str, *, principal: str, rows: int, texts: int,
-        progress: Callable[[int, int, str], None],
+        progress: Callable[[int, int, str], None], probes: int | None = None,
     ) -> ValidationResult:  # fmt: skip
-        """Evaluate a release on the moments its training window holds out, and hold it against its gates.
+        """Evaluate a release on the moments its training window holds out, and hold it against its gates; ``probes``:
+        of each half of a safety suite at most so many.
 
         Raises:
             NotFoundError, InvalidInputError, CorruptionError: see ``Validation.validate``.
@@ -265,7 +266,7 @@ class LearningPlatform:
         dataset = await asyncio.to_thread(self.held_out, scope, candidate, rows)
         live = self.store.releases.live(scope, candidate.bundle.application.name)
         evaluation = await self.evaluator.evaluate(
-            candidate, dataset, mode="classes", whole=texts, with_safety=texts > 0, progress=progress,
+            candidate, dataset, mode="classes", whole=texts, with_safety=texts > 0, progress=progress, probes=probes,
             against=live.id if live is not None and live.id != release else None,
         )  # fmt: skip
         return await asyncio.to_thread(lambda: self.validation.validate(candidate, evaluation, principal=principal))

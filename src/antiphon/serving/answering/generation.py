@@ -28,7 +28,7 @@ from antiphon.engine.api.messages import (
 from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving.answering import prompts
 from antiphon.serving.answering.context import AnswerContext, Generation
-from antiphon.serving.answering.tools import Tool, Tools, schema, tagged, writes_tools
+from antiphon.serving.answering.tools import Tool, Tools, schema, tagged, words, writes_tools
 from antiphon.serving.request import AnswerRequest
 
 EngineCall = Callable[[GenerationRequest], AsyncGenerator[Delta | GenerationResult, None]]
@@ -97,6 +97,8 @@ def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
             grammar = tagged(tools)
         elif tools is not None:
             output_schema = schema(tools)
+        elif application.tools and output_schema is None:
+            grammar = words()
     return GenerationSpec(
         model=model.name,
         fingerprint=model.fingerprint,

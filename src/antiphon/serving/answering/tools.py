@@ -94,6 +94,11 @@ def tagged(tools: Tools) -> str:
     )
 
 
+def words() -> str:
+    """The grammar of an answer whose calls were chosen before it: a text that is no call, in either form."""
+    return f"%llguidance {{}}\nstart: TEXT\n{_ANY_TEXT}"
+
+
 def schema(tools: Tools) -> dict[str, Any]:
     """The JSON schema of a turn."""
     offered = _offered(tools)
