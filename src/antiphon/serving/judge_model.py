@@ -20,7 +20,7 @@ from antiphon.serving.fallback.engines import Engines
 
 @dataclass(frozen=True)
 class JudgeQuestion:
-    """What a judge is asked.
+    """A question to a judge.
 
     Attributes:
         system: what it is to do, and the form of its answer.

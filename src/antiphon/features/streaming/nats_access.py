@@ -104,7 +104,7 @@ class Access(msgspec.Struct, frozen=True):
         return read_key(content.decode("utf-8", "replace"), str(self.file))
 
     def ended(self, now: datetime) -> datetime | None:
-        """When the credentials' JWT ended; ``None`` of one that has not, and without any."""
+        """The moment at which the credentials' JWT ended; ``None`` of one that has not, and without any."""
         try:
             key = self.key()
         except AntiphonError:
