@@ -74,7 +74,8 @@ def learning_mistakes(application: Application, keys: tuple[str, ...]) -> Iterat
     if application.fine_tune is not None:
         yield from _fine_tune_mistakes(application)
     known = tuple(metric_names(shapes))
-    mistaken = list(own_metric_mistakes(application.metrics, known))
+    properties = application.output.get("properties") if isinstance(application.output, dict) else None
+    mistaken = list(own_metric_mistakes(application.metrics, known, properties if isinstance(properties, dict) else ()))
     yield from mistaken
     own = () if mistaken else names_of(application.metrics)
     yield from _gate_mistakes(application.gates, keys, (*known, *own))

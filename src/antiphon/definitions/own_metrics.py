@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -116,8 +116,9 @@ def names_of(given: Sequence[Any]) -> tuple[str, ...]:
     return (*(one.name for one in own_metrics(given)), *(one.name for one in judge_metrics(given)))
 
 
-def own_metric_mistakes(given: Any, taken: Sequence[str]) -> Iterator[str]:
-    """Mistakes of an application's own metrics, one sentence each; ``taken`` are names of other metrics."""
+def own_metric_mistakes(given: Any, taken: Sequence[str], properties: Collection[str]) -> Iterator[str]:
+    """Mistakes of an application's own metrics, one sentence each; ``taken`` are names of other metrics, ``properties``
+    those of its output."""
     try:
         found = own_metrics(given)
     except (InvalidInputError, TypeError) as error:
@@ -130,6 +131,8 @@ def own_metric_mistakes(given: Any, taken: Sequence[str]) -> Iterator[str]:
         if not name.isidentifier():
             yield f"metrics: {name!r} is no name such as 'politeness'."
     for judge in judge_metrics(given):
+        if judge.property and judge.property not in properties:
+            yield f"metrics: {judge.name}: the output has no property {judge.property!r}."
         if not judge.rubric.strip():
             yield f"metrics: {judge.name}: a rubric says what is scored."
         if not 1 <= judge.trials <= 9 or judge.least < 2 or not judge.timeout > 0:

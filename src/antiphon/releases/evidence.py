@@ -38,10 +38,6 @@ LEAST_SPREAD = 5
 alike."""
 
 
-LEAST_THUMBS = 5
-"""Canary users with a thumb, up or down, without which thumbs promote nothing: who never rates is never unhappy."""
-
-
 class PairedOutcome(msgspec.Struct, frozen=True):
     """Losses of the live release and its shadow on one request, from 0 to 1, in the metric that decides.
 
@@ -183,14 +179,11 @@ def _by_user(plan: Rollout, name: str, users: Sequence[Exposure], bad: Sequence[
 
 
 def _by_thumb(plan: Rollout, users: Sequence[Exposure], thumbs: Mapping[str, bool], weight: float) -> JudgedMetric:
-    """A user without a thumb is none that is unhappy, in both arms alike; before enough canary users gave one, nothing
-    is promoted."""
-    given = {one.unit: thumbs[one.prediction] for one in users if one.prediction and one.prediction in thumbs}
-    metric = _by_user(plan, "thumbs", users, [given.get(one.unit) is False for one in users], weight)
-    rated = sum(one.unit in given for one in users if one.arm == "canary")
-    if metric.note or rated >= LEAST_THUMBS:
-        return metric
-    return msgspec.structs.replace(metric, note=f"{rated} canary users gave a thumb, of {LEAST_THUMBS}")
+    """Compares users who gave a thumb. The ratio's tests take the thumbs down alone, so that who gives none counts in
+    both arms alike; the test against the floor has a thumb of each unit, so that one that has not come yet helps no
+    candidate."""
+    rated = [(one, thumbs[one.prediction]) for one in users if one.prediction and one.prediction in thumbs]
+    return _by_user(plan, "thumbs", [one for one, _ in rated], [not up for _, up in rated], weight)
 
 
 def _by_couple(
@@ -227,7 +220,7 @@ def _metric(
     name: str, seen: Counter[str], failed: Counter[str], harm: float, safe: float, weight: float
 ) -> JudgedMetric:
     without = [arm for arm in ("canary", "control") if not seen[arm]]
-    kind = "generated answers" if name in CLOCKS[1] else "users"
+    kind = "generated answers" if name in CLOCKS[1] else "thumbs" if name == "thumbs" else "users"
     return JudgedMetric(
         name=name,
         canary_units=seen["canary"],

@@ -43,7 +43,7 @@ _BAD = {
     "invalid": "got an invalid output",
     "latency": "waited longer than the service level for a generated answer",
     "first_byte": "waited longer than the service level for the first byte of a generated answer",
-    "thumbs": "gave a thumbs down",
+    "thumbs": "who rated their first answer gave a thumbs down",
 }
 _TITLES = {
     "error": "errors",

@@ -73,17 +73,26 @@ async def test_a_judge_gates_once_enough_people_have_scored(tmp_path: Path) -> N
         )  # fmt: skip
         desk.say(alone, 12, "1", "clear@2")
         desk.say(alone, 11, "3")
-        # The live release's rows stay, and what people say of them corrects a candidate too.
-        candidate = desk.candidate(judge_metrics=JUDGED.judge_metrics, gates=BOUNDS)
-        few = await desk.evaluator.evaluate(candidate, desk.dataset, with_safety=False, against=desk.release.id)
+        few = await desk.evaluate()
         assert (few.judged["clear"].people, few.judged["clear"].corrected) == (11, False)
-        desk.say(alone, 12, "3")
-        found = await desk.evaluator.evaluate(candidate, desk.dataset, with_safety=False, against=desk.release.id)
+        desk.say(few, 12, "3")
+        found = await desk.evaluate()
+        assert found.id != few.id, "it was asked anew, and what people said of its texts stands"
         assert (found.judged["clear"].people, found.judged["clear"].corrected) == (12, True)
         assert found.metrics["clear"].value == pytest.approx(3.0)
         assert found.judged["clear"].judge.value == 5.0
         assert gate(found, "clear_value").passed is True
-        assert found.difference["clear"].value == pytest.approx(0.0)
+        # What people said of the live release's answers says nothing of a candidate's.
+        candidate = desk.candidate(judge_metrics=JUDGED.judge_metrics, gates=BOUNDS)
+        against = {"with_safety": False, "against": desk.release.id}
+        unknown = await desk.evaluator.evaluate(candidate, desk.dataset, **against)
+        assert (unknown.judged["clear"].people, unknown.difference.get("clear")) == (0, None)
+        desk.say(unknown, 15, "4")
+        compared = await desk.evaluator.evaluate(candidate, desk.dataset, **against)
+        assert compared.difference["clear"].value == pytest.approx(1.0)
+        other = msgspec.structs.replace(CLEAR, rubric=f"{RUBRIC} Briefly?", version="2")
+        reworded = desk.candidate(judge_metrics=(other,), gates=BOUNDS, owner="reworded")
+        assert "clear" not in (await desk.evaluator.evaluate(reworded, desk.dataset, **against)).difference
     finally:
         desk.close()
 

@@ -180,7 +180,7 @@ def test_a_release_that_users_dislike_is_rolled_back_by_their_thumbs(tmp_path: P
             world.rate(f"control-{number}", "up")
         world.look()
     assert world.now.state == "rolled_back"
-    assert "canary users gave a thumbs down against 0 of" in world.now.reason
+    assert "canary users who rated their first answer gave a thumbs down against 0 of" in world.now.reason
     assert world.live() == world.control
     world.database.close()
 

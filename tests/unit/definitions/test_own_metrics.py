@@ -20,7 +20,7 @@ def test_a_function_under_metric_is_one() -> None:
     (found,) = own_metrics([swears])
     assert found == OwnMetric("swearing", f"{__name__}:swears", "lower", 0.0, 5.0, "words")
     assert not found.higher
-    assert list(own_metric_mistakes([swears], ())) == []
+    assert list(own_metric_mistakes([swears], (), ())) == []
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_a_function_under_metric_is_one() -> None:
     ],
 )
 def test_mistakes_are_said(given: Any, said: str) -> None:
-    assert said in next(own_metric_mistakes(given, ("mae",)))
+    assert said in next(own_metric_mistakes(given, ("mae",), ("reply",)))

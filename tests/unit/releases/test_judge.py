@@ -205,7 +205,7 @@ def rated(plan: Rollout, up: int, down: int, control_down: int) -> Judgement:
         msgspec.structs.replace(one, prediction=f"{one.arm}-{number // 2}") for number, one in enumerate(exposures())
     ]
     thumbs = {f"canary-{number}": number >= down for number in range(up + down)}
-    thumbs |= {f"control-{number}": False for number in range(control_down)}
+    thumbs |= {f"control-{number}": number >= control_down for number in range(control_down + up)}
     slo = SLO(ttft_p99="1s", latency_p99="2s")
     return judge(canary(plan), seen, (), NOON + timedelta(hours=1), slo, thumbs=thumbs)
 
@@ -216,16 +216,20 @@ THUMBS = msgspec.structs.replace(PLAN, thumbs=True)
 def test_thumbs_down_roll_a_canary_back_and_not_for_its_control() -> None:
     worse = rated(THUMBS, 10, 20, 2)
     assert worse.decision == "roll_back"
-    assert "20 of 150 canary users gave a thumbs down against 2 of 150" in worse.sentence
-    assert rated(THUMBS, 10, 1, 20).decision == "promote"
+    assert "20 of 30 canary users who rated their first answer gave a thumbs down against 2 of 12" in worse.sentence
+    assert rated(THUMBS, 90, 1, 20).decision == "promote"
     assert rated(PLAN, 10, 20, 2).decision == "promote", "the switch: a plan that does not ask for thumbs"
 
 
 def test_without_thumbs_a_plan_that_asks_for_them_promotes_nothing() -> None:
-    few = rated(THUMBS, 4, 0, 0)
+    silent = rated(THUMBS, 0, 0, 0)
+    assert silent.decision == "hold"
+    assert "thumbs down: no thumbs in the canary" in silent.sentence
+    # 150 users of the canary were seen; a thumb that has not come is none that is up.
+    few = rated(THUMBS, 20, 0, 0)
     assert few.decision == "hold"
-    assert "thumbs down: 4 canary users gave a thumb, of 5" in few.sentence
-    assert rated(THUMBS, 5, 0, 0).decision == "promote"
+    assert "is not excluded yet for thumbs down" in few.sentence
+    assert rated(THUMBS, 100, 0, 0).decision == "promote"
 
 
 def test_stored_answers_say_nothing_about_latency() -> None:

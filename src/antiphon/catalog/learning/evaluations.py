@@ -127,7 +127,7 @@ class JudgedMean(msgspec.Struct, frozen=True):
 
     Attributes:
         mean: corrected by people's scores where ``corrected``; otherwise ``judge``, that of the judge alone.
-        people: answers that people scored by the same rubric, of this release and of the one it is compared with.
+        people: answers among these that people scored by the same rubric.
     """
 
     mean: IntervalEstimate

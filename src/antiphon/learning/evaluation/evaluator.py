@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,7 +29,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import gates
 from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each, next_id
-from antiphon.learning.evaluation.judges import with_judges
+from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
 from antiphon.learning.evaluation.requests import EvaluationRequests
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
@@ -36,6 +37,9 @@ from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResult
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
 from antiphon.serving.fallback.engines import Engines
 from antiphon.serving.user_functions import UserFunctions
+
+_EARLIER = 20
+"""The latest evaluations of a release whose answers people may have scored."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,6 @@ class ReleaseEvaluator:
             EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in tried.probes))
         )
         blob = self.texts.put(release.scope, content)
-        names = [row.prediction for row in (*results, *baseline) if row.prediction is not None]
-        annotations = self.annotations(release.scope, names) if application.judge_metrics else ()
         evaluation = summarize(
             id=id,
             release=release,
@@ -214,9 +216,23 @@ class ReleaseEvaluator:
             rows_blob=blob,
             created_at=self.clock.now(),
         )
-        evaluation = with_judges(evaluation, application, results, baseline, annotations)
+        if application.judge_metrics:
+            ours = self._scored_answers(release, results)
+            live = None if against is None else self.releases.get(release.scope, against)
+            evaluation = with_judges(evaluation, ours, None if live is None else self._scored_answers(live, baseline))
         evaluation = msgspec.structs.replace(evaluation, gates=gates.check(evaluation, application))
         return self.evaluations.add(evaluation)
+
+    def _scored_answers(self, release: Release, rows: Sequence[RowResult]) -> ScoredAnswers:
+        """Rows of a release with what people said of its answers in this evaluation and in earlier ones."""
+        known = list(rows)
+        for evaluation in self.evaluations.list(release.scope, release=release.id, limit=_EARLIER):
+            with suppress(NotFoundError):  # erased
+                known += self.rows_of(evaluation).rows
+        names = [row.prediction for row in known if row.prediction is not None]
+        metrics = release.bundle.application.judge_metrics or ()
+        annotations = self.annotations(release.scope, names)
+        return ScoredAnswers(tuple(rows), tuple(known), tuple(annotations), metrics)
 
     def _known(self, scope: Scope, id: str) -> Evaluation | None:
         try:

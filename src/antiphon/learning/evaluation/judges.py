@@ -1,13 +1,13 @@
 """Scores of judge models, and their mean as people's scores correct it.
 
-Invariant: a judge that is away, late or unclear gives no score, and a mean without enough scores of people is never
-called corrected.
+Invariants: a judge that is away, late or unclear gives no score; a mean without enough scores of people is never called
+corrected; and a release is corrected by what people said of its own answers alone, for a judge may be wrong about
+another's in another way.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
@@ -19,15 +19,12 @@ from antiphon.catalog.learning.annotations import Annotation
 from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, JudgedMean
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
-from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.degradation import Target, target_of
 from antiphon.definitions.own_metrics import JudgeMetric
 from antiphon.learning.evaluation.metric import Floats
 from antiphon.learning.evaluation.scores import RowResult
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines
 from antiphon.serving.judge_model import JudgeQuestion, ask_judge
-
-_log = logging.getLogger(__name__)
 
 LOWEST, HIGHEST = 1, 5
 SCORE = {
@@ -73,6 +70,8 @@ class JudgeScores:
     async def _mean(self, metric: JudgeMetric, question: str, output: object) -> float:
         target = target_of(metric.engine, self._answering.model) if metric.engine else self._answering
         said = output.get(metric.property) if metric.property and isinstance(output, dict) else output
+        if said is None:
+            raise ValueError(f"the output has no {metric.property!r}")
         answer = said if isinstance(said, str) else msgspec.json.encode(said).decode()
         text = f"Question: {question}\n\nAnswer: {answer}" if question else answer
         found = []
@@ -89,62 +88,74 @@ class JudgeScores:
         return sum(found) / len(found)
 
 
-def people_scores(annotations: Sequence[Annotation], metric: JudgeMetric) -> dict[str, float]:
-    """Prediction to the mean of people's scores of it by the metric's rubric."""
-    found: dict[str, list[float]] = {}
-    for one in annotations:
-        if one.kind == "rubric" and one.criterion == metric.criterion():
-            found.setdefault(one.prediction, []).append(float(one.value))
-    return {prediction: sum(scores) / len(scores) for prediction, scores in found.items()}
+class ScoredAnswers(msgspec.Struct, frozen=True):
+    """Answers of one release and what people said of them.
+
+    Attributes:
+        rows: of the evaluation. known: every row of the release's evaluations, these among them.
+        annotations: of the known rows' predictions.
+        metrics: that the release declares.
+    """
+
+    rows: tuple[RowResult, ...]
+    known: tuple[RowResult, ...]
+    annotations: tuple[Annotation, ...]
+    metrics: tuple[JudgeMetric, ...]
+
+    def people(self, metric: JudgeMetric) -> dict[tuple[str, str], float]:
+        """Example and text to the mean of people's scores by the metric's rubric: a text that is written again to the
+        same example keeps what was said of it."""
+        place = {row.prediction: (row.example, row.text) for row in self.known}
+        found: dict[tuple[str, str], list[float]] = {}
+        for one in self.annotations:
+            if one.kind == "rubric" and one.criterion == metric.criterion():
+                found.setdefault(place[one.prediction], []).append(float(one.value))
+        return {answer: sum(scores) / len(scores) for answer, scores in found.items()}
 
 
 def judged_mean(
-    metric: JudgeMetric, rows: Sequence[RowResult], others: Sequence[RowResult], people: Mapping[str, float]
+    metric: JudgeMetric, rows: Sequence[RowResult], people: Mapping[tuple[str, str], float]
 ) -> JudgedMean | None:
     """A release's mean score; ``None`` where the judge scored no row.
 
     Args:
-        others: rows of another release by the same judge, of which people's scores correct it as well.
-        people: prediction to people's score.
+        people: example and text to people's score.
     """
-    scored = [(row.prediction or "", row.own[metric.name]) for row in rows if metric.name in row.own]
+    scored = [((row.example, row.text), row.own[metric.name]) for row in rows if metric.name in row.own]
     if not scored:
         return None
-    beside = [(row.prediction or "", row.own[metric.name]) for row in others if metric.name in row.own]
-    labeled = [(people[name], said) for name, said in (*scored, *beside) if name in people]
-    open_rows = [said for name, said in scored if name not in people]
-    own = [people[name] for name, _ in scored if name in people]
+    both = [(people[answer], said) for answer, said in scored if answer in people]
+    judge_alone = [said for answer, said in scored if answer not in people]
     judge = _plain_mean(np.array([said for _, said in scored]))
-    if len(labeled) < metric.least:
-        return JudgedMean(judge, judge, len(labeled), corrected=False)
-    if not open_rows:
-        return JudgedMean(_plain_mean(np.array(own)), judge, len(labeled), corrected=True)
-    said_by_people, said_by_judge = np.array(labeled).T
-    found = prediction_powered_mean(said_by_people, said_by_judge, np.array(open_rows))
-    return JudgedMean(found, judge, len(labeled), corrected=True)
+    if len(both) < metric.least:
+        return JudgedMean(judge, judge, len(both), corrected=False)
+    by_people, by_judge = np.array(both).T
+    if judge_alone:
+        corrected = prediction_powered_mean(by_people, by_judge, np.array(judge_alone))
+    else:
+        corrected = _plain_mean(by_people)
+    return JudgedMean(corrected, judge, len(both), corrected=True)
 
 
-def with_judges(
-    evaluation: Evaluation, application: ApplicationSpec, rows: Sequence[RowResult], baseline: Sequence[RowResult],
-    annotations: Sequence[Annotation],
-) -> Evaluation:  # fmt: skip
-    """An evaluation with the means of its judges, and their differences from the live release's."""
+def with_judges(evaluation: Evaluation, ours: ScoredAnswers, live: ScoredAnswers | None) -> Evaluation:
+    """An evaluation with the means of its judges, and their differences from the live release's where that was scored
+    by the same rubric."""
     judged, metrics, difference = {}, dict(evaluation.metrics), dict(evaluation.difference)
-    for metric in application.judge_metrics or ():
-        people = people_scores(annotations, metric)
-        ours = judged_mean(metric, rows, baseline, people)
-        if ours is None:
+    for metric in ours.metrics:
+        found = judged_mean(metric, ours.rows, ours.people(metric))
+        if found is None:
             continue
-        judged[metric.name], metrics[metric.name] = ours, ours.mean
-        theirs = judged_mean(metric, baseline, rows, people)
-        if theirs is not None and ours.corrected and theirs.corrected:
-            difference[metric.name] = apart(ours, theirs)
+        judged[metric.name], metrics[metric.name] = found, found.mean
+        if live is None or metric not in live.metrics:
+            continue
+        theirs = judged_mean(metric, live.rows, live.people(metric))
+        if theirs is not None and found.corrected and theirs.corrected:
+            difference[metric.name] = difference_of_means(found, theirs)
     return msgspec.structs.replace(evaluation, judged=judged, metrics=metrics, difference=difference)
 
 
-def apart(ours: JudgedMean, theirs: JudgedMean) -> IntervalEstimate:
-    """The difference of two corrected means. Its interval takes them for independent, which is wider than it has to be
-    where the same scores of people corrected both."""
+def difference_of_means(ours: JudgedMean, theirs: JudgedMean) -> IntervalEstimate:
+    """The difference of two corrected means, which different scores of people corrected."""
     value = ours.mean.value - theirs.mean.value
     low = math.hypot(ours.mean.value - ours.mean.low, theirs.mean.high - theirs.mean.value)
     high = math.hypot(ours.mean.high - ours.mean.value, theirs.mean.value - theirs.mean.low)

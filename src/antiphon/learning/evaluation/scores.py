@@ -57,7 +57,7 @@ class RowResult(msgspec.Struct, frozen=True):
         whole: whether the whole output was asked for; only then are ``valid`` (the first attempt as the model wrote
             it meets the schema), ``texts`` (whether it says anything in words), ``false`` (what it states falsely)
             and ``guards`` (what guards did) about something.
-        fingerprint: of what answered, as the receipt has it.
+        fingerprint: of what answered, as the receipt has it. text: hash of the text as it was served.
     """
 
     example: str
@@ -75,6 +75,7 @@ class RowResult(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     reason: str = ""
     fingerprint: str = ""
+    text: str = ""
     said: str | None = None
     further: dict[str, RowOutcome] = {}
     own: dict[str, float] = {}
@@ -142,6 +143,7 @@ def answered(
         engine_seconds=receipt.usage.engine_seconds,
         seconds=receipt.timing.total,
         fingerprint=receipt.attempts[-1].fingerprint if receipt.attempts else "",
+        text=receipt.text_blob,
     )
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
+from tests.unit.catalog.examples import DEV, NOON
 
+from antiphon.catalog.learning.annotations import Annotation
 from antiphon.definitions.own_metrics import JudgeMetric
-from antiphon.learning.evaluation.judges import _student, judged_mean, prediction_powered_mean
+from antiphon.learning.evaluation.judges import ScoredAnswers, _student, judged_mean, prediction_powered_mean
 from antiphon.learning.evaluation.scores import RowResult
 
 HELPFUL = JudgeMetric("helpful", "Does it help?", least=20)
 
 
-def scored(number: int, score: float, first: int = 0) -> list[RowResult]:
+def scored(number: int, score: float, name: str = "first") -> list[RowResult]:
     return [
-        RowResult(f"e{at}", "-", prediction=f"p{at}", own={"helpful": score}) for at in range(first, first + number)
+        RowResult(f"e{at}", "-", prediction=f"{name}{at}", text=f"text {at}", own={"helpful": score})
+        for at in range(number)
     ]
 
 
@@ -51,24 +55,39 @@ def test_student_is_that_of_another_library() -> None:
         assert _student(0.95, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-3)
 
 
+def said(rows: list[RowResult], score: float) -> dict[tuple[str, str], float]:
+    """The same score of people for each of these rows."""
+    return {(row.example, row.text): score for row in rows}
+
+
 def test_few_scores_of_people_leave_it_uncalibrated() -> None:
     rows = scored(50, 4.0)
-    few = judged_mean(HELPFUL, rows, (), {f"p{at}": 2.0 for at in range(19)})
+    few = judged_mean(HELPFUL, rows, said(rows[:19], 2.0))
     assert few is not None
     assert (few.corrected, few.people, few.mean.value) == (False, 19, 4.0)
-    enough = judged_mean(HELPFUL, rows, (), {f"p{at}": 2.0 for at in range(20)})
+    enough = judged_mean(HELPFUL, rows, said(rows[:20], 2.0))
     assert enough is not None
     assert (enough.corrected, enough.mean.value, enough.judge.value) == (True, 2.0, 4.0)
-
-
-def test_scores_of_the_live_release_correct_the_judge_as_well() -> None:
-    found = judged_mean(HELPFUL, scored(30, 4.0), scored(30, 5.0, 100), {f"p{at}": 4.0 for at in range(100, 125)})
-    assert found is not None
-    assert (found.corrected, found.people) == (True, 25)
-    assert judged_mean(HELPFUL, [], scored(3, 1.0), {}) is None
+    assert judged_mean(HELPFUL, [], {}) is None
 
 
 def test_all_rows_scored_by_people_need_no_judge() -> None:
-    found = judged_mean(HELPFUL, scored(20, 5.0), (), {f"p{at}": float(1 + at % 3) for at in range(20)})
+    rows = scored(20, 5.0)
+    found = judged_mean(HELPFUL, rows, {(row.example, row.text): float(1 + at % 3) for at, row in enumerate(rows)})
     assert found is not None
     assert found.mean.value == pytest.approx(np.mean([1 + at % 3 for at in range(20)]))
+
+
+def test_what_people_said_of_a_text_stands_where_it_is_written_again_and_of_no_other() -> None:
+    before, again = scored(30, 4.0), scored(30, 4.0, name="again")
+    other = msgspec.structs.replace(again[0], text="another answer")
+    rated = [
+        Annotation(f"n{at}", DEV, row.prediction or "", "desk", "ann", "rubric", "2", NOON, criterion="helpful")
+        for at, row in enumerate(before)
+    ]
+    answers = ScoredAnswers((other, *again[1:]), (*before, other, *again[1:]), tuple(rated), (HELPFUL,))
+    found = judged_mean(HELPFUL, answers.rows, answers.people(HELPFUL))
+    assert found is not None
+    assert found.people == 29
+    newer = msgspec.structs.replace(HELPFUL, version="2")
+    assert answers.people(newer) == {}
