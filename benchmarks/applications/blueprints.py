@@ -1,4 +1,4 @@
-"""The five blueprints with their users: what they ask and tell afterwards, a better idea and a bad one for each.
+"""The five blueprints with their users: what they ask, and a better idea and a bad one for each.
 
 Tickets, mails and questions are drawn by the functions that wrote the projects' data, from another seed; what came true
 is theirs, whatever was answered.
@@ -10,14 +10,10 @@ import csv
 import random
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from benchmarks.applications.journey import Blueprint, UserRequest
+from benchmarks.applications.journey import THUMB, Blueprint, UserRequest
 
 from antiphon.cli.blueprints import handbook, mails, products, tickets
-
-THUMB = "thumb"
-"""In place of an outcome: words of a right answer, which decide whether its user likes it."""
 
 CANARY = """    rollout=Rollout(canary=(20, 50), step_units=10, floor=0.15),
 """
@@ -57,13 +53,6 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def told(asked: UserRequest, text: str) -> list[dict[str, Any]]:
-    """What a user tells about an answer: what came true, or a thumb."""
-    if THUMB in asked.truth:
-        return [{"kind": "thumbs", "value": "up" if asked.truth[THUMB] in text.lower() else "down"}]
-    return [{"outcome": name, "value": value} for name, value in asked.truth.items()]
-
-
 def _constant(labels: tuple[str, ...], said: str) -> tuple[tuple[str, str], ...]:
     return tuple((f'{{"department": "{label}"}}', f'{{"department": "{said}"}}') for label in labels)
 
@@ -75,7 +64,6 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "triage",
             "triage",
             ticket,
-            told,
             ("night.csv", tickets.PER_DAY),
             # The model no longer sees the ticket.
             spoil=(('template="Ticket: {{ question }}"', 'template="A ticket of {{ entity.customer }}."'),),
@@ -84,7 +72,6 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "extraction",
             "extract",
             mail,
-            told,
             ("night.csv", mails.PER_DAY),
             spoil=(
                 (
@@ -97,7 +84,6 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "enrichment",
             "enrich",
             product,
-            told,
             ("all.csv", products.NUMBER),
             improve=(
                 (
@@ -112,7 +98,6 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "assistant",
             "assistant",
             question,
-            told,
             ("night.csv", len(handbook.QUESTIONS)),
             improve=(("in one sentence, with what the handbook says", "in one short sentence out of the handbook"),),
             # It no longer sees the handbook.
@@ -122,7 +107,6 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "desk",
             "desk",
             order,
-            told,
             ("shops.csv", 6),
             declare=(
                 ("    Prompt,\n    Reuse,\n", "    Outcome,\n    Prompt,\n    Reuse,\n    Rollout,\n"),

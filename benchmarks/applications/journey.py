@@ -36,13 +36,17 @@ LOOK_EVERY = 4
 FEW_PROBES = ("--probes", "12")
 """As many safety probes as the gates before any traffic take."""
 
+THUMB = "thumb"
+"""In place of an outcome: words of a right answer, which decide whether its user likes it."""
+
 Edit = tuple[str, str]
 """A text of the definitions, and what it becomes."""
 
 
 @dataclass(frozen=True)
 class UserRequest:
-    """What a user sends; ``truth``: outcome to what will have come true of it."""
+    """What a user sends; ``truth``: outcome to what will have come true of it, or :data:`THUMB` to words of a right
+    answer."""
 
     entity: dict[str, str]
     question: str
@@ -55,7 +59,6 @@ class Blueprint:
 
     Attributes:
         ask: draws a request; may read the project's tables.
-        feedback: what is told of an answer's text afterwards: ``outcomes`` of ``/v1/feedback`` without the prediction.
         table: a file of the project that is answered in batch, and the number of its rows.
         declare: edits before the first start.
         improve: edits that make a better release; without any the application is trained.
@@ -66,7 +69,6 @@ class Blueprint:
     name: str
     application: str
     ask: Callable[[Path, random.Random], UserRequest]
-    feedback: Callable[[UserRequest, str], list[dict[str, Any]]]
     table: tuple[str, int]
     improve: tuple[Edit, ...] = ()
     spoil: tuple[Edit, ...] = ()
@@ -137,6 +139,7 @@ class Journey:
             and found["outcomes"]["joined"] == found["outcomes"]["sent"]
             and found["better"]["state"] == "promoted"
             and live == found["better"]["release"]
+            and found["bad"]["stopped_by"] != "nothing"
             and found["bad"]["live"] == live
         )
         return {**found, "seconds": seconds, "parts": self.seconds}
@@ -192,14 +195,17 @@ class Journey:
         if release == live:
             raise RuntimeError(f"The bad definitions made no release: {applied}")
         code, said, why = await self._process("releases", "validate", release, *FEW_PROBES)
-        if code != 0:
-            gates = json.loads(said)["gates"] if said.startswith("{") else []
-            failed = [f"{one['name']}: {one['reason']}" for one in gates if one["passed"] is False]
-            found = {"stopped_by": "gates", "metrics": failed or [why], "requests": 0}
+        gates = json.loads(said)["gates"] if said else []
+        failed = [f"{one['name']}: {one['reason']}" for one in gates if one["passed"] is False]
+        if failed:
+            found = {"stopped_by": "gates", "metrics": failed, "requests": 0}
+        elif code != 0:
+            raise RuntimeError(f"The bad release could not be held against its gates: {why}")
         else:
             await self._command("releases", "rollout", release, "--reason", "a bad idea")
             ended = await self._rolled_out(client)
-            found = {"stopped_by": "judge", "metrics": [ended["reason"]], **ended}
+            stopped = "judge" if ended["state"] == "rolled_back" else "nothing"
+            found = {"stopped_by": stopped, "metrics": [ended["reason"]], **ended}
         return {**found, "live": await self._live(client)}
 
     # Users.
@@ -221,9 +227,7 @@ class Journey:
             raise RuntimeError(f"{answer.status_code}: {answer.text}")
         said = answer.json()
         text, prediction = said["choices"][0]["message"]["content"], said["id"]
-        told = [{"application": name, "prediction": prediction, **one} for one in self.blueprint.feedback(asked, text)]
-        if not told:
-            return []
+        told = [{"application": name, "prediction": prediction, **one} for one in _feedback(asked, text)]
         became = await client.post("/v1/feedback", json={"outcomes": told})
         if became.status_code != 200:
             raise RuntimeError(f"{became.status_code}: {became.text}")
@@ -287,6 +291,13 @@ class Journey:
         yield
         self.seconds[part] = round(time.monotonic() - began, 1)
         print(f"  {self.blueprint.name}: {part} took {self.seconds[part]} s", file=sys.stderr, flush=True)
+
+
+def _feedback(asked: UserRequest, text: str) -> list[dict[str, Any]]:
+    """What a user tells about an answer: what came true, or a thumb."""
+    if THUMB in asked.truth:
+        return [{"kind": "thumbs", "value": "up" if asked.truth[THUMB] in text.lower() else "down"}]
+    return [{"outcome": name, "value": value} for name, value in asked.truth.items()]
 
 
 def _question(asked: UserRequest) -> list[dict[str, str]]:
