@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import httpx2
 import pyarrow
 import pyarrow.parquet
+from tests.harness.ports import free_port
 
 from antiphon.core.child_process import start_child
 
@@ -204,9 +204,7 @@ class FeastWorld:
     def serve(self) -> None:
         """Start the feature server, on the same port as before once it had one."""
         if not self.port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = int(probe.getsockname()[1])
+            self.port = free_port()
         feast = self.python.with_name("feast")
         with (self.root / "server.log").open("ab") as log:
             self.process = start_child(

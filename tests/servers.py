@@ -6,6 +6,8 @@ them.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import shutil
 import signal
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from tests.harness.ports import free_port
 
 from antiphon.core.child_process import start_child
 
@@ -34,12 +37,6 @@ def program(name: str, *folders: str) -> str:
             pytest.fail(f"{name} is not installed; run scripts/servers")
         pytest.skip(f"{name} is not installed; run scripts/servers")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def until(condition: Callable[[], object], within: float = STARTS_WITHIN) -> None:
@@ -273,6 +270,16 @@ rgw frontends = beast endpoint={address}:{self.port}
 
     def command(self) -> list[str]:
         return [self.program, *self._options, "-f"]
+
+    def answers(self) -> bool:
+        """It listens before it serves, and hangs up on who asks in between."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection(self.address, self.port, timeout=1)
+            with contextlib.closing(connection):
+                connection.request("GET", "/")
+                connection.getresponse().read()
+                return True
+        return False
 
     def client(self) -> Any:
         """The owner's view of the store, to look behind the lake."""

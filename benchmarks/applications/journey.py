@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from tests.chaos.harness.running import free_port, supervised, until
+from tests.chaos.harness.running import supervised, until
+from tests.harness.ports import free_port
 
 from antiphon.core.child_process import start_child
 

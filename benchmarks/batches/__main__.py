@@ -26,7 +26,8 @@ from typing import Any
 
 import httpx2
 from benchmarks.durability.batch_kills import Client, Report, requests
-from tests.chaos.harness.running import free_port, scratch, supervised
+from tests.chaos.harness.running import scratch, supervised
+from tests.harness.ports import free_port
 
 SIZES = {"ci": (500, 100, 1, 300), "demo": (5_000, 500, 3, 3_000), "full": (50_000, 2_000, 10, 3_000)}
 """Requests of the large file, requests that are answered, batches that are canceled, and requests of each of them."""

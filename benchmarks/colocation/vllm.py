@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -40,6 +39,7 @@ from benchmarks.colocation.traces import (
     Scaling,
     arrivals,
 )
+from tests.harness.ports import free_port
 
 from antiphon.core.child_process import start_child
 from antiphon.engine.backends.remote.engine import RemoteEngine
@@ -104,9 +104,7 @@ async def server(*, ours: bool, eager: bool, trace: Path, log: Path, options: Se
     """
     script = str(ROOT / "scripts" / "vllm-environment")
     python = Path(subprocess.run([script], check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
         "--model", str(python.parents[1] / "models" / MODEL), "--served-model-name", MODEL, "--max-model-len", "1024",

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from tests.chaos.harness.running import free_port, scratch, supervised, until
+from tests.chaos.harness.running import scratch, supervised, until
+from tests.harness.ports import free_port
 
 from antiphon.core.child_process import die_with_parent
 from antiphon.services.apply.workflow import open_applies

@@ -26,7 +26,8 @@ from typing import Any
 
 import httpx2
 from benchmarks.durability.batch_checker import Evidence, check
-from tests.chaos.harness.running import free_port, scratch, supervised
+from tests.chaos.harness.running import scratch, supervised
+from tests.harness.ports import free_port
 
 VICTIMS = ("gateway", "engine", "worker")
 SIZES = {"ci": (3, 60, 3), "demo": (20, 500, 10), "full": (200, 2_000, 20)}

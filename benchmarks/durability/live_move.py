@@ -37,8 +37,9 @@ from tests.chaos.harness.chaos_load import Load
 from tests.chaos.harness.chaos_project import ChaosProject, write_project
 from tests.chaos.harness.host_moves import Fault
 from tests.chaos.harness.kill_harness import drained, evidence_of
-from tests.chaos.harness.running import free_port, ready, scratch, supervised, until
+from tests.chaos.harness.running import ready, scratch, supervised, until
 from tests.harness.moved_project import CREDENTIALS, STORES, Servers
+from tests.harness.ports import free_port
 
 from antiphon.app.wiring import open_project
 from antiphon.core.child_process import start_child

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.catalogs import KINDS, catalog_url, postgres
+from tests.harness.ports import free_port
 from tests.harness.ungated import declare_ungated
-from tests.servers import free_port
 
 from antiphon.catalog.database import Database
 from antiphon.core.child_process import start_child

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
-from tests.chaos.harness.running import free_port, scratch, supervised, until
+from tests.chaos.harness.running import scratch, supervised, until
+from tests.harness.ports import free_port
 
 SIZES = {"ci": 12, "demo": 48, "full": 200}
 SHOPS = ("bakery", "books", "florist", "grocer", "pharmacy", "tea")

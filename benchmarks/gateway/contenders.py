@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 from benchmarks.gateway.load import Target
-from tests.chaos.harness.running import free_port
+from tests.harness.ports import free_port
 
 from antiphon.core.child_process import start_child
 from antiphon.definitions.degradation import MAIN

@@ -35,7 +35,8 @@ from typing import Any
 
 import httpx2
 import numpy as np
-from tests.chaos.harness.running import free_port, supervised
+from tests.chaos.harness.running import supervised
+from tests.harness.ports import free_port
 from tests.harness.ungated import declare_ungated
 
 from antiphon.core.child_process import die_with_parent

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.harness.ports import free_port
 from tests.harness.ungated import declare_ungated
 
 from antiphon.core.child_process import start_child
@@ -108,9 +108,7 @@ def measure(source: Path) -> dict[str, dict[str, list[str]]]:
         (root / "sitecustomize.py").write_text(_PROFILE)
         environment = os.environ | {"PYTHONPATH": f"{root}:{source}", "REQUEST_PATH_OUT": str(out)}
         command = [sys.executable, "-m", "antiphon.cli.main"]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         subprocess.run([*command, "init", "probe", "--port", str(port), "--in", folder], env=environment, check=True,
                        stdout=subprocess.DEVNULL)  # fmt: skip
         project = root / "probe"

@@ -33,7 +33,7 @@ from benchmarks.gateway import contenders
 from benchmarks.gateway.contenders import Contender, Cores
 from benchmarks.gateway.figures import cpu_seconds, paired_ratio
 from benchmarks.gateway.load import Load, Loader
-from tests.chaos.harness.running import free_port
+from tests.harness.ports import free_port
 from tests.servers import PostgresProcess
 
 from antiphon.services.engines import commands

@@ -21,7 +21,8 @@ from typing import Any
 
 import httpx2
 import msgspec
-from tests.chaos.harness.running import free_port, ready, until
+from tests.chaos.harness.running import ready, until
+from tests.harness.ports import free_port
 
 from antiphon.core.child_process import die_with_parent, start_child
 

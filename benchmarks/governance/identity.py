@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.harness.local_issuer import LocalIssuer
+from tests.harness.ports import free_port
 
 from antiphon.catalog.database import Database
 from antiphon.core.child_process import start_child
@@ -181,12 +182,6 @@ def gateways(folder: Path) -> Iterator[list[int]]:
             process.terminate()
         for process in started:
             process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(port: int, seconds: float = 60.0) -> None:

@@ -33,7 +33,8 @@ from typing import Any
 import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from tests.chaos.harness.running import free_port, scratch, separate
+from tests.chaos.harness.running import scratch, separate
+from tests.harness.ports import free_port
 
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.governance.certificates import authority as certificates

@@ -44,7 +44,8 @@ import msgspec
 from benchmarks.gateway.contenders import Cores
 from benchmarks.gateway.figures import cpu_seconds, paired_ratio, rank
 from benchmarks.governance.encrypted_project import Client, EncryptedProject, make, serving
-from tests.chaos.harness.running import free_port, ready, scratch, until
+from tests.chaos.harness.running import ready, scratch, until
+from tests.harness.ports import free_port
 
 from antiphon.core.child_process import start_child
 

@@ -30,7 +30,8 @@ from typing import Any
 
 import httpx2
 import msgspec
-from tests.chaos.harness.running import free_port, scratch, separate, until
+from tests.chaos.harness.running import scratch, separate, until
+from tests.harness.ports import free_port
 
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
 from antiphon.catalog.serving.receipt import Receipt

@@ -23,7 +23,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,8 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_string, policy
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.harness.ports import free_port
 
 from antiphon.app.wiring import open_learning
 from antiphon.catalog.learning.evaluations import Evaluation
@@ -246,9 +247,7 @@ def written(folder: Path, training: Sequence[Email], evaluated: Sequence[Email],
     if (folder / "definitions.py").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (folder / "antiphon.toml").write_text(SETTINGS.format(port=port))
     given = {"cutoff": CUTOFF.isoformat(), "train": size.train, "epochs": size.epochs, "groups": list(GROUPS)}
     (folder / "definitions.py").write_text(DEFINITIONS.format(**given))

@@ -22,7 +22,8 @@ from typing import Any
 
 import httpx2
 from benchmarks.engine.parity import AT_ONCE, at_once, body, publish, requests, write_project
-from tests.chaos.harness.running import free_port, scratch, supervised, until
+from tests.chaos.harness.running import scratch, supervised, until
+from tests.harness.ports import free_port
 
 from antiphon.core.child_process import start_child
 

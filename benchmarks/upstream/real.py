@@ -17,7 +17,7 @@ from random import Random
 
 from benchmarks.gateway.contenders import running
 from benchmarks.upstream.virtual import ENDLESS, SIZES, Outcome
-from tests.servers import free_port
+from tests.harness.ports import free_port
 
 from antiphon.core.errors import UnavailableError
 from antiphon.engine.api.client import EngineClient

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 from tests.chaos.harness import moving_hosts
 from tests.chaos.harness.network import lacking
-from tests.chaos.harness.running import free_port, scratch, supervised
+from tests.chaos.harness.running import scratch, supervised
+from tests.harness.ports import free_port
 from tests.servers import PostgresProcess
 
 from antiphon.operations.processes import read_records

@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 from benchmarks.colocation.traces import prompt_text
 from benchmarks.colocation.vllm import MODEL, server
-from tests.integration.cli.conftest import Up, free_port, run_in
+from tests.harness.ports import free_port
+from tests.integration.cli.conftest import Up, run_in
 from tests.vllm_environment import vllm_python
 
 from antiphon.engine.api.messages import GenerationRequest, GenerationResult, Priority

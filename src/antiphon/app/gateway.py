@@ -29,7 +29,7 @@ from antiphon.operations.listening import listen
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties
 from antiphon.services.gateway_shares import PREFIX, GatewayShares
-from antiphon.services.moving.following import MoveWatch, engine_back, open_following
+from antiphon.services.moving.following import MoveWatch, engines_back, open_following
 
 if TYPE_CHECKING:
     import uvicorn
@@ -92,7 +92,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
 
     watch = MoveWatch(store, "gateway", leave)
     if store.waited:
-        await engine_back(wired.engine)
+        await engines_back((wired.engine, *wired.standbys.values()))
     beside = [asyncio.create_task(_presence(wired, app).run_until(stopped))]
     beside.append(asyncio.create_task(watch.run_until(stopped)))
     # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.

@@ -34,6 +34,7 @@ class Refused(msgspec.Struct, frozen=True):
     what: str
     status: int
     code: str | None
+    message: str = ""
 
 
 class OrderedJob(msgspec.Struct, frozen=True):

@@ -279,7 +279,7 @@ class Load:
 
     def failures(self) -> dict[str, int]:
         """Requests so far that were refused or not answered to their end, by what happened."""
-        refused = (f"{one.what}: {one.status} {one.code}" for one in self.refused)
+        refused = (f"{one.what}: {one.status} {one.code} {one.message}".rstrip() for one in self.refused)
         return dict(Counter([*refused, *self.broken_off]))
 
     @contextmanager
@@ -295,7 +295,8 @@ class Load:
 
     def _refusal(self, what: str, status: int, content: bytes) -> None:
         try:
-            code = json.loads(content)["error"]["code"]
-        except (ValueError, KeyError, TypeError):
-            code = None
-        self.refused.append(Refused(what, status, code))
+            error = json.loads(content)["error"]
+            code, message = error["code"], str(error.get("message", ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            code, message = None, ""
+        self.refused.append(Refused(what, status, code, message))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-from tests.chaos.harness.running import free_port
+from tests.harness.ports import free_port
 
 SHOPS = tuple(f"shop-{number}" for number in range(5))
 STREAM = "orders"

@@ -38,9 +38,10 @@ from tests.chaos.harness.chaos_project import write_project
 from tests.chaos.harness.host_moves import Fault, HostMoves, Moved, Say, answers
 from tests.chaos.harness.many_processes import complaints
 from tests.chaos.harness.network import SERVERS, Network, network
-from tests.chaos.harness.running import free_port, started
+from tests.chaos.harness.running import started
 from tests.chaos.harness.several_hosts import Host, HostPlan, drained, hosts_of, joined, running, share
 from tests.chaos.harness.shared_servers import shared_servers
+from tests.harness.ports import free_port
 from tests.servers import ServerProcess
 
 from antiphon.services.moving.project import MOVE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -107,14 +106,6 @@ async def until(ask: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool],
             except httpx2.HTTPError:
                 pass
             await asyncio.sleep(_POLL)
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-    return port
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

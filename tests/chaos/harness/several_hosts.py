@@ -24,7 +24,8 @@ import httpx2
 import msgspec
 from tests.chaos.harness.chaos_project import ChaosProject
 from tests.chaos.harness.network import Network
-from tests.chaos.harness.running import free_port, ready, supervised, until
+from tests.chaos.harness.running import ready, supervised, until
+from tests.harness.ports import free_port
 
 from antiphon.core.paths import ProjectPaths
 

@@ -18,8 +18,9 @@ import httpx2
 import msgspec
 import pytest
 import pytest_asyncio
-from tests.chaos.harness.running import free_port, scratch, supervised, until
+from tests.chaos.harness.running import scratch, supervised, until
 from tests.harness import warm_program
+from tests.harness.ports import free_port
 
 from antiphon.operations.processes import statuses
 

@@ -13,8 +13,9 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
-from tests.chaos.harness.running import free_port, ready, scratch, started, until
+from tests.chaos.harness.running import ready, scratch, started, until
 from tests.harness.ended_process import ended_process
+from tests.harness.ports import free_port
 
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.governance.identity.principal import Allowance

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from tests.catalogs import catalog_url, postgres
+from tests.harness.ports import free_port
 from tests.integration.gateway.tls_world import issue
-from tests.servers import PostgresProcess, free_port
+from tests.servers import PostgresProcess
 from tests.unit.catalog.examples import DEV
 
 from antiphon.catalog import postgres_server, schema

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.harness import warm_program
+from tests.harness.ports import free_port
 from tests.harness.ungated import declare_ungated
 
 from antiphon.core.child_process import start_child
@@ -49,12 +49,6 @@ def run_in(folder: Path) -> Run:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.integration.cli.conftest import free_port, run_in
+from tests.harness.ports import free_port
+from tests.integration.cli.conftest import run_in
 from tests.integration.cli.test_up import QUESTION, key
 
 

@@ -13,7 +13,8 @@ import httpx2
 import pytest
 import typer
 from tests.chaos.harness.running import supervised
-from tests.integration.cli.conftest import free_port, run_in
+from tests.harness.ports import free_port
+from tests.integration.cli.conftest import run_in
 from typer.testing import CliRunner
 
 from antiphon.cli import tls

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.harness.ports import free_port
 from tests.integration.gateway.tls_world import DAY, Issued, issue
-from tests.servers import free_port
 
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import EngineError, SetupError, UnavailableError

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from tests.servers import free_port
+from tests.harness.ports import free_port
 
 from antiphon.app.gateway import server_of
 from antiphon.core.settings_sections import GatewaySettings

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.autogroups import session_nice
+from tests.harness.ports import free_port
 
 from antiphon.core.errors import SetupError
 from antiphon.core.supervision import SUPERVISOR
@@ -246,9 +247,7 @@ async def test_readiness_over_a_socket_and_over_http_and_a_left_over_socket(tmp_
     left_over = socket.socket(socket.AF_UNIX)
     left_over.bind(str(path))
     left_over.close()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = """
         import asyncio, sys
         from antiphon.core.supervision import inherited_listeners
@@ -395,9 +394,7 @@ async def test_what_hangs_is_killed_and_started_again_and_what_beats_is_left_alo
 
 
 async def test_of_two_that_begin_on_one_port_one_is_told_by_what_it_is_taken(tmp_path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = probe.getsockname()
+    address = ("127.0.0.1", free_port())
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
@@ -427,9 +424,7 @@ async def test_connections_wait_while_what_serves_them_is_started_again(tmp_path
             connection.sendall(b"y")
             connection.close()
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = probe.getsockname()
+    address = ("127.0.0.1", free_port())
 
     def ask(word: bytes) -> bytes:
         with socket.create_connection(address, timeout=20) as connection:
@@ -459,9 +454,7 @@ async def test_the_processes_of_a_project_that_was_copied_are_not_ended(tmp_path
 
 
 def test_a_name_is_listened_on_at_every_address_that_the_machine_has() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     listeners = listen("localhost", port)
     try:
         assert ("127.0.0.1", port) in [one.getsockname()[:2] for one in listeners]

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks.governance.identity import GOAL_SECONDS, SETTINGS, free_port, gateways, revoke_all
+from benchmarks.governance.identity import GOAL_SECONDS, SETTINGS, gateways, revoke_all
+from tests.harness.ports import free_port
 
 from antiphon.app.wiring import ProcessServices
 from antiphon.core.errors import SetupError

@@ -91,6 +91,11 @@ class RoutedEngine:
         self._looking: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def connected(self) -> bool:
+        """True while an instance that has joined is there: an error that it answers is its own word."""
+        return any(route.joined and route.client.connected for route in self._routes.values())
+
     async def describe(self) -> EngineDescription:
         """See :class:`~antiphon.engine.api.port.Engine`: every model that any instance serves, and all their load."""
         await self._know()

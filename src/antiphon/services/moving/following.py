@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,8 @@ from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import AntiphonError, InvalidInputError, ProjectMovedError, SetupError, UnavailableError
 from antiphon.core.settings import FILE_NAME
 from antiphon.core.supervision import Supervision, has_begun_again
-from antiphon.engine.api.port import GenerationEngine
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.worker import wait
 from antiphon.services.moving import settings_file
@@ -163,16 +164,22 @@ def problem_with(store: Store, order: MoveOrder) -> str:
     return ""
 
 
-async def engine_back(engine: GenerationEngine) -> None:
-    """Wait, but not for ever, until an engine answers that may have left in the same move."""
+async def engines_back(engines: Iterable[EngineClient | RoutedEngine]) -> None:
+    """Wait, but not for ever, until every engine is there that may have left in the same move.
+
+    The server behind one may be away for reasons of its own: its process says so, and is not waited for.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(_ENGINE_SECONDS):
-            while True:
-                try:
-                    await engine.describe()
-                    return
-                except AntiphonError:
-                    await asyncio.sleep(_WAIT_SECONDS)
+            await asyncio.gather(*map(_engine_back, engines))
+
+
+async def _engine_back(engine: EngineClient | RoutedEngine) -> None:
+    while not engine.connected:
+        with suppress(AntiphonError):
+            await engine.describe()
+            return
+        await asyncio.sleep(_WAIT_SECONDS)
 
 
 def _require_places(here: Mapping[str, str], there: Mapping[str, str], order: MoveOrder) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.harness.ports import free_port
 from tests.integration.features.desk import history, specs, write
 from tests.integration.features.online.test_lookup import EWR
 from tests.integration.features.publication.test_publish import (  # noqa: F401  # the same tests, on this module's world
@@ -15,7 +16,7 @@ from tests.integration.features.publication.test_publish import (  # noqa: F401 
     test_rollback_after_garbage_rebuilds_files_and_restores_streamed_events,
 )
 from tests.integration.features.world import NOON, World, minutes
-from tests.servers import S3Process, free_port
+from tests.servers import S3Process
 
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope

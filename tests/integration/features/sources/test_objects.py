@@ -17,12 +17,13 @@ from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
+from tests.harness.ports import free_port
 from tests.integration.features.desk import ORIGIN, flight, write
 from tests.integration.features.monitoring.test_skew import measured
 from tests.integration.features.online.test_lookup import EWR
 from tests.integration.features.world import NOON, World, minutes
 from tests.property.features.sources.test_loader_fuzz import SIZE, mutated
-from tests.servers import S3Process, free_port
+from tests.servers import S3Process
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Documents, Quality, Source, col, count, expect, feature_view, last, mean

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.ports import free_port
 from tests.integration.features.world import NOON, World, minutes
-from tests.servers import PostgresProcess, free_port, until
+from tests.servers import PostgresProcess, until
 
 from antiphon import Entity, Source, col, count, feature_view, last
 from antiphon import sum as total

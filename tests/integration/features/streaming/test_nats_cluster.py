@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.ports import free_port
 from tests.integration.features.streaming.test_nats_losses import some
 from tests.integration.features.world import World
-from tests.servers import NatsProcess, free_port, until
+from tests.servers import NatsProcess, until
 
 from antiphon.catalog.features.events import StreamHomes
 from antiphon.core.codec import PlainCodec
