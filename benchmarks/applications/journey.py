@@ -34,9 +34,6 @@ FIRST_SECONDS = 420
 LOOK_EVERY = 4
 """Requests between two looks at a rollout."""
 
-FEW_PROBES = ("--probes", "12")
-"""As many safety probes as the gates before any traffic take."""
-
 THUMB = "thumb"
 """In place of an outcome: words of a right answer, which decide whether its user likes it."""
 
@@ -162,9 +159,6 @@ class Journey:
         if self.blueprint.improve:
             self._edit(self.blueprint.improve)
             await self._command("apply", "--rationale", "a better prompt")
-            release = (await self._newest())["release"]
-            await self._command("releases", "validate", release, *FEW_PROBES)
-            await self._command("releases", "rollout", release, "--reason", "a better prompt")
         else:
             await self._command("train", name, "--rollout", "--reason", "learns what came true")
         rollout = await self._rollout(client)
@@ -191,19 +185,17 @@ class Journey:
     async def _spoiled(self, client: httpx2.AsyncClient, live: str) -> dict[str, Any]:
         """Apply bad definitions: what stopped them, and after how many requests of users."""
         self._edit(self.blueprint.spoil)
-        applied = await self._command("apply", "--rationale", "a bad idea")
+        code, said, why = await self._process("apply", "--rationale", "a bad idea")
         release = (await self._newest())["release"]
         if release == live:
-            raise RuntimeError(f"The bad definitions made no release: {applied}")
-        code, said, why = await self._process("releases", "validate", release, *FEW_PROBES)
-        gates = json.loads(said)["gates"] if said else []
+            raise RuntimeError(f"The bad definitions made no release: {said}")
+        gates = json.loads(await self._command("releases", "show", release))["gates"]
         failed = [f"{one['name']}: {one['reason']}" for one in gates if one["passed"] is False]
         if failed:
             found = {"stopped_by": "gates", "metrics": failed, "requests": 0}
         elif code != 0:
             raise RuntimeError(f"The bad release could not be held against its gates: {why}")
         else:
-            await self._command("releases", "rollout", release, "--reason", "a bad idea")
             ended = await self._rolled_out(client)
             stopped = "judge" if ended["state"] == "rolled_back" else "nothing"
             found = {"stopped_by": stopped, "metrics": [ended["reason"]], **ended}

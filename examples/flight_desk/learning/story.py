@@ -180,7 +180,7 @@ class Teller:
         good = definitions.read_text(encoding="utf-8")
         definitions.write_text(_broken(good), encoding="utf-8")
         try:
-            applied = await self._command("apply")
+            applied = await self._command("apply", "--no-activate")
             release = next(
                 one["id"] for one in applied["releases"] if one["bundle"]["application"]["name"] == APPLICATION
             )

@@ -34,8 +34,8 @@ def apply(
         bool | None,
         typer.Option(
             "--activate/--no-activate",
-            help="Make the new releases live once their gates passed, or none. By default those whose application "
-            "declares no rollout.",
+            help="Make the new releases live once their gates passed, past their rollouts, or make drafts and no more. "
+            "By default each reaches users as its application declares.",
         ),
     ] = None,
     wait: Annotated[
@@ -48,8 +48,8 @@ def apply(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Record the definitions and release every changed application: live once its gates passed, or a draft for its
-    rollout.
+    """Record the definitions and release every changed application: once its gates passed it is live, or its rollout
+    begins where it declares one.
 
     New versions of published views are materialized and published first; until then what is live goes on answering.
     """
@@ -97,7 +97,13 @@ def _checked(store: Store, applied: ApplyReport) -> tuple[ApplyReport, GatesErro
     notes = tuple(
         f"{one.application}: release {one.number} {one.sentence}" for one in ended if one.application not in live
     )
-    report = msgspec.structs.replace(applied, activated=(*applied.activated, *live), notes=(*applied.notes, *notes))
+    begun = {one.application: one.rollout for one in ended if one.rollout is not None}
+    report = msgspec.structs.replace(
+        applied,
+        activated=(*applied.activated, *live),
+        notes=(*applied.notes, *notes),
+        rollouts={**applied.rollouts, **begun},
+    )
     return report, next((refusal(one) for one in ended if one.state in ("failed", "broken")), None)
 
 
@@ -119,7 +125,9 @@ def _finished(store: Store, applied: ApplyReport) -> ApplyReport:
     note(f"features first, what is live goes on answering: run {applied.run}")
     done = finish_apply(store, applied.run, tell)
     notes = (*applied.notes, *done.notes)
-    return msgspec.structs.replace(applied, activated=done.activated, notes=notes, checks=done.checks)
+    return msgspec.structs.replace(
+        applied, activated=done.activated, notes=notes, checks=done.checks, rollouts=done.rollouts
+    )
 
 
 def _outcome(applied: ApplyReport, waited: bool, checked: bool) -> str:
@@ -129,10 +137,12 @@ def _outcome(applied: ApplyReport, waited: bool, checked: bool) -> str:
             f"live goes on answering. `antiphon runs show {applied.run}` follows it; `antiphon apply` waits for it."
         )
     live = f"Went live: {', '.join(applied.activated) or 'nothing new'}."
+    if applied.rollouts:
+        live += f" Rollouts began: {', '.join(applied.rollouts)}; `antiphon releases rollouts` shows them."
     if applied.checks and not checked:
         live += (
             f" Held against its gates first: {', '.join(applied.checks)}, by the worker of `antiphon up`; what passes "
-            "goes live. `antiphon status` says how far that is."
+            "goes live, or begins its rollout. `antiphon status` says how far that is."
         )
     return live
 

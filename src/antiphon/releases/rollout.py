@@ -99,6 +99,7 @@ class RolloutTransitions:
         reason: str,
         force: bool = False,
         by: Principal | None = None,
+        within: Connection | None = None,
     ) -> RolloutRecord:
         """Begin the rollout of a validated release beside the live one, by the plan that it pins.
 
@@ -113,7 +114,7 @@ class RolloutTransitions:
             InvalidInputError: it did not pass its gates, a feature it pins is not there, or forcing has no reason.
         """
         require_reason(release, force, reason)
-        with self.database.transaction() as connection:
+        with self.database.writing(within) as connection:
             candidate = self.releases.get(scope, release, within=connection)
             application = candidate.bundle.application.name
             live = self.releases.live(scope, application, within=connection)

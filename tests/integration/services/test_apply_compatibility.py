@@ -107,7 +107,7 @@ def test_a_pinned_version_stays_refreshed_and_the_release_is_named(project: Proj
     project.write(REMOVED)
     foretold = plan(project.store).consequences
     applied = project.apply(REMOVED)
-    assert applied.waiting == ("desk",)
+    assert list(applied.rollouts) == ["desk"]
     expected = (
         f"today: breaking: removes paid. release 1 of desk (live) pins {old.partition('@')[2]}, which stays refreshed "
         "until it is retired."

@@ -135,16 +135,17 @@ def test_a_model_that_fits_no_more_is_left_for_the_base_model(project: Project, 
 ROLLOUT = {'outcome=Outcome("outlook"': 'rollout=Rollout(canary=(50,)), outcome=Outcome("outlook"'}
 
 
-def test_a_declared_rollout_makes_a_draft_and_says_what_to_do_next(project: Project) -> None:
+def test_a_declared_rollout_begins_and_is_passed_over_only_when_it_is_said(project: Project) -> None:
     first = project.apply(**ROLLOUT)
     assert first.activated == ("desk",), "nothing was live that it could be compared with"
     live = project.live()
     applied = project.apply(**ROLLOUT, **{"max_tokens=20": "max_tokens=30"})
     (release,) = applied.releases
-    assert (applied.activated, applied.waiting, release.stage) == ((), ("desk",), "draft")
+    begun = Rollouts(project.store.database).active(project.scope, "desk")
+    assert begun is not None
+    assert (applied.activated, applied.rollouts, begun.candidate) == ((), {"desk": begun.id}, release.id)
     assert project.live() == live
-    assert f"antiphon releases validate {release.id}" in applied.notes[0]
-    assert f"antiphon releases rollout {release.id}" in applied.notes[0]
+    rollout_transitions(project.store).abort(project.scope, begun.id, principal="me", reason="it is urgent")
     at_once = project.apply(True, **ROLLOUT, **{"max_tokens=20": "max_tokens=30"})
     assert at_once.activated == ("desk",)
     assert project.live().id == release.id
@@ -159,8 +160,7 @@ def test_no_activate_makes_drafts_and_nothing_else(project: Project) -> None:
 
 def test_nothing_goes_live_under_a_rollout_and_nothing_is_applied(project: Project) -> None:
     project.apply(**ROLLOUT)
-    (candidate,) = project.apply(**ROLLOUT, **{"max_tokens=20": "max_tokens=30"}).releases
-    rollout_transitions(project.store).begin(project.scope, candidate.id, principal="me", reason="a test", force=True)
+    project.apply(**ROLLOUT, **{"max_tokens=20": "max_tokens=30"})
     before = project.store.applied.current(project.scope)
     with pytest.raises(ConflictError, match="under way"):
         project.apply(True, **ROLLOUT, **{"max_tokens=20": "max_tokens=40"})

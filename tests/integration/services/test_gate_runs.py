@@ -228,6 +228,76 @@ async def test_gates_wait_for_an_engine_that_is_away(project: GatedProject) -> N
     assert check.state == "passed"
 
 
+ROLLOUT = "\n    rollout=Rollout(canary=(50,)),"
+
+
+async def test_a_declared_rollout_begins_once_the_gates_passed(project: GatedProject) -> None:
+    assert await released(project, replies(more=ROLLOUT)) == "passed"
+    first = project.live_id("replies")
+    assert first is not None, "nothing was live that it could be compared with"
+    applied = project.apply(replies("You answer customers of a bakery kindly.", ROLLOUT))
+    (release,) = applied.releases
+    (check,) = await project.work(applied.checks["replies"])
+    assert (check.state, check.sentence) == (
+        "passed",
+        "began its rollout: every gate passed that needs no evaluation set",
+    )
+    rollout = project.store.rollouts.active(project.scope, "replies")
+    assert rollout is not None
+    assert (rollout.id, rollout.candidate, rollout.control, rollout.state) == (
+        check.rollout, release.id, first, "canary",
+    )  # fmt: skip
+    assert project.live_id("replies") == first
+    entry = project.store.audit.query(project.scope, AuditFilter(subject=release.id, action="release.gates"))[0]
+    assert entry.detail["state"] == "rollout"
+    # Under way it is left alone, and others wait for its end.
+    assert (
+        "is on its way (canary)" in project.apply(replies("You answer customers of a bakery kindly.", ROLLOUT)).notes[0]
+    )
+    other = project.apply(replies("You answer customers of a bakery briefly.", ROLLOUT))
+    assert (other.checks, other.waiting) == ({}, ("replies",))
+    assert "the rollout of release 2 is under way" in other.notes[0]
+    rollout_transitions(project.store).abort(project.scope, rollout.id, principal="ann", reason="a third is better")
+    assert list(project.apply(replies("You answer customers of a bakery briefly.", ROLLOUT)).checks) == ["replies"]
+
+
+async def test_no_rollout_begins_of_what_did_not_pass_its_gates(project: GatedProject) -> None:
+    assert await released(project, replies(more=ROLLOUT)) == "passed"
+    for number in range(4):
+        await said(project, f"Where is order {number}?")
+    assert await released(project, replies(COMPETITOR, ROLLOUT)) == "failed"
+    assert project.store.rollouts.list(project.scope, "replies") == []
+    assert "Rivalry" not in await said(project)
+
+
+async def test_a_rollout_that_began_by_hand_meanwhile_goes_on(project: GatedProject) -> None:
+    assert await released(project, replies(more=ROLLOUT)) == "passed"
+    other = project.apply(replies("You answer customers of a bakery briefly.", ROLLOUT), activate=False).releases[0]
+    applied = project.apply(replies("You answer customers of a bakery kindly.", ROLLOUT))
+    rollout_transitions(project.store).begin(
+        project.scope, other.id, principal="ann", reason="it is urgent", force=True, by=ANN
+    )
+    (check,) = await project.work(applied.checks["replies"])
+    assert check.state == "passed"
+    assert check.sentence.startswith("validated; A rollout of 'replies' is under way")
+    rollout = project.store.rollouts.active(project.scope, "replies")
+    assert rollout is not None
+    assert rollout.candidate == other.id
+
+
+async def test_one_that_passed_before_begins_its_rollout_at_once(project: GatedProject) -> None:
+    assert await released(project, replies(more=ROLLOUT)) == "passed"
+    applied = project.apply(replies("You answer customers of a bakery kindly.", ROLLOUT))
+    await project.work(applied.checks["replies"])
+    rollout = project.store.rollouts.active(project.scope, "replies")
+    assert rollout is not None
+    rollout_transitions(project.store).abort(project.scope, rollout.id, principal="ann", reason="not today")
+    again = project.apply(replies("You answer customers of a bakery kindly.", ROLLOUT))
+    begun = project.store.rollouts.active(project.scope, "replies")
+    assert begun is not None
+    assert (again.rollouts, again.checks) == ({"replies": begun.id}, {})
+
+
 async def test_what_goes_live_by_hand_meanwhile_is_not_replaced(project: GatedProject) -> None:
     assert await released(project, replies()) == "passed"
     applied = project.apply(replies("You answer customers of a bakery kindly."))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
+from sqlalchemy.engine import Connection
 
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
 from antiphon.core.errors import ForbiddenError, NotFoundError
@@ -34,6 +35,7 @@ from antiphon.services.apply.workflow import (
     put_in_force,
 )
 from antiphon.services.features.feast import require_servable
+from antiphon.services.learning.gate_orders import Goal
 from antiphon.services.project.feature_stores import object_store
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
@@ -88,10 +90,11 @@ class ApplyReport(msgspec.Struct, frozen=True):
 
     Attributes:
         plan: what it carried out. ``releases``: the release that each application has of what is declared.
-        activated: applications whose release went live. ``checks``: by application the durable run that holds the
-            release against its gates and makes it live when it passed; until then what was live answers.
+        activated: applications whose release went live. ``rollouts``: by application the rollout that began.
+        checks: by application the durable run that holds the release against its gates and then makes it live or begins
+            its rollout; until then what was live answers.
         run: the durable run that materializes what is new and then puts all of this in force; ``None``: it is.
-        waiting: applications whose new release is a draft, because it reaches everybody by a rollout.
+        waiting: applications whose new release waits for a person, for a reason in ``notes``.
         notes: what the reader should know or do next, a sentence each.
     """
 
@@ -102,6 +105,7 @@ class ApplyReport(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     run: str | None = None
     checks: dict[str, str] = {}
+    rollouts: dict[str, str] = {}
 
 
 def plan(store: Store) -> ApplyPlan:
@@ -129,15 +133,16 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     """Record the definitions and make a release of every changed application.
 
     The release goes live once its gates passed, which the run in ``checks`` sees to; at once where it passed before or
-    the application is declared ungated. Where the application declares a rollout and a release is live already, it is
-    a draft, for its gates and its rollout. An application whose fine-tuned model is live keeps that model. Applying
-    what is applied changes nothing.
+    the application is declared ungated. Where the application declares a rollout and a release is live already, that
+    begins instead. An application whose fine-tuned model is live keeps that model. Applying what is applied changes
+    nothing.
 
     Where views must be published first, nothing is in force on return: the run that is named does the rest, in the
     worker or with ``refreshing.finish_apply``.
 
     Args:
-        activate: make every release live, once its gates passed, or none; ``None`` is the rule above.
+        activate: make every release live, once its gates passed, past its rollout, or none and begin none; ``None`` is
+            the rule above.
 
     Raises:
         InvalidDefinitionsError: every mistake of ``definitions.py`` at once.
@@ -172,26 +177,26 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
                 continue
             release = store.releases.add(built, scope, principal, why, within=connection)
             releases.append(release)
-            at_once = live is None or not _declares_rollout(application)
-            if at_once if activate is None else activate:
-                try:
-                    transitions.require_permission(
-                        scope, application.name, release.id, reason=why, by=by, within=connection
-                    )
-                except ForbiddenError as error:
-                    if activate:
-                        raise
-                    waiting.append(application.name)
-                    notes.append(_for_another(release, error))
-                    before_it = None if live is None else live.id
-                    activations.append(PlannedActivation(application.name, release.id, before_it, activate=False))
-                    continue
-                activations.append(PlannedActivation(application.name, release.id, None if live is None else live.id))
-                if live is not None:
-                    replaced.append((live, spec.features))
-            elif activate is None:
+            if activate is False:
+                continue
+            goal: Goal = "rollout" if live is not None and not activate and _declares_rollout(application) else "live"
+            if goal == "rollout" and (sentence := _held_back(store, release, connection)) is not None:
                 waiting.append(application.name)
-                notes.append(_next(release))
+                notes.append(sentence)
+                continue
+            try:
+                transitions.require_permission(
+                    scope, application.name, release.id, reason=why, by=by, within=connection
+                )
+            except ForbiddenError as error:
+                if activate:
+                    raise
+                waiting.append(application.name)
+                notes.append(_for_another(release, goal, error))
+                goal = "validated"
+            activations.append(PlannedActivation(application.name, release.id, None if live is None else live.id, goal))
+            if live is not None and goal == "live":
+                replaced.append((live, spec.features))
         published = store.publications.snapshots(scope, within=connection)
         first = _unpublished(project.views, before, replaced, published)
         run: str | None = None
@@ -206,7 +211,9 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     all_notes = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
     materializes = _foreseen(store, first, before, published)
     planned = ApplyPlan(project.name, changes, materializes=materializes, missing=_find_missing_files(project))
-    return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), all_notes, run, done.checks)
+    return ApplyReport(
+        planned, tuple(releases), done.activated, tuple(waiting), all_notes, run, done.checks, done.rollouts
+    )
 
 
 def declared_bundle(store: Store, application: str) -> tuple[Bundle, list[str]]:
@@ -260,25 +267,34 @@ def _declares_rollout(application: ApplicationSpec) -> bool:
     return bool(plan.canary) or plan.shadow > 0
 
 
-def _next(release: Release) -> str:
-    name, step = release.bundle.application.name, f"`antiphon releases rollout {release.id}` sends it on its way"
-    if release.stage in ("draft", "validated"):
-        first = "" if release.stage == "validated" else f"`antiphon releases validate {release.id}`, then "
-        return f"{name}: release {release.number} is {release.stage} and waits for its rollout: {first}{step}."
+def _held_back(store: Store, release: Release, connection: Connection) -> str | None:
+    """A sentence on the rollout of a release that no apply may begin; ``None``: it begins once its gates passed."""
+    name, number = release.bundle.application.name, release.number
     if release.stage in ("shadow", "canary"):
-        return f"{name}: release {release.number} is on its way ({release.stage}): `antiphon releases rollouts {name}`."
+        return f"{name}: release {number} is on its way ({release.stage}): `antiphon releases rollouts {name}`."
+    if release.stage not in ("draft", "validated"):
+        return (
+            f"{name}: this is release {number} again, which is {release.stage}. "
+            f"`antiphon releases activate {name} {release.id} --reason …` makes it live."
+        )
+    active = store.rollouts.active(release.scope, name, within=connection)
+    if active is None:
+        return None
+    other = store.releases.get(release.scope, active.candidate, within=connection)
     return (
-        f"{name}: this is release {release.number} again, which is {release.stage}. "
-        f"`antiphon releases activate {name} {release.id} --reason …` makes it live."
+        f"{name}: release {number} is {release.stage} and waits, because the rollout of release {other.number} is "
+        f"under way. Apply again when that has ended (`antiphon releases rollouts {name}`)."
     )
 
 
-def _for_another(release: Release, error: ForbiddenError) -> str:
-    name = release.bundle.application.name
+def _for_another(release: Release, goal: Goal, error: ForbiddenError) -> str:
+    name, act = release.bundle.application.name, "makes it live"
+    command = f"activate {name} {release.id} --reason …"
+    if goal == "rollout":
+        act, command = "begins its rollout", f"rollout {release.id}"
     return (
-        f"{name}: release {release.number} is held against its gates and then waits: {error.what} Another person makes "
-        "it live with "
-        f"`antiphon releases activate {name} {release.id} --reason …`."
+        f"{name}: release {release.number} is held against its gates and then waits: {error.what} Another person {act} "
+        f"with `antiphon releases {command}`."
     )
 
 

@@ -18,14 +18,14 @@ from typing import Any
 import msgspec
 from sqlalchemy.engine import Connection
 
-from antiphon.core.errors import ConflictError, InvalidInputError
+from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.definitions.project import ProjectSpec
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import Run
 from antiphon.features.offline.refresh import Refresher, RefreshResult
 from antiphon.services.apply.compatibility import consequences
-from antiphon.services.learning.gate_orders import GateArguments, cancel_gates, order_gates
+from antiphon.services.learning.gate_orders import GateArguments, Goal, cancel_gates, order_gates
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 from antiphon.services.workflows import APPLY
@@ -37,15 +37,15 @@ NOTHING_CHANGED = "Nothing was applied: what was live goes on answering."
 
 
 class PlannedActivation(msgspec.Struct, frozen=True):
-    """A release that is to go live, in place of the one that was live when this was ordered, once its gates passed.
+    """A release that is to reach users, in place of the one that was live when this was ordered, once its gates passed.
 
-    ``activate`` is false where it is only validated, for another person to make it live.
+    ``goal`` is ``validated`` where another person makes it live.
     """
 
     application: str
     release: str
     instead_of: str | None
-    activate: bool = True
+    goal: Goal = "live"
 
 
 class ApplyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,12 +66,13 @@ class ApplyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ApplyResult(msgspec.Struct, frozen=True):
     """Applications whose release went live by an apply, and what else there is to say.
 
-    ``checks`` are the runs of gates, by application, after which the others go live.
+    By application, ``checks`` are the runs of gates after which the others go on, and ``rollouts`` those that began.
     """
 
     activated: tuple[str, ...]
     notes: tuple[str, ...] = ()
     checks: dict[str, str] = {}
+    rollouts: dict[str, str] = {}
 
 
 class ApplyWorkflow:
@@ -163,14 +164,19 @@ def put_in_force(
     reason: str,
     connection: Connection,
 ) -> ApplyResult:
-    """Record the definitions as applied and move the live pointers, in one transaction; a release that has not passed
-    its gates is ordered to be held against them. Whether this principal may was asked when it was ordered. Raises
-    ``ConflictError`` while a rollout of one of the applications is under way."""
+    """Record the definitions as applied, move the live pointers and begin rollouts, in one transaction; a release that
+    has not passed its gates is ordered to be held against them. Whether this principal may was asked when it was
+    ordered.
+
+    Raises:
+        ConflictError: a release is to go live at once while a rollout of its application is under way.
+    """
     scope, transitions = store.scope, rollout_transitions(store)
     store.applied.apply(scope, project, principal=principal, within=connection)
     cancel_gates(store, frozenset(one.release for one in activations), connection)
     activated: list[str] = []
     checks: dict[str, str] = {}
+    rollouts: dict[str, str] = {}
     notes: list[str] = []
     for one in activations:
         live = store.releases.live(scope, one.application, within=connection)
@@ -186,15 +192,24 @@ def put_in_force(
         found = transitions.clearance_of(release, within=connection)
         if not found.passed and found.ungated is None:
             gates = GateArguments(
-                one.application, one.release, release.number, one.instead_of, one.activate, principal, reason
+                one.application, one.release, release.number, one.instead_of, one.goal, principal, reason
             )
             checks[one.application] = order_gates(store, gates, connection)
-        elif one.activate:
+        elif one.goal == "rollout":
+            try:
+                begun = transitions.begin(scope, one.release, principal=principal, reason=reason, within=connection)
+                rollouts[one.application] = begun.id
+            except AntiphonError as error:
+                notes.append(
+                    f"{one.application}: the rollout of release {release.number} does not begin: {error.what} "
+                    f"`antiphon releases rollout {one.release}` sends it on its way."
+                )
+        elif one.goal == "live":
             transitions.activate(
                 scope, one.application, one.release, principal=principal, reason=reason, within=connection
             )
             activated.append(one.application)
-    return ApplyResult(tuple(activated), tuple(notes), checks)
+    return ApplyResult(tuple(activated), tuple(notes), checks, rollouts)
 
 
 def open_applies(store: Store, *, within: Connection | None = None) -> list[Run]:

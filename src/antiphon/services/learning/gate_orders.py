@@ -1,4 +1,4 @@
-"""Orders of gates: a durable run that holds a release against its gates and makes it live when it passed.
+"""Orders of gates: a durable run that holds a release against its gates and sends it on its way when it passed.
 
 Invariant: an application has at most one such run that has not ended; the release that was declared last counts.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -20,6 +20,9 @@ from antiphon.services.project.store import Store
 from antiphon.services.workflows import GATES
 
 _LOOK_SECONDS = 0.2
+
+Goal = Literal["live", "rollout", "validated"]
+"""The end of a release that passes its gates: with everybody, in its declared rollout, or validated for a person."""
 
 SCANNED_RUNS = 500
 """The latest runs of gates that are looked through for one of a release."""
@@ -36,7 +39,7 @@ class GateArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         instead_of: the release that was live when it was ordered; with another one live it stays validated.
-        activate: whether it goes live by passing; else it is validated and waits for a person.
+        goal: where it goes by passing; one that nothing could be compared with goes live in place of a rollout.
         principal: who ordered it, and why.
     """
 
@@ -44,7 +47,7 @@ class GateArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     release: str
     number: int
     instead_of: str | None
-    activate: bool
+    goal: Goal
     principal: str
     reason: str
 
@@ -55,13 +58,14 @@ class GatesRunResult(msgspec.Struct, frozen=True):
     Attributes:
         on: the evaluation or safety report that decided; ``None`` when nothing could be measured.
         reasons: why it did not pass, a sentence each.
-        live: whether it went live; ``note`` says why not where it passed.
+        live: whether it went live. ``rollout``: the one that it began. ``note`` says why neither where it passed.
     """
 
     passed: bool
     on: str | None
     reasons: tuple[str, ...] = ()
     live: bool = False
+    rollout: str | None = None
     note: str = ""
 
 
@@ -71,7 +75,7 @@ class GateCheck(msgspec.Struct, frozen=True):
     Attributes:
         state: ``checking``, ``passed``, ``failed`` (a gate did not pass), ``stopped`` (canceled or superseded) or
             ``broken`` (the run itself failed).
-        sentence: how far it is, or why it ended so.
+        sentence: how far it is, or why it ended so. ``rollout``: the one that began by it.
     """
 
     application: str
@@ -80,6 +84,7 @@ class GateCheck(msgspec.Struct, frozen=True):
     run: str
     state: str
     sentence: str
+    rollout: str | None = None
 
 
 def order_gates(store: Store, arguments: GateArguments, connection: Connection) -> str:
@@ -164,8 +169,8 @@ def described_check(run: Run) -> GateCheck:
     """A run of gates in words."""
     order = arguments_of(run)
 
-    def described(state: str, sentence: str) -> GateCheck:
-        return GateCheck(order.application, order.release, order.number, run.id, state, sentence)
+    def described(state: str, sentence: str, rollout: str | None = None) -> GateCheck:
+        return GateCheck(order.application, order.release, order.number, run.id, state, sentence, rollout)
 
     if run.status not in ENDED:
         return described("checking", f"being checked: {_progress(run)}")
@@ -173,7 +178,8 @@ def described_check(run: Run) -> GateCheck:
         result = msgspec.convert(run.result, GatesRunResult)
         if result.passed:
             by = "every gate passed that needs no evaluation set" if result.note else "every gate passed"
-            return described("passed", f"went live: {by}" if result.live else result.note)
+            began = "went live" if result.live else "began its rollout" if result.rollout else None
+            return described("passed", f"{began}: {by}" if began else result.note, result.rollout)
         return described("failed", f"{NOT_PASSED}: {' '.join(result.reasons)}")
     if run.status == "cancelled":
         return described("stopped", "no longer checked: it was canceled, or another release took its place")
@@ -188,4 +194,4 @@ def _progress(run: Run) -> str:
 
 
 def _what(arguments: GateArguments) -> tuple[Any, ...]:
-    return arguments.release, arguments.instead_of, arguments.activate
+    return arguments.release, arguments.instead_of, arguments.goal

@@ -1,8 +1,8 @@
-"""The durable workflow of gates: wait for features and engine, measure, validate, make live.
+"""The durable workflow of gates: wait for features and engine, measure, validate, make live or begin the rollout.
 
 Invariants:
-- No release goes live by it unless it passed every gate; what could not be measured does not pass.
-- Live is one transaction with the check that nothing took its place: another live release, a rollout, a later apply.
+- No release reaches users by it unless it passed every gate; what could not be measured does not pass.
+- That is one transaction with the check that nothing took its place: another live release, a rollout, a later apply.
 - A crash at any point leaves what was live alone; whoever goes on asks no answered question again.
 """
 
@@ -148,33 +148,40 @@ class GateWorkflow:
                 store.releases.set_stage(
                     scope, release.id, "draft", principal=order.principal, reason=why, again=True, within=connection
                 )
-        elif order.activate:
-            found = self._made_live(order, release, found, connection)
+        elif order.goal != "validated":
+            found = self._sent(order, release, found, connection)
         else:
             found = msgspec.structs.replace(found, note="validated; another person makes it live")
-        outcome = "live" if found.live else "passed" if found.passed else "failed"
+        outcome = "live" if found.live else "rollout" if found.rollout else "passed" if found.passed else "failed"
         detail = {"application": order.application, "state": outcome, "evaluation": found.on, "run": run}
         detail["reason"] = " ".join((*found.reasons, found.note)).strip()
         store.audit.append(scope, order.principal, "release.gates", release.id, detail, within=connection)
         result: dict[str, Any] = msgspec.to_builtins(found)
         return result
 
-    def _made_live(
+    def _sent(
         self, order: GateArguments, release: Release, found: GatesRunResult, connection: Connection
     ) -> GatesRunResult:
         store, scope = self._store, release.scope
         live = store.releases.live(scope, order.application, within=connection)
-        again = f"`antiphon releases activate {order.application} {order.release} --reason …` makes it live."
+        begins = order.goal == "rollout" and live is not None
+        again = (
+            f"`antiphon releases rollout {order.release}` sends it on its way."
+            if begins
+            else f"`antiphon releases activate {order.application} {order.release} --reason …` makes it live."
+        )
         if (None if live is None else live.id) not in (order.instead_of, release.id):
             assert live is not None, "a live pointer never goes away"
             note = f"validated; release {live.number} went live meanwhile. {again}"
             return msgspec.structs.replace(found, note=note)
-        by = f"{found.on}; without an evaluation set: {found.note}" if found.note else found.on
-        why = f"{order.reason}; passed its gates ({by})"
+        on = f"{found.on}; without an evaluation set: {found.note}" if found.note else found.on
+        why = f"{order.reason}; passed its gates ({on})"
+        transitions, by = rollout_transitions(store), order.principal
         try:
-            rollout_transitions(store).activate(
-                scope, order.application, release.id, principal=order.principal, reason=why, within=connection
-            )
+            if begins:
+                begun = transitions.begin(scope, release.id, principal=by, reason=why, within=connection)
+                return msgspec.structs.replace(found, rollout=begun.id)
+            transitions.activate(scope, order.application, release.id, principal=by, reason=why, within=connection)
         except AntiphonError as error:  # A rollout began meanwhile, or its model changed.
             return msgspec.structs.replace(found, note=f"validated; {error.what} {again}")
         return msgspec.structs.replace(found, live=True)

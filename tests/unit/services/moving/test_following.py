@@ -1,4 +1,4 @@
-"""What a gateway waits for that begins again in a move."""
+"""Waits of a gateway that begins again in a move."""
 
 from __future__ import annotations
 
