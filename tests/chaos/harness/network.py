@@ -71,8 +71,9 @@ class Network:
         _ip("-n", self._names[0], "link", "set", _interface(_UPLINKS + host, 2), "down")
 
     def cut_clients(self, host: int) -> None:
-        """Lose everything between a host and the clients."""
-        _ip("link", "set", _interface(_HOSTS + host, 1), "down")
+        """Lose everything between a host and the clients, at the host's end: without its own end this namespace would
+        send what is meant for the host to the world outside, which may answer."""
+        _ip("-n", self._names[host + 1], "link", "set", _interface(_HOSTS + host, 2), "down")
 
     def delay(self, host: int, milliseconds: int) -> None:
         """Delay what a host and servers or other hosts send each other, each way; 0 delays nothing any more."""
@@ -90,7 +91,7 @@ class Network:
     def mend(self, host: int) -> None:
         """Lose nothing any more."""
         _ip("-n", self._names[0], "link", "set", _interface(_UPLINKS + host, 2), "up")
-        _ip("link", "set", _interface(_HOSTS + host, 1), "up")
+        _ip("-n", self._names[host + 1], "link", "set", _interface(_HOSTS + host, 2), "up")
 
     def remove(self) -> None:
         for process in self._slow_links.values():
