@@ -4,6 +4,10 @@ Run ``python -m benchmarks.durability.wakeups``: a table, then one JSON line (ke
 ``benchmarks/results/wakeups.jsonl``), for SQLite and for PostgreSQL (where it is installed). The worker's wait is
 measured with the doorbell, and without it at the 10 looks a second of before. ``--source DIRECTORY`` takes the
 idle processes from another tree (its ``src``).
+
+What a wake-up costs differs tenfold between machines, and between hours of a shared one: a core that was asleep is woken
+for it. So a process that only wakes ten times a second is measured beside the project in the same seconds, and
+``wakes`` is how many of its wake-ups a second a process takes as much as.
 """
 
 from __future__ import annotations
@@ -42,6 +46,14 @@ SETTLES_WITHIN = 12.0
 MODES = {"doorbell": 60.0, "polling": 0.1}
 """Seconds between two looks of a worker, with the doorbell and without it."""
 
+BARE_WAKES = 10
+_BARE = f"""
+import asyncio, uvloop
+async def idle():
+    while True:
+        await asyncio.sleep(1 / {BARE_WAKES})
+uvloop.run(idle())
+"""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -64,10 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
             idle = idle_cores(Path(folder), kind, options.seconds, options.source)
         with tempfile.TemporaryDirectory() as folder:
             waits = claim_waits(Path(folder), kind, options.runs)
-        found[kind] = {"idle_cores": idle, "begins_ms": waits}
+        wakes = {name: BARE_WAKES * share / idle["bare"] for name, share in idle.items() if idle["bare"]}
+        found[kind] = {"idle_cores": idle, "wakes": wakes, "begins_ms": waits}
         print(f"{kind}: of a core, idle for {options.seconds:.0f} s")
         for name, share in idle.items():
-            print(f"  {name:<10} {100 * share:6.2f} %")
+            print(f"  {name:<10} {100 * share:6.2f} %  like {wakes.get(name, float('nan')):5.1f} wake-ups a second")
         print(f"{kind}: from submitting to the run's first line, {options.runs} runs, ms")
         for mode, wait in waits.items():
             print(f"  {mode:<10} p50 {wait['p50']:7.1f}  p99 {wait['p99']:7.1f}  max {wait['max']:7.1f}")
@@ -109,11 +122,17 @@ def idle_cores(folder: Path, kind: str, seconds: float, source: Path) -> dict[st
         text += f'\n[catalog]\nurl = "{server.url}"\nschema = "idle"\npassword_variable = "IDLE_PASSWORD"\n'
     settings.write_text(text + "\n")
     with _up([*command, "up", "--project", str(folder / "idle"), "--json"], environment) as pids:
-        time.sleep(SETTLES_WITHIN)  # The definitions are applied and the engine is seen.
-        before, began = {name: _processor(pid) for name, pid in pids.items()}, time.monotonic()
-        time.sleep(seconds)
-        took = time.monotonic() - began
-        return {name: (_processor(pid) - before[name]) / took for name, pid in pids.items()}
+        bare = start_child([sys.executable, "-c", _BARE])
+        try:
+            time.sleep(SETTLES_WITHIN)  # The definitions are applied and the engine is seen.
+            pids["bare"] = bare.pid
+            before, began = {name: _processor(pid) for name, pid in pids.items()}, time.monotonic()
+            time.sleep(seconds)
+            took = time.monotonic() - began
+            return {name: (_processor(pid) - before[name]) / took for name, pid in pids.items()}
+        finally:
+            bare.kill()
+            bare.wait(timeout=30)
 
 
 @contextmanager

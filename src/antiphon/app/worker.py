@@ -56,7 +56,7 @@ REJOIN_SECONDS = 30.0
 SKEW_SECONDS = 15.0
 """Interval of checking whether a skew comparison is due."""
 
-HEALING_SECONDS = 1.0
+HEALING_SECONDS = 2.0
 """The interval at which online snapshots that are gone or damaged are looked for."""
 
 EXPIRY_SECONDS = 60.0
@@ -130,7 +130,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     held = partial(Duties, leases=leases, holder=str(process), gone=process.has_ended)
     answering = batch_executor(store, wired.files, wired.answer_line, name, shared)
     consumption = stream_consumption(store, wired.features, name, process)
-    abandoned = AbandonedRuns(store.database, environment, process.sees_end_of)
+    abandoned = AbandonedRuns(store.database, environment, process.sees_end_of, own=str(process))
     # Apart from other runs, for a release may wait long for an engine or for features, which those publish.
     checks = WorkflowRegistry()
     checks.add(GATES, GateWorkflow(learning).run)

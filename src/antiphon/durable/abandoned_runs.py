@@ -34,6 +34,7 @@ class AbandonedRuns:
     Args:
         ended: tells of a lease's holder that its end can be seen from here; of a process of another machine nothing is
             known, and its leases end by themselves.
+        own: the process that looks, by the name of a lease's holder: where it is the only worker nobody is looked at.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class AbandonedRuns:
         environment: str,
         ended: Callable[[str], bool],
         *,
+        own: str = "",
         every: float = LOOK_SECONDS,
         listed_every: float = LIST_SECONDS,
     ) -> None:
@@ -50,6 +52,7 @@ class AbandonedRuns:
         self._leases = ProcessLeases(database, environment)
         self._runs = Runs(database)
         self._ended = ended
+        self._own = own
         self._every, self._listed_every = every, listed_every
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -59,7 +62,8 @@ class AbandonedRuns:
             while not stop.is_set():
                 try:
                     if loop.time() - listed_at >= self._listed_every:
-                        known, listed_at = list(await asyncio.to_thread(self._leases.listed, WORKERS)), loop.time()
+                        listed = await asyncio.to_thread(self._leases.listed, WORKERS)
+                        known, listed_at = [one for one in listed if one.holder != self._own], loop.time()
                     for worker in [one for one in known if self._ended(one.holder)]:
                         await asyncio.to_thread(self._free, worker)
                         known.remove(worker)
@@ -67,7 +71,7 @@ class AbandonedRuns:
                     pass  # Said by what needs the catalog.
                 except AntiphonError as error:  # What runs beside it in this process goes on.
                     _log.warning("runs of workers that have ended cannot be freed: %s", error)
-                await wakeup.wait_until(stop, self._every)
+                await wakeup.wait_until(stop, self._every if known else self._listed_every)
 
     def free(self) -> int:
         """Look once; returns the number of runs that were freed.

@@ -18,20 +18,20 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.training_pauses import EVERY_HOST
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.engine.api.port import Engine
 from antiphon.engine.routing.merged import loads_by_host, total
 from antiphon.orchestration.training_pauses import TrainingPauseExchange
-from antiphon.orchestration.worker import wait
 from antiphon.training.processes import TrainingProcess, TrainingProcesses
 
 _log = logging.getLogger("antiphon.worker")
 _CALM = EngineLoad()
 
-IDLE_SECONDS = 0.25
-"""Between looks while nothing trains; then the engine is not asked."""
+IDLE_SECONDS = 10.0
+"""Between looks while nothing trains, unless a training begins; then the engine is not asked."""
 
 BLIND_SECONDS = 1.0
 """An engine that does not answer for so long counts as out of sight."""
@@ -120,6 +120,10 @@ class Governor:
         self._host = host or socket.gethostname()
         self._own = EVERY_HOST if everywhere else self._host
         self._exchange = exchange
+        self._begun = Wakeup()
+        training.listen(self._begun.wake)
+        if exchange is not None:
+            exchange.listen(self._begun.wake)
         self._states: dict[str, GovernorState] = {}
         self._stopped: list[TrainingProcess] = []
         self._governs = False
@@ -145,7 +149,7 @@ class Governor:
                     self._states, self._blind, pause = {}, False, IDLE_SECONDS
                 if self._exchange is not None:
                     self._exchange.report(self._busy())
-                await wait(stop, pause)
+                await self._begun.wait_until(stop, pause)
         finally:
             self._end()
             self._training.resume_all()

@@ -108,6 +108,7 @@ class StreamPartitions:
         self._seconds = seconds
         self._monotonic = monotonic
         self._held: frozenset[str] = frozenset()
+        self._divides = True
         self._renewed_at = float("-inf")
 
     @property
@@ -135,7 +136,9 @@ class StreamPartitions:
                         _log.warning("The leases of stream partitions cannot be renewed: %s", error)
                     if self._held != before:
                         self._changed()
-                    await wakeup.wait_until(stop, min(LOOK_SECONDS, self._seconds / 3), found=False)
+                    # Others come and go unnoticed; where there is nothing to divide, a ring says that there is.
+                    pause = min(LOOK_SECONDS, self._seconds / 3) if self._divides else self._seconds / 3
+                    await wakeup.wait_until(stop, pause, found=False)
         finally:
             names, self._held = [self._worker, *self._held], frozenset()
             try:
@@ -155,7 +158,9 @@ class StreamPartitions:
             if not self._gone(lease.holder)
         }
         workers = {name for name in living if name.startswith(_worker(self._tenant, ""))} | {self._worker}
-        divided = assigned(self._streams(), self._shares, workers, self._worker)
+        streams = self._streams()
+        self._divides = bool(streams)
+        divided = assigned(streams, self._shares, workers, self._worker)
         own = frozenset(_partition(self._tenant, f"{stream}/{part}") for stream in divided for part in divided[stream])
         given = self._held - own
         self._held &= own  # First: a partition that is given back is not consumed any more.

@@ -69,9 +69,14 @@ class TrainingPauseExchange:
         self._trains = False
         self._busy: frozenset[str] | None = frozenset()
         self._others: tuple[TrainingHost, ...] = ()
+        self._listeners: list[Callable[[], object]] = []
         self._announced_at: float | None = None
         self._written: dict[str, float] = {}
         self._held_until: dict[tuple[str, str], float] = {}
+
+    def listen(self, call: Callable[[], object]) -> None:
+        """Have this called in the event loop when another worker begins to train, or is the last to end."""
+        self._listeners.append(call)
 
     @property
     def others_train(self) -> bool:
@@ -95,10 +100,14 @@ class TrainingPauseExchange:
         try:
             with self._wakeup as wakeup:
                 while not stop.is_set():
+                    before = self.others_train
                     try:
                         await asyncio.to_thread(self.exchange)
                     except UnavailableError as error:
                         _log.warning("Pauses of training cannot be exchanged; those known go on: %s", error)
+                    if self.others_train != before:
+                        for call in self._listeners:
+                            call()
                     self._obey()
                     near = self._trains or self._others or self._written or self._held_until
                     await wakeup.wait_until(stop, LOOK_SECONDS if near else self._poll, found=False)

@@ -97,6 +97,7 @@ class TrainingProcesses:
         self._stop_seconds = stop_seconds
         self._share = partial(_Share, floor, window, processor_seconds, set_priority)
         self._children: dict[str, _Child] = {}
+        self._listeners: list[Callable[[], object]] = []
         self._folders: set[str] = set()
         self._paused_by: set[str] = set()
 
@@ -117,6 +118,10 @@ class TrainingProcesses:
             TrainingProcess(one.order.name, one.order.folder, one.process.pid, one.latest)
             for one in self._children.values()
         )
+
+    def listen(self, call: Callable[[], object]) -> None:
+        """Have this called in the event loop whenever a process has begun or ended."""
+        self._listeners.append(call)
 
     def pause_all(self, by: str = "") -> None:
         """Take the processor from every process at once, in the middle of a step. Calling it again does nothing.
@@ -240,6 +245,7 @@ class TrainingProcesses:
             process.stdin.write(key_of_folder.hex().encode() + b"\n")
             process.stdin.close()
         one = self._children[key] = _Child(order, process)
+        self._tell()
         share = self._share(process.pid, self._clock.monotonic())
         ended = asyncio.ensure_future(process.wait())
         stop_requested_at: float | None = None
@@ -268,7 +274,12 @@ class TrainingProcesses:
                 one.signal(signal.SIGKILL)
                 await ended
             del self._children[key]
+            self._tell()
         return ended.result()
+
+    def _tell(self) -> None:
+        for call in self._listeners:
+            call()
 
 
 class _Child:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,21 @@ class Engine:
 
 
 @dataclass
-class Training:
+class Changing:
+    """Something that tells when it changes."""
+
+    listeners: list[Callable[[], object]] = field(default_factory=list)
+
+    def listen(self, call: Callable[[], object]) -> None:
+        self.listeners.append(call)
+
+    def changed(self) -> None:
+        for call in self.listeners:
+            call()
+
+
+@dataclass
+class Training(Changing):
     running: list[str] = field(default_factory=list)
     stopped: set[str] = field(default_factory=set)
     pauses: int = 0
@@ -97,7 +111,7 @@ class Training:
 
 
 @dataclass
-class Exchange:
+class Exchange(Changing):
     """Other workers, whose trainings are to pause for users of these hosts, and what they were told last."""
 
     hosts: set[str] = field(default_factory=set)
@@ -135,7 +149,7 @@ async def looked(engine: Engine, times: int = 3) -> None:
 
 
 async def test_training_stops_for_online_work_and_goes_on_afterwards() -> None:
-    engine, training = Engine(), Training(["run_1"])
+    engine, training = Engine(), Training(running=["run_1"])
     async with governed(engine, training):
         await looked(engine)
         assert not training.stopped
@@ -156,7 +170,7 @@ async def test_training_stops_for_online_work_and_goes_on_afterwards() -> None:
 
 
 async def test_a_look_lasts_until_an_online_request_comes_while_training_runs() -> None:
-    engine, training, stop = Engine(), Training(["run_1"]), asyncio.Event()
+    engine, training, stop = Engine(), Training(running=["run_1"]), asyncio.Event()
     arrived, watched = asyncio.Event(), 0
 
     async def watch(seconds: float) -> EngineDescription:
@@ -186,7 +200,7 @@ async def test_a_look_lasts_until_an_online_request_comes_while_training_runs() 
 
 
 async def test_a_governor_that_ends_leaves_nothing_stopped() -> None:
-    engine, training = Engine(EngineLoad(waiting_online=1)), Training(["run_1"])
+    engine, training = Engine(EngineLoad(waiting_online=1)), Training(running=["run_1"])
     async with governed(engine, training):
         while not training.stopped:
             await asyncio.sleep(0)
@@ -194,7 +208,7 @@ async def test_a_governor_that_ends_leaves_nothing_stopped() -> None:
 
 
 async def test_training_that_ends_while_paused_leaves_the_next_one_free() -> None:
-    engine, training = Engine(EngineLoad(waiting_online=1)), Training(["run_1"])
+    engine, training = Engine(EngineLoad(waiting_online=1)), Training(running=["run_1"])
     async with governed(engine, training) as governor:
         while not training.held:
             await asyncio.sleep(0)
@@ -206,7 +220,7 @@ async def test_training_that_ends_while_paused_leaves_the_next_one_free() -> Non
 
 async def test_an_engine_out_of_sight_resumes_nothing_and_is_spoken_of_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    engine, training = Engine(EngineLoad(running_online=1)), Training(["run_1"])
+    engine, training = Engine(EngineLoad(running_online=1)), Training(running=["run_1"])
     async with governed(engine, training):
         while not training.stopped:
             await asyncio.sleep(0)
@@ -221,7 +235,7 @@ async def test_an_engine_out_of_sight_resumes_nothing_and_is_spoken_of_once(capl
 
 
 async def test_an_engine_that_was_never_seen_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    engine, training = Engine(away=True), Training(["run_1"])
+    engine, training = Engine(away=True), Training(running=["run_1"])
     async with governed(engine, training):
         await looked(engine)
         assert not training.stopped
@@ -234,6 +248,7 @@ async def test_without_training_the_engine_is_not_asked() -> None:
         await asyncio.sleep(0.01)
         assert engine.asked == 0
         training.running.append("run_1")
+        training.changed()
         await looked(engine)
         assert governor.governed is not None
         training.running.clear()
@@ -243,7 +258,7 @@ async def test_without_training_the_engine_is_not_asked() -> None:
 
 @pytest.mark.parametrize("everywhere", [False, True])
 async def test_training_stops_for_users_of_its_own_host_or_of_every_one(everywhere: bool) -> None:
-    engine, training = Engine(loads={"north": CALM, "south": EngineLoad(running_online=3)}), Training(["run_1"])
+    engine, training = Engine(loads={"north": CALM, "south": EngineLoad(running_online=3)}), Training(running=["run_1"])
     async with governed(engine, training, host="north", everywhere=everywhere):
         await looked(engine)
         assert bool(training.stopped) == everywhere
@@ -264,6 +279,7 @@ async def test_hosts_with_users_are_reported_for_the_trainings_of_others() -> No
         await asyncio.sleep(0.01)
         assert engine.asked == 0, "nobody trains"
         exchange.hosts = {"south", "west"}
+        exchange.changed()
         while exchange.reported != {"south"}:
             await asyncio.sleep(0.001)
         engine.loads["west"] = busy
@@ -285,7 +301,7 @@ async def test_hosts_with_users_are_reported_for_the_trainings_of_others() -> No
 
 async def test_long_pauses_are_spoken_of_with_their_share(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
-    engine, training, stop = Engine(EngineLoad(running_online=1)), Training(["run_1"]), asyncio.Event()
+    engine, training, stop = Engine(EngineLoad(running_online=1)), Training(running=["run_1"]), asyncio.Event()
     governor = Governor(engine, training, poll=0.001, monotonic=lambda: now[0])
     running = asyncio.create_task(governor.run_until(stop))
     async with asyncio.timeout(10):

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.learning.safety import SafetyReport
@@ -46,7 +47,6 @@ from antiphon.learning.retraining.steps import RetrainingServices, RunTraining
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
-from antiphon.orchestration.worker import wait
 from antiphon.services.answering import judge_engines, serving_services, user_functions
 from antiphon.services.engines.remote_models import evaluated_now, remote_version
 from antiphon.services.features.platform import FeaturePlatform
@@ -343,7 +343,7 @@ class LearningPlatform:
             return True
 
 
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 10.0
 _PREFIX = "training"
 
 
@@ -356,6 +356,8 @@ class TrainingRecords:
         self._run = run
         self._clock = clock
         self._known: dict[str, ProcessRecord] = {}
+        self._changed = Wakeup()
+        training.listen(self._changed.wake)
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Write and remove records until ``stop``."""
@@ -365,7 +367,7 @@ class TrainingRecords:
                 (self._run / f"{one.name}.pid").unlink(missing_ok=True)
         while not stop.is_set():
             self.look()
-            await wait(stop, _LOOK_SECONDS)
+            await self._changed.wait_until(stop, _LOOK_SECONDS)
         self._forget({})
 
     def look(self) -> None:
