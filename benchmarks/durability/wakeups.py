@@ -5,7 +5,7 @@ Run ``python -m benchmarks.durability.wakeups``: a table, then one JSON line (ke
 measured with the doorbell, and without it at the 10 looks a second of before. ``--source DIRECTORY`` takes the
 idle processes from another tree (its ``src``).
 
-What a wake-up costs differs tenfold between machines, and between hours of a shared one: a core that was asleep is woken
+What a wake-up costs differs tenfold between machines, and between hours of a shared one: a core that slept is woken
 for it. So a process that only wakes ten times a second is measured beside the project in the same seconds, and
 ``wakes`` is how many of its wake-ups a second a process takes as much as.
 """
