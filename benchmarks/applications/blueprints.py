@@ -15,6 +15,7 @@ from benchmarks.applications.journey import THUMB, Blueprint, UserRequest
 
 from antiphon.cli.blueprints import handbook, mails, products, tickets
 
+SORTED = 'system="You put the products of a store into departments."', 'system="You sort a store\'s products."'
 CANARY = """    rollout=Rollout(canary=(20, 50), step_units=10, floor=0.15),
 """
 
@@ -85,12 +86,9 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "enrich",
             product,
             ("all.csv", products.NUMBER),
-            improve=(
-                (
-                    'system="You put the products of a store into departments."',
-                    'system="You sort a store\'s products."',
-                ),
-            ),
+            # The words of the blueprint are the better ones, by 0.09 in the Brier score.
+            declare=(SORTED,),
+            improve=(SORTED[::-1],),
             # It says the same of every product.
             spoil=_constant(("garden", "sports", "office"), "kitchen"),
         ),

@@ -236,9 +236,15 @@ class Journey:
         return said.status_code == 200
 
     async def _live(self, client: httpx2.AsyncClient) -> str:
-        """The live release; empty while there is none."""
+        """The live release; empty while there is none. Raises ``RuntimeError`` when the first one failed its gates."""
         listed = (await client.get("/admin/releases", params={"application": self.blueprint.application})).json()
-        return next((one["id"] for one in listed["releases"] if one["stage"] == "live"), "")
+        live = next((one["id"] for one in listed["releases"] if one["stage"] == "live"), "")
+        if not live:
+            await asyncio.sleep(1.0)
+            checks = (await client.get("/admin/status")).json()["gates"]
+            if failed := [one["sentence"] for one in checks if one["state"] in ("failed", "broken")]:
+                raise RuntimeError(f"The first release {failed[0]}")
+        return live
 
     async def _rollout(self, client: httpx2.AsyncClient) -> dict[str, Any] | None:
         """The latest rollout."""
@@ -267,7 +273,7 @@ class Journey:
         """What a command says as JSON."""
         code, out, err = await self._process(*arguments, where=where)
         if code != 0:
-            raise RuntimeError(f"antiphon {' '.join(arguments)} ended with {code}: {err or out}")
+            raise RuntimeError(f"antiphon {' '.join(arguments)} ended with {code}: {(err or out)[-1_500:]}")
         return out
 
     async def _process(self, *arguments: str, where: Path | None = None) -> tuple[int, str, str]:
