@@ -86,7 +86,7 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "enrich",
             product,
             ("all.csv", products.NUMBER),
-            # The words of the blueprint are the better ones, by 0.09 in the Brier score.
+            # The words of the blueprint are the better ones.
             declare=(SORTED,),
             improve=(SORTED[::-1],),
             # It says the same of every product.

@@ -31,8 +31,9 @@ AT_ONCE = 2
 FIRST_SECONDS = 420
 """The first release is held against its gates, and features are published, within this."""
 
-LOOK_EVERY = 4
-"""Requests between two looks at a rollout."""
+LOOK_EVERY, LOOK_PAUSE = 4, 1.0
+"""Requests between two looks at a rollout, and seconds without any after them: answers of a shadow wait for an idle
+engine, and stored ones cost their users no time."""
 
 THUMB = "thumb"
 """In place of an outcome: words of a right answer, which decide whether its user likes it."""
@@ -180,6 +181,7 @@ class Journey:
             moves += [state] if state != moves[-1] else []
             judged = await self._judgement(client, rollout["id"])
             print(f"  {self.blueprint.name}: {requests} requests, {judged}", file=sys.stderr, flush=True)
+            await asyncio.sleep(LOOK_PAUSE)
         return {"state": rollout["state"], "requests": requests, "moves": moves, "reason": rollout["reason"]}
 
     async def _spoiled(self, client: httpx2.AsyncClient, live: str) -> dict[str, Any]:
@@ -196,6 +198,9 @@ class Journey:
         elif code != 0:
             raise RuntimeError(f"The bad release could not be held against its gates: {why}")
         else:
+            began = await self._rollout(client)
+            if began is None or began["candidate"] != release:
+                raise RuntimeError(f"The bad release passed its gates, and no rollout of it began: {said}")
             ended = await self._rolled_out(client)
             stopped = "judge" if ended["state"] == "rolled_back" else "nothing"
             found = {"stopped_by": stopped, "metrics": [ended["reason"]], **ended}
