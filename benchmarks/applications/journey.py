@@ -161,7 +161,7 @@ class Journey:
             self._edit(self.blueprint.improve)
             await self._command("apply", "--rationale", "a better prompt")
         else:
-            await self._command("train", name, "--rollout", "--reason", "learns what came true")
+            await self._command("train", name, "--probes", "12", "--rollout", "--reason", "learns what came true")
         rollout = await self._rollout(client)
         if rollout is None:
             raise RuntimeError(f"No rollout of {name} began: {await self._newest()}")

@@ -41,6 +41,9 @@ def train(
     examples: Annotated[int, typer.Option(min=0, help="At most so many (default: declared).")] = 0,
     rows: Annotated[int, typer.Option(min=1, help="Rows that are evaluated.")] = 400,
     texts: Annotated[int, typer.Option(min=1, help="So many of them are asked for the whole output.")] = 100,
+    probes: Annotated[
+        int, typer.Option(min=0, help="Of each half of a safety suite at most so many probes; 0: all.")
+    ] = 0,
     candidates: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE,…", help="Values of a setting to try, such as rank=8,16; again for another."),
@@ -64,6 +67,7 @@ def train(
         examples=examples or None,
         rows=rows,
         texts=texts,
+        probes=probes or None,
         rollout=rollout,
         reason=reason,
         key=key or None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from antiphon.cli.blueprints.tables import write_table
 
-NUMBER = 160
+NUMBER = 100
 DAYS = 30
 
 _DEPARTMENTS = {

@@ -42,9 +42,9 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     """Orders a training.
 
     ``delta`` goes on from the live version with what is new; nothing known later than ``cutoff`` is learned from;
-    at most ``examples`` are; ``rows`` are evaluated, ``texts`` of them whole; ``rollout`` begins its rollout when it
-    passes its gates; ``candidates`` are settings with the values to try, within a ``budget`` of training. Orders with
-    the same ``key`` are one run.
+    at most ``examples`` are; ``rows`` are evaluated, ``texts`` of them whole, with at most ``probes`` of each half of a
+    safety suite; ``rollout`` begins its rollout when it passes its gates; ``candidates`` are settings with the values
+    to try, within a ``budget`` of training. Orders with the same ``key`` are one run.
     """
 
     application: str
@@ -53,6 +53,7 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     examples: Count | None = None
     rows: Count = 400
     texts: Count = 100
+    probes: Count | None = None
     rollout: bool = False
     reason: str = ""
     key: str | None = None

@@ -30,7 +30,7 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cutoff: nothing known later is learned from; the declared one, or the run's first moment, by default.
         examples: at most so many instead of the declared number.
         rows: of the evaluation set at most; ``texts``: so many of them are asked for the whole output; without any, no
-            safety suite is tried.
+            safety suite is tried. ``probes``: of each half of a suite at most so many; ``None``: all.
         rollout: send the release on its way when it passes its gates.
         candidates: settings to the values that are tried, in place of the declared ones; ``budget`` the time of
             training that they share.
@@ -42,6 +42,7 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     examples: int | None = None
     rows: int = 400
     texts: int = 100
+    probes: int | None = None
     rollout: bool = False
     principal: str = "worker"
     reason: str = ""

@@ -34,7 +34,7 @@ class CandidateValidation:
         services, scope = self._services, run.scope
         live = await asyncio.to_thread(services.releases.live, scope, release.bundle.application.name)
         against = live.id if live is not None and live.id != release.id else None
-        evaluation = await self.evaluate(run, "evaluate", release, dataset, against, request.texts)
+        evaluation = await self.evaluate(run, "evaluate", release, dataset, against, request.texts, request.probes)
         forgotten = await self._forgetting(run, pinned, release)
         await services.run_regressions(release, request.principal)
         verdict = await run.step("validate", self._validate, release, evaluation, request.principal)
@@ -53,10 +53,11 @@ class CandidateValidation:
         }
 
     async def evaluate(
-        self, run: RunContext, step: str, release: Release, dataset: Dataset, against: str | None, texts: int
-    ) -> Evaluation:
+        self, run: RunContext, step: str, release: Release, dataset: Dataset, against: str | None, texts: int,
+        probes: int | None = None,
+    ) -> Evaluation:  # fmt: skip
         """Has the release served and evaluates it, as a step; ``texts`` rows are asked for the whole output, and
-        without any no safety suite is tried."""
+        without any no safety suite is tried; of each half of one at most so many ``probes``."""
 
         async def evaluated() -> Any:
             def report(done: int, total: int, note: str) -> None:
@@ -72,6 +73,7 @@ class CandidateValidation:
                 whole=texts,
                 against=against,
                 with_safety=texts > 0,
+                probes=probes,
                 id=f"eval_{content_hash([run.id, step])[:26]}",
                 progress=report,
             )
