@@ -93,7 +93,8 @@ def execute(name: str, found: list[Snippet], folder: Path) -> subprocess.Complet
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if snippets(path.read_text())], ids=lambda p: p.name)
 def test_a_document_does_what_it_says(document: Path, tmp_path: Path) -> None:
     ended = execute(document.name, snippets(document.read_text()), tmp_path)
-    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+    logs = "\n".join(log.read_text(errors="replace") for log in tmp_path.rglob("background.log"))
+    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}\n{logs}"
 
 
 def test_the_readme_has_something_to_run() -> None:

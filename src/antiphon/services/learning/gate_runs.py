@@ -89,9 +89,12 @@ class GateWorkflow:
                 await self._pause(run, f"waits for the features {', '.join(gone)}")
                 continue
             try:
-                return await self._learning.serve(release)
+                await self._learning.serve(release)
             except TRANSIENT_ERRORS as error:
                 await self._pause(run, f"waits for the engine: {error.what}")
+                continue
+            run.progress(0, None, "begins to measure")  # It may take a while until there is a first figure.
+            return
 
     def _unpublished(self, release: Release) -> list[str]:
         """Views that the release reads and that cannot be read yet."""
