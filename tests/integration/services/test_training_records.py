@@ -29,7 +29,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 def test_a_training_is_shown_while_it_runs_with_how_often_it_was_begun_again(
     tmp_path: Path, process: subprocess.Popen[bytes]
 ) -> None:
-    training = SimpleNamespace(running=())
+    training = SimpleNamespace(running=(), listen=lambda call: None)
     records = TrainingRecords(training, tmp_path, SystemClock())  # type: ignore[arg-type]
     records.look()
     assert statuses(tmp_path) == ()
@@ -54,5 +54,5 @@ async def test_what_an_earlier_worker_left_is_forgotten_and_nothing_else(tmp_pat
     write_record(tmp_path, ProcessRecord("training-beside", os.getpid(), ticks, clock.now(), 0, boot(), folder))
     stop = asyncio.Event()
     stop.set()
-    await TrainingRecords(SimpleNamespace(running=()), tmp_path, clock).run_until(stop)  # type: ignore[arg-type]
+    await TrainingRecords(SimpleNamespace(running=(), listen=lambda call: None), tmp_path, clock).run_until(stop)  # type: ignore[arg-type]
     assert sorted(one.name for one in statuses(tmp_path)) == ["gateway", "training-beside"]
