@@ -93,7 +93,7 @@ class Load:
         await until(
             lambda: self.get("/admin/publications"),
             lambda found: any(publication["served_at"] for publication in found["publications"]),
-            60,
+            180,  # Every process has just begun, and each takes seconds of a processor.
         )
 
     async def settle(self) -> dict[str, str]:
