@@ -92,7 +92,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
 
     watch = MoveWatch(store, "gateway", leave)
     if store.waited:
-        await engines_back((wired.engine, *wired.standbys.values()))
+        await engines_back(wired.engine, wired.standbys.values())
     beside = [asyncio.create_task(_presence(wired, app).run_until(stopped))]
     beside.append(asyncio.create_task(watch.run_until(stopped)))
     # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.

@@ -13,6 +13,9 @@ Project = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+Probes = Annotated[
+    int, typer.Option("--probes", min=0, help="Of each half of a safety suite at most so many probes; 0: all.")
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
 Application = Annotated[str, typer.Argument(help="The application.")]
 OnlyApplication = Annotated[str, typer.Argument(help="Only this application's.")]

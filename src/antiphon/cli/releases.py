@@ -11,7 +11,7 @@ import typer
 
 from antiphon.cli import entity as entities
 from antiphon.cli import rollouts
-from antiphon.cli.options import HERE, Application, Json, OnlyApplication, Project, Reason
+from antiphon.cli.options import HERE, Application, Json, OnlyApplication, Probes, Project, Reason
 from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, moment, note, shortened, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
@@ -92,9 +92,7 @@ def validate(
     release: ReleaseId,
     rows: Annotated[int, typer.Option(min=1, help="Rows that are evaluated.")] = 400,
     texts: Annotated[int, typer.Option(min=1, help="So many of them are asked for the whole output.")] = 100,
-    probes: Annotated[
-        int, typer.Option(min=0, help="Of each half of a safety suite at most so many probes; 0: all.")
-    ] = 0,
+    probes: Probes = 0,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from antiphon.cli import entity as entities
-from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.options import HERE, Json, Probes, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import followed, note, show
 from antiphon.cli.project import at_terminal, require_worker
@@ -41,9 +41,7 @@ def train(
     examples: Annotated[int, typer.Option(min=0, help="At most so many (default: declared).")] = 0,
     rows: Annotated[int, typer.Option(min=1, help="Rows that are evaluated.")] = 400,
     texts: Annotated[int, typer.Option(min=1, help="So many of them are asked for the whole output.")] = 100,
-    probes: Annotated[
-        int, typer.Option(min=0, help="Of each half of a safety suite at most so many probes; 0: all.")
-    ] = 0,
+    probes: Probes = 0,
     candidates: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE,…", help="Values of a setting to try, such as rank=8,16; again for another."),

@@ -125,11 +125,9 @@ class RolloutTransitions:
             self._ask(candidate, found, by, reason, force or not found.passed)
             self._no_other(scope, application, connection)
             assert live is not None
-            plan = candidate.bundle.application.rollout
-            state = first_state(plan)
-            why = found.reason(reason)
+            plan, why = candidate.bundle.application.rollout, found.reason(reason)
             rollout = self.rollouts.start(
-                scope, application, release, live.id, plan, principal, why, state=state, within=connection
+                scope, application, release, live.id, plan, principal, why, state=first_state(plan), within=connection
             )
             self._enter(connection, rollout)
             self._record(connection, rollout, "begin", **found.record(candidate))

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from antiphon.core.clock import SystemClock
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
 from antiphon.services.learning.training import TrainingRecords
-from antiphon.training.processes import TrainingProcess
+from antiphon.training.processes import TrainingProcess, TrainingProcesses
 
 
 @pytest.fixture
@@ -26,11 +27,15 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
     started.wait()
 
 
+def recorded(training: SimpleNamespace, folder: Path) -> TrainingRecords:
+    return TrainingRecords(cast(TrainingProcesses, training), folder, SystemClock())
+
+
 def test_a_training_is_shown_while_it_runs_with_how_often_it_was_begun_again(
     tmp_path: Path, process: subprocess.Popen[bytes]
 ) -> None:
     training = SimpleNamespace(running=(), listen=lambda call: None)
-    records = TrainingRecords(training, tmp_path, SystemClock())  # type: ignore[arg-type]
+    records = recorded(training, tmp_path)
     records.look()
     assert statuses(tmp_path) == ()
     training.running = (TrainingProcess("desk/7 b", "folder", os.getpid(), None),)
@@ -54,5 +59,5 @@ async def test_what_an_earlier_worker_left_is_forgotten_and_nothing_else(tmp_pat
     write_record(tmp_path, ProcessRecord("training-beside", os.getpid(), ticks, clock.now(), 0, boot(), folder))
     stop = asyncio.Event()
     stop.set()
-    await TrainingRecords(SimpleNamespace(running=(), listen=lambda call: None), tmp_path, clock).run_until(stop)  # type: ignore[arg-type]
+    await recorded(SimpleNamespace(running=(), listen=lambda call: None), tmp_path).run_until(stop)
     assert sorted(one.name for one in statuses(tmp_path)) == ["gateway", "training-beside"]

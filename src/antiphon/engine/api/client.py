@@ -59,6 +59,11 @@ class EngineClient:
         self._connecting = asyncio.Lock()
 
     @property
+    def on_this_machine(self) -> bool:
+        """True where it is reached by a socket file."""
+        return isinstance(self._address, Path)
+
+    @property
     def connected(self) -> bool:
         """True while the engine's process is there: an error that it answers is its own word."""
         return self._connection is not None and not self._connection.lost

@@ -38,6 +38,7 @@ from antiphon.engine.api.messages import (
     Tokenization,
     TokenizationRequest,
 )
+from antiphon.engine.routing.attempts import Attempts
 from antiphon.engine.routing.merged import merged
 from antiphon.engine.routing.placement import affinity_key, least_loaded, place
 from antiphon.engine.routing.route import Route
@@ -139,7 +140,7 @@ class RoutedEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         await self._know()
         key = affinity_key(request)
-        attempts = _Attempts()
+        attempts = Attempts()
         while True:
             route = await self._choose(request.model, request.priority, attempts, key)
             shown = False
@@ -184,7 +185,7 @@ class RoutedEngine:
 
     async def _once(self, model: str, priority: Priority, ask: Callable[[EngineClient], Awaitable[T]]) -> T:
         await self._know()
-        attempts = _Attempts()
+        attempts = Attempts()
         while True:
             route = await self._choose(model, priority, attempts, None)
             try:
@@ -213,7 +214,7 @@ class RoutedEngine:
         await self._read()
         return route.joined
 
-    async def _choose(self, model: str, priority: Priority, attempts: _Attempts, key: bytes | None) -> Route:
+    async def _choose(self, model: str, priority: Priority, attempts: Attempts, key: bytes | None) -> Route:
         """The instance for a request that some did not take.
 
         Raises:
@@ -233,7 +234,7 @@ class RoutedEngine:
             raise attempts.refusal() if attempts.errors else _unavailable(len(self._routes))
         return self._place(key, found, priority) if key is not None else _by_load(found, priority)
 
-    async def _taken_over(self, model: str, attempts: _Attempts) -> list[Route]:
+    async def _taken_over(self, model: str, attempts: Attempts) -> list[Route]:
         """The instances once one of them has taken over; none if none does in time."""
         found: list[Route] = []
         with contextlib.suppress(TimeoutError):
@@ -242,7 +243,7 @@ class RoutedEngine:
                     await self._listed.wait()
         return found
 
-    def _open(self, model: str, attempts: _Attempts) -> list[Route]:
+    def _open(self, model: str, attempts: Attempts) -> list[Route]:
         """Instances that were not asked yet: those that serve the model and can be reached, if there are such."""
         found = [route for route in self._routes.values() if route.joined and route not in attempts.tried]
         # What the catalog says of models is a moment old: where none is said to serve it, all are asked.
@@ -347,28 +348,6 @@ class RoutedEngine:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-class _Attempts:
-    """Instances that a request was given to, and the reasons why they did not take it."""
-
-    def __init__(self) -> None:
-        self.tried: list[Route] = []
-        self.errors: list[AntiphonError] = []
-
-    def failed(self, route: Route, error: AntiphonError) -> None:
-        self.tried.append(route)
-        self.errors.append(error)
-
-    @property
-    def over(self) -> bool:
-        """True when two instances failed under it."""
-        return sum(isinstance(error, EngineError) for error in self.errors) > 1
-
-    def refusal(self) -> AntiphonError:
-        """The error for the caller: an instance that is full, say, rather than one that lacks the model."""
-        known = [error for error in self.errors if not isinstance(error, NotFoundError)]
-        return (known or self.errors)[-1]
 
 
 def by_affinity(key: bytes, routes: Sequence[Route], priority: Priority) -> Route:

@@ -186,7 +186,7 @@ class Healer:
         """Restore streamed events that the current publication lacks; return their views."""
         if self.publisher.consumer is None:
             return []
-        self._manifests = {  # They never change, and this is asked every second.
+        self._manifests = {  # They never change, and this is asked every few seconds.
             snapshot: self._manifests.get(snapshot) or self.catalog.snapshots.get(self.catalog.scope, snapshot)
             for _, snapshot in self.health.last()
         }

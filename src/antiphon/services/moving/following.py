@@ -164,14 +164,16 @@ def problem_with(store: Store, order: MoveOrder) -> str:
     return ""
 
 
-async def engines_back(engines: Iterable[EngineClient | RoutedEngine]) -> None:
+async def engines_back(main: EngineClient | RoutedEngine, standbys: Iterable[EngineClient | RoutedEngine]) -> None:
     """Wait, but not for ever, until every engine is there that may have left in the same move.
 
-    The server behind one may be away for reasons of its own: its process says so, and is not waited for.
+    A standby at an address of its own is not of this project, and the server behind one may be away for reasons of its
+    own: its process says so. Neither is waited for.
     """
+    leaving = [one for one in standbys if isinstance(one, RoutedEngine) or one.on_this_machine]
     with suppress(TimeoutError):
         async with asyncio.timeout(_ENGINE_SECONDS):
-            await asyncio.gather(*map(_engine_back, engines))
+            await asyncio.gather(*map(_engine_back, [main, *leaving]))
 
 
 async def _engine_back(engine: EngineClient | RoutedEngine) -> None:
