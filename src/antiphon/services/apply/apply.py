@@ -282,8 +282,8 @@ def _held_back(store: Store, release: Release, connection: Connection) -> str | 
         return None
     other = store.releases.get(release.scope, active.candidate, within=connection)
     return (
-        f"{name}: release {number} ({release.stage}) waits, because the rollout of release {other.number} is under way. "
-        f"Apply again when that has ended (`antiphon releases rollouts {name}`)."
+        f"{name}: release {number} ({release.stage}) waits, because the rollout of release {other.number} is under "
+        f"way. Apply again when that has ended (`antiphon releases rollouts {name}`)."
     )
 
 
