@@ -24,7 +24,7 @@ from tests.simulation.virtual_loop import VirtualLoop
 
 from antiphon.catalog import database
 from antiphon.catalog.features import publications
-from antiphon.core import ids
+from antiphon.core import ids, pauses
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.governance.audit import record as audit_record
 from antiphon.orchestration import rollouts as rollout_keeping
@@ -298,6 +298,7 @@ class World:
             mock.patch.object(ids, "time", watch),
             mock.patch.object(audit_record, "os", system),
             mock.patch.object(rollout_keeping, "time", watch),
+            mock.patch.object(pauses, "phase", 0.0),
             mock.patch.object(database, "threading", THREADS.module),
             mock.patch.object(publications, "time", SimpleNamespace(sleep=_sleep)),
         ):

@@ -131,6 +131,7 @@ def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSec
     import uvicorn
 
     from antiphon.gateway.http.connections import Connections, affordable_connections, raise_descriptor_limit
+    from antiphon.gateway.http.idle_server import IdleServer
     from antiphon.gateway.http.tls_protocol import TlsAwareConnection
 
     app.state.transport = transport
@@ -139,7 +140,7 @@ def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSec
     protocol: Any = functools.partial(
         TlsAwareConnection, connections=connections, tls=None if transport is None else transport.context
     )
-    return uvicorn.Server(
+    return IdleServer(
         uvicorn.Config(
             app,
             host=settings.host,

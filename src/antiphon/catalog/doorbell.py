@@ -19,6 +19,8 @@ from typing import Any, Literal, Protocol, Self
 
 from sqlalchemy.engine import Connection
 
+from antiphon.core.pauses import ended_together
+
 Topic = Literal["runs", "cancellations", "events", "features", "releases", "training"]
 """Subject of a ring: runs that may be claimed, requests to cancel one, events in the catalog's log, applied
 definitions with their publications, releases with their rollouts, trainings that begin or are to pause."""
@@ -138,7 +140,7 @@ class Wakeup:
         self._event.set()
 
     async def wait(self, seconds: float, *others: asyncio.Future[Any], found: bool = True) -> None:
-        """Return after a ring, after so many seconds, or when one of ``others`` is done.
+        """Return after a ring, when one of ``others`` is done, or after so many seconds (see :mod:`antiphon.core.pauses`).
 
         Args:
             found: whether the look before found something; after one for nothing the next ring waits until
@@ -147,7 +149,8 @@ class Wakeup:
         loop = asyncio.get_running_loop()
         rung = asyncio.ensure_future(self._event.wait())
         try:
-            await asyncio.wait({rung, *others}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            pause = ended_together(seconds, loop.time())
+            await asyncio.wait({rung, *others}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             rest = self._woken_at + REST_SECONDS - loop.time()
             if rung.done() and not found and rest > 0:
                 if others:

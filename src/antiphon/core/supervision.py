@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from antiphon.core.child_process import end_with_parent
+from antiphon.core.pauses import ended_together
 
 SUPERVISOR, LISTENERS = "ANTIPHON_SUPERVISOR", "ANTIPHON_LISTENERS"
 """Environment variables of a supervised process: ``PID:DESCRIPTOR`` of its supervisor, and descriptors of sockets that
@@ -60,7 +61,7 @@ class Supervision:
             if turns():
                 with suppress(BlockingIOError):  # Unread signs of life fill the socket: one more says nothing.
                     self._end.send(b".", socket.MSG_DONTWAIT)
-            await asyncio.sleep(BEAT_SECONDS)
+            await asyncio.sleep(ended_together(BEAT_SECONDS, asyncio.get_running_loop().time()))
 
     def keep(self, listeners: list[socket.socket]) -> None:
         """Have these sockets go on listening when this process begins again: connections wait in them meanwhile."""

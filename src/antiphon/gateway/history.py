@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from antiphon.core.pauses import ended_together
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin.status import status
 from antiphon.gateway.measurements import GatewayMetrics, percentiles
@@ -112,4 +113,4 @@ class Histories:
                     if not failing:
                         _log.exception("The sampler failed; it will go on trying")
                     failing = True
-            await asyncio.sleep(PERIOD)
+            await asyncio.sleep(ended_together(PERIOD, asyncio.get_running_loop().time()))

@@ -108,7 +108,7 @@ class StreamPartitions:
         self._seconds = seconds
         self._monotonic = monotonic
         self._held: frozenset[str] = frozenset()
-        self._divides = True
+        self._shared = True
         self._renewed_at = float("-inf")
 
     @property
@@ -136,8 +136,8 @@ class StreamPartitions:
                         _log.warning("The leases of stream partitions cannot be renewed: %s", error)
                     if self._held != before:
                         self._changed()
-                    # Others come and go unnoticed; where there is nothing to divide, a ring says that there is.
-                    pause = min(LOOK_SECONDS, self._seconds / 3) if self._divides else self._seconds / 3
+                    # Another's end goes unnoticed otherwise; until there is one, all is this worker's.
+                    pause = min(LOOK_SECONDS, self._seconds / 3) if self._shared else self._seconds / 3
                     await wakeup.wait_until(stop, pause, found=False)
         finally:
             names, self._held = [self._worker, *self._held], frozenset()
@@ -159,7 +159,7 @@ class StreamPartitions:
         }
         workers = {name for name in living if name.startswith(_worker(self._tenant, ""))} | {self._worker}
         streams = self._streams()
-        self._divides = bool(streams)
+        self._shared = bool(streams) and len(workers) > 1
         divided = assigned(streams, self._shares, workers, self._worker)
         own = frozenset(_partition(self._tenant, f"{stream}/{part}") for stream in divided for part in divided[stream])
         given = self._held - own

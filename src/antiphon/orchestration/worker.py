@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.clock import ClockAgreement
 from antiphon.core.errors import AntiphonError
+from antiphon.core.pauses import ended_together
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -37,16 +38,17 @@ async def work(parts: Sequence[WorkerPart], stop: asyncio.Event) -> None:
 
 
 async def wait(stop: asyncio.Event, seconds: float) -> None:
-    """Return after so many seconds, or as soon as ``stop`` is set."""
+    """Return after so many seconds (see :mod:`antiphon.core.pauses`), or as soon as ``stop`` is set."""
+    pause = ended_together(seconds, asyncio.get_running_loop().time())
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(pause):
             await stop.wait()
     except TimeoutError:
         return
 
 
 SOON = 1.0
-"""The shortest pause, also when something is due that could not be done."""
+"""The pause when something is due that could not be done."""
 
 
 class HousekeepingTask:
@@ -103,4 +105,4 @@ class HousekeepingTask:
             seconds = await asyncio.to_thread(self._due)
         except AntiphonError:  # The catalog is away.
             return self._every
-        return self._every if seconds is None else min(self._every, max(seconds, SOON))
+        return self._every if seconds is None else min(self._every, seconds if seconds > 0 else SOON)

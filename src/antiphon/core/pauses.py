@@ -1,0 +1,26 @@
+"""Pauses of what only looks now and then, ended together, so that an idle process wakes once a second at most.
+
+A processor that slept and memory that was not touched for a while cost more than most looks. The same is why systems
+have timer slack (``PR_SET_TIMERSLACK`` of prctl(2), ``AccuracySec=`` of systemd.timer(5)).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+phase = os.getpid() % 16 / 16
+"""Where in a second this process wakes: another place than its neighbours, who share its cores and its catalog."""
+
+_SHORTEST = 1.0
+
+
+def ended_together(seconds: float, now: float) -> float:
+    """A pause of a second or more, shortened by less than one to end when others of this process do.
+
+    Args:
+        now: the event loop's time.
+    """
+    if seconds < _SHORTEST or math.isinf(seconds):
+        return seconds
+    return math.floor(now + seconds - phase) + phase - now
