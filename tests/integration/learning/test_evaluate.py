@@ -221,6 +221,18 @@ async def test_a_candidate_is_compared_with_the_live_release_on_identical_rows(d
     assert [e.mode for e in desk.evaluations.list(SCOPE, release=desk.release.id)] == ["classes"]
 
 
+async def test_the_live_release_is_asked_only_about_rows_that_no_earlier_dataset_had(desk: EvaluatedDesk) -> None:
+    same, later = desk.candidate(), desk.keep(40, seed=1)
+    assert later.id != desk.dataset.id
+    await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_safety=False, limit=30)
+    asked = len(desk.requests)
+    evaluation = await desk.evaluator.evaluate(same, later, against=desk.release.id, with_safety=False)
+    assert len(desk.requests) == asked + 40 + 10
+    assert {name: gap.value for name, gap in evaluation.difference.items()} == dict.fromkeys(LABEL_METRICS, 0)
+    await desk.evaluator.evaluate(same, later, against=desk.release.id, with_safety=False)
+    assert len(desk.requests) == asked + 40 + 10 + 40
+
+
 async def test_a_release_passes_its_gates_and_is_validated(desk: EvaluatedDesk) -> None:
     candidate = desk.candidate()
     evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, against=desk.release.id)

@@ -40,6 +40,11 @@ class DatasetRow(msgspec.Struct, frozen=True):
     question: str | None = None
     further: dict[str, str] = {}
 
+    @property
+    def content(self) -> str:
+        """A hash of all of it: what a release is asked and is held against. Equal in every dataset that has the row."""
+        return content_hash(msgspec.json.encode(self, order="deterministic"))
+
 
 class DatasetFeatureReader:
     """Implements serving's ``EntityReader`` over rows."""

@@ -121,9 +121,10 @@ async def answer_each(
     concurrency: int,
     progress: Progress | None,
     note: str,
+    known: Mapping[str, T] = {},
 ) -> list[T]:
-    """The results of the pieces: those that were kept under their keys, the others done and kept."""
-    done = {key: answer for key in pieces if (answer := kept.find(key, kind)) is not None}
+    """The results of the pieces: those that are known or were kept under their keys, the others done and kept."""
+    done = {key: answer for key in pieces if (answer := known.get(key) or kept.find(key, kind)) is not None}
 
     async def one(key: str) -> None:
         result = await pieces[key]()

@@ -7,7 +7,7 @@ crash; an evaluation exists only as a whole, and says nothing about a release's 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -86,6 +86,7 @@ class ReleaseEvaluator:
         id: str | None = None,
         principal: Principal | None = None,
         progress: Progress | None = None,
+        known: Mapping[str, RowResult] = {},
     ) -> Evaluation:
         """Evaluates the release on the dataset and checks its gates; recorded before it is returned.
 
@@ -101,6 +102,7 @@ class ReleaseEvaluator:
             probes: of each suite at most so many in a half, spread over categories and languages.
             id: under which an evaluation that was interrupted goes on, and one that is finished is returned as it is.
                 Without it, an interrupted one of the same things goes on, and a finished one is made anew.
+            known: results of this release by what was asked (:attr:`RowResult.asked`); those rows are not asked again.
             principal: on whose behalf; policy must let it ask. By default a service named ``evaluation``.
 
         Raises:
@@ -126,12 +128,12 @@ class ReleaseEvaluator:
         if id is None:
             id = await asyncio.to_thread(next_id, "eval", scope, subject, self.evaluations.get)
         else:
-            known = await asyncio.to_thread(self._known, scope, id)
-            if known is not None and (known.release, known.dataset) == (release.id, dataset.id):
-                return known
-            if known is not None:
+            finished = await asyncio.to_thread(self._finished, scope, id)
+            if finished is not None and (finished.release, finished.dataset) == (release.id, dataset.id):
+                return finished
+            if finished is not None:
                 raise ConflictError(
-                    f"The evaluation {id!r} is of {known.release} on {known.dataset}.",
+                    f"The evaluation {id!r} is of {finished.release} on {finished.dataset}.",
                     where=release.id,
                     next_step="Give each evaluation its own id.",
                 )
@@ -153,7 +155,14 @@ class ReleaseEvaluator:
         questions = {
             f"row:{row.example}": partial(requests.row, row, whole=row.example in whole_examples) for row in rows
         }
-        results = await answer_each(kept, RowResult, questions, self.concurrency, progress, "answering rows")
+        answered = {
+            f"row:{row.example}": found
+            for row in rows
+            if (found := known.get(row.content)) is not None and found.whole >= (row.example in whole_examples)
+        }
+        results = await answer_each(
+            kept, RowResult, questions, self.concurrency, progress, "answering rows", known=answered
+        )
         tried = SuiteResults()
         if with_safety:
             sender = ProbeRequests(self.answering, requests.reader, self.texts, release, who, self.patience)
@@ -180,19 +189,26 @@ class ReleaseEvaluator:
             check_fits(release, dataset)
         except InvalidInputError:
             return ()  # it reads other definition versions: the gate that compares fails, and says so
-        before = await asyncio.to_thread(self.evaluations.latest, scope, against, dataset.id)
-        if before is not None and await asyncio.to_thread(self.current, release, before):
-            try:
-                found = (await asyncio.to_thread(self.rows_of, before)).rows
-            except NotFoundError:
-                found = ()  # erased: asked again
-            if {row.example for row in rows} <= {row.example for row in found}:
-                return found
+        known = await asyncio.to_thread(self._answered_rows, release)
+        if {row.content for row in rows} <= known.keys():
+            return [known[row.content] for row in rows]
         made = await self.evaluate(
             release, dataset, mode="classes", limit=limit, with_safety=False, principal=principal,
-            progress=None if progress is None else _named(progress, "the live release"),
+            progress=None if progress is None else _named(progress, "the live release"), known=known,
         )  # fmt: skip
         return (await asyncio.to_thread(self.rows_of, made)).rows
+
+    def _answered_rows(self, release: Release) -> dict[str, RowResult]:
+        """What a release answered in its latest evaluations, on any dataset, by what was asked; whole answers first."""
+        found: dict[str, RowResult] = {}
+        for evaluation in reversed(self.evaluations.list(release.scope, release=release.id, limit=_EARLIER)):
+            if not self.current(release, evaluation):
+                continue
+            with suppress(NotFoundError):  # erased: asked again
+                for row in self.rows_of(evaluation).rows:
+                    if row.whole >= (row.asked in found and found[row.asked].whole):
+                        found[row.asked] = row
+        return found
 
     def _record(
         self, id: str, release: Release, dataset: Dataset, mode: Mode, rows: Sequence[DatasetRow],
@@ -234,7 +250,7 @@ class ReleaseEvaluator:
         annotations = self.annotations(release.scope, names)
         return ScoredAnswers(tuple(rows), tuple(known), tuple(annotations), metrics)
 
-    def _known(self, scope: Scope, id: str) -> Evaluation | None:
+    def _finished(self, scope: Scope, id: str) -> Evaluation | None:
         try:
             return self.evaluations.get(scope, id)
         except NotFoundError:

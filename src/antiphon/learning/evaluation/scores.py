@@ -58,6 +58,7 @@ class RowResult(msgspec.Struct, frozen=True):
             it meets the schema), ``texts`` (whether it says anything in words), ``false`` (what it states falsely)
             and ``guards`` (what guards did) about something.
         fingerprint: of what answered, as the receipt has it. text: hash of the text as it was served.
+        asked: :attr:`DatasetRow.content <antiphon.learning.datasets.reader.DatasetRow.content>` of the row.
     """
 
     example: str
@@ -80,6 +81,7 @@ class RowResult(msgspec.Struct, frozen=True):
     further: dict[str, RowOutcome] = {}
     own: dict[str, float] = {}
     own_failed: dict[str, str] = {}
+    asked: str = ""
 
     @property
     def first(self) -> RowOutcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
@@ -76,3 +77,14 @@ def test_rows_that_contradict_each_other_are_read_by_nobody() -> None:
     assert same.read(VIEWS, {"flight": "B6 1"}, NOON).values["congestion.delay"].value == 5.0
     with pytest.raises(FeatureUnavailableError, match="two rows"):
         DatasetFeatureReader(dataset(), [row("a"), row("b", delay=7.0)]).read(VIEWS, {"flight": "B6 1"}, NOON)
+
+
+def test_a_row_is_known_by_all_that_it_asks_and_is_held_against() -> None:
+    asked = row("a")
+    assert row("a").content == asked.content
+    others = [
+        row("b"), row("a", delay=6.0), row("a", flight="B6 2"), row("a", moment=NOON + timedelta(hours=1)),
+        msgspec.structs.replace(asked, label="on_time"), msgspec.structs.replace(asked, question="And now?"),
+        msgspec.structs.replace(asked, further={"minutes": "12"}),
+    ]  # fmt: skip
+    assert len({asked.content, *(other.content for other in others)}) == 8
