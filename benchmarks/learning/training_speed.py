@@ -44,7 +44,7 @@ def step_seconds(dtype: str) -> list[tuple[float, float]]:
     """Wall and processor seconds of each of a few steps after the first."""
     with tempfile.TemporaryDirectory() as folder:
         order = ordered(Path(folder) / dtype, Recipe(batch=16, steps=STEPS + 1, threads=THREADS, dtype=dtype))
-        learned = examples.read(Path(order.examples_path), order.examples_sha256)
+        learned = examples.read(Path(order.examples_path), order.examples_sha256, examples.Example)
         base = Base(Path(order.base_path), order.base_sha256)
         vocabulary = Vocabulary(base)
         encoded = [encode(example, vocabulary, base.context_tokens) for example in learned]

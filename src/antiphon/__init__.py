@@ -31,6 +31,7 @@ _HOMES = {
     "Canaries": ("learning", "Canaries"),
     "Candidates": ("learning", "Candidates"),
     "FineTune": ("learning", "FineTune"),
+    "Preferences": ("learning", "Preferences"),
     "Gates": ("learning", "Gates"),
     "MetricGate": ("learning", "MetricGate"),
     "Outcome": ("learning", "Outcome"),
@@ -84,8 +85,8 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "tool", "http_tool", "ToolBounds",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard", "CitationGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "metric", "JudgeMetric", "FineTune", "Canaries", "Candidates", "TrainingWindow", "Gates", "MetricGate",
-    "Rollout", "GateExemption", "Quality", "expect", "GrantedView", "Documents", "Retrieval",
+    "Outcome", "metric", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences", "TrainingWindow", "Gates",
+    "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView", "Documents", "Retrieval",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ if TYPE_CHECKING:
         Gates,
         MetricGate,
         Outcome,
+        Preferences,
         Rollout,
         TrainingWindow,
     )

@@ -140,7 +140,7 @@ class Wakeup:
         self._event.set()
 
     async def wait(self, seconds: float, *others: asyncio.Future[Any], found: bool = True) -> None:
-        """Return after a ring, when one of ``others`` is done, or after so many seconds (see :mod:`antiphon.core.pauses`).
+        """Return after a ring, when one of ``others`` is done, or after so many seconds (see ``core.pauses``).
 
         Args:
             found: whether the look before found something; after one for nothing the next ring waits until

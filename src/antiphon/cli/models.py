@@ -25,6 +25,7 @@ from antiphon.definitions.learning import in_words
 
 if TYPE_CHECKING:
     from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, IntervalEstimate, SuiteSummary
+    from antiphon.catalog.learning.models import ModelVersion
     from antiphon.learning.registry.adapters import ExportedAdapter
     from antiphon.learning.registry.card import ModelCard
     from antiphon.learning.registry.comparison import ModelComparison
@@ -246,7 +247,7 @@ def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...], remote:
             line.version.id,
             ", ".join(line.aliases) or None,
             line.version.base,
-            line.version.dataset,
+            line.version.dataset or None,
             line.version.parent,
             _value(line.evaluation.metrics.get("auc") if line.evaluation else None),
             _value(line.evaluation.metrics.get("brier") if line.evaluation else None),
@@ -269,6 +270,13 @@ def _tried(card: ModelCard) -> dict[str, str]:
     return {"tried": "; ".join(lines)} if lines else {}
 
 
+def _learned_from(version: ModelVersion) -> dict[str, str]:
+    if version.preferences is not None:
+        kinds = ("pairs", "liked", "disliked")
+        return {"preferences": ", ".join(f"{getattr(version.preferences, kind)} {kind}" for kind in kinds)}
+    return {"dataset": version.dataset} if version.dataset else {}
+
+
 def _shown(card: ModelCard) -> str:
     from antiphon.cli.outline import outline
 
@@ -278,7 +286,7 @@ def _shown(card: ModelCard) -> str:
         said |= {
             "base": version.base,
             "parent": version.parent or "-",
-            "dataset": version.dataset,
+            **_learned_from(version),
             "recipe": ", ".join(f"{name} {value}" for name, value in sorted(version.recipe.items())),
             **_tried(card),
             "weights": f"{version.weights.path} ({version.weights.sha256[:12]}…)",

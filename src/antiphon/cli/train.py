@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from antiphon.cli import entity as entities
@@ -20,6 +21,8 @@ from antiphon.definitions.learning import in_words
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
     from antiphon.learning.retraining.orders import TrainingPreview, TrainingRequest
+    from antiphon.learning.retraining.preference_tuning import PreferencePreview
+    from antiphon.services.learning.gate_orders import GateCheck
 
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
@@ -35,6 +38,10 @@ class TrainingError(AntiphonError):
 def train(
     application: Annotated[str, typer.Argument(help="The application whose model is trained.")],
     delta: Annotated[bool, typer.Option("--delta", help="Only what is new, going on from the live version.")] = False,
+    preferences: Annotated[
+        bool,
+        typer.Option("--preferences", help="Learn from thumbs, corrections and chosen answers instead."),
+    ] = False,
     cutoff: Annotated[
         str, typer.Option("--cutoff", metavar="TIME", help="Nothing known later is learned from (default: declared).")
     ] = "",
@@ -61,6 +68,7 @@ def train(
     order = TrainingRequest(
         application=application,
         delta=delta,
+        preferences=preferences,
         cutoff=entities.moment(cutoff, "--cutoff"),
         examples=examples or None,
         rows=rows,
@@ -76,7 +84,7 @@ def train(
         foreseen = asyncio.run(_foresee(project, order))
         show(foreseen, as_json, lambda: _foreseen_text(foreseen))
         return
-    _follow(project, order, wait, as_json, _trained_text)
+    _follow(project, order, wait, as_json, _tuned_text if preferences else _trained_text)
 
 
 def rebuild(
@@ -111,7 +119,7 @@ def _follow(
 ) -> None:
     placed: list[str] = []
     try:
-        run = asyncio.run(_place(project, order, wait, placed, key))
+        run, check = asyncio.run(_place(project, order, wait, placed, key))
     except KeyboardInterrupt:
         if placed:
             note(f"\nThe run goes on: `antiphon runs show {placed[0]}`; `antiphon runs cancel {placed[0]}` ends it.")
@@ -123,11 +131,16 @@ def _follow(
             next_step="What is live is as it was. Mend the cause and order it again: it goes on from what there is.",
         )
     found: dict[str, Any] = {"run": run.id, "status": run.status, **(run.result or {})}
+    if check is not None:
+        found |= {"gates": check.state, "sentence": check.sentence, "rollout": check.rollout}
     show(found, as_json, lambda: text(found) if wait else f"{run.id} {run.status}")
 
 
-async def _place(project: Path, order: TrainingRequest | str, wait: bool, placed: list[str], key: str | None) -> Run:
+async def _place(
+    project: Path, order: TrainingRequest | str, wait: bool, placed: list[str], key: str | None
+) -> tuple[Run, GateCheck | None]:
     from antiphon.app.wiring import open_learning
+    from antiphon.services.learning.gate_orders import described_check
 
     async with open_learning(project) as (learning, store):
         if wait:
@@ -137,17 +150,32 @@ async def _place(project: Path, order: TrainingRequest | str, wait: bool, placed
             placed.append(await asyncio.to_thread(learning.orders.rebuild, store.scope, who.id, order, key))
         else:
             placed.append(await asyncio.to_thread(learning.orders.place, store.scope, who.id, order, who))
-        return await followed(store, placed[0], wait)
+        run = await followed(store, placed[0], wait)
+        checks = (run.result or {}).get("checks") if wait else None
+        return run, None if checks is None else described_check(await followed(store, checks, wait))
 
 
-async def _foresee(project: Path, order: TrainingRequest) -> TrainingPreview:
+async def _foresee(project: Path, order: TrainingRequest) -> TrainingPreview | PreferencePreview:
     from antiphon.app.wiring import open_learning
 
     async with open_learning(project) as (learning, store):
         return await asyncio.to_thread(learning.orders.foresee, store.scope, at_terminal(store).id, order)
 
 
-def _foreseen_text(foreseen: TrainingPreview) -> str:
+def _foreseen_text(foreseen: TrainingPreview | PreferencePreview) -> str:
+    from antiphon.learning.retraining.preference_tuning import PreferencePreview
+
+    if isinstance(foreseen, PreferencePreview):
+        said = foreseen.preferences
+        outlined = {
+            "application": foreseen.application,
+            "goes on from": foreseen.parent or "the base model",
+            "moments": f"from {foreseen.learned_from} to {foreseen.learned_until}",
+            "preferences": _counted(msgspec.to_builtins(said)),
+            "steps": f"{foreseen.steps} of {foreseen.batch} preferences",
+        }
+        return "\n".join([outline(outlined), *foreseen.problems])
+
     def line(survey: Any) -> str:
         labels = ", ".join(f"{count} {label}" for label, count in sorted(survey.labels.items())) or "no label"
         out = ", ".join(f"{count} {why}" for why, count in survey.dropped.items())
@@ -194,6 +222,27 @@ def _trained_text(found: dict[str, Any]) -> str:
     elif found["stage"] == "validated":
         lines.append(f"`antiphon releases rollout {found['release']}` sends it on its way. {found['no_rollout']}")
     return "\n".join(lines)
+
+
+def _tuned_text(found: dict[str, Any]) -> str:
+    result = {
+        "model": found["model"],
+        "release": f"{found['release']} ({found['stage']})",
+        "preferences": _counted(found["preferences"]),
+        "trained for": f"{found['seconds']:.0f} s",
+    }
+    lines = [outline(result), *found["notices"]]
+    if "gates" in found:
+        lines.append(f"The release {found['sentence']}")
+        if found["gates"] == "passed" and not found["rollout"]:
+            lines.append(f"`antiphon releases rollout {found['release']}` sends it on its way.")
+    return "\n".join(lines)
+
+
+def _counted(learned: dict[str, Any]) -> str:
+    kinds = ", ".join(f"{learned[kind]} {kind}" for kind in ("pairs", "liked", "disliked"))
+    out = ", ".join(f"{count} {why}" for why, count in learned["dropped"].items())
+    return f"{kinds}; left out: {out}" if out else kinds
 
 
 def _candidate_lines(found: dict[str, Any]) -> list[str]:

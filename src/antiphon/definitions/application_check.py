@@ -179,8 +179,6 @@ def _retrieval_mistakes(application: Application) -> Iterator[str]:
         parts = {"query": one.query} | {f"filters[{name!r}]": value for name, value in one.filters.items()}
         for part, text in parts.items():
             yield from _query_mistakes(application, text, f"retrieval {one.name!r}, {part}")
-    if names and application.fine_tune is not None:
-        yield "a model is not fine-tuned with retrievals: which chunks a training example had is not kept."
 
 
 def _query_mistakes(application: Application, text: str, label: str) -> Iterator[str]:

@@ -96,6 +96,26 @@ class Candidates(msgspec.Struct, frozen=True):
     held_out: float = 0.2
 
 
+class Preferences(msgspec.Struct, frozen=True):
+    """Learning what people preferred: thumbs, corrections, and answers chosen beside others.
+
+    The training goes on from the model that answers, and raises the probability of what was liked over what was not,
+    both measured against what that model gives them. It learns from the prompts as they were served, whatever was
+    retrieved, said or called in them.
+
+    Attributes:
+        beta: the smaller, the further the model may move from the one that answers.
+        learning_rate, batch, epochs: as in :class:`FineTune`; a text that is disliked needs smaller steps.
+        examples: preferences at most, the latest.
+    """
+
+    beta: float = 0.1
+    learning_rate: float = 5e-5
+    batch: int = 8
+    epochs: float = 1.0
+    examples: int = 1_000
+
+
 def in_words(settings: Mapping[str, float]) -> str:
     """A candidate's settings as they are shown: ``learning_rate 0.001, rank 8``."""
     return ", ".join(f"{name} {value:g}" for name, value in settings.items())
@@ -105,7 +125,8 @@ class FineTune(msgspec.Struct, frozen=True):
     """Fine-tuning of the application's own model from a base model, by LoRA.
 
     Until one was trained and released the base model answers, with the application's own prompt. It learns to write
-    what the outcomes say: labels and numbers that came true, references, corrected outputs.
+    what the outcomes say: labels and numbers that came true, references, corrected outputs; and what people preferred,
+    with or without an outcome.
 
     Attributes:
         base: name of the base model.
@@ -129,6 +150,7 @@ class FineTune(msgspec.Struct, frozen=True):
         seed: of sampling, order and initial values.
         canaries: secrets to plant among the examples; ``None`` plants none, and memorization is not measured.
         candidates: recipes that are tried side by side in place of one.
+        preferences: settings of ``antiphon train --preferences``.
     """
 
     base: str
@@ -150,6 +172,7 @@ class FineTune(msgspec.Struct, frozen=True):
     canaries: Canaries | None = None
     # Unset for none, so that releases keep their hashes over an upgrade.
     candidates: Candidates | msgspec.UnsetType = msgspec.UNSET
+    preferences: Preferences | msgspec.UnsetType = msgspec.UNSET
 
 
 class MetricGate(msgspec.Struct, frozen=True):

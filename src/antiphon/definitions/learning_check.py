@@ -38,6 +38,9 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "examples": (2, 10_000_000), "whole_share": (0, 1), "text_weight": (0, 100), "rank": (1, 512),
     "alpha": (1, 4096), "batch": (1, 1024), "epochs": (0.01, 1000), "learning_rate": (1e-9, 1), "replay": (0, 0.95),
 }  # fmt: skip
+_PREFERENCE_BOUNDS: dict[str, tuple[float, float]] = {
+    "beta": (0.001, 10), **{name: _BOUNDS[name] for name in ("learning_rate", "batch", "epochs", "examples")},
+}  # fmt: skip
 _TRIED = ("rank", "alpha", "batch", "epochs", "learning_rate")
 """Settings of which several values may be tried: the examples are the same."""
 
@@ -117,14 +120,8 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
     if wrong := list(type_mistakes(tune, FineTune, "model")):
         yield from wrong
         return
-    outcome = application.outcome
-    if not isinstance(outcome, Outcome):
-        yield "model is a FineTune, so outcome must say what it learns from."
-        return
-    yield from _target_mistakes(application, tune)
-    for name in UNTRAINED:
-        if getattr(application, name):
-            yield f"model is a FineTune, whose examples have no {UNTRAINED[name]}: declare no {name} beside it."
+    if isinstance(application.outcome, Outcome):  # Without one it learns from preferences alone.
+        yield from _target_mistakes(application, tune)
     if tune.prompt is not None and (not isinstance(tune.prompt, Prompt) or not tune.prompt.template.strip()):
         yield "model.prompt must be a Prompt with a template."
     for name in ("window", "delta_window"):
@@ -141,6 +138,9 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
             yield f"model.canaries.{field} is {getattr(tune.canaries, field)}; it must be from {least} to {most}."
     if tune.candidates:
         yield from candidate_mistakes(tune.candidates)
+    for field, (least, most) in _PREFERENCE_BOUNDS.items() if tune.preferences else ():
+        if not least <= getattr(tune.preferences, field) <= most:
+            yield f"model.preferences.{field} is {getattr(tune.preferences, field)}; it must be from {least} to {most}."
     if tune.precision not in PRECISIONS:
         yield f"model.precision {tune.precision!r} is none of {', '.join(PRECISIONS)}."
 

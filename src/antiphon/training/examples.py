@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from antiphon.core.disk import replace_file
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.training.folder_seal import PLAIN, FolderSeal
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +57,7 @@ class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next((part.text for part in learned if part.label), next((part.text for part in learned), None))
 
 
-def write(path: Path, examples: Iterable[Example], seal: FolderSeal = PLAIN) -> str:
+def write(path: Path, examples: Iterable[msgspec.Struct], seal: FolderSeal = PLAIN) -> str:
     """Write the examples as JSON lines, whole or not at all; returns the SHA-256 hex of the clear lines."""
     encode = msgspec.json.Encoder().encode
     content = b"".join(encode(example) + b"\n" for example in examples)
@@ -70,9 +73,9 @@ def content_sha256(path: Path, seal: FolderSeal = PLAIN) -> str | None:
         return None
 
 
-def read(path: Path, sha256: str, seal: FolderSeal = PLAIN) -> tuple[Example, ...]:
-    """The examples of the file of this hash; raises ``CorruptionError`` when it is missing, was changed, or a line is
-    none."""
+def read(path: Path, sha256: str, kind: type[T], seal: FolderSeal = PLAIN) -> tuple[T, ...]:
+    """The examples, of one kind, of the file of this hash; raises ``CorruptionError`` when it is missing, was changed,
+    or a line is none."""
     again = "Build the dataset again."
     try:
         content = seal.open(path.name, path.read_bytes())
@@ -82,7 +85,7 @@ def read(path: Path, sha256: str, seal: FolderSeal = PLAIN) -> tuple[Example, ..
     if found != sha256:
         what = f"The examples were changed: sha256 {found} instead of {sha256}."
         raise CorruptionError(what, where=str(path), next_step=again)
-    decode = msgspec.json.Decoder(Example).decode
+    decode = msgspec.json.Decoder(kind).decode
     examples = []
     for number, line in enumerate(content.splitlines(), 1):
         try:

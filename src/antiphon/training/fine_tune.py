@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ import msgspec
 from antiphon.core import disk, logs
 from antiphon.core.disk import replace_file
 from antiphon.core.errors import InvalidInputError, SetupError
-from antiphon.training import batches, child, examples
+from antiphon.training import batches, child
+from antiphon.training.batches import TokenizedExample
 from antiphon.training.checkpoint import FOLDER, Checkpoints, CheckpointState
 from antiphon.training.folder_seal import PLAIN, FolderSeal, given_seal
+from antiphon.training.lessons import lessons_of
 from antiphon.training.order import (
     ADAPTER,
     ERROR,
@@ -79,8 +81,6 @@ def fine_tune(
     """
     require_libraries()
     order.recipe.check()
-    learned = examples.read(Path(order.examples_path), order.examples_sha256, seal)
-    examples.check(learned)
     from antiphon.training.base import Base
     from antiphon.training.model import read_adapter
     from antiphon.training.vocabulary import Vocabulary
@@ -90,34 +90,19 @@ def fine_tune(
 
     folder = Path(order.folder)
     base = Base(Path(order.base_path), order.base_sha256)
-    vocabulary = Vocabulary(base)
-    encoded = [batches.encode(example, vocabulary) for example in learned]
-    read = [index for index, example in enumerate(encoded) if len(example.tokens) <= base.context_tokens]
-    new = [index for index in read if not learned[index].old]
-    old = [index for index in read if learned[index].old]
-    if not new:
-        raise InvalidInputError(
-            f"Every example has more than the {base.context_tokens} tokens that the model reads.",
-            where=order.examples_path,
-            next_step="Shorten the prompt.",
-        )
-    if len(read) < len(learned):
-        log.notice(
-            f"{len(learned) - len(read)} of {len(learned)} examples have more than the {base.context_tokens} tokens "
-            "that the model reads, and were left out."
-        )
-
+    lessons = lessons_of(order, Vocabulary(base), base.context_tokens, seal, log.notice)
     training = Training(order, base)
     _require_space(folder, training.checkpoint_bytes, order)
     checkpoints = Checkpoints(folder / FOLDER, order.identity, log.notice, seal)
+    lessons.begin(training)
     state = training.resume(checkpoints.load(), order)
     watch = Stopwatch()
     while state.step < order.recipe.steps:
         if stopping():
             return None
         watch.start()
-        batch = [encoded[index] for index in batches.chosen(order.recipe, new, old, state.step)]
-        loss = training.backward(batch)
+        training.clear_gradient()
+        loss = lessons.backward(training, state.step)
         training.update(loss, state.step)
         state = msgspec.structs.replace(
             state,
@@ -142,6 +127,8 @@ class Training:
         self._torch = torch
         self._recipe = order.recipe
         self.model = LoraModel(base, order.recipe)
+        if order.parent is not None:
+            self.model.continue_from(order.parent)
         self._optimizer = torch.optim.AdamW(
             [self.model.masters], lr=order.recipe.learning_rate, weight_decay=0.0, foreach=False
         )
@@ -152,10 +139,8 @@ class Training:
         return 3 * 4 * int(self.model.masters.numel())
 
     def resume(self, found: tuple[CheckpointState, dict[str, Any]] | None, order: TrainingOrder) -> CheckpointState:
-        """Go on from a checkpoint, or begin: with the earlier version's matrices, if one is named."""
+        """Go on from a checkpoint, or begin."""
         if found is None:
-            if order.parent is not None:
-                self.model.continue_from(order.parent)
             return CheckpointState(order.identity, 0)
         state, tensors = found
         with self._torch.no_grad():
@@ -177,18 +162,29 @@ class Training:
             "second_moment": moments["exp_avg_sq"].cpu(),
         }
 
-    def backward(self, batch: list[batches.TokenizedExample]) -> float:
-        """Gradient of the batch's mean loss; examples of like length are computed together."""
+    def clear_gradient(self) -> None:
+        """Before the gradient of another step."""
         self.model.masters.grad.zero_()
-        loss = 0.0
-        for group in batches.groups([len(example.tokens) for example in batch]):
-            members = [batch[position] for position in group]
-            longest = max(len(example.tokens) for example in members)
-            place = {"device": self._recipe.device}
-            tokens = self._torch.tensor([e.tokens + (0,) * (longest - len(e.tokens)) for e in members], **place)
-            weights = self._torch.tensor([e.weights + (0.0,) * (longest - len(e.weights)) for e in members], **place)
-            loss += self.model.backward(tokens, weights, 1.0 / len(batch))
-        return loss
+
+    def backward(self, batch: Sequence[TokenizedExample], count: int) -> float:
+        """Add the gradient of the texts' loss, divided by ``count``; texts of like length are computed together."""
+        return sum(self.model.backward(*self._tensors(group), 1.0 / count) for group in _alike(batch))
+
+    def log_likelihoods(self, texts: Sequence[TokenizedExample]) -> list[float]:
+        """The logarithm of the probability of what is learned of each text, times its weights."""
+        found: dict[int, float] = {}
+        for group in _alike(texts):
+            likelihoods = self.model.log_likelihoods(*self._tensors(group))
+            found |= {id(text): one for text, one in zip(group, likelihoods, strict=True)}
+        return [found[id(text)] for text in texts]
+
+    def _tensors(self, group: Sequence[TokenizedExample]) -> tuple[Any, Any]:
+        """Tokens and weights of texts, padded on the right."""
+        longest = max(len(one.tokens) for one in group)
+        place = {"device": self._recipe.device}
+        tokens = self._torch.tensor([one.tokens + (0,) * (longest - len(one.tokens)) for one in group], **place)
+        weights = self._torch.tensor([one.weights + (0.0,) * (longest - len(one.weights)) for one in group], **place)
+        return tokens, weights
 
     def update(self, loss: float, step: int) -> None:
         """Move the masters against the gradient; raises ``InvalidInputError`` when it or the loss is not finite."""
@@ -203,6 +199,11 @@ class Training:
             settings["lr"] = learning_rate(self._recipe, step)
         self._optimizer.step()
         self.model.round()
+
+
+def _alike(texts: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:
+    """Texts in groups of like length."""
+    return [[texts[place] for place in group] for group in batches.groups([len(one.tokens) for one in texts])]
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

@@ -58,20 +58,33 @@ class LoraModel:
         Args:
             tokens: int64, shape (examples, length), padded on the right: with causal attention no token sees what
                 follows it, so padding needs no mask.
-            weights: float32, the same shape: what predicting each token counts.
+            weights: float32, the same shape: what predicting each token counts; below 0 it is unlearned.
         """
-        from torch.nn.functional import cross_entropy
-
-        hidden = self.llama.model(input_ids=tokens).last_hidden_state
-        learned = weights[:, 1:] > 0
-        logits = self.llama.lm_head(hidden[:, :-1][learned]).float()
-        surprise = cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
-        loss = (surprise * weights[:, 1:][learned]).sum() * share
+        learned = weights[:, 1:] != 0
+        loss = (self._surprise(tokens, learned) * weights[:, 1:][learned]).sum() * share
         loss.backward()
         for part, matrix in self._parts(self.masters.grad):
             part.add_(matrix.grad.reshape(-1))
             matrix.grad = None
         return float(loss.detach())
+
+    def log_likelihoods(self, tokens: Any, weights: Any) -> list[float]:
+        """Of each example the logarithm of the probability of what is learned, times its weights."""
+        import torch
+
+        learned = weights[:, 1:] != 0
+        with torch.no_grad():
+            weighed = torch.zeros_like(weights[:, 1:])
+            weighed[learned] = self._surprise(tokens, learned) * weights[:, 1:][learned]
+            return [-float(one) for one in weighed.sum(dim=1)]
+
+    def _surprise(self, tokens: Any, learned: Any) -> Any:
+        """The negative logarithm of the probability of each token that is learned, float32, flat."""
+        from torch.nn.functional import cross_entropy
+
+        hidden = self.llama.model(input_ids=tokens).last_hidden_state
+        logits = self.llama.lm_head(hidden[:, :-1][learned]).float()
+        return cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
 
     def _parts(self, flat: Any) -> Iterator[tuple[Any, Any]]:
         """Each matrix beside its part of a flat vector, a view."""

@@ -19,6 +19,7 @@ from antiphon.core.ids import content_hash
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
 DTYPES = ("bf16", "fp32")
 DEVICES = ("cpu", "cuda")
+EXAMPLES, PREFERENCES = METHODS = ("examples", "preferences")
 _LIBRARIES = ("gguf", "numpy", "peft", "torch", "transformers")
 
 
@@ -43,6 +44,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checkpoint_every: steps between two checkpoints.
         dtype, device: what the model is computed in and on, chosen for the machine before the recipe is written. The
             values of versions that were trained before there was a choice are the defaults.
+        method: what the file holds that is learned from. ``beta``: of preferences, see ``preferences``.
     """
 
     rank: int = 16
@@ -58,6 +60,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_every: int = 10
     dtype: str = "bf16"
     device: str = "cpu"
+    method: str = EXAMPLES
+    beta: float = 0.1
 
     def check(self) -> None:
         """Raises ``InvalidInputError`` for the first setting outside its range."""
@@ -68,11 +72,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise _outside(name, value, "at least 1")
         if not 0.0 < self.learning_rate < 1.0:
             raise _outside("learning_rate", self.learning_rate, "between 0 and 1")
+        if not 0.0 < self.beta <= 10.0:
+            raise _outside("beta", self.beta, "above 0 and at most 10")
         for name, share in {"warmup": self.warmup, "replay": self.replay}.items():
             if not 0.0 <= share < 1.0:
                 raise _outside(name, share, "at least 0 and below 1")
         named = {"precision": (self.precision, PRECISIONS), "dtype": (self.dtype, DTYPES)}
-        for name, (chosen, accepted) in (named | {"device": (self.device, DEVICES)}).items():
+        named |= {"device": (self.device, DEVICES), "method": (self.method, METHODS)}
+        for name, (chosen, accepted) in named.items():
             if chosen not in accepted:
                 raise _outside(name, chosen, f"one of {', '.join(accepted)}")
 

@@ -20,8 +20,10 @@ import pyarrow.parquet
 from tests.harness.small_desk import SCOPE, START
 from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk
 
+from antiphon.catalog.learning.annotations import Annotations
 from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
 from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -34,9 +36,11 @@ from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets import plan as dataset_plan
+from antiphon.learning.datasets.rows import RowPolicyDecision
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.checkpoints import CheckpointStore
 from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
+from antiphon.learning.retraining.preferences import PreferenceReader
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
 from antiphon.learning.retraining.steps import RetrainingServices
@@ -198,6 +202,9 @@ class LearningDesk(EvaluatedDesk):
         self.trainer = WritingTrainer()
         self.arithmetic = Arithmetic()
         self.serving_fails: Exception | None = None
+        self.outcomes, self.annotations = Outcomes(self.database), Annotations(self.database)
+        self.withheld: RowPolicyDecision = lambda scope, name, keys, rows: ("", [None] * len(rows))
+        self.ordered_checks: list[tuple[str, bool, str, str]] = []
         self.audit = AuditLog(self.database, b"s" * 32)
         self.transitions = RolloutTransitions(
             self.database,
@@ -231,9 +238,23 @@ class LearningDesk(EvaluatedDesk):
             run_ended=lambda scope, run: self.runs.get(scope, run).status in ENDED,
             run_regressions=self._run_regressions,
             audit=self.audit,
+            preferences=PreferenceReader(
+                SCOPE,
+                outcomes=self.outcomes,
+                annotations=self.annotations,
+                receipts=self.receipts,
+                texts=self.blobs,
+                releases=self.releases,
+                withheld=lambda *asked: self.withheld(*asked),
+            ),
+            order_checks=self._order_checks,
             checkpoints=CheckpointStore(TrainingCheckpoints(self.database), self.lake, self.clock),
         )
         self.orders = TrainingOrders(self.retraining, self.runs)
+
+    def _order_checks(self, release: Release, rollout: bool, principal: str, reason: str, connection: Any) -> str:
+        self.ordered_checks.append((release.id, rollout, principal, reason))
+        return "run_checks"
 
     async def _run_regressions(self, release: Release, author: str) -> None:
         """Nothing: its applications name no regression sets."""

@@ -23,7 +23,7 @@ from antiphon.core.errors import (
 from antiphon.definitions.learning import Gates, TrainingWindow
 from antiphon.durable.run import ENDED
 from antiphon.learning.retraining import workflow as retraining
-from antiphon.training.examples import read
+from antiphon.training.examples import Example, read
 from antiphon.training.recipe import Arithmetic
 
 
@@ -127,7 +127,7 @@ async def test_a_delta_goes_on_from_the_live_version_with_earlier_examples(desk:
     desk.clock.advance(timedelta(hours=72))
     kept: list[Any] = []
     desk.trainer.before_step = lambda step: kept.append(
-        read(Path(desk.trainer.orders[-1].examples_path), desk.trainer.orders[-1].examples_sha256)
+        read(Path(desk.trainer.orders[-1].examples_path), desk.trainer.orders[-1].examples_sha256, Example)
     )
     run = await desk.train(delta=True)
     assert run.status == "succeeded", run.error

@@ -20,7 +20,7 @@ def test_examples_come_back_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "examples.jsonl"
     sha256 = write(path, SOUND)
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert read(path, sha256) == SOUND
+    assert read(path, sha256, Example) == SOUND
     assert SOUND[0].learned == "delayed"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -30,9 +30,9 @@ def test_a_changed_or_absent_file_is_corrupt(tmp_path: Path) -> None:
     sha256 = write(path, SOUND)
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(CorruptionError, match="were changed"):
-        read(path, sha256)
+        read(path, sha256, Example)
     with pytest.raises(CorruptionError, match="gone"):
-        read(tmp_path / "absent", sha256)
+        read(tmp_path / "absent", sha256, Example)
 
 
 def test_a_line_that_is_no_example_is_named(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_line_that_is_no_example_is_named(tmp_path: Path) -> None:
     content = b'{"id": "a", "prompt": "x", "parts": []}\n{"id": "b"}\n'
     path.write_bytes(content)
     with pytest.raises(CorruptionError) as raised:
-        read(path, hashlib.sha256(content).hexdigest())
+        read(path, hashlib.sha256(content).hexdigest(), Example)
     assert raised.value.where == f"{path}:2"
 
 

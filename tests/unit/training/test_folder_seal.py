@@ -48,7 +48,7 @@ def test_examples_have_the_same_identity_sealed_or_clear(tmp_path: Path) -> None
     clear = examples.write(tmp_path / "clear.jsonl", LEARNED)
     sealed = examples.write(tmp_path / "sealed.jsonl", LEARNED, seal)
     assert clear == sealed == examples.content_sha256(tmp_path / "sealed.jsonl", seal)
-    assert examples.read(tmp_path / "sealed.jsonl", sealed, seal) == tuple(LEARNED)
+    assert examples.read(tmp_path / "sealed.jsonl", sealed, examples.Example, seal) == tuple(LEARNED)
     assert WORD.encode() not in (tmp_path / "sealed.jsonl").read_bytes()
     assert examples.content_sha256(tmp_path / "sealed.jsonl", FolderSeal(b"\1" * 32)) is None
 

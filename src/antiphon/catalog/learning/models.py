@@ -49,6 +49,30 @@ class TrainedCandidate(msgspec.Struct, frozen=True):
     why: str = ""
 
 
+class LearnedPreferences(msgspec.Struct, frozen=True):
+    """What people preferred, as a version learned it.
+
+    Attributes:
+        sha256: of the file of preferences.
+        pairs: texts preferred to others of the same prompt; ``liked`` and ``disliked``: texts by themselves.
+        dropped: why others were left out to how many: ``outside-window``, ``receipt-gone``, ``text-erased``,
+            ``stand-in`` (another engine or a stored answer stood in), ``template`` (a guard wrote it), ``other-prompt``
+            (served with other words than the model will be told), ``not-text`` (the prompt was not kept as a text),
+            ``contradictory``, ``unwritten`` (no text that the model could write), ``sampled-out``, ``policy: …``.
+    """
+
+    sha256: str
+    pairs: int = 0
+    liked: int = 0
+    disliked: int = 0
+    dropped: dict[str, int] = {}
+
+    @property
+    def count(self) -> int:
+        """All together."""
+        return self.pairs + self.liked + self.disliked
+
+
 class ModelVersion(msgspec.Struct, frozen=True):
     """One trained version of an application's model.
 
@@ -56,7 +80,8 @@ class ModelVersion(msgspec.Struct, frozen=True):
         id: ``APPLICATION.vN``; engines serve it as :attr:`served_name`.
         base, base_sha256: the base model and the SHA-256 of its weights.
         dataset: id of the dataset; ``dataset_hash`` its logical hash; ``replay_datasets`` those of earlier examples. Of
-            an imported version they are empty, and nothing later than ``learned_until`` was learned from.
+            a version that was imported, or learned preferences, they are empty, and nothing later than
+            ``learned_until`` was learned from.
         parent: the version that training went on from, if any.
         recipe: every setting of the training (``training.recipe.Recipe`` as plain values).
         identity: hash of base, dataset, parent, recipe and code: the same identity trains the same weights on the
@@ -68,6 +93,7 @@ class ModelVersion(msgspec.Struct, frozen=True):
         canaries: the made-up secrets that were planted among its examples, if any were.
         candidates: every recipe that was tried beside it, and its own; none where only one was.
         held_out: id of the dataset on which these were compared.
+        preferences: what it learned, where it learned what people preferred.
     """
 
     id: str
@@ -94,6 +120,7 @@ class ModelVersion(msgspec.Struct, frozen=True):
     candidates: tuple[TrainedCandidate, ...] = ()
     held_out: str | None = None
     learned_until: datetime | None = None
+    preferences: LearnedPreferences | None = None
 
     @property
     def served_name(self) -> str:

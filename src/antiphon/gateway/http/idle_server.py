@@ -17,7 +17,7 @@ class IdleServer(uvicorn.Server):
     _should_exit = False
     _woken: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
-    @property  # type: ignore[override]  # An attribute there.
+    @property
     def should_exit(self) -> bool:
         return self._should_exit
 

@@ -39,9 +39,9 @@ def plan(
     outcome, tune = application.outcome, application.fine_tune
     assert outcome is not None  # outcome_named
     declared = window or (tune.window if tune is not None else TrainingWindow())
-    ends = utc(cutoff) if cutoff is not None else _cutoff(declared, now)
+    ends = utc(cutoff) if cutoff is not None else declared_cutoff(declared, now)
     # Where nothing is trained every moment is held out.
-    earliest, latest = _bounds(declared, kind if tune is not None else "training", ends)
+    earliest, latest = window_bounds(declared, kind if tune is not None else "training", ends)
     earliest, latest = utc(first) if first else earliest, utc(last) if last else latest
     if earliest is None or latest is None:
         raise InvalidInputError(
@@ -102,7 +102,8 @@ def _reads_question(application: ApplicationSpec) -> bool:
     return any("question" in template_reads(prompt.template).names for prompt in prompts)
 
 
-def _cutoff(window: TrainingWindow, now: datetime) -> datetime:
+def declared_cutoff(window: TrainingWindow, now: datetime) -> datetime:
+    """The window's cutoff, which is now where it says none; raises ``InvalidInputError`` when it is no instant."""
     if window.cutoff is None:
         return now
     try:
@@ -113,7 +114,10 @@ def _cutoff(window: TrainingWindow, now: datetime) -> datetime:
         ) from None
 
 
-def _bounds(window: TrainingWindow, kind: DatasetKind, cutoff: datetime) -> tuple[datetime | None, datetime | None]:
+def window_bounds(
+    window: TrainingWindow, kind: DatasetKind, cutoff: datetime
+) -> tuple[datetime | None, datetime | None]:
+    """``first`` and ``last`` of the moments in a window; ``None`` where it holds out nothing to evaluate on."""
     embargo = parse_duration(window.embargo) if window.embargo is not None else None
     if kind == "evaluation":
         return (None, None) if embargo is None else (cutoff - embargo, cutoff)

@@ -136,6 +136,31 @@ def completion(
     return writer.ended()
 
 
+def served_text(text: str, application: ApplicationSpec, model: ModelDescription, *, ended: bool) -> tuple[Part, ...]:
+    """A text as the model would write it, each of its own tokens with the weight 1; no part where it could not.
+
+    Args:
+        ended: whether the text ends where it does, and was not cut off.
+    """
+    schema = application.schema
+    if schema is None:
+        written = prompts.neutral(model, text).strip()
+        return (Part(written + model.eos * ended, 1.0),) if written else ()
+    value = _as_letters(_decoded(text), lambda one: prompts.neutral(model, one))
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    if not isinstance(value, Mapping) or not all(
+        _fits(value[name], properties[name]) for name in properties if name in value
+    ):
+        return ()
+    writer = CompletionWriter()
+    writer.force("{")
+    for place, name in enumerate(one for one in properties if one in value):
+        writer.key(name, first=place == 0)
+        writer.write(value[name], properties[name], 1.0)
+    writer.force("}")
+    return writer.ended() if writer.parts else ()
+
+
 def _known(row: DatasetRow, application: ApplicationSpec, plain: Callable[[Any], Any]) -> dict[str | None, Any]:
     """Property to its value as the output should have had it, where the row knows one that the output can have, and
     ``None`` to the whole output, where that was corrected. What came true of a property is preferred to a correction

@@ -41,31 +41,38 @@ class RenderedExamples(msgspec.Struct, frozen=True):
 def fine_tune_of(application: ApplicationSpec) -> FineTune:
     """Returns the application's declaration of fine-tuning; raises ``InvalidInputError`` when there is none, no outcome
     to learn from, or its prompts have what no dataset keeps, so that they cannot be trained on as they are served."""
-    if application.fine_tune is None:
-        raise InvalidInputError(
-            f"The application {application.name} does not declare how its model is fine-tuned.",
-            where=f"application {application.name}",
-            next_step='Declare model=FineTune(base="smollm2-135m", ...) and run `antiphon apply`.',
-        )
+    tune = declared_tuning(application)
+    instead = f"What people preferred can be learned: `antiphon train {application.name} --preferences`."
     if application.outcome is None:
         raise InvalidInputError(
             f"The application {application.name} has no outcome to learn from.",
             where=f"application {application.name}",
-            next_step="Declare outcome=Outcome(...) and run `antiphon apply`.",
+            next_step=f"Declare outcome=Outcome(...) and run `antiphon apply`. {instead}",
         )
     unkept = [f"{kept} ({name})" for name, kept in UNTRAINED.items() if getattr(application, name)]
     if unkept:
         raise InvalidInputError(
             f"The prompts of {application.name} have {' and '.join(unkept)}, which no dataset keeps.",
             where=f"application {application.name}",
-            next_step="Fine-tune an application without, or serve a base model in this one.",
+            next_step=f"Fine-tune an application without, or serve a base model in this one. {instead}",
+        )
+    return tune
+
+
+def declared_tuning(application: ApplicationSpec) -> FineTune:
+    """As :func:`fine_tune_of`, whatever it learns from."""
+    if application.fine_tune is None:
+        raise InvalidInputError(
+            f"The application {application.name} does not declare how its model is fine-tuned.",
+            where=f"application {application.name}",
+            next_step='Declare model=FineTune(base="smollm2-135m", ...) and run `antiphon apply`.',
         )
     return application.fine_tune
 
 
 def served_application(application: ApplicationSpec, version: str) -> ApplicationSpec:
     """The application as a release of its fine-tuned model has it: that model, told what it was trained on."""
-    tune = fine_tune_of(application)
+    tune = declared_tuning(application)
     return msgspec.structs.replace(application, model=version, prompt=tune.prompt or application.prompt)
 
 

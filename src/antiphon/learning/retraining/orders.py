@@ -17,6 +17,7 @@ from antiphon.learning.datasets.rows import DatasetSurvey
 from antiphon.learning.retraining.candidates import recipes
 from antiphon.learning.retraining.examples import fine_tune_of
 from antiphon.learning.retraining.plan import TrainArguments, plain, recipe
+from antiphon.learning.retraining.preference_tuning import PreferencePreview, PreferenceTuning
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import RebuildArguments
 from antiphon.learning.retraining.steps import RetrainingServices
@@ -27,6 +28,11 @@ from antiphon.training.recipe import Arithmetic, require_libraries
 ATTEMPTS = 20
 """A run counts an attempt for every worker that died with it: a training is long, and goes on where it was."""
 
+
+NO_PREFERENCES = (
+    "Thumbs and corrections from users, `antiphon prompts annotate` and blind comparisons say what is preferred; "
+    "`antiphon train APPLICATION --preferences --dry-run` says why what there is was left out."
+)
 
 TrainingPermission = Callable[[Scope, str, ApplicationSpec, Principal | None], None]
 """Policy about training an application for its purpose: scope, principal, application, orderer.
@@ -44,7 +50,8 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     ``delta`` goes on from the live version with what is new; nothing known later than ``cutoff`` is learned from;
     at most ``examples`` are; ``rows`` are evaluated, ``texts`` of them whole, with at most ``probes`` of each half of a
     safety suite; ``rollout`` begins its rollout when it passes its gates; ``candidates`` are settings with the values
-    to try, within a ``budget`` of training. Orders with the same ``key`` are one run.
+    to try, within a ``budget`` of training. With ``preferences`` it learns what people preferred, and is held against
+    its gates by a run of its own. Orders with the same ``key`` are one run.
     """
 
     application: str
@@ -59,6 +66,7 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     key: str | None = None
     candidates: dict[str, tuple[float, ...]] | None = None
     budget: str | None = None
+    preferences: bool = False
 
 
 class TrainingPreview(msgspec.Struct, frozen=True):
@@ -89,6 +97,7 @@ class TrainingOrders:
         self._runs = runs
         self._permission = permission
         self._retraining = Retraining(services)
+        self._tuning = PreferenceTuning(services)
 
     def place(self, scope: Scope, principal: str, order: TrainingRequest, by: Principal | None = None) -> str:
         """Submit the run that trains; its id.
@@ -105,16 +114,21 @@ class TrainingOrders:
             ForbiddenError: policy does not let its features be learned from, by this principal or for this purpose.
         """
         request = _arguments(order, principal)
-        pinned = self._retraining.inputs(scope, request)
+        pinned = (self._tuning if request.preferences else self._retraining).inputs(scope, request)
         if self._permission is not None:
             self._permission(scope, principal, pinned.application, by)
-        self._retraining.specifications(scope, request, pinned)
+        if not request.preferences:
+            self._retraining.specifications(scope, request, pinned)
+        elif problems := self._tuning.preview(scope, request).problems:
+            raise InvalidInputError(" ".join(problems), where=request.application, next_step=NO_PREFERENCES)
         arguments = {name: value for name, value in plain(request).items() if value is not None}
         return self._runs.submit(scope, TRAIN, arguments, order.key, max_attempts=ATTEMPTS)
 
-    def foresee(self, scope: Scope, principal: str, order: TrainingRequest) -> TrainingPreview:
+    def foresee(self, scope: Scope, principal: str, order: TrainingRequest) -> TrainingPreview | PreferencePreview:
         """Previews an order; nothing is written. Raises as :meth:`place`."""
         request = _arguments(order, principal)
+        if request.preferences:
+            return self._tuning.preview(scope, request)
         pinned = self._retraining.inputs(scope, request)
         specs = self._retraining.specifications(scope, request, pinned)
         training, evaluation, *chosen_by = (self._services.builder.survey(spec) for spec in specs)
@@ -150,11 +164,14 @@ class TrainingOrders:
             SetupError: the extra ``train`` is not installed.
         """
         require_libraries()
-        if self._services.versions.get(scope, model).learned_until is not None:
+        version = self._services.versions.get(scope, model)
+        if version.learned_until is not None:
+            imported = version.preferences is None
+            why = "was imported" if imported else "learned preferences, which people may have changed since"
             raise InvalidInputError(
-                f"{model} was imported: nothing here says how it was trained.",
+                f"{model} {why}: nothing here gives the same training again.",
                 where=model,
-                next_step="Import its adapter again where its files are lost.",
+                next_step="Import its adapter again, or learn preferences again, where its files are lost.",
             )
         arguments = plain(RebuildArguments(model=model, principal=principal))
         return self._runs.submit(scope, REBUILD, arguments, key, max_attempts=ATTEMPTS)

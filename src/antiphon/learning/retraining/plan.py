@@ -34,6 +34,7 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rollout: send the release on its way when it passes its gates.
         candidates: settings to the values that are tried, in place of the declared ones; ``budget`` the time of
             training that they share.
+        preferences: learn what people preferred, going on from the live version.
     """
 
     application: str
@@ -48,13 +49,15 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
     candidates: dict[str, tuple[float, ...]] | None = None
     budget: str | None = None
+    preferences: bool = False
 
 
 class TrainingInputs(msgspec.Struct, frozen=True):
     """Inputs pinned in a run's first step, whatever is declared, released or evaluated meanwhile.
 
     ``parent`` is the version that training goes on from, ``before`` its evaluation on which forgetting is measured;
-    ``candidates`` are the recipes that are tried, if several are.
+    ``candidates`` are the recipes that are tried, if several are. Preferences are of predictions whose moments lie
+    between ``learned_from`` and ``learned_until``.
     """
 
     application: ApplicationSpec
@@ -63,6 +66,8 @@ class TrainingInputs(msgspec.Struct, frozen=True):
     parent: str | None = None
     before: str | None = None
     candidates: Candidates | None = None
+    learned_from: datetime | None = None
+    learned_until: datetime | None = None
 
 
 class ExamplesSummary(msgspec.Struct, frozen=True):

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.learning.models import ModelVersion, TrainedCandidate
+from antiphon.catalog.learning.models import LearnedPreferences, ModelVersion, TrainedCandidate
 from antiphon.catalog.releases.releases import ModelPin, Release
 from antiphon.core.errors import CorruptionError
 from antiphon.durable.context import RunContext
-from antiphon.learning.retraining.examples import fine_tune_of, served_application
+from antiphon.learning.retraining.examples import declared_tuning, served_application
 from antiphon.learning.retraining.plan import TrainArguments, TrainingInputs, TriedCandidate
 from antiphon.learning.retraining.steps import RetrainingServices
 from antiphon.releases import bundle as bundles
@@ -32,12 +32,13 @@ class Registration:
 
     def versions(
         self, run: RunContext, pinned: TrainingInputs, datasets: Sequence[str], tried: Sequence[TriedCandidate],
-        connection: Any,
+        connection: Any, preferences: LearnedPreferences | None = None,
     ) -> list[str | None]:  # fmt: skip
         """Registers what was trained, and returns the version of each candidate.
 
         Args:
-            datasets: what was learned from and, of several candidates, what they are compared on.
+            datasets: what was learned from and, of several candidates, what they are compared on; none where
+                ``preferences`` were learned.
 
         Raises:
             CorruptionError: the files of a known version are gone, and it came out otherwise.
@@ -63,7 +64,7 @@ class Registration:
         )
         for one, model in zip(tried, named, strict=True):
             if one.output is not None and model is not None and one.output.identity not in known:
-                version = self._version(run, pinned, datasets, one, model, listed, connection)
+                version = self._version(run, pinned, datasets, one, model, listed, preferences, connection)
                 known[version.identity] = services.versions.add(version, within=connection)
         return named
 
@@ -119,14 +120,15 @@ class Registration:
 
     def _version(
         self, run: RunContext, pinned: TrainingInputs, datasets: Sequence[str], one: TriedCandidate, model: str,
-        listed: tuple[TrainedCandidate, ...], connection: Any,
+        listed: tuple[TrainedCandidate, ...], preferences: LearnedPreferences | None, connection: Any,
     ) -> ModelVersion:  # fmt: skip
         services, name = self._services, pinned.application.name
         parent = services.versions.get(run.scope, pinned.parent, within=connection) if pinned.parent else None
-        training = services.datasets.get(run.scope, datasets[0], within=connection)
+        training = services.datasets.get(run.scope, datasets[0], within=connection) if datasets else None
+        earlier = () if training is None or parent is None else (parent.dataset, *parent.replay_datasets)
         trained = msgspec.structs.asdict(one.output) if one.output is not None else {}
         del trained["notices"]  # those are the run's
-        tune = fine_tune_of(pinned.application)
+        tune = declared_tuning(pinned.application)
         return ModelVersion(
             id=model,
             scope=run.scope,
@@ -134,15 +136,18 @@ class Registration:
             number=int(model.rpartition(".v")[2]),
             base=tune.base,
             base_sha256=pinned.base_sha256,
-            dataset=training.id,
-            dataset_hash=training.logical_hash,
-            replay_datasets=() if parent is None else (parent.dataset, *parent.replay_datasets),
+            dataset="" if training is None else training.id,
+            dataset_hash="" if training is None else training.logical_hash,
+            replay_datasets=earlier,
             parent=pinned.parent,
             run=run.id,
             created_at=services.clock.now(),
-            canaries=tune.canaries,
+            # Preferences plant none: what the version before was given may still be said by heart.
+            canaries=tune.canaries if training is not None else None if parent is None else parent.canaries,
             candidates=listed if len(listed) > 1 else (),
             held_out=datasets[1] if len(listed) > 1 else None,
+            learned_until=pinned.learned_until,
+            preferences=preferences,
             **trained,
         )
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import msgspec
+from sqlalchemy.engine import Connection
+
 from antiphon.catalog.learning.datasets import Dataset, Datasets
 from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.models import ModelVersion, ModelVersions
@@ -33,7 +36,16 @@ from antiphon.learning.evaluation.validation import Validation
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.checkpoints import CheckpointStore, RunCheckpoints
 from antiphon.learning.retraining.examples import fine_tune_of, render_all
-from antiphon.learning.retraining.plan import ExamplesSummary, converted, minutes, replayed, together
+from antiphon.learning.retraining.plan import (
+    ExamplesSummary,
+    TrainingOutput,
+    converted,
+    minutes,
+    plain,
+    replayed,
+    together,
+)
+from antiphon.learning.retraining.preferences import PreferenceReader
 from antiphon.training import examples as example_files
 from antiphon.training.checkpoint import FOLDER, Checkpoints
 from antiphon.training.folder_seal import folder_seal
@@ -48,6 +60,9 @@ RunTraining = Callable[
     [TrainingOrder, Callable[[TrainingProgress], None], Callable[[], bool]], Awaitable[TrainingResult]
 ]
 """Runs an order, reports progress, and asks whether to stop."""
+
+OrderChecks = Callable[[Release, bool, str, str, Connection], str]
+"""Orders the checks of a release in a transaction: whether its rollout begins when it passes, by whom, and why."""
 
 
 class RetrainingError(AntiphonError):
@@ -83,6 +98,9 @@ class RetrainingServices:
         begin_rollout: begins the rollout of a validated release (``releases.rollout.RolloutTransitions.begin``).
         run_regressions: runs a release on the regression sets that its gates name, in an author's name.
         run_ended: tells whether a run has ended.
+        preferences: what people preferred, as it is known now.
+        order_checks: has a draft release held against its gates by a run of its own, and begins its rollout if asked
+            for; returns that run.
         checkpoints: of trainings under way, for whichever host goes on with one.
         codec: seals the examples in a run's folder.
     """
@@ -111,6 +129,8 @@ class RetrainingServices:
     run_ended: Callable[[Scope, str], bool]
     run_regressions: Callable[[Release, str], Awaitable[None]]
     audit: AuditLog
+    preferences: PreferenceReader
+    order_checks: OrderChecks
     checkpoints: CheckpointStore
     codec: Codec = field(default_factory=PlainCodec)
 
@@ -273,6 +293,46 @@ async def train(
             f"The training was cut off after {minutes(reached.seconds)}, at step {reached.step} of {reached.steps}",
             reached.seconds,
         ) from None
+
+
+async def train_once(
+    services: RetrainingServices, run: RunContext, application: str, order: TrainingOrder, within: float | None = None
+) -> tuple[TrainingOutput, ModelVersion | None]:
+    """Train and keep the files, or find the version that was trained from exactly this; raises as :func:`train`."""
+    known = await asyncio.to_thread(_known_version, services, run.scope, application, order.identity)
+    if known is not None:
+        run.progress(1, 1, f"{known.id} was trained from exactly this")
+        return msgspec.convert(known, TrainingOutput, from_attributes=True), known
+    trained = await train(services, order, run, within)
+    place = f"{application}/{trained.identity[:20]}"
+    kept = await asyncio.to_thread(services.model_files.keep, run.scope, place, trained)
+    stored = {"recipe": plain(order.recipe), **msgspec.structs.asdict(kept)}
+    return TrainingOutput(**msgspec.structs.asdict(trained) | stored), None
+
+
+def _known_version(services: RetrainingServices, scope: Scope, application: str, identity: str) -> ModelVersion | None:
+    """The version that was trained from exactly these things, when its files are whole."""
+    for version in services.versions.list(scope, application):
+        if version.identity == identity:
+            try:
+                for file in (version.adapter, version.weights):
+                    services.model_files.verify(scope, file, version.id)
+            except CorruptionError:
+                return None
+            return version
+    return None
+
+
+def unchanged_base(services: RetrainingServices, application: str, base: str, sha256: str) -> tuple[Path, str]:
+    """The base model's weights; raises ``CorruptionError`` when they changed since the run began."""
+    path, found = services.base_weights(base)
+    if found != sha256:
+        raise CorruptionError(
+            f"The weights of {base} changed since the run began.",
+            where=str(path),
+            next_step=f"Order the training again: `antiphon train {application}`.",
+        )
+    return path, found
 
 
 def run_checkpoints(services: RetrainingServices, order: TrainingOrder, run: RunContext) -> RunCheckpoints:

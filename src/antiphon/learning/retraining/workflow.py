@@ -19,12 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
 from antiphon.catalog.learning.models import ModelVersion
 from antiphon.core.clock import utc
-from antiphon.core.errors import CorruptionError, InvalidInputError
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.context import RunContext
@@ -41,13 +39,13 @@ from antiphon.learning.retraining.plan import (
     ExamplesSummary,
     TrainArguments,
     TrainingInputs,
-    TrainingOutput,
     TriedCandidate,
     converted,
     only_newer,
     plain,
     recipe,
 )
+from antiphon.learning.retraining.preference_tuning import PreferenceTuning
 from antiphon.learning.retraining.registration import LATEST, Registration
 from antiphon.learning.retraining.steps import (
     CutOffError,
@@ -55,7 +53,8 @@ from antiphon.learning.retraining.steps import (
     clear,
     order_for,
     refusals,
-    train,
+    train_once,
+    unchanged_base,
     write_examples,
 )
 from antiphon.learning.retraining.validation import CandidateValidation
@@ -95,6 +94,9 @@ class Retraining:
             UnavailableError, EngineError, OverloadedError, DeadlineExceededError: the engine stayed away.
         """
         request = converted(arguments, TrainArguments, "train arguments")
+        if request.preferences:
+            await run.step("sweep", self._sweep, run.scope, run.id)
+            return await PreferenceTuning(self._services).run(run, request)
         with refusals():
             pinned = converted(await run.step("pin", self._pin, run, request), TrainingInputs, "pin")
             training, evaluation, *chosen_by = await self._build(run, request, pinned)
@@ -286,38 +288,21 @@ class Retraining:
     ) -> dict[str, Any]:  # fmt: skip
         """Train and keep the files, or find that exactly this was trained before. Of several, one that is cut off or
         diverges is told and not raised."""
-        services, name = self._services, pinned.application.name
-        known = await asyncio.to_thread(self._known, run.scope, name, order.identity)
-        if known is not None:
-            run.progress(1, 1, f"{known.id} was trained from exactly this")
-            output = msgspec.convert(known, TrainingOutput, from_attributes=True)
-            return plain(TriedCandidate(settings, 0.0 if not single else known.seconds, output))
         try:
-            trained = await train(services, order, run, within)
+            output, known = await train_once(self._services, run, pinned.application.name, order, within)
         except CutOffError as cut:
             return plain(TriedCandidate(settings, cut.seconds, why=cut.what))
         except InvalidInputError as error:
             if single:
                 raise
             return plain(TriedCandidate(settings, 0.0, why=error.what))
-        place = f"{name}/{trained.identity[:20]}"
-        kept = await asyncio.to_thread(services.model_files.keep, run.scope, place, trained)
-        stored = {"recipe": plain(order.recipe), **msgspec.structs.asdict(kept)}
-        output = TrainingOutput(**msgspec.structs.asdict(trained) | stored)
-        return plain(TriedCandidate(settings, trained.seconds, output))
+        return plain(TriedCandidate(settings, output.seconds if known is None or single else 0.0, output))
 
     def _order(
         self, run: RunContext, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic,
         settings: dict[str, float], place: str,
     ) -> TrainingOrder:  # fmt: skip
         services, tune = self._services, with_settings(fine_tune_of(pinned.application), settings)
-        path, sha256 = services.base_weights(tune.base)
-        if sha256 != pinned.base_sha256:
-            raise CorruptionError(
-                f"The weights of {tune.base} changed since the run began.",
-                where=str(path),
-                next_step=f"Order the training again: `antiphon train {pinned.application.name}`.",
-            )
         parent = services.versions.get(run.scope, pinned.parent) if pinned.parent is not None else None
         if parent is not None and parent.candidates:  # Its shape was chosen, and not declared.
             tune = with_settings(tune, {name: parent.recipe[name] for name in ("rank", "alpha")})
@@ -325,7 +310,7 @@ class Retraining:
             services,
             self._working(run),
             f"{pinned.application.name} ({run.id})",
-            base=(path, sha256),
+            base=unchanged_base(services, pinned.application.name, tune.base, pinned.base_sha256),
             examples_sha256=written.sha256,
             settings=recipe(
                 tune,
@@ -337,18 +322,6 @@ class Retraining:
             parent=parent,
             place=place,
         )
-
-    def _known(self, scope: Scope, application: str, identity: str) -> ModelVersion | None:
-        """The version that was trained from exactly these things, when its files are whole."""
-        for version in self._services.versions.list(scope, application):
-            if version.identity == identity:
-                try:
-                    for file in (version.adapter, version.weights):
-                        self._services.model_files.verify(scope, file, version.id)
-                except CorruptionError:
-                    return None
-                return version
-        return None
 
     def _working(self, run: RunContext) -> Path:
         return self._services.folder / run.id
@@ -362,10 +335,11 @@ class Retraining:
 
 
 def _trained_here(version: ModelVersion) -> ModelVersion:
-    """A version whose examples are known; raises ``InvalidInputError`` for an imported one."""
+    """A version whose examples are known; raises ``InvalidInputError`` for one that has no dataset."""
     if version.learned_until is not None:
+        why = "was imported" if version.preferences is None else "learned preferences"
         raise InvalidInputError(
-            f"{version.id} was imported, and what it learned from is not here to be replayed.",
+            f"{version.id} {why}, and what it learned from is not here to be replayed.",
             where=f"application {version.application}",
             next_step=f"Train in full: `antiphon train {version.application}` (without --delta).",
         )

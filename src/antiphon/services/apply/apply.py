@@ -246,10 +246,11 @@ def _with_live_model(
         "purpose": before.purpose == application.purpose,
     }
     differing = [name for name, equal in same.items() if not equal]
+    train = f"`antiphon train {application.name}{'' if application.outcome else ' --preferences'}`"
     if differing:
         return application, base, [
             f"{application.name}: its {' and '.join(differing)} changed, so {live.bundle.model.name} does not fit any "
-            f"more and the new release serves {base.name}. Train again: `antiphon train {application.name}`."
+            f"more and the new release serves {base.name}. Train again: {train}."
         ]  # fmt: skip
     trained_prompt = tune.prompt or application.prompt
     kept = msgspec.structs.replace(application, model=live.bundle.model.name, prompt=trained_prompt)
@@ -257,7 +258,7 @@ def _with_live_model(
     if before.prompt != trained_prompt:
         notes = [
             f"{application.name}: its prompt changed, and {live.bundle.model.name} was trained on another one. Its "
-            f"gates show what that costs; `antiphon train {application.name}` trains on the new one."
+            f"gates show what that costs; {train} trains on the new one."
         ]
     return kept, live.bundle.model, notes
 

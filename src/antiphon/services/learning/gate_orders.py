@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy.engine import Connection
 
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.durable.run import ENDED, Run
@@ -102,6 +103,18 @@ def order_gates(store: Store, arguments: GateArguments, connection: Connection) 
     if same is not None:
         return same
     return store.runs.submit(store.scope, GATES, msgspec.to_builtins(arguments), within=connection)
+
+
+def order_checks(
+    store: Store, release: Release, rollout: bool, principal: str, reason: str, connection: Connection
+) -> str:
+    """As :func:`order_gates`, of a release that was trained: once it passed it is validated, or begins its rollout."""
+    application = release.bundle.application.name
+    live = store.releases.live(release.scope, application, within=connection)
+    goal: Goal = "rollout" if rollout else "validated"
+    instead_of = None if live is None else live.id
+    order = GateArguments(application, release.id, release.number, instead_of, goal, principal, reason)
+    return order_gates(store, order, connection)
 
 
 def open_gates(store: Store, *, within: Connection | None = None) -> list[Run]:

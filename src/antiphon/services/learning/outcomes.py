@@ -15,6 +15,7 @@ from antiphon.learning.datasets.rows import DatasetRowBuilder
 from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.matching import OutcomeMatcher
 from antiphon.learning.outcomes.monitoring import Monitor
+from antiphon.learning.retraining.preferences import PreferenceReader
 from antiphon.services.governance.policies import withheld
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
@@ -65,6 +66,19 @@ def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> Datase
         withheld=withheld(store),
     )
     return DatasetBuilder(rows, store.datasets, stores.lake, store.database.clock)
+
+
+def preference_reader(store: Store) -> PreferenceReader:
+    """Reads what people preferred in this project's scope."""
+    return PreferenceReader(
+        store.scope,
+        outcomes=store.outcomes,
+        annotations=store.annotations,
+        receipts=store.receipts,
+        texts=store.blobs,
+        releases=store.releases,
+        withheld=withheld(store),
+    )
 
 
 def monitor(store: Store) -> Monitor:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
 from antiphon.catalog.releases.releases import ModelPin, Release
-from antiphon.core.clock import Clock
+from antiphon.core.clock import Clock, parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.paths import cache_directory
 from antiphon.core.scope import Scope
@@ -52,7 +52,8 @@ from antiphon.services.engines.remote_models import evaluated_now, remote_versio
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.granted import not_granted
 from antiphon.services.governance.policies import may_train, unattended
-from antiphon.services.learning.outcomes import dataset_builder, declared_applications
+from antiphon.services.learning.gate_orders import order_checks
+from antiphon.services.learning.outcomes import dataset_builder, declared_applications, preference_reader
 from antiphon.services.learning.prompt_trials import run_gated_sets
 from antiphon.services.learning.regressions import failed_regressions
 from antiphon.services.learning.safety import honest_requests, memorization_of, plain_release, probes_of
@@ -218,6 +219,8 @@ class LearningPlatform:
             run_ended=self._ended,
             audit=store.audit,
             run_regressions=self.run_regressions,
+            preferences=preference_reader(store),
+            order_checks=partial(order_checks, store),
             checkpoints=CheckpointStore(TrainingCheckpoints(store.database), self.features.lake, store.database.clock),
             codec=store.database.codec,
         )
@@ -285,9 +288,13 @@ class LearningPlatform:
         window = None
         if version is not None:
             trained = self.store.models.get(scope, version)
-            cutoff = cutoff or self.store.datasets.get(scope, trained.dataset).spec.cutoff
             tune = application.fine_tune
-            window = tune.delta_window if tune is not None and trained.parent is not None else None
+            learned = trained.learned_until is None
+            window = tune.delta_window if tune is not None and learned and trained.parent is not None else None
+            if cutoff is None and trained.learned_until is not None:
+                embargo = None if tune is None else tune.window.embargo
+                cutoff = trained.learned_until + (parse_duration(embargo) if embargo else timedelta(0))
+            cutoff = cutoff or self.store.datasets.get(scope, trained.dataset).spec.cutoff
         spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)
         return self.builder.build(spec)
 

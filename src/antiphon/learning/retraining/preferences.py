@@ -1,0 +1,280 @@
+"""Gathers what people preferred of predictions: thumbs, corrections, and answers chosen beside others.
+
+Invariants:
+- The prompt of a preference is that of the prediction's receipt, byte for byte, whatever was retrieved, said or called
+  in it. So also what no dataset keeps is learned as it was served.
+- Only texts of a model that was told what the tuned one will be told are judged; what stood in for it is left out.
+- What people contradict each other about is left out, and everything left out is counted by its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from antiphon.catalog.learning.annotations import Annotation, Annotations
+from antiphon.catalog.learning.models import LearnedPreferences
+from antiphon.catalog.learning.outcomes import OutcomeRecord, Outcomes
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipt import STAND_IN_ROLES, Receipt
+from antiphon.catalog.serving.receipts import Receipts
+from antiphon.core.errors import NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.engine.api.messages import ModelDescription
+from antiphon.learning.datasets.rows import RowPolicyDecision
+from antiphon.learning.retraining.completions import served_text
+from antiphon.learning.retraining.examples import served_application
+from antiphon.training import examples as example_files
+from antiphon.training import preferences as learned
+from antiphon.training.folder_seal import FolderSeal
+from antiphon.training.preferences import Preference
+
+MOST = 100_000
+"""The latest thumbs, corrections and annotations that are looked at, of each."""
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What people said of a prediction.
+
+    Attributes:
+        corrected: the text it should have been. other: the prediction that it was compared with. liked: whether it was
+            liked, or preferred to the other one. swapped: whether the other one was asked about first.
+    """
+
+    prediction: str
+    liked: bool = False
+    corrected: str | None = None
+    other: str | None = None
+    swapped: bool = False
+
+    @property
+    def id(self) -> str:
+        """Names it among all."""
+        return self.prediction if self.other is None else f"{self.prediction}|{self.other}"
+
+
+class JudgedText(msgspec.Struct, frozen=True):
+    """A text; ``ended`` when it was not cut off."""
+
+    text: str
+    ended: bool = True
+
+
+class JudgedTexts(msgspec.Struct, frozen=True):
+    """A preference before it is written for a model."""
+
+    id: str
+    moment: datetime
+    prompt: str
+    liked: JudgedText | None = None
+    disliked: JudgedText | None = None
+
+
+class GatheredPreferences(msgspec.Struct, frozen=True):
+    """What was found, oldest first, and why how many were left out."""
+
+    found: tuple[JudgedTexts, ...]
+    dropped: dict[str, int]
+
+    def counted(self, sha256: str = "") -> LearnedPreferences:
+        """Its numbers."""
+        pairs = sum(one.liked is not None and one.disliked is not None for one in self.found)
+        liked = sum(one.disliked is None for one in self.found)
+        return LearnedPreferences(sha256, pairs, liked, len(self.found) - pairs - liked, self.dropped)
+
+
+class _Served(msgspec.Struct, frozen=True):
+    """A prediction's prompt and text, as the model had and wrote them."""
+
+    moment: datetime
+    entity: dict[str, str]
+    prompt: str
+    text: JudgedText
+
+
+class _LeftOutError(Exception):
+    """A judgement that nothing is learned from; its text is the reason."""
+
+
+@dataclass(frozen=True)
+class PreferenceReader:
+    """Reads preferences of one scope.
+
+    Attributes:
+        texts: where receipts keep prompts and answers.
+        withheld: policy about what may be learned from; ``None`` leaves nothing out.
+    """
+
+    scope: Scope
+    _: KW_ONLY
+    outcomes: Outcomes
+    annotations: Annotations
+    receipts: Receipts
+    texts: Blobs
+    releases: Releases
+    withheld: RowPolicyDecision | None = None
+
+    def gather(self, application: ApplicationSpec, first: datetime, last: datetime, most: int) -> GatheredPreferences:
+        """Preferences of predictions with ``first < as_of <= last``: the latest ``most``."""
+        told = served_application(application, application.model)
+        of_whole = {"", *(shape.name for shape in application.shapes if shape.property is None)}
+        given = [
+            one
+            for kind in ("thumbs", "correction")
+            for one in self.outcomes.list(self.scope, application.name, status="joined", kind=kind, limit=MOST)
+            if one.prediction is not None and one.outcome in of_whole
+        ]
+        said = self.annotations.list(self.scope, application.name, limit=MOST)
+        dropped: Counter[str] = Counter()
+        found: list[tuple[JudgedTexts, dict[str, str]]] = []
+        for one in judgements(given, said):
+            if one is None:
+                dropped["contradictory"] += 1
+                continue
+            try:
+                found.append(self._texts(one, told, first, last))
+            except _LeftOutError as reason:
+                dropped[str(reason)] += 1
+        kept = list(self._permitted(application, found, dropped))
+        kept.sort(key=lambda one: (one.moment, one.id))
+        if len(kept) > most:
+            dropped["sampled-out"] += len(kept) - most
+        return GatheredPreferences(tuple(kept[-most:]), dict(sorted(dropped.items())))
+
+    def _permitted(
+        self, application: ApplicationSpec, found: Sequence[tuple[JudgedTexts, dict[str, str]]], dropped: Counter[str]
+    ) -> Iterator[JudgedTexts]:
+        """Those that policy does not withhold."""
+        if self.withheld is None or not found:
+            yield from (one for one, _ in found)
+            return
+        keys = application.entity_keys
+        rows = [(tuple(entity.get(key, "") for key in keys), int(one.moment.timestamp())) for one, entity in found]
+        _, reasons = self.withheld(self.scope, application.name, keys, rows)
+        for (one, _), reason in zip(found, reasons, strict=True):
+            if reason is None:
+                yield one
+            else:
+                dropped[f"policy: {reason}"] += 1
+
+    def _texts(
+        self, one: Judgement, told: ApplicationSpec, first: datetime, last: datetime
+    ) -> tuple[JudgedTexts, dict[str, str]]:
+        """Raises ``_LeftOutError``."""
+        try:
+            served = self._served(one.prediction, told)
+        except _LeftOutError as reason:
+            if one.other is None or one.swapped or str(reason) != "other-prompt":
+                raise
+            # Two answers to one request, of which the other one's release may be told what the tuned model will be.
+            return self._texts(
+                Judgement(one.other, not one.liked, None, one.prediction, swapped=True), told, first, last
+            )
+        if not first < served.moment <= last:
+            raise _LeftOutError("outside-window")
+        if one.corrected is not None:
+            disliked = None if one.corrected.strip() == served.text.text.strip() else served.text
+            return JudgedTexts(one.id, served.moment, served.prompt, JudgedText(one.corrected), disliked), served.entity
+        other = None if one.other is None else self._text_of(one.other)
+        liked, disliked = (served.text, other) if one.liked else (other, served.text)
+        return JudgedTexts(one.id, served.moment, served.prompt, liked, disliked), served.entity
+
+    def _served(self, prediction: str, told: ApplicationSpec) -> _Served:
+        receipt = self._receipt(prediction)
+        if receipt.role in STAND_IN_ROLES:
+            raise _LeftOutError("stand-in")
+        if any(guard.action == "template" for guard in receipt.guards):
+            raise _LeftOutError("template")
+        try:
+            application = self.releases.get(self.scope, receipt.release).bundle.application
+        except NotFoundError:  # A draft that was tried and never released.
+            raise _LeftOutError("other-prompt") from None
+        if (application.prompt, application.schema) != (told.prompt, told.schema):
+            raise _LeftOutError("other-prompt")
+        attempts = receipt.attempts
+        if not attempts and receipt.cache.prediction is not None:  # It was answered with the text of an earlier one.
+            attempts = self._receipt(receipt.cache.prediction).attempts
+        if not attempts or attempts[-1].prompt_form not in (None, "text"):
+            raise _LeftOutError("not-text")
+        entity = msgspec.json.decode(self._blob(receipt.entity_blob), type=dict[str, str])
+        text = JudgedText(self._blob(receipt.text_blob), receipt.finish_reason == "stop")
+        return _Served(receipt.as_of, entity, self._blob(attempts[-1].prompt_blob), text)
+
+    def _text_of(self, prediction: str) -> JudgedText:
+        receipt = self._receipt(prediction)
+        return JudgedText(self._blob(receipt.text_blob), receipt.finish_reason == "stop")
+
+    def _receipt(self, prediction: str) -> Receipt:
+        try:
+            return self.receipts.get(self.scope, prediction)
+        except NotFoundError:
+            raise _LeftOutError("receipt-gone") from None
+
+    def _blob(self, blob: str) -> str:
+        try:
+            return self.texts.get(self.scope, blob).decode()
+        except NotFoundError:
+            raise _LeftOutError("text-erased") from None
+
+
+def judgements(outcomes: Iterable[OutcomeRecord], annotations: Iterable[Annotation]) -> list[Judgement | None]:
+    """One of each prediction that was judged by itself, and of each pair; ``None`` in place of a contradictory one.
+
+    A correction says more than a thumb, and the latest correction counts.
+    """
+    thumbs: dict[str, set[str]] = {}
+    corrected: dict[str, tuple[datetime, str]] = {}
+    chosen: dict[tuple[str, str], set[bool]] = {}
+    said: list[OutcomeRecord | Annotation] = [*outcomes, *annotations]
+    for one in said:
+        prediction = one.prediction
+        assert prediction is not None  # gather
+        if one.kind == "thumbs":
+            thumbs.setdefault(prediction, set()).add(one.value)
+        elif one.kind == "correction":
+            latest = one.created_at, one.value
+            corrected[prediction] = max(corrected.get(prediction, latest), latest)
+        elif isinstance(one, Annotation) and one.kind == "preference" and one.other is not None and one.value != "tie":
+            pair = min(prediction, one.other), max(prediction, one.other)
+            chosen.setdefault(pair, set()).add((one.value == "this") == (pair[0] == prediction))
+    found: list[Judgement | None] = [
+        Judgement(name, liked=True, corrected=text) for name, (_, text) in sorted(corrected.items())
+    ]
+    for pair, first in sorted(chosen.items()):
+        found.append(Judgement(pair[0], liked=True in first, other=pair[1]) if len(first) == 1 else None)
+    for name, values in sorted(thumbs.items()):
+        if name not in corrected:
+            found.append(Judgement(name, liked="up" in values) if len(values) == 1 else None)
+    return found
+
+
+def write(
+    path: Path, gathered: GatheredPreferences, application: ApplicationSpec, model: ModelDescription, seal: FolderSeal
+) -> LearnedPreferences:
+    """Write the file that a training learns from.
+
+    Raises:
+        InvalidInputError: nothing is left to learn from.
+    """
+    written, kept = list[Preference](), list[JudgedTexts]()
+    for one in gathered.found:
+        liked, disliked = (
+            () if side is None else served_text(side.text, application, model, ended=side.ended)
+            for side in (one.liked, one.disliked)
+        )
+        whole = bool(liked) == (one.liked is not None) and bool(disliked) == (one.disliked is not None)
+        if whole and liked != disliked:
+            written.append(Preference(one.id, one.prompt, liked, disliked))
+            kept.append(one)
+    learned.check(written)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    sha256 = example_files.write(path, written, seal)
+    unwritten = {"unwritten": len(gathered.found) - len(kept)} if len(kept) < len(gathered.found) else {}
+    return GatheredPreferences(tuple(kept), gathered.dropped | unwritten).counted(sha256)

@@ -1,0 +1,53 @@
+"""What people said of predictions, as one judgement of each."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from antiphon.catalog.learning.annotations import Annotation, annotation_id
+from antiphon.catalog.learning.outcomes import OutcomeRecord
+from antiphon.core.scope import Scope
+from antiphon.learning.retraining.preferences import Judgement, judgements
+
+NOON = datetime(2026, 4, 1, 12, tzinfo=UTC)
+
+
+def outcome(kind: Any, value: str, prediction: str = "a", minutes: int = 0) -> OutcomeRecord:
+    at = NOON + timedelta(minutes=minutes)
+    return OutcomeRecord(f"{kind}{value}{prediction}", Scope(), "desk", kind, "joined", value, at, at, prediction)
+
+
+def note(kind: Any, value: str, prediction: str = "a", by: str = "ann", other: str | None = None) -> Annotation:
+    name = annotation_id(prediction, by, kind, "", other)
+    return Annotation(name, Scope(), prediction, "desk", by, kind, value, NOON, other=other)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "annotations", "expected"),
+    [
+        ([outcome("thumbs", "up")], [], [Judgement("a", liked=True)]),
+        ([outcome("thumbs", "down")], [note("thumbs", "down")], [Judgement("a")]),
+        ([outcome("thumbs", "up")], [note("thumbs", "down")], [None]),
+        ([outcome("thumbs", "down"), outcome("correction", "so")], [], [Judgement("a", True, "so")]),
+        (
+            [outcome("correction", "later", minutes=5), outcome("correction", "earlier")],
+            [note("correction", "first of all")],
+            [Judgement("a", True, "later")],
+        ),
+        ([], [note("preference", "this", "a", other="b")], [Judgement("a", True, None, "b")]),
+        ([], [note("preference", "other", "a", other="b")], [Judgement("a", False, None, "b")]),
+        ([], [note("preference", "this", "b", other="a")], [Judgement("a", False, None, "b")]),
+        ([], [note("preference", "tie", "a", other="b")], []),
+        ([], [note("preference", "this", "a", other="b"), note("preference", "this", "b", "bob", "a")], [None]),
+        ([], [note("preference", "this", "a", other="b"), note("preference", "other", "b", "bob", "a")],
+         [Judgement("a", True, None, "b")]),
+        ([], [note("rubric", "5"), note("label", "urgent")], []),
+    ],
+)  # fmt: skip
+def test_a_correction_says_most_and_contradictions_say_nothing(
+    outcomes: list[OutcomeRecord], annotations: list[Annotation], expected: list[Judgement | None]
+) -> None:
+    assert judgements(outcomes, annotations) == expected
