@@ -122,6 +122,8 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
         return
     if isinstance(application.outcome, Outcome):  # Without one it learns from preferences alone.
         yield from _target_mistakes(application, tune)
+    elif tune.targets:
+        yield "model.targets: without an outcome nothing is written after them."
     if tune.prompt is not None and (not isinstance(tune.prompt, Prompt) or not tune.prompt.template.strip()):
         yield "model.prompt must be a Prompt with a template."
     for name in ("window", "delta_window"):

@@ -82,7 +82,7 @@ def test_mistakes_of_documents_are_said(options: dict[str, Any], said: str) -> N
         ({"prompt": Prompt(template="{{ retrieved.manual }}")}, "no retrieval 'manual'"),
         ({"retrievals": []}, "reads 'retrieved'"),
         ({"freshness": {"handbook": Freshness(max_age="1h", when_stale="previous")}}, "take flag or reject"),
-        ({"model": FineTune(base="smollm2-135m", targets={"a": "b"})}, "not fine-tuned with retrievals"),
+        ({"model": FineTune(base="smollm2-135m", targets={"a": "b"})}, "without an outcome nothing is written"),
     ],
 )
 def test_mistakes_of_retrievals_are_said(changed: dict[str, Any], said: str) -> None:
