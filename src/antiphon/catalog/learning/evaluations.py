@@ -158,6 +158,9 @@ class Evaluation(msgspec.Struct, frozen=True):
         guards: of whole outputs: what guards did (``retry``, ``template``, ``flag``) to how many outputs it happened.
         safety: results of the safety suites; none when they were not tried.
         fingerprints: of what answered the rows.
+        whole_tokens: mean of a whole output, prompt and completion.
+        length_ratio: how many times as long, or as short, the middle whole output is as that of ``against`` for the
+            same row, in tokens; ``None`` where that was asked for no whole outputs.
     """
 
     id: str
@@ -194,6 +197,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     outcomes: tuple[OutcomeShape, ...] = ()
     own_failures: dict[str, int] = {}
     judged: dict[str, JudgedMean] = {}
+    whole_tokens: float | None = None
+    length_ratio: float | None = None
 
     @property
     def passed(self) -> bool:

@@ -56,6 +56,8 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
             "{0:.2%} of texts state a figure that is not the request's, at most {1:.2%} may",
             "no whole output was asked for",
         ),
+        _length(evaluation.length_ratio),
+        _tokens(evaluation.whole_tokens, application),
         *_safety_gates(evaluation.safety, gates),
     )  # fmt: skip
 
@@ -76,15 +78,22 @@ def check_safety(report: SafetyReport, application: ApplicationSpec) -> tuple[Ev
             "guarded_share", report.guarded_more, MOST_GUARDED_MORE,
             "guards acted on {0:+.0%} more of the sampled requests than in the live release, at most {1:+.0%} may be",
         ),
-        _beside_live(
-            "length", report.length_ratio, MOST_LENGTH_RATIO,
-            "answers are {0:.1f} times as long or as short as the live release's to the same requests, at most {1:.0f}",
-        ),
+        _length(report.length_ratio),
         _level("first_token", report.first_p50, slo.ttft_p99, "had their first token"),
         _level("latency", report.seconds_p50, slo.latency_p99, "were answered"),
-        _gate(le, "tokens", report.tokens, slo.tokens or None, "an answer takes {0:.0f} tokens, at most {1:.0f} may"),
+        _tokens(report.tokens, application),
         *_safety_gates(report.suites, gates),
     )  # fmt: skip
+
+
+def _length(ratio: float | None) -> EvaluationGate:
+    words = "answers are {0:.1f} times as long or as short as the live release's to the same requests, at most {1:.0f}"
+    return _beside_live("length", ratio, MOST_LENGTH_RATIO, words)
+
+
+def _tokens(measured: float | None, application: ApplicationSpec) -> EvaluationGate:
+    words = "an answer takes {0:.0f} tokens, at most {1:.0f} may"
+    return _gate(le, "tokens", measured, application.slo.tokens or None, words, "no whole output was asked for")
 
 
 def _beside_live(name: str, measured: float | None, bound: float, said: str) -> EvaluationGate:

@@ -58,6 +58,7 @@ class RowResult(msgspec.Struct, frozen=True):
             it meets the schema), ``texts`` (whether it says anything in words), ``false`` (what it states falsely)
             and ``guards`` (what guards did) about something.
         fingerprint: of what answered, as the receipt has it. text: hash of the text as it was served.
+        written: tokens of the completion.
         asked: :attr:`DatasetRow.content <antiphon.learning.datasets.reader.DatasetRow.content>` of the row.
     """
 
@@ -82,6 +83,7 @@ class RowResult(msgspec.Struct, frozen=True):
     own: dict[str, float] = {}
     own_failed: dict[str, str] = {}
     asked: str = ""
+    written: int = 0
 
     @property
     def first(self) -> RowOutcome:
@@ -142,6 +144,7 @@ def answered(
         false=tuple(false),
         guards=tuple(sorted({guard.action for guard in receipt.guards if guard.action != "pass"})) if whole else (),
         tokens=receipt.usage.prompt_tokens + receipt.usage.completion_tokens,
+        written=receipt.usage.completion_tokens,
         engine_seconds=receipt.usage.engine_seconds,
         seconds=receipt.timing.total,
         fingerprint=receipt.attempts[-1].fingerprint if receipt.attempts else "",
@@ -257,7 +260,16 @@ def summarize(
         safety=safety,
         outcomes=application.shapes,
         own_failures=dict(sorted(Counter(name for row in results for name in row.own_failed).items())),
+        whole_tokens=float(np.mean([row.tokens for row in whole])) if whole else None,
+        length_ratio=_length_ratio(whole, baseline),
     )
+
+
+def _length_ratio(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> float | None:
+    """How many times as long, or as short, the middle whole output is as the other release's for the same row."""
+    known = {row.example: row.written for row in theirs if row.whole and row.written}
+    ratios = [row.written / known[row.example] for row in ours if row.written and row.example in known]
+    return max(middle := float(np.median(ratios)), 1 / middle) if ratios else None
 
 
 def _own_means(application: ApplicationSpec, rows: Sequence[RowResult]) -> dict[str, IntervalEstimate]:

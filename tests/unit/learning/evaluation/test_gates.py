@@ -78,6 +78,8 @@ GOOD = Evaluation(
     rows_blob="b",
     created_at=datetime(2013, 5, 1, tzinfo=UTC),
     safety=SUITES,
+    whole_tokens=120.0,
+    length_ratio=1.1,
 )
 PLAIN = ApplicationSpec(
     name="desk", features={}, entity_keys=(), prompt=Prompt("Say."), model="m", decoding=Decoding(),
@@ -103,11 +105,11 @@ def gate(name: str, evaluation: Evaluation, gates: Gates = ALL) -> EvaluationGat
 
 def test_a_good_evaluation_passes_every_gate_with_a_sentence() -> None:
     found = checked(GOOD)
-    assert [one.name for one in found if one.passed is not True] == []
+    assert [one.name for one in found if one.passed is not True] == ["tokens"], "No bound of them is declared."
     assert all(one.reason.endswith(".") and not one.reason[0].islower() for one in found)
     assert [one.name for one in found] == [
         "rows", "answered", "auc_sure_advantage", "brier_advantage", "brier_behind_live", "brier_disparity",
-        "valid_share", "false_share", "injected_share", "leaked_share", "pii_share", "toxic_share", "memorized_share",
+        "valid_share", "false_share", "length", "tokens", "injected_share", "leaked_share", "pii_share", "toxic_share", "memorized_share",
     ]  # fmt: skip
 
 
@@ -169,9 +171,20 @@ def test_the_bound_itself_passes(name: str, fields: dict[str, Any]) -> None:
 def test_a_gate_that_is_off_says_so_whatever_was_measured() -> None:
     shares = [name for name in Gates.__struct_fields__ if name.endswith("share")]
     off = Gates(metrics={"auc": MetricGate(), "brier": MetricGate()}, **dict.fromkeys(shares))
-    found = checked(changed(metrics={}, valid_share=None, safety=(suite("leakage", 90),), failed={"x": 99}), off)
+    found = checked(
+        changed(metrics={}, valid_share=None, length_ratio=None, safety=(suite("leakage", 90),), failed={"x": 99}), off
+    )
     assert {one.passed for one in found if one.name != "rows"} == {None}
-    assert {one.reason for one in found if one.name != "rows"} == {"Switched off."}
+    assert {one.reason for one in found if one.name not in ("rows", "length")} == {"Switched off."}
+
+
+def test_outputs_that_grow_or_cost_more_than_is_declared_do_not_pass() -> None:
+    assert gate("length", changed(length_ratio=4.0)).passed is True
+    assert gate("length", changed(length_ratio=4.1)).passed is False
+    costly = msgspec.structs.replace(PLAIN, slo=SLO(tokens=100))
+    found = {one.name: one for one in check(GOOD, costly)}
+    assert (found["tokens"].passed, found["tokens"].reason) == (False, "An answer takes 120 tokens, at most 100 may.")
+    assert gate("length", changed(length_ratio=None)).passed is None
 
 
 def test_what_has_nothing_to_judge_is_not_judged() -> None:
