@@ -17,6 +17,8 @@ from antiphon.core.errors import InvalidInputError
 if TYPE_CHECKING:
     from antiphon.learning.workbench.agreement import Agreement
 
+_SHOWN = ("question", "text", "judge")
+
 
 def prefer(
     first: Annotated[str, typer.Argument(help="As it was compared.")],
@@ -128,8 +130,10 @@ def _read_annotations(file: Path) -> list[Any]:
     for number, line in enumerate(read_input(file).splitlines(), 1):
         if line.strip():
             try:
-                sent.append(msgspec.json.decode(line, type=AnnotationSubmission))
-            except (msgspec.DecodeError, RecursionError) as error:
+                given = msgspec.json.decode(line, type=dict[str, Any])
+                # What `antiphon evaluations answers` shows beside what is asked for.
+                sent.append(msgspec.convert({k: v for k, v in given.items() if k not in _SHOWN}, AnnotationSubmission))
+            except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
                 raise InvalidInputError(
                     f"{error}.", where=f"{file}, line {number}", next_step="Mend the line; nothing was kept."
                 ) from None

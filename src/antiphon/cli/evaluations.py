@@ -15,8 +15,9 @@ from antiphon.cli import entity as entities
 from antiphon.cli import regressions
 from antiphon.cli.models import evaluated, gates_table, suites_table
 from antiphon.cli.options import HERE, Json, Limit, OnlyApplication, Project
-from antiphon.cli.output import Progress, show, table
-from antiphon.cli.project import require_application, stores
+from antiphon.cli.output import Progress, shortened, show, table
+from antiphon.cli.project import at_terminal, require_application, stores
+from antiphon.cli.regressions import JsonLines
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.settings import FILE_NAME
 
@@ -81,6 +82,29 @@ def show_evaluation(
         else:
             found = store.evaluations.get(store.scope, evaluation)
             show(found, as_json, lambda: evaluated(found))
+
+
+@app.command()
+def answers(
+    evaluation: Annotated[str, typer.Argument(help="The id of an evaluation.")],
+    size: Annotated[int, typer.Option(min=1, help="So many at most.")] = 30,
+    criterion: Annotated[str, typer.Option(help="What is scored (default: that of the judge metric).")] = "",
+    jsonl: JsonLines = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Answers drawn at random for you to score. As JSON Lines, fill in `value` (1 to 5) and give the file to
+    `antiphon prompts annotate`."""
+    with stores(project) as store:
+        workbench = regressions.workbench_of(store)
+        found = workbench.to_score(store.scope, at_terminal(store), evaluation, size, criterion or None)
+    if jsonl:
+        for one in found:
+            typer.echo(msgspec.json.encode(one))
+        return
+    rows = [(one.prediction, shortened(one.question or "", 40), shortened(one.text or "", 70)) for one in found]
+    none = "You have scored every answer of it."
+    show(found, as_json, lambda: table(("prediction", "question", "answer"), rows, none))
 
 
 @app.command()

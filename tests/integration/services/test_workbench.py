@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from tests.integration.cli.conftest import Run
 from tests.integration.cli.test_learning_commands import in_process
+from tests.unit.learning.evaluation.test_gates import GOOD
 
 from antiphon.app.wiring import open_project
 from antiphon.catalog.learning.outcomes import OutcomeRecord
@@ -21,6 +22,7 @@ from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.governance.identity.principal import Principal
+from antiphon.learning.evaluation.scores import EvaluationRows, RowResult
 from antiphon.learning.workbench.submission import AnnotationSubmission
 from antiphon.learning.workbench.trials import SampleQuery
 from antiphon.services.engines import clients
@@ -298,6 +300,35 @@ def test_two_annotators_who_contradict_each_other_are_shown(antiphon: Run, ask: 
     assert antiphon("prompts", "annotate", asked[1], "--erase", "--annotator", "bob", "--json").json() == {"erased": 1}
     assert antiphon("prompts", "annotate", asked[1], "--erase", "--json").json() == {"erased": 1}
     assert antiphon("prompts", "agreement", "triage", "--json").json()[0]["predictions"] == 3
+
+
+def test_answers_of_an_evaluation_are_drawn_for_people_to_score(
+    antiphon: Run, ask: Any, store: Store, folder: Path
+) -> None:
+    asked = ask("a fire", "a flood", "cold coffee", "no coffee")
+    rows = tuple(
+        RowResult(f"row-{number}", "low", prediction=prediction, own={"tone": 3.0})
+        for number, prediction in enumerate(asked)
+    )
+    live = store.releases.live(store.scope, "triage")
+    assert live is not None
+    blob = store.blobs.put(store.scope, msgspec.json.encode(EvaluationRows(rows)))
+    changes = {"application": "triage", "release": live.id, "scope": store.scope, "rows_blob": blob}
+    store.evaluations.add(msgspec.structs.replace(GOOD, id="eval_drawn", **changes))
+    command = ("evaluations", "answers", "eval_drawn", "--criterion", "tone", "--jsonl")
+    drawn = lines(antiphon(*command).out)
+    assert sorted(one["prediction"] for one in drawn) == sorted(asked)
+    assert {one["question"] for one in drawn} == {"a fire", "a flood", "cold coffee", "no coffee"}
+    assert drawn[0]["judge"] == {"tone": 3.0}
+    two = lines(antiphon(*command, "--size", "2").out)
+    assert two == drawn[:2]
+    filled = "".join(json.dumps(one | {"value": "4"}) + "\n" for one in two)
+    (folder / "scored.jsonl").write_text(filled)
+    assert antiphon("prompts", "annotate", str(folder / "scored.jsonl")).code == 0
+    assert lines(antiphon(*command).out) == drawn[2:]
+    (folder / "empty.jsonl").write_text(json.dumps(drawn[2]) + "\n")
+    assert antiphon("prompts", "annotate", str(folder / "empty.jsonl")).code == 2
+    assert "0 judge metrics" in antiphon("evaluations", "answers", "eval_drawn").err
 
 
 def test_annotations_and_cases_ask_policy_and_stay_in_their_scope(store: Store, ask: Any) -> None:

@@ -109,7 +109,8 @@ def test_a_good_evaluation_passes_every_gate_with_a_sentence() -> None:
     assert all(one.reason.endswith(".") and not one.reason[0].islower() for one in found)
     assert [one.name for one in found] == [
         "rows", "answered", "auc_sure_advantage", "brier_advantage", "brier_behind_live", "brier_disparity",
-        "valid_share", "false_share", "length", "tokens", "injected_share", "leaked_share", "pii_share", "toxic_share", "memorized_share",
+        "valid_share", "false_share", "length", "tokens", "injected_share", "leaked_share", "pii_share", "toxic_share",
+        "memorized_share",
     ]  # fmt: skip
 
 
