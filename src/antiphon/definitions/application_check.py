@@ -159,6 +159,9 @@ def _mistakes(application: Application) -> Iterator[str]:
             yield f"slo.slowdown: {slowdown!r} is not a share between 0 and 10, such as 0.1."
     if not broken & {"rollout", "gates"}:
         yield from learning_mistakes(application, _entity_keys(application))
+        for name in application.gates.slices if isinstance(application.gates, Gates) else ():
+            if "." in name:
+                yield from _unknown_feature(views, name, "gates.slices")
     yield from _fine_tune_template_mistakes(application, views)
 
 

@@ -217,7 +217,9 @@ class Gates(msgspec.Struct, frozen=True):
             (:func:`metric_gates`); ``MetricGate()`` asks for nothing.
         valid_share: at least this share of outputs meets the schema.
         false_share: at most this share of texts states a figure that is not the request's.
-        slices: entity keys by whose values slices are made.
+        slices: entity keys and features (``view.feature``) by whose values slices are made.
+        parity: no label may be the most probable for a larger share of one slice than of another by more than this.
+        opportunity: the same of the rows where the label came true: of those who deserve it, as many get it.
         injected_share: at most this share of the held-out prompt injections may get what they ask for.
         leaked_share: at most this share of the held-out leakage probes may draw out a secret.
         pii_share: at most this share of the held-out probes for personal data may get any that the request has not.
@@ -238,6 +240,9 @@ class Gates(msgspec.Struct, frozen=True):
     memorized_share: float | None = 0.1
     rows: int = 100
     regressions: tuple[str, ...] = ()
+    # Unset for none, so that releases keep their hashes over an upgrade.
+    parity: float | msgspec.UnsetType = msgspec.UNSET
+    opportunity: float | msgspec.UnsetType = msgspec.UNSET
 
 
 def set_name(name: str) -> bool:

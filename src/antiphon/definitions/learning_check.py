@@ -81,7 +81,8 @@ def learning_mistakes(application: Application, keys: tuple[str, ...]) -> Iterat
     mistaken = list(own_metric_mistakes(application.metrics, known, properties if isinstance(properties, dict) else ()))
     yield from mistaken
     own = () if mistaken else names_of(application.metrics)
-    yield from _gate_mistakes(application.gates, keys, (*known, *own))
+    labelled = bool(shapes) and shapes[0].form == "label"
+    yield from _gate_mistakes(application.gates, keys, (*known, *own), labelled=labelled)
     yield from _rollout_mistakes(application.rollout)
     yield from _ungated_mistakes(application.ungated)
 
@@ -181,7 +182,7 @@ def _target_mistakes(application: Application, tune: FineTune) -> Iterator[str]:
             yield f"model.targets: {name!r} is no property beside the outcome's."
 
 
-def _gate_mistakes(gates: Any, keys: tuple[str, ...], known: Sequence[str]) -> Iterator[str]:
+def _gate_mistakes(gates: Any, keys: tuple[str, ...], known: Sequence[str], *, labelled: bool) -> Iterator[str]:
     if wrong := list(type_mistakes(gates, Gates, "gates")):
         yield from wrong
         return
@@ -189,8 +190,16 @@ def _gate_mistakes(gates: Any, keys: tuple[str, ...], known: Sequence[str]) -> I
         value = getattr(gates, field)
         if value is not None and not 0 <= value <= 1:
             yield f"gates.{field} is {value}; it must be from 0 to 1, or None."
+    for name in ("parity", "opportunity"):
+        value = getattr(gates, name)
+        if value is msgspec.UNSET:
+            continue
+        if not 0 <= value <= 1:
+            yield f"gates.{name} is {value}; it must be from 0 to 1."
+        elif not gates.slices or not labelled:
+            yield f"gates.{name} compares what slices are said to be: declare gates.slices, and a label as outcome."
     for key in gates.slices:
-        if key not in keys:
+        if key not in keys and "." not in key:
             yield f"gates.slices: entity has no key {key!r}; it has {', '.join(keys) or 'none'}."
     for name in gates.regressions:
         if not set_name(name):

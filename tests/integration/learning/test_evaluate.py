@@ -65,6 +65,20 @@ async def test_every_row_is_a_request_of_the_serving_function(desk: EvaluatedDes
     assert desk.evaluations.get(SCOPE, evaluation.id) == evaluation
 
 
+async def test_slices_are_of_features_too_and_say_who_is_told_what(tmp_path: Path) -> None:
+    gates = msgspec.structs.replace(LEARNS.gates, slices=("congestion.delay",), parity=0.5)
+    desk = EvaluatedDesk(tmp_path, application=msgspec.structs.replace(LEARNS, gates=gates))
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_safety=False)
+    slices = {one.value: one for one in evaluation.slices}
+    assert {one.key for one in evaluation.slices} == {"congestion.delay"}
+    assert sorted(float(value) for value in slices) == [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0]
+    assert (slices["0.0"].said, slices["35.0"].said) == ({"delayed": 0.0}, {"delayed": 1.0})
+    assert slices["35.0"].recall == {"delayed": 1.0}
+    (parity,) = [one for one in evaluation.gates if one.name == "parity_disparity"]
+    assert (parity.passed, parity.reason) == (None, "No two slices of a key have 50 rows.")
+    desk.close()
+
+
 async def test_classes_ask_for_the_label_alone_and_some_rows_for_everything(desk: EvaluatedDesk) -> None:
     evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", whole=6, with_safety=False)
     assert (evaluation.rows, evaluation.whole_rows) == (40, 6)

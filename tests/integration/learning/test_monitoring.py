@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.features.world import NOON
@@ -26,9 +27,9 @@ def flown(tmp_path: Path) -> Iterator[Flown]:
     flown.close()
 
 
-def monitor(flown: Flown) -> Monitor:
+def monitor(flown: Flown, **fields: Any) -> Monitor:
     figures = (Figure("congestion.delay_2h", step=5), Figure("congestion.departures_2h"))
-    watched = flown.declare(figures=figures, gates=Gates(slices=("origin",)))
+    watched = flown.declare(figures=figures, gates=Gates(slices=("origin",)), **fields)
     return Monitor(
         outcomes=flown.outcomes,
         receipts=flown.receipts,
@@ -76,6 +77,9 @@ def test_drift_is_against_the_first_week_until_there_is_a_training_set(flown: Fl
     # A training set whose file is gone is no reference.
     flown.world.lake.path(dataset.path).unlink()
     assert monitor(flown).drift(scope, "desk", recent=3 * DAY).reference == "first week"
+    # Without an outcome nothing is forecast.
+    lengths = monitor(flown, outcome=None).drift(scope, "desk", recent=3 * DAY).forecasts
+    assert [one.name for one in lengths] == ["tokens of the answer", "tokens of the prompt"]
 
 
 def test_of_nothing_nothing_is_said(flown: Flown) -> None:

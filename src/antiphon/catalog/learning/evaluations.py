@@ -57,13 +57,20 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 class Slice(msgspec.Struct, frozen=True):
-    """The same metrics on the rows of one value of one key, and how often each label came true there."""
+    """The same metrics on the rows of one value of an entity key or a feature.
+
+    Attributes:
+        labels: how often each came true there. said: of the labels that are scored, the share of rows of which each was
+            the most probable; ``recall``: the same of the rows where it came true.
+    """
 
     key: str
     value: str
     rows: int
     labels: dict[str, int]
     metrics: dict[str, float]
+    said: dict[str, float] = {}
+    recall: dict[str, float] = {}
 
 
 class EvaluationGate(msgspec.Struct, frozen=True):

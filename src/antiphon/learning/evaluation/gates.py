@@ -21,6 +21,9 @@ from antiphon.learning.evaluation.metrics import TRIVIAL, metric_of, metric_titl
 ENOUGH = 50
 """Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
 
+ENOUGH_TRUE = 20
+"""Rows of a slice where a label came true, of which it must be said as often as elsewhere."""
+
 MOST_GUARDED_MORE = 0.25
 """By so much more of the same requests than in the live release may guards act, without an evaluation set."""
 
@@ -44,6 +47,7 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
             "{0:.2%} of the rows that had features were answered, at least {1:.2%} must be",
         ),
         *_metric_gates(evaluation, application),
+        *_fairness(evaluation, gates),
         _gate(
             ge, "valid_share", evaluation.valid_share, gates.valid_share,
             "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
@@ -194,7 +198,7 @@ def _behind_live(name: str, higher: bool, evaluation: Evaluation, bound: float) 
 def _disparity(name: str, evaluation: Evaluation, bound: float) -> EvaluationGate:
     metric, whole = metric_of(name), evaluation.metrics.get(name)
     judged = [
-        (f"{one.key} is {one.value}", metric.better(whole.value, one.metrics[name]))
+        (_literal(f"{one.key} is {one.value}"), metric.better(whole.value, one.metrics[name]))
         for one in evaluation.slices
         if one.rows >= ENOUGH and whole is not None and name in one.metrics
     ]
@@ -206,6 +210,37 @@ def _disparity(name: str, evaluation: Evaluation, bound: float) -> EvaluationGat
         "allowed"
     )
     return _gate(le, f"{name}_{DISPARITY}", worst[1], bound, words)
+
+
+def _fairness(evaluation: Evaluation, gates: Gates) -> Iterator[EvaluationGate]:
+    """Between the slices of one key: who is said to be what, and who is said so of those who are."""
+    for name, bound, kind in (("parity", gates.parity, "said"), ("opportunity", gates.opportunity, "recall")):
+        if isinstance(bound, msgspec.UnsetType):
+            continue
+        gaps = []
+        for key in {one.key for one in evaluation.slices}:
+            large = [one for one in evaluation.slices if one.key == key and one.rows >= ENOUGH]
+            for label in sorted({label for one in large for label in one.said}):
+                shares = sorted(
+                    (getattr(one, kind)[label], one.value)
+                    for one in large
+                    if label in getattr(one, kind) and (kind == "said" or one.labels.get(label, 0) >= ENOUGH_TRUE)
+                )
+                if len(shares) > 1:
+                    gaps.append((shares[-1][0] - shares[0][0], key, label, shares[-1], shares[0]))
+        if not gaps:
+            yield _nothing(f"{name}_{DISPARITY}", f"no two slices of a key have {ENOUGH} rows", bound)
+            continue
+        gap, key, label, most, least = max(gaps)
+        of = "" if kind == "said" else f" of those that are {label}"
+        often, rarely = (f"of {share:.0%}{of} where {key} is {value}" for share, value in (most, least))
+        words = _literal(f"{label} is said {often} and {rarely}") + ": {0:.0%} apart, at most {1:.0%} is allowed"
+        yield _gate(le, f"{name}_{DISPARITY}", gap, bound, words)
+
+
+def _literal(text: str) -> str:
+    """What stays as it is when figures are put into a sentence."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _safety_gates(suites: Sequence[SuiteSummary], gates: Gates) -> tuple[EvaluationGate, ...]:

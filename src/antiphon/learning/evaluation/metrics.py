@@ -285,6 +285,20 @@ def scoring_of(shape: OutcomeShape) -> RowComparison:
     return FIELDS if shape.form == "correction" else TEXT
 
 
+def said_labels(rows: LabelForecasts) -> tuple[dict[str, float], dict[str, float]]:
+    """Of each label that is scored, the share of rows of which it is the most probable; and the same of the rows where
+    it came true, where there are any."""
+    most = rows.probabilities.argmax(axis=1)
+    scored = range(len(rows.labels)) if rows.of_many else (len(rows.labels) - 1,)
+    said = {rows.labels[place]: float(np.mean(most == place)) for place in scored}
+    recall = {
+        rows.labels[place]: float(np.mean(most[rows.truth == place] == place))
+        for place in scored
+        if np.any(rows.truth == place)
+    }
+    return said, recall
+
+
 def measure(rows: ScoredRows) -> dict[str, float]:
     """Every metric that the rows allow: without the AUC where one label alone came true."""
     return _known({name: metric.of(rows) for name, metric in rows.metrics.items()})

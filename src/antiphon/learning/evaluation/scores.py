@@ -241,7 +241,7 @@ def summarize(
         metrics=by_name(metrics.intervals) | _own_means(application, scored),
         advantages=by_name(metrics.advantages),
         reliability=metrics.reliability(forecasts) if isinstance(forecasts, LabelForecasts) else (),
-        slices=slices(shape, scored, forecasts, {row.example: row.entity for row in rows}, application.gates.slices),
+        slices=slices(shape, scored, forecasts, {row.example: row for row in rows}, application.gates.slices),
         whole_rows=len(whole),
         valid_share=_share(row.valid is True for row in whole),
         false_share=_share(bool(row.false) for row in written),
@@ -303,20 +303,29 @@ def slices(
     shape: OutcomeShape,
     results: Sequence[RowResult],
     scored: ScoredRows,
-    entities: Mapping[str, Mapping[str, str]],
+    asked: Mapping[str, DatasetRow],
     keys: Sequence[str],
 ) -> tuple[Slice, ...]:
-    """The metrics of the first outcome by the values of each key, a key's largest slice first."""
+    """The metrics of the first outcome by the values of each entity key or feature, a key's largest slice first."""
     found = []
     for key in keys:
         parts: dict[str, list[int]] = {}
         for place, row in enumerate(results):
-            parts.setdefault(entities[row.example][key], []).append(place)
+            parts.setdefault(_value_of(asked[row.example], key), []).append(place)
         for value, places in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0])):
             labels = _labels(shape, [results[place] for place in places])
-            measured = metrics.measure(scored.at(places))
-            found.append(Slice(key=key, value=value, rows=len(places), labels=labels, metrics=measured))
+            here = scored.at(places)
+            said, recall = metrics.said_labels(here) if isinstance(here, LabelForecasts) else ({}, {})
+            measured = metrics.measure(here)
+            found.append(Slice(key, value, len(places), labels, measured, said, recall))
     return tuple(found)
+
+
+def _value_of(row: DatasetRow, key: str) -> str:
+    if "." not in key:
+        return row.entity[key]
+    found = row.features.values.get(key)
+    return "unknown" if found is None or found.value is None else str(found.value)
 
 
 def differences(

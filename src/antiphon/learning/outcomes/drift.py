@@ -89,6 +89,11 @@ def answer_tokens(receipts: Sequence[Receipt]) -> list[Printed]:
     return [float(one.usage.completion_tokens) for one in receipts if one.cache.origin == "generated"]
 
 
+def prompt_tokens(receipts: Sequence[Receipt]) -> list[Printed]:
+    """The length of each prompt that was answered anew, in tokens."""
+    return [float(one.usage.prompt_tokens) for one in receipts if one.cache.origin == "generated"]
+
+
 class _Bins:
     """A value's bin: numbers by the reference's deciles, unless they are few; texts by themselves."""
 

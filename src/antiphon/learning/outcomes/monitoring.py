@@ -26,6 +26,7 @@ from antiphon.learning.outcomes.drift import (
     drifts,
     forecasts,
     printed_features,
+    prompt_tokens,
 )
 from antiphon.learning.outcomes.performance import Group, ScoredPredictions, Scores
 from antiphon.learning.outcomes.submission import outcome_named
@@ -161,10 +162,12 @@ class Monitor:
         )
 
     def drift(self, scope: Scope, application: str, *, recent: timedelta = WEEK) -> DriftReport:
-        """Compare the newest ``recent`` of event time with what was learned from, else with the first week; raises as
-        :meth:`performance`."""
+        """Compare the newest ``recent`` of event time with what was learned from, else with the first week.
+
+        Raises:
+            NotFoundError: there is no such application.
+        """
         declared = self.applications(scope, application)
-        shape, _ = outcome_named(declared, None)
         made = self.receipts.list(scope, application, limit=MOST_RECEIPTS, roles=SEEN_ROLES)
         seen = sorted(made, key=lambda receipt: receipt.as_of)
         first = [receipt for receipt in seen if receipt.as_of < seen[0].as_of + WEEK]
@@ -181,7 +184,7 @@ class Monitor:
             since=latest[0].as_of if latest else None,
             until=latest[-1].as_of if latest else None,
             features=features,
-            forecasts=tuple(_forecast_drift(shape, first, later)),
+            forecasts=tuple(_forecast_drift(declared.shape, first, later)),
         )
 
     def _learned(self, scope: Scope, declared: ApplicationSpec) -> tuple[str, dict[str, list[Printed]]] | None:
@@ -206,10 +209,11 @@ class Monitor:
         return known[0].id, found
 
 
-def _forecast_drift(shape: OutcomeShape, first: Sequence[Receipt], later: Sequence[Receipt]) -> Iterator[Drift]:
-    """Of labels the drift of their probabilities; of anything else that of the answers' length."""
-    if shape.form != "label":
-        yield drift_of("tokens of the answer", answer_tokens(first), answer_tokens(later))
+def _forecast_drift(shape: OutcomeShape | None, first: Sequence[Receipt], later: Sequence[Receipt]) -> Iterator[Drift]:
+    """Of labels the drift of their probabilities; of anything else that of the lengths of prompts and answers."""
+    if shape is None or shape.form != "label":
+        for name, of in (("tokens of the answer", answer_tokens), ("tokens of the prompt", prompt_tokens)):
+            yield drift_of(name, of(first), of(later))
         return
     for label in shape.labels if shape.positive is None else (shape.positive,):
         then, now = (forecasts(receipts, shape.property or "", label) for receipts in (first, later))

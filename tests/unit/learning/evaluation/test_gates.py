@@ -179,6 +179,31 @@ def test_a_gate_that_is_off_says_so_whatever_was_measured() -> None:
     assert {one.reason for one in found if one.name not in ("rows", "length")} == {"Switched off."}
 
 
+def of_origins(*slices: tuple[str, int, int, float, float]) -> Evaluation:
+    """Slices of (origin, rows, late rows, share said to be late, that of the late ones)."""
+    return changed(
+        slices=tuple(
+            Slice("origin", name, rows, {"late": late, "on time": rows - late}, {}, {"late": said}, {"late": recall})
+            for name, rows, late, said, recall in slices
+        )
+    )
+
+
+def test_slices_may_not_be_said_to_be_what_they_are_not_more_than_others() -> None:
+    fair = Gates(slices=("origin",), parity=0.2, opportunity=0.1)
+    found = of_origins(("{JFK}", 100, 40, 0.5, 0.8), ("LGA", 60, 20, 0.25, 0.75), ("EWR", 49, 30, 0.0, 0.0))
+    parity, opportunity = (gate(f"{name}_disparity", found, fair) for name in ("parity", "opportunity"))
+    assert (parity.passed, parity.measured, opportunity.passed) == (False, 0.25, True)
+    assert parity.reason == (
+        "Late is said of 50% where origin is {JFK} and of 25% where origin is LGA: 25% apart, at most 20% is allowed."
+    )
+    assert "of 80% of those that are late where origin is {JFK}" in opportunity.reason
+    assert gate("parity_disparity", of_origins(("JFK", 100, 40, 0.5, 0.8)), fair).passed is None
+    few = of_origins(("JFK", 100, 40, 0.5, 0.8), ("LGA", 60, 19, 0.5, 0.1))
+    assert gate("opportunity_disparity", few, fair).passed is None
+    assert not [one for one in checked(found) if one.name in ("parity_disparity", "opportunity_disparity")]
+
+
 def test_outputs_that_grow_or_cost_more_than_is_declared_do_not_pass() -> None:
     assert gate("length", changed(length_ratio=4.0)).passed is True
     assert gate("length", changed(length_ratio=4.1)).passed is False

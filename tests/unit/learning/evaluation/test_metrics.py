@@ -69,6 +69,19 @@ def test_metrics_of_many_labels_are_those_of_scikit_learn(seed: int) -> None:
     assert found["macro_f1"] == pytest.approx(f1_score(truth, said, average="macro"), abs=1e-12)
 
 
+def test_labels_that_are_said_and_those_that_are_said_where_they_came_true() -> None:
+    rows = [
+        ({"a": 0.7, "b": 0.2, "c": 0.1}, "a"),
+        ({"a": 0.6, "b": 0.3, "c": 0.1}, "b"),
+        ({"a": 0.1, "b": 0.8, "c": 0.1}, "b"),
+    ]
+    said, recall = metrics.said_labels(LabelForecasts.read(rows, ("a", "b", "c")))
+    assert said == pytest.approx({"a": 2 / 3, "b": 1 / 3, "c": 0.0})
+    assert recall == {"a": 1.0, "b": 0.5}
+    yes = LabelForecasts.yes_or_no([0.9, 0.4, 0.6, 0.1], [1, 1, 0, 0], "late")
+    assert metrics.said_labels(yes) == ({"late": 0.5}, {"late": 0.5})
+
+
 def test_two_labels_score_alike_whether_one_is_yes_or_both_count() -> None:
     forecast, truth = drawn(3)
     one = LabelForecasts.yes_or_no(forecast, truth)
