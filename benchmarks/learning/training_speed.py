@@ -47,12 +47,13 @@ def step_seconds(dtype: str) -> list[tuple[float, float]]:
         learned = examples.read(Path(order.examples_path), order.examples_sha256, examples.Example)
         base = Base(Path(order.base_path), order.base_sha256)
         vocabulary = Vocabulary(base)
-        encoded = [encode(example, vocabulary, base.context_tokens) for example in learned]
+        encoded = [encode(example, vocabulary) for example in learned]
         training = Training(order, base)
         seconds = []
         for step in range(STEPS + 1):
             began, used = time.perf_counter(), time.process_time()
-            loss = training.backward(encoded[step * 16 : step * 16 + 16])
+            training.clear_gradient()
+            loss = training.backward(encoded[step * 16 : step * 16 + 16], 16)
             training.update(loss, step)
             seconds.append((time.perf_counter() - began, time.process_time() - used))
         return seconds[1:]

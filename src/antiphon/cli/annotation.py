@@ -17,7 +17,7 @@ from antiphon.core.errors import InvalidInputError
 if TYPE_CHECKING:
     from antiphon.learning.workbench.agreement import Agreement
 
-_SHOWN = ("question", "text", "judge")
+_SHOWN = ("question", "text")
 
 
 def prefer(

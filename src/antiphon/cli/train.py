@@ -170,7 +170,7 @@ def _foreseen_text(foreseen: TrainingPreview | PreferencePreview) -> str:
         outlined = {
             "application": foreseen.application,
             "goes on from": foreseen.parent or "the base model",
-            "moments": f"from {foreseen.learned_from} to {foreseen.learned_until}",
+            "moments": f"from {foreseen.judged_from} to {foreseen.judged_until}",
             "preferences": _counted(msgspec.to_builtins(said)),
             "steps": f"{foreseen.steps} of {foreseen.batch} preferences",
         }
@@ -233,9 +233,9 @@ def _tuned_text(found: dict[str, Any]) -> str:
     }
     lines = [outline(result), *found["notices"]]
     if "gates" in found:
-        lines.append(f"The release {found['sentence']}")
-        if found["gates"] == "passed" and not found["rollout"]:
-            lines.append(f"`antiphon releases rollout {found['release']}` sends it on its way.")
+        lines.append(f"Its gates: {found['sentence']}")
+    elif not found["checks"]:
+        lines.append(f"It was trained from exactly this before; its release is {found['stage']}.")
     return "\n".join(lines)
 
 

@@ -15,6 +15,11 @@ phase = os.getpid() % 16 / 16
 _SHORTEST = 1.0
 
 
+def almost(seconds: float) -> float:
+    """What must have passed for a pause of so many seconds to be over, which may have been shortened."""
+    return seconds - min(1.0, seconds / 3)
+
+
 def ended_together(seconds: float, now: float) -> float:
     """A pause of a second or more, shortened by less than one to end when others of this process do.
 

@@ -166,7 +166,7 @@ def _mistakes(application: Application) -> Iterator[str]:
 
 
 def _retrieval_mistakes(application: Application) -> Iterator[str]:
-    """Names of retrievals are one each, their queries read the request alone, and training has no documents."""
+    """Names of retrievals are one each, and their queries read the request alone."""
     names: set[str] = set()
     for one in application.retrievals:
         if not isinstance(one, Retrieval):

@@ -14,6 +14,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.process_leases import ProcessLease, ProcessLeases
 from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.core.pauses import almost
 from antiphon.durable.runs import Runs
 
 WORKERS = "worker/"
@@ -61,7 +62,7 @@ class AbandonedRuns:
         with Wakeup() as wakeup:
             while not stop.is_set():
                 try:
-                    if loop.time() - listed_at >= self._listed_every:
+                    if loop.time() - listed_at >= almost(self._listed_every):
                         listed = await asyncio.to_thread(self._leases.listed, WORKERS)
                         known, listed_at = [one for one in listed if one.holder != self._own], loop.time()
                     for worker in [one for one in known if self._ended(one.holder)]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.core.pauses import almost
 from antiphon.features.online.overlay_records import PARTITIONS
 from antiphon.orchestration.duties import LEASE_SECONDS, LOOK_SECONDS
 
@@ -168,7 +169,7 @@ class StreamPartitions:
             self._leases.release_all(given, self._holder)
         free = {name for name in own - self._held if living.get(name, self._holder) == self._holder}
         now = self._monotonic()
-        if free or now - self._renewed_at >= self._seconds / 3:
+        if free or now - self._renewed_at >= almost(self._seconds / 3):
             names = sorted(self._held | free)
             acquired = self._leases.acquire_all([self._worker, *names], self._holder, self._seconds, self._gone)
             self._renewed_at = now

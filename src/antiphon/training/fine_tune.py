@@ -94,7 +94,8 @@ def fine_tune(
     training = Training(order, base)
     _require_space(folder, training.checkpoint_bytes, order)
     checkpoints = Checkpoints(folder / FOLDER, order.identity, log.notice, seal)
-    lessons.begin(training)
+    if not lessons.begin(training, stopping):
+        return None
     state = training.resume(checkpoints.load(), order)
     watch = Stopwatch()
     while state.step < order.recipe.steps:

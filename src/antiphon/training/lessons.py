@@ -39,8 +39,8 @@ class LearningModel(Protocol):
 class Lessons(Protocol):
     """Implemented by :class:`ExampleLessons` and :class:`PreferenceLessons`."""
 
-    def begin(self, model: LearningModel) -> None:
-        """Look at the model as it is before anything was learned."""
+    def begin(self, model: LearningModel, stopping: Callable[[], bool]) -> bool:
+        """Look at the model as it is before anything was learned; ``False`` when it was stopped meanwhile."""
         ...
 
     def backward(self, model: LearningModel, step: int) -> float:
@@ -60,8 +60,9 @@ class ExampleLessons:
         self._old = [index for index in read if learned[index].old]
         _tell_left_out(len(self._new), len(learned) - len(read), len(learned), context, order, notice)
 
-    def begin(self, model: LearningModel) -> None:
-        """Nothing: what a text was worth before is not asked."""
+    def begin(self, model: LearningModel, stopping: Callable[[], bool]) -> bool:
+        """What a text was worth before is not asked."""
+        return True
 
     def backward(self, model: LearningModel, step: int) -> float:
         chosen = batches.chosen(self._recipe, self._new, self._old, step)
@@ -80,10 +81,13 @@ class PreferenceLessons:
         left_out = len(every) - len(self._learned)
         _tell_left_out(len(self._learned), left_out, len(every), context, order, notice)
 
-    def begin(self, model: LearningModel) -> None:
+    def begin(self, model: LearningModel, stopping: Callable[[], bool]) -> bool:
         for start in range(0, len(self._learned), self._recipe.batch):
+            if stopping():
+                return False
             part = self._learned[start : start + self._recipe.batch]
             self._before |= self._likelihoods(model, part)
+        return True
 
     def backward(self, model: LearningModel, step: int) -> float:
         # The derivative by each text depends on all of its pair, so they are asked for first, without a gradient.

@@ -14,12 +14,14 @@ import msgspec
 import pytest
 from tests.harness.gated_project import MODEL_NAME, GatedProject
 
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import ForbiddenError, InvalidInputError, UnavailableError
+from antiphon.definitions.learning import Rollout as DeclaredRollout
 from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.governance.audit.log import AuditFilter
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.changelog import Changelog
-from antiphon.services.learning.gate_orders import open_gates
+from antiphon.services.learning.gate_orders import gate_checks, open_gates, order_checks
 from antiphon.services.learning.gate_runs import GateWorkflow
 from antiphon.services.rollouts import rollout_transitions
 from antiphon.serving.request import AnswerRequest
@@ -422,3 +424,60 @@ async def test_an_engine_without_probabilities_leaves_the_gates_that_need_no_eva
     )  # fmt: skip
     stages = triage.store.releases.stages(triage.scope, applied.releases[0].id)
     assert "The engine reports no probabilities of simulated" in stages[-1].reason
+
+
+def trained(project: GatedProject, rollout: bool = True) -> tuple[Release, str]:
+    """A draft as a training makes one, and the run of its gates."""
+    live = project.live("replies")
+    assert live is not None
+    told = msgspec.structs.replace(live.bundle.application.prompt, system="You answer a bakery's customers.")
+    application = msgspec.structs.replace(live.bundle.application, prompt=told, rollout=DeclaredRollout(canary=(50,)))
+    bundle = msgspec.structs.replace(live.bundle, application=application)
+    draft = project.store.releases.add(bundle, project.scope, "ann", "learned what people preferred")
+    with project.store.database.transaction() as connection:
+        return draft, order_checks(project.store, draft, rollout, "ann", "learned", connection)
+
+
+async def test_what_was_trained_is_held_against_its_gates_and_begins_its_rollout(project: GatedProject) -> None:
+    assert await released(project, replies()) == "passed"
+    await said(project)
+    draft, run = trained(project)
+    (check,) = await project.work(run)
+    (rollout,) = project.store.rollouts.list(project.scope)
+    assert (check.state, check.rollout, rollout.candidate) == ("passed", rollout.id, draft.id)
+
+
+async def test_without_being_asked_to_it_stays_validated_and_says_what_sends_it(project: GatedProject) -> None:
+    assert await released(project, replies()) == "passed"
+    draft, run = trained(project, rollout=False)
+    (check,) = await project.work(run)
+    assert project.store.releases.get(project.scope, draft.id).stage == "validated"
+    assert check.sentence.startswith(f"validated; `antiphon releases rollout {draft.id}` sends it on its way")
+    assert project.store.rollouts.list(project.scope) == []
+
+
+async def test_checks_of_what_was_trained_do_not_end_those_of_what_is_applied(project: GatedProject) -> None:
+    assert await released(project, replies()) == "passed"
+    applied = project.apply(replies("You answer briefly."))
+    _, run = trained(project)
+    assert len(open_gates(project.store)) == 2
+    assert [one.run for one in gate_checks(project.store, project.scope)] == list(applied.checks.values())
+    first, second = await project.work(applied.checks["replies"], run)
+    assert first.state == "passed"
+    # Whichever ended last found another one live, or on its way.
+    assert ("validated" in first.sentence) != ("validated" in second.sentence)
+
+
+@pytest.mark.parametrize("project", ["prod"], indirect=True)
+async def test_nobody_sends_what_they_trained_on_its_way_alone(project: GatedProject) -> None:
+    applied = project.apply(replies(), activate=False)
+    await project.work(*applied.checks.values())
+    release = applied.releases[0].id
+    store = project.store
+    store.releases.set_stage(project.scope, release, "validated", principal="a test", reason="a test")
+    rollout_transitions(store).activate(project.scope, "replies", release, principal="bob", reason="a test")
+    draft, run = trained(project)
+    (check,) = await project.work(run)
+    assert store.rollouts.list(project.scope) == []
+    assert store.releases.get(project.scope, draft.id).stage == "validated"
+    assert "ann (admin) may not promote release 2 of replies" in check.sentence

@@ -319,7 +319,7 @@ def test_answers_of_an_evaluation_are_drawn_for_people_to_score(
     drawn = lines(antiphon(*command).out)
     assert sorted(one["prediction"] for one in drawn) == sorted(asked)
     assert {one["question"] for one in drawn} == {"a fire", "a flood", "cold coffee", "no coffee"}
-    assert drawn[0]["judge"] == {"tone": 3.0}
+    assert "judge" not in drawn[0], "A person is not told what the judge said."
     two = lines(antiphon(*command, "--size", "2").out)
     assert two == drawn[:2]
     filled = "".join(json.dumps(one | {"value": "4"}) + "\n" for one in two)

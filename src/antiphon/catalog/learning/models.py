@@ -57,8 +57,10 @@ class LearnedPreferences(msgspec.Struct, frozen=True):
         pairs: texts preferred to others of the same prompt; ``liked`` and ``disliked``: texts by themselves.
         dropped: why others were left out to how many: ``outside-window``, ``receipt-gone``, ``text-erased``,
             ``stand-in`` (another engine or a stored answer stood in), ``template`` (a guard wrote it), ``other-prompt``
-            (served with other words than the model will be told), ``not-text`` (the prompt was not kept as a text),
-            ``contradictory``, ``unwritten`` (no text that the model could write), ``sampled-out``, ``policy: …``.
+            (served with other words than the model will be told), ``other-model`` (by one of another base),
+            ``other-request`` (compared with an answer to something else), ``not-text`` (the prompt was not kept as a
+            text), ``contradictory``, ``unwritten`` (no text that the model could write), ``sampled-out``,
+            ``policy: …``.
     """
 
     sha256: str

@@ -189,7 +189,7 @@ class ReleaseEvaluator:
             check_fits(release, dataset)
         except InvalidInputError:
             return ()  # it reads other definition versions: the gate that compares fails, and says so
-        known = await asyncio.to_thread(self._answered_rows, release)
+        known = await asyncio.to_thread(self._answered_rows, release, dataset)
         if {row.content for row in rows} <= known.keys():
             return [known[row.content] for row in rows]
         made = await self.evaluate(
@@ -198,14 +198,18 @@ class ReleaseEvaluator:
         )  # fmt: skip
         return (await asyncio.to_thread(self.rows_of, made)).rows
 
-    def _answered_rows(self, release: Release) -> dict[str, RowResult]:
-        """What a release answered in its latest evaluations, on any dataset, by what was asked; whole answers first."""
-        found: dict[str, RowResult] = {}
+    def _answered_rows(self, release: Release, dataset: Dataset) -> dict[str, RowResult]:
+        """What a release answered in its latest evaluations by what was asked, whole answers first: on any dataset, or
+        on this one alone where the prompt has what no row does. What failed may have mended: it is asked again."""
+        application, found = release.bundle.application, dict[str, RowResult]()
+        alone = bool(application.retrievals or application.tools)
         for evaluation in reversed(self.evaluations.list(release.scope, release=release.id, limit=_EARLIER)):
-            if not self.current(release, evaluation):
+            if not self.current(release, evaluation) or (alone and evaluation.dataset != dataset.id):
                 continue
             with suppress(NotFoundError):  # erased: asked again
                 for row in self.rows_of(evaluation).rows:
+                    if row.error is not None or row.own_failed:
+                        continue
                     if row.whole >= (row.asked in found and found[row.asked].whole):
                         found[row.asked] = row
         return found

@@ -30,6 +30,9 @@ MOST_GUARDED_MORE = 0.25
 MOST_LENGTH_RATIO = 4.0
 """The middle answer may be so many times as long, or as short, as the live release's to the same request."""
 
+_ALONE = "there are no answers of a live release to compare with"
+_UNASKED = "the live release was asked for no whole outputs of these rows"
+
 DISPARITY = "disparity"
 """Ends the names of gates over slices, the only ones whose reasons name a slice."""
 
@@ -60,7 +63,7 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
             "{0:.2%} of texts state a figure that is not the request's, at most {1:.2%} may",
             "no whole output was asked for",
         ),
-        _length(evaluation.length_ratio),
+        _length(evaluation.length_ratio, _UNASKED if evaluation.against else _ALONE),
         _tokens(evaluation.whole_tokens, application),
         *_safety_gates(evaluation.safety, gates),
     )  # fmt: skip
@@ -90,9 +93,9 @@ def check_safety(report: SafetyReport, application: ApplicationSpec) -> tuple[Ev
     )  # fmt: skip
 
 
-def _length(ratio: float | None) -> EvaluationGate:
+def _length(ratio: float | None, missing: str = _ALONE) -> EvaluationGate:
     words = "answers are {0:.1f} times as long or as short as the live release's to the same requests, at most {1:.0f}"
-    return _beside_live("length", ratio, MOST_LENGTH_RATIO, words)
+    return _beside_live("length", ratio, MOST_LENGTH_RATIO, words, missing)
 
 
 def _tokens(measured: float | None, application: ApplicationSpec) -> EvaluationGate:
@@ -100,9 +103,9 @@ def _tokens(measured: float | None, application: ApplicationSpec) -> EvaluationG
     return _gate(le, "tokens", measured, application.slo.tokens or None, words, "no whole output was asked for")
 
 
-def _beside_live(name: str, measured: float | None, bound: float, said: str) -> EvaluationGate:
+def _beside_live(name: str, measured: float | None, bound: float, said: str, missing: str = _ALONE) -> EvaluationGate:
     if measured is None:
-        return _nothing(name, "there are no answers of a live release to compare with", bound)
+        return _nothing(name, missing, bound)
     return _gate(le, name, measured, bound, said)
 
 
@@ -229,7 +232,9 @@ def _fairness(evaluation: Evaluation, gates: Gates) -> Iterator[EvaluationGate]:
                 if len(shares) > 1:
                     gaps.append((shares[-1][0] - shares[0][0], key, label, shares[-1], shares[0]))
         if not gaps:
-            yield _nothing(f"{name}_{DISPARITY}", f"no two slices of a key have {ENOUGH} rows", bound)
+            true = "" if kind == "said" else f", {ENOUGH_TRUE} of them with a label in common"
+            missing = f"no two slices of a key have {ENOUGH} rows{true}, so they cannot be compared"
+            yield _gate(le, f"{name}_{DISPARITY}", None, bound, "", missing)
             continue
         gap, key, label, most, least = max(gaps)
         of = "" if kind == "said" else f" of those that are {label}"

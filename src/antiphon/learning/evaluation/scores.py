@@ -25,6 +25,9 @@ from antiphon.learning.evaluation.statements import false_statements, texts_of
 
 T = TypeVar("T")
 
+MOST_SLICES = 100
+"""Of one key, the largest: a feature may have as many values as there are rows."""
+
 Mode = Literal["classes", "whole"]
 
 
@@ -260,9 +263,13 @@ def summarize(
         safety=safety,
         outcomes=application.shapes,
         own_failures=dict(sorted(Counter(name for row in results for name in row.own_failed).items())),
-        whole_tokens=float(np.mean([row.tokens for row in whole])) if whole else None,
+        whole_tokens=_mean([row.tokens for row in whole if row.prediction is not None]),
         length_ratio=_length_ratio(whole, baseline),
     )
+
+
+def _mean(values: Sequence[int]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _length_ratio(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> float | None:
@@ -312,7 +319,7 @@ def slices(
         parts: dict[str, list[int]] = {}
         for place, row in enumerate(results):
             parts.setdefault(_value_of(asked[row.example], key), []).append(place)
-        for value, places in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0])):
+        for value, places in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0]))[:MOST_SLICES]:
             labels = _labels(shape, [results[place] for place in places])
             here = scored.at(places)
             said, recall = metrics.said_labels(here) if isinstance(here, LabelForecasts) else ({}, {})

@@ -143,7 +143,8 @@ class Monitor:
             whole=scored.score(),
             releases=scored.by_release(),
             days=scored.by_day(),
-            slices=scored.by_slice(tuple(slices) or declared.gates.slices),
+            # Outcomes are kept with entity keys, and without features.
+            slices=scored.by_slice(tuple(slices) or [key for key in declared.gates.slices if "." not in key]),
         )
 
     def pending(

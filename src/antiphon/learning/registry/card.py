@@ -132,9 +132,10 @@ def model_card(
 
 
 def telling(evaluations: Sequence[Evaluation]) -> Evaluation | None:
-    """Of evaluations, newest first, the newest one that asked for whole outputs: one that was made only to compare
-    another release with says nothing about texts. ``None`` when there is none at all."""
-    return next((one for one in evaluations if one.whole_rows), evaluations[0] if evaluations else None)
+    """Of evaluations, newest first, the newest one that tried safety suites, else that asked for whole outputs: one
+    that was made only to compare another release with says little. ``None`` when there is none at all."""
+    tried = next((one for one in evaluations if one.safety), None)
+    return tried or next((one for one in evaluations if one.whole_rows), evaluations[0] if evaluations else None)
 
 
 def _suites(evaluation: Evaluation | None, safety: SafetyReport | None) -> tuple[SuiteSummary, ...]:

@@ -19,6 +19,7 @@ from antiphon.definitions.learning import FineTune
 from antiphon.definitions.outcome_shape import OutcomeShape, number_of
 from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.reader import DatasetRow
+from antiphon.learning.evaluation.scores import meets
 from antiphon.serving.answering import prompts
 from antiphon.training.examples import Part
 
@@ -145,7 +146,10 @@ def served_text(text: str, application: ApplicationSpec, model: ModelDescription
     schema = application.schema
     if schema is None:
         written = prompts.neutral(model, text).strip()
-        return (Part(written + model.eos * ended, 1.0),) if written else ()
+        stopped = application.decoding.stop  # There a text ends with words of its own.
+        return (Part(written + model.eos * (ended and not stopped), 1.0),) if written else ()
+    if not meets(schema, text):
+        return ()
     value = _as_letters(_decoded(text), lambda one: prompts.neutral(model, one))
     properties: Mapping[str, Any] = schema.get("properties", {})
     if not isinstance(value, Mapping) or not all(

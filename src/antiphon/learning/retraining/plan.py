@@ -56,8 +56,9 @@ class TrainingInputs(msgspec.Struct, frozen=True):
     """Inputs pinned in a run's first step, whatever is declared, released or evaluated meanwhile.
 
     ``parent`` is the version that training goes on from, ``before`` its evaluation on which forgetting is measured;
-    ``candidates`` are the recipes that are tried, if several are. Preferences are of predictions whose moments lie
-    between ``learned_from`` and ``learned_until``.
+    ``candidates`` are the recipes that are tried, if several are. Preferences are of predictions with
+    ``judged_from < moment <= judged_until``, and were said up to ``said_until`` (wall time); nothing of a moment after
+    ``learned_until`` was learned, by the version to go on from either.
     """
 
     application: ApplicationSpec
@@ -66,7 +67,9 @@ class TrainingInputs(msgspec.Struct, frozen=True):
     parent: str | None = None
     before: str | None = None
     candidates: Candidates | None = None
-    learned_from: datetime | None = None
+    judged_from: datetime | None = None
+    judged_until: datetime | None = None
+    said_until: datetime | None = None
     learned_until: datetime | None = None
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -20,11 +22,12 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import FineTune, Preferences
 from antiphon.durable.context import RunContext
+from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.plan import declared_cutoff, window_bounds
 from antiphon.learning.retraining import preferences
 from antiphon.learning.retraining.examples import declared_tuning
 from antiphon.learning.retraining.plan import TrainArguments, TrainingInputs, TriedCandidate, converted, plain
-from antiphon.learning.retraining.preferences import GatheredPreferences
+from antiphon.learning.retraining.preferences import GatheredPreferences, JudgedWindow
 from antiphon.learning.retraining.registration import Registration
 from antiphon.learning.retraining.steps import (
     EXAMPLES,
@@ -46,8 +49,8 @@ class PreferencePreview(msgspec.Struct, frozen=True):
 
     application: str
     parent: str | None
-    learned_from: str
-    learned_until: str
+    judged_from: str
+    judged_until: str
     preferences: LearnedPreferences
     steps: int
     batch: int
@@ -76,12 +79,22 @@ class PreferenceTuning:
             pinned = converted(
                 await run.step("pin", lambda: plain(self.inputs(run.scope, request))), TrainingInputs, "pin"
             )
-            learned = await self._write(run, request, pinned)
+            describe = partial(describe_base, services.describe, declared_tuning(pinned.application).base)
+
+            async def written() -> dict[str, Any]:
+                return plain(await self._write(run, request, pinned, await describe()))
+
+            recorded = await run.step("write preferences", written)
+            learned = converted(recorded, LearnedPreferences, "write preferences")
             run.progress(0, None, "measuring how quickly this machine trains")
             arithmetic = converted(
                 await run.step("choose arithmetic", lambda: plain(services.arithmetic())), Arithmetic, "arithmetic"
             )
-            fine_tune = partial(self._fine_tune, run, pinned, learned, arithmetic)
+
+            async def fine_tune() -> dict[str, Any]:
+                await self._ensure_written(run, learned, written)
+                return await self._fine_tune(run, pinned, learned, arithmetic)
+
             tried = converted(await run.step("fine-tune", fine_tune), TriedCandidate, "fine-tune")
             registration = Registration(services)
             versions = partial(registration.versions, run, pinned, (), (tried,), preferences=learned)
@@ -89,7 +102,7 @@ class PreferenceTuning:
             go_on = partial(registration.go_on, run, request, pinned, str(model), {})
             registered: dict[str, Any] = await run.transaction("register", go_on)
             checks = None
-            if registered["stage"] == "draft":
+            if registered["stage"] in ("draft", "validated"):
                 checks = await run.transaction("order checks", partial(self._order_checks, run, request, registered))
             await clear(services, run)
         output = tried.output
@@ -108,8 +121,10 @@ class PreferenceTuning:
 
         Raises:
             NotFoundError: there is no such application.
-            InvalidInputError: it is not fine-tuned, or other options do not go with preferences.
+            InvalidInputError: it is not fine-tuned, other options do not go with preferences, or the live version is of
+                another base model.
             SetupError: the extra ``train`` is not installed, or the base model was not pulled.
+            CorruptionError: the live version's adapter is gone or is another one.
         """
         services = self._services
         if request.delta or request.candidates or request.budget:
@@ -128,15 +143,18 @@ class PreferenceTuning:
             window = msgspec.structs.replace(window, embargo=None)
         first, last = window_bounds(window, "training", cutoff)
         assert first is not None and last is not None  # noqa: PT018 -- of a training window
-        parent = self._parent(scope, application.name)
+        sha256 = services.base_weights(tune.base)[1]
+        parent = self._parent(scope, application.name, sha256)
         if parent is not None and parent.preferences is not None and parent.learned_until is not None:
             first = max(first, parent.learned_until)  # It has learned what was before.
         return TrainingInputs(
             application=application,
             cutoff=cutoff,
-            base_sha256=services.base_weights(tune.base)[1],
+            base_sha256=sha256,
             parent=None if parent is None else parent.id,
-            learned_from=first,
+            judged_from=first,
+            judged_until=last,
+            said_until=now,
             learned_until=max(last, self._known_until(scope, parent) or last),
         )
 
@@ -149,54 +167,71 @@ class PreferenceTuning:
         return PreferencePreview(
             application=request.application,
             parent=pinned.parent,
-            learned_from=str(pinned.learned_from),
-            learned_until=str(pinned.learned_until),
+            judged_from=str(pinned.judged_from),
+            judged_until=str(pinned.judged_until),
             preferences=found,
             steps=recipe.steps if found.count else 0,
             batch=recipe.batch,
             problems=problems,
         )
 
-    def _parent(self, scope: Scope, application: str) -> ModelVersion | None:
+    def _parent(self, scope: Scope, application: str, base_sha256: str) -> ModelVersion | None:
         """The version that answers now; ``None`` where that is the base model."""
         live = self._services.releases.live(scope, application)
-        version = None if live is None else live.bundle.model.version
-        return None if version is None else self._services.versions.get(scope, version)
+        if live is None or live.bundle.model.version is None:
+            return None
+        parent = self._services.versions.get(scope, live.bundle.model.version)
+        if parent.base_sha256 != base_sha256:
+            raise InvalidInputError(
+                f"{parent.id}, which answers now, is of another base model than is declared.",
+                where=f"application {application}",
+                next_step="Apply the definitions, so that the declared base answers, or declare the base it has.",
+            )
+        self._services.model_files.verify(scope, parent.adapter, parent.id)
+        return parent
 
-    def _known_until(self, scope: Scope, parent: ModelVersion | None) -> Any:
+    def _known_until(self, scope: Scope, parent: ModelVersion | None) -> datetime | None:
         """Nothing later was learned by the version to go on from."""
         if parent is None or parent.learned_until is not None:
             return None if parent is None else parent.learned_until
         return self._services.datasets.get(scope, parent.dataset).spec.last
 
     def _gathered(self, request: TrainArguments, pinned: TrainingInputs) -> GatheredPreferences:
-        assert pinned.learned_from is not None and pinned.learned_until is not None  # noqa: PT018 -- inputs
+        first, last, said = pinned.judged_from, pinned.judged_until, pinned.said_until
+        assert first is not None and last is not None and said is not None  # noqa: PT018 -- inputs
         most = request.examples or _settings(declared_tuning(pinned.application)).examples
-        reader = self._services.preferences
-        return reader.gather(pinned.application, pinned.learned_from, pinned.learned_until, most)
+        window = JudgedWindow(first, last, known_until=pinned.cutoff, said_until=said)
+        return self._services.preferences.gather(pinned.application, window, most)
 
-    async def _write(self, run: RunContext, request: TrainArguments, pinned: TrainingInputs) -> LearnedPreferences:
-        """The file of preferences in the run's folder; gathered once, and once more only where it is gone."""
-        services = self._services
+    async def _write(
+        self, run: RunContext, request: TrainArguments, pinned: TrainingInputs, model: ModelDescription
+    ) -> LearnedPreferences:
+        """The file of preferences in the run's folder."""
+        services, folder = self._services, self._services.folder / run.id
         run.progress(0, None, "reading what people preferred")
-        model = await describe_base(services.describe, declared_tuning(pinned.application).base)
-        folder = services.folder / run.id
-        path, seal = folder / EXAMPLES, folder_seal(folder, services.codec, run.scope)
 
         def write() -> LearnedPreferences:
-            return preferences.write(path, self._gathered(request, pinned), pinned.application, model, seal)
+            seal = folder_seal(folder, services.codec, run.scope)
+            return preferences.write(
+                folder / EXAMPLES, self._gathered(request, pinned), pinned.application, model, seal
+            )
 
-        written = await run.step("write preferences", lambda: plain(write()))
-        learned = converted(written, LearnedPreferences, "write preferences")
-        if await asyncio.to_thread(example_files.content_sha256, path, seal) != learned.sha256:
-            again = await asyncio.to_thread(write)
-            if again.sha256 != learned.sha256:
-                raise InvalidInputError(
-                    "What people say has changed since the run began, and the file of what was to be learned is gone.",
-                    where=run.id,
-                    next_step=f"Order it again: `antiphon train {request.application} --preferences`.",
-                )
-        return learned
+        return await asyncio.to_thread(write)
+
+    async def _ensure_written(
+        self, run: RunContext, learned: LearnedPreferences, write: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> None:
+        """Another host goes on, or the folder was cleared: the same is gathered again, if people still say it."""
+        folder = self._services.folder / run.id
+        seal = folder_seal(folder, self._services.codec, run.scope)
+        if await asyncio.to_thread(example_files.content_sha256, folder / EXAMPLES, seal) == learned.sha256:
+            return
+        if (await write())["sha256"] != learned.sha256:
+            raise InvalidInputError(
+                "People have changed what they said since the run began, and the file of it is gone.",
+                where=run.id,
+                next_step="Order it again.",
+            )
 
     async def _fine_tune(
         self, run: RunContext, pinned: TrainingInputs, learned: LearnedPreferences, arithmetic: Arithmetic

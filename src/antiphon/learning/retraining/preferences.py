@@ -24,13 +24,13 @@ from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import STAND_IN_ROLES, Receipt
 from antiphon.catalog.serving.receipts import Receipts
-from antiphon.core.errors import NotFoundError
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.rows import RowPolicyDecision
 from antiphon.learning.retraining.completions import served_text
-from antiphon.learning.retraining.examples import served_application
+from antiphon.learning.retraining.examples import declared_tuning, served_application
 from antiphon.training import examples as example_files
 from antiphon.training import preferences as learned
 from antiphon.training.folder_seal import FolderSeal
@@ -45,14 +45,13 @@ class Judgement(msgspec.Struct, frozen=True):
 
     Attributes:
         corrected: the text it should have been. other: the prediction that it was compared with. liked: whether it was
-            liked, or preferred to the other one. swapped: whether the other one was asked about first.
+            liked, or preferred to the other one.
     """
 
     prediction: str
     liked: bool = False
     corrected: str | None = None
     other: str | None = None
-    swapped: bool = False
 
     @property
     def id(self) -> str:
@@ -90,13 +89,14 @@ class GatheredPreferences(msgspec.Struct, frozen=True):
         return LearnedPreferences(sha256, pairs, liked, len(self.found) - pairs - liked, self.dropped)
 
 
-class _Served(msgspec.Struct, frozen=True):
-    """A prediction's prompt and text, as the model had and wrote them."""
+class JudgedWindow(msgspec.Struct, frozen=True):
+    """Predictions with ``first < as_of <= last``, and what was known of them by ``known_until`` (event time) and said
+    by ``said_until`` (wall time: what people of the house say has no other)."""
 
-    moment: datetime
-    entity: dict[str, str]
-    prompt: str
-    text: JudgedText
+    first: datetime
+    last: datetime
+    known_until: datetime
+    said_until: datetime
 
 
 class _LeftOutError(Exception):
@@ -121,25 +121,31 @@ class PreferenceReader:
     releases: Releases
     withheld: RowPolicyDecision | None = None
 
-    def gather(self, application: ApplicationSpec, first: datetime, last: datetime, most: int) -> GatheredPreferences:
-        """Preferences of predictions with ``first < as_of <= last``: the latest ``most``."""
-        told = served_application(application, application.model)
+    def gather(self, application: ApplicationSpec, window: JudgedWindow, most: int) -> GatheredPreferences:
+        """Preferences of the predictions in a window: the latest ``most``. The same window gives the same ones, unless
+        people changed what they had said."""
+        tune = declared_tuning(application)
+        told = served_application(application, tune.base)
         of_whole = {"", *(shape.name for shape in application.shapes if shape.property is None)}
         given = [
             one
             for kind in ("thumbs", "correction")
             for one in self.outcomes.list(self.scope, application.name, status="joined", kind=kind, limit=MOST)
             if one.prediction is not None and one.outcome in of_whole
+            if one.available_at <= window.known_until and one.created_at <= window.said_until
         ]
         said = self.annotations.list(self.scope, application.name, limit=MOST)
         dropped: Counter[str] = Counter()
         found: list[tuple[JudgedTexts, dict[str, str]]] = []
-        for one in judgements(given, said):
+        for one in judgements(given, [each for each in said if each.created_at <= window.said_until]):
             if one is None:
                 dropped["contradictory"] += 1
                 continue
             try:
-                found.append(self._texts(one, told, first, last))
+                texts, entity = self._texts(one, told)
+                if not window.first < texts.moment <= window.last:
+                    raise _LeftOutError("outside-window")
+                found.append((texts, entity))
             except _LeftOutError as reason:
                 dropped[str(reason)] += 1
         kept = list(self._permitted(application, found, dropped))
@@ -164,52 +170,59 @@ class PreferenceReader:
             else:
                 dropped[f"policy: {reason}"] += 1
 
-    def _texts(
-        self, one: Judgement, told: ApplicationSpec, first: datetime, last: datetime
-    ) -> tuple[JudgedTexts, dict[str, str]]:
-        """Raises ``_LeftOutError``."""
+    def _texts(self, one: Judgement, told: ApplicationSpec) -> tuple[JudgedTexts, dict[str, str]]:
+        """The texts of a judgement, and its entity; raises ``_LeftOutError``."""
+        receipt = self._receipt(one.prediction)
+        other = None if one.other is None else self._receipt(one.other)
+        if other is not None and _request(other) != _request(receipt):
+            raise _LeftOutError("other-request")
+        liked = one.liked
         try:
-            served = self._served(one.prediction, told)
+            prompt = self._prompt(receipt, told)
         except _LeftOutError as reason:
-            if one.other is None or one.swapped or str(reason) != "other-prompt":
+            if other is None or str(reason) not in ("other-prompt", "other-model"):
                 raise
             # Two answers to one request, of which the other one's release may be told what the tuned model will be.
-            return self._texts(
-                Judgement(one.other, not one.liked, None, one.prediction, swapped=True), told, first, last
-            )
-        if not first < served.moment <= last:
-            raise _LeftOutError("outside-window")
+            prompt, receipt, other, liked = self._prompt(other, told), other, receipt, not liked
+        text, beside = self._text(receipt), None if other is None else self._text(other)
+        entity = msgspec.json.decode(self._blob(receipt.entity_blob), type=dict[str, str])
         if one.corrected is not None:
-            disliked = None if one.corrected.strip() == served.text.text.strip() else served.text
-            return JudgedTexts(one.id, served.moment, served.prompt, JudgedText(one.corrected), disliked), served.entity
-        other = None if one.other is None else self._text_of(one.other)
-        liked, disliked = (served.text, other) if one.liked else (other, served.text)
-        return JudgedTexts(one.id, served.moment, served.prompt, liked, disliked), served.entity
+            same = one.corrected.strip() == text.text.strip()
+            return JudgedTexts(one.id, receipt.as_of, prompt, JudgedText(one.corrected), None if same else text), entity
+        sides = (text, beside) if liked else (beside, text)
+        return JudgedTexts(one.id, receipt.as_of, prompt, *sides), entity
 
-    def _served(self, prediction: str, told: ApplicationSpec) -> _Served:
-        receipt = self._receipt(prediction)
-        if receipt.role in STAND_IN_ROLES:
-            raise _LeftOutError("stand-in")
-        if any(guard.action == "template" for guard in receipt.guards):
-            raise _LeftOutError("template")
+    def _prompt(self, receipt: Receipt, told: ApplicationSpec) -> str:
+        """What a prediction was asked, if by the words that the tuned model will be told, and of its base."""
+        made = self._first_made(receipt)
         try:
-            application = self.releases.get(self.scope, receipt.release).bundle.application
+            bundle = self.releases.get(self.scope, made.release).bundle
         except NotFoundError:  # A draft that was tried and never released.
             raise _LeftOutError("other-prompt") from None
+        application, tune = bundle.application, bundle.application.fine_tune
         if (application.prompt, application.schema) != (told.prompt, told.schema):
             raise _LeftOutError("other-prompt")
-        attempts = receipt.attempts
-        if not attempts and receipt.cache.prediction is not None:  # It was answered with the text of an earlier one.
-            attempts = self._receipt(receipt.cache.prediction).attempts
-        if not attempts or attempts[-1].prompt_form not in (None, "text"):
+        base = bundle.model.name if bundle.model.version is None else None if tune is None else tune.base
+        if base != told.model:
+            raise _LeftOutError("other-model")
+        if not made.attempts or made.attempts[-1].prompt_form not in (None, "text"):
             raise _LeftOutError("not-text")
-        entity = msgspec.json.decode(self._blob(receipt.entity_blob), type=dict[str, str])
-        text = JudgedText(self._blob(receipt.text_blob), receipt.finish_reason == "stop")
-        return _Served(receipt.as_of, entity, self._blob(attempts[-1].prompt_blob), text)
+        return self._blob(made.attempts[-1].prompt_blob)
 
-    def _text_of(self, prediction: str) -> JudgedText:
-        receipt = self._receipt(prediction)
+    def _text(self, receipt: Receipt) -> JudgedText:
+        """The words of a prediction, if a model of the application wrote them."""
+        for one in (receipt, self._first_made(receipt)):
+            if one.role in STAND_IN_ROLES:
+                raise _LeftOutError("stand-in")
+            if any(guard.action == "template" for guard in one.guards):
+                raise _LeftOutError("template")
         return JudgedText(self._blob(receipt.text_blob), receipt.finish_reason == "stop")
+
+    def _first_made(self, receipt: Receipt) -> Receipt:
+        """The prediction whose text one that was answered from store has."""
+        if receipt.attempts or receipt.cache.prediction is None:
+            return receipt
+        return self._receipt(receipt.cache.prediction)
 
     def _receipt(self, prediction: str) -> Receipt:
         try:
@@ -222,6 +235,11 @@ class PreferenceReader:
             return self.texts.get(self.scope, blob).decode()
         except NotFoundError:
             raise _LeftOutError("text-erased") from None
+
+
+def _request(receipt: Receipt) -> tuple[object, ...]:
+    """What was asked, by whatever release it was answered."""
+    return receipt.application, receipt.entity_blob, receipt.question_blob, receipt.inputs_blob, receipt.as_of
 
 
 def judgements(outcomes: Iterable[OutcomeRecord], annotations: Iterable[Annotation]) -> list[Judgement | None]:
@@ -265,10 +283,13 @@ def write(
     """
     written, kept = list[Preference](), list[JudgedTexts]()
     for one in gathered.found:
-        liked, disliked = (
-            () if side is None else served_text(side.text, application, model, ended=side.ended)
-            for side in (one.liked, one.disliked)
-        )
+        try:
+            liked, disliked = (
+                () if side is None else served_text(side.text, application, model, ended=side.ended)
+                for side in (one.liked, one.disliked)
+            )
+        except InvalidInputError:  # It is made of the model's special tokens.
+            continue
         whole = bool(liked) == (one.liked is not None) and bool(disliked) == (one.disliked is not None)
         if whole and liked != disliked:
             written.append(Preference(one.id, one.prompt, liked, disliked))

@@ -19,7 +19,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.learning.registry.adapters import ExportedAdapter, export_peft, read_peft
 from antiphon.learning.registry.files import StoredModelFiles
-from antiphon.learning.retraining.examples import fine_tune_of, served_application
+from antiphon.learning.retraining.examples import declared_tuning, served_application
 from antiphon.learning.retraining.registration import LATEST
 from antiphon.releases import bundle as bundles
 from antiphon.services.learning.training import LearningPlatform
@@ -61,7 +61,7 @@ def import_adapter(
     """
     store, services = learning.store, learning.services
     spec = services.application(store.scope, application)
-    tune = fine_tune_of(spec)
+    tune = declared_tuning(spec)
     if utc(learned_until) > store.database.clock.now():
         raise InvalidInputError(
             "The moment lies in the future.", where="learned_until", next_step="Say until when its examples reach."

@@ -1,6 +1,7 @@
 """Orders of gates: a durable run that holds a release against its gates and sends it on its way when it passed.
 
-Invariant: an application has at most one such run that has not ended; the release that was declared last counts.
+Invariant: an application has at most one such run that has not ended over what is applied, and one over what was
+trained; the release that was declared or trained last counts.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.releases.releases import Release
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.durable.run import ENDED, Run
+from antiphon.governance.identity.principal import Principal
 from antiphon.releases.candidate import NOT_PASSED
 from antiphon.services.project.store import Store
+from antiphon.services.rollouts import rollout_transitions
 from antiphon.services.workflows import GATES
 
 _LOOK_SECONDS = 0.2
@@ -42,6 +45,7 @@ class GateArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         instead_of: the release that was live when it was ordered; with another one live it stays validated.
         goal: where it goes by passing; one that nothing could be compared with goes live in place of a rollout.
         principal: who ordered it, and why.
+        trained: whether a training made it. held: why it stays validated when it passes.
     """
 
     application: str
@@ -51,6 +55,8 @@ class GateArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     goal: Goal
     principal: str
     reason: str
+    trained: bool = False
+    held: str = "another person makes it live"
 
 
 class GatesRunResult(msgspec.Struct, frozen=True):
@@ -94,7 +100,7 @@ def order_gates(store: Store, arguments: GateArguments, connection: Connection) 
     same: str | None = None
     for run in open_gates(store, within=connection):
         other = arguments_of(run)
-        if other.application != arguments.application:
+        if (other.application, other.trained) != (arguments.application, arguments.trained):
             continue
         if same is None and not run.cancel_requested and _what(other) == _what(arguments):
             same = run.id
@@ -108,12 +114,24 @@ def order_gates(store: Store, arguments: GateArguments, connection: Connection) 
 def order_checks(
     store: Store, release: Release, rollout: bool, principal: str, reason: str, connection: Connection
 ) -> str:
-    """As :func:`order_gates`, of a release that was trained: once it passed it is validated, or begins its rollout."""
-    application = release.bundle.application.name
-    live = store.releases.live(release.scope, application, within=connection)
-    goal: Goal = "rollout" if rollout else "validated"
-    instead_of = None if live is None else live.id
-    order = GateArguments(application, release.id, release.number, instead_of, goal, principal, reason)
+    """As :func:`order_gates`, of a release that was trained: once it passed it is validated, or begins its rollout,
+    where policy lets its orderer send it on its way alone."""
+    application, scope = release.bundle.application.name, release.scope
+    live = store.releases.live(scope, application, within=connection)
+    goal: Goal = "rollout" if rollout and live is not None else "validated"
+    held = f"`antiphon releases rollout {release.id}` sends it on its way"
+    if goal == "rollout":
+        by = Principal(principal, scope.tenant, "admin", "person", "restricted")
+        try:
+            rollout_transitions(store).require_permission(
+                scope, application, release.id, reason=reason, by=by, within=connection
+            )
+        except ForbiddenError as error:
+            goal, held = "validated", f"{held}: {error.what.rstrip('.')}"
+    order = GateArguments(
+        application, release.id, release.number, None if live is None else live.id, goal, principal, reason,
+        trained=True, held=held,
+    )  # fmt: skip
     return order_gates(store, order, connection)
 
 
@@ -139,6 +157,8 @@ def gate_checks(store: Store, scope: Scope) -> list[GateCheck]:
     latest: dict[str, Run] = {}
     applied = store.applied.current(scope)
     for run in store.runs.list(scope, SCANNED_RUNS, workflow=GATES):
+        if arguments_of(run).trained:
+            continue
         if run.status not in ENDED or applied is None or run.created_at >= applied.created_at:
             latest.setdefault(arguments_of(run).application, run)
     return [described_check(run) for _, run in sorted(latest.items())]

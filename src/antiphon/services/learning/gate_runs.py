@@ -143,7 +143,7 @@ class GateWorkflow:
     ) -> dict[str, Any]:
         store, scope = self._store, release.scope
         if store.runs.get(scope, run, within=connection).cancel_requested:
-            raise ConflictError("Other definitions were applied since.", where=run, next_step="`antiphon apply`")
+            raise ConflictError("It was canceled, or another release took its place.", where=run)
         if not found.passed:
             why = f"{NOT_PASSED}: {' '.join(found.reasons)}"
             present = store.releases.get(scope, release.id, within=connection)
@@ -154,7 +154,8 @@ class GateWorkflow:
         elif order.goal != "validated":
             found = self._sent(order, release, found, connection)
         else:
-            found = msgspec.structs.replace(found, note="validated; another person makes it live")
+            without = f"; without an evaluation set: {found.note}" if found.note else ""
+            found = msgspec.structs.replace(found, note=f"validated; {order.held}{without}")
         outcome = "live" if found.live else "rollout" if found.rollout else "passed" if found.passed else "failed"
         detail = {"application": order.application, "state": outcome, "evaluation": found.on, "run": run}
         detail["reason"] = " ".join((*found.reasons, found.note)).strip()

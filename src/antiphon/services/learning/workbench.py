@@ -73,7 +73,7 @@ class AnswerToScore(msgspec.Struct, frozen=True):
 
     Attributes:
         value: empty, to be filled in.
-        question, text: ``None`` where they were erased. judge: what judge models gave it.
+        question, text: ``None`` where they were erased. What a judge said is not told: a person's score corrects it.
     """
 
     prediction: str
@@ -82,7 +82,6 @@ class AnswerToScore(msgspec.Struct, frozen=True):
     value: str
     question: str | None
     text: str | None
-    judge: dict[str, float] = {}
 
 
 class Preferences(msgspec.Struct, frozen=True):
@@ -331,7 +330,7 @@ class Workbench:
                 break
             receipt = self.records.require_prediction(scope, who, str(row.prediction))
             asked, text = self._text(scope, receipt.question_blob), text_of(receipt, self.store.blobs)
-            shown.append(AnswerToScore(receipt.prediction, "rubric", criterion, "", asked, text, row.own))
+            shown.append(AnswerToScore(receipt.prediction, "rubric", criterion, "", asked, text))
         return shown
 
     def _text(self, scope: Scope, blob: str | None) -> str | None:
