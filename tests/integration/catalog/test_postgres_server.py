@@ -297,10 +297,14 @@ def test_the_kernel_is_told_how_long_a_statement_may_go_unheard(database: Databa
 
 def test_connections_are_bounded_and_too_many_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = postgres()
-    monkeypatch.setattr(postgres_server, "BUSY_SECONDS", 0.2)
-    database = of(server, PostgresAccess(password=server.password, connections=2))
+    bounded = PostgresAccess(password=server.password, connections=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(postgres_server, "BUSY_SECONDS", 0.2)
+        database = of(server, bounded)
     with database.read(), database.read(), pytest.raises(UnavailableError, match="in use"), database.read():
         pass
+    database.close()
+    database = of(server, bounded)
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: database.scalar(sa.select(sa.literal(1))), range(64)))
     assert found == [1] * 64

@@ -206,7 +206,7 @@ async def test_stopping_lets_the_step_in_flight_finish_and_gives_the_run_back(da
     task = asyncio.create_task(Executor(database, registry, "w1", "dev", poll=0.01).run_until(stop))
     await asyncio.to_thread(entered.wait, 20)
     stop.set()
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.1)  # Until the executor has seen it: a step that ends before is followed by the next.
     release.set()
     await task
     given_back = runs.get(DEV, run)
