@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from antiphon.catalog.learning.trials import Trial
     from antiphon.learning.workbench.comparison import Comparison, FigureDifference
     from antiphon.learning.workbench.trials import SampleQuery
-    from antiphon.services.learning.workbench import Preferences, PromptVersion
+    from antiphon.services.learning.workbench import PreferenceCounts, PromptVersion
     from antiphon.services.project.store import Store
 
 app = typer.Typer(name="prompts", help="Prompt versions, trials, comparison and annotation.", no_args_is_help=True)
@@ -272,7 +272,7 @@ def _figures(found: Comparison, figures: tuple[FigureDifference, ...]) -> str:
     return table(("figure", found.first, found.second, "difference", "95 %", "surely better", "unit"), rows)
 
 
-def _preferred(found: Comparison, preferred: Preferences) -> str:
+def _preferred(found: Comparison, preferred: PreferenceCounts) -> str:
     if preferred.first + preferred.second + preferred.ties == 0:
         return ""
     return (
@@ -281,7 +281,7 @@ def _preferred(found: Comparison, preferred: Preferences) -> str:
     )
 
 
-def _share(found: Comparison, preferred: Preferences) -> str:
+def _share(found: Comparison, preferred: PreferenceCounts) -> str:
     share = preferred.share
     return "" if share is None else f"; {found.second} in {share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
 

@@ -21,7 +21,7 @@ from antiphon.definitions.learning import in_words
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
     from antiphon.learning.retraining.orders import TrainingPreview, TrainingRequest
-    from antiphon.learning.retraining.preference_tuning import PreferencePreview
+    from antiphon.learning.retraining.preference_trainer import PreferencePreview
     from antiphon.services.learning.gate_orders import GateCheck
 
 
@@ -163,7 +163,7 @@ async def _foresee(project: Path, order: TrainingRequest) -> TrainingPreview | P
 
 
 def _foreseen_text(foreseen: TrainingPreview | PreferencePreview) -> str:
-    from antiphon.learning.retraining.preference_tuning import PreferencePreview
+    from antiphon.learning.retraining.preference_trainer import PreferencePreview
 
     if isinstance(foreseen, PreferencePreview):
         said = foreseen.preferences

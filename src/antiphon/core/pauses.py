@@ -10,13 +10,13 @@ import math
 import os
 
 phase = os.getpid() % 16 / 16
-"""Where in a second this process wakes: another place than its neighbours, who share its cores and its catalog."""
+"""The place in a second at which this process wakes: another one than its neighbours on the same cores and catalog."""
 
 _SHORTEST = 1.0
 
 
 def almost(seconds: float) -> float:
-    """What must have passed for a pause of so many seconds to be over, which may have been shortened."""
+    """Seconds that must have passed for a pause of so many to be over, which may have been shortened."""
     return seconds - min(1.0, seconds / 3)
 
 

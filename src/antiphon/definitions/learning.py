@@ -150,7 +150,7 @@ class FineTune(msgspec.Struct, frozen=True):
         seed: of sampling, order and initial values.
         canaries: secrets to plant among the examples; ``None`` plants none, and memorization is not measured.
         candidates: recipes that are tried side by side in place of one.
-        preferences: settings of ``antiphon train --preferences``.
+        preferences: settings of ``antiphon train APPLICATION --preferences``.
     """
 
     base: str

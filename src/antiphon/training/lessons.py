@@ -1,4 +1,4 @@
-"""What a training learns from, a step at a time: examples of what to write, or preferences between texts.
+"""Lessons of a training, a step at a time: examples of what to write, or preferences between texts.
 
 Invariant: the gradient of a step is a pure function of the order, the step and the weights it finds.
 """
@@ -61,7 +61,7 @@ class ExampleLessons:
         _tell_left_out(len(self._new), len(learned) - len(read), len(learned), context, order, notice)
 
     def begin(self, model: LearningModel, stopping: Callable[[], bool]) -> bool:
-        """What a text was worth before is not asked."""
+        """Look at nothing: a text's probability before plays no part."""
         return True
 
     def backward(self, model: LearningModel, step: int) -> float:
@@ -114,7 +114,7 @@ class PreferenceLessons:
 
 
 def lessons_of(order: TrainingOrder, vocabulary: Vocabulary, context: int, seal: FolderSeal, notice: Notice) -> Lessons:
-    """What the order's file holds.
+    """The lessons that the order's file holds.
 
     Raises:
         CorruptionError: the file is gone or was changed.

@@ -62,7 +62,7 @@ def tokenized(preference: Preference, vocabulary: Vocabulary) -> TokenizedPrefer
 
 
 def pull(preference: TokenizedPreference, gains: Sequence[float], beta: float) -> Pull:
-    """How a preference pulls.
+    """The pull of a preference.
 
     Args:
         gains: of each text the logarithm of its probability now, over that before the training.

@@ -50,7 +50,7 @@ class TrainedCandidate(msgspec.Struct, frozen=True):
 
 
 class LearnedPreferences(msgspec.Struct, frozen=True):
-    """What people preferred, as a version learned it.
+    """Preferences of people, as a version learned them.
 
     Attributes:
         sha256: of the file of preferences.

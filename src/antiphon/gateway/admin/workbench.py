@@ -26,7 +26,7 @@ from antiphon.learning.workbench.agreement import Agreement
 from antiphon.learning.workbench.comparison import Comparison
 from antiphon.learning.workbench.regressions import CaseLine
 from antiphon.learning.workbench.submission import AnnotationSubmission
-from antiphon.services.learning.workbench import Preferences, PromptVersion
+from antiphon.services.learning.workbench import PromptVersion
 from antiphon.services.learning.workbench_orders import RegressionOrder, TrialOrder
 
 
@@ -66,7 +66,7 @@ class TrialComparison(msgspec.Struct, frozen=True):
     """A trial beside another or beside what users got, and what annotators preferred."""
 
     comparison: Comparison
-    preferences: Preferences
+    preferences: PreferenceCounts
 
 
 class PromptVersionList(msgspec.Struct, frozen=True):

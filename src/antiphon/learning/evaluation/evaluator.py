@@ -102,7 +102,7 @@ class ReleaseEvaluator:
             probes: of each suite at most so many in a half, spread over categories and languages.
             id: under which an evaluation that was interrupted goes on, and one that is finished is returned as it is.
                 Without it, an interrupted one of the same things goes on, and a finished one is made anew.
-            known: results of this release by what was asked (:attr:`RowResult.asked`); those rows are not asked again.
+            known: results of this release by :attr:`RowResult.content`; those rows are not asked again.
             principal: on whose behalf; policy must let it ask. By default a service named ``evaluation``.
 
         Raises:
@@ -199,7 +199,7 @@ class ReleaseEvaluator:
         return (await asyncio.to_thread(self.rows_of, made)).rows
 
     def _answered_rows(self, release: Release, dataset: Dataset) -> dict[str, RowResult]:
-        """What a release answered in its latest evaluations by what was asked, whole answers first: on any dataset, or
+        """Rows that a release answered in its latest evaluations, by content, whole answers first: on any dataset, or
         on this one alone where the prompt has what no row does. What failed may have mended: it is asked again."""
         application, found = release.bundle.application, dict[str, RowResult]()
         alone = bool(application.retrievals or application.tools)
@@ -210,8 +210,8 @@ class ReleaseEvaluator:
                 for row in self.rows_of(evaluation).rows:
                     if row.error is not None or row.own_failed:
                         continue
-                    if row.whole >= (row.asked in found and found[row.asked].whole):
-                        found[row.asked] = row
+                    if row.whole >= (row.content in found and found[row.content].whole):
+                        found[row.content] = row
         return found
 
     def _record(

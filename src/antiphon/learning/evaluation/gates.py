@@ -244,7 +244,7 @@ def _fairness(evaluation: Evaluation, gates: Gates) -> Iterator[EvaluationGate]:
 
 
 def _literal(text: str) -> str:
-    """What stays as it is when figures are put into a sentence."""
+    """A text that stays as it is when figures are put into its sentence."""
     return text.replace("{", "{{").replace("}", "}}")
 
 

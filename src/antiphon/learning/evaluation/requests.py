@@ -52,7 +52,7 @@ class EvaluationRequests:
 
     async def row(self, row: DatasetRow, *, whole: bool) -> RowResult:
         """Asks about one row. An error that is not transient is the row's result, by its code."""
-        return msgspec.structs.replace(await self._row(row, whole=whole), asked=row.content)
+        return msgspec.structs.replace(await self._row(row, whole=whole), content=row.content)
 
     async def _row(self, row: DatasetRow, *, whole: bool) -> RowResult:
         shape = self.application.shape

@@ -62,7 +62,7 @@ class RowResult(msgspec.Struct, frozen=True):
             and ``guards`` (what guards did) about something.
         fingerprint: of what answered, as the receipt has it. text: hash of the text as it was served.
         written: tokens of the completion.
-        asked: :attr:`DatasetRow.content <antiphon.learning.datasets.reader.DatasetRow.content>` of the row.
+        content: :attr:`DatasetRow.content <antiphon.learning.datasets.reader.DatasetRow.content>` of the row.
     """
 
     example: str
@@ -85,7 +85,7 @@ class RowResult(msgspec.Struct, frozen=True):
     further: dict[str, RowOutcome] = {}
     own: dict[str, float] = {}
     own_failed: dict[str, str] = {}
-    asked: str = ""
+    content: str = ""
     written: int = 0
 
     @property
@@ -273,7 +273,7 @@ def _mean(values: Sequence[int]) -> float | None:
 
 
 def _length_ratio(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> float | None:
-    """How many times as long, or as short, the middle whole output is as the other release's for the same row."""
+    """The middle ratio, above 1, of the lengths of both releases' whole outputs for the same row."""
     known = {row.example: row.written for row in theirs if row.whole and row.written}
     ratios = [row.written / known[row.example] for row in ours if row.written and row.example in known]
     return max(middle := float(np.median(ratios)), 1 / middle) if ratios else None
@@ -310,7 +310,7 @@ def slices(
     shape: OutcomeShape,
     results: Sequence[RowResult],
     scored: ScoredRows,
-    asked: Mapping[str, DatasetRow],
+    by_example: Mapping[str, DatasetRow],
     keys: Sequence[str],
 ) -> tuple[Slice, ...]:
     """The metrics of the first outcome by the values of each entity key or feature, a key's largest slice first."""
@@ -318,7 +318,7 @@ def slices(
     for key in keys:
         parts: dict[str, list[int]] = {}
         for place, row in enumerate(results):
-            parts.setdefault(_value_of(asked[row.example], key), []).append(place)
+            parts.setdefault(_value_of(by_example[row.example], key), []).append(place)
         for value, places in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0]))[:MOST_SLICES]:
             labels = _labels(shape, [results[place] for place in places])
             here = scored.at(places)

@@ -17,7 +17,7 @@ from antiphon.learning.datasets.rows import DatasetSurvey
 from antiphon.learning.retraining.candidates import recipes
 from antiphon.learning.retraining.examples import fine_tune_of
 from antiphon.learning.retraining.plan import TrainArguments, plain, recipe
-from antiphon.learning.retraining.preference_tuning import PreferencePreview, PreferenceTuning
+from antiphon.learning.retraining.preference_trainer import PreferencePreview, PreferenceTrainer
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import RebuildArguments
 from antiphon.learning.retraining.steps import RetrainingServices
@@ -97,7 +97,7 @@ class TrainingOrders:
         self._runs = runs
         self._permission = permission
         self._retraining = Retraining(services)
-        self._tuning = PreferenceTuning(services)
+        self._tuning = PreferenceTrainer(services)
 
     def place(self, scope: Scope, principal: str, order: TrainingRequest, by: Principal | None = None) -> str:
         """Submit the run that trains; its id.

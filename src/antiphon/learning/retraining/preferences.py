@@ -3,7 +3,7 @@
 Invariants:
 - The prompt of a preference is that of the prediction's receipt, byte for byte, whatever was retrieved, said or called
   in it. So also what no dataset keeps is learned as it was served.
-- Only texts of a model that was told what the tuned one will be told are judged; what stood in for it is left out.
+- Only texts of a model that was target what the tuned one will be target are judged; what stood in for it is left out.
 - What people contradict each other about is left out, and everything left out is counted by its reason.
 """
 
@@ -40,8 +40,8 @@ MOST = 100_000
 """The latest thumbs, corrections and annotations that are looked at, of each."""
 
 
-class Judgement(msgspec.Struct, frozen=True):
-    """What people said of a prediction.
+class OpinionOfAnswer(msgspec.Struct, frozen=True):
+    """A prediction, and what people said of it.
 
     Attributes:
         corrected: the text it should have been. other: the prediction that it was compared with. liked: whether it was
@@ -77,7 +77,7 @@ class JudgedTexts(msgspec.Struct, frozen=True):
 
 
 class GatheredPreferences(msgspec.Struct, frozen=True):
-    """What was found, oldest first, and why how many were left out."""
+    """The preferences that were found, oldest first, and why how many were left out."""
 
     found: tuple[JudgedTexts, ...]
     dropped: dict[str, int]
@@ -125,7 +125,7 @@ class PreferenceReader:
         """Preferences of the predictions in a window: the latest ``most``. The same window gives the same ones, unless
         people changed what they had said."""
         tune = declared_tuning(application)
-        told = served_application(application, tune.base)
+        target = served_application(application, tune.base)
         of_whole = {"", *(shape.name for shape in application.shapes if shape.property is None)}
         given = [
             one
@@ -142,7 +142,7 @@ class PreferenceReader:
                 dropped["contradictory"] += 1
                 continue
             try:
-                texts, entity = self._texts(one, told)
+                texts, entity = self._texts(one, target)
                 if not window.first < texts.moment <= window.last:
                     raise _LeftOutError("outside-window")
                 found.append((texts, entity))
@@ -170,7 +170,7 @@ class PreferenceReader:
             else:
                 dropped[f"policy: {reason}"] += 1
 
-    def _texts(self, one: Judgement, told: ApplicationSpec) -> tuple[JudgedTexts, dict[str, str]]:
+    def _texts(self, one: OpinionOfAnswer, target: ApplicationSpec) -> tuple[JudgedTexts, dict[str, str]]:
         """The texts of a judgement, and its entity; raises ``_LeftOutError``."""
         receipt = self._receipt(one.prediction)
         other = None if one.other is None else self._receipt(one.other)
@@ -178,12 +178,12 @@ class PreferenceReader:
             raise _LeftOutError("other-request")
         liked = one.liked
         try:
-            prompt = self._prompt(receipt, told)
+            prompt = self._prompt(receipt, target)
         except _LeftOutError as reason:
             if other is None or str(reason) not in ("other-prompt", "other-model"):
                 raise
-            # Two answers to one request, of which the other one's release may be told what the tuned model will be.
-            prompt, receipt, other, liked = self._prompt(other, told), other, receipt, not liked
+            # Two answers to one request, of which the other one's release may be target what the tuned model will be.
+            prompt, receipt, other, liked = self._prompt(other, target), other, receipt, not liked
         text, beside = self._text(receipt), None if other is None else self._text(other)
         entity = msgspec.json.decode(self._blob(receipt.entity_blob), type=dict[str, str])
         if one.corrected is not None:
@@ -192,18 +192,18 @@ class PreferenceReader:
         sides = (text, beside) if liked else (beside, text)
         return JudgedTexts(one.id, receipt.as_of, prompt, *sides), entity
 
-    def _prompt(self, receipt: Receipt, told: ApplicationSpec) -> str:
-        """What a prediction was asked, if by the words that the tuned model will be told, and of its base."""
+    def _prompt(self, receipt: Receipt, target: ApplicationSpec) -> str:
+        """The prompt of a prediction; raises ``_LeftOutError`` unless its release has the target's prompt and base."""
         made = self._first_made(receipt)
         try:
             bundle = self.releases.get(self.scope, made.release).bundle
         except NotFoundError:  # A draft that was tried and never released.
             raise _LeftOutError("other-prompt") from None
         application, tune = bundle.application, bundle.application.fine_tune
-        if (application.prompt, application.schema) != (told.prompt, told.schema):
+        if (application.prompt, application.schema) != (target.prompt, target.schema):
             raise _LeftOutError("other-prompt")
         base = bundle.model.name if bundle.model.version is None else None if tune is None else tune.base
-        if base != told.model:
+        if base != target.model:
             raise _LeftOutError("other-model")
         if not made.attempts or made.attempts[-1].prompt_form not in (None, "text"):
             raise _LeftOutError("not-text")
@@ -238,11 +238,11 @@ class PreferenceReader:
 
 
 def _request(receipt: Receipt) -> tuple[object, ...]:
-    """What was asked, by whatever release it was answered."""
+    """The request, by whatever release it was answered."""
     return receipt.application, receipt.entity_blob, receipt.question_blob, receipt.inputs_blob, receipt.as_of
 
 
-def judgements(outcomes: Iterable[OutcomeRecord], annotations: Iterable[Annotation]) -> list[Judgement | None]:
+def judgements(outcomes: Iterable[OutcomeRecord], annotations: Iterable[Annotation]) -> list[OpinionOfAnswer | None]:
     """One of each prediction that was judged by itself, and of each pair; ``None`` in place of a contradictory one.
 
     A correction says more than a thumb, and the latest correction counts.
@@ -262,14 +262,14 @@ def judgements(outcomes: Iterable[OutcomeRecord], annotations: Iterable[Annotati
         elif isinstance(one, Annotation) and one.kind == "preference" and one.other is not None and one.value != "tie":
             pair = min(prediction, one.other), max(prediction, one.other)
             chosen.setdefault(pair, set()).add((one.value == "this") == (pair[0] == prediction))
-    found: list[Judgement | None] = [
-        Judgement(name, liked=True, corrected=text) for name, (_, text) in sorted(corrected.items())
+    found: list[OpinionOfAnswer | None] = [
+        OpinionOfAnswer(name, liked=True, corrected=text) for name, (_, text) in sorted(corrected.items())
     ]
     for pair, first in sorted(chosen.items()):
-        found.append(Judgement(pair[0], liked=True in first, other=pair[1]) if len(first) == 1 else None)
+        found.append(OpinionOfAnswer(pair[0], liked=True in first, other=pair[1]) if len(first) == 1 else None)
     for name, values in sorted(thumbs.items()):
         if name not in corrected:
-            found.append(Judgement(name, liked="up" in values) if len(values) == 1 else None)
+            found.append(OpinionOfAnswer(name, liked="up" in values) if len(values) == 1 else None)
     return found
 
 

@@ -45,7 +45,7 @@ from antiphon.learning.retraining.plan import (
     plain,
     recipe,
 )
-from antiphon.learning.retraining.preference_tuning import PreferenceTuning
+from antiphon.learning.retraining.preference_trainer import PreferenceTrainer
 from antiphon.learning.retraining.registration import LATEST, Registration
 from antiphon.learning.retraining.steps import (
     CutOffError,
@@ -96,7 +96,7 @@ class Retraining:
         request = converted(arguments, TrainArguments, "train arguments")
         if request.preferences:
             await run.step("sweep", self._sweep, run.scope, run.id)
-            return await PreferenceTuning(self._services).run(run, request)
+            return await PreferenceTrainer(self._services).run(run, request)
         with refusals():
             pinned = converted(await run.step("pin", self._pin, run, request), TrainingInputs, "pin")
             training, evaluation, *chosen_by = await self._build(run, request, pinned)

@@ -84,7 +84,7 @@ class AnswerToScore(msgspec.Struct, frozen=True):
     text: str | None
 
 
-class Preferences(msgspec.Struct, frozen=True):
+class PreferenceCounts(msgspec.Struct, frozen=True):
     """Counts of what annotators preferred of two sides; ``share``: the second's of those that preferred one."""
 
     first: int = 0
@@ -223,7 +223,7 @@ class Workbench:
         found = (places.get(frozenset((one.prediction, one.other))) for one in said if one.kind == "preference")
         return {request for request in found if request is not None}
 
-    def preferences(self, scope: Scope, shown: Comparison) -> Preferences:
+    def preferences(self, scope: Scope, shown: Comparison) -> PreferenceCounts:
         """Counts what annotators preferred of a comparison's pairs, whichever of the two they were asked about."""
         pairs = {(one.first, one.second) for one in shown.pairs if one.first and one.second}
         counts = {"first": 0, "second": 0, "tie": 0}
@@ -235,7 +235,7 @@ class Workbench:
             elif (one.other, one.prediction) in pairs:
                 counts[{"this": "second", "other": "first"}.get(one.value, "tie")] += 1
         first, second = counts["first"], counts["second"]
-        return Preferences(first, second, counts["tie"], wilson(second, first + second))
+        return PreferenceCounts(first, second, counts["tie"], wilson(second, first + second))
 
     # Annotations.
 
@@ -329,8 +329,8 @@ class Workbench:
             if len(shown) == size:
                 break
             receipt = self.records.require_prediction(scope, who, str(row.prediction))
-            asked, text = self._text(scope, receipt.question_blob), text_of(receipt, self.store.blobs)
-            shown.append(AnswerToScore(receipt.prediction, "rubric", criterion, "", asked, text))
+            question, text = self._text(scope, receipt.question_blob), text_of(receipt, self.store.blobs)
+            shown.append(AnswerToScore(receipt.prediction, "rubric", criterion, "", question, text))
         return shown
 
     def _text(self, scope: Scope, blob: str | None) -> str | None:

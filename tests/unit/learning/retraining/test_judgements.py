@@ -10,7 +10,7 @@ import pytest
 from antiphon.catalog.learning.annotations import Annotation, annotation_id
 from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.core.scope import Scope
-from antiphon.learning.retraining.preferences import Judgement, judgements
+from antiphon.learning.retraining.preferences import OpinionOfAnswer, judgements
 
 NOON = datetime(2026, 4, 1, 12, tzinfo=UTC)
 
@@ -28,26 +28,26 @@ def note(kind: Any, value: str, prediction: str = "a", by: str = "ann", other: s
 @pytest.mark.parametrize(
     ("outcomes", "annotations", "expected"),
     [
-        ([outcome("thumbs", "up")], [], [Judgement("a", liked=True)]),
-        ([outcome("thumbs", "down")], [note("thumbs", "down")], [Judgement("a")]),
+        ([outcome("thumbs", "up")], [], [OpinionOfAnswer("a", liked=True)]),
+        ([outcome("thumbs", "down")], [note("thumbs", "down")], [OpinionOfAnswer("a")]),
         ([outcome("thumbs", "up")], [note("thumbs", "down")], [None]),
-        ([outcome("thumbs", "down"), outcome("correction", "so")], [], [Judgement("a", True, "so")]),
+        ([outcome("thumbs", "down"), outcome("correction", "so")], [], [OpinionOfAnswer("a", True, "so")]),
         (
             [outcome("correction", "later", minutes=5), outcome("correction", "earlier")],
             [note("correction", "first of all")],
-            [Judgement("a", True, "later")],
+            [OpinionOfAnswer("a", True, "later")],
         ),
-        ([], [note("preference", "this", "a", other="b")], [Judgement("a", True, None, "b")]),
-        ([], [note("preference", "other", "a", other="b")], [Judgement("a", False, None, "b")]),
-        ([], [note("preference", "this", "b", other="a")], [Judgement("a", False, None, "b")]),
+        ([], [note("preference", "this", "a", other="b")], [OpinionOfAnswer("a", True, None, "b")]),
+        ([], [note("preference", "other", "a", other="b")], [OpinionOfAnswer("a", False, None, "b")]),
+        ([], [note("preference", "this", "b", other="a")], [OpinionOfAnswer("a", False, None, "b")]),
         ([], [note("preference", "tie", "a", other="b")], []),
         ([], [note("preference", "this", "a", other="b"), note("preference", "this", "b", "bob", "a")], [None]),
         ([], [note("preference", "this", "a", other="b"), note("preference", "other", "b", "bob", "a")],
-         [Judgement("a", True, None, "b")]),
+         [OpinionOfAnswer("a", True, None, "b")]),
         ([], [note("rubric", "5"), note("label", "urgent")], []),
     ],
 )  # fmt: skip
 def test_a_correction_says_most_and_contradictions_say_nothing(
-    outcomes: list[OutcomeRecord], annotations: list[Annotation], expected: list[Judgement | None]
+    outcomes: list[OutcomeRecord], annotations: list[Annotation], expected: list[OpinionOfAnswer | None]
 ) -> None:
     assert judgements(outcomes, annotations) == expected

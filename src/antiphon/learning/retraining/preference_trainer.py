@@ -45,7 +45,7 @@ from antiphon.training.recipe import PREFERENCES, Arithmetic, Recipe, require_li
 
 
 class PreferencePreview(msgspec.Struct, frozen=True):
-    """What an order would learn, and the steps of the training; ``problems`` say what would be refused."""
+    """The preview of an order: its preferences and the steps of training; ``problems`` say what would be refused."""
 
     application: str
     parent: str | None
@@ -57,7 +57,7 @@ class PreferencePreview(msgspec.Struct, frozen=True):
     problems: tuple[str, ...]
 
 
-class PreferenceTuning:
+class PreferenceTrainer:
     """A training that learns preferences."""
 
     def __init__(self, services: RetrainingServices) -> None:
@@ -117,7 +117,7 @@ class PreferenceTuning:
         }
 
     def inputs(self, scope: Scope, request: TrainArguments) -> TrainingInputs:
-        """What would be learned, and from when to when.
+        """Pins an order: the application, the version to go on from, and the window of predictions.
 
         Raises:
             NotFoundError: there is no such application.
@@ -191,7 +191,7 @@ class PreferenceTuning:
         return parent
 
     def _known_until(self, scope: Scope, parent: ModelVersion | None) -> datetime | None:
-        """Nothing later was learned by the version to go on from."""
+        """The moment up to which the version to go on from has learned."""
         if parent is None or parent.learned_until is not None:
             return None if parent is None else parent.learned_until
         return self._services.datasets.get(scope, parent.dataset).spec.last
