@@ -26,7 +26,7 @@ from antiphon.learning.workbench.agreement import Agreement
 from antiphon.learning.workbench.comparison import Comparison
 from antiphon.learning.workbench.regressions import CaseLine
 from antiphon.learning.workbench.submission import AnnotationSubmission
-from antiphon.services.learning.workbench import PromptVersion
+from antiphon.services.learning.workbench import PreferenceCounts, PromptVersion
 from antiphon.services.learning.workbench_orders import RegressionOrder, TrialOrder
 
 
