@@ -143,7 +143,7 @@ class GateWorkflow:
     ) -> dict[str, Any]:
         store, scope = self._store, release.scope
         if store.runs.get(scope, run, within=connection).cancel_requested:
-            raise ConflictError("It was canceled, or another release took its place.", where=run)
+            raise ConflictError("The run was canceled, or another release took its place.", where=run)
         if not found.passed:
             why = f"{NOT_PASSED}: {' '.join(found.reasons)}"
             present = store.releases.get(scope, release.id, within=connection)
