@@ -13,7 +13,7 @@ import typer
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Probes, Project
 from antiphon.cli.outline import outline
-from antiphon.cli.output import followed, note, show
+from antiphon.cli.output import followed, moment, note, show
 from antiphon.cli.project import at_terminal, require_worker
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.definitions.learning import in_words
@@ -170,7 +170,7 @@ def _foreseen_text(foreseen: TrainingPreview | PreferencePreview) -> str:
         outlined = {
             "application": foreseen.application,
             "goes on from": foreseen.parent or "the base model",
-            "moments": f"from {foreseen.judged_from} to {foreseen.judged_until}",
+            "moments": f"from {moment(foreseen.judged_from)} to {moment(foreseen.judged_until)}",
             "preferences": _counted(msgspec.to_builtins(said)),
             "steps": f"{foreseen.steps} of {foreseen.batch} preferences",
         }

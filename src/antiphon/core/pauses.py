@@ -20,12 +20,13 @@ def almost(seconds: float) -> float:
     return seconds - min(1.0, seconds / 3)
 
 
-def ended_together(seconds: float, now: float) -> float:
+def ended_together(seconds: float, now: float, at: float | None = None) -> float:
     """A pause of a second or more, shortened by less than one to end when others of this process do.
 
     Args:
-        now: the event loop's time.
+        now: the event loop's time. at: the place in a second; that of this process by default.
     """
     if seconds < _SHORTEST or math.isinf(seconds):
         return seconds
-    return math.floor(now + seconds - phase) + phase - now
+    at = phase if at is None else at
+    return math.floor(now + seconds - at) + at - now

@@ -196,7 +196,10 @@ async def test_stopping_lets_the_step_in_flight_finish_and_gives_the_run_back(da
         release.wait(20)
         return "finished"
 
+    under_way: list[RunContext] = []
+
     async def workflow(run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        under_way.append(run)
         await run.step("slow", slow)
         await run.step("never", lambda: pytest.fail("a step began after the stop"))
         return {}
@@ -206,7 +209,8 @@ async def test_stopping_lets_the_step_in_flight_finish_and_gives_the_run_back(da
     task = asyncio.create_task(Executor(database, registry, "w1", "dev", poll=0.01).run_until(stop))
     await asyncio.to_thread(entered.wait, 20)
     stop.set()
-    await asyncio.sleep(0.1)  # Until the executor has seen it: a step that ends before is followed by the next.
+    while not under_way[0].stopping:  # A step that ends before the executor has seen it is followed by the next.
+        await asyncio.sleep(0)
     release.set()
     await task
     given_back = runs.get(DEV, run)

@@ -52,13 +52,22 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preferences: bool = False
 
 
+class JudgedWindow(msgspec.Struct, frozen=True):
+    """Predictions with ``first < as_of <= last``, and what was known of them by ``known_until`` (event time) and said
+    by ``said_until`` (wall time: what people of the house say has no other)."""
+
+    first: datetime
+    last: datetime
+    known_until: datetime
+    said_until: datetime
+
+
 class TrainingInputs(msgspec.Struct, frozen=True):
     """Inputs pinned in a run's first step, whatever is declared, released or evaluated meanwhile.
 
     ``parent`` is the version that training goes on from, ``before`` its evaluation on which forgetting is measured;
-    ``candidates`` are the recipes that are tried, if several are. Preferences are of predictions with
-    ``judged_from < moment <= judged_until``, and were said up to ``said_until`` (wall time); nothing of a moment after
-    ``learned_until`` was learned, by the version to go on from either.
+    ``candidates`` are the recipes that are tried, if several are. Preferences are of predictions in the
+    window ``judged``; nothing of a moment after ``learned_until`` was learned, by the version to go on from either.
     """
 
     application: ApplicationSpec
@@ -67,9 +76,7 @@ class TrainingInputs(msgspec.Struct, frozen=True):
     parent: str | None = None
     before: str | None = None
     candidates: Candidates | None = None
-    judged_from: datetime | None = None
-    judged_until: datetime | None = None
-    said_until: datetime | None = None
+    judged: JudgedWindow | None = None
     learned_until: datetime | None = None
 
 

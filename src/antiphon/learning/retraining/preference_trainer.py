@@ -26,8 +26,15 @@ from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.plan import declared_cutoff, window_bounds
 from antiphon.learning.retraining import preferences
 from antiphon.learning.retraining.examples import declared_tuning
-from antiphon.learning.retraining.plan import TrainArguments, TrainingInputs, TriedCandidate, converted, plain
-from antiphon.learning.retraining.preferences import GatheredPreferences, JudgedWindow
+from antiphon.learning.retraining.plan import (
+    JudgedWindow,
+    TrainArguments,
+    TrainingInputs,
+    TriedCandidate,
+    converted,
+    plain,
+)
+from antiphon.learning.retraining.preferences import GatheredPreferences
 from antiphon.learning.retraining.registration import Registration
 from antiphon.learning.retraining.steps import (
     EXAMPLES,
@@ -49,8 +56,8 @@ class PreferencePreview(msgspec.Struct, frozen=True):
 
     application: str
     parent: str | None
-    judged_from: str
-    judged_until: str
+    judged_from: datetime
+    judged_until: datetime
     preferences: LearnedPreferences
     steps: int
     batch: int
@@ -142,7 +149,8 @@ class PreferenceTrainer:
         if application.outcome is None:  # Nothing is held out to be evaluated on.
             window = msgspec.structs.replace(window, embargo=None)
         first, last = window_bounds(window, "training", cutoff)
-        assert first is not None and last is not None  # noqa: PT018 -- of a training window
+        assert first is not None, "a training window has bounds"
+        assert last is not None
         sha256 = services.base_weights(tune.base)[1]
         parent = self._parent(scope, application.name, sha256)
         if parent is not None and parent.preferences is not None and parent.learned_until is not None:
@@ -152,9 +160,7 @@ class PreferenceTrainer:
             cutoff=cutoff,
             base_sha256=sha256,
             parent=None if parent is None else parent.id,
-            judged_from=first,
-            judged_until=last,
-            said_until=now,
+            judged=JudgedWindow(first, last, known_until=cutoff, said_until=now),
             learned_until=max(last, self._known_until(scope, parent) or last),
         )
 
@@ -162,13 +168,14 @@ class PreferenceTrainer:
         """Previews an order; nothing is written. Raises as :meth:`inputs`."""
         pinned = self.inputs(scope, request)
         found = self._gathered(request, pinned).counted()
+        assert pinned.judged is not None  # inputs
         recipe = _recipe(declared_tuning(pinned.application), found, self._services.threads, Arithmetic(), None)
         problems = () if found.count else ("Nobody has said anything of a prediction that could be learned from.",)
         return PreferencePreview(
             application=request.application,
             parent=pinned.parent,
-            judged_from=str(pinned.judged_from),
-            judged_until=str(pinned.judged_until),
+            judged_from=pinned.judged.first,
+            judged_until=pinned.judged.last,
             preferences=found,
             steps=recipe.steps if found.count else 0,
             batch=recipe.batch,
@@ -197,11 +204,9 @@ class PreferenceTrainer:
         return self._services.datasets.get(scope, parent.dataset).spec.last
 
     def _gathered(self, request: TrainArguments, pinned: TrainingInputs) -> GatheredPreferences:
-        first, last, said = pinned.judged_from, pinned.judged_until, pinned.said_until
-        assert first is not None and last is not None and said is not None  # noqa: PT018 -- inputs
+        assert pinned.judged is not None  # inputs
         most = request.examples or _settings(declared_tuning(pinned.application)).examples
-        window = JudgedWindow(first, last, known_until=pinned.cutoff, said_until=said)
-        return self._services.preferences.gather(pinned.application, window, most)
+        return self._services.preferences.gather(pinned.application, pinned.judged, most)
 
     async def _write(
         self, run: RunContext, request: TrainArguments, pinned: TrainingInputs, model: ModelDescription

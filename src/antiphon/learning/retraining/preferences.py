@@ -3,7 +3,7 @@
 Invariants:
 - The prompt of a preference is that of the prediction's receipt, byte for byte, whatever was retrieved, said or called
   in it. So also what no dataset keeps is learned as it was served.
-- Only texts of a model that was target what the tuned one will be target are judged; what stood in for it is left out.
+- Only texts of a model that had the words which the tuned one will have are judged; what stood in for it is left out.
 - What people contradict each other about is left out, and everything left out is counted by its reason.
 """
 
@@ -31,6 +31,7 @@ from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.rows import RowPolicyDecision
 from antiphon.learning.retraining.completions import served_text
 from antiphon.learning.retraining.examples import declared_tuning, served_application
+from antiphon.learning.retraining.plan import JudgedWindow
 from antiphon.training import examples as example_files
 from antiphon.training import preferences as learned
 from antiphon.training.folder_seal import FolderSeal
@@ -87,16 +88,6 @@ class GatheredPreferences(msgspec.Struct, frozen=True):
         pairs = sum(one.liked is not None and one.disliked is not None for one in self.found)
         liked = sum(one.disliked is None for one in self.found)
         return LearnedPreferences(sha256, pairs, liked, len(self.found) - pairs - liked, self.dropped)
-
-
-class JudgedWindow(msgspec.Struct, frozen=True):
-    """Predictions with ``first < as_of <= last``, and what was known of them by ``known_until`` (event time) and said
-    by ``said_until`` (wall time: what people of the house say has no other)."""
-
-    first: datetime
-    last: datetime
-    known_until: datetime
-    said_until: datetime
 
 
 class _LeftOutError(Exception):
@@ -182,7 +173,7 @@ class PreferenceReader:
         except _LeftOutError as reason:
             if other is None or str(reason) not in ("other-prompt", "other-model"):
                 raise
-            # Two answers to one request, of which the other one's release may be target what the tuned model will be.
+            # Two answers to one request, of which the other one's release may have the tuned model's prompt.
             prompt, receipt, other, liked = self._prompt(other, target), other, receipt, not liked
         text, beside = self._text(receipt), None if other is None else self._text(other)
         entity = msgspec.json.decode(self._blob(receipt.entity_blob), type=dict[str, str])
