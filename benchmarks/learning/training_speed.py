@@ -52,8 +52,8 @@ def step_seconds(dtype: str) -> list[tuple[float, float]]:
         seconds = []
         for step in range(STEPS + 1):
             began, used = time.perf_counter(), time.process_time()
-            training.clear_gradient()
-            loss = training.backward(encoded[step * 16 : step * 16 + 16], 16)
+            training.model.clear_gradient()
+            loss = training.model.backward(encoded[step * 16 : step * 16 + 16], 16)
             training.update(loss, step)
             seconds.append((time.perf_counter() - began, time.process_time() - used))
         return seconds[1:]

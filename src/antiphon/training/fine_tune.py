@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ import msgspec
 from antiphon.core import disk, logs
 from antiphon.core.disk import replace_file
 from antiphon.core.errors import InvalidInputError, SetupError
-from antiphon.training import batches, child
-from antiphon.training.batches import TokenizedExample
+from antiphon.training import child
 from antiphon.training.checkpoint import FOLDER, Checkpoints, CheckpointState
 from antiphon.training.folder_seal import PLAIN, FolderSeal, given_seal
 from antiphon.training.lessons import lessons_of
@@ -94,7 +93,7 @@ def fine_tune(
     training = Training(order, base)
     _require_space(folder, training.checkpoint_bytes, order)
     checkpoints = Checkpoints(folder / FOLDER, order.identity, log.notice, seal)
-    if not lessons.begin(training, stopping):
+    if not lessons.begin(training.model, stopping):
         return None
     state = training.resume(checkpoints.load(), order)
     watch = Stopwatch()
@@ -102,8 +101,8 @@ def fine_tune(
         if stopping():
             return None
         watch.start()
-        training.clear_gradient()
-        loss = lessons.backward(training, state.step)
+        training.model.clear_gradient()
+        loss = lessons.backward(training.model, state.step)
         training.update(loss, state.step)
         state = msgspec.structs.replace(
             state,
@@ -163,30 +162,6 @@ class Training:
             "second_moment": moments["exp_avg_sq"].cpu(),
         }
 
-    def clear_gradient(self) -> None:
-        """Before the gradient of another step."""
-        self.model.masters.grad.zero_()
-
-    def backward(self, batch: Sequence[TokenizedExample], count: int) -> float:
-        """Add the gradient of the texts' loss, divided by ``count``; texts of like length are computed together."""
-        return sum(self.model.backward(*self._tensors(group), 1.0 / count) for group in _alike(batch))
-
-    def log_likelihoods(self, texts: Sequence[TokenizedExample]) -> list[float]:
-        """The logarithm of the probability of what is learned of each text, times its weights."""
-        found: dict[int, float] = {}
-        for group in _alike(texts):
-            likelihoods = self.model.log_likelihoods(*self._tensors(group))
-            found |= {id(text): one for text, one in zip(group, likelihoods, strict=True)}
-        return [found[id(text)] for text in texts]
-
-    def _tensors(self, group: Sequence[TokenizedExample]) -> tuple[Any, Any]:
-        """Tokens and weights of texts, padded on the right."""
-        longest = max(len(one.tokens) for one in group)
-        place = {"device": self._recipe.device}
-        tokens = self._torch.tensor([one.tokens + (0,) * (longest - len(one.tokens)) for one in group], **place)
-        weights = self._torch.tensor([one.weights + (0.0,) * (longest - len(one.weights)) for one in group], **place)
-        return tokens, weights
-
     def update(self, loss: float, step: int) -> None:
         """Move the masters against the gradient; raises ``InvalidInputError`` when it or the loss is not finite."""
         norm = float(self._torch.nn.utils.clip_grad_norm_([self.model.masters], _GRADIENT_NORM))
@@ -200,11 +175,6 @@ class Training:
             settings["lr"] = learning_rate(self._recipe, step)
         self._optimizer.step()
         self.model.round()
-
-
-def _alike(texts: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:
-    """Texts in groups of like length."""
-    return [[texts[place] for place in group] for group in batches.groups([len(one.tokens) for one in texts])]
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

@@ -16,6 +16,7 @@ from antiphon.training import batches, examples, preferences
 from antiphon.training.batches import TokenizedExample
 from antiphon.training.examples import Example
 from antiphon.training.folder_seal import FolderSeal
+from antiphon.training.model import LoraModel
 from antiphon.training.order import TrainingOrder
 from antiphon.training.preferences import Preference, TokenizedPreference
 from antiphon.training.recipe import PREFERENCES
@@ -24,26 +25,14 @@ from antiphon.training.vocabulary import Vocabulary
 Notice = Callable[[str], None]
 
 
-class LearningModel(Protocol):
-    """The model as lessons use it; implemented by ``fine_tune.Training``."""
-
-    def backward(self, batch: Sequence[TokenizedExample], count: int) -> float:
-        """Add the gradient of the texts' loss, divided by ``count``; returns that loss."""
-        ...
-
-    def log_likelihoods(self, texts: Sequence[TokenizedExample]) -> list[float]:
-        """The logarithm of the probability of what is learned of each text."""
-        ...
-
-
 class Lessons(Protocol):
     """Implemented by :class:`ExampleLessons` and :class:`PreferenceLessons`."""
 
-    def begin(self, model: LearningModel, stopping: Callable[[], bool]) -> bool:
+    def begin(self, model: LoraModel, stopping: Callable[[], bool]) -> bool:
         """Look at the model as it is before anything was learned; ``False`` when it was stopped meanwhile."""
         ...
 
-    def backward(self, model: LearningModel, step: int) -> float:
+    def backward(self, model: LoraModel, step: int) -> float:
         """Compute the gradient of a step (from 0); returns the mean loss of its batch."""
         ...
 
@@ -60,11 +49,11 @@ class ExampleLessons:
         self._old = [index for index in read if learned[index].old]
         _tell_left_out(len(self._new), len(learned) - len(read), len(learned), context, order, notice)
 
-    def begin(self, model: LearningModel, stopping: Callable[[], bool]) -> bool:
+    def begin(self, model: LoraModel, stopping: Callable[[], bool]) -> bool:
         """Look at nothing: a text's probability before plays no part."""
         return True
 
-    def backward(self, model: LearningModel, step: int) -> float:
+    def backward(self, model: LoraModel, step: int) -> float:
         chosen = batches.chosen(self._recipe, self._new, self._old, step)
         return model.backward([self._encoded[index] for index in chosen], len(chosen))
 
@@ -81,7 +70,7 @@ class PreferenceLessons:
         left_out = len(every) - len(self._learned)
         _tell_left_out(len(self._learned), left_out, len(every), context, order, notice)
 
-    def begin(self, model: LearningModel, stopping: Callable[[], bool]) -> bool:
+    def begin(self, model: LoraModel, stopping: Callable[[], bool]) -> bool:
         for start in range(0, len(self._learned), self._recipe.batch):
             if stopping():
                 return False
@@ -89,7 +78,7 @@ class PreferenceLessons:
             self._before |= self._likelihoods(model, part)
         return True
 
-    def backward(self, model: LearningModel, step: int) -> float:
+    def backward(self, model: LoraModel, step: int) -> float:
         # The derivative by each text depends on all of its pair, so they are asked for first, without a gradient.
         chosen = [self._learned[index] for index in self._chosen(step)]
         now = self._likelihoods(model, chosen)
@@ -108,7 +97,7 @@ class PreferenceLessons:
         return list(dict.fromkeys(batches.chosen(recipe, range(len(self._learned)), (), step)))
 
     @staticmethod
-    def _likelihoods(model: LearningModel, part: Sequence[TokenizedPreference]) -> dict[int, float]:
+    def _likelihoods(model: LoraModel, part: Sequence[TokenizedPreference]) -> dict[int, float]:
         texts = [text for one in part for text in one.texts]
         return {id(text): found for text, found in zip(texts, model.log_likelihoods(texts), strict=True)}
 

@@ -8,13 +8,14 @@ bit would be lost. In float32 nothing is rounded, and the same steps are taken.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from antiphon.core.disk import file_sha256, replace_file
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.training.base import Base
+from antiphon.training.batches import TokenizedExample, groups
 from antiphon.training.order import ParentAdapter
 from antiphon.training.recipe import Recipe, torch_dtype
 
@@ -32,6 +33,7 @@ class LoraModel:
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(recipe.seed)
+        self._device = recipe.device
         adapted: Any = get_peft_model(
             _llama(base, recipe),
             LoraConfig(
@@ -50,16 +52,44 @@ class LoraModel:
         self.masters.grad = torch.zeros_like(flat)
         self.round()
 
-    def backward(self, tokens: Any, weights: Any, share: float) -> float:
-        """Add the gradient of a group's loss, times ``share``, to the masters' gradient; returns that part of the loss.
+    def clear_gradient(self) -> None:
+        """Before the gradient of another step."""
+        self.masters.grad.zero_()
 
-        The output layer runs only where something is learned.
+    def backward(self, batch: Sequence[TokenizedExample], count: int) -> float:
+        """Add the gradient of the texts' loss, divided by ``count``, to the masters'; returns that loss.
 
-        Args:
-            tokens: int64, shape (examples, length), padded on the right: with causal attention no token sees what
-                follows it, so padding needs no mask.
-            weights: float32, the same shape: what predicting each token counts; below 0 it is unlearned.
+        A token whose weight is below 0 is unlearned. The output layer runs only where something is learned, and texts
+        of like length are computed together.
         """
+        return sum(self._backward(*self._tensors(group), 1.0 / count) for group in _alike(batch))
+
+    def log_likelihoods(self, texts: Sequence[TokenizedExample]) -> list[float]:
+        """Of each text the logarithm of the probability of what is learned, times its weights."""
+        import torch
+
+        found: dict[int, float] = {}
+        for group in _alike(texts):
+            tokens, weights = self._tensors(group)
+            learned = weights[:, 1:] != 0
+            with torch.no_grad():
+                weighed = torch.zeros_like(weights[:, 1:])
+                weighed[learned] = self._surprise(tokens, learned) * weights[:, 1:][learned]
+                sums = weighed.sum(dim=1)
+            found |= {id(text): -float(one) for text, one in zip(group, sums, strict=True)}
+        return [found[id(text)] for text in texts]
+
+    def _tensors(self, group: Sequence[TokenizedExample]) -> tuple[Any, Any]:
+        """Tokens (int64) and what predicting each counts (float32), of shape (texts, length), padded on the right: with
+        causal attention no token sees what follows it, so padding needs no mask."""
+        import torch
+
+        longest = max(len(one.tokens) for one in group)
+        tokens = [one.tokens + (0,) * (longest - len(one.tokens)) for one in group]
+        weights = [one.weights + (0.0,) * (longest - len(one.weights)) for one in group]
+        return torch.tensor(tokens, device=self._device), torch.tensor(weights, device=self._device)
+
+    def _backward(self, tokens: Any, weights: Any, share: float) -> float:
         learned = weights[:, 1:] != 0
         loss = (self._surprise(tokens, learned) * weights[:, 1:][learned]).sum() * share
         loss.backward()
@@ -67,16 +97,6 @@ class LoraModel:
             part.add_(matrix.grad.reshape(-1))
             matrix.grad = None
         return float(loss.detach())
-
-    def log_likelihoods(self, tokens: Any, weights: Any) -> list[float]:
-        """Of each example the logarithm of the probability of what is learned, times its weights."""
-        import torch
-
-        learned = weights[:, 1:] != 0
-        with torch.no_grad():
-            weighed = torch.zeros_like(weights[:, 1:])
-            weighed[learned] = self._surprise(tokens, learned) * weights[:, 1:][learned]
-            return [-float(one) for one in weighed.sum(dim=1)]
 
     def _surprise(self, tokens: Any, learned: Any) -> Any:
         """The negative logarithm of the probability of each token that is learned, float32, flat."""
@@ -130,6 +150,11 @@ class LoraModel:
         with torch.no_grad():
             self.masters.copy_(torch.cat([tensors[name].reshape(-1) for name in self._names]))
         self.round()
+
+
+def _alike(texts: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:
+    """Texts in groups of like length."""
+    return [[texts[place] for place in group] for group in groups([len(one.tokens) for one in texts])]
 
 
 def read_adapter(path: Path, sha256: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

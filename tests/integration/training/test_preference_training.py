@@ -56,7 +56,7 @@ def likelihoods(ordered: TrainingOrder, adapter: ParentAdapter | None) -> list[l
     base = Base(Path(ordered.base_path), ordered.base_sha256)
     vocabulary = Vocabulary(base)
     training = Training(msgspec.structs.replace(ordered, parent=adapter), base)
-    return [training.log_likelihoods(tokenized(one, vocabulary).texts) for one in preferences()]
+    return [training.model.log_likelihoods(tokenized(one, vocabulary).texts) for one in preferences()]
 
 
 def test_liked_texts_gain_on_disliked_ones(base: Path, tmp_path: Path) -> None:

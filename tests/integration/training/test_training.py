@@ -269,7 +269,7 @@ def test_a_loss_that_is_not_finite_is_told(base: Path, tmp_path: Path) -> None:
     training = Training(order(tmp_path, base, flights(6), TINY), Base(base))
     before = training.model.masters.detach().clone()
     with pytest.raises(InvalidInputError, match="diverged: at step 3") as raised:
-        training.update(training.backward([TokenizedExample((1, 2, 3), (0.0, 3e38, 3e38))], 1), 2)
+        training.update(training.model.backward([TokenizedExample((1, 2, 3), (0.0, 3e38, 3e38))], 1), 2)
     assert raised.value.where == "recipe.learning_rate"
     assert bool((training.model.masters == before).all())
 
