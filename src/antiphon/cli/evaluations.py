@@ -95,9 +95,11 @@ def answers(
 ) -> None:
     """Answers drawn at random for you to score. As JSON Lines, fill in `value` (1 to 5) and give the file to
     `antiphon prompts annotate`."""
+    from antiphon.services.learning.answers_to_score import to_score
+
     with stores(project) as store:
-        workbench = regressions.workbench_of(store)
-        found = workbench.to_score(store.scope, at_terminal(store), evaluation, size, criterion or None)
+        workbench, who = regressions.workbench_of(store), at_terminal(store)
+        found = to_score(workbench, store.scope, who, evaluation, size, criterion or None)
     if jsonl:
         for one in found:
             typer.echo(msgspec.json.encode(one))

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -289,12 +289,11 @@ class LearningPlatform:
         if version is not None:
             trained = self.store.models.get(scope, version)
             tune = application.fine_tune
-            learned = trained.learned_until is None
-            window = tune.delta_window if tune is not None and learned and trained.parent is not None else None
-            if cutoff is None and trained.learned_until is not None:
-                embargo = None if tune is None else tune.window.embargo
-                cutoff = trained.learned_until + (parse_duration(embargo) if embargo else timedelta(0))
-            cutoff = cutoff or self.store.datasets.get(scope, trained.dataset).spec.cutoff
+            if trained.learned_until is None:
+                window = tune.delta_window if tune is not None and trained.parent is not None else None
+                cutoff = cutoff or self.store.datasets.get(scope, trained.dataset).spec.cutoff
+            elif tune is not None and tune.window.embargo is not None:
+                cutoff = cutoff or trained.learned_until + parse_duration(tune.window.embargo)
         spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)
         return self.builder.build(spec)
 

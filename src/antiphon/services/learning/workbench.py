@@ -15,13 +15,11 @@ from antiphon.catalog.learning.trials import AnswerFigures, Trial
 from antiphon.catalog.releases.releases import Bundle, Release
 from antiphon.catalog.serving.receipt import SEEN_ROLES, Receipt
 from antiphon.core.errors import InvalidInputError, NotFoundError
-from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.prompt import Prompt
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action
 from antiphon.learning.evaluation.metrics import wilson
-from antiphon.learning.evaluation.scores import decode_rows
 from antiphon.learning.workbench.agreement import Agreement, agreements
 from antiphon.learning.workbench.asking import text_of
 from antiphon.learning.workbench.comparison import AnswerPair, Comparison, TrialSide, compare, shown_first
@@ -64,24 +62,6 @@ class Complaint(msgspec.Struct, frozen=True):
     value: str
     by: str
     at: datetime
-
-
-class AnswerToScore(msgspec.Struct, frozen=True):
-    """An answer of an evaluation that somebody is asked to score.
-
-    Its first fields are those of an annotation: a line with a ``value`` goes back by ``antiphon prompts annotate``.
-
-    Attributes:
-        value: empty, to be filled in.
-        question, text: ``None`` where they were erased. What a judge said is not told: a person's score corrects it.
-    """
-
-    prediction: str
-    kind: str
-    criterion: str
-    value: str
-    question: str | None
-    text: str | None
 
 
 class PreferenceCounts(msgspec.Struct, frozen=True):
@@ -290,54 +270,6 @@ class Workbench:
     def annotations(self, scope: Scope, prediction: str) -> list[Annotation]:
         """Every annotator's say about a prediction, oldest first."""
         return self.store.annotations.of_predictions(scope, [prediction])
-
-    def to_score(
-        self, scope: Scope, who: Principal, evaluation: str, size: int, criterion: str | None = None
-    ) -> list[AnswerToScore]:
-        """Answers of an evaluation that this person has not scored by a criterion, drawn by a hash of their rows: any
-        number of the first is a random sample, and other releases on the same rows get the same ones.
-
-        Args:
-            criterion: that of the application's judge metric by default.
-
-        Raises:
-            NotFoundError: there is no such evaluation, or its rows were erased.
-            ForbiddenError: policy keeps its answers from this principal.
-            InvalidInputError: the application has no judge metric, or several, and no criterion is named.
-        """
-        found = self.store.evaluations.get(scope, evaluation)
-        bundle = self.bundle(scope, found.release)
-        judges = [] if bundle is None else [one.criterion() for one in bundle.application.judge_metrics or ()]
-        if criterion is None and len(judges) != 1:
-            raise InvalidInputError(
-                f"The application {found.application} has {len(judges)} judge metrics.",
-                where="criterion",
-                next_step=f"Name what is scored: {', '.join(judges) or 'any word, such as helpful'}.",
-            )
-        criterion = criterion or judges[0]
-        rows = decode_rows(self.store.blobs.get(scope, found.rows_blob)).rows
-        drawn = sorted(
-            (row for row in rows if row.prediction is not None), key=lambda row: content_hash(["score", row.example])
-        )
-        scored = {
-            one.prediction
-            for one in self.store.annotations.of_predictions(scope, [str(row.prediction) for row in drawn])
-            if (one.kind, one.criterion, one.annotator) == ("rubric", criterion, who.id)
-        }
-        shown: list[AnswerToScore] = []
-        for row in (one for one in drawn if one.prediction not in scored):
-            if len(shown) == size:
-                break
-            receipt = self.records.require_prediction(scope, who, str(row.prediction))
-            question, text = self._text(scope, receipt.question_blob), text_of(receipt, self.store.blobs)
-            shown.append(AnswerToScore(receipt.prediction, "rubric", criterion, "", question, text))
-        return shown
-
-    def _text(self, scope: Scope, blob: str | None) -> str | None:
-        try:
-            return None if blob is None else self.store.blobs.get(scope, blob).decode()
-        except NotFoundError:
-            return None
 
     def complaints(self, scope: Scope, application: str, limit: int = 20) -> list[Complaint]:
         """Predictions of an application with a thumb down or a correction, latest first: from outside and of the
