@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import migration, schema
+
+# Files of tests run side by side: beside busy ones a worker at its usual nice value would starve for minutes.
+os.environ.setdefault("ANTIPHON_WORKER__NICE", "0")
 
 _Statements = tuple[tuple[str, tuple[object, ...]], ...]
 

@@ -95,7 +95,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 command=(sys.executable, "-m", "antiphon.app.worker", *project, "--name", name),
                 ready=FileExists(paths.ready(name)),
                 withheld=withheld,
-                nice=15,
+                nice=settings.worker.nice,
                 after=after,
                 silence=silence,
                 log=bounds,

@@ -57,7 +57,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
         command: the program and its arguments.
         ready: the condition under which it counts as ready.
         environment: added to the supervisor's own; of that it does not get the variables ``withheld``.
-        nice: 0 for what users wait for, 15 for the worker.
+        nice: 0 for what users wait for, `[worker] nice` for the worker.
         after: children that must be ready before the first start.
         ready_seconds: how long one start may take, as far as it has a processor.
         drain_seconds: how long it may finish its work after SIGTERM before it is killed.

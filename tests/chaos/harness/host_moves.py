@@ -81,7 +81,8 @@ class HostMoves:
             RuntimeError: the command failed where it must not. TimeoutError: a host did not follow.
         """
         self._load.longest, began, before = 0.0, time.monotonic(), Counter(self._load.failures())
-        to, left, decided = 1 - self.place, self.place, asyncio.create_task(self._decided())
+        to, left, decided = 1 - self.place, self.place, asyncio.Event()
+        deciding = asyncio.create_task(self._state_at_decision(decided))
         attempts, moved = 1, ProjectMove()
         if fault == "kill":
             await self._killed(decided)
@@ -89,7 +90,7 @@ class HostMoves:
             moved = await self._commanded()
         else:
             attempts, moved = await (self._stopped() if fault == "stop" else self._cut())
-        state, self.place, back = await decided, to, time.monotonic()
+        state, self.place, back = await deciding, to, time.monotonic()
         for host in self._hosts:
             await until(partial(self._followed, host, left), bool, _WELL_SECONDS)
         await answers(self._load)
@@ -124,13 +125,14 @@ class HostMoves:
             raise RuntimeError(f"Not back: {moved.missing}")
         return moved
 
-    async def _killed(self, decided: asyncio.Task[dict[str, str]]) -> None:
-        """Kill the command after its decision: it waits for a lock by then."""
+    async def _killed(self, decided: asyncio.Event) -> None:
+        """Kill the command after its decision: it waits for a lock by then, and has the write lock of the new stores,
+        for which everybody else waits."""
         running = self._started()
         connection: psycopg.Connection[Any] | None = None
         try:
             connection = await asyncio.to_thread(_locked, self._servers.place_of(1 - self.place), running)
-            await asyncio.wait_for(asyncio.shield(decided), _MOVE_SECONDS)
+            await asyncio.wait_for(decided.wait(), _MOVE_SECONDS)
             if running.poll() is not None:
                 raise RuntimeError(f"The command ended with {running.returncode} before it was killed.")
             running.kill()
@@ -190,10 +192,11 @@ class HostMoves:
         finally:
             self._load.urls = urls
 
-    async def _decided(self) -> dict[str, str]:
-        """What the catalog that is left is at the decision, table by table."""
+    async def _state_at_decision(self, decided: asyncio.Event) -> dict[str, str]:
+        """What the catalog that is left is at the decision, table by table; the event is set at the decision."""
         place = self._servers.place_of(self.place)
         await until(partial(asyncio.to_thread, _marked, place, "moved to"), bool, 2 * _MOVE_SECONDS)
+        decided.set()
         return await asyncio.to_thread(_state, place)
 
     def _leaving(self) -> bool:

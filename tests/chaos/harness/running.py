@@ -97,15 +97,19 @@ async def until(ask: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool],
     Raises:
         TimeoutError: it did not come true in time.
     """
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                found = await ask()
-                if holds(found):
-                    return found
-            except httpx2.HTTPError:
-                pass
-            await asyncio.sleep(_POLL)
+    found: object = None
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    found = await ask()
+                    if holds(found):
+                        return found
+                except httpx2.HTTPError as error:
+                    found = error
+                await asyncio.sleep(_POLL)
+    except TimeoutError:
+        raise TimeoutError(f"Not within {seconds:.0f} s; the last answer was {found!r}") from None
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
