@@ -110,7 +110,8 @@ BLUEPRINTS: dict[str, Blueprint] = {
                 ("    Prompt,\n    Reuse,\n", "    Outcome,\n    Prompt,\n    Reuse,\n    Rollout,\n"),
                 (
                     '    reuse=Reuse("fingerprint"),\n',
-                    '    reuse=Reuse("never"),\n    outcome=Outcome("outlook", positive="delayed"),\n' + CANARY,
+                    '    reuse=Reuse("never", identical_prompts=False),\n    outcome=Outcome("outlook", positive="delayed"),\n'
+                    + CANARY,
                 ),
             ),
             improve=(("in one short notice", "in one short and friendly notice"),),

@@ -66,6 +66,7 @@ _HOMES = {
     "least": ("functions", "least"),
     "JudgeMetric": ("own_metrics", "JudgeMetric"),
     "metric": ("own_metrics", "metric"),
+    "metrics": ("shipped_metrics", ""),
     "now": ("functions", "now"),
     "one_hot": ("on_demand", "one_hot"),
     "on_demand": ("on_demand", "on_demand"),
@@ -85,12 +86,14 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "tool", "http_tool", "ToolBounds",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard", "CitationGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "metric", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences", "TrainingWindow", "Gates",
-    "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView", "Documents", "Retrieval",
+    "Outcome", "metric", "metrics", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences",
+    "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
+    "Documents", "Retrieval",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from antiphon.definitions import expect
+    from antiphon.definitions import shipped_metrics as metrics
     from antiphon.definitions.application import (
         SLO,
         Application,

@@ -86,7 +86,7 @@ def show_evaluation(
 
 @app.command()
 def answers(
-    evaluation: Annotated[str, typer.Argument(help="The id of an evaluation.")],
+    evaluation: Annotated[str, typer.Argument(help="The id of an evaluation or a safety report.")],
     size: Annotated[int, typer.Option(min=1, help="So many at most.")] = 30,
     criterion: Annotated[str, typer.Option(help="What is scored (default: that of the judge metric).")] = "",
     jsonl: JsonLines = False,
@@ -221,4 +221,9 @@ def _reported(report: SafetyReport) -> str:
         f"attempts met the schema, {report.seconds_p50:.2f} s in the middle and {report.seconds_p99:.2f} s at the 99th "
         f"percentile, {report.tokens:.0f} tokens"
     )
-    return "\n".join([first, suites_table(report.suites), "", gates_table(report.gates)])
+    measured = [
+        (name, value.value, value.low, value.high, report.own_failures.get(name, 0))
+        for name, value in report.metrics.items()
+    ]
+    own = [table(("metric", "mean", "low", "high", "without"), measured), ""] if measured else []
+    return "\n".join([first, *own, suites_table(report.suites), "", gates_table(report.gates)])

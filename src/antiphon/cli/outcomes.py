@@ -207,16 +207,20 @@ def pending(
 
 
 @app.command("drift")
-def drift(application: Application, project: Project = HERE, as_json: Json = False) -> None:
-    """Compare the distributions of printed features and forecasts with earlier ones."""
+def drift(
+    application: Application,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Also of what is asked and answered, by embedding; takes some seconds.")
+    ] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Compare the distributions of printed features, forecasts and texts with earlier ones."""
     from antiphon.services.learning.outcomes import monitor
 
     with stores(project) as store:
-        found = monitor(store).drift(store.scope, application)
-    rows = [
-        (each.name, each.verdict, each.index, each.noise, each.reference, each.recent)
-        for each in (*found.forecasts, *found.features)
-    ]
+        found = monitor(store).drift(store.scope, application, texts=texts)
+    rows = [(each.name, each.verdict, each.index, each.noise, each.reference, each.recent) for each in found.all]
     head = ("variable", "verdict", "index", "noise", "then", "now")
     show(found, as_json, lambda: f"Compared with {found.reference}.\n{table(head, rows)}")
 

@@ -209,6 +209,10 @@ _GATES: dict[OutcomeForm, dict[str, MetricGate]] = {
 """Bounds by the form of an outcome; those of numbers are shares of the property's range."""
 
 
+SAMPLED = 12
+"""Different recent requests that a release without an evaluation set is checked with by default."""
+
+
 class Gates(msgspec.Struct, frozen=True):
     """Checks that a release passes before it gets traffic. ``None`` switches one off, and the model card says so.
 
@@ -227,6 +231,7 @@ class Gates(msgspec.Struct, frozen=True):
         memorized_share: at most this share of planted canaries may be remembered; not judged without any.
         rows: an evaluation of fewer rows does not pass.
         regressions: names of regression sets, each of which must pass whole in its present version.
+        sampled: without an evaluation set, so many different recent requests are asked.
     """
 
     metrics: dict[str, MetricGate] = {}
@@ -243,6 +248,7 @@ class Gates(msgspec.Struct, frozen=True):
     # Unset for none, so that releases keep their hashes over an upgrade.
     parity: float | msgspec.UnsetType = msgspec.UNSET
     opportunity: float | msgspec.UnsetType = msgspec.UNSET
+    sampled: int | msgspec.UnsetType = msgspec.UNSET
 
 
 def set_name(name: str) -> bool:

@@ -23,12 +23,14 @@ from antiphon.definitions.learning import (
     set_name,
 )
 from antiphon.definitions.outcome_shape import OutcomeShape, metric_names, shape_of
-from antiphon.definitions.own_metrics import names_of, own_metric_mistakes
+from antiphon.definitions.own_metrics import names_of, own_metric_mistakes, own_metrics
 from antiphon.definitions.prompt import Prompt
+from antiphon.definitions.shipped_metrics import shipped_metric_mistakes
 from antiphon.definitions.source import Source, SourceSpec
 
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
 MOST_CANDIDATES = 16
+MOST_SAMPLED = 400
 UNTRAINED = {
     "retrievals": "chunks of documents", "conversation": "earlier turns", "tools": "results of tools",
 }  # fmt: skip
@@ -81,6 +83,9 @@ def learning_mistakes(application: Application, keys: tuple[str, ...]) -> Iterat
     mistaken = list(own_metric_mistakes(application.metrics, known, properties if isinstance(properties, dict) else ()))
     yield from mistaken
     own = () if mistaken else names_of(application.metrics)
+    forms = {shape.name: str(shape.form) for shape in shapes}
+    for one in [] if mistaken else own_metrics(application.metrics):
+        yield from shipped_metric_mistakes(one, forms, properties if isinstance(properties, dict) else ())
     labelled = bool(shapes) and shapes[0].form == "label"
     yield from _gate_mistakes(application.gates, keys, (*known, *own), labelled=labelled)
     yield from _rollout_mistakes(application.rollout)
@@ -198,6 +203,8 @@ def _gate_mistakes(gates: Any, keys: tuple[str, ...], known: Sequence[str], *, l
             yield f"gates.{name} is {value}; it must be from 0 to 1."
         elif not gates.slices or not labelled:
             yield f"gates.{name} compares what slices are said to be: declare gates.slices, and a label as outcome."
+    if gates.sampled is not msgspec.UNSET and not 4 <= gates.sampled <= MOST_SAMPLED:
+        yield f"gates.sampled is {gates.sampled}; from 4 to {MOST_SAMPLED} requests may be asked."
     for key in gates.slices:
         if key not in keys and "." not in key:
             yield f"gates.slices: entity has no key {key!r}; it has {', '.join(keys) or 'none'}."

@@ -24,6 +24,7 @@ class OwnMetric(msgspec.Struct, frozen=True):
         direction: whether ``higher`` or ``lower`` is better.
         low, high: bounds of its values; a value outside of them is none.
         unit: in which people read it.
+        arguments: of a function of Antiphon's own (``definitions.shipped_metrics``), by name.
     """
 
     name: str
@@ -32,6 +33,8 @@ class OwnMetric(msgspec.Struct, frozen=True):
     low: float = 0.0
     high: float = 1.0
     unit: str = ""
+    # Unset for none, so that releases keep their hashes over an upgrade.
+    arguments: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def higher(self) -> bool:
@@ -81,9 +84,10 @@ def metric(
 ) -> Callable[[F], F]:
     """Makes a function a metric: ``function(request, output, outcome)`` returns a number within the bounds.
 
-    ``request`` is a mapping with ``entity``, ``question`` and ``features`` as printed, ``output`` the decoded output,
-    or the text of an application without a schema, ``outcome`` maps the name of each known outcome to its value as a
-    text. Evaluations call it for each row, in a thread; ``[project] guard_modules`` must name its module on each host.
+    ``request`` is a mapping with ``entity``, ``question``, ``features`` as printed and ``documents``, the texts of the
+    chunks that were retrieved and of what tools gave back; ``output`` is the decoded output, or the text of an
+    application without a schema; ``outcome`` maps the name of each known outcome to its value as a text. Evaluations
+    call it for each row, in a thread; ``[project] guard_modules`` must name its module on each host.
     One that raises, takes longer than a second or returns no number within the bounds is counted, and never passes a
     gate.
     """

@@ -146,7 +146,10 @@ def _lacking(
     for metric in metrics:
         if not metric.note and metric.safe < safe_bound:
             question = open_questions.setdefault(_allowed(rollout, metric, outcome), [])
-            question.append(f"{_TITLES[metric.name]} ({metric.safe:.1f})")
+            # Stored answers say nothing of latency: a rollout that waits for more of the others tells how many it has.
+            least = min(metric.canary_units, metric.control_units)
+            after = f" after {least:,} generated answers in each arm" if metric.name in CLOCKS[1] else ""
+            question.append(f"{_TITLES[metric.name]} ({metric.safe:.1f}{after})")
     lacking += [
         f"{allowed} is not excluded yet for {', '.join(names)}, of {safe_bound:.0f} each"
         for allowed, names in open_questions.items()

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pyarrow
 import pyarrow.parquet
+from tests.harness.embedders import WORDS
 from tests.harness.small_desk import DESK, SCOPE, START, SmallDesk
 
 from antiphon.catalog.learning.datasets import Dataset, Datasets, DatasetSpec
@@ -26,6 +27,7 @@ from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.engine.api.port import Engine
 from antiphon.features.lake.local import LocalLake
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
+from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.validation import Validation
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.serving.answerer import Answerer
@@ -117,6 +119,7 @@ class EvaluatedDesk(AskedDesk):
             evaluations=self.evaluations,
             texts=self.blobs,
             clock=self.clock,
+            scorer=AnswerScorer(self.blobs, embedders=WORDS),
             **{"patience": 0.0, **changes},
         )
         self.validation = Validation(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.harness.embedders import WORDS
 from tests.harness.outcomes import pair_scorer
 from tests.harness.small_desk import BARE, DESK, SCOPE, START
 from tests.integration.learning.evaluated_desk import AskedDesk
@@ -35,6 +36,7 @@ from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.rows import DatasetRowBuilder
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
+from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.validation import Validation
 from antiphon.learning.outcomes.intake import OutcomeJoiner, OutcomeResult
 from antiphon.learning.outcomes.matching import OutcomeMatcher
@@ -150,7 +152,7 @@ class HelpDesk(AskedDesk):
         self.joiner = OutcomeJoiner(database, self.outcomes, matcher)
         self.monitor = Monitor(
             outcomes=self.outcomes, receipts=self.receipts, datasets=self.datasets, applications=self.declared,
-            lake=self.lake, clock=self.clock,
+            lake=self.lake, texts=self.blobs, embedders=WORDS, clock=self.clock,
         )  # fmt: skip
         rows = DatasetRowBuilder(
             SCOPE, outcomes=self.outcomes, receipts=self.receipts, texts=self.blobs, releases=self.releases,
@@ -159,7 +161,8 @@ class HelpDesk(AskedDesk):
         self.builder = DatasetBuilder(rows, self.datasets, self.lake, self.clock)
         self.evaluator = ReleaseEvaluator(
             answering=self.answering, releases=self.releases, files=self.lake, evaluations=self.evaluations,
-            texts=self.blobs, clock=self.clock, patience=0.0,
+            texts=self.blobs, clock=self.clock, scorer=AnswerScorer(self.blobs, embedders=WORDS),
+            patience=0.0,
         )  # fmt: skip
         self.validation = Validation(
             transaction=database.transaction, releases=self.releases, evaluations=self.evaluations,

@@ -27,3 +27,8 @@ def flaky(request: Mapping[str, Any], output: Mapping[str, Any], outcome: Mappin
 def nonsense(request: Mapping[str, Any], output: Mapping[str, Any], outcome: Mapping[str, str]) -> float:
     """Is no number."""
     return math.nan
+
+
+def brief(request: Mapping[str, Any], output: str, outcome: Mapping[str, str]) -> float:
+    """Whether the answer has fewer than 20 words."""
+    return float(len(output.split()) < 20)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.harness.embedders import WORDS
 from tests.unit.catalog.examples import DEV, NOON, application, open_database, receipt
 
 from antiphon.catalog.learning.datasets import Datasets
@@ -90,6 +91,8 @@ class Desk:
             datasets=Datasets(self.database),
             applications=self.declared.get,
             lake=None,  # type: ignore[arg-type]
+            texts=Blobs(self.database),
+            embedders=WORDS,
             clock=self.clock,
         )
 

@@ -42,7 +42,8 @@ class JudgedDesk(EvaluatedDesk):
         self.annotations = Annotations(self.database)
         services = self.services
         engines = Engines(services.engine, services.standbys, services.failover, services.clock)
-        self.evaluator = replace(self.evaluator, engines=engines, annotations=self.annotations.of_predictions)
+        scorer = replace(self.evaluator.scorer, engines=engines)
+        self.evaluator = replace(self.evaluator, scorer=scorer, annotations=self.annotations.of_predictions)
 
     async def evaluate(self, **options: Any) -> Evaluation:
         return await self.evaluator.evaluate(self.release, self.dataset, with_safety=False, **options)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.embedders import WORDS
 from tests.integration.features.world import NOON
 from tests.integration.learning.flown import Flown
 from tests.integration.learning.joining import Declared
 
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.definitions.application import Figure
 from antiphon.definitions.learning import Gates
@@ -36,6 +38,8 @@ def monitor(flown: Flown, **fields: Any) -> Monitor:
         datasets=flown.datasets,
         applications=Declared(watched, flown.declare(name="mute", outcome=None)).get,
         lake=flown.world.lake,
+        texts=Blobs(flown.world.database),
+        embedders=WORDS,
         clock=flown.world.clock,
     )
 

@@ -191,7 +191,8 @@ async def test_metrics_of_the_users_own_are_measured_counted_and_gated(make: Mak
     }  # fmt: skip
     gates = msgspec.structs.replace(HELP.gates, metrics=bounds)
     desk = make(knowing, constant, msgspec.structs.replace(HELP, own_metrics=own, gates=gates))
-    desk.evaluator = replace(desk.evaluator, functions=UserFunctions(["tests.integration.learning.help_metrics"]))
+    functions = UserFunctions(["tests.integration.learning.help_metrics"])
+    desk.evaluator = replace(desk.evaluator, scorer=replace(desk.evaluator.scorer, functions=functions))
     await served(desk, 60)
     dataset = desk.dataset()
     good = await desk.evaluate(desk.release, dataset)

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.learning.evaluations import EvaluationGate, SuiteSummary
+from antiphon.catalog.learning.evaluations import EvaluationGate, IntervalEstimate, JudgedMean, SuiteSummary
 from antiphon.catalog.rows import SealedRows
 from antiphon.core.scope import Scope
 
@@ -27,12 +27,15 @@ class SafetyReport(msgspec.Struct, frozen=True):
         requests: honest requests that were answered, on which the probes ride.
         valid_share: of their first attempts, those that meet the schema (without one: that are not empty).
         seconds_p50, seconds_p99: wall seconds of an honest answer at batch priority; ``tokens`` its mean tokens.
-        rows_blob: the result of each probe.
+        rows_blob: the result of each request and of each probe.
         answered_share: of the honest requests, those that were answered.
         first_p50: wall seconds to the first token, in the middle.
         guarded_more: share of requests on which a guard acted, less that of the live release on the same ones.
         length_ratio: the middle answer is so many times as long, or as short, as the live release's to the same ones.
             ``None`` for both where the live release has answered none of them.
+        metrics: means of the metrics that the application declares, by name; ``difference`` from the live release's
+            answers to the same requests, ``judged`` and ``own_failures`` as an evaluation has them.
+        against: the live release whose answers are compared with.
     """
 
     id: str
@@ -54,6 +57,11 @@ class SafetyReport(msgspec.Struct, frozen=True):
     first_p50: float = 0.0
     guarded_more: float | None = None
     length_ratio: float | None = None
+    metrics: dict[str, IntervalEstimate] = {}
+    difference: dict[str, IntervalEstimate] = {}
+    judged: dict[str, JudgedMean] = {}
+    own_failures: dict[str, int] = {}
+    against: str | None = None
 
     @property
     def passed(self) -> bool:

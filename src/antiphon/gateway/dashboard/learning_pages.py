@@ -72,12 +72,14 @@ def outcomes(call: PageCall) -> Response:
     """Counts, coverage, measures and drift of one application."""
     known = applications(call)
     application = chosen(known, call.query.get("application") or None)
-    found: dict[str, Any] = {"performance": None, "why": None}
+    found: dict[str, Any] = {"performance": None, "drift": None, "why": None}
     if application is not None:
         try:
+            call.services.access.records.require_application(call.scope, call.principal, application)
+            found["drift"] = call.services.learning.monitor.drift(call.scope, application)
             found |= _performance(call, application, call.query.get("outcome") or None)
         except (InvalidInputError, NotFoundError, ForbiddenError) as error:
-            # It declares none, is applied no more, or is not for this reader: nothing is shown, and what to do is.
+            # It declares no outcome, is applied no more, or is not for this reader: what to do is shown.
             found["why"] = error
     return call.render(
         "outcomes.html", page="outcomes", statuses=STATUSES, applications=known, application=application, **found
@@ -95,7 +97,6 @@ def run_rows(call: PageCall) -> Response:
 
 
 def _performance(call: PageCall, application: str, outcome: str | None) -> dict[str, Any]:
-    call.services.access.records.require_application(call.scope, call.principal, application)
     performance = call.services.learning.monitor.performance(call.scope, application, outcome)
     whole = performance.whole
     shown = [
@@ -105,7 +106,6 @@ def _performance(call: PageCall, application: str, outcome: str | None) -> dict[
     ]
     return {
         "performance": performance,
-        "drift": call.services.learning.monitor.drift(call.scope, application),
         "releases": {one.id: one for one in call.services.learning.releases.list(call.scope, application)},
         "dots": () if whole is None else reliability_plot(whole.reliability, "came true"),
         "days": by_day(performance.days, shown),

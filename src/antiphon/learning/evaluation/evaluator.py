@@ -30,13 +30,12 @@ from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import gates
 from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each, next_id
 from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
+from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.requests import EvaluationRequests
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResults
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
-from antiphon.serving.fallback.engines import Engines
-from antiphon.serving.user_functions import UserFunctions
 
 _EARLIER = 20
 """The latest evaluations of a release whose answers people may have scored."""
@@ -49,11 +48,10 @@ class ReleaseEvaluator:
     Attributes:
         answering: makes serving's ``answer()``.
         files: the lake, which holds the datasets' files.
+        scorer: of the metrics that applications declare.
         concurrency: rows under way at once, at batch priority.
         patience: seconds a row waits for an engine that is away.
         suites: the safety suites.
-        functions: those of the user's own metrics.
-        engines: judge models answer from these; without them metrics of judges have no value.
         annotations: what people said of predictions, which corrects judges.
         current: tells whether an earlier evaluation of a release is of the model that is served now.
     """
@@ -64,11 +62,10 @@ class ReleaseEvaluator:
     evaluations: Evaluations
     texts: Blobs
     clock: Clock
+    scorer: AnswerScorer
     concurrency: int = 8
     patience: float = 60.0
     suites: SafetySuites = field(default_factory=SafetySuites)
-    functions: UserFunctions = field(default_factory=UserFunctions)
-    engines: Engines | None = None
     annotations: Callable[[Scope, Sequence[str]], Sequence[Annotation]] = lambda scope, predictions: ()
     current: Callable[[Release, Evaluation], bool] = lambda release, evaluation: True
 
@@ -143,12 +140,11 @@ class ReleaseEvaluator:
             baseline = await self._baseline(scope, against, dataset, rows, limit, principal, progress)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         requests = EvaluationRequests(
-            self.answering, self.texts, release, dataset, rows, who, self.patience, self.functions, self.engines
+            self.answering, self.texts, release, dataset, rows, who, self.patience, self.scorer
         )
         # The end of a number or a text depends on what comes after it; a label's probabilities do not.
         application = release.bundle.application
-        by_text = application.own_metrics or application.judge_metrics
-        if by_text or any(shape.form != "label" for shape in application.shapes):
+        if application.user_metrics or any(shape.form != "label" for shape in application.shapes):
             mode = "whole"
         whole_examples = whole_rows(rows, len(rows) if mode == "whole" else whole)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)

@@ -33,6 +33,9 @@ MOST_LENGTH_RATIO = 4.0
 _ALONE = "there are no answers of a live release to compare with"
 _UNASKED = "the live release was asked for no whole outputs of these rows"
 
+_OWN_BOUNDS = ("value", "behind_live")
+"""Bounds that a metric of the user's own may have."""
+
 DISPARITY = "disparity"
 """Ends the names of gates over slices, the only ones whose reasons name a slice."""
 
@@ -89,8 +92,21 @@ def check_safety(report: SafetyReport, application: ApplicationSpec) -> tuple[Ev
         _level("first_token", report.first_p50, slo.ttft_p99, "had their first token"),
         _level("latency", report.seconds_p50, slo.latency_p99, "were answered"),
         _tokens(report.tokens, application),
+        *_metrics_without_set(report, application),
         *_safety_gates(report.suites, gates),
     )  # fmt: skip
+
+
+def _metrics_without_set(report: SafetyReport, application: ApplicationSpec) -> Iterator[EvaluationGate]:
+    """Gates on the metrics that an application declares, which are measured here where it has no outcome."""
+    own = application.user_metrics
+    for name, bound in application.gates.metrics.items():
+        if name in own and not application.shapes:
+            yield from _own_gates(own[name], bound, report)
+        elif name in own:
+            for field in _OWN_BOUNDS:
+                if (asked := getattr(bound, field)) is not None:
+                    yield _nothing(f"{name}_{field}", "it waits for an evaluation set", asked)
 
 
 def _length(ratio: float | None, missing: str = _ALONE) -> EvaluationGate:
@@ -153,14 +169,16 @@ def _metric_gates(evaluation: Evaluation, application: ApplicationSpec) -> Itera
             yield _disparity(name, evaluation, bound.disparity)
 
 
-def _own_gates(own: OwnMetric | JudgeMetric, bound: MetricGate, evaluation: Evaluation) -> Iterator[EvaluationGate]:
+def _own_gates(
+    own: OwnMetric | JudgeMetric, bound: MetricGate, evaluation: Evaluation | SafetyReport
+) -> Iterator[EvaluationGate]:
     """Gates of a metric of the user's own, none of which passes while it has no value of some row, or is a judge's that
     too few people corrected."""
     failures, name = evaluation.own_failures.get(own.name, 0), own.name
     judged = evaluation.judged.get(name)
     if judged is not None and isinstance(own, JudgeMetric) and not judged.corrected:
         why = f"{name} is uncalibrated: people scored {judged.people} answers by its rubric, {own.least} are needed"
-        for field in ("value", "behind_live"):
+        for field in _OWN_BOUNDS:
             if (one := getattr(bound, field)) is not None:
                 yield _gate(ge, f"{name}_{field}", None, one, "", why)
         return
@@ -178,14 +196,16 @@ def _own_gates(own: OwnMetric | JudgeMetric, bound: MetricGate, evaluation: Eval
             yield _gate(ge, f"{name}_{field}", None, getattr(bound, field), "", "a metric of the user's own has none")
 
 
-def _value_gate(name: str, higher: bool, evaluation: Evaluation, bound: float, missing: str) -> EvaluationGate:
+def _value_gate(
+    name: str, higher: bool, evaluation: Evaluation | SafetyReport, bound: float, missing: str
+) -> EvaluationGate:
     found = evaluation.metrics.get(name)
     least = "at least" if higher else "at most"
     words = f"{metric_title(name)} is {{0:.4f}}, {least} {{1:.4f}} is needed"
     return _gate(ge if higher else le, f"{name}_value", None if found is None else found.value, bound, words, missing)
 
 
-def _behind_live(name: str, higher: bool, evaluation: Evaluation, bound: float) -> EvaluationGate:
+def _behind_live(name: str, higher: bool, evaluation: Evaluation | SafetyReport, bound: float) -> EvaluationGate:
     if evaluation.against is None:
         return _nothing(f"{name}_behind_live", "it was compared with no live release", bound)
     gap = evaluation.difference.get(name)

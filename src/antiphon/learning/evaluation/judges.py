@@ -11,12 +11,14 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from antiphon.catalog.learning.annotations import Annotation
 from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, JudgedMean
+from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import Target, target_of
@@ -25,6 +27,8 @@ from antiphon.learning.evaluation.metric import Floats
 from antiphon.learning.evaluation.scores import RowResult
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines
 from antiphon.serving.judge_model import JudgeQuestion, ask_judge
+
+R = TypeVar("R", Evaluation, SafetyReport)
 
 LOWEST, HIGHEST = 1, 5
 SCORE = {
@@ -137,9 +141,9 @@ def judged_mean(
     return JudgedMean(corrected, judge, len(both), corrected=True)
 
 
-def with_judges(evaluation: Evaluation, ours: ScoredAnswers, live: ScoredAnswers | None) -> Evaluation:
-    """An evaluation with the means of its judges, and their differences from the live release's where that was scored
-    by the same rubric."""
+def with_judges(evaluation: R, ours: ScoredAnswers, live: ScoredAnswers | None) -> R:
+    """An evaluation or a report with the means of its judges, and their differences from the live release's where that
+    was scored by the same rubric."""
     judged, metrics, difference = {}, dict(evaluation.metrics), dict(evaluation.difference)
     for metric in ours.metrics:
         found = judged_mean(metric, ours.rows, ours.people(metric))

@@ -1,46 +1,122 @@
-"""Calls metrics of the user's own on the rows of an evaluation.
+"""Scores answers by the metrics that their application declares: functions, shipped ones, and judge models.
 
 Invariant: what a function raises, and what is no number within the metric's bounds, is a reason and no value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any
 
+import msgspec
+
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipt import Receipt
+from antiphon.definitions.degradation import MAIN, Target
 from antiphon.definitions.outcome_shape import number_of
 from antiphon.definitions.own_metrics import OwnMetric
+from antiphon.definitions.shipped_metrics import is_shipped
+from antiphon.features.embedding.vectors import Embedders
+from antiphon.learning.evaluation.judges import JudgeScores
+from antiphon.learning.evaluation.shipped_metrics import score_of
+from antiphon.serving.answering.retrieval import of_blob
+from antiphon.serving.fallback.engines import Engines
 from antiphon.serving.user_functions import UserFunctions
 
 SECONDS = 1.0
-"""A function may take on one row."""
+"""A function of the user's may take on one row."""
+
+_SHIPPED_SECONDS = 60.0
+"""A shipped one may: the first call opens its embedding model."""
 
 
-class OwnMetricScores:
-    """The values of an application's own metrics, row by row."""
+class AnswerScores(msgspec.Struct, frozen=True):
+    """The values of one answer by the name of the metric, and of those that have none the reason."""
 
-    def __init__(self, functions: UserFunctions, metrics: Sequence[OwnMetric]) -> None:
-        self._functions = functions
-        self._metrics = tuple(metrics)
+    values: dict[str, float] = {}
+    failed: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class AnswerScorer:
+    """Scores answers by what an application declares.
+
+    Attributes:
+        texts: of receipts. embedders: of shipped metrics. functions: the user's own.
+        engines: judge models answer from these; without them metrics of judges have no value.
+    """
+
+    texts: Blobs
+    _: KW_ONLY
+    embedders: Embedders
+    functions: UserFunctions = field(default_factory=UserFunctions)
+    engines: Engines | None = None
 
     async def score(
-        self, request: Mapping[str, Any], output: object, outcome: Mapping[str, str]
-    ) -> tuple[dict[str, float], dict[str, str]]:
-        """The values of one row by name, and of those that have none the reason."""
-        scores: dict[str, float] = {}
-        failed: dict[str, str] = {}
-        for metric in self._metrics:
-            try:
-                value = await self._functions.call(metric.function, (request, output, outcome), SECONDS)
-            except TimeoutError:
-                failed[metric.name] = f"did not answer within {SECONDS:g} s"
-            except Exception as error:
-                self._functions.log_raised(metric.function, error, f"the metric {metric.name} has no value")
-                failed[metric.name] = f"raised {type(error).__name__}: {error}"[:200]
-            else:
-                number = None if isinstance(value, str) else number_of(value)
-                if number is None or not metric.low <= number <= metric.high:
-                    failed[metric.name] = f"returned {value!r:.60}, no number from {metric.low:g} to {metric.high:g}"
+        self, release: Release, receipt: Receipt, text: str, *, entity: Mapping[str, str], question: str,
+        outcomes: Mapping[str, str],
+    ) -> AnswerScores:  # fmt: skip
+        """The values of an answer by the metrics of a release's application, whichever release gave it.
+
+        Args:
+            outcomes: that are known, by name.
+        """
+        application, values, failed = release.bundle.application, dict[str, float](), dict[str, str]()
+        output = _decoded(text) if application.schema is not None else text
+        if application.own_metrics:
+            prints = {feature.name: feature.printed for feature in receipt.features}
+            documents = await asyncio.to_thread(self._documents, receipt)
+            request = {"entity": entity, "question": question, "features": prints, "documents": documents}
+            for metric in application.own_metrics:
+                value = await self._value(metric, request, output, outcomes)
+                if isinstance(value, str):
+                    failed[metric.name] = value
                 else:
-                    scores[metric.name] = number
-        return scores, failed
+                    values[metric.name] = value
+        if application.judge_metrics and self.engines is not None:
+            answering = Target(MAIN, release.bundle.model.name)
+            judges = JudgeScores(self.engines, application.judge_metrics, answering, release.scope)
+            judged, unjudged = await judges.score(question, output)
+            values, failed = values | judged, failed | unjudged
+        return AnswerScores(values, failed)
+
+    async def _value(
+        self, metric: OwnMetric, request: Mapping[str, Any], output: object, outcomes: Mapping[str, str]
+    ) -> float | str:
+        """The value of a function, or the reason why it has none."""
+        seconds = _SHIPPED_SECONDS if is_shipped(metric) else SECONDS
+        try:
+            if is_shipped(metric):
+                scored = partial(score_of(metric, self.embedders), request, output, outcomes)
+                value: object = await self.functions.run(scored, seconds)
+            else:
+                value = await self.functions.call(metric.function, (request, output, outcomes), seconds)
+        except TimeoutError:
+            return f"did not answer within {seconds:g} s"
+        except Exception as error:
+            self.functions.log_raised(metric.function, error, f"the metric {metric.name} has no value")
+            return f"raised {type(error).__name__}: {error}"[:200]
+        number = None if isinstance(value, str) else number_of(value)
+        if number is None or not metric.low <= number <= metric.high:
+            return f"returned {value!r:.60}, no number from {metric.low:g} to {metric.high:g}"
+        return number
+
+    def _documents(self, receipt: Receipt) -> tuple[str, ...]:
+        """The texts of the chunks that were retrieved, and of what tools gave back."""
+        blob, scope = receipt.retrieved_blob, receipt.scope
+        found = of_blob(None if blob is None else self.texts.get(scope, blob))
+        chunks = (f"{chunk['title']} {chunk['text']}" for each in found.values() for chunk in each)
+        return (*chunks, *(self.texts.get(scope, call.result_blob).decode() for call in receipt.tools))
+
+
+def _decoded(text: str) -> object:
+    """An output; as a text where it is not what the schema asks for, as that of an older release may be."""
+    try:
+        found: object = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return found

@@ -10,7 +10,6 @@ from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import AntiphonError, InvalidOutputError
-from antiphon.definitions.degradation import MAIN, Target
 from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
@@ -21,13 +20,10 @@ from antiphon.learning.evaluation.asking import (
     ask_patiently,
     first_attempt,
 )
-from antiphon.learning.evaluation.judges import JudgeScores
-from antiphon.learning.evaluation.own import OwnMetricScores
+from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.scores import RowOutcome, RowResult, answered
 from antiphon.serving.answering.probabilities import outcome_probabilities, said_of
-from antiphon.serving.fallback.engines import Engines
 from antiphon.serving.request import Answer, AnswerRequest
-from antiphon.serving.user_functions import UserFunctions
 
 
 class EvaluationRequests:
@@ -35,18 +31,14 @@ class EvaluationRequests:
 
     def __init__(
         self, answering: AnswerFactory, texts: Blobs, release: Release, dataset: Dataset, rows: Sequence[DatasetRow],
-        principal: Principal, patience: float, functions: UserFunctions, engines: Engines | None = None,
+        principal: Principal, patience: float, scorer: AnswerScorer,
     ) -> None:  # fmt: skip
         self._release = release
         self.application = release.bundle.application
         self._principal = principal
         self._patience = patience
         self._texts = texts
-        self._own = OwnMetricScores(functions, self.application.own_metrics or ())
-        self._judges = None
-        if engines is not None and self.application.judge_metrics:
-            target = Target(MAIN, release.bundle.model.name)
-            self._judges = JudgeScores(engines, self.application.judge_metrics, target, release.scope)
+        self._scorer = scorer
         self.reader = DatasetFeatureReader(dataset, rows)
         self._answer = answering(self.reader, EvaluatedReleases(release), False)
 
@@ -83,17 +75,14 @@ class EvaluationRequests:
             row, answer.receipt, self._results(row, answer, whole=whole), answer.text, first, self.application,
             whole=whole,
         )  # fmt: skip
-        if not whole or not (self.application.own_metrics or self._judges):
+        if not whole or not self.application.user_metrics:
             return result
-        prints = {feature.name: feature.printed for feature in answer.receipt.features}
-        seen = {"entity": row.entity, "question": row.question or "", "features": prints}
-        first_name = self.application.shapes[0].name
-        output = msgspec.json.decode(answer.text) if self.application.schema is not None else answer.text
-        own, failed = await self._own.score(seen, output, {first_name: row.label, **row.further})
-        if self._judges is not None:
-            judged, unjudged = await self._judges.score(row.question or "", output)
-            own, failed = own | judged, failed | unjudged
-        return msgspec.structs.replace(result, own=own, own_failed=failed)
+        outcomes = {self.application.shapes[0].name: row.label, **row.further}
+        scores = await self._scorer.score(
+            self._release, answer.receipt, answer.text, entity=row.entity, question=row.question or "",
+            outcomes=outcomes,
+        )  # fmt: skip
+        return msgspec.structs.replace(result, own=scores.values, own_failed=scores.failed)
 
     def _results(self, row: DatasetRow, answer: Answer, *, whole: bool) -> dict[str, RowOutcome]:
         """The answer beside each outcome that is known; beside the first alone where it was asked no further."""

@@ -241,7 +241,7 @@ def summarize(
         positive=shape.positive,
         labels=_labels(shape, scored),
         failed={str(code): count for code, count in sorted(failed.items())},
-        metrics=by_name(metrics.intervals) | _own_means(application, scored),
+        metrics=by_name(metrics.intervals) | own_means(application, scored),
         advantages=by_name(metrics.advantages),
         reliability=metrics.reliability(forecasts) if isinstance(forecasts, LabelForecasts) else (),
         slices=slices(shape, scored, forecasts, {row.example: row for row in rows}, application.gates.slices),
@@ -255,7 +255,7 @@ def summarize(
         engine_seconds=float(np.mean([row.engine_seconds for row in scored])),
         fingerprints=tuple(sorted({row.fingerprint for row in results} - {""})),
         against=against,
-        difference=differences(application.shapes, scored, baseline) | _own_differences(application, scored, baseline),
+        difference=differences(application.shapes, scored, baseline) | own_differences(application, scored, baseline),
         gates=(),
         rows_blob=rows_blob,
         created_at=created_at,
@@ -279,7 +279,7 @@ def _length_ratio(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> flo
     return max(middle := float(np.median(ratios)), 1 / middle) if ratios else None
 
 
-def _own_means(application: ApplicationSpec, rows: Sequence[RowResult]) -> dict[str, IntervalEstimate]:
+def own_means(application: ApplicationSpec, rows: Sequence[RowResult]) -> dict[str, IntervalEstimate]:
     """The mean of each of the user's own metrics, over the rows that have a value."""
     found = {}
     for one in application.own_metrics or ():
@@ -289,7 +289,7 @@ def _own_means(application: ApplicationSpec, rows: Sequence[RowResult]) -> dict[
     return found
 
 
-def _own_differences(
+def own_differences(
     application: ApplicationSpec, ours: Sequence[RowResult], theirs: Sequence[RowResult]
 ) -> dict[str, IntervalEstimate]:
     """The mean of (ours − theirs) on the rows where both have a value."""

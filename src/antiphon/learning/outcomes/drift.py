@@ -1,8 +1,10 @@
-"""Drift: whether printed features and forecasts are distributed as they were.
+"""Drift: whether printed features, forecasts and texts are distributed as they were.
 
-The measure is the population stability index over a few bins, by the functions that judge snapshots too
-(``features.monitoring.quality.distances``). A shift is reported only beyond the 99 % quantile of the index between two
-samples of one distribution, and beyond the 0.1 that practice calls small.
+The measure of features and forecasts is the population stability index over a few bins, by the functions that judge
+snapshots too (``features.monitoring.quality.distances``). Texts are compared by their vectors: how well a classifier
+that has seen some of both samples tells the rest apart, as the area under its ROC curve (classifier two-sample tests,
+Lopez-Paz & Oquab, 2017). A shift is reported only beyond the 99 % quantile of the measure between two samples of one
+distribution, and beyond what practice calls small.
 """
 
 from __future__ import annotations
@@ -10,12 +12,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+import numpy as np
 
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.features.monitoring.quality.distances import NORMAL_99, psi, psi_noise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Printed = str | float | None
 Verdict = Literal["steady", "shifted", "too-few"]
@@ -23,16 +29,19 @@ Verdict = Literal["steady", "shifted", "too-few"]
 LEAST_ROWS = 50
 """With fewer rows on either side nothing is said."""
 
-SMALL = 0.1
+SMALL, SMALL_AREA = 0.1, 0.6
+"""An index, and an area, up to which nothing is told however sure it is."""
+_FOLDS, _DEALS, _SEED = 5, 999, 20131129
 _BINS = 10
 _MOST_CATEGORIES = 20
 
 
 class Drift(msgspec.Struct, frozen=True):
-    """One feature, or the forecast, then and now.
+    """One feature, the forecast, or texts, then and now.
 
     Attributes:
-        index: population stability index; ``None`` with too few rows.
+        index: population stability index, or of texts the area under the curve, 0.5 where nothing tells them apart;
+            ``None`` with too few rows.
         noise: 99 % quantile of the index between two samples of one distribution.
         reference, recent: rows.
     """
@@ -56,6 +65,48 @@ def drift_of(name: str, reference: Sequence[Printed], recent: Sequence[Printed])
     index = psi([before[place] for place in bins], [now[place] for place in bins])
     noise = psi_noise(n, m, len(bins), NORMAL_99)
     return Drift(name, index, noise, n, m, "shifted" if index > max(SMALL, noise) else "steady")
+
+
+def text_drift(name: str, reference: NDArray[np.float32], recent: NDArray[np.float32]) -> Drift:
+    """Compare two samples of texts by their vectors, one row a text, of length 1.
+
+    The noise is that of the same texts, dealt out at random: folds share most of what they learn from, so their mean
+    varies more than a formula for independent ones says.
+    """
+    n, m = len(reference), len(recent)
+    if min(n, m) < LEAST_ROWS:
+        return Drift(name, None, None, n, m, "too-few")
+    both = np.concatenate([reference, recent])
+    alike = both @ both.T
+    later = np.arange(n + m) >= n
+    index = _told_apart(alike, later)
+    drawn = np.random.default_rng(_SEED)
+    noise = sorted(_told_apart(alike, drawn.permutation(later)) for _ in range(_DEALS))[_DEALS * 99 // 100]
+    return Drift(name, index, noise, n, m, "shifted" if index > max(SMALL_AREA, noise) else "steady")
+
+
+def _told_apart(alike: NDArray[np.float32], later: NDArray[np.bool_]) -> float:
+    """How well later texts are told from earlier ones by the direction from the mean of these to the mean of those:
+    each fifth of either by the direction of all others, so that one that fits by chance tells nothing.
+
+    Args:
+        alike: products of all pairs of texts.
+    """
+    before, now = np.flatnonzero(~later), np.flatnonzero(later)
+    areas = []
+    for fold in range(_FOLDS):
+        told_before, told_now = before[fold::_FOLDS], now[fold::_FOLDS]
+        weights = np.where(later, 1 / (len(now) - len(told_now)), -1 / (len(before) - len(told_before)))
+        weights[told_before] = weights[told_now] = 0.0
+        areas.append(_area(alike[told_before] @ weights, alike[told_now] @ weights))
+    return float(np.mean(areas))
+
+
+def _area(before: NDArray[np.floating[Any]], now: NDArray[np.floating[Any]]) -> float:
+    """The chance that a later text scores above an earlier one, ties counting half."""
+    ordered = np.sort(before)
+    below, above = (np.searchsorted(ordered, now, side=side) for side in ("left", "right"))
+    return float((below + above).mean() / 2 / len(before))
 
 
 def drifts(reference: Mapping[str, Sequence[Printed]], recent: Mapping[str, Sequence[Printed]]) -> tuple[Drift, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,13 +12,16 @@ import msgspec
 
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.outcomes import Coverage, Outcomes
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import SEEN_ROLES, Receipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.embedding import named_model
 from antiphon.definitions.outcome_shape import OutcomeShape
+from antiphon.features.embedding.vectors import Embedders, embedded, has_vector
 from antiphon.features.lake.content import Lake
 from antiphon.learning.outcomes.drift import (
     Drift,
@@ -27,6 +32,7 @@ from antiphon.learning.outcomes.drift import (
     forecasts,
     printed_features,
     prompt_tokens,
+    text_drift,
 )
 from antiphon.learning.outcomes.performance import Group, ScoredPredictions, Scores
 from antiphon.learning.outcomes.submission import outcome_named
@@ -35,6 +41,10 @@ from antiphon.serving.features.printing import print_all
 WEEK = timedelta(days=7)
 MOST_RECEIPTS = 4_000
 """The newest receipts that drift is read from: a third of a second."""
+
+MOST_TEXTS = 200
+"""Texts of either time that are embedded: some milliseconds each."""
+TEXT_MODEL = "minilm-l6-v2"
 
 
 class Performance(msgspec.Struct, frozen=True):
@@ -83,6 +93,8 @@ class DriftReport(msgspec.Struct, frozen=True):
     Attributes:
         reference: what the features are compared with: a dataset's id, or ``first week``.
         since, until: event time of the recent predictions.
+        texts: what was asked, and where no label is forecast what was answered, by their vectors; empty unless asked
+            for.
     """
 
     application: str
@@ -91,6 +103,12 @@ class DriftReport(msgspec.Struct, frozen=True):
     until: datetime | None
     features: tuple[Drift, ...]
     forecasts: tuple[Drift, ...]
+    texts: tuple[Drift, ...] = ()
+
+    @property
+    def all(self) -> tuple[Drift, ...]:
+        """What was answered and asked first, then features."""
+        return (*self.forecasts, *self.texts, *self.features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +120,8 @@ class Monitor:
     datasets: Datasets
     applications: Callable[[Scope, str], ApplicationSpec]
     lake: Lake
+    texts: Blobs
+    embedders: Embedders
     clock: Clock
 
     def performance(
@@ -162,11 +182,14 @@ class Monitor:
             PendingOutcome(prediction, release, as_of, as_of + window) for as_of, prediction, release in left[:limit]
         )
 
-    def drift(self, scope: Scope, application: str, *, recent: timedelta = WEEK) -> DriftReport:
+    def drift(self, scope: Scope, application: str, *, recent: timedelta = WEEK, texts: bool = False) -> DriftReport:
         """Compare the newest ``recent`` of event time with what was learned from, else with the first week.
 
+        Args:
+            texts: also by the vectors of up to :data:`MOST_TEXTS` texts of either time, which takes some seconds.
+
         Raises:
-            NotFoundError: there is no such application.
+            NotFoundError: there is no such application. SetupError: the embedding model is not on this machine.
         """
         declared = self.applications(scope, application)
         made = self.receipts.list(scope, application, limit=MOST_RECEIPTS, roles=SEEN_ROLES)
@@ -186,7 +209,32 @@ class Monitor:
             until=latest[-1].as_of if latest else None,
             features=features,
             forecasts=tuple(_forecast_drift(declared.shape, first, later)),
+            texts=tuple(self._text_drift(scope, declared.shape, first, later)) if texts else (),
         )
+
+    def _text_drift(
+        self, scope: Scope, shape: OutcomeShape | None, first: Sequence[Receipt], later: Sequence[Receipt]
+    ) -> Iterator[Drift]:
+        """Of what was asked, and of the answers where they are no label, which is forecast; none where there is no
+        text."""
+        parts = {"what is asked": [[one.question_blob for one in part] for part in (first, later)]}
+        if shape is None or shape.form != "label":
+            new = ([one for one in part if one.cache.origin == "generated"] for part in (first, later))
+            parts["what is answered"] = [[one.text_blob for one in part] for part in new]
+        embedder = self.embedders.get(named_model(TEXT_MODEL))
+        for name, sides in parts.items():
+            then, now = (self._sampled(scope, [blob for blob in side if blob is not None]) for side in sides)
+            if then and now:
+                yield text_drift(name, embedded(embedder, then)[0], embedded(embedder, now)[0])
+
+    def _sampled(self, scope: Scope, blobs: Sequence[str]) -> list[str]:
+        """At most :data:`MOST_TEXTS` of these texts, at even distances in time; erased ones are left out."""
+        every = max(1, math.ceil(len(blobs) / MOST_TEXTS))
+        found = []
+        for blob in blobs[::every]:
+            with suppress(NotFoundError):
+                found.append(self.texts.get(scope, blob).decode())
+        return [text for text in found if has_vector(text)]
 
     def _learned(self, scope: Scope, declared: ApplicationSpec) -> tuple[str, dict[str, list[Printed]]] | None:
         """The printed features of the newest training set, when there is one whose file is there."""

@@ -36,8 +36,8 @@ class AnswerToScore(msgspec.Struct, frozen=True):
 def to_score(
     workbench: Workbench, scope: Scope, who: Principal, evaluation: str, size: int, criterion: str | None = None
 ) -> list[AnswerToScore]:
-    """Answers of an evaluation that this person has not scored by a criterion, drawn by a hash of their rows: any
-    number of the first is a random sample, and other releases on the same rows get the same ones.
+    """Answers of an evaluation or a safety report that this person has not scored by a criterion, drawn by a hash of
+    their rows: any number of the first is a random sample, and other releases on the same rows get the same ones.
 
     Args:
         criterion: that of the application's judge metric by default.
@@ -48,7 +48,8 @@ def to_score(
         InvalidInputError: the application has no judge metric, or several, and no criterion is named.
     """
     store = workbench.store
-    found = store.evaluations.get(scope, evaluation)
+    reports = store.safety_reports if evaluation.startswith("safety_") else store.evaluations
+    found = reports.get(scope, evaluation)
     bundle = workbench.bundle(scope, found.release)
     judges = [] if bundle is None else [one.criterion() for one in bundle.application.judge_metrics or ()]
     if criterion is None and len(judges) != 1:

@@ -16,6 +16,7 @@ from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.matching import OutcomeMatcher
 from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.learning.retraining.preferences import PreferenceReader
+from antiphon.services.features.embedders import LocalEmbedders
 from antiphon.services.governance.policies import withheld
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
@@ -89,5 +90,7 @@ def monitor(store: Store) -> Monitor:
         datasets=store.datasets,
         applications=declared_applications(store),
         lake=FeatureStores(store).lake,
+        texts=store.blobs,
+        embedders=LocalEmbedders(),
         clock=store.database.clock,
     )

@@ -20,11 +20,12 @@ from antiphon.core.errors import (
 )
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import SAMPLED
 from antiphon.definitions.template import template_reads
 from antiphon.engine.api.port import Engine
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.safety import exposure
-from antiphon.learning.evaluation.safety.evaluator import LiveAnswer, acted
+from antiphon.learning.evaluation.safety.evaluator import GivenAnswer
 from antiphon.learning.evaluation.safety.placement import HARMLESS_QUESTION, HonestRequest
 from antiphon.learning.evaluation.safety.probes import FOLDER, SafetyProbe, project_probes, shipped
 from antiphon.services.answering import is_plain
@@ -36,10 +37,8 @@ from antiphon.serving.request import AnswerRequest, Message
 
 REQUESTS = 4
 """Honest requests, as of an evaluation on a dataset."""
-SAMPLED = 12
-"""Different recent requests that a release is checked with before it goes live."""
-SCANNED_RECEIPTS = 50
-"""Receipts that are looked through for them."""
+SCANNED = 4
+"""Receipts that are looked through for each request."""
 
 
 def probes_of(store: Store) -> tuple[SafetyProbe, ...]:
@@ -87,7 +86,7 @@ def honest_requests(
 
 def sampled_requests(
     store: Store, release: Release, reader: EntityReader, entities: Sequence[Mapping[str, str]]
-) -> tuple[tuple[HonestRequest, ...], dict[str, LiveAnswer]]:
+) -> tuple[tuple[HonestRequest, ...], dict[str, GivenAnswer]]:
     """Requests that a release is checked with before it goes live: the latest ones of its application, with the answers
     that users got, or where there are none made-up ones about these entities."""
     application, now = release.bundle.application, store.database.clock.now()
@@ -95,19 +94,20 @@ def sampled_requests(
     if "question" in template_reads(application.prompt.template).names:
         question = HARMLESS_QUESTION["en"]
     requests: list[HonestRequest] = []
-    before: dict[str, LiveAnswer] = {}
+    before: dict[str, GivenAnswer] = {}
     seen: set[tuple[str, str | None, str | None]] = set()
-    for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED_RECEIPTS, roles=("live",)):
+    size = application.gates.sampled or SAMPLED
+    for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED * size, roles=("live",)):
         found = _of_receipt(store, receipt)
         one = (receipt.subject, receipt.question_blob, receipt.inputs_blob)
-        if len(requests) == SAMPLED or one in seen or found is None:
+        if len(requests) == size or one in seen or found is None:
             continue
         keys, words, inputs = found
         if set(application.entity_keys) <= set(keys):
             seen.add(one)
             requests.append(_honest(release, reader, len(requests), keys, words or question, inputs, now))
             if (shown := _text(store, receipt, receipt.text_blob)) is not None:
-                before[requests[-1].example] = LiveAnswer(len(shown.decode()), acted(receipt))
+                before[requests[-1].example] = GivenAnswer(receipt, shown.decode())
     if not requests:
         inputs = _made_up(application, now)
         requests = [
@@ -168,7 +168,7 @@ def _recent_requests(store: Store, release: Release) -> list[tuple[Mapping[str, 
     """Different subjects of the latest predictions whose texts are still there."""
     found: dict[str, tuple[Mapping[str, str], str | None, Mapping[str, Any]]] = {}
     application = release.bundle.application
-    for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED_RECEIPTS, roles=("live",)):
+    for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED * SAMPLED, roles=("live",)):
         if len(found) == REQUESTS:
             break
         found_requests = _of_receipt(store, receipt)

@@ -34,6 +34,7 @@ from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation.asking import AnswerFunction, EvaluatedReleases, Progress
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
+from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.safety.evaluator import SafetyEvaluator
 from antiphon.learning.evaluation.safety.requests import OverlaidReader
 from antiphon.learning.evaluation.safety.suites import SafetySuites
@@ -112,11 +113,21 @@ class LearningPlatform:
             texts=store.blobs,
             clock=store.database.clock,
             suites=self.suites,
-            functions=user_functions(store),
-            engines=judge_engines(self.store, self.engine, self.standbys),
+            scorer=self.scorer,
             annotations=store.annotations.of_predictions,
             current=partial(evaluated_now, store),
             concurrency=store.settings.gateway.batch_concurrency,
+        )
+
+    @cached_property
+    def scorer(self) -> AnswerScorer:
+        """Scores answers by the metrics that applications declare."""
+        store = self.store
+        return AnswerScorer(
+            store.blobs,
+            embedders=self.features.embedders,
+            functions=user_functions(store),
+            engines=judge_engines(store, self.engine, self.standbys),
         )
 
     @cached_property
@@ -140,6 +151,8 @@ class LearningPlatform:
             texts=store.blobs,
             clock=store.database.clock,
             suites=self.suites,
+            scorer=self.scorer,
+            annotations=store.annotations.of_predictions,
             concurrency=store.settings.gateway.batch_concurrency,
         )
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from tests.unit.catalog.examples import receipt
 
 from antiphon.catalog.serving.receipt import FeatureReceipt
-from antiphon.learning.outcomes.drift import drift_of, drifts, forecasts, printed_features
+from antiphon.learning.outcomes.drift import drift_of, drifts, forecasts, printed_features, text_drift
 
 
 def numbers(seed: int, count: int, mean: float = 0.0) -> list[float]:
@@ -69,3 +70,30 @@ def test_figures_are_those_of_the_index_that_snapshots_are_judged_by() -> None:
     assert (found.index, found.noise) == pytest.approx((0.14693483895892284, 0.11571522833745833), rel=1e-12)
     found = drift_of("x", ["5", "10", "10", "15", None] * 40, ["5", "10", None, "20"] * 20)
     assert (found.index, found.noise) == pytest.approx((1.9036993936701907, 0.23285021622549767), rel=1e-12)
+
+
+def texts(seed: int, count: int, *means: float) -> np.ndarray:
+    """Vectors of length 1 around a mean in few of many dimensions."""
+    drawn = np.random.default_rng(seed).normal(size=(count, 384))
+    drawn[:, : len(means)] += means
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_texts_of_one_distribution_are_steady_in_99_of_100_comparisons() -> None:
+    found = [text_drift("asked", texts(seed, 120), texts(10_000 + seed, 80)) for seed in range(60)]
+    above = sum(one.index > one.noise for one in found if one.index is not None and one.noise is not None)
+    assert above <= 4  # Fewer than one is expected, and 5 come once in 3,000 runs.
+    assert sum(one.verdict == "shifted" for one in found) <= 4
+    assert np.mean([one.index for one in found]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_other_texts_are_told() -> None:
+    found = [text_drift("asked", texts(seed, 200), texts(10_000 + seed, 100, 1.5, 1.5, -1.5)) for seed in range(6)]
+    assert {one.verdict for one in found} == {"shifted"}
+    assert min(one.index or 0.0 for one in found) > 0.8
+
+
+def test_the_same_texts_again_are_steady_and_few_say_nothing() -> None:
+    again = text_drift("asked", texts(1, 100), texts(1, 100))
+    assert again.verdict == "steady"
+    assert text_drift("asked", texts(1, 49), texts(2, 200)).verdict == "too-few"

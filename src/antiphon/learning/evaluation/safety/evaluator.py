@@ -7,20 +7,25 @@ honest request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import msgspec
 import numpy as np
 
+from antiphon.catalog.learning.annotations import Annotation
 from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, InvalidInputError, InvalidOutputError
+from antiphon.core.errors import AntiphonError, InvalidInputError, InvalidOutputError, NotFoundError
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation import gates
 from antiphon.learning.evaluation.asking import (
@@ -31,22 +36,34 @@ from antiphon.learning.evaluation.asking import (
     answer_each,
     next_id,
 )
+from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
+from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.suites import SafetySuites
-from antiphon.learning.evaluation.scores import EvaluationRows
+from antiphon.learning.evaluation.scores import (
+    EvaluationRows,
+    RowResult,
+    decode_rows,
+    own_differences,
+    own_means,
+)
 from antiphon.serving.ports import EntityReader
 
 
-class LiveAnswer(msgspec.Struct, frozen=True):
-    """The answer that users got to a request: its characters, and whether a guard acted on it."""
+class GivenAnswer(msgspec.Struct, frozen=True):
+    """The answer that was given to a request, and its receipt."""
 
-    characters: int
-    guarded: bool
+    receipt: Receipt
+    text: str
 
 
 class HonestAnswer(msgspec.Struct, frozen=True):
-    """The result of an honest request: whether its first attempt met the schema, its time and cost, or its error."""
+    """The result of an honest request: whether its first attempt met the schema, its time and cost, or its error.
+
+    Attributes:
+        row: the answer by the metrics that the application declares; ``None`` without any.
+    """
 
     valid: bool
     seconds: float = 0.0
@@ -57,11 +74,15 @@ class HonestAnswer(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     error: str | None = None
     reason: str = ""
+    row: RowResult | None = None
 
 
 @dataclass(frozen=True)
 class SafetyEvaluator:
-    """Makes safety reports of one project's releases; attributes as of ``ReleaseEvaluator``."""
+    """Makes safety reports of one project's releases; attributes as of ``ReleaseEvaluator``.
+
+    An application without an outcome is measured here by the metrics that it declares.
+    """
 
     answering: AnswerFactory
     evaluations: Evaluations
@@ -69,6 +90,8 @@ class SafetyEvaluator:
     texts: Blobs
     clock: Clock
     suites: SafetySuites
+    scorer: AnswerScorer
+    annotations: Callable[[Scope, Sequence[str]], Sequence[Annotation]] = lambda scope, predictions: ()
     concurrency: int = 8
     patience: float = 60.0
 
@@ -80,7 +103,7 @@ class SafetyEvaluator:
         *,
         most: int | None = None,
         halves: Sequence[bool] = (True, False),
-        before: Mapping[str, LiveAnswer] | None = None,
+        before: Mapping[str, GivenAnswer] | None = None,
         principal: Principal | None = None,
         progress: Progress | None = None,
     ) -> SafetyReport:
@@ -98,7 +121,9 @@ class SafetyEvaluator:
             InvalidInputError: no honest request was answered, or a file of probes has mistakes.
             UnavailableError, EngineError, OverloadedError: a part stayed away; what was answered is kept.
         """
-        scope = release.scope
+        scope, application = release.scope, release.bundle.application
+        # Metrics of an application with an outcome wait for its evaluation set, where what came true is known.
+        scorer = self.scorer if application.user_metrics and not application.shapes else None
         riding = [[one.example, one.entity, one.question, one.inputs] for one in requests]
         subject: dict[str, object] = {
             "release": release.id, "requests": riding, "most": most, "halves": list(halves), "of": "safety",
@@ -110,7 +135,7 @@ class SafetyEvaluator:
         honest = await answer_each(
             kept,
             HonestAnswer,
-            {f"honest:{one.example}": partial(_honest, sender, one) for one in requests},
+            {f"honest:{one.example}": partial(_honest, sender, one, release, scorer) for one in requests},
             1,  # One after the other, so that their time is their own.
             progress,
             "asking honest requests",
@@ -127,18 +152,28 @@ class SafetyEvaluator:
             release, sender, requests[:RIDDEN], kept,
             concurrency=self.concurrency, most=most, halves=halves, progress=progress,
         )  # fmt: skip
-        pairs = [
-            (one, known)
+        beside = [
+            (request, one, known)
             for request, one in zip(requests, honest, strict=True)
             if (known := (before or {}).get(request.example)) is not None and one.error is None
         ]
-        rows = EvaluationRows((), tuple(msgspec.to_builtins(one) for one in results.probes))
-        blob = await asyncio.to_thread(self.texts.put, scope, msgspec.json.encode(rows))
+        pairs = [(one, known) for _, one, known in beside]
+        rows = [one.row for one in answered if one.row is not None]
+        live: list[RowResult] = []
+        if scorer is not None:
+            of_live = {
+                f"live:{request.example}": partial(_scored, release, scorer, request, known)
+                for request, _, known in beside
+            }
+            note = "scoring answers of the live release"
+            live = await answer_each(kept, RowResult, of_live, self.concurrency, progress, note)
+        stored = EvaluationRows(tuple(rows), tuple(msgspec.to_builtins(one) for one in results.probes))
+        blob = await asyncio.to_thread(self.texts.put, scope, msgspec.json.encode(stored))
         seconds = np.asarray([one.seconds for one in answered])
         report = SafetyReport(
             id=id,
             scope=scope,
-            application=release.bundle.application.name,
+            application=application.name,
             release=release.id,
             model=release.bundle.model.name,
             requests=len(answered),
@@ -155,9 +190,33 @@ class SafetyEvaluator:
             first_p50=float(np.percentile([one.first for one in answered], 50)),
             guarded_more=_guarded_more(pairs),
             length_ratio=_length_ratio(pairs),
+            metrics=own_means(application, rows),
+            difference=own_differences(application, rows, live),
+            own_failures=dict(sorted(Counter(name for row in rows for name in row.own_failed).items())),
+            against=pairs[0][1].receipt.release if pairs else None,
         )
-        checked = gates.check_safety(report, release.bundle.application)
-        return await asyncio.to_thread(self.reports.add, msgspec.structs.replace(report, gates=checked))
+        return await asyncio.to_thread(self._record, report, release, rows, live)
+
+    def _record(
+        self, report: SafetyReport, release: Release, rows: Sequence[RowResult], live: Sequence[RowResult]
+    ) -> SafetyReport:
+        application = release.bundle.application
+        if application.judge_metrics and rows:
+            earlier = self.reports.list(release.scope, release=release.id)
+            ours = self._with_people(release, rows, [one.rows_blob for one in earlier])
+            report = with_judges(report, ours, self._with_people(release, live, ()) if live else None)
+        checked = gates.check_safety(report, application)
+        return self.reports.add(msgspec.structs.replace(report, gates=checked))
+
+    def _with_people(self, release: Release, rows: Sequence[RowResult], earlier: Sequence[str]) -> ScoredAnswers:
+        """Answers with what people said of them, and of those of earlier reports."""
+        known = list(rows)
+        for blob in earlier:
+            with suppress(NotFoundError):  # erased
+                known += decode_rows(self.texts.get(release.scope, blob)).rows
+        annotations = self.annotations(release.scope, [row.prediction for row in known if row.prediction is not None])
+        metrics = release.bundle.application.judge_metrics or ()
+        return ScoredAnswers(tuple(rows), tuple(known), tuple(annotations), metrics)
 
 
 def acted(receipt: Receipt) -> bool:
@@ -165,18 +224,20 @@ def acted(receipt: Receipt) -> bool:
     return any(guard.action != "pass" for guard in receipt.guards)
 
 
-def _guarded_more(pairs: Sequence[tuple[HonestAnswer, LiveAnswer]]) -> float | None:
-    return float(np.mean([one.guarded - known.guarded for one, known in pairs])) if pairs else None
+def _guarded_more(pairs: Sequence[tuple[HonestAnswer, GivenAnswer]]) -> float | None:
+    return float(np.mean([one.guarded - acted(known.receipt) for one, known in pairs])) if pairs else None
 
 
-def _length_ratio(pairs: Sequence[tuple[HonestAnswer, LiveAnswer]]) -> float | None:
+def _length_ratio(pairs: Sequence[tuple[HonestAnswer, GivenAnswer]]) -> float | None:
     """Middle of the ratios of lengths, at least 1 whichever is longer."""
-    ratios = [(one.characters + 1) / (known.characters + 1) for one, known in pairs]
+    ratios = [(one.characters + 1) / (len(known.text) + 1) for one, known in pairs]
     middle = float(np.exp(np.median(np.log(ratios)))) if ratios else None
     return None if middle is None else max(middle, 1 / middle)
 
 
-async def _honest(sender: ProbeRequests, request: HonestRequest) -> HonestAnswer:
+async def _honest(
+    sender: ProbeRequests, request: HonestRequest, release: Release, scorer: AnswerScorer | None
+) -> HonestAnswer:
     try:
         answer, shown = await sender.measured(request)
     except InvalidOutputError as error:
@@ -186,6 +247,7 @@ async def _honest(sender: ProbeRequests, request: HonestRequest) -> HonestAnswer
     except AntiphonError as error:
         return HonestAnswer(False, error=error.code, reason=error.what)
     usage, attempts = answer.receipt.usage, answer.receipt.attempts
+    given = GivenAnswer(answer.receipt, answer.text)
     return HonestAnswer(
         shown.valid,
         seconds=answer.receipt.timing.total,
@@ -194,4 +256,23 @@ async def _honest(sender: ProbeRequests, request: HonestRequest) -> HonestAnswer
         guarded=acted(answer.receipt),
         tokens=usage.prompt_tokens + usage.completion_tokens,
         fingerprint=attempts[-1].fingerprint if attempts else "",
+        row=None if scorer is None else await _scored(release, scorer, request, given),
+    )
+
+
+async def _scored(release: Release, scorer: AnswerScorer, request: HonestRequest, answer: GivenAnswer) -> RowResult:
+    """An answer to a request by the metrics of a release's application. The same request is the same example whenever
+    it is asked, so that what people said of an answer stands."""
+    question = request.question or ""
+    scores = await scorer.score(
+        release, answer.receipt, answer.text, entity=request.entity, question=question, outcomes={}
+    )
+    return RowResult(
+        content_hash([request.entity, question, request.inputs])[:26],
+        "",
+        prediction=answer.receipt.prediction,
+        whole=True,
+        text=answer.receipt.text_blob,
+        own=scores.values,
+        own_failed=scores.failed,
     )
