@@ -105,8 +105,8 @@ def _metrics_without_set(report: SafetyReport, application: ApplicationSpec) -> 
             yield from _own_gates(own[name], bound, report)
         elif name in own:
             for field in _OWN_BOUNDS:
-                if (asked := getattr(bound, field)) is not None:
-                    yield _nothing(f"{name}_{field}", "it waits for an evaluation set", asked)
+                if (limit := getattr(bound, field)) is not None:
+                    yield _nothing(f"{name}_{field}", "it waits for an evaluation set", limit)
 
 
 def _length(ratio: float | None, missing: str = _ALONE) -> EvaluationGate:

@@ -79,15 +79,15 @@ def text_drift(name: str, reference: NDArray[np.float32], recent: NDArray[np.flo
     both = np.concatenate([reference, recent])
     alike = both @ both.T
     later = np.arange(n + m) >= n
-    index = _told_apart(alike, later)
+    index = _separation(alike, later)
     drawn = np.random.default_rng(_SEED)
-    noise = sorted(_told_apart(alike, drawn.permutation(later)) for _ in range(_DEALS))[_DEALS * 99 // 100]
+    noise = sorted(_separation(alike, drawn.permutation(later)) for _ in range(_DEALS))[_DEALS * 99 // 100]
     return Drift(name, index, noise, n, m, "shifted" if index > max(SMALL_AREA, noise) else "steady")
 
 
-def _told_apart(alike: NDArray[np.float32], later: NDArray[np.bool_]) -> float:
-    """How well later texts are told from earlier ones by the direction from the mean of these to the mean of those:
-    each fifth of either by the direction of all others, so that one that fits by chance tells nothing.
+def _separation(alike: NDArray[np.float32], later: NDArray[np.bool_]) -> float:
+    """Measures how well later texts are told from earlier ones by the direction from the mean of these to that of
+    those: each fifth of either by the direction of all others, so that one that fits by chance tells nothing.
 
     Args:
         alike: products of all pairs of texts.
@@ -95,10 +95,10 @@ def _told_apart(alike: NDArray[np.float32], later: NDArray[np.bool_]) -> float:
     before, now = np.flatnonzero(~later), np.flatnonzero(later)
     areas = []
     for fold in range(_FOLDS):
-        told_before, told_now = before[fold::_FOLDS], now[fold::_FOLDS]
-        weights = np.where(later, 1 / (len(now) - len(told_now)), -1 / (len(before) - len(told_before)))
-        weights[told_before] = weights[told_now] = 0.0
-        areas.append(_area(alike[told_before] @ weights, alike[told_now] @ weights))
+        tried_before, tried_now = before[fold::_FOLDS], now[fold::_FOLDS]
+        weights = np.where(later, 1 / (len(now) - len(tried_now)), -1 / (len(before) - len(tried_before)))
+        weights[tried_before] = weights[tried_now] = 0.0
+        areas.append(_area(alike[tried_before] @ weights, alike[tried_now] @ weights))
     return float(np.mean(areas))
 
 

@@ -107,7 +107,7 @@ class DriftReport(msgspec.Struct, frozen=True):
 
     @property
     def all(self) -> tuple[Drift, ...]:
-        """What was answered and asked first, then features."""
+        """Forecasts and texts first, then features."""
         return (*self.forecasts, *self.texts, *self.features)
 
 

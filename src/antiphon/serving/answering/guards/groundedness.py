@@ -21,7 +21,7 @@ _STEM = 6
 
 def ungrounded(text: str, documents: Iterable[str], share: float) -> list[str]:
     """Reasons that keep a text from being served, one for each sentence that is not grounded."""
-    known = _Known(documents)
+    known = _Evidence(documents)
     found = []
     for place, sentence in enumerate(sentences(plain(text)), 1):
         words, grounded, unknown = known.of(sentence)
@@ -35,12 +35,12 @@ def ungrounded(text: str, documents: Iterable[str], share: float) -> list[str]:
 def grounded_share(text: str, documents: Iterable[str]) -> float:
     """The share of a text's words and numbers that documents have; 1 of one that has none."""
     said = plain(text)
-    words, grounded, unknown = _Known(documents).of(said)
+    words, grounded, unknown = _Evidence(documents).of(said)
     numbers = len(_NUMBER.findall(said))
     return (grounded + numbers - len(unknown)) / (words + numbers) if words + numbers else 1.0
 
 
-class _Known:
+class _Evidence:
     """The words and numbers of some documents."""
 
     def __init__(self, documents: Iterable[str]) -> None:
