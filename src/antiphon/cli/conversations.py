@@ -76,8 +76,9 @@ def delete(
             detail = {"reason": reason or "not given", "deleted": done.conversations, "rows": done.turns}
             store.audit.append(store.scope, who.id, "conversation.delete", conversation or "of an entity", detail)
     would = "would be deleted" if dry_run else "deleted"
-    erased = f", {done.texts} texts of receipts erased" if texts and not dry_run else ""
-    show(done, as_json, lambda: f"{done.conversations} conversations with {done.turns} turns {would}{erased}.")
+    beside = f", with {done.texts} texts of receipts, {done.annotations} annotations and {done.cases} cases"
+    said = f"{done.conversations} conversations with {done.turns} turns {would}{beside if texts else ''}."
+    show(done, as_json, lambda: said)
 
 
 def _conversations(store: Store) -> ProjectConversations:

@@ -146,10 +146,12 @@ def _lacking(
     for metric in metrics:
         if not metric.note and metric.safe < safe_bound:
             question = open_questions.setdefault(_allowed(rollout, metric, outcome), [])
-            # Stored answers say nothing of latency: a rollout that waits for more of the others tells how many it has.
-            least = min(metric.canary_units, metric.control_units)
-            after = f" after {least:,} generated answers in each arm" if metric.name in CLOCKS[1] else ""
-            question.append(f"{_TITLES[metric.name]} ({metric.safe:.1f}{after})")
+            # Stored answers say nothing of latency, nor do two arms that are both slow: a rollout that waits says so.
+            slow, of = (metric.canary_bad, metric.control_bad), (metric.canary_units, metric.control_units)
+            seen_so_far = f" after {slow[0]:,} of {of[0]:,} generated answers and {slow[1]:,} of {of[1]:,}"
+            question.append(
+                f"{_TITLES[metric.name]} ({metric.safe:.1f}{seen_so_far if metric.name in CLOCKS[1] else ''})"
+            )
     lacking += [
         f"{allowed} is not excluded yet for {', '.join(names)}, of {safe_bound:.0f} each"
         for allowed, names in open_questions.items()

@@ -26,12 +26,15 @@ class ConversationDetail(msgspec.Struct, frozen=True):
 
 
 class ConversationDeletion(msgspec.Struct, frozen=True):
-    """Counts of what was deleted, or with ``dry_run`` would be; ``texts`` of receipts, where they were to go too."""
+    """Counts of what was deleted, or with ``dry_run`` would be; ``texts`` of receipts, where they were to go too, with
+    what people said of the answers (``annotations``) and the regression ``cases`` that were made from them."""
 
     conversations: int
     turns: int
     texts: int
     dry_run: bool
+    annotations: int = 0
+    cases: int = 0
 
 
 class ProjectConversations:
@@ -80,7 +83,8 @@ class ProjectConversations:
 
     def delete(self, scope: Scope, id: str, *, texts: bool = False, dry_run: bool = False) -> ConversationDeletion:
         """Delete a conversation with its turns, so that it can neither be read nor gone on with. The receipts of its
-        answers stay; with ``texts`` theirs are erased too, also from other receipts that have the same.
+        answers stay; with ``texts`` theirs are erased too, also from other receipts that have the same, with what
+        people said of the answers and the regression cases that were made from them.
 
         Raises:
             NotFoundError: there is none of this id here.
@@ -102,19 +106,29 @@ class ProjectConversations:
     def _deleted(
         self, scope: Scope, records: builtins.list[ConversationRecord], *, texts: bool, dry_run: bool
     ) -> ConversationDeletion:
-        turns = erased = 0
+        store, turns, erased, said, cases = self._store, 0, 0, 0, 0
         for record in records:
-            named = self._named(scope, record.id) if texts else set()
-            erased += len(named) if dry_run else sum(self._store.blobs.erase(scope, blob) for blob in sorted(named))
-            turns += record.turns if dry_run else self._store.conversations.delete(scope, record.id)
+            if texts:
+                named, predictions = self._named(scope, record.id)
+                if dry_run:
+                    erased += len(named)
+                    said += len(store.annotations.of_predictions(scope, predictions))
+                    cases += sum(len(store.regressions.of_prediction(scope, one)) for one in predictions)
+                else:
+                    erased += sum(store.blobs.erase(scope, blob) for blob in sorted(named))
+                    said += store.annotations.remove_all(scope, predictions)
+                    cases += store.regressions.erase_all(scope, predictions)
+            # Last, for the conversation says where the rest is: what a crash leaves is found again.
+            turns += record.turns if dry_run else store.conversations.delete(scope, record.id)
         if records and not dry_run:
-            self._store.database.erase_free_space()
-        return ConversationDeletion(len(records), turns, erased, dry_run)
+            store.database.erase_free_space()
+        return ConversationDeletion(len(records), turns, erased, dry_run, said, cases)
 
-    def _named(self, scope: Scope, id: str) -> set[str]:
-        """Texts that the receipts of a conversation's answers name."""
+    def _named(self, scope: Scope, id: str) -> tuple[set[str], tuple[str, ...]]:
+        """Texts that the receipts of a conversation's answers name, and these predictions."""
         found: set[str | None] = set()
-        for turn in self._store.conversations.turns(scope, id):
+        turns = self._store.conversations.turns(scope, id)
+        for turn in turns:
             receipt = self._receipt(scope, turn.prediction) if turn.prediction else None
             if receipt is None:
                 continue
@@ -124,7 +138,8 @@ class ProjectConversations:
             found |= {receipt.question_blob, receipt.text_blob, receipt.turn_blob, receipt.inputs_blob}
             found |= {blob for one in receipt.tools for blob in (one.arguments_blob, one.result_blob)}
             found.add(own.summary_blob if own is not None else None)
-        return {blob for blob in found if blob is not None}
+        texts = {blob for blob in found if blob is not None}
+        return texts, tuple(one.prediction for one in turns if one.prediction)
 
     def _receipt(self, scope: Scope, prediction: str) -> Receipt | None:
         try:

@@ -17,6 +17,8 @@ from tests.harness.small_desk import ASKER, SCOPE, START
 from tests.integration.gateway.generating_world import MODEL, World, simulated
 
 from antiphon.catalog import schema
+from antiphon.catalog.learning.annotations import Annotation, Annotations, annotation_id
+from antiphon.catalog.learning.regressions import Expectation, RegressionCase, RegressionSets
 from antiphon.governance.identity.keys import Keys
 from antiphon.services.conversations import ProjectConversations
 from antiphon.serving.request import Answer, Message
@@ -75,7 +77,9 @@ async def test_a_conversation_is_deleted_by_who_had_it_or_an_administrator(world
     foreign = await asked(world, "DELETE", f"/admin/conversations/{id_of(own)}", "service", "stranger")
     assert foreign.status_code == 403
     deleted = await asked(world, "DELETE", f"/admin/conversations/{id_of(own)}", "service", ASKER.id)
-    assert deleted.json() == {"conversations": 1, "turns": 1, "texts": 0, "dry_run": False}
+    assert deleted.json() == {
+        "conversations": 1, "turns": 1, "texts": 0, "dry_run": False, "annotations": 0, "cases": 0,
+    }  # fmt: skip
     assert (await asked(world, "DELETE", f"/admin/conversations/{id_of(others)}")).status_code == 200
     assert (await asked(world, "GET", f"/admin/conversations/{id_of(own)}")).status_code == 404
     # The receipt is evidence and stays.
@@ -91,6 +95,24 @@ async def test_the_texts_of_its_answers_go_too_where_that_is_ordered(world: Worl
     rows = [bytes(row[0] or b"") for row in world.desk.database.rows(_payloads())]
     assert not any(b"A secret?" in row for row in rows)
     assert world.desk.receipts.get(SCOPE, answers[0].prediction).prediction == answers[0].prediction
+
+
+async def test_what_people_said_of_its_answers_goes_with_the_texts(world: World) -> None:
+    answer, kept = (await talk(world, "A secret?"))[0], (await talk(world, "Another?"))[0]
+    notes, sets = Annotations(world.desk.database), RegressionSets(world.desk.database)
+    for one in (answer, kept):
+        name = annotation_id(one.prediction, "ann", "correction")
+        notes.put(Annotation(name, SCOPE, one.prediction, "assistant", "ann", "correction", "Better.", START))
+        case = RegressionCase(
+            one.prediction, SCOPE, "bad", "assistant", (Expectation("lacks", "no"),), "ann", START, one.prediction
+        )
+        sets.add_cases(SCOPE, "bad", [(case, "visible")], author="ann", reason="a test")
+    path = f"/admin/conversations/{id_of([answer])}?texts=true"
+    done = (await asked(world, "DELETE", path)).json()
+    assert (done["annotations"], done["cases"]) == (1, 1)
+    assert [one.prediction for one in notes.list(SCOPE)] == [kept.prediction]
+    left = sets.cases(sets.version(SCOPE, "bad"))
+    assert [name for name, case in left.items() if case is None] == [answer.prediction]
 
 
 async def test_every_conversation_about_an_entity_is_forgotten(world: World) -> None:

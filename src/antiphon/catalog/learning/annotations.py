@@ -76,6 +76,14 @@ class Annotations:
         """Delete an annotation; tells whether there was one."""
         return self._database.write(delete(_table).where(schema.owned(_table, scope, id=annotation)), within) == 1
 
+    def remove_all(self, scope: Scope, predictions: Iterable[str], *, within: Connection | None = None) -> int:
+        """Delete what was said of some predictions; how much it was."""
+        names, removed = list(dict.fromkeys(predictions)), 0
+        for start in range(0, len(names), _CHUNK):
+            chosen = _table.c.prediction.in_(names[start : start + _CHUNK])
+            removed += self._database.write(delete(_table).where(schema.owned(_table, scope), chosen), within)
+        return removed
+
     def of_predictions(self, scope: Scope, predictions: Iterable[str]) -> builtins.list[Annotation]:
         """All annotations of some predictions, oldest first."""
         names, found = list(dict.fromkeys(predictions)), list[Annotation]()

@@ -206,6 +206,12 @@ class RegressionSets:
         """The cases that were made from a prediction."""
         return self._documents.find(scope, _cases.c.prediction == prediction, order=(_cases.c.created_at,))
 
+    def erase_all(self, scope: Scope, predictions: Sequence[str], *, within: Connection | None = None) -> int:
+        """Delete what the cases hold that were made from some predictions; how many they were. Their sets keep a hole,
+        which runs say."""
+        chosen = _cases.c.prediction.in_(predictions)
+        return self._database.write(delete(_cases).where(schema.owned(_cases, scope), chosen), within)
+
     def add_run(self, run: RegressionRun, *, within: Connection | None = None) -> RegressionRun:
         """Record a run in the place of the answers that were kept for it; of two that did the same the first counts."""
         kept, scope = schema.evaluation_answers, run.scope

@@ -84,7 +84,8 @@ def test_texts_of_one_distribution_are_steady_in_99_of_100_comparisons() -> None
     above = sum(one.index > one.noise for one in found if one.index is not None and one.noise is not None)
     assert above <= 4  # Fewer than one is expected, and 5 come once in 3,000 runs.
     assert sum(one.verdict == "shifted" for one in found) <= 4
-    assert np.mean([one.index for one in found]) == pytest.approx(0.5, abs=0.03)  # cross-validation leans to the low side
+    # Cross-validation leans to the low side.
+    assert np.mean([one.index for one in found]) == pytest.approx(0.5, abs=0.03)
 
 
 def test_other_texts_are_told() -> None:
