@@ -146,17 +146,22 @@ def _lacking(
     for metric in metrics:
         if not metric.note and metric.safe < safe_bound:
             question = open_questions.setdefault(_allowed(rollout, metric, outcome), [])
-            # Stored answers say nothing of latency, nor do two arms that are both slow: a rollout that waits says so.
-            slow, of = (metric.canary_bad, metric.control_bad), (metric.canary_units, metric.control_units)
-            seen_so_far = f" after {slow[0]:,} of {of[0]:,} generated answers and {slow[1]:,} of {of[1]:,}"
-            question.append(
-                f"{_TITLES[metric.name]} ({metric.safe:.1f}{seen_so_far if metric.name in CLOCKS[1] else ''})"
-            )
+            question.append(_stand(metric))
     lacking += [
         f"{allowed} is not excluded yet for {', '.join(names)}, of {safe_bound:.0f} each"
         for allowed, names in open_questions.items()
     ]
     return lacking
+
+
+def _stand(metric: JudgedMetric) -> str:
+    """A metric with its e-value; of latency also the answers that it stands on, for stored ones say nothing of it, nor
+    do two arms that are both slow."""
+    said = f"{_TITLES[metric.name]} ({metric.safe:.1f}"
+    if metric.name not in CLOCKS[1]:
+        return f"{said})"
+    arms = ((metric.canary_bad, metric.canary_units, "canary"), (metric.control_bad, metric.control_units, "control"))
+    return f"{said}; {' and '.join(f'{slow:,} of {seen:,} {arm} answers' for slow, seen, arm in arms)})"
 
 
 def _allowed(rollout: RolloutRecord, metric: JudgedMetric, outcome: OutcomeShape) -> str:
