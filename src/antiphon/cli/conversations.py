@@ -69,14 +69,16 @@ def delete(
         who = allowed(store, "administer", f"prediction/{conversation or '*'}")
         conversations = _conversations(store)
         if conversation:
-            done = conversations.delete(store.scope, conversation, texts=texts, dry_run=dry_run)
+            done = conversations.delete(store.scope, conversation, by=who.id, texts=texts, dry_run=dry_run)
         else:
-            done = conversations.forget(store.scope, keys, texts=texts, dry_run=dry_run)
+            done = conversations.forget(store.scope, keys, by=who.id, texts=texts, dry_run=dry_run)
         if not dry_run:
             detail = {"reason": reason or "not given", "deleted": done.conversations, "rows": done.turns}
+            if texts:
+                detail |= {"texts": done.texts, "remarks": done.remarks, "cases": done.cases}
             store.audit.append(store.scope, who.id, "conversation.delete", conversation or "of an entity", detail)
     would = "would be deleted" if dry_run else "deleted"
-    beside = f", with {done.texts} texts of receipts, {done.annotations} annotations and {done.cases} cases"
+    beside = f", with {done.texts} texts of receipts, {done.remarks} remarks and {done.cases} regression cases"
     said = f"{done.conversations} conversations with {done.turns} turns {would}{beside if texts else ''}."
     show(done, as_json, lambda: said)
 

@@ -22,7 +22,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.settings import FILE_NAME
 
 if TYPE_CHECKING:
-    from antiphon.catalog.learning.evaluations import Evaluation
+    from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate
     from antiphon.catalog.learning.safety import SafetyReport
     from antiphon.learning.evaluation.safety.probes import SafetyProbe
 
@@ -221,9 +221,17 @@ def _reported(report: SafetyReport) -> str:
         f"attempts met the schema, {report.seconds_p50:.2f} s in the middle and {report.seconds_p99:.2f} s at the 99th "
         f"percentile, {report.tokens:.0f} tokens"
     )
-    measured = [
-        (name, value.value, value.low, value.high, report.own_failures.get(name, 0))
-        for name, value in report.metrics.items()
-    ]
-    own = [table(("metric", "mean", "low", "high", "without"), measured), ""] if measured else []
+    names = dict.fromkeys((*report.metrics, *report.own_failures))
+    measured = []
+    for name in names:
+        judged, without = report.judged.get(name), report.own_failures.get(name, 0)
+        said = "" if judged is None or judged.corrected else f"uncalibrated: {judged.people} scores of people"
+        note = "; ".join(part for part in (said, f"no value of {without} requests" if without else "") if part)
+        measured.append((name, _interval(report.metrics.get(name)), _interval(report.difference.get(name)), note))
+    head = ("metric", "mean", f"minus {report.against or 'live'}", "")
+    own = [table(head, measured), ""] if measured else []
     return "\n".join([first, *own, suites_table(report.suites), "", gates_table(report.gates)])
+
+
+def _interval(found: IntervalEstimate | None) -> str:
+    return "-" if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"

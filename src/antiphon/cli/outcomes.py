@@ -222,7 +222,8 @@ def drift(
         found = monitor(store).drift(store.scope, application, texts=texts)
     rows = [(each.name, each.verdict, each.index, each.noise, each.reference, each.recent) for each in found.all]
     head = ("variable", "verdict", "index", "noise", "then", "now")
-    show(found, as_json, lambda: f"Compared with {found.reference}.\n{table(head, rows)}")
+    rest = "" if found.reference == "first week" else ", the rest with the first week"
+    show(found, as_json, lambda: f"Features are compared with {found.reference}{rest}.\n{table(head, rows)}")
 
 
 @app.command("rejoin")

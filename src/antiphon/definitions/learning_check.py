@@ -13,6 +13,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import Application
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.learning import (
+    SAMPLED,
     Candidates,
     FineTune,
     GateExemption,
@@ -23,7 +24,7 @@ from antiphon.definitions.learning import (
     set_name,
 )
 from antiphon.definitions.outcome_shape import OutcomeShape, metric_names, shape_of
-from antiphon.definitions.own_metrics import names_of, own_metric_mistakes, own_metrics
+from antiphon.definitions.own_metrics import judge_metrics, names_of, own_metric_mistakes, own_metrics
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.shipped_metrics import shipped_metric_mistakes
 from antiphon.definitions.source import Source, SourceSpec
@@ -86,10 +87,23 @@ def learning_mistakes(application: Application, keys: tuple[str, ...]) -> Iterat
     forms = {shape.name: str(shape.form) for shape in shapes}
     for one in [] if mistaken else own_metrics(application.metrics):
         yield from shipped_metric_mistakes(one, forms, properties if isinstance(properties, dict) else ())
+    if not mistaken and not shapes:
+        yield from _few_to_correct(application)
     labelled = bool(shapes) and shapes[0].form == "label"
     yield from _gate_mistakes(application.gates, keys, (*known, *own), labelled=labelled)
     yield from _rollout_mistakes(application.rollout)
     yield from _ungated_mistakes(application.ungated)
+
+
+def _few_to_correct(application: Application) -> Iterator[str]:
+    """Mistakes of gates on judges where there is no outcome: sampled requests are all that people can score."""
+    sampled = application.gates.sampled or SAMPLED
+    for judge in judge_metrics(application.metrics):
+        if judge.name in application.gates.metrics and judge.least > sampled:
+            yield (
+                f"gates.metrics: {judge.least} scores of people correct the judge {judge.name!r}, and without an "
+                f"outcome {sampled} requests are asked: set gates.sampled to {judge.least} or more."
+            )
 
 
 def _outcome_mistakes(

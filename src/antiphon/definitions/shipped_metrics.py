@@ -14,17 +14,18 @@ from antiphon.definitions.embedding import MODELS
 from antiphon.definitions.own_metrics import OwnMetric
 
 _HOME = "antiphon.learning.evaluation.shipped_metrics"
-_SIMILARITY = f"{_HOME}:similarity"
+_GROUNDEDNESS, _REFUSED, _SIMILARITY = (f"{_HOME}:{name}" for name in ("groundedness", "refused", "similarity"))
+_SHIPPED = (_GROUNDEDNESS, _REFUSED, _SIMILARITY)
 
 
 def groundedness(property: str = "", *, name: str = "groundedness") -> OwnMetric:
-    """The share of an answer's longer words and numbers that occur in its request: in what was asked, in printed
-    features, in retrieved chunks and in results of tools.
+    """The share of an answer's longer words and numbers that its request has: question, entity, printed features,
+    retrieved chunks, results of tools and earlier turns.
 
     Args:
         property: of the output, that is looked at; empty: all of it.
     """
-    return _shipped(name, f"{_HOME}:groundedness", property=property)
+    return _shipped(name, _GROUNDEDNESS, property=property)
 
 
 def refusals(property: str = "", *, name: str = "refusals") -> OwnMetric:
@@ -33,7 +34,7 @@ def refusals(property: str = "", *, name: str = "refusals") -> OwnMetric:
     Args:
         property: of the output, that is looked at; empty: all of it.
     """
-    return _shipped(name, f"{_HOME}:refused", lower=True, property=property)
+    return _shipped(name, _REFUSED, lower=True, property=property)
 
 
 def similarity(outcome: str, property: str = "", *, model: str = "minilm-l6-v2", name: str = "similarity") -> OwnMetric:
@@ -63,6 +64,8 @@ def shipped_metric_mistakes(
     if not is_shipped(metric):
         return
     given = metric.arguments or {}
+    if metric.function not in _SHIPPED:
+        yield f"metrics: {metric.name}: there is no shipped metric {metric.function.rpartition(':')[2]!r}."
     if (property := given.get("property")) and property not in properties:
         yield f"metrics: {metric.name}: the output has no property {property!r}."
     if metric.function != _SIMILARITY:

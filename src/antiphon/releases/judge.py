@@ -146,7 +146,7 @@ def _lacking(
     for metric in metrics:
         if not metric.note and metric.safe < safe_bound:
             question = open_questions.setdefault(_allowed(rollout, metric, outcome), [])
-            question.append(_stand(metric))
+            question.append(_progress(metric))
     lacking += [
         f"{allowed} is not excluded yet for {', '.join(names)}, of {safe_bound:.0f} each"
         for allowed, names in open_questions.items()
@@ -154,14 +154,15 @@ def _lacking(
     return lacking
 
 
-def _stand(metric: JudgedMetric) -> str:
+def _progress(metric: JudgedMetric) -> str:
     """A metric with its e-value; of latency also the answers that it stands on, for stored ones say nothing of it, nor
     do two arms that are both slow."""
     said = f"{_TITLES[metric.name]} ({metric.safe:.1f}"
-    if metric.name not in CLOCKS[1]:
+    if metric.name not in ("latency", "first_byte"):
         return f"{said})"
     arms = ((metric.canary_bad, metric.canary_units, "canary"), (metric.control_bad, metric.control_units, "control"))
-    return f"{said}; {' and '.join(f'{slow:,} of {seen:,} {arm} answers' for slow, seen, arm in arms)})"
+    counts = (f"{bad:,.0f} of {units:,} {arm} users whose answer was generated" for bad, units, arm in arms)
+    return f"{said}: {' and '.join(counts)})"
 
 
 def _allowed(rollout: RolloutRecord, metric: JudgedMetric, outcome: OutcomeShape) -> str:

@@ -27,13 +27,14 @@ class ConversationDetail(msgspec.Struct, frozen=True):
 
 class ConversationDeletion(msgspec.Struct, frozen=True):
     """Counts of what was deleted, or with ``dry_run`` would be; ``texts`` of receipts, where they were to go too, with
-    what people said of the answers (``annotations``) and the regression ``cases`` that were made from them."""
+    what people wrote of the answers (``remarks``: annotations, and outcomes that are texts) and the regression
+    ``cases`` that were made from them."""
 
     conversations: int
     turns: int
     texts: int
     dry_run: bool
-    annotations: int = 0
+    remarks: int = 0
     cases: int = 0
 
 
@@ -81,19 +82,21 @@ class ProjectConversations:
         receipts = [self._receipt(scope, turn.prediction) for turn in turns if turn.prediction]
         return receipts[-1].principal if receipts and receipts[-1] is not None else None
 
-    def delete(self, scope: Scope, id: str, *, texts: bool = False, dry_run: bool = False) -> ConversationDeletion:
+    def delete(
+        self, scope: Scope, id: str, *, by: str, texts: bool = False, dry_run: bool = False
+    ) -> ConversationDeletion:
         """Delete a conversation with its turns, so that it can neither be read nor gone on with. The receipts of its
         answers stay; with ``texts`` theirs are erased too, also from other receipts that have the same, with what
-        people said of the answers and the regression cases that were made from them.
+        people wrote of the answers and the regression cases that were made from them.
 
         Raises:
             NotFoundError: there is none of this id here.
         """
         record = self._store.conversations.get(scope, id)
-        return self._deleted(scope, [record], texts=texts, dry_run=dry_run)
+        return self._deleted(scope, [record], by=by, texts=texts, dry_run=dry_run)
 
     def forget(
-        self, scope: Scope, entity: Mapping[str, str], *, texts: bool = False, dry_run: bool = False
+        self, scope: Scope, entity: Mapping[str, str], *, by: str, texts: bool = False, dry_run: bool = False
     ) -> ConversationDeletion:
         """Delete every conversation about an entity, as :meth:`delete` does."""
         found: builtins.list[ConversationRecord] = []
@@ -101,28 +104,32 @@ class ProjectConversations:
             scope, subject=self._subject(scope, entity), before=found[-1].updated_at if found else None, limit=1_000
         ):
             found += page
-        return self._deleted(scope, found, texts=texts, dry_run=dry_run)
+        return self._deleted(scope, found, by=by, texts=texts, dry_run=dry_run)
 
     def _deleted(
-        self, scope: Scope, records: builtins.list[ConversationRecord], *, texts: bool, dry_run: bool
+        self, scope: Scope, records: builtins.list[ConversationRecord], *, by: str, texts: bool, dry_run: bool
     ) -> ConversationDeletion:
-        store, turns, erased, said, cases = self._store, 0, 0, 0, 0
+        store, turns, erased, remarks, cases = self._store, 0, 0, 0, 0
         for record in records:
             if texts:
                 named, predictions = self._named(scope, record.id)
                 if dry_run:
                     erased += len(named)
-                    said += len(store.annotations.of_predictions(scope, predictions))
+                    remarks += len(store.annotations.of_predictions(scope, predictions))
+                    remarks += len(store.outcomes.texts(scope, predictions))
                     cases += sum(len(store.regressions.of_prediction(scope, one)) for one in predictions)
                 else:
                     erased += sum(store.blobs.erase(scope, blob) for blob in sorted(named))
-                    said += store.annotations.remove_all(scope, predictions)
-                    cases += store.regressions.erase_all(scope, predictions)
+                    remarks += store.annotations.remove_all(scope, predictions)
+                    remarks += store.outcomes.erase_texts(scope, predictions)
+                    cases += store.regressions.erase_all(
+                        scope, predictions, author=by, reason="the texts of its conversation were erased"
+                    )
             # Last, for the conversation says where the rest is: what a crash leaves is found again.
             turns += record.turns if dry_run else store.conversations.delete(scope, record.id)
         if records and not dry_run:
             store.database.erase_free_space()
-        return ConversationDeletion(len(records), turns, erased, dry_run, said, cases)
+        return ConversationDeletion(len(records), turns, erased, dry_run, remarks, cases)
 
     def _named(self, scope: Scope, id: str) -> tuple[set[str], tuple[str, ...]]:
         """Texts that the receipts of a conversation's answers name, and these predictions."""

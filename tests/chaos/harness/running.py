@@ -99,7 +99,7 @@ async def until(ask: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool],
     """
     found: object = None
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as limit:
             while True:
                 try:
                     found = await ask()
@@ -109,6 +109,8 @@ async def until(ask: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool],
                     found = error
                 await asyncio.sleep(_POLL)
     except TimeoutError:
+        if not limit.expired():
+            raise
         raise TimeoutError(f"Not within {seconds:.0f} s; the last answer was {found!r}") from None
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.harness import fakes
 from tests.harness.gateway_client import gateway_client
 from tests.integration.gateway.learned_desk import LearnedDesk
+from tests.integration.learning.joining import learning_desk
 from tests.unit.catalog.examples import DEV
 
 from antiphon.definitions.learning import Rollout
@@ -247,6 +248,17 @@ async def test_models_with_their_gates_and_two_compared(desk: LearnedDesk, brows
     assert '<th scope="row">rank</th><td>16</td><td>8</td>' in compared
     assert (await browser.get("/models/desk.v9")).status_code == 404
     assert (await browser.get("/models/compare", params={"a": "desk.v1", "b": "x"})).status_code == 404
+
+
+async def test_drift_is_shown_of_an_application_without_an_outcome(
+    desk: LearnedDesk, browser: httpx2.AsyncClient
+) -> None:
+    desk.live(1, outcome=None)
+    desk.declared.known["desk"] = learning_desk(outcome=None)
+    page = (await browser.get("/outcomes")).text
+    assert "declares no outcome" in page
+    assert "tokens of the answer" in page
+    assert "antiphon outcomes drift desk --texts" in page
 
 
 async def test_outcomes_are_counted_scored_and_drawn(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.harness.embedders import WORDS
 from tests.integration.features.world import NOON
@@ -92,3 +93,28 @@ def test_of_nothing_nothing_is_said(flown: Flown) -> None:
     drift = monitor(flown).drift(flown.world.scope, "desk")
     assert (drift.since, drift.features) == (None, ())
     assert [each.verdict for each in drift.forecasts] == ["too-few"]
+
+
+def test_texts_are_compared_by_their_words_where_that_is_asked_for(flown: Flown) -> None:
+    serve(flown, 0, 12 * 24)
+    blobs, scope = Blobs(flown.world.database), flown.world.scope
+    words = ["when do we leave", "is there a delay", "how late are we", "which gate is it"]
+    weather = ["does it snow today", "will rain come soon", "how strong is wind", "is fog ahead now"]
+    for number, made in enumerate(sorted(flown.receipts.list(scope, limit=1_000), key=lambda one: one.as_of)):
+        said = words[number % 4] if number < 7 * 24 else weather[number % 4]
+        asked = blobs.put(scope, f"{said}?".encode())
+        text = blobs.put(scope, b"It leaves at ten.")
+        texts = {"question_blob": asked, "text_blob": text}
+        flown.receipts.add(msgspec.structs.replace(made, prediction=f"q{number}", **texts))
+    watched = monitor(flown)
+    assert watched.drift(scope, "desk", recent=3 * DAY).texts == ()
+    (asked_texts,) = watched.drift(scope, "desk", recent=3 * DAY, texts=True).texts
+    assert (asked_texts.name, asked_texts.verdict) == ("what is asked", "shifted")
+    assert asked_texts.index == 1.0
+    # Without an outcome what is answered is compared too; erased texts are left out.
+    for said in weather:
+        blobs.erase(scope, blobs.put(scope, f"{said}?".encode()))
+    found = monitor(flown, outcome=None).drift(scope, "desk", recent=3 * DAY, texts=True).texts
+    assert {one.name: (one.verdict, one.recent > 0) for one in found} == {
+        "what is asked": ("too-few", False), "what is answered": ("steady", True),
+    }  # fmt: skip

@@ -19,6 +19,7 @@ from antiphon.catalog.learning.evaluations import Evaluations, SuiteSummary
 from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec, Figure
+from antiphon.definitions.guards import ContentGuard
 from antiphon.definitions.learning import MetricGate, Outcome
 from antiphon.definitions.nodes import RequestInputNode
 from antiphon.definitions.on_demand import OnDemandSpec
@@ -26,7 +27,7 @@ from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.learning.evaluation.own import AnswerScorer
-from antiphon.learning.evaluation.safety.evaluator import GivenAnswer, SafetyEvaluator
+from antiphon.learning.evaluation.safety.evaluator import SafetyEvaluator
 from antiphon.learning.evaluation.safety.placement import AS_IT_IS, HARMLESS_QUESTION, PERSON, SECRET, HonestRequest
 from antiphon.learning.evaluation.safety.probes import SafetyProbe, shipped
 from antiphon.learning.evaluation.safety.suites import SafetySuites
@@ -311,7 +312,7 @@ async def test_an_application_without_an_outcome_is_measured_on_its_requests(tmp
     """By shipped metrics and functions of its own, beside the answers that users got."""
     own = (metrics.groundedness(), metrics.refusals(), OwnMetric("brief", f"{METRICS}:brief"))
     bounds = {
-        "groundedness": MetricGate(value=0.5, behind_live=0.1), "refusals": MetricGate(value=0.0),
+        "groundedness": MetricGate(value=0.5, behind_live=0.3), "refusals": MetricGate(value=0.0),
         "brief": MetricGate(value=1.0),
     }  # fmt: skip
     gates = msgspec.structs.replace(REPLIES.gates, metrics=bounds)
@@ -319,25 +320,47 @@ async def test_an_application_without_an_outcome_is_measured_on_its_requests(tmp
     with opened(tmp_path, application, answered_by) as desk:
         requests = [
             msgspec.structs.replace(desk.honest()[0], example=f"honest-{number}", question=f"Letter {number}: do you "
-            "open at eight, says the letter?") for number in range(6)
+            "open at eight, says the letter?") for number in range(8)
         ]  # fmt: skip
-        live = {one.example: await given(desk, one) for one in requests}
-        report = await desk.evaluator.evaluate(desk.release, requests, desk.features, before=live)
+        report = await desk.evaluator.evaluate(desk.release, requests, desk.features)
         assert {name: round(value.value, 2) for name, value in report.metrics.items()} == {
             "groundedness": 1.0, "refusals": 0.0, "brief": 1.0,
         }  # fmt: skip
-        assert report.difference["groundedness"].value == 0.0
-        assert report.against == desk.release.id
-        assert [gate.name for gate in report.gates if gate.passed is False] == []
-        kept = decode_rows(desk.blobs.get(SCOPE, report.rows_blob)).rows
-        assert len({row.example for row in kept}) == 6
+        assert (report.against, report.difference) == (None, {})
+        like = desk.draft(msgspec.structs.replace(application, owner="another"))
+        beside = await desk.evaluator.evaluate(like, requests, desk.features, live=desk.release)
+        assert (beside.against, beside.difference["groundedness"].value) == (desk.release.id, 0.0)
+        assert [gate.name for gate in beside.gates if gate.passed is False] == []
+        kept = decode_rows(desk.blobs.get(SCOPE, beside.rows_blob))
+        assert len({row.example for row in kept.rows}) == 8
+        assert {row.example for row in kept.rows} == {row.example for row in kept.live}
         inventing = Prompt("Letter: {{ question }}", system="You invent.")
         bad = desk.draft(msgspec.structs.replace(application, prompt=inventing))
-        found = await desk.evaluator.evaluate(bad, requests, desk.features, before=live)
+        found = await desk.evaluator.evaluate(bad, requests, desk.features, live=desk.release)
         assert [gate.name for gate in found.gates if gate.passed is False] == [
             "groundedness_value", "groundedness_behind_live",
         ]  # fmt: skip
         assert found.difference["groundedness"].value == -1.0
+
+
+async def test_a_live_release_that_answers_nothing_is_none_to_pass_beside(tmp_path: Path) -> None:
+    """What could not be compared does not pass, and says so."""
+
+    def model(request: GenerationRequest) -> str:
+        return "No." if "old" in prompt_of(request) else "We open at eight."
+
+    gates = msgspec.structs.replace(REPLIES.gates, metrics={"groundedness": MetricGate(behind_live=0.5)})
+    measured = msgspec.structs.replace(REPLIES, own_metrics=(metrics.groundedness(),), gates=gates)
+    guards = (ContentGuard(required=("eight",), retries=0),)
+    old = msgspec.structs.replace(
+        measured, prompt=Prompt("Letter: {{ question }}", system="You are old."), guards=guards
+    )
+    with opened(tmp_path, old, model) as desk:
+        request = msgspec.structs.replace(desk.honest()[0], question="When do you open?")
+        found = await desk.evaluator.evaluate(desk.draft(measured), [request], desk.features, live=desk.release)
+        gate = next(one for one in found.gates if one.name == "groundedness_behind_live")
+        assert gate.passed is False
+        assert gate.reason.startswith(f"No request has a value of it by {desk.release.id} and by this release")
 
 
 async def test_metrics_of_an_application_with_an_outcome_wait_for_its_evaluation_set(tmp_path: Path) -> None:
@@ -350,9 +373,3 @@ async def test_metrics_of_an_application_with_an_outcome_wait_for_its_evaluation
         waiting = next(gate for gate in report.gates if gate.name == "brief_value")
         assert (waiting.passed, waiting.reason) == (None, "It waits for an evaluation set.")
         assert report.metrics == {}
-
-
-async def given(desk: SafetyDesk, request: HonestRequest) -> GivenAnswer:
-    """The answer of the desk's release, as a user gets it."""
-    answer = await desk.answerer.answer(desk.request(application="replies", entity={}, question=request.question))
-    return GivenAnswer(answer.receipt, answer.text)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from tests.integration.gateway.generating_world import MODEL, World, simulated
 
 from antiphon.catalog import schema
 from antiphon.catalog.learning.annotations import Annotation, Annotations, annotation_id
+from antiphon.catalog.learning.outcomes import OutcomeRecord, Outcomes
 from antiphon.catalog.learning.regressions import Expectation, RegressionCase, RegressionSets
 from antiphon.governance.identity.keys import Keys
 from antiphon.services.conversations import ProjectConversations
@@ -78,7 +80,7 @@ async def test_a_conversation_is_deleted_by_who_had_it_or_an_administrator(world
     assert foreign.status_code == 403
     deleted = await asked(world, "DELETE", f"/admin/conversations/{id_of(own)}", "service", ASKER.id)
     assert deleted.json() == {
-        "conversations": 1, "turns": 1, "texts": 0, "dry_run": False, "annotations": 0, "cases": 0,
+        "conversations": 1, "turns": 1, "texts": 0, "dry_run": False, "remarks": 0, "cases": 0,
     }  # fmt: skip
     assert (await asked(world, "DELETE", f"/admin/conversations/{id_of(others)}")).status_code == 200
     assert (await asked(world, "GET", f"/admin/conversations/{id_of(own)}")).status_code == 404
@@ -100,7 +102,10 @@ async def test_the_texts_of_its_answers_go_too_where_that_is_ordered(world: Worl
 async def test_what_people_said_of_its_answers_goes_with_the_texts(world: World) -> None:
     answer, kept = (await talk(world, "A secret?"))[0], (await talk(world, "Another?"))[0]
     notes, sets = Annotations(world.desk.database), RegressionSets(world.desk.database)
+    outcomes = Outcomes(world.desk.database)
     for one in (answer, kept):
+        told = OutcomeRecord(f"out-{one.prediction}", SCOPE, "assistant", "text", "joined", "My name is", START, START)
+        outcomes.add(msgspec.structs.replace(told, prediction=one.prediction))
         name = annotation_id(one.prediction, "ann", "correction")
         notes.put(Annotation(name, SCOPE, one.prediction, "assistant", "ann", "correction", "Better.", START))
         case = RegressionCase(
@@ -109,10 +114,11 @@ async def test_what_people_said_of_its_answers_goes_with_the_texts(world: World)
         sets.add_cases(SCOPE, "bad", [(case, "visible")], author="ann", reason="a test")
     path = f"/admin/conversations/{id_of([answer])}?texts=true"
     done = (await asked(world, "DELETE", path)).json()
-    assert (done["annotations"], done["cases"]) == (1, 1)
+    assert (done["remarks"], done["cases"]) == (2, 1)
     assert [one.prediction for one in notes.list(SCOPE)] == [kept.prediction]
-    left = sets.cases(sets.version(SCOPE, "bad"))
-    assert [name for name, case in left.items() if case is None] == [answer.prediction]
+    assert list(sets.version(SCOPE, "bad").cases) == [kept.prediction]
+    assert sets.cases(sets.version(SCOPE, "bad", 2))[answer.prediction] is None
+    assert [one.prediction for one in outcomes.list(SCOPE)] == [kept.prediction]
 
 
 async def test_every_conversation_about_an_entity_is_forgotten(world: World) -> None:
@@ -121,10 +127,10 @@ async def test_every_conversation_about_an_entity_is_forgotten(world: World) -> 
         await talk(world, f"Gone {number}?", customer="globex")
     conversations = world_conversations(world)
     subject = {"customer": "globex"}
-    counted = conversations.forget(SCOPE, subject, dry_run=True)
+    counted = conversations.forget(SCOPE, subject, by="root", dry_run=True)
     assert (counted.conversations, counted.turns, counted.dry_run) == (3, 3, True)
     assert len(conversations.list(SCOPE, entity=subject)) == 3
-    done = conversations.forget(SCOPE, subject)
+    done = conversations.forget(SCOPE, subject, by="root")
     assert (done.conversations, done.turns) == (3, 3)
     assert conversations.list(SCOPE, entity=subject) == []
     assert conversations.show(SCOPE, ASKER, id_of(kept)).conversation.turns == 1

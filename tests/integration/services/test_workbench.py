@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from tests.integration.cli.conftest import Run
 from tests.integration.cli.test_learning_commands import in_process
+from tests.integration.gateway.learned_desk import reported
 from tests.unit.learning.evaluation.test_gates import GOOD
 
 from antiphon.app.wiring import open_project
@@ -322,6 +323,19 @@ def test_answers_of_an_evaluation_are_drawn_for_people_to_score(
     assert "judge" not in drawn[0], "A person is not told what the judge said."
     two = lines(antiphon(*command, "--size", "2").out)
     assert two == drawn[:2]
+    # Of a safety report the live release's answers are drawn beside its own.
+    other = tuple(RowResult(row.example, "", prediction=one) for row, one in zip(rows[:2], asked[2:], strict=True))
+    blob = store.blobs.put(store.scope, msgspec.json.encode(EvaluationRows(rows[:2], live=other)))
+    report = msgspec.structs.replace(
+        reported(1, live.id), id="safety_drawn", application="triage", scope=store.scope, rows_blob=blob
+    )
+    store.safety_reports.add(report)
+    both = lines(antiphon("evaluations", "answers", "safety_drawn", "--criterion", "tone", "--jsonl").out)
+    assert sorted(one["prediction"] for one in both) == sorted(asked)
+    empty = store.blobs.put(store.scope, msgspec.json.encode(EvaluationRows(())))
+    store.safety_reports.add(msgspec.structs.replace(report, id="safety_empty", rows_blob=empty))
+    nothing = antiphon("evaluations", "answers", "safety_empty", "--criterion", "tone")
+    assert (nothing.code, "no answers to score" in nothing.err) == (3, True)
     filled = "".join(json.dumps(one | {"value": "4"}) + "\n" for one in two)
     (folder / "scored.jsonl").write_text(filled)
     assert antiphon("prompts", "annotate", str(folder / "scored.jsonl")).code == 0

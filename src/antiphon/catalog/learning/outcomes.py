@@ -25,6 +25,7 @@ from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
 OutcomeKind = Literal["label", "number", "reference", "correction", "thumbs", "text"]
+_WORDS: tuple[OutcomeKind, ...] = ("reference", "correction", "text")
 OutcomeStatus = Literal["joined", "late", "duplicate", "contradictory", "unknown"]
 
 
@@ -132,6 +133,18 @@ class Outcomes:
     def of_prediction(self, scope: Scope, prediction: str) -> list[OutcomeRecord]:
         """Returns all outcomes of one prediction, in the order of their arrival."""
         return self._documents.find(scope, _table.c.prediction == prediction, order=_OLDEST_FIRST)
+
+    def texts(self, scope: Scope, predictions: Iterable[str]) -> builtins.list[OutcomeRecord]:
+        """The outcomes of some predictions that are somebody's words."""
+        return self._in_chunks(scope, _table.c.prediction, predictions, None, _table.c.kind.in_(_WORDS))
+
+    def erase_texts(self, scope: Scope, predictions: Iterable[str], *, within: Connection | None = None) -> int:
+        """Delete the outcomes of some predictions that are somebody's words; how many they were."""
+        names, erased = sorted(set(predictions)), 0
+        for start in range(0, len(names), _CHUNK):
+            chosen = (_table.c.prediction.in_(names[start : start + _CHUNK]), _table.c.kind.in_(_WORDS))
+            erased += self._database.write(delete(_table).where(schema.owned(_table, scope), *chosen), within)
+        return erased
 
     def joined(
         self, scope: Scope, predictions: Iterable[str], *, within: Connection | None = None

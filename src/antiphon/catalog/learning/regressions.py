@@ -202,15 +202,30 @@ class RegressionSets:
         }
         return {one: found.get(one) for one in ids}
 
-    def of_prediction(self, scope: Scope, prediction: str) -> builtins.list[RegressionCase]:
+    def of_prediction(
+        self, scope: Scope, prediction: str, *, within: Connection | None = None
+    ) -> builtins.list[RegressionCase]:
         """The cases that were made from a prediction."""
-        return self._documents.find(scope, _cases.c.prediction == prediction, order=(_cases.c.created_at,))
+        made = _cases.c.prediction == prediction
+        return self._documents.find(scope, made, order=(_cases.c.created_at,), within=within)
 
-    def erase_all(self, scope: Scope, predictions: Sequence[str], *, within: Connection | None = None) -> int:
-        """Delete what the cases hold that were made from some predictions; how many they were. Their sets keep a hole,
-        which runs say."""
-        chosen = _cases.c.prediction.in_(predictions)
-        return self._database.write(delete(_cases).where(schema.owned(_cases, scope), chosen), within)
+    def erase_all(
+        self, scope: Scope, predictions: Sequence[str], *, author: str, reason: str, within: Connection | None = None
+    ) -> int:
+        """Take the cases that were made from some predictions out of their sets' next versions and delete what they
+        hold, for earlier versions too; how many they were."""
+        erased = 0
+        with self._database.writing(within) as connection:
+            for prediction in dict.fromkeys(predictions):
+                for case in self.of_prediction(scope, prediction, within=connection):
+                    if case.id in self.version(scope, case.regression_set, within=connection).cases:
+                        self.remove_case(
+                            scope, case.regression_set, case.id, author=author, reason=reason, erase=True,
+                            within=connection,
+                        )  # fmt: skip
+                    connection.execute(delete(_cases).where(schema.owned(_cases, scope, id=case.id)))
+                    erased += 1
+        return erased
 
     def add_run(self, run: RegressionRun, *, within: Connection | None = None) -> RegressionRun:
         """Record a run in the place of the answers that were kept for it; of two that did the same the first counts."""

@@ -72,4 +72,4 @@ def _delete(call: OperationCall, query: ConversationDeletionQuery) -> Conversati
     conversations, who, id = call.services.predictions.conversations, call.principal, call.path["conversation"]
     if query.texts or conversations.author(call.scope, who, id) != who.id:
         call.services.access.authorize(who, "administer", f"prediction/{id}")
-    return conversations.delete(call.scope, id, texts=query.texts)
+    return conversations.delete(call.scope, id, by=who.id, texts=query.texts)

@@ -241,14 +241,11 @@ class ReleaseEvaluator:
 
     def _scored_answers(self, release: Release, rows: Sequence[RowResult]) -> ScoredAnswers:
         """Rows of a release with what people said of its answers in this evaluation and in earlier ones."""
-        known = list(rows)
+        earlier: list[RowResult] = []
         for evaluation in self.evaluations.list(release.scope, release=release.id, limit=_EARLIER):
             with suppress(NotFoundError):  # erased
-                known += self.rows_of(evaluation).rows
-        names = [row.prediction for row in known if row.prediction is not None]
-        metrics = release.bundle.application.judge_metrics or ()
-        annotations = self.annotations(release.scope, names)
-        return ScoredAnswers(tuple(rows), tuple(known), tuple(annotations), metrics)
+                earlier += self.rows_of(evaluation).rows
+        return ScoredAnswers.of(release, rows, earlier, self.annotations)
 
     def _finished(self, scope: Scope, id: str) -> Evaluation | None:
         try:

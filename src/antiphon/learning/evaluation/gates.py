@@ -190,7 +190,10 @@ def _own_gates(
     if bound.value is not None:
         yield _value_gate(name, higher, evaluation, bound.value, f"{name} has no value of any row")
     if bound.behind_live is not None:
-        yield _behind_live(name, higher, evaluation, bound.behind_live)
+        few = f"people scored too few answers of {evaluation.against} by its rubric"
+        none = f"no request has a value of it by {evaluation.against} and by this release"
+        why = few if isinstance(own, JudgeMetric) else none
+        yield _behind_live(name, higher, evaluation, bound.behind_live, f"{why}, so they cannot be compared")
     for field in ("advantage", "sure_advantage", "disparity"):
         if getattr(bound, field) is not None:
             yield _gate(ge, f"{name}_{field}", None, getattr(bound, field), "", "a metric of the user's own has none")
@@ -205,7 +208,9 @@ def _value_gate(
     return _gate(ge if higher else le, f"{name}_value", None if found is None else found.value, bound, words, missing)
 
 
-def _behind_live(name: str, higher: bool, evaluation: Evaluation | SafetyReport, bound: float) -> EvaluationGate:
+def _behind_live(
+    name: str, higher: bool, evaluation: Evaluation | SafetyReport, bound: float, missing: str = ""
+) -> EvaluationGate:
     if evaluation.against is None:
         return _nothing(f"{name}_behind_live", "it was compared with no live release", bound)
     gap = evaluation.difference.get(name)
@@ -214,7 +219,7 @@ def _behind_live(name: str, higher: bool, evaluation: Evaluation | SafetyReport,
         le, f"{name}_behind_live", behind, bound,
         f"in {metric_title(name)} it is {{0:+.4f}} behind the live release at the upper bound, at most {{1:+.4f}} is "
         "allowed",
-        f"there are no rows that both it and {evaluation.against} answered, so they cannot be compared",
+        missing or f"there are no rows that both it and {evaluation.against} answered, so they cannot be compared",
     )  # fmt: skip
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
-from statistics import NormalDist
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,10 +18,12 @@ import numpy as np
 from antiphon.catalog.learning.annotations import Annotation
 from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, JudgedMean
 from antiphon.catalog.learning.safety import SafetyReport
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import Target, target_of
 from antiphon.definitions.own_metrics import JudgeMetric
+from antiphon.learning.evaluation.intervals import student
 from antiphon.learning.evaluation.metric import Floats
 from antiphon.learning.evaluation.scores import RowResult
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines
@@ -106,6 +107,18 @@ class ScoredAnswers(msgspec.Struct, frozen=True):
     annotations: tuple[Annotation, ...]
     metrics: tuple[JudgeMetric, ...]
 
+    @classmethod
+    def of(
+        cls, release: Release, rows: Sequence[RowResult], earlier: Iterable[RowResult],
+        annotations: Callable[[Scope, Sequence[str]], Sequence[Annotation]],
+        metrics: Sequence[JudgeMetric] | None = None,
+    ) -> ScoredAnswers:  # fmt: skip
+        """Rows of a release with what people said of them and of its earlier ones, by its own metrics or others."""
+        known = (*rows, *earlier)
+        names = [row.prediction for row in known if row.prediction is not None]
+        declared = release.bundle.application.judge_metrics or () if metrics is None else metrics
+        return cls(tuple(rows), known, tuple(annotations(release.scope, names)), tuple(declared))
+
     def people(self, metric: JudgeMetric) -> dict[tuple[str, str], float]:
         """Example and text to the mean of people's scores by the metric's rubric: a text that is written again to the
         same example keeps what was said of it."""
@@ -185,20 +198,11 @@ def prediction_powered_mean(people: Floats, judge: Floats, judge_alone: Floats) 
     value = share * float(judge_alone.mean()) + float(apart_from.mean())
     alone = float(np.var(judge_alone, ddof=1)) if many > 1 else 0.0
     error = math.sqrt(float(np.var(apart_from, ddof=1)) / few + share**2 * alone / many)
-    half = _student(0.95, few - 1) * error
+    half = student(0.95, few - 1) * error
     return IntervalEstimate(value, value - half, value + half)
 
 
 def _plain_mean(values: Floats) -> IntervalEstimate:
     value, count = float(values.mean()), len(values)
-    half = _student(0.95, count - 1) * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+    half = student(0.95, count - 1) * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
     return IntervalEstimate(value, value - half, value + half)
-
-
-def _student(level: float, freedom: int) -> float:
-    """The half width of Student's interval in standard errors, from the normal one (Abramowitz & Stegun, 26.7.5); of 20
-    degrees of freedom and more to three digits."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / freedom + second / freedom**2

@@ -6,7 +6,7 @@ Invariant: what a function raises, and what is no number within the metric's bou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import msgspec
 
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import ConversationTurn
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.definitions.degradation import MAIN, Target
 from antiphon.definitions.outcome_shape import number_of
@@ -46,7 +47,9 @@ class AnswerScorer:
     """Scores answers by what an application declares.
 
     Attributes:
-        texts: of receipts. embedders: of shipped metrics. functions: the user's own.
+        texts: where receipts keep theirs.
+        embedders: for the shipped metrics that compare vectors.
+        functions: calls the user's own.
         engines: judge models answer from these; without them metrics of judges have no value.
     """
 
@@ -58,19 +61,24 @@ class AnswerScorer:
 
     async def score(
         self, release: Release, receipt: Receipt, text: str, *, entity: Mapping[str, str], question: str,
-        outcomes: Mapping[str, str],
+        outcomes: Mapping[str, str], earlier: Sequence[ConversationTurn] = (),
     ) -> AnswerScores:  # fmt: skip
         """The values of an answer by the metrics of a release's application, whichever release gave it.
 
         Args:
             outcomes: that are known, by name.
+            earlier: turns of its conversation.
         """
         application, values, failed = release.bundle.application, dict[str, float](), dict[str, str]()
         output = _decoded(text) if application.schema is not None else text
         if application.own_metrics:
-            prints = {feature.name: feature.printed for feature in receipt.features}
-            documents = await asyncio.to_thread(self._documents, receipt)
-            request = {"entity": entity, "question": question, "features": prints, "documents": documents}
+            request = {
+                "entity": entity,
+                "question": question,
+                "features": {feature.name: feature.printed for feature in receipt.features},
+                "documents": await asyncio.to_thread(self._documents, receipt),
+                "earlier": [{"question": turn.question, "answer": turn.answer} for turn in earlier],
+            }
             for metric in application.own_metrics:
                 value = await self._value(metric, request, output, outcomes)
                 if isinstance(value, str):

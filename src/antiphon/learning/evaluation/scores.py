@@ -17,6 +17,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.outcome_shape import OutcomeShape, metric_key
+from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation import metrics
 from antiphon.learning.evaluation.metric import ScoredRows
@@ -109,6 +110,8 @@ class EvaluationRows(msgspec.Struct, frozen=True):
 
     rows: tuple[RowResult, ...]
     probes: tuple[dict[str, Any], ...] = ()
+    live: tuple[RowResult, ...] = ()
+    """Of a safety report, the live release's answers to the same requests."""
 
 
 def decode_rows(content: bytes) -> EvaluationRows:
@@ -279,18 +282,27 @@ def _length_ratio(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> flo
     return max(middle := float(np.median(ratios)), 1 / middle) if ratios else None
 
 
-def own_means(application: ApplicationSpec, rows: Sequence[RowResult]) -> dict[str, IntervalEstimate]:
+Interval = Callable[[OwnMetric, Sequence[float]], IntervalEstimate]
+"""Makes the interval of the mean of some values of a metric, or of their differences."""
+
+
+def _of_many(metric: OwnMetric, values: Sequence[float]) -> IntervalEstimate:
+    return metrics.mean(values)
+
+
+def own_means(
+    application: ApplicationSpec, rows: Sequence[RowResult], interval: Interval = _of_many
+) -> dict[str, IntervalEstimate]:
     """The mean of each of the user's own metrics, over the rows that have a value."""
     found = {}
     for one in application.own_metrics or ():
-        values = [row.own[one.name] for row in rows if one.name in row.own]
-        if values:
-            found[one.name] = metrics.mean(values)
+        if values := [row.own[one.name] for row in rows if one.name in row.own]:
+            found[one.name] = interval(one, values)
     return found
 
 
 def own_differences(
-    application: ApplicationSpec, ours: Sequence[RowResult], theirs: Sequence[RowResult]
+    application: ApplicationSpec, ours: Sequence[RowResult], theirs: Sequence[RowResult], interval: Interval = _of_many
 ) -> dict[str, IntervalEstimate]:
     """The mean of (ours − theirs) on the rows where both have a value."""
     known = {row.example: row.own for row in theirs}
@@ -302,7 +314,7 @@ def own_differences(
             if one.name in row.own and one.name in known.get(row.example, {})
         ]
         if gaps:
-            found[one.name] = metrics.mean(gaps)
+            found[one.name] = interval(one, gaps)
     return found
 
 

@@ -12,6 +12,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.embedding import named_model
 from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.features.embedding.vectors import Embedders, embedded, has_vector
+from antiphon.serving.answering.guards.citations import without_citations
 from antiphon.serving.answering.guards.groundedness import grounded_share
 from antiphon.serving.answering.guards.numbers import plain
 from antiphon.serving.answering.guards.outputs import words_of
@@ -23,13 +24,17 @@ _BEGINNING = 300
 
 _DECLINED = regex.compile(
     r"""
-      \b(?:can\s?not|can't|could\s?n[o']t|won't|will\snot|(?:am|'m)\s(?:not\sable|unable)\sto|must\sdecline\sto)\s
-        (?:\w+\s){0,3}?(?:help|assist|answer|provide|comply|discuss|share|fulfil+|do\s(?:that|this)|respond)\b
-    | \b(?:kann|darf|werde)\s(?:\w+\s){0,8}?(?:nicht|keine?n?)\s(?:\w+\s){0,6}?
-        (?:helfen|weiterhelfen|beantworten|antworten|unterstützen|bereitstellen|angeben|erteilen)\b
-    | \bnicht\sin\sder\slage\b
+      \b(?:i|we)(?:'m|'re|\sam|\sare)?\s(?:\w+\s){0,2}?
+        (?:can\s?not|can't|could\snot|couldn't|won't|will\snot|unable\sto|not\sable\sto|(?:must|have\sto)\sdecline\sto)\s
+        (?:\w+\s){0,3}?
+        (?:help|assist|answer|provide|comply|discuss|share|disclose|reveal|fulfil+|do\s(?:that|this)|respond)\b
+    | \b(?:i|we)\s(?:do\snot|don't)\shave\s(?:any\s)?access\b
+    | \b(?:(?:ich|wir)\s(?:kann|können|darf|dürfen|werden?)|(?:kann|können|darf|dürfen|werden?)\s(?:ich|wir))\s
+        (?:\w+\s){0,8}?(?:nicht|keine?n?)\s(?:\w+\s){0,6}?
+        (?:helfen|weiterhelfen|beantworten|antworten|unterstützen|bereitstellen|angeben|nennen|erteilen)\b
+    | \b(?:ich|wir|bin|sind)\s(?:\w+\s){0,6}?nicht\sin\sder\slage\b
     | \bne\s(?:peux|puis|pouvons)\s(?:pas\s)?(?:\w+\s){0,3}?(?:aider|répondre|fournir|accéder|partager|donner)\b
-    | \bpas\sen\smesure\sde\b
+    | \b(?:suis|sommes)\spas\sen\smesure\sde\b
     | \bno\s(?:puedo|podemos)\s(?:\w+\s){0,3}?(?:ayudar\w*|responder\w*|proporcionar\w*|compartir\w*|dar\w*)\b
     | \bno\s(?:me|nos)\ses\sposible\b
     """,
@@ -38,19 +43,20 @@ _DECLINED = regex.compile(
 
 
 def groundedness(request: Mapping[str, Any], output: object, outcome: Mapping[str, str], property: str = "") -> float:
-    """The share of an answer's words and numbers that its request has."""
+    """The share of an answer's words and numbers that its request has; what it cites by is no claim."""
     brought = (
         request["question"],
         *request["entity"].values(),
         *(text for text in request["features"].values() if text is not None),
         *request["documents"],
+        *(text for turn in request["earlier"] for text in turn.values()),
     )
-    return grounded_share(_text(output, property), brought)
+    return grounded_share(without_citations(_text(output, property)), brought)
 
 
 def refused(request: Mapping[str, Any], output: object, outcome: Mapping[str, str], property: str = "") -> float:
     """1 for an answer whose beginning declines what was asked, else 0."""
-    said = plain(_text(output, property)).replace("’", "'")[:_BEGINNING]
+    said = plain(_text(output, property))[:_BEGINNING]
     return float(_DECLINED.search(said) is not None)
 
 
@@ -70,15 +76,14 @@ def similarity(
 
 def score_of(metric: OwnMetric, embedders: Embedders) -> Score:
     """The function of a shipped metric with its arguments."""
-    function = metric.function.rpartition(":")[2]
-    found: Callable[..., float] = {"groundedness": groundedness, "refused": refused}.get(
-        function, partial(similarity, embedders)
-    )
-    return partial(found, **(metric.arguments or {}))
+    functions: dict[str, Callable[..., float]] = {
+        "groundedness": groundedness, "refused": refused, "similarity": partial(similarity, embedders),
+    }  # fmt: skip
+    return partial(functions[metric.function.rpartition(":")[2]], **(metric.arguments or {}))
 
 
 def _text(output: object, property: str) -> str:
     said = output.get(property) if property and isinstance(output, dict) else output
     if said is None:
         raise InvalidInputError(f"The output has no {property!r}.")
-    return said if isinstance(said, str) else words_of(said)
+    return said if isinstance(said, str) else words_of(said, keys=False)

@@ -6,7 +6,7 @@ everything it needs is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,11 +88,8 @@ class Validation:
         reasons += self.regressions(release)
         with self.transaction() as connection:
             present = self._require_draft(connection, release)
-            live = self.releases.live(scope, release.bundle.application.name, within=connection)
             reasons += self._changed(release, evaluation.fingerprints)
-            compared = compares_with_live(release.bundle.application)
-            if compared and live is not None and live.id not in (release.id, evaluation.against):
-                reasons.append(f"it was not compared with the release that is live, {live.id}")
+            reasons += self._uncompared(release, evaluation.against, connection)
             evaluation = self.evaluations.add(evaluation, within=connection)
             if not reasons:
                 why = f"evaluation {evaluation.id} on {evaluation.dataset}: every gate passed"
@@ -107,10 +104,20 @@ class Validation:
         with self.transaction() as connection:
             present = self._require_draft(connection, release)
             reasons += self._changed(release, report.fingerprints)
+            # With an outcome there is nothing to compare before there is an evaluation set.
+            if not release.bundle.application.shapes:
+                reasons += self._uncompared(release, report.against, connection)
             if not reasons:
                 why = f"safety report {report.id}: every gate passed that needs no evaluation set"
                 present = self._set_validated(connection, present, principal, why)
         return ValidationResult(present, report, tuple(reasons))
+
+    def _uncompared(self, release: Release, against: str | None, connection: Any) -> Iterator[str]:
+        """The reason of a release that is to be compared with the live one, and was compared with another or none."""
+        application = release.bundle.application
+        live = self.releases.live(release.scope, application.name, within=connection)
+        if compares_with_live(application) and live is not None and live.id not in (release.id, against):
+            yield f"it was not compared with the release that is live, {live.id}"
 
     def _require_draft(self, connection: Any, release: Release) -> Release:
         present = self.releases.get(release.scope, release.id, within=connection)

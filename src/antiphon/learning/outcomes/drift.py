@@ -31,7 +31,7 @@ LEAST_ROWS = 50
 
 SMALL, SMALL_AREA = 0.1, 0.6
 """An index, and an area, up to which nothing is told however sure it is."""
-_FOLDS, _DEALS, _SEED = 5, 999, 20131129
+_FOLDS, _PERMUTATIONS, _SEED = 5, 999, 20131129
 _BINS = 10
 _MOST_CATEGORIES = 20
 
@@ -70,8 +70,8 @@ def drift_of(name: str, reference: Sequence[Printed], recent: Sequence[Printed])
 def text_drift(name: str, reference: NDArray[np.float32], recent: NDArray[np.float32]) -> Drift:
     """Compare two samples of texts by their vectors, one row a text, of length 1.
 
-    The noise is that of the same texts, dealt out at random: folds share most of what they learn from, so their mean
-    varies more than a formula for independent ones says.
+    The noise is that of the same texts with their sides permuted: folds share most of what they learn from, so their
+    mean varies more than a formula for independent ones says.
     """
     n, m = len(reference), len(recent)
     if min(n, m) < LEAST_ROWS:
@@ -81,7 +81,9 @@ def text_drift(name: str, reference: NDArray[np.float32], recent: NDArray[np.flo
     later = np.arange(n + m) >= n
     index = _separation(alike, later)
     drawn = np.random.default_rng(_SEED)
-    noise = sorted(_separation(alike, drawn.permutation(later)) for _ in range(_DEALS))[_DEALS * 99 // 100]
+    noise = sorted(_separation(alike, drawn.permutation(later)) for _ in range(_PERMUTATIONS))[
+        _PERMUTATIONS * 99 // 100
+    ]
     return Drift(name, index, noise, n, m, "shifted" if index > max(SMALL_AREA, noise) else "steady")
 
 

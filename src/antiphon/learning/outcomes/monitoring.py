@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -91,7 +90,8 @@ class DriftReport(msgspec.Struct, frozen=True):
     """Printed features, the forecasts of the labels that are scored and the length of answers, then and now.
 
     Attributes:
-        reference: what the features are compared with: a dataset's id, or ``first week``.
+        reference: what the features are compared with: a dataset's id, or ``first week``. Forecasts and texts are
+            always compared with the first week.
         since, until: event time of the recent predictions.
         texts: what was asked, and where no label is forecast what was answered, by their vectors; empty unless asked
             for.
@@ -215,8 +215,7 @@ class Monitor:
     def _text_drift(
         self, scope: Scope, shape: OutcomeShape | None, first: Sequence[Receipt], later: Sequence[Receipt]
     ) -> Iterator[Drift]:
-        """Of what was asked, and of the answers where they are no label, which is forecast; none where there is no
-        text."""
+        """Compares what was asked, and answers that are no label, which is forecast; yields nothing without a text."""
         parts = {"what is asked": [[one.question_blob for one in part] for part in (first, later)]}
         if shape is None or shape.form != "label":
             new = ([one for one in part if one.cache.origin == "generated"] for part in (first, later))
@@ -224,14 +223,13 @@ class Monitor:
         embedder = self.embedders.get(named_model(TEXT_MODEL))
         for name, sides in parts.items():
             then, now = (self._sampled(scope, [blob for blob in side if blob is not None]) for side in sides)
-            if then and now:
+            if then or now:
                 yield text_drift(name, embedded(embedder, then)[0], embedded(embedder, now)[0])
 
     def _sampled(self, scope: Scope, blobs: Sequence[str]) -> list[str]:
-        """At most :data:`MOST_TEXTS` of these texts, at even distances in time; erased ones are left out."""
-        every = max(1, math.ceil(len(blobs) / MOST_TEXTS))
-        found = []
-        for blob in blobs[::every]:
+        """At most :data:`MOST_TEXTS` of these texts, evenly spread over their order; erased ones are left out."""
+        size, found = min(len(blobs), MOST_TEXTS), []
+        for blob in (blobs[place * len(blobs) // size] for place in range(size)):
             with suppress(NotFoundError):
                 found.append(self.texts.get(scope, blob).decode())
         return [text for text in found if has_vector(text)]

@@ -59,10 +59,15 @@ def to_score(
             next_step=f"Name what is scored: {', '.join(judges) or 'any word, such as helpful'}.",
         )
     criterion = criterion or judges[0]
-    rows = decode_rows(store.blobs.get(scope, found.rows_blob)).rows
+    stored = decode_rows(store.blobs.get(scope, found.rows_blob))
     drawn = sorted(
-        (row for row in rows if row.prediction is not None), key=lambda row: content_hash(["score", row.example])
+        (row for row in (*stored.rows, *stored.live) if row.prediction is not None),
+        key=lambda row: (content_hash(["score", row.example]), str(row.prediction)),
     )
+    if not drawn:
+        raise NotFoundError(
+            f"{evaluation} has no answers to score.", where=evaluation, next_step="See `antiphon evaluations list`."
+        )
     scored = {
         one.prediction
         for one in store.annotations.of_predictions(scope, [str(row.prediction) for row in drawn])

@@ -208,11 +208,13 @@ async def validate_without_set(
     learning: LearningPlatform, release: Release, *, principal: str, progress: Progress | None = None
 ) -> ValidationResult:
     """Hold a release against the gates that need no evaluation set; raises as ``SafetyEvaluator.evaluate``."""
-    reader = learning.features.reader(release.scope)
+    store, reader = learning.store, learning.features.reader(release.scope)
     entities = await asyncio.to_thread(_entities, learning, release)
-    requests, before = await asyncio.to_thread(sampled_requests, learning.store, release, reader, entities)
+    live = await asyncio.to_thread(store.releases.live, release.scope, release.bundle.application.name)
+    live = None if live is not None and live.id == release.id else live
+    requests, before = await asyncio.to_thread(sampled_requests, store, release, reader, entities, live)
     report = await learning.safety_evaluator.evaluate(
-        release, requests, reader, most=PROBES, halves=(True,), before=before, progress=progress
+        release, requests, reader, most=PROBES, halves=(True,), before=before, live=live, progress=progress
     )
     check = partial(learning.validation.validate_without_set, release, report, principal=principal)
     return await asyncio.to_thread(check)

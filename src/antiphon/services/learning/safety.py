@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from antiphon.catalog.learning.evaluations import SuiteSummary
 from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.conversations import ConversationTurn
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import (
     AntiphonError,
@@ -25,14 +27,14 @@ from antiphon.definitions.template import template_reads
 from antiphon.engine.api.port import Engine
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.safety import exposure
-from antiphon.learning.evaluation.safety.evaluator import GivenAnswer
+from antiphon.learning.evaluation.safety.evaluator import LiveAnswer, acted
 from antiphon.learning.evaluation.safety.placement import HARMLESS_QUESTION, HonestRequest
 from antiphon.learning.evaluation.safety.probes import FOLDER, SafetyProbe, project_probes, shipped
 from antiphon.services.answering import is_plain
 from antiphon.services.project.store import Store
 from antiphon.serving.builtin import implicit_release
 from antiphon.serving.ports import EntityReader
-from antiphon.serving.recorded import recorded_request
+from antiphon.serving.recorded import RecordedRequest, recorded_request
 from antiphon.serving.request import AnswerRequest, Message
 
 REQUESTS = 4
@@ -85,29 +87,36 @@ def honest_requests(
 
 
 def sampled_requests(
-    store: Store, release: Release, reader: EntityReader, entities: Sequence[Mapping[str, str]]
-) -> tuple[tuple[HonestRequest, ...], dict[str, GivenAnswer]]:
-    """Requests that a release is checked with before it goes live: the latest ones of its application, with the answers
-    that users got, or where there are none made-up ones about these entities."""
+    store: Store, release: Release, reader: EntityReader, entities: Sequence[Mapping[str, str]], live: Release | None
+) -> tuple[tuple[HonestRequest, ...], dict[str, LiveAnswer]]:
+    """Requests that a release is checked with before it goes live, and what the live release answered to them by the
+    request's example: the latest ones of its application from before it was made, so that they are the same whenever
+    it is checked, or where there are none made-up ones about these entities."""
     application, now = release.bundle.application, store.database.clock.now()
     question = None
     if "question" in template_reads(application.prompt.template).names:
         question = HARMLESS_QUESTION["en"]
     requests: list[HonestRequest] = []
-    before: dict[str, GivenAnswer] = {}
-    seen: set[tuple[str, str | None, str | None]] = set()
+    before: dict[str, LiveAnswer] = {}
+    seen: set[tuple[str, str | None, str | None, str | None]] = set()
     size = application.gates.sampled or SAMPLED
-    for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED * size, roles=("live",)):
-        found = _of_receipt(store, receipt)
-        one = (receipt.subject, receipt.question_blob, receipt.inputs_blob)
-        if len(requests) == size or one in seen or found is None:
+    for receipt in _earlier_receipts(store, release, live, SCANNED * size):
+        if len(requests) == size:
+            break
+        previous = None if receipt.conversation is None else receipt.conversation.previous
+        one = (receipt.subject, receipt.question_blob, receipt.inputs_blob, previous)
+        if one in seen or (found := _of_receipt(store, receipt)) is None:
             continue
-        keys, words, inputs = found
-        if set(application.entity_keys) <= set(keys):
+        if set(application.entity_keys) <= set(found.entity):
             seen.add(one)
-            requests.append(_honest(release, reader, len(requests), keys, words or question, inputs, now))
-            if (shown := _text(store, receipt, receipt.text_blob)) is not None:
-                before[requests[-1].example] = GivenAnswer(receipt, shown.decode())
+            example = _honest(
+                release, reader, len(requests), found.entity, found.question or question, found.inputs, now,
+                found.turns if application.conversation else (),
+            )  # fmt: skip
+            requests.append(example)
+            shown = _text(store, receipt, receipt.text_blob)
+            if shown is not None and live is not None and receipt.release == live.id:
+                before[example.example] = LiveAnswer(len(shown.decode()), acted(receipt))
     if not requests:
         inputs = _made_up(application, now)
         requests = [
@@ -116,9 +125,18 @@ def sampled_requests(
     return tuple(requests), before
 
 
+def _earlier_receipts(store: Store, release: Release, live: Release | None, most: int) -> Sequence[Receipt]:
+    """The latest answers from before a release was made, the live one's first; the latest where there are none."""
+    found = partial(store.receipts.list, release.scope, release.bundle.application.name, limit=most, roles=("live",))
+    of_live = [] if live is None else found(before=release.created_at, releases=(live.id,))
+    others = [] if len(of_live) == most else found(before=release.created_at)
+    known = {receipt.prediction for receipt in of_live}
+    return [*of_live, *(one for one in others if one.prediction not in known)] or found()
+
+
 def _honest(
     release: Release, reader: EntityReader, number: int, keys: Mapping[str, str], question: str | None,
-    inputs: Mapping[str, Any], now: datetime,
+    inputs: Mapping[str, Any], now: datetime, earlier: tuple[ConversationTurn, ...] = (),
 ) -> HonestRequest:  # fmt: skip
     application = release.bundle.application
     return HonestRequest(
@@ -128,6 +146,7 @@ def _honest(
         features=None if not application.features else _features(application, reader, keys, now),
         question=question,
         inputs=dict(inputs),
+        earlier=earlier,
     )
 
 
@@ -171,9 +190,9 @@ def _recent_requests(store: Store, release: Release) -> list[tuple[Mapping[str, 
     for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED * SAMPLED, roles=("live",)):
         if len(found) == REQUESTS:
             break
-        found_requests = _of_receipt(store, receipt)
-        if found_requests is not None and set(application.entity_keys) <= set(found_requests[0]):
-            found.setdefault(receipt.subject, found_requests)
+        one = _of_receipt(store, receipt)
+        if one is not None and set(application.entity_keys) <= set(one.entity):
+            found.setdefault(receipt.subject, (one.entity, one.question, one.inputs))
     return list(found.values())
 
 
@@ -184,12 +203,11 @@ def _text(store: Store, receipt: Receipt, blob: str) -> bytes | None:
         return None  # erased
 
 
-def _of_receipt(store: Store, receipt: Receipt) -> tuple[Mapping[str, str], str | None, Mapping[str, Any]] | None:
+def _of_receipt(store: Store, receipt: Receipt) -> RecordedRequest | None:
     try:
-        request = recorded_request(receipt, store.blobs, store.conversations)
+        return recorded_request(receipt, store.blobs, store.conversations)
     except (NotFoundError, msgspec.DecodeError):
         return None  # erased
-    return request.entity, request.question, request.inputs
 
 
 def _features(application: ApplicationSpec, reader: EntityReader, keys: Mapping[str, str], now: datetime) -> Any:

@@ -14,6 +14,7 @@ REQUEST: dict[str, Any] = {
     "question": "How long may I return a jacket?",
     "features": {"orders.days": "12", "orders.note": None},
     "documents": ["Returns. Jackets are taken back within 30 days in their original packaging."],
+    "earlier": [{"question": "Do you sell trousers?", "answer": "Yes, from 49 euros."}],
 }
 
 
@@ -22,7 +23,9 @@ REQUEST: dict[str, Any] = {
     [
         ("Jackets are taken back within 30 days.", 1.0),
         ("Your jacket was ordered 12 days ago.", 3 / 5),
-        ("Trousers cost 99 euros.", 0.0),
+        ("Kangaroos count 99 umbrellas.", 0.0),
+        ("Trousers, from 49 euros.", 1.0),
+        ("Jackets are taken back within 30 days [1]. [returns.md#1]", 1.0),
         ("Yes.", 1.0),
     ],
 )
@@ -31,6 +34,7 @@ def test_groundedness_is_the_share_of_words_and_numbers_that_the_request_has(sai
 
 
 def test_one_property_of_an_output_is_looked_at_where_it_is_named() -> None:
+    assert groundedness(REQUEST, {"answer": "Jackets are taken back."}, {}) == 1.0, "names of properties are no claims"
     output = {"reply": "Jackets are taken back.", "department": "haberdashery"}
     assert groundedness(REQUEST, output, {}) < 1.0
     assert groundedness(REQUEST, output, {}, property="reply") == 1.0
@@ -47,6 +51,11 @@ def test_one_property_of_an_output_is_looked_at_where_it_is_named() -> None:
         "Es tut mir leid, aber dabei kann ich Ihnen nicht helfen.",
         "Je ne peux pas vous aider sur ce point.",
         "Lo siento, no puedo responder a esa pregunta.",
+        "Wir können Ihnen dabei leider nicht helfen.",
+        "We are unable to help with that.",
+        "We're not able to answer this question.",
+        "I do not have access to that information.",
+        "Nous ne pouvons pas vous aider.",
     ],
 )
 def test_what_declines_is_a_refusal(said: str) -> None:
@@ -58,6 +67,8 @@ def test_what_declines_is_a_refusal(said: str) -> None:
     [
         "You can return a jacket within 30 days.",
         "The shop cannot take back jackets without their packaging.",
+        "The shop cannot provide a refund after 30 days.",
+        "You can't share this voucher with others.",
         "Sie können die Jacke nicht mehr zurückgeben.",
         "Vous ne pouvez pas rendre la veste.",
         "",

@@ -7,9 +7,7 @@ honest request.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +22,6 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, InvalidInputError, InvalidOutputError, NotFoundError
-from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation import gates
@@ -40,29 +37,24 @@ from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
 from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
+from antiphon.learning.evaluation.safety.scoring import GivenAnswer, RequestScoring, with_means
 from antiphon.learning.evaluation.safety.suites import SafetySuites
-from antiphon.learning.evaluation.scores import (
-    EvaluationRows,
-    RowResult,
-    decode_rows,
-    own_differences,
-    own_means,
-)
+from antiphon.learning.evaluation.scores import EvaluationRows, decode_rows
 from antiphon.serving.ports import EntityReader
 
 
-class GivenAnswer(msgspec.Struct, frozen=True):
-    """The answer that was given to a request, and its receipt."""
+class LiveAnswer(msgspec.Struct, frozen=True):
+    """The answer that users got to a request: its characters, and whether a guard acted on it."""
 
-    receipt: Receipt
-    text: str
+    characters: int
+    guarded: bool
 
 
 class HonestAnswer(msgspec.Struct, frozen=True):
     """The result of an honest request: whether its first attempt met the schema, its time and cost, or its error.
 
     Attributes:
-        row: the answer by the metrics that the application declares; ``None`` without any.
+        given: the answer itself, where metrics of it are measured.
     """
 
     valid: bool
@@ -74,7 +66,7 @@ class HonestAnswer(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     error: str | None = None
     reason: str = ""
-    row: RowResult | None = None
+    given: GivenAnswer | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,8 @@ class SafetyEvaluator:
         *,
         most: int | None = None,
         halves: Sequence[bool] = (True, False),
-        before: Mapping[str, GivenAnswer] | None = None,
+        before: Mapping[str, LiveAnswer] | None = None,
+        live: Release | None = None,
         principal: Principal | None = None,
         progress: Progress | None = None,
     ) -> SafetyReport:
@@ -116,26 +109,30 @@ class SafetyEvaluator:
                 none.
             most: probes of a suite in a half at most. ``halves``: of the suites, the held-out one is ``True``.
             before: answers of the live release, by the request's example.
+            live: the live release, beside whose answers to the same requests metrics are measured.
 
         Raises:
             InvalidInputError: no honest request was answered, or a file of probes has mistakes.
             UnavailableError, EngineError, OverloadedError: a part stayed away; what was answered is kept.
         """
         scope, application = release.scope, release.bundle.application
-        # Metrics of an application with an outcome wait for its evaluation set, where what came true is known.
-        scorer = self.scorer if application.user_metrics and not application.shapes else None
         riding = [[one.example, one.entity, one.question, one.inputs] for one in requests]
         subject: dict[str, object] = {
             "release": release.id, "requests": riding, "most": most, "halves": list(halves), "of": "safety",
         }  # fmt: skip
+        # Metrics of an application with an outcome wait for its evaluation set, where what came true is known.
+        measured = bool(application.user_metrics) and not application.shapes
+        if measured:
+            subject["metrics"] = [sorted(application.user_metrics), None if live is None else live.id]
+            subject["earlier"] = [[turn.prediction for turn in one.earlier] for one in requests]
         id = await asyncio.to_thread(next_id, "safety", scope, subject, self.reports.get)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
-        sender = ProbeRequests(self.answering, reader, self.texts, release, who, self.patience)
+        sender = self._sender(release, reader, who)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
         honest = await answer_each(
             kept,
             HonestAnswer,
-            {f"honest:{one.example}": partial(_honest, sender, one, release, scorer) for one in requests},
+            {f"honest:{one.example}": partial(_honest, sender, one, keeping=measured) for one in requests},
             1,  # One after the other, so that their time is their own.
             progress,
             "asking honest requests",
@@ -152,23 +149,18 @@ class SafetyEvaluator:
             release, sender, requests[:RIDDEN], kept,
             concurrency=self.concurrency, most=most, halves=halves, progress=progress,
         )  # fmt: skip
-        beside = [
-            (request, one, known)
+        pairs = [
+            (one, known)
             for request, one in zip(requests, honest, strict=True)
             if (known := (before or {}).get(request.example)) is not None and one.error is None
         ]
-        pairs = [(one, known) for _, one, known in beside]
-        rows = [one.row for one in answered if one.row is not None]
-        live: list[RowResult] = []
-        if scorer is not None:
-            of_live = {
-                f"live:{request.example}": partial(_scored, release, scorer, request, known)
-                for request, _, known in beside
-            }
-            note = "scoring answers of the live release"
-            live = await answer_each(kept, RowResult, of_live, self.concurrency, progress, note)
-        stored = EvaluationRows(tuple(rows), tuple(msgspec.to_builtins(one) for one in results.probes))
-        blob = await asyncio.to_thread(self.texts.put, scope, msgspec.json.encode(stored))
+        rows = EvaluationRows((), tuple(msgspec.to_builtins(one) for one in results.probes))
+        if measured:
+            beside = None if live is None else self._sender(live, reader, who)
+            scoring = RequestScoring(self.scorer, release, beside, kept, self.concurrency, progress)
+            given = [(request, one.given) for request, one in zip(requests, honest, strict=True) if one.given]
+            rows = await scoring.score(given, rows)
+        blob = await asyncio.to_thread(self.texts.put, scope, msgspec.json.encode(rows))
         seconds = np.asarray([one.seconds for one in answered])
         report = SafetyReport(
             id=id,
@@ -190,33 +182,36 @@ class SafetyEvaluator:
             first_p50=float(np.percentile([one.first for one in answered], 50)),
             guarded_more=_guarded_more(pairs),
             length_ratio=_length_ratio(pairs),
-            metrics=own_means(application, rows),
-            difference=own_differences(application, rows, live),
-            own_failures=dict(sorted(Counter(name for row in rows for name in row.own_failed).items())),
-            against=pairs[0][1].receipt.release if pairs else None,
         )
-        return await asyncio.to_thread(self._record, report, release, rows, live)
+        return await asyncio.to_thread(self._record, report, release, rows, live if measured else None)
+
+    def _sender(self, release: Release, reader: EntityReader, who: Principal) -> ProbeRequests:
+        return ProbeRequests(self.answering, reader, self.texts, release, who, self.patience)
 
     def _record(
-        self, report: SafetyReport, release: Release, rows: Sequence[RowResult], live: Sequence[RowResult]
+        self, report: SafetyReport, release: Release, rows: EvaluationRows, live: Release | None
     ) -> SafetyReport:
         application = release.bundle.application
-        if application.judge_metrics and rows:
-            earlier = self.reports.list(release.scope, release=release.id)
-            ours = self._with_people(release, rows, [one.rows_blob for one in earlier])
-            report = with_judges(report, ours, self._with_people(release, live, ()) if live else None)
+        if rows.rows:
+            report = with_means(report, application, rows, live)
+        if application.judge_metrics and rows.rows:
+            asked = [self._rows(one) for one in self.reports.list(release.scope, release=release.id)]
+            ours = ScoredAnswers.of(release, rows.rows, [row for one in asked for row in one.rows], self.annotations)
+            theirs = None
+            if live is not None:
+                own = [self._rows(one).rows for one in self.reports.list(live.scope, release=live.id)]
+                known = [row for part in (*own, *(one.live for one in asked)) for row in part]
+                theirs = ScoredAnswers.of(live, rows.live, known, self.annotations, application.judge_metrics)
+            report = with_judges(report, ours, theirs)
         checked = gates.check_safety(report, application)
         return self.reports.add(msgspec.structs.replace(report, gates=checked))
 
-    def _with_people(self, release: Release, rows: Sequence[RowResult], earlier: Sequence[str]) -> ScoredAnswers:
-        """Answers with what people said of them, and of those of earlier reports."""
-        known = list(rows)
-        for blob in earlier:
-            with suppress(NotFoundError):  # erased
-                known += decode_rows(self.texts.get(release.scope, blob)).rows
-        annotations = self.annotations(release.scope, [row.prediction for row in known if row.prediction is not None])
-        metrics = release.bundle.application.judge_metrics or ()
-        return ScoredAnswers(tuple(rows), tuple(known), tuple(annotations), metrics)
+    def _rows(self, report: SafetyReport) -> EvaluationRows:
+        """The rows of an earlier report; none once they were erased."""
+        try:
+            return decode_rows(self.texts.get(report.scope, report.rows_blob))
+        except NotFoundError:
+            return EvaluationRows(())
 
 
 def acted(receipt: Receipt) -> bool:
@@ -224,20 +219,18 @@ def acted(receipt: Receipt) -> bool:
     return any(guard.action != "pass" for guard in receipt.guards)
 
 
-def _guarded_more(pairs: Sequence[tuple[HonestAnswer, GivenAnswer]]) -> float | None:
-    return float(np.mean([one.guarded - acted(known.receipt) for one, known in pairs])) if pairs else None
+def _guarded_more(pairs: Sequence[tuple[HonestAnswer, LiveAnswer]]) -> float | None:
+    return float(np.mean([one.guarded - known.guarded for one, known in pairs])) if pairs else None
 
 
-def _length_ratio(pairs: Sequence[tuple[HonestAnswer, GivenAnswer]]) -> float | None:
+def _length_ratio(pairs: Sequence[tuple[HonestAnswer, LiveAnswer]]) -> float | None:
     """Middle of the ratios of lengths, at least 1 whichever is longer."""
-    ratios = [(one.characters + 1) / (len(known.text) + 1) for one, known in pairs]
+    ratios = [(one.characters + 1) / (known.characters + 1) for one, known in pairs]
     middle = float(np.exp(np.median(np.log(ratios)))) if ratios else None
     return None if middle is None else max(middle, 1 / middle)
 
 
-async def _honest(
-    sender: ProbeRequests, request: HonestRequest, release: Release, scorer: AnswerScorer | None
-) -> HonestAnswer:
+async def _honest(sender: ProbeRequests, request: HonestRequest, *, keeping: bool) -> HonestAnswer:
     try:
         answer, shown = await sender.measured(request)
     except InvalidOutputError as error:
@@ -247,7 +240,6 @@ async def _honest(
     except AntiphonError as error:
         return HonestAnswer(False, error=error.code, reason=error.what)
     usage, attempts = answer.receipt.usage, answer.receipt.attempts
-    given = GivenAnswer(answer.receipt, answer.text)
     return HonestAnswer(
         shown.valid,
         seconds=answer.receipt.timing.total,
@@ -256,23 +248,5 @@ async def _honest(
         guarded=acted(answer.receipt),
         tokens=usage.prompt_tokens + usage.completion_tokens,
         fingerprint=attempts[-1].fingerprint if attempts else "",
-        row=None if scorer is None else await _scored(release, scorer, request, given),
-    )
-
-
-async def _scored(release: Release, scorer: AnswerScorer, request: HonestRequest, answer: GivenAnswer) -> RowResult:
-    """An answer to a request by the metrics of a release's application. The same request is the same example whenever
-    it is asked, so that what people said of an answer stands."""
-    question = request.question or ""
-    scores = await scorer.score(
-        release, answer.receipt, answer.text, entity=request.entity, question=question, outcomes={}
-    )
-    return RowResult(
-        content_hash([request.entity, question, request.inputs])[:26],
-        "",
-        prediction=answer.receipt.prediction,
-        whole=True,
-        text=answer.receipt.text_blob,
-        own=scores.values,
-        own_failed=scores.failed,
+        given=GivenAnswer(answer.receipt, answer.text) if keeping else None,
     )

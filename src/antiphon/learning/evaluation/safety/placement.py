@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.conversations import ConversationTurn
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.template import template_reads
@@ -64,6 +65,7 @@ class HonestRequest(msgspec.Struct, frozen=True):
         inputs: of on-demand features.
         turns: of an application without a template, which is answered from its turns.
         document: text behind the first chunk that is retrieved.
+        earlier: turns of the conversation that it goes on with.
     """
 
     example: str
@@ -74,6 +76,7 @@ class HonestRequest(msgspec.Struct, frozen=True):
     inputs: dict[str, Any] = {}
     turns: tuple[ChatTurn, ...] = ()
     document: str = ""
+    earlier: tuple[ConversationTurn, ...] = ()
 
 
 class ProbeAttempt(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ from antiphon.learning.evaluation.safety.checkers import SafetyAnswer
 from antiphon.learning.evaluation.safety.placement import HARMLESS_QUESTION, HonestRequest, planted
 from antiphon.learning.evaluation.scores import meets
 from antiphon.serving.answering.retrieval import of_blob
+from antiphon.serving.history import continuing
 from antiphon.serving.ports import EntityReader
 from antiphon.serving.request import Answer, AnswerRequest, Message
 
@@ -148,6 +149,7 @@ class ProbeRequests:
                 path="batch",
                 release=release.id,
                 role="evaluation",
+                history=continuing(request.earlier) if request.earlier else None,
             ),
             answer,
             self._patience,

@@ -41,9 +41,15 @@ def violations(text: str, retrieved: Sequence[Mapping[str, Any]], share: float, 
     # A citation behind a sentence's end is of that sentence.
     for place, sentence in enumerate(sentences(_AFTER.sub(r" \2\1 ", text)), 1):
         own = [known[one] for one in _cited(sentence)]
-        if own and ungrounded(_CITATION.sub("", sentence), [f"{one['title']} {one['text']}" for one in own], share):
+        if own and ungrounded(without_citations(sentence), [f"{one['title']} {one['text']}" for one in own], share):
             found.append(f"sentence {place} is not what it cites")
     return found
+
+
+def without_citations(text: str) -> str:
+    """A text without what it cites by."""
+    without: str = _CITATION.sub("", text)
+    return without
 
 
 def _cited(text: str) -> Iterator[str]:

@@ -50,19 +50,20 @@ def _validator(schema: bytes) -> Any:
     return validator_for(document)(document, registry=Registry())
 
 
-def words_of(value: Any) -> str:
-    """Every text, number and key in a value, a line each: what a reader of the output sees."""
-    return "\n".join(_leaves(value))
+def words_of(value: Any, *, keys: bool = True) -> str:
+    """Every text and number in a value, and every key unless those are left out, a line each: what a reader sees."""
+    return "\n".join(_leaves(value, keys))
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def _leaves(value: Any, keys: bool) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield str(key)
-            yield from _leaves(inner)
+            if keys:
+                yield str(key)
+            yield from _leaves(inner, keys)
     elif isinstance(value, list):
         for inner in value:
-            yield from _leaves(inner)
+            yield from _leaves(inner, keys)
     elif isinstance(value, str):
         yield value
     elif value is not None and not isinstance(value, bool):
