@@ -37,7 +37,7 @@ from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
 from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
-from antiphon.learning.evaluation.safety.scoring import GivenAnswer, RequestScoring, with_means
+from antiphon.learning.evaluation.safety.scoring import GivenAnswer, RequestScores, with_means
 from antiphon.learning.evaluation.safety.suites import SafetySuites
 from antiphon.learning.evaluation.scores import EvaluationRows, decode_rows
 from antiphon.serving.ports import EntityReader
@@ -157,9 +157,9 @@ class SafetyEvaluator:
         rows = EvaluationRows((), tuple(msgspec.to_builtins(one) for one in results.probes))
         if measured:
             beside = None if live is None else self._sender(live, reader, who)
-            scoring = RequestScoring(self.scorer, release, beside, kept, self.concurrency, progress)
+            scores = RequestScores(self.scorer, release, beside, kept, self.concurrency, progress)
             given = [(request, one.given) for request, one in zip(requests, honest, strict=True) if one.given]
-            rows = await scoring.score(given, rows)
+            rows = await scores.measure(given, rows)
         blob = await asyncio.to_thread(self.texts.put, scope, msgspec.json.encode(rows))
         seconds = np.asarray([one.seconds for one in answered])
         report = SafetyReport(
@@ -195,12 +195,12 @@ class SafetyEvaluator:
         if rows.rows:
             report = with_means(report, application, rows, live)
         if application.judge_metrics and rows.rows:
-            asked = [self._rows(one) for one in self.reports.list(release.scope, release=release.id)]
-            ours = ScoredAnswers.of(release, rows.rows, [row for one in asked for row in one.rows], self.annotations)
+            earlier = [self._rows(one) for one in self.reports.list(release.scope, release=release.id)]
+            ours = ScoredAnswers.of(release, rows.rows, [row for one in earlier for row in one.rows], self.annotations)
             theirs = None
             if live is not None:
                 own = [self._rows(one).rows for one in self.reports.list(live.scope, release=live.id)]
-                known = [row for part in (*own, *(one.live for one in asked)) for row in part]
+                known = [row for part in (*own, *(one.live for one in earlier)) for row in part]
                 theirs = ScoredAnswers.of(live, rows.live, known, self.annotations, application.judge_metrics)
             report = with_judges(report, ours, theirs)
         checked = gates.check_safety(report, application)

@@ -37,7 +37,7 @@ class GivenAnswer(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class RequestScoring:
+class RequestScores:
     """Scores the answers of one release and asks the live one the same.
 
     Attributes:
@@ -51,7 +51,9 @@ class RequestScoring:
     concurrency: int
     progress: Progress | None
 
-    async def score(self, answers: Sequence[tuple[HonestRequest, GivenAnswer]], rows: EvaluationRows) -> EvaluationRows:
+    async def measure(
+        self, answers: Sequence[tuple[HonestRequest, GivenAnswer]], rows: EvaluationRows
+    ) -> EvaluationRows:
         """These rows with those of the answers, and of the live release's answers to the same requests.
 
         Raises:
