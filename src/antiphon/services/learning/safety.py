@@ -81,7 +81,7 @@ def honest_requests(
             next_step="Name one that has features: `antiphon evaluations safety RELEASE --entity KEY=VALUE`.",
         )
     return tuple(
-        _honest(release, reader, number, keys, question or words, inputs, now)
+        _honest(store, release, reader, number, keys, question or words, inputs, now)
         for number, (keys, words, inputs) in enumerate(found_requests)
     )
 
@@ -110,7 +110,7 @@ def sampled_requests(
         if set(application.entity_keys) <= set(found.entity):
             seen.add(one)
             example = _honest(
-                release, reader, len(requests), found.entity, found.question or question, found.inputs, now,
+                store, release, reader, len(requests), found.entity, found.question or question, found.inputs, now,
                 found.turns if application.conversation else (),
             )  # fmt: skip
             requests.append(example)
@@ -120,7 +120,7 @@ def sampled_requests(
     if not requests:
         inputs = _made_up(application, now)
         requests = [
-            _honest(release, reader, number, keys, question, inputs, now) for number, keys in enumerate(entities)
+            _honest(store, release, reader, number, keys, question, inputs, now) for number, keys in enumerate(entities)
         ]
     return tuple(requests), before
 
@@ -135,18 +135,21 @@ def _earlier_receipts(store: Store, release: Release, live: Release | None, most
 
 
 def _honest(
-    release: Release, reader: EntityReader, number: int, keys: Mapping[str, str], question: str | None,
+    store: Store, release: Release, reader: EntityReader, number: int, keys: Mapping[str, str], question: str | None,
     inputs: Mapping[str, Any], now: datetime, earlier: tuple[ConversationTurn, ...] = (),
 ) -> HonestRequest:  # fmt: skip
-    application = release.bundle.application
+    application, current = release.bundle.application, store.publications.current(release.scope)
+    # A reader learns of a publication a moment after the catalog: what is served is waited for.
+    publication = None if current is None else current.number
     return HonestRequest(
         example=f"honest-{number}",
         entity=dict(keys),
         moment=now,
-        features=None if not application.features else _features(application, reader, keys, now),
+        features=None if not application.features else _features(application, reader, keys, now, publication),
         question=question,
         inputs=dict(inputs),
         earlier=earlier,
+        publication=publication,
     )
 
 
@@ -210,9 +213,11 @@ def _of_receipt(store: Store, receipt: Receipt) -> RecordedRequest | None:
         return None  # erased
 
 
-def _features(application: ApplicationSpec, reader: EntityReader, keys: Mapping[str, str], now: datetime) -> Any:
+def _features(
+    application: ApplicationSpec, reader: EntityReader, keys: Mapping[str, str], now: datetime, publication: int | None
+) -> Any:
     try:
-        return reader.read(application.features, keys, now)
+        return reader.read(application.features, keys, now, publication)
     except FeatureUnavailableError:
         return None  # as the honest request will find
     except AntiphonError as error:

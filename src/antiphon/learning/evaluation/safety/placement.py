@@ -66,6 +66,7 @@ class HonestRequest(msgspec.Struct, frozen=True):
         turns: of an application without a template, which is answered from its turns.
         document: text behind the first chunk that is retrieved.
         earlier: turns of the conversation that it goes on with.
+        publication: the least from which its features may be read.
     """
 
     example: str
@@ -77,6 +78,7 @@ class HonestRequest(msgspec.Struct, frozen=True):
     turns: tuple[ChatTurn, ...] = ()
     document: str = ""
     earlier: tuple[ConversationTurn, ...] = ()
+    publication: int | None = None
 
 
 class ProbeAttempt(msgspec.Struct, frozen=True):

@@ -146,6 +146,7 @@ class ProbeRequests:
                 question=None if turns else request.question,
                 messages=turns,
                 as_of=request.moment,
+                minimum_publication=request.publication,
                 path="batch",
                 release=release.id,
                 role="evaluation",
