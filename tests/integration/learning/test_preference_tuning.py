@@ -220,6 +220,10 @@ async def test_a_text_that_a_guard_wrote_is_not_the_models_however_it_is_served(
     told(desk, "thumbs", "up", first)
     told(desk, "thumbs", "up", again)
     assert desk.orders.foresee(SCOPE, "me", PREFERS).preferences == LearnedPreferences("", dropped={"template": 2})
+    # What somebody writes in its place is learned all the same.
+    told(desk, "correction", '{"outlook": "on_time", "notice": "All is well."}', again)
+    known = desk.orders.foresee(SCOPE, "me", PREFERS).preferences
+    assert known == LearnedPreferences("", liked=1, dropped={"template": 1})
     desk.close()
 
 

@@ -175,11 +175,15 @@ class PreferenceReader:
                 raise
             # Two answers to one request, of which the other one's release may have the tuned model's prompt.
             prompt, receipt, other, liked = self._prompt(other, target), other, receipt, not liked
-        text, beside = self._text(receipt), None if other is None else self._text(other)
         entity = msgspec.json.decode(self._blob(receipt.entity_blob), type=dict[str, str])
         if one.corrected is not None:
-            same = one.corrected.strip() == text.text.strip()
-            return JudgedTexts(one.id, receipt.as_of, prompt, JudgedText(one.corrected), None if same else text), entity
+            # Where a guard's words were corrected those of the person are learned, and nothing is disliked.
+            self._require_own(receipt)
+            said = None if self._by_guard(receipt) else self._text(receipt)
+            same = said is not None and one.corrected.strip() == said.text.strip()
+            disliked = None if same else said
+            return JudgedTexts(one.id, receipt.as_of, prompt, JudgedText(one.corrected), disliked), entity
+        text, beside = self._text(receipt), None if other is None else self._text(other)
         sides = (text, beside) if liked else (beside, text)
         return JudgedTexts(one.id, receipt.as_of, prompt, *sides), entity
 
@@ -202,12 +206,20 @@ class PreferenceReader:
 
     def _text(self, receipt: Receipt) -> JudgedText:
         """The words of a prediction, if a model of the application wrote them."""
-        for one in (receipt, self._first_made(receipt)):
-            if one.role in STAND_IN_ROLES:
-                raise _LeftOutError("stand-in")
-            if any(guard.action == "template" for guard in one.guards):
-                raise _LeftOutError("template")
+        self._require_own(receipt)
+        if self._by_guard(receipt):
+            raise _LeftOutError("template")
         return JudgedText(self._blob(receipt.text_blob), receipt.finish_reason == "stop")
+
+    def _require_own(self, receipt: Receipt) -> None:
+        """Raises ``_LeftOutError`` where something stood in for the release."""
+        if any(one.role in STAND_IN_ROLES for one in (receipt, self._first_made(receipt))):
+            raise _LeftOutError("stand-in")
+
+    def _by_guard(self, receipt: Receipt) -> bool:
+        """Tells whether a guard's words are in the answer."""
+        made = (receipt, self._first_made(receipt))
+        return any(guard.action == "template" for one in made for guard in one.guards)
 
     def _first_made(self, receipt: Receipt) -> Receipt:
         """The prediction whose text one that was answered from store has."""
