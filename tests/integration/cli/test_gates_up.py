@@ -40,9 +40,7 @@ def test_the_first_release_goes_live_by_itself_and_a_bad_one_does_not(project, a
 
     definitions = project / "definitions.py"
     sound = definitions.read_text()
-    definitions.write_text(
-        sound.replace('    owner="desk",\n    entities', '    owner="desk",\n    slo=SLO(tokens=1),\n    entities')
-    )
+    definitions.write_text(sound.replace('    slo=SLO(ttft_p99="10s", latency_p99="20s"),', "    slo=SLO(tokens=1),"))
     refused = antiphon("apply")
     assert refused.code != 0
     assert re.search(r"desk: release 2 did not pass its gates: An answer takes \d+ tokens, at most 1 may", refused.err)

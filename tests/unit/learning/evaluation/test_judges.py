@@ -10,7 +10,8 @@ from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.catalog.learning.annotations import Annotation
 from antiphon.definitions.own_metrics import JudgeMetric
-from antiphon.learning.evaluation.judges import ScoredAnswers, _student, judged_mean, prediction_powered_mean
+from antiphon.learning.evaluation.intervals import student
+from antiphon.learning.evaluation.judges import ScoredAnswers, judged_mean, prediction_powered_mean
 from antiphon.learning.evaluation.scores import RowResult
 
 HELPFUL = JudgeMetric("helpful", "Does it help?", least=20)
@@ -50,9 +51,9 @@ def test_the_interval_covers_what_people_would_have_said_whatever_the_judge_is(b
         assert alone / 600 < 0.2, "the judge alone is wrong and sure of it"
 
 
-def test_student_is_that_of_another_library() -> None:
+def teststudent_is_that_of_another_library() -> None:
     for freedom in (20, 29, 59, 400):
-        assert _student(0.95, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-3)
+        assert student(0.95, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-3)
 
 
 def said(rows: list[RowResult], score: float) -> dict[tuple[str, str], float]:
