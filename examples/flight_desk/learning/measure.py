@@ -141,7 +141,7 @@ async def ask(
             await learning.serve(release)
             notices = f" and for {subject.notices} whole notices" if subject.notices else ""
             say(f"asking {subject.name} about {dataset.rows} flights{notices}")
-            evaluation = await learning.evaluator.evaluate(
+            evaluation = await learning.evaluators.on_datasets.evaluate(
                 release,
                 dataset,
                 mode="classes",
@@ -227,7 +227,9 @@ def _forecasts(
 ) -> Any:
     """The probability of being late for each flight, in the sample's order."""
     positive = evaluation.positive or ""
-    by_example = {row.example: row.probabilities.get(positive) for row in learning.evaluator.rows_of(evaluation).rows}
+    by_example = {
+        row.example: row.probabilities.get(positive) for row in learning.evaluators.on_datasets.rows_of(evaluation).rows
+    }
     found: dict[tuple[Any, ...], float | None] = {}
     for row in learning.rows(dataset):
         place = _place(row.entity, row.moment, settings)

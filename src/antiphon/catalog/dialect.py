@@ -5,6 +5,7 @@ Texts compare and sort by their bytes in both databases, whatever collation a se
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Self
 
@@ -19,6 +20,17 @@ TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 ROWCOUNT = {"preserve_rowcount": True}
 """Execution options under which an insert tells how many rows it added."""
+
+
+_MOST_VALUES = 400
+"""Values of one condition; a server's statements may have some thousands."""
+
+
+def in_parts(column: sa.ColumnElement[Any], values: Iterable[Any]) -> Iterator[sa.ColumnElement[bool]]:
+    """Conditions that a column has one of these values, each of a part of them: as many statements as they need."""
+    distinct = list(dict.fromkeys(values))
+    for start in range(0, len(distinct), _MOST_VALUES):
+        yield column.in_(distinct[start : start + _MOST_VALUES])
 
 
 class upsert(postgresql.Insert):

@@ -46,7 +46,7 @@ def evaluate(
                 moment = entities.moment(cutoff)
                 chosen = await asyncio.to_thread(learning.held_out, store.scope, candidate, rows, moment)
             with Progress() as progress:
-                return await learning.evaluator.evaluate(
+                return await learning.evaluators.on_datasets.evaluate(
                     candidate,
                     chosen,
                     mode="classes" if mode == "classes" else "whole",

@@ -27,7 +27,7 @@ from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.engine.api.port import Engine
 from antiphon.features.lake.local import LocalLake
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
-from antiphon.learning.evaluation.own import AnswerScorer
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.validation import Validation
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.serving.answerer import Answerer

@@ -36,7 +36,7 @@ from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.rows import DatasetRowBuilder
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
-from antiphon.learning.evaluation.own import AnswerScorer
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.validation import Validation
 from antiphon.learning.outcomes.intake import OutcomeJoiner, OutcomeResult
 from antiphon.learning.outcomes.matching import OutcomeMatcher

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from tests.integration.learning.evaluated_desk import AskedDesk
 from antiphon import metrics
 from antiphon.catalog.learning.evaluations import Evaluations, SuiteSummary
 from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
-from antiphon.core.errors import InvalidInputError
+from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Figure
 from antiphon.definitions.guards import ContentGuard
 from antiphon.definitions.learning import MetricGate, Outcome
@@ -26,11 +28,11 @@ from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import GenerationRequest
-from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.safety.evaluator import SafetyEvaluator
 from antiphon.learning.evaluation.safety.placement import AS_IT_IS, HARMLESS_QUESTION, PERSON, SECRET, HonestRequest
 from antiphon.learning.evaluation.safety.probes import SafetyProbe, shipped
 from antiphon.learning.evaluation.safety.suites import SafetySuites
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.scores import decode_rows
 from antiphon.serving.user_functions import UserFunctions
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
@@ -373,3 +375,35 @@ async def test_metrics_of_an_application_with_an_outcome_wait_for_its_evaluation
         waiting = next(gate for gate in report.gates if gate.name == "brief_value")
         assert (waiting.passed, waiting.reason) == (None, "It waits for an evaluation set.")
         assert report.metrics == {}
+
+
+async def test_an_interrupted_measurement_goes_on_without_asking_again(tmp_path: Path) -> None:
+    """The engine leaves while the live release is asked; nothing is recorded, and nothing is asked twice."""
+    asked: Counter[str] = Counter()
+    away = True
+
+    def model(request: GenerationRequest) -> str:
+        prompt = prompt_of(request)
+        of_live = "You are live." in prompt
+        if "zebra crossing" in prompt:  # the honest requests, not the probes that ride on them
+            if of_live and away and asked["live"] == 2:
+                raise UnavailableError("The engine left.", where="engine")
+            asked["live" if of_live else "candidate"] += prompt.count("zebra crossing") == 1
+        return "We open at eight."
+
+    measured = msgspec.structs.replace(REPLIES, own_metrics=(metrics.groundedness(),))
+    old = msgspec.structs.replace(measured, prompt=Prompt("Letter: {{ question }}", system="You are live."))
+    with opened(tmp_path, old, model, probes=lambda: ()) as desk:
+        requests = [
+            msgspec.structs.replace(desk.honest()[0], example=f"honest-{number}", question=f"zebra crossing {number}?")
+            for number in range(4)
+        ]
+        candidate = desk.draft(measured)
+        evaluator = dataclasses.replace(desk.evaluator, concurrency=1)
+        with pytest.raises(UnavailableError):
+            await evaluator.evaluate(candidate, requests, desk.features, live=desk.release)
+        assert desk.reports.list(SCOPE) == []
+        before, away = asked["candidate"], False
+        report = await evaluator.evaluate(candidate, requests, desk.features, live=desk.release)
+        assert (report.requests, report.difference["groundedness"].value) == (4, 0.0)
+        assert asked == {"candidate": before, "live": 4}

@@ -17,12 +17,11 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.dialect import upsert
+from antiphon.catalog.dialect import in_parts, upsert
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.core.scope import Scope
 
 _SCHEMA = "event/1"
-_CHUNK = 500
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -186,10 +185,8 @@ class EventLog:
         self, connection: Connection, scope: Scope, stream: str, rows: dict[str, dict[str, Any]]
     ) -> list[dict[str, Any]]:
         table = schema.events
-        requested = list(rows)
         known: set[str] = set()
-        for start in range(0, len(requested), _CHUNK):
-            these = table.c.event_id.in_(requested[start : start + _CHUNK])
+        for these in in_parts(table.c.event_id, rows):
             statement = select(table.c.event_id).where(schema.owned(table, scope, stream=stream), these)
             known.update(connection.execute(statement).scalars())
         return [row for index, row in rows.items() if index not in known]

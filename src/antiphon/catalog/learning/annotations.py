@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.dialect import upsert
+from antiphon.catalog.dialect import in_parts, upsert
 from antiphon.catalog.rows import SealedRows
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
@@ -54,7 +54,6 @@ def annotation_id(prediction: str, annotator: str, kind: str, criterion: str = "
 
 
 _table = schema.prediction_annotations
-_CHUNK = 400
 
 
 class Annotations:
@@ -78,18 +77,15 @@ class Annotations:
 
     def remove_all(self, scope: Scope, predictions: Iterable[str], *, within: Connection | None = None) -> int:
         """Delete what was said of some predictions; how much it was."""
-        names, removed = list(dict.fromkeys(predictions)), 0
-        for start in range(0, len(names), _CHUNK):
-            chosen = _table.c.prediction.in_(names[start : start + _CHUNK])
-            removed += self._database.write(delete(_table).where(schema.owned(_table, scope), chosen), within)
-        return removed
+        owned = schema.owned(_table, scope)
+        chosen = in_parts(_table.c.prediction, predictions)
+        return sum(self._database.write(delete(_table).where(owned, some), within) for some in chosen)
 
     def of_predictions(self, scope: Scope, predictions: Iterable[str]) -> builtins.list[Annotation]:
         """All annotations of some predictions, oldest first."""
-        names, found = list(dict.fromkeys(predictions)), list[Annotation]()
-        for start in range(0, len(names), _CHUNK):
-            chosen = _table.c.prediction.in_(names[start : start + _CHUNK])
-            found += self._documents.find(scope, chosen, order=(_table.c.created_at, _table.c.id))
+        found, order = list[Annotation](), (_table.c.created_at, _table.c.id)
+        for some in in_parts(_table.c.prediction, predictions):
+            found += self._documents.find(scope, some, order=order)
         return found
 
     def list(self, scope: Scope, application: str | None = None, limit: int = 1_000) -> builtins.list[Annotation]:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.dialect import upsert
+from antiphon.catalog.dialect import in_parts, upsert
 from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.receipt import SEEN_ROLES, Role
 from antiphon.core.clock import utc
@@ -79,7 +79,6 @@ class Coverage(msgspec.Struct, frozen=True):
     labelled: int
 
 
-_CHUNK = 400
 _table = schema.outcomes
 _OLDEST_FIRST = (_table.c.created_at, _table.c.id)
 _LATEST_FIRST = (_table.c.created_at.desc(), _table.c.id.desc())
@@ -128,7 +127,7 @@ class Outcomes:
 
     def find(self, scope: Scope, ids: Iterable[str], *, within: Connection | None = None) -> dict[str, OutcomeRecord]:
         """Those of these ids that exist."""
-        return {outcome.id: outcome for outcome in self._in_chunks(scope, _table.c.id, ids, within)}
+        return {outcome.id: outcome for outcome in self._in_parts(scope, _table.c.id, ids, within)}
 
     def of_prediction(self, scope: Scope, prediction: str) -> list[OutcomeRecord]:
         """Returns all outcomes of one prediction, in the order of their arrival."""
@@ -136,21 +135,19 @@ class Outcomes:
 
     def texts(self, scope: Scope, predictions: Iterable[str]) -> builtins.list[OutcomeRecord]:
         """The outcomes of some predictions that are somebody's words."""
-        return self._in_chunks(scope, _table.c.prediction, predictions, None, _table.c.kind.in_(_WORDS))
+        return self._in_parts(scope, _table.c.prediction, predictions, None, _table.c.kind.in_(_WORDS))
 
     def erase_texts(self, scope: Scope, predictions: Iterable[str], *, within: Connection | None = None) -> int:
         """Delete the outcomes of some predictions that are somebody's words; how many they were."""
-        names, erased = sorted(set(predictions)), 0
-        for start in range(0, len(names), _CHUNK):
-            chosen = (_table.c.prediction.in_(names[start : start + _CHUNK]), _table.c.kind.in_(_WORDS))
-            erased += self._database.write(delete(_table).where(schema.owned(_table, scope), *chosen), within)
-        return erased
+        owned, words = schema.owned(_table, scope), _table.c.kind.in_(_WORDS)
+        chosen = in_parts(_table.c.prediction, predictions)
+        return sum(self._database.write(delete(_table).where(owned, words, some), within) for some in chosen)
 
     def joined(
         self, scope: Scope, predictions: Iterable[str], *, within: Connection | None = None
     ) -> builtins.list[OutcomeRecord]:
         """The joined outcomes of these predictions, of every kind."""
-        return self._in_chunks(scope, _table.c.prediction, predictions, within, _table.c.status == "joined")
+        return self._in_parts(scope, _table.c.prediction, predictions, within, _table.c.status == "joined")
 
     def values(self, scope: Scope, predictions: Iterable[str], outcome: str) -> dict[str, str]:
         """Prediction to the joined value of a declared outcome; without those that have none."""
@@ -257,7 +254,7 @@ class Outcomes:
         with self._database.transaction():
             return utc(self._database.clock.now())
 
-    def _in_chunks(
+    def _in_parts(
         self,
         scope: Scope,
         column: ColumnElement[Any],
@@ -265,10 +262,8 @@ class Outcomes:
         within: Connection | None,
         *conditions: ColumnElement[bool],
     ) -> builtins.list[OutcomeRecord]:
-        distinct = sorted(set(values))
         found: builtins.list[OutcomeRecord] = []
         with self._database.reading(within) as connection:
-            for start in range(0, len(distinct), _CHUNK):
-                chosen = column.in_(distinct[start : start + _CHUNK])
-                found += self._documents.find(scope, chosen, *conditions, order=_OLDEST_FIRST, within=connection)
+            for some in in_parts(column, values):
+                found += self._documents.find(scope, some, *conditions, order=_OLDEST_FIRST, within=connection)
         return found

@@ -30,11 +30,11 @@ from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import gates
 from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each, next_id
 from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
-from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.requests import EvaluationRequests
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResults
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
 
 _EARLIER = 20

@@ -19,13 +19,14 @@ from antiphon.catalog.learning.annotations import Annotation
 from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, JudgedMean
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import Release
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import Target, target_of
 from antiphon.definitions.own_metrics import JudgeMetric
 from antiphon.learning.evaluation.intervals import student
 from antiphon.learning.evaluation.metric import Floats
 from antiphon.learning.evaluation.scores import RowResult
+from antiphon.serving.answering.guards.outputs import part_of
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines
 from antiphon.serving.judge_model import JudgeQuestion, ask_judge
 
@@ -66,6 +67,8 @@ class JudgeScores:
                 scores[metric.name] = await self._mean(metric, question, output)
             except TimeoutError:
                 failed[metric.name] = f"the judge did not answer within {metric.timeout:g} s"
+            except InvalidInputError as error:
+                failed[metric.name] = error.what
             except (AntiphonError, EnginePassedOver) as error:
                 failed[metric.name] = f"the judge did not answer: {error}"[:200]
             except ValueError as error:
@@ -74,9 +77,7 @@ class JudgeScores:
 
     async def _mean(self, metric: JudgeMetric, question: str, output: object) -> float:
         target = target_of(metric.engine, self._answering.model) if metric.engine else self._answering
-        said = output.get(metric.property) if metric.property and isinstance(output, dict) else output
-        if said is None:
-            raise ValueError(f"the output has no {metric.property!r}")
+        said = part_of(output, metric.property)
         answer = said if isinstance(said, str) else msgspec.json.encode(said).decode()
         text = f"Question: {question}\n\nAnswer: {answer}" if question else answer
         found = []

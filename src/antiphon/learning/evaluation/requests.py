@@ -20,7 +20,7 @@ from antiphon.learning.evaluation.asking import (
     ask_patiently,
     first_attempt,
 )
-from antiphon.learning.evaluation.own import AnswerScorer
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.scores import RowOutcome, RowResult, answered
 from antiphon.serving.answering.probabilities import outcome_probabilities, said_of
 from antiphon.serving.request import Answer, AnswerRequest

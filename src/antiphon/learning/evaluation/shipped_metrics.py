@@ -15,7 +15,7 @@ from antiphon.features.embedding.vectors import Embedders, embedded, has_vector
 from antiphon.serving.answering.guards.citations import without_citations
 from antiphon.serving.answering.guards.groundedness import grounded_share
 from antiphon.serving.answering.guards.numbers import plain
-from antiphon.serving.answering.guards.outputs import words_of
+from antiphon.serving.answering.guards.outputs import part_of, words_of
 
 Score = Callable[[Mapping[str, Any], object, Mapping[str, str]], float]
 
@@ -83,7 +83,5 @@ def score_of(metric: OwnMetric, embedders: Embedders) -> Score:
 
 
 def _text(output: object, property: str) -> str:
-    said = output.get(property) if property and isinstance(output, dict) else output
-    if said is None:
-        raise InvalidInputError(f"The output has no {property!r}.")
+    said = part_of(output, property)
     return said if isinstance(said, str) else words_of(said, keys=False)

@@ -122,7 +122,7 @@ class GateWorkflow:
         if not why:
             try:
                 dataset = await asyncio.to_thread(self._store.datasets.get, release.scope, chosen["dataset"])
-                evaluation = await learning.evaluator.evaluate(
+                evaluation = await learning.evaluators.on_datasets.evaluate(
                     release, dataset, mode="classes", whole=TEXTS, probes=PROBES, against=order.instead_of,
                     id=f"eval_{content_hash([run.id, 'gates'])[:26]}", progress=run.progress,
                 )  # fmt: skip
@@ -213,7 +213,7 @@ async def validate_without_set(
     live = await asyncio.to_thread(store.releases.live, release.scope, release.bundle.application.name)
     live = None if live is not None and live.id == release.id else live
     requests, before = await asyncio.to_thread(sampled_requests, store, release, reader, entities, live)
-    report = await learning.safety_evaluator.evaluate(
+    report = await learning.evaluators.on_requests.evaluate(
         release, requests, reader, most=PROBES, halves=(True,), before=before, live=live, progress=progress
     )
     check = partial(learning.validation.validate_without_set, release, report, principal=principal)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,6 @@ import msgspec
 
 from antiphon.catalog.learning.evaluations import SuiteSummary
 from antiphon.catalog.releases.releases import Release
-from antiphon.catalog.serving.conversations import ConversationTurn
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import (
     AntiphonError,
@@ -21,10 +19,10 @@ from antiphon.core.errors import (
     UnavailableError,
 )
 from antiphon.core.scope import Scope
-from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import SAMPLED
 from antiphon.definitions.template import template_reads
 from antiphon.engine.api.port import Engine
+from antiphon.features.values import FeatureVector
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.safety import exposure
 from antiphon.learning.evaluation.safety.evaluator import LiveAnswer, acted
@@ -61,29 +59,24 @@ def honest_requests(
     Raises:
         InvalidInputError: it is about an entity, none is given, and it has not answered anything yet.
     """
-    application, now = release.bundle.application, store.database.clock.now()
+    application, honest = release.bundle.application, _HonestRequests(store, release, reader)
+    made_up = RecordedRequest(application.name, dict(entity or {}), question, honest.made_up())
     if entity:
         missing = [key for key in application.entity_keys if key not in entity]
         if missing:
             raise InvalidInputError(
                 f"The entity has no {', '.join(missing)}.", where="--entity", next_step="Name every key."
             )
-        found_requests: Sequence[tuple[Mapping[str, str], str | None, Mapping[str, Any]]]
-        found_requests = [(entity, question, _made_up(application, now))]
+        found_requests = [made_up]
     else:
-        found_requests = _recent_requests(store, release)
-        if not found_requests and not application.entity_keys:
-            found_requests = [({}, question, _made_up(application, now))]
+        found_requests = _recent_requests(store, release) or ([] if application.entity_keys else [made_up])
     if not found_requests:
         raise InvalidInputError(
             f"The application {application.name} is about an entity, and nothing was asked of it yet.",
             where=release.id,
             next_step="Name one that has features: `antiphon evaluations safety RELEASE --entity KEY=VALUE`.",
         )
-    return tuple(
-        _honest(store, release, reader, number, keys, question or words, inputs, now)
-        for number, (keys, words, inputs) in enumerate(found_requests)
-    )
+    return tuple(honest.of(number, one, question or one.question) for number, one in enumerate(found_requests))
 
 
 def sampled_requests(
@@ -92,10 +85,9 @@ def sampled_requests(
     """Requests that a release is checked with before it goes live, and what the live release answered to them by the
     request's example: the latest ones of its application from before it was made, so that they are the same whenever
     it is checked, or where there are none made-up ones about these entities."""
-    application, now = release.bundle.application, store.database.clock.now()
-    question = None
-    if "question" in template_reads(application.prompt.template).names:
-        question = HARMLESS_QUESTION["en"]
+    application, honest = release.bundle.application, _HonestRequests(store, release, reader)
+    asks = "question" in template_reads(application.prompt.template).names
+    question = HARMLESS_QUESTION["en"] if asks else None
     requests: list[HonestRequest] = []
     before: dict[str, LiveAnswer] = {}
     seen: set[tuple[str, str | None, str | None, str | None]] = set()
@@ -109,19 +101,13 @@ def sampled_requests(
             continue
         if set(application.entity_keys) <= set(found.entity):
             seen.add(one)
-            example = _honest(
-                store, release, reader, len(requests), found.entity, found.question or question, found.inputs, now,
-                found.turns if application.conversation else (),
-            )  # fmt: skip
-            requests.append(example)
+            requests.append(honest.of(len(requests), found, found.question or question))
             shown = _text(store, receipt, receipt.text_blob)
             if shown is not None and live is not None and receipt.release == live.id:
-                before[example.example] = LiveAnswer(len(shown.decode()), acted(receipt))
+                before[requests[-1].example] = LiveAnswer(len(shown.decode()), acted(receipt))
     if not requests:
-        inputs = _made_up(application, now)
-        requests = [
-            _honest(store, release, reader, number, keys, question, inputs, now) for number, keys in enumerate(entities)
-        ]
+        made_up = [RecordedRequest(application.name, dict(keys), inputs=honest.made_up()) for keys in entities]
+        requests = [honest.of(number, one, question) for number, one in enumerate(made_up)]
     return tuple(requests), before
 
 
@@ -134,23 +120,47 @@ def _earlier_receipts(store: Store, release: Release, live: Release | None, most
     return [*of_live, *(one for one in others if one.prediction not in known)] or found()
 
 
-def _honest(
-    store: Store, release: Release, reader: EntityReader, number: int, keys: Mapping[str, str], question: str | None,
-    inputs: Mapping[str, Any], now: datetime, earlier: tuple[ConversationTurn, ...] = (),
-) -> HonestRequest:  # fmt: skip
-    application, current = release.bundle.application, store.publications.current(release.scope)
-    # A reader learns of a publication a moment after the catalog: what is served is waited for.
-    publication = None if current is None else current.number
-    return HonestRequest(
-        example=f"honest-{number}",
-        entity=dict(keys),
-        moment=now,
-        features=None if not application.features else _features(application, reader, keys, now, publication),
-        question=question,
-        inputs=dict(inputs),
-        earlier=earlier,
-        publication=publication,
-    )
+class _HonestRequests:
+    """Makes honest requests to a release, all at one moment and from one publication."""
+
+    def __init__(self, store: Store, release: Release, reader: EntityReader) -> None:
+        self._application, self._reader = release.bundle.application, reader
+        self._now = store.database.clock.now()
+        # A reader learns of a publication a moment after the catalog: what is served is waited for.
+        current = store.publications.current(release.scope)
+        self._publication = None if current is None else current.number
+
+    def of(self, number: int, request: RecordedRequest, question: str | None) -> HonestRequest:
+        """A request as an honest one, as of now."""
+        return HonestRequest(
+            example=f"honest-{number}",
+            entity=request.entity,
+            moment=self._now,
+            features=self._features(request.entity) if self._application.features else None,
+            question=question,
+            inputs=request.inputs,
+            earlier=request.turns if self._application.conversation else (),
+            publication=self._publication,
+        )
+
+    def made_up(self) -> dict[str, Any]:
+        """Inputs of on-demand features that have no default."""
+        values = {"number": 1, "boolean": False, "text": "none", "instant": self._now.isoformat()}
+        found: dict[str, Any] = {}
+        for view in self._application.on_demand:
+            defaults = {} if view.defaults is msgspec.UNSET else view.defaults
+            found |= {name: values[kind] for name, kind in view.inputs.items() if name not in defaults}
+        return found
+
+    def _features(self, keys: Mapping[str, str]) -> FeatureVector | None:
+        try:
+            return self._reader.read(self._application.features, keys, self._now, self._publication)
+        except FeatureUnavailableError:
+            return None  # as the honest request will find
+        except AntiphonError as error:
+            if error.transient:
+                raise
+            return None
 
 
 async def plain_release(store: Store, engine: Engine, scope: Scope, name: str) -> Release:
@@ -186,16 +196,16 @@ async def memorization_of(store: Store, engine: Engine, release: Release) -> Sui
     return exposure.memorization(results, trained.canaries)
 
 
-def _recent_requests(store: Store, release: Release) -> list[tuple[Mapping[str, str], str | None, Mapping[str, Any]]]:
+def _recent_requests(store: Store, release: Release) -> list[RecordedRequest]:
     """Different subjects of the latest predictions whose texts are still there."""
-    found: dict[str, tuple[Mapping[str, str], str | None, Mapping[str, Any]]] = {}
+    found: dict[str, RecordedRequest] = {}
     application = release.bundle.application
     for receipt in store.receipts.list(release.scope, application.name, limit=SCANNED * SAMPLED, roles=("live",)):
         if len(found) == REQUESTS:
             break
         one = _of_receipt(store, receipt)
         if one is not None and set(application.entity_keys) <= set(one.entity):
-            found.setdefault(receipt.subject, (one.entity, one.question, one.inputs))
+            found.setdefault(receipt.subject, msgspec.structs.replace(one, turns=()))
     return list(found.values())
 
 
@@ -211,25 +221,3 @@ def _of_receipt(store: Store, receipt: Receipt) -> RecordedRequest | None:
         return recorded_request(receipt, store.blobs, store.conversations)
     except (NotFoundError, msgspec.DecodeError):
         return None  # erased
-
-
-def _features(
-    application: ApplicationSpec, reader: EntityReader, keys: Mapping[str, str], now: datetime, publication: int | None
-) -> Any:
-    try:
-        return reader.read(application.features, keys, now, publication)
-    except FeatureUnavailableError:
-        return None  # as the honest request will find
-    except AntiphonError as error:
-        if error.transient:
-            raise
-        return None
-
-
-def _made_up(application: ApplicationSpec, now: datetime) -> dict[str, Any]:
-    values = {"number": 1, "boolean": False, "text": "none", "instant": now.isoformat()}
-    found: dict[str, Any] = {}
-    for view in application.on_demand:
-        defaults = {} if view.defaults is msgspec.UNSET else view.defaults
-        found |= {name: values[kind] for name, kind in view.inputs.items() if name not in defaults}
-    return found

@@ -12,8 +12,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.learning.datasets import Dataset
@@ -29,15 +27,9 @@ from antiphon.durable.executor import WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine import weights
 from antiphon.engine.api.port import Engine, GenerationEngine
-from antiphon.features.documents.retrieval import RetrievalRequest, RetrievalResult
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
-from antiphon.learning.evaluation.asking import AnswerFunction, EvaluatedReleases, Progress
-from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
-from antiphon.learning.evaluation.own import AnswerScorer
-from antiphon.learning.evaluation.safety.evaluator import SafetyEvaluator
-from antiphon.learning.evaluation.safety.requests import OverlaidReader
-from antiphon.learning.evaluation.safety.suites import SafetySuites
+from antiphon.learning.evaluation.asking import EvaluatedReleases, Progress
 from antiphon.learning.evaluation.validation import Validation, ValidationResult
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.checkpoints import CheckpointStore
@@ -48,23 +40,21 @@ from antiphon.learning.retraining.steps import RetrainingServices, RunTraining
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
-from antiphon.services.answering import judge_engines, serving_services, user_functions
-from antiphon.services.engines.remote_models import evaluated_now, remote_version
+from antiphon.services.answering import serving_services
+from antiphon.services.engines.remote_models import remote_version
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.granted import not_granted
 from antiphon.services.governance.policies import may_train, unattended
+from antiphon.services.learning.evaluators import ProjectEvaluators
 from antiphon.services.learning.gate_orders import order_checks
 from antiphon.services.learning.outcomes import dataset_builder, declared_applications, preference_reader
 from antiphon.services.learning.prompt_trials import run_gated_sets
 from antiphon.services.learning.regressions import failed_regressions
-from antiphon.services.learning.safety import honest_requests, memorization_of, plain_release, probes_of
+from antiphon.services.learning.safety import honest_requests, plain_release
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.workbench_orders import WorkbenchWorkflows
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import feature_exists, rollout_transitions
-from antiphon.serving.answerer import Answerer
-from antiphon.serving.answering.deduplication import DeduplicatingEngine
-from antiphon.serving.ports import EntityReader
 from antiphon.serving.services import Services
 from antiphon.training.arithmetic import choose, speeds_of_this_machine
 from antiphon.training.processes import TrainingProcesses
@@ -103,58 +93,8 @@ class LearningPlatform:
         return dataset_builder(self.store)
 
     @cached_property
-    def evaluator(self) -> ReleaseEvaluator:
-        store = self.store
-        return ReleaseEvaluator(
-            answering=self._answering,
-            releases=store.releases,
-            files=self.features.lake,
-            evaluations=store.evaluations,
-            texts=store.blobs,
-            clock=store.database.clock,
-            suites=self.suites,
-            scorer=self.scorer,
-            annotations=store.annotations.of_predictions,
-            current=partial(evaluated_now, store),
-            concurrency=store.settings.gateway.batch_concurrency,
-        )
-
-    @cached_property
-    def scorer(self) -> AnswerScorer:
-        """Scores answers by the metrics that applications declare."""
-        store = self.store
-        return AnswerScorer(
-            store.blobs,
-            embedders=self.features.embedders,
-            functions=user_functions(store),
-            engines=judge_engines(store, self.engine, self.standbys),
-        )
-
-    @cached_property
-    def suites(self) -> SafetySuites:
-        """The package's safety suites and the project's own."""
-        store = self.store
-        return SafetySuites(
-            probes=partial(probes_of, store),
-            view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
-            memorization=partial(memorization_of, store, self.engine),
-        )
-
-    @cached_property
-    def safety_evaluator(self) -> SafetyEvaluator:
-        """Evaluates what has no evaluation set."""
-        store = self.store
-        return SafetyEvaluator(
-            answering=self._answering,
-            evaluations=store.evaluations,
-            reports=store.safety_reports,
-            texts=store.blobs,
-            clock=store.database.clock,
-            suites=self.suites,
-            scorer=self.scorer,
-            annotations=store.annotations.of_predictions,
-            concurrency=store.settings.gateway.batch_concurrency,
-        )
+    def evaluators(self) -> ProjectEvaluators:
+        return ProjectEvaluators(self.store, self.engine, self.commit, self.features, self.standbys)
 
     async def safety(
         self, scope: Scope, release: str, *, entity: Mapping[str, str] | None = None, question: str | None = None,
@@ -180,7 +120,7 @@ class LearningPlatform:
             candidate = await plain_release(store, self.engine, scope, release)
         reader = self.features.reader(scope)
         requests = await asyncio.to_thread(honest_requests, store, candidate, reader, entity, question)
-        return await self.safety_evaluator.evaluate(candidate, requests, reader, most=probes, progress=progress)
+        return await self.evaluators.on_requests.evaluate(candidate, requests, reader, most=probes, progress=progress)
 
     @cached_property
     def validation(self) -> Validation:
@@ -225,7 +165,7 @@ class LearningPlatform:
             releases=store.releases,
             serve=self.serve,
             evaluations=store.evaluations,
-            evaluator=self.evaluator,
+            evaluator=self.evaluators.on_datasets,
             validation=self.validation,
             rollouts=store.rollouts,
             begin_rollout=unattended(store, rollout_transitions(store)),
@@ -281,7 +221,7 @@ class LearningPlatform:
         await self.serve(candidate)
         dataset = await asyncio.to_thread(self.held_out, scope, candidate, rows)
         live = self.store.releases.live(scope, candidate.bundle.application.name)
-        evaluation = await self.evaluator.evaluate(
+        evaluation = await self.evaluators.on_datasets.evaluate(
             candidate, dataset, mode="classes", whole=texts, with_safety=texts > 0, progress=progress, probes=probes,
             against=live.id if live is not None and live.id != release else None,
         )  # fmt: skip
@@ -309,25 +249,6 @@ class LearningPlatform:
                 cutoff = cutoff or trained.learned_until + parse_duration(tune.window.embargo)
         spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)
         return self.builder.build(spec)
-
-    def _answering(self, features: EntityReader, releases: EvaluatedReleases, once: bool) -> AnswerFunction:
-        wired = serving_services(
-            self.store,
-            DeduplicatingEngine(self.engine) if once else self.engine,
-            self.commit,
-            releases,
-            self.features,
-            reader=lambda scope: features,
-            retrieve=partial(self._retrieve, features),
-        )
-        return Answerer(wired).answer
-
-    def _retrieve(self, features: EntityReader, scope: Scope, request: RetrievalRequest) -> RetrievalResult:
-        """Retrieves for an evaluation: what is published now, whenever its rows were, since documents have no other
-        history; with a probe in it where one was put."""
-        now = msgspec.structs.replace(request, past=False, publication=None, minimum=None)
-        found = self.features.retrieve(scope, now)
-        return features.retrieved(request, found) if isinstance(features, OverlaidReader) else found
 
     @property
     def _threads(self) -> int:

@@ -34,11 +34,11 @@ from antiphon.learning.evaluation.asking import (
     next_id,
 )
 from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
-from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.scoring import GivenAnswer, RequestScores, with_means
 from antiphon.learning.evaluation.safety.suites import SafetySuites
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.scores import EvaluationRows, decode_rows
 from antiphon.serving.ports import EntityReader
 

@@ -23,9 +23,9 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS, KeptAnswers, Progress, answer_each
 from antiphon.learning.evaluation.intervals import mean_of_few
-from antiphon.learning.evaluation.own import AnswerScorer
 from antiphon.learning.evaluation.safety.placement import HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.scores import EvaluationRows, RowResult, own_differences, own_means
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical
 
 
@@ -48,6 +49,15 @@ def _validator(schema: bytes) -> Any:
     document = msgspec.json.decode(schema)
     # An empty registry: a reference to somewhere else is an error, never a download.
     return validator_for(document)(document, registry=Registry())
+
+
+def part_of(output: Any, property: str) -> Any:
+    """A property of an output that is an object, or all of it where none is named; raises ``InvalidInputError`` when it
+    has none of the name."""
+    found = output.get(property) if property and isinstance(output, Mapping) else output
+    if found is None:
+        raise InvalidInputError(f"The output has no {property!r}.")
+    return found
 
 
 def words_of(value: Any, *, keys: bool = True) -> str:

@@ -17,6 +17,7 @@ from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import ConversationTurn
 from antiphon.catalog.serving.receipt import Receipt
+from antiphon.core.errors import NotFoundError
 from antiphon.definitions.degradation import MAIN, Target
 from antiphon.definitions.outcome_shape import number_of
 from antiphon.definitions.own_metrics import OwnMetric
@@ -24,6 +25,7 @@ from antiphon.definitions.shipped_metrics import is_shipped
 from antiphon.features.embedding.vectors import Embedders
 from antiphon.learning.evaluation.judges import JudgeScores
 from antiphon.learning.evaluation.shipped_metrics import score_of
+from antiphon.serving.answering.guards.outputs import parsed
 from antiphon.serving.answering.retrieval import of_blob
 from antiphon.serving.fallback.engines import Engines
 from antiphon.serving.user_functions import UserFunctions
@@ -70,21 +72,27 @@ class AnswerScorer:
             earlier: turns of its conversation.
         """
         application, values, failed = release.bundle.application, dict[str, float](), dict[str, str]()
-        output = _decoded(text) if application.schema is not None else text
+        # A text where it is not what the schema asks for, as that of another release may be.
+        output = text if application.schema is None or (read := parsed(text)) is None else read
         if application.own_metrics:
-            request = {
-                "entity": entity,
-                "question": question,
-                "features": {feature.name: feature.printed for feature in receipt.features},
-                "documents": await asyncio.to_thread(self._documents, receipt),
-                "earlier": [{"question": turn.question, "answer": turn.answer} for turn in earlier],
-            }
-            for metric in application.own_metrics:
-                value = await self._value(metric, request, output, outcomes)
-                if isinstance(value, str):
-                    failed[metric.name] = value
-                else:
-                    values[metric.name] = value
+            try:
+                documents = await asyncio.to_thread(self._documents, receipt)
+            except NotFoundError:
+                failed = {metric.name: "a text of its request was erased" for metric in application.own_metrics}
+            else:
+                request = {
+                    "entity": entity,
+                    "question": question,
+                    "features": {feature.name: feature.printed for feature in receipt.features},
+                    "documents": documents,
+                    "earlier": [{"question": turn.question, "answer": turn.answer} for turn in earlier],
+                }
+                for metric in application.own_metrics:
+                    value = await self._value(metric, request, output, outcomes)
+                    if isinstance(value, str):
+                        failed[metric.name] = value
+                    else:
+                        values[metric.name] = value
         if application.judge_metrics and self.engines is not None:
             answering = Target(MAIN, release.bundle.model.name)
             judges = JudgeScores(self.engines, application.judge_metrics, answering, release.scope)
@@ -119,12 +127,3 @@ class AnswerScorer:
         found = of_blob(None if blob is None else self.texts.get(scope, blob))
         chunks = (f"{chunk['title']} {chunk['text']}" for each in found.values() for chunk in each)
         return (*chunks, *(self.texts.get(scope, call.result_blob).decode() for call in receipt.tools))
-
-
-def _decoded(text: str) -> object:
-    """An output; as a text where it is not what the schema asks for, as that of an older release may be."""
-    try:
-        found: object = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
-    return found
