@@ -1,9 +1,10 @@
-"""Rollouts of two releases compared by labels, labels of many, numbers and texts, beside a paired t-test.
+"""Rollouts of two releases compared by labels, labels of many, numbers and texts, beside a paired t-test; by signals.
 
 ``python -m benchmarks.learning.rollout_statistics [--full] [--seed 1]``. For each kind of outcome, simulated shadow
 pairs of a live release and of a candidate that is as good (A/A), worse by exactly the margin that a plan excludes,
 clearly worse, and better. The judge's paired test is looked at after every pair; the t-test once, at the last one (a
-fixed sample), or every 50 pairs (peeked). Losses are those that evaluations and the judge compute: Brier scores, errors
+fixed sample), or every 50 pairs (peeked). Of thumbs, users of either arm who give one or none, looked at after every
+user, beside a test of two shares. Losses are those that evaluations and the judge compute: Brier scores, errors
 over the range, 1 - chrF of texts. A table, then one JSON line, kept in ``benchmarks/results/rollout-statistics.jsonl``;
 exit code 1 when the judge is wrong more often than it promises.
 """
@@ -25,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antiphon.definitions.learning import Rollout
+from antiphon.definitions.signals import THUMBS
 from antiphon.learning.evaluation.numbers import NumberAnswers
 from antiphon.learning.evaluation.texts import score_text
 from antiphon.releases import eprocess
-from antiphon.releases.evidence import weights
+from antiphon.releases.evidence import signal_values, weights
 
 RESULTS = Path(__file__).parents[1] / "results" / "rollout-statistics.jsonl"
 PLAN = Rollout(shadow=0.2, shadow_pairs=300, canary=(5, 20, 50))
@@ -111,6 +113,47 @@ KINDS: dict[str, tuple[Losses, float, float]] = {
     "texts": (texts, 0.25, 0.40),
 }
 """Kind to what makes its losses, how badly a good release sees, and a bad one."""
+
+
+THUMBED = Rollout(canary=(50,), signals=("thumbs",))
+SENT = 0.4
+"""Share of the users who give a thumb."""
+
+THUMB_CASES = {"as good": (0.5, 0.5), "worse by the margin": (0.5, 0.125), "worse": (0.5, 0.1), "better": (0.3, 0.5)}
+"""Shares of thumbs up in the control and in the canary; the margin is a ``harm``-th of the control's."""
+
+
+def by_thumbs(draw: np.random.Generator, runs: int, users: int, control: float, canary: float) -> dict[str, Any]:
+    """Share of runs in which each test decided, and users of each arm until it did in half of those."""
+    thumbs: dict[str, tuple[Floats, Floats]] = {}
+    for arm, share in (("canary", canary), ("control", control)):
+        gave = draw.random((runs, users)) < SENT
+        up = gave & (draw.random((runs, users)) < share)
+        thumbs[arm] = up.cumsum(axis=1).astype(np.float64), (gave & ~up).cumsum(axis=1).astype(np.float64)
+    (good, bad), (good_0, bad_0) = thumbs["canary"], thumbs["control"]
+    harm, safe = signal_values(
+        THUMBED, THUMBS, bad=(bad, bad_0), good=(good, good_0), rated=good + bad, waited=good_0 + bad_0
+    )
+    alpha = PLAN.alpha * weights(THUMBED)["thumbs"]
+    looks = np.arange(EVERY, users + 1, EVERY) - 1
+    counts = [np.maximum(part[:, looks], 1.0) for part in (good + bad, good_0 + bad_0)]
+    shares = bad[:, looks] / counts[0], bad_0[:, looks] / counts[1]
+    pooled = (bad + bad_0)[:, looks] / (counts[0] + counts[1])
+    spread = np.sqrt(np.maximum(pooled * (1 - pooled), 1e-12) * (1 / counts[0] + 1 / counts[1]))
+    from scipy.stats import norm
+
+    peeked = (shares[0] - shares[1]) / spread > norm.ppf(1 - alpha)
+    found = {
+        "rolled back": first(harm >= math.log(1 / alpha)),
+        "passed": first(safe >= math.log(1 / THUMBED.beta)),
+        "t rolled back": peeked[:, -1].astype(np.int64),
+        "peeked t rolled back": first(peeked, EVERY),
+    }
+    return {
+        "difference": canary - control,
+        "share": {name: float((values > 0).mean()) for name, values in found.items()},
+        "pairs": {name: int(np.median(values[values > 0])) if values.any() else None for name, values in found.items()},
+    }
 
 
 def first(crossed: NDArray[np.bool_], every: int = 1) -> NDArray[np.int64]:
@@ -200,6 +243,10 @@ def main() -> int:
             found = simulate(losses, draw, runs, pairs, live, shadow, boundary=boundary)
             table.setdefault(kind, {})[case] = found
             print(f"{f'{kind}, {case}':32}{found['difference']:>+12.4f}{_told(found)}", flush=True)
+    for case, (control, canary) in THUMB_CASES.items():
+        found = by_thumbs(draw, runs, pairs, control, canary)
+        table.setdefault("thumbs", {})[case] = found
+        print(f"{f'thumbs, {case}':32}{found['difference']:>+12.4f}{_told(found)}", flush=True)
     print("share of rollouts that decided, and pairs until half of those had")
     wrong = {
         kind: {
@@ -230,7 +277,9 @@ def _told(found: dict[str, Any]) -> str:
     for name in ("rolled back", "passed"):
         median = found["pairs"][name]
         said += f"{found['share'][name]:>12.1%} {f'{median:,}' if median else '–':>7}"
-        said += f"{found['share'][f't {name}']:>10.1%}{found['share'][f'peeked t {name}']:>9.1%}"
+        for test in (f"t {name}", f"peeked t {name}"):
+            share = found["share"].get(test)
+            said += f"{'–' if share is None else f'{share:.1%}':>{10 if test.startswith('t') else 9}}"
     return said
 
 

@@ -72,6 +72,7 @@ _HOMES = {
     "on_demand": ("on_demand", "on_demand"),
     "on_demand_view": ("on_demand", "on_demand_view"),
     "quantile": ("feature", "quantile"),
+    "Signal": ("signals", "Signal"),
     "request": ("functions", "request"),
     "std": ("feature", "std"),
     "sum": ("feature", "sum_"),
@@ -86,7 +87,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "tool", "http_tool", "ToolBounds",
     "FigureGuard", "ContentGuard", "PatternGuard", "SchemaGuard", "PIIGuard", "GroundedGuard", "CitationGuard",
     "FunctionGuard", "JudgeGuard", "WhenUnavailable",
-    "Outcome", "metric", "metrics", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences",
+    "Outcome", "Signal", "metric", "metrics", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences",
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
 ]  # fmt: skip
@@ -142,6 +143,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.own_metrics import JudgeMetric, metric
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
+    from antiphon.definitions.signals import Signal
     from antiphon.definitions.source import Source
     from antiphon.definitions.tools import ToolBounds, http_tool, tool
     from antiphon.services.export.frames import open_project as open  # noqa: F401

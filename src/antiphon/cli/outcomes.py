@@ -206,6 +206,21 @@ def pending(
     show(found, as_json, lambda: table(("prediction", "release", "as of", "until"), rows, "Nothing waits."))
 
 
+@app.command("signals")
+def signals(application: Application, project: Project = HERE, as_json: Json = False) -> None:
+    """Count what users sent of answers: thumbs and declared signals, by release."""
+    from antiphon.services.learning.outcomes import monitor
+
+    with stores(project) as store:
+        found = monitor(store).signals(store.scope, application)
+    rows = [
+        (one.signal, one.release, one.predictions, one.sent, _counted(one.values), f"{one.good:.0%}", f"{one.bad:.0%}")
+        for one in found
+    ]
+    head = ("signal", "release", "predictions", "sent", "values", "good", "bad")
+    show(found, as_json, lambda: table(head, rows, "No signal has been sent yet."))
+
+
 @app.command("drift")
 def drift(
     application: Application,
@@ -252,7 +267,8 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
             )
         return named or next((name for name in candidates if name and name in row), "")
 
-    named = [wished.outcome] if wished.outcome else [shape.name for shape in declared.shapes]
+    known = [shape.name for shape in declared.shapes] + [one.name for one in declared.signals or ()]
+    named = [wished.outcome] if wished.outcome else known
     value = found(wished.value, "value", *named, "value", "label", *([] if wished.outcome else _UNDECLARED))
     if row and not value:
         raise InvalidInputError(
@@ -284,7 +300,8 @@ def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) 
     known = row.get(columns.available_at) if columns.available_at else None
     identity = row.get(columns.id) if columns.id else None
     value = row.get(columns.value)
-    if columns.kind is None and declared.outcome is not None and value is not None:
+    of_outcome = columns.outcome is None or any(one.name == columns.outcome for one in declared.shapes)
+    if columns.kind is None and declared.outcome is not None and value is not None and of_outcome:
         text = truth_text(value, outcome_named(declared, columns.outcome)[0])
         value = value if text is None else text  # what is none is refused as it came
     return OutcomeSubmission(
@@ -298,6 +315,10 @@ def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) 
         available_at=None if known in (None, "") else entities.moment_of_cell(known, columns.available_at),
         id=None if identity in (None, "") else str(identity),
     )
+
+
+def _counted(values: dict[str, int]) -> str:
+    return ", ".join(f"{number} {value}" for value, number in sorted(values.items()))
 
 
 def _text(imported: ImportReport) -> str:

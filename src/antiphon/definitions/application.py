@@ -24,6 +24,7 @@ from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
 from antiphon.definitions.place import caller, declared
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.sensitivity import Tags
+from antiphon.definitions.signals import THUMBS, Signal
 from antiphon.definitions.tools import ToolBounds, ToolSpec, spec_of
 
 
@@ -200,6 +201,17 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     more_outcomes: tuple[Outcome, ...] | msgspec.UnsetType = msgspec.UNSET
     own_metrics: tuple[OwnMetric, ...] | msgspec.UnsetType = msgspec.UNSET
     judge_metrics: tuple[JudgeMetric, ...] | msgspec.UnsetType = msgspec.UNSET
+    signals: tuple[Signal, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    def signal(self, name: str) -> Signal | None:
+        """A declared signal, or the thumbs that every application has; ``None`` where there is none of the name."""
+        return next((one for one in (*(self.signals or ()), THUMBS) if one.name == name), None)
+
+    @property
+    def judged_signals(self) -> tuple[Signal, ...]:
+        """The signals by which a canary is judged."""
+        named = (self.signal(name) for name in self.rollout.signals or ())
+        return tuple(one for one in named if one is not None)
 
     @property
     def user_metrics(self) -> dict[str, OwnMetric | JudgeMetric]:
@@ -308,6 +320,7 @@ class Application:
         slo: service level of the online path.
         rollout: stages of a new release, and the judge's thresholds.
         outcome: the truth that arrives later, for evaluation and fine-tuning; of several the first decides in shadow.
+        signals: what users do with answers or say of them, beside thumbs.
         gates: checks that a release passes before it gets traffic.
         ungated: why releases go live without gates, as a sentence or a :class:`GateExemption`; empty: they do not.
         retrievals: what is looked up in documents for the prompt.
@@ -342,6 +355,7 @@ class Application:
         slo: SLO | None = None,
         rollout: Rollout | None = None,
         outcome: Outcome | Sequence[Outcome] | None = None,
+        signals: Sequence[Signal] = (),
         gates: Gates | None = None,
         ungated: str | GateExemption = "",
         conversation: Conversation | None = None,
@@ -373,6 +387,7 @@ class Application:
         given = tuple(outcome) if isinstance(outcome, list | tuple) else () if outcome is None else (outcome,)
         self.outcome: Any = given[0] if given else None
         self.more_outcomes: tuple[Any, ...] = given[1:]
+        self.signals: tuple[Any, ...] = tuple(signals) if isinstance(signals, list | tuple) else (signals,)
         self.gates = gates or Gates()
         self.ungated = GateExemption(ungated) if isinstance(ungated, str) and ungated else ungated
         self.conversation = conversation

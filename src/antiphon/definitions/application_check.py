@@ -77,6 +77,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         "more_outcomes": application.more_outcomes or msgspec.UNSET,
         "own_metrics": own_metrics(application.metrics) or msgspec.UNSET,
         "judge_metrics": judge_metrics(application.metrics) or msgspec.UNSET,
+        "signals": application.signals or msgspec.UNSET,
         "locale": msgspec.UNSET if application.locale == "en" else application.locale,
         "conversation": msgspec.UNSET if application.conversation is None else application.conversation,
         "tools": application.tools or msgspec.UNSET,

@@ -313,8 +313,10 @@ class Rollout(msgspec.Struct, frozen=True):
             of labels, chrF of texts, F1 of corrected fields, the mean absolute error of numbers as a share of
             their range.
         patience: a rollout that has decided nothing for so long is rolled back.
-        thumbs: a user whose first answer in the canary got a thumbs down counts as a bad event, beside errors, invalid
-            outputs and latency.
+        cost_margin: where a service level in tokens is declared, the candidate's answers may take more than the
+            control's by at most this share of it on average.
+        signals: names of signals, ``thumbs`` among them, that users send of their first answer in the canary: more bad
+            ones, or fewer good ones, speak against the candidate, beside errors, invalid outputs, latency and cost.
     """
 
     shadow: float = 0.0
@@ -328,4 +330,6 @@ class Rollout(msgspec.Struct, frozen=True):
     floor: float = 0.05
     quality_margin: float = 0.02
     patience: str = "24h"
-    thumbs: bool = False
+    # Unset for the default, and for none, so that releases keep their hashes over an upgrade.
+    cost_margin: float | msgspec.UnsetType = msgspec.UNSET
+    signals: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET

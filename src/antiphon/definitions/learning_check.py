@@ -27,6 +27,7 @@ from antiphon.definitions.outcome_shape import OutcomeShape, metric_names, shape
 from antiphon.definitions.own_metrics import judge_metrics, names_of, own_metric_mistakes, own_metrics
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.shipped_metrics import shipped_metric_mistakes
+from antiphon.definitions.signals import THUMBS, Signal, signal_mistakes
 from antiphon.definitions.source import Source, SourceSpec
 
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
@@ -91,7 +92,9 @@ def learning_mistakes(application: Application, keys: tuple[str, ...]) -> Iterat
         yield from _few_to_correct(application)
     labelled = bool(shapes) and shapes[0].form == "label"
     yield from _gate_mistakes(application.gates, keys, (*known, *own), labelled=labelled)
+    yield from signal_mistakes(application.signals, [shape.name for shape in shapes])
     yield from _rollout_mistakes(application.rollout)
+    yield from _evidence_mistakes(application, outcomes=bool(declared))
     yield from _ungated_mistakes(application.ungated)
 
 
@@ -266,7 +269,24 @@ def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:
             yield f"rollout.{field} {value!r} is no duration such as '10m'."
     if rollout.shadow_pairs < 0 or rollout.step_units < 0:
         yield "rollout.shadow_pairs and rollout.step_units are counts."
-    if rollout.thumbs and not rollout.canary:
-        yield "rollout.thumbs are given by users of a canary: declare rollout.canary."
+    if rollout.cost_margin is not msgspec.UNSET and not 0 < rollout.cost_margin <= 1:
+        yield f"rollout.cost_margin is above 0 and at most 1, not {rollout.cost_margin}."
     if rollout.shadow_pairs > 0 and rollout.shadow == 0:
         yield "rollout.shadow_pairs needs a share of requests in rollout.shadow."
+
+
+def _evidence_mistakes(application: Application, *, outcomes: bool) -> Iterator[str]:
+    """Mistakes of evidence that a rollout waits for and nothing will give."""
+    rollout = application.rollout
+    declared = [one.name for one in application.signals if isinstance(one, Signal)]
+    for name in rollout.signals or ():
+        if name not in (*declared, THUMBS.name):
+            known = ", ".join(dict.fromkeys((*declared, THUMBS.name)))
+            yield f"rollout.signals: no signal is named {name!r}; there are {known}."
+    if rollout.signals and (not rollout.canary or len(set(rollout.signals)) < len(rollout.signals)):
+        yield "rollout.signals are different ones, sent by users of a canary: declare rollout.canary."
+    if rollout.shadow_pairs > 0 and not outcomes:
+        yield (
+            "rollout.shadow_pairs are compared by an outcome, and none is declared, so that no release would ever "
+            "leave the shadow: declare an outcome, or leave the shadow out."
+        )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -30,7 +30,7 @@ from antiphon.definitions.application import SLO
 from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
 from antiphon.learning.evaluation.pairs import PairScorer
 from antiphon.orchestration.worker import wait
-from antiphon.releases.evidence import PairedOutcome
+from antiphon.releases.evidence import PairedOutcome, SignalEvidence
 from antiphon.releases.rollout import RolloutTransitions
 
 _log = logging.getLogger("antiphon.worker")
@@ -56,7 +56,7 @@ Judge = Callable[
         datetime,
         SLO,
         OutcomeShape,
-        Mapping[str, bool],
+        Sequence[SignalEvidence],
     ],
     Judgement,
 ]
@@ -65,12 +65,12 @@ Judge = Callable[
 
 class RolloutEvidence(msgspec.Struct, frozen=True):
     """Evidence about a rollout: exposures by id, pairs by prediction, each pair with the losses by its outcome, and
-    thumbs (up or not) by prediction."""
+    the signals that its plan asks for."""
 
     exposures: tuple[Exposure, ...]
     pairs: tuple[PairedOutcome, ...]
     outcome: OutcomeShape
-    thumbs: dict[str, bool]
+    signals: tuple[SignalEvidence, ...]
 
 
 class EvidenceReader:
@@ -89,11 +89,14 @@ class EvidenceReader:
         since = _last(seen.exposures.values())
         for exposure in self._exposures.of(rollout.scope, rollout.id, since=since):
             seen.exposures[exposure.id] = exposure
-        if rollout.plan.thumbs and rollout.state == "canary":
-            since = _last(seen.thumbs.values()) or rollout.created_at
-            for thumb in self._outcomes.thumbs(rollout.scope, rollout.application, since=since):
-                seen.thumbs[thumb.prediction or ""] = thumb
-        declared = self._scorer.shape(rollout)
+        application = self._scorer.application(rollout)
+        signals = application.judged_signals if rollout.state == "canary" else ()
+        for signal in signals:
+            sent = seen.signals.setdefault(signal.name, {})
+            since = _last(sent.values()) or rollout.created_at
+            for one in self._outcomes.signals(rollout.scope, rollout.application, signal.name, since=since):
+                sent[one.prediction or ""] = one
+        declared = application.shape
         shape = declared or ANY_LABEL
         for pair in self._pairs.of(rollout.scope, rollout.id, since=_last(seen.pairs.values())):
             if pair.prediction not in seen.pairs and shape.sampled(pair.prediction):
@@ -108,7 +111,10 @@ class EvidenceReader:
             tuple(seen.exposures[name] for name in sorted(seen.exposures)),
             tuple(seen.compared[name] for name in sorted(seen.compared)),
             shape,
-            {name: thumb.value == "up" for name, thumb in seen.thumbs.items()},
+            tuple(
+                SignalEvidence(signal, {name: one.value for name, one in seen.signals[signal.name].items()})
+                for signal in signals
+            ),
         )
 
     def keep_only(self, rollouts: Sequence[RolloutRecord]) -> None:
@@ -208,7 +214,7 @@ class RolloutKeeper:
             changed = self._transitions.model_changed(rollout)
             slo = self._releases.get(self._scope, rollout.candidate).bundle.application.slo
             judgement = self._judge(
-                rollout, evidence.exposures, evidence.pairs, now, slo, evidence.outcome, evidence.thumbs
+                rollout, evidence.exposures, evidence.pairs, now, slo, evidence.outcome, evidence.signals
             )
             if (judgement.rollout, judgement.state, judgement.step) != (rollout.id, rollout.state, rollout.step):
                 raise ValueError(f"It judged {judgement.rollout}, {judgement.state}, step {judgement.step} instead.")
@@ -248,7 +254,7 @@ class _EvidenceCache(msgspec.Struct):
     exposures: dict[str, Exposure] = {}
     pairs: dict[str, ShadowPair] = {}
     compared: dict[str, PairedOutcome] = {}
-    thumbs: dict[str, OutcomeRecord] = {}
+    signals: dict[str, dict[str, OutcomeRecord]] = {}
 
 
 def differs(before: Judgement | None, now: Judgement) -> bool:

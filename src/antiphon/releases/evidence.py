@@ -4,7 +4,8 @@ Invariants:
 - A user counts once per rollout, with its first exposure, however often it comes and however many steps it sees.
 - What is missing never helps the candidate towards promotion, nor does it push it towards rolling back: an outcome that
   is still waited for counts, in each test, as the one of the two that speaks least for that test's conclusion.
-- Each metric's harm process is valid by the clock it advances on; which metrics share a clock is in ``CLOCKS``.
+- Each metric's harm process is valid by the clock it advances on; which metrics share a clock is in ``CLOCKS``, and
+  each signal has one of its own.
 """
 
 from __future__ import annotations
@@ -16,19 +17,27 @@ from datetime import datetime
 
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike
 
 from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, RolloutRecord
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
+from antiphon.definitions.signals import Signal
 from antiphon.releases import eprocess
 
-WEIGHTS = {"error": 0.25, "invalid": 0.25, "latency": 0.1, "first_byte": 0.1, "quality": 0.3, "thumbs": 0.3}
+WEIGHTS = {"error": 0.25, "invalid": 0.25, "latency": 0.1, "first_byte": 0.1, "cost": 0.1, "quality": 0.3}
 """Shares of α. Fixed before any evidence; those of what a plan does not ask for go to the others."""
 
-CLOCKS = (("error", "invalid"), ("latency", "first_byte"), ("quality",), ("thumbs",))
-"""Metrics that advance together: with each user, with each couple of generated answers, with each shadow pair, with
-each thumb that a user gives."""
+SIGNALS_WEIGHT = 0.3
+"""The share of all signals together."""
+
+CLOCKS = (("error", "invalid"), ("latency", "first_byte", "cost"), ("quality",))
+"""Metrics that advance together: with each user, with each couple of generated answers, with each shadow pair. A signal
+advances with each of its own values that users send."""
+
+COST_MARGIN = 0.25
+"""Share of the service level in tokens by which an answer may cost more, where a plan says nothing else."""
 
 IMBALANCE_BOUND = 1_000.0
 """E-value at which the arms' sizes contradict the assignment (a false alarm in one rollout of a thousand)."""
@@ -57,10 +66,19 @@ class PairedOutcome(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
-def weights(plan: Rollout) -> dict[str, float]:
-    """The weights of the metrics that a plan asks for; they sum to 1."""
-    declared = {"quality": compares_quality(plan), "thumbs": plan.thumbs and bool(plan.canary)}
+class SignalEvidence(msgspec.Struct, frozen=True):
+    """A signal with the values that users sent, by prediction."""
+
+    signal: Signal
+    values: Mapping[str, str]
+
+
+def weights(plan: Rollout, slo: SLO | None = None) -> dict[str, float]:
+    """The weights of the metrics that a plan asks for, cost only with a service level in tokens; they sum to 1."""
+    declared = {"quality": compares_quality(plan), "cost": bool(plan.canary and slo is not None and slo.tokens)}
     requests = {name: weight for name, weight in WEIGHTS.items() if declared.get(name, bool(plan.canary))}
+    named = plan.signals or () if plan.canary else ()
+    requests |= {name: SIGNALS_WEIGHT / len(named) for name in named}
     return {name: weight / sum(requests.values()) for name, weight in requests.items()}
 
 
@@ -137,7 +155,8 @@ def exposed(
     exposures: Sequence[Exposure],
     slo: SLO,
     shares: dict[str, float],
-    thumbs: Mapping[str, bool],
+    signals: Sequence[SignalEvidence],
+    now: datetime,
 ) -> ArmExposures:
     """Count users by arm, and test each metric against harm and for safety."""
     ordered = sorted(exposures, key=lambda exposure: (exposure.created_at, exposure.id))
@@ -160,7 +179,8 @@ def exposed(
         _by_user(rollout.plan, "invalid", users, [one.invalid for one in users], shares["invalid"]),
         _by_couple(rollout.plan, "latency", answers, slow, shares["latency"]),
         _by_couple(rollout.plan, "first_byte", answers, late, shares["first_byte"]),
-        *((_by_thumb(rollout.plan, users, thumbs, shares["thumbs"]),) if "thumbs" in shares else ()),
+        *([_cost(rollout.plan, answers, slo.tokens or 1, shares["cost"])] if "cost" in shares else ()),
+        *(_by_signal(rollout.plan, users, one, shares[one.signal.name], now) for one in signals),
     )
     step_units = len({one.unit for one in ours if one.arm == "canary" and one.step == rollout.step})
     comparable = len({one.arm for one in users}) == 2
@@ -178,12 +198,74 @@ def _by_user(plan: Rollout, name: str, users: Sequence[Exposure], bad: Sequence[
     return _metric(name, seen, failed, float(harm), float(safe), weight)
 
 
-def _by_thumb(plan: Rollout, users: Sequence[Exposure], thumbs: Mapping[str, bool], weight: float) -> JudgedMetric:
-    """Compares users who gave a thumb. The ratio's tests take the thumbs down alone, so that who gives none counts in
-    both arms alike; the test against the floor has a thumb of each unit, so that one that has not come yet helps no
-    candidate."""
-    rated = [(one, thumbs[one.prediction]) for one in users if one.prediction and one.prediction in thumbs]
-    return _by_user(plan, "thumbs", [one for one, _ in rated], [not up for _, up in rated], weight)
+def _by_signal(
+    plan: Rollout, users: Sequence[Exposure], sent: SignalEvidence, weight: float, now: datetime
+) -> JudgedMetric:
+    """Compares what users of the arms sent of their first answer."""
+    signal, window = sent.signal, parse_duration(sent.signal.window)
+    rated = [(one, sent.values[one.prediction]) for one in users if one.prediction and one.prediction in sent.values]
+    seen = Counter[str](one.arm for one, _ in rated)
+    bad, good = (Counter[str](one.arm for one, value in rated if value in side) for side in (signal.bad, signal.good))
+    late = [one for one in users if one.arm == "control" and one.created_at + window < now]
+    waited = sum(1 for one in late if one.prediction not in sent.values) + seen["control"]
+    harm, safe = signal_values(
+        plan,
+        signal,
+        bad=(bad["canary"], bad["control"]),
+        good=(good["canary"], good["control"]),
+        rated=seen["canary"],
+        waited=waited,
+    )
+    found = _metric(signal.name, seen, bad, float(harm), float(safe), weight)
+    return msgspec.structs.replace(found, canary_good=good["canary"], control_good=good["control"])
+
+
+def signal_values(
+    plan: Rollout,
+    signal: Signal,
+    *,
+    bad: tuple[ArrayLike, ArrayLike],
+    good: tuple[ArrayLike, ArrayLike],
+    rated: ArrayLike,
+    waited: ArrayLike,
+) -> tuple[eprocess.Floats, eprocess.Floats]:
+    """Logarithms of the e-values for harm and for safety: of bad values there may not be more than the control's, of
+    good ones not fewer.
+
+    The tests of ratios take the values alone, so that who sends none counts in both arms alike: of two equal arms each
+    value is a fair coin's. Two sides that are both watched halve the stake of each: the average of two e-values is one,
+    and what promotes has passed both. Where half of all answers are liked already a release cannot get many times the
+    dislikes, but its likes can become a fraction, which is what the second side is for.
+
+    Args:
+        bad, good: values of the canary and of the control; arrays are broadcast.
+        rated: users of the canary who sent one: a value that has not come yet helps no candidate.
+        waited: users of the control who sent one, or have had their time to: of so many good values may be rare.
+    """
+    harm, safe = [], []
+    if signal.bad:
+        harm.append(eprocess.harm_ratio(*bad))
+        safe.append(eprocess.safe_both(*bad, rated, ratio=plan.harm, floor=plan.floor))
+    if signal.good:
+        harm.append(eprocess.harm_ratio(*good[::-1]))
+        safe.append(eprocess.safe_both(*good[::-1], waited, ratio=plan.harm, floor=plan.floor))
+    return np.logaddexp.reduce(harm, axis=0) - math.log(len(harm)), np.minimum.reduce(safe)
+
+
+def _cost(plan: Rollout, answers: Sequence[Exposure], level: int, weight: float) -> JudgedMetric:
+    """The tokens of the k-th generated answer of one arm beside those of the k-th of the other, as shares of twice the
+    service level: an answer beyond that counts as that."""
+    arms: dict[str, list[float]] = {"canary": [], "control": []}
+    for answer in answers:
+        arms[answer.arm].append(min(answer.tokens / (2 * level), 1.0))
+    couples = min(len(arms["canary"]), len(arms["control"]))
+    apart = np.array(arms["canary"][:couples]) - np.array(arms["control"][:couples])
+    margin = (plan.cost_margin or COST_MARGIN) / 2
+    harm = eprocess.harm_mean(apart)[-1] if couples else 0.0
+    safe = eprocess.safe_mean(apart, margin=margin)[-1] if couples else 0.0
+    found = _metric("cost", Counter(one.arm for one in answers), Counter(), float(harm), float(safe), weight)
+    spent = {arm: 2.0 * level * math.fsum(shares) for arm, shares in arms.items()}
+    return msgspec.structs.replace(found, canary_bad=spent["canary"], control_bad=spent["control"])
 
 
 def _by_couple(
@@ -220,7 +302,7 @@ def _metric(
     name: str, seen: Counter[str], failed: Counter[str], harm: float, safe: float, weight: float
 ) -> JudgedMetric:
     without = [arm for arm in ("canary", "control") if not seen[arm]]
-    kind = "generated answers" if name in CLOCKS[1] else "thumbs" if name == "thumbs" else "users"
+    kind = "generated answers" if name in CLOCKS[1] else "users" if name in WEIGHTS else f"values of {name}"
     return JudgedMetric(
         name=name,
         canary_units=seen["canary"],

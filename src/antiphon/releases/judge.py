@@ -16,9 +16,8 @@ chances of a false alarm sum to at most α.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from types import MappingProxyType
 from typing import Literal
 
 from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord
@@ -27,9 +26,11 @@ from antiphon.definitions.application import SLO
 from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
 from antiphon.releases.evidence import (
     CLOCKS,
+    COST_MARGIN,
     ArmExposures,
     PairedOutcome,
     QualityEvidence,
+    SignalEvidence,
     compares_quality,
     exposed,
     quality,
@@ -43,7 +44,6 @@ _BAD = {
     "invalid": "got an invalid output",
     "latency": "waited longer than the service level for a generated answer",
     "first_byte": "waited longer than the service level for the first byte of a generated answer",
-    "thumbs": "who rated their first answer gave a thumbs down",
 }
 _TITLES = {
     "error": "errors",
@@ -51,7 +51,7 @@ _TITLES = {
     "latency": "latency over the service level",
     "first_byte": "first bytes over the service level",
     "quality": "quality",
-    "thumbs": "thumbs down",
+    "cost": "cost",
 }
 
 
@@ -62,7 +62,7 @@ def judge(
     now: datetime,
     slo: SLO,
     outcome: OutcomeShape = ANY_LABEL,
-    thumbs: Mapping[str, bool] = MappingProxyType({}),
+    signals: Sequence[SignalEvidence] = (),
 ) -> Judgement:
     """Promote to the next state or step, hold, or roll back.
 
@@ -74,12 +74,13 @@ def judge(
         now: the wall time, for ``step_time``.
         slo: of the candidate; what is longer than its p99 is a bad event.
         outcome: by which pairs are compared.
-        thumbs: prediction to whether its user gave a thumbs up.
+        signals: those that the plan asks for, with what users sent.
     """
-    plan, shares = rollout.plan, weights(rollout.plan)
+    plan, shares = rollout.plan, weights(rollout.plan, slo)
     harm_bound, safe_bound = 1 / plan.alpha, 1 / plan.beta
     compared = quality(rollout, pairs, shares["quality"]) if "quality" in shares else None
-    seen = exposed(rollout, exposures, slo, shares, thumbs) if rollout.state == "canary" and plan.canary else None
+    in_canary = rollout.state == "canary" and bool(plan.canary)
+    seen = exposed(rollout, exposures, slo, shares, signals, now) if in_canary else None
     metrics = (() if seen is None else seen.metrics) + (() if compared is None else (compared.metric,))
     harm, worst = _harm(metrics)
     lacking = _lacking(rollout, seen, compared, metrics, pairs, now, outcome)
@@ -105,7 +106,9 @@ def judge(
 def _harm(metrics: Sequence[JudgedMetric]) -> tuple[float, JudgedMetric | None]:
     """The highest sum over the clocks, and the metric that has most of it."""
     named = {metric.name: metric for metric in metrics}
-    sums = [[named[name] for name in clock if name in named] for clock in CLOCKS]
+    known = {name for clock in CLOCKS for name in clock}
+    clocks = (*CLOCKS, *((name,) for name in named if name not in known))
+    sums = [[named[name] for name in clock if name in named] for clock in clocks]
     highest = max(sums, key=lambda clock: sum(metric.weight * metric.harm for metric in clock))
     if not highest:
         return 0.0, None
@@ -141,7 +144,7 @@ def _lacking(
             lacking.append(f"the step lasts {remaining.total_seconds():,.0f} s more of {plan.step_time}")
     # Without users in an arm that is said once, not again for each metric.
     if seen is None or seen.comparable:
-        lacking += [f"{_TITLES[metric.name]}: {metric.note}" for metric in metrics if metric.note]
+        lacking += [f"{_title(metric)}: {metric.note}" for metric in metrics if metric.note]
     safe_bound, open_questions = 1 / plan.beta, dict[str, list[str]]()
     for metric in metrics:
         if not metric.note and metric.safe < safe_bound:
@@ -157,7 +160,7 @@ def _lacking(
 def _progress(metric: JudgedMetric) -> str:
     """A metric with its e-value; of latency also the answers that it stands on, for stored ones say nothing of it, nor
     do two arms that are both slow."""
-    said = f"{_TITLES[metric.name]} ({metric.safe:.1f}"
+    said = f"{_title(metric)} ({metric.safe:.1f}"
     if metric.name not in ("latency", "first_byte"):
         return f"{said})"
     arms = ((metric.canary_bad, metric.canary_units, "canary"), (metric.control_bad, metric.control_units, "control"))
@@ -169,6 +172,8 @@ def _allowed(rollout: RolloutRecord, metric: JudgedMetric, outcome: OutcomeShape
     plan = rollout.plan
     if metric.name == "quality":
         return f"a {outcome.deciding_title} worse by {plan.quality_margin * outcome.span:g}"
+    if metric.name == "cost":
+        return f"a cost above the control's by {100 * (plan.cost_margin or COST_MARGIN):g} % of the service level"
     floor = f" and above {100 * plan.floor:g} %" if plan.floor > 0 else ""
     return f"a rate of {plan.harm:g} times the control's{floor}"
 
@@ -196,7 +201,7 @@ def _sentence(
     quality_said = "" if compares_quality(rollout.plan) else " Quality was not compared: the plan asks for no pairs."
     return (
         f"Promoted from {place} to {_next(rollout)}: {text}; anything worse than allowed is excluded "
-        f"(least for {_TITLES[least.name]}, e-value {_shown(least.safe)} of the {safe_bound:.0f} needed).{quality_said}"
+        f"(least for {_title(least)}, e-value {_shown(least.safe)} of the {safe_bound:.0f} needed).{quality_said}"
     )
 
 
@@ -207,10 +212,25 @@ def _figures(metric: JudgedMetric, outcome: OutcomeShape) -> str:
         losses = metric.canary_bad / metric.canary_units, metric.control_bad / metric.control_units
         shadow, live = (outcome.in_unit(loss) for loss in losses)
         return f"{outcome.deciding_title} {shadow:.3f} against {live:.3f} live on {metric.canary_units} pairs"
+    if metric.name == "cost":
+        spent = (metric.canary_bad, metric.canary_units), (metric.control_bad, metric.control_units)
+        canary, control = (tokens / answers if answers else 0.0 for tokens, answers in spent)
+        return f"a generated answer took {canary:,.0f} tokens in the canary and {control:,.0f} in the control"
+    if metric.name not in _TITLES:
+        return (
+            f"of {metric.canary_units} canary users who sent {metric.name} {metric.canary_bad:.0f} sent a bad value "
+            f"and {metric.canary_good} a good one, against {metric.control_bad:.0f} and {metric.control_good} of "
+            f"{metric.control_units}"
+        )
     return (
         f"{metric.canary_bad:.0f} of {metric.canary_units} canary users {_BAD[metric.name]} "
         f"against {metric.control_bad:.0f} of {metric.control_units}"
     )
+
+
+def _title(metric: JudgedMetric) -> str:
+    """A metric's title; a signal's own name."""
+    return _TITLES.get(metric.name, metric.name)
 
 
 def _next(rollout: RolloutRecord) -> str:

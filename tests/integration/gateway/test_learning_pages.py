@@ -15,8 +15,9 @@ from tests.harness import fakes
 from tests.harness.gateway_client import gateway_client
 from tests.integration.gateway.learned_desk import LearnedDesk
 from tests.integration.learning.joining import learning_desk
-from tests.unit.catalog.examples import DEV
+from tests.unit.catalog.examples import DEV, NOON
 
+from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.definitions.learning import Rollout
 from antiphon.durable.run import ProgressReport
 from antiphon.governance.identity.keys import Keys
@@ -259,6 +260,21 @@ async def test_drift_is_shown_of_an_application_without_an_outcome(
     assert "declares no outcome" in page
     assert "tokens of the answer" in page
     assert "antiphon outcomes drift desk --texts" in page
+    assert "<h2>Signals</h2>" not in page
+
+
+async def test_signals_are_shown_by_release_without_an_outcome(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
+    release = desk.live(1, outcome=None).id
+    desk.declared.known["desk"] = learning_desk(outcome=None)
+    thumb = OutcomeRecord(
+        id="out_1", scope=DEV, application="desk", kind="thumbs", status="joined", value="down", available_at=NOON,
+        created_at=NOON, prediction="p1", release=release, role="live", as_of=NOON,
+    )  # fmt: skip
+    desk.outcomes.add(thumb)
+    page = (await browser.get("/outcomes")).text
+    assert "<h2>Signals</h2>" in page
+    assert re.search(r'<th scope="row">thumbs</th><td>release 1</td>', page)
+    assert '<td class="right">100.0 %</td>' in page
 
 
 async def test_outcomes_are_counted_scored_and_drawn(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:

@@ -23,6 +23,7 @@ from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome as DeclaredOutcome
+from antiphon.definitions.signals import Signal
 from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.matching import OutcomeMatcher
 from antiphon.learning.outcomes.monitoring import Monitor
@@ -49,6 +50,12 @@ def learning_desk(name: str = "desk", **fields: Any) -> ApplicationSpec:
     return application(name, **(given | fields))
 
 
+SIGNALS = (
+    Signal("resolved", good="yes", bad="no", neutral="unclear", window="2h"),
+    Signal("copied", good="yes"),
+)
+
+
 class Declared:
     """Applications as they are declared."""
 
@@ -69,7 +76,7 @@ class Desk:
         self.database = open_database(folder, self.clock)
         self.outcomes = Outcomes(self.database)
         self.receipts = Receipts(self.database)
-        self.declared = Declared(learning_desk(), learning_desk("mute", outcome=None))
+        self.declared = Declared(learning_desk(signals=SIGNALS), learning_desk("mute", outcome=None, signals=SIGNALS))
         self.joiner = self.new_joiner()
 
     def new_joiner(self) -> OutcomeJoiner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -224,6 +225,54 @@ def test_thumbs_corrections_and_remarks_are_kept_beside_the_label(desk: Desk) ->
     assert statuses == ["joined", "contradictory", "joined", "joined", "joined"]
     assert desk.outcomes.scored(DEV, "desk", "outlook") == []
     assert desk.joiner.take(DEV, "me", label()).status == "joined"
+
+
+def test_signals_join_within_a_window_of_their_own_with_or_without_an_outcome(desk: Desk) -> None:
+    desk.predict("p1")
+    desk.predict("p2", application="mute")
+    numbers = itertools.count()
+
+    def sent(value: str, signal: str = "resolved", **fields: Any) -> Any:
+        return desk.joiner.take(DEV, "me", label(value, outcome=signal, id=f"s{next(numbers)}", **fields))
+
+    assert [sent(value).status for value in ("no", "no", "yes")] == ["joined", "duplicate", "contradictory"]
+    assert sent("yes", available_at=NOON + 3 * HOUR).status == "late"
+    assert sent("yes", "copied", available_at=NOON + 3 * HOUR).status == "joined"
+    assert sent("unclear", application="mute", prediction="p2").status == "joined"
+    (kept,) = [one for one in desk.outcomes.of_prediction(DEV, "p1") if one.status == "joined" and one.value == "no"]
+    assert (kept.kind, kept.outcome, kept.release) == ("signal", "resolved", "rel_1")
+    # They are no outcomes: nothing is trained on or scored by them.
+    assert desk.outcomes.scored(DEV, "desk", "outlook") == []
+    with pytest.raises(InvalidInputError, match="'perhaps' is no resolved of 'desk'"):
+        sent("perhaps")
+    with pytest.raises(InvalidInputError, match="declares no outcome named 'escalated'"):
+        sent("yes", "escalated")
+    with pytest.raises(InvalidInputError, match="declares no outcome"):
+        sent("yes", "escalated", application="mute", prediction="p2")
+
+
+def test_a_signal_that_came_before_its_receipt_is_joined_with_it(desk: Desk) -> None:
+    early = desk.joiner.take(DEV, "me", label("no", outcome="resolved", prediction="p1", id="a"))
+    assert early.status == "unknown"
+    desk.predict("p1")
+    assert desk.joiner.rejoin(DEV, since=NOON) == 1
+    assert [(one.kind, one.outcome, one.status) for one in desk.outcomes.of_prediction(DEV, "p1")] == [
+        ("signal", "resolved", "joined")
+    ]
+
+
+def test_signals_are_counted_by_release(desk: Desk) -> None:
+    for number in range(4):
+        desk.predict(f"p{number}")
+        for kind, value in (("thumbs", "down" if number else "up"), ("resolved", "yes" if number == 3 else "no")):
+            named = {"kind": kind} if kind == "thumbs" else {"outcome": kind}
+            desk.joiner.take(DEV, "me", label(value, prediction=f"p{number}", **named))
+    found = desk.monitor.signals(DEV, "desk")
+    assert [(one.signal, one.predictions, one.sent, one.values, one.good, one.bad) for one in found] == [
+        ("thumbs", 4, 4, {"down": 3, "up": 1}, 0.25, 0.75),
+        ("resolved", 4, 4, {"no": 3, "yes": 1}, 0.25, 0.75),
+    ]
+    assert desk.monitor.signals(DEV, "mute") == ()
 
 
 def test_erased_entity_keys_leave_the_label(desk: Desk) -> None:

@@ -16,10 +16,11 @@ from tests.unit.catalog.examples import DEV, NOON
 from antiphon.catalog.releases.rollouts import Arm, Exposure, Judgement, RolloutRecord, ShadowPair
 from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
+from antiphon.definitions.signals import THUMBS, Signal
 from antiphon.learning.evaluation.pairs import label_pair
 from antiphon.releases import eprocess
 from antiphon.releases.declaration import declaration, requests_needed
-from antiphon.releases.evidence import CLOCKS, PairedOutcome, weights
+from antiphon.releases.evidence import CLOCKS, PairedOutcome, SignalEvidence, weights
 from antiphon.releases.judge import judge
 
 PLAN = Rollout(canary=(5, 20), step_units=50)
@@ -199,37 +200,88 @@ def test_a_user_counts_once_with_the_first_exposure() -> None:
     assert both.metrics[0].canary_units == 150
 
 
-def rated(plan: Rollout, up: int, down: int, control_down: int) -> Judgement:
-    """After some users of each arm gave thumbs: those of the canary ``up`` and ``down``, those of the control down."""
+def rated(
+    plan: Rollout,
+    up: int,
+    down: int,
+    control_down: int,
+    control_up: int | None = None,
+    *,
+    signal: Signal = THUMBS,
+    hours: float = 1.0,
+) -> Judgement:
+    """After some users of each arm sent values of a signal for their first answers; by default as many good ones."""
     seen = [
         msgspec.structs.replace(one, prediction=f"{one.arm}-{number // 2}") for number, one in enumerate(exposures())
     ]
-    thumbs = {f"canary-{number}": number >= down for number in range(up + down)}
-    thumbs |= {f"control-{number}": number >= control_down for number in range(control_down + up)}
+    good, bad = (side[0] if side else "" for side in (signal.good, signal.bad))
+    sent = {f"canary-{number}": good if number >= down else bad for number in range(up + down)}
+    above = up if control_up is None else control_up
+    sent |= {f"control-{number}": good if number >= control_down else bad for number in range(control_down + above)}
     slo = SLO(ttft_p99="1s", latency_p99="2s")
-    return judge(canary(plan), seen, (), NOON + timedelta(hours=1), slo, thumbs=thumbs)
+    signals = [SignalEvidence(signal, sent)] if plan.signals else []
+    return judge(canary(plan), seen, (), NOON + timedelta(hours=hours), slo, signals=signals)
 
 
-THUMBS = msgspec.structs.replace(PLAN, thumbs=True)
+RATED = msgspec.structs.replace(PLAN, signals=("thumbs",))
 
 
 def test_thumbs_down_roll_a_canary_back_and_not_for_its_control() -> None:
-    worse = rated(THUMBS, 10, 20, 2)
+    worse = rated(RATED, 10, 20, 2)
     assert worse.decision == "roll_back"
-    assert "20 of 30 canary users who rated their first answer gave a thumbs down against 2 of 12" in worse.sentence
-    assert rated(THUMBS, 90, 1, 20).decision == "promote"
+    assert "of 30 canary users who sent thumbs 20 sent a bad value and 10 a good one, against 2 and 10 of 12" in (
+        worse.sentence
+    )
+    assert rated(RATED, 90, 1, 20).decision == "promote"
     assert rated(PLAN, 10, 20, 2).decision == "promote", "the switch: a plan that does not ask for thumbs"
 
 
+def test_fewer_thumbs_up_roll_a_canary_back_where_half_of_all_are_down_already() -> None:
+    """No release gets four times half of all: what becomes a fraction are the likes."""
+    assert rated(RATED, 6, 54, 30, 30).decision == "roll_back"
+    down_alone = Signal("thumbs", bad="down")
+    assert rated(RATED, 6, 54, 30, 30, signal=down_alone).decision == "promote", "the switch: dislikes alone"
+    assert rated(RATED, 30, 30, 30, 30).decision == "promote"
+
+
 def test_without_thumbs_a_plan_that_asks_for_them_promotes_nothing() -> None:
-    silent = rated(THUMBS, 0, 0, 0)
+    silent = rated(RATED, 0, 0, 0)
     assert silent.decision == "hold"
-    assert "thumbs down: no thumbs in the canary" in silent.sentence
+    assert "thumbs: no values of thumbs in the canary" in silent.sentence
     # 150 users of the canary were seen; a thumb that has not come is none that is up.
-    few = rated(THUMBS, 20, 0, 0)
+    few = rated(RATED, 20, 0, 0)
     assert few.decision == "hold"
-    assert "is not excluded yet for thumbs down" in few.sentence
-    assert rated(THUMBS, 100, 0, 0).decision == "promote"
+    assert "is not excluded yet for thumbs" in few.sentence
+    assert rated(RATED, 100, 0, 0).decision == "promote"
+
+
+def test_what_nobody_sends_of_the_live_release_is_waited_for_within_its_window_alone() -> None:
+    """Hardly anybody copies an answer: that nearly nobody does of the candidate's either says little."""
+    copied = Signal("copied", good="yes", window="2h")
+    plan = msgspec.structs.replace(PLAN, signals=("copied",))
+    assert rated(plan, 1, 0, 0, 1, signal=copied).decision == "hold"
+    assert rated(plan, 1, 0, 0, 1, signal=copied, hours=3).decision == "promote"
+    # Where they do, one that is copied by none is not promoted, however long it is waited.
+    fewer = rated(plan, 1, 0, 0, 40, signal=copied, hours=3)
+    assert fewer.decision == "roll_back"
+
+
+def test_a_release_that_spends_more_than_the_service_level_allows_is_not_promoted() -> None:
+    def spent(canary_tokens: int, level: int | msgspec.UnsetType = 200) -> Judgement:
+        seen = [
+            msgspec.structs.replace(one, tokens=(canary_tokens if one.arm == "canary" else 100) + number % 7)
+            for number, one in enumerate(exposures())
+        ]
+        slo = SLO(ttft_p99="1s", latency_p99="2s", tokens=level)
+        return judge(canary(), seen, (), NOON + timedelta(hours=1), slo)
+
+    assert spent(110).decision == "promote"
+    assert "a generated answer took 113 tokens in the canary and 103 in the control" in spent(110).sentence
+    dear = spent(260)
+    assert dear.decision == "roll_back"
+    assert "a generated answer took" in dear.sentence
+    assert spent(260, msgspec.UNSET).decision == "promote", "the switch: no service level in tokens"
+    assert [one.name for one in dear.metrics] == ["error", "invalid", "latency", "first_byte", "cost"]
 
 
 def test_stored_answers_say_nothing_about_latency() -> None:
@@ -305,12 +357,19 @@ def test_one_label_that_never_comes_does_not_hide_the_others() -> None:
 
 @pytest.mark.parametrize(
     "plan",
-    [PLAN, BOTH, Rollout(shadow=0.1, shadow_pairs=1), Rollout(canary=(5,), shadow=1, shadow_pairs=1, thumbs=True)],
+    [
+        PLAN,
+        BOTH,
+        Rollout(shadow=0.1, shadow_pairs=1),
+        Rollout(canary=(5,), shadow=1, shadow_pairs=1, signals=("thumbs", "copied")),
+    ],
 )
-def test_weights_share_the_whole_of_alpha(plan: Rollout) -> None:
-    given = weights(plan)
+@pytest.mark.parametrize("tokens", [msgspec.UNSET, 200])
+def test_weights_share_the_whole_of_alpha(plan: Rollout, tokens: int | msgspec.UnsetType) -> None:
+    given = weights(plan, SLO(tokens=tokens))
     assert math.isclose(sum(given.values()), 1.0)
-    assert sorted(name for clock in CLOCKS for name in clock if name in given) == sorted(given)
+    clocked = [name for clock in CLOCKS for name in clock if name in given]
+    assert sorted([*clocked, *(plan.signals or ())]) == sorted(given)
 
 
 # Promises, on 400 seeded runs that are looked at after every user.

@@ -7,6 +7,7 @@ the first, and no later one changes it.
 from __future__ import annotations
 
 import builtins
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
-OutcomeKind = Literal["label", "number", "reference", "correction", "thumbs", "text"]
+OutcomeKind = Literal["label", "number", "reference", "correction", "thumbs", "signal", "text"]
 _WORDS: tuple[OutcomeKind, ...] = ("reference", "correction", "text")
 OutcomeStatus = Literal["joined", "late", "duplicate", "contradictory", "unknown"]
 
@@ -37,8 +38,8 @@ class OutcomeRecord(msgspec.Struct, frozen=True):
         prediction: the prediction it belongs to; ``None`` when it is ``unknown``.
         release, role, as_of: of that prediction; ``probabilities`` those it gave to the labels that are scored,
             ``said`` the number that it said, ``scores`` the metrics of its text beside the reference.
-        outcome: name of the declared outcome; empty for feedback that is none.
-        value: the label, number or reference, ``up`` or ``down``, the corrected text, the remark.
+        outcome: name of the declared outcome or signal; empty for feedback that is none.
+        value: the label, number or reference, ``up`` or ``down``, the signal's value, the corrected text, the remark.
         available_at: event time at which it was known.
         status: ``joined`` counts; ``late`` came after the window; ``duplicate`` says what is known; ``contradictory``
             says otherwise than the joined one; ``unknown`` names no prediction (yet).
@@ -79,8 +80,18 @@ class Coverage(msgspec.Struct, frozen=True):
     labelled: int
 
 
+class SignalCount(msgspec.Struct, frozen=True):
+    """Predictions of a release that users saw and one value of a signal joined."""
+
+    release: str
+    signal: str
+    value: str
+    predictions: int
+
+
 _table = schema.outcomes
 _OLDEST_FIRST = (_table.c.created_at, _table.c.id)
+_MOST_COUNTED = 20_000
 _LATEST_FIRST = (_table.c.created_at.desc(), _table.c.id.desc())
 
 
@@ -157,9 +168,10 @@ class Outcomes:
             if one.outcome == outcome and one.prediction is not None
         }
 
-    def thumbs(self, scope: Scope, application: str, *, since: datetime) -> builtins.list[OutcomeRecord]:
-        """Joined thumbs that arrived at an instant of wall time or later, oldest first."""
-        conditions = schema.given(_table, application=application, status="joined", kind="thumbs")
+    def signals(self, scope: Scope, application: str, signal: str, *, since: datetime) -> builtins.list[OutcomeRecord]:
+        """Joined values of a signal, or of thumbs, that arrived at an instant of wall time or later, oldest first."""
+        named = {"kind": "thumbs"} if signal == "thumbs" else {"kind": "signal", "outcome": signal}
+        conditions = schema.given(_table, application=application, status="joined", **named)
         return self._documents.find(scope, *conditions, _table.c.created_at >= since, order=_OLDEST_FIRST)
 
     def list(
@@ -247,6 +259,15 @@ class Outcomes:
             labelled = {row.release: row.number for row in known}
             made = connection.execute(by_release(schema.receipts))
             return [Coverage(row.release, row.number, labelled.get(row.release, 0)) for row in made]
+
+    def signals_by_release(self, scope: Scope, application: str) -> builtins.list[SignalCount]:
+        """Values of the signals of every release of an application, thumbs among them: of the newest 20,000."""
+        seen = schema.owned(_table, scope, application=application, status="joined") & _table.c.role.in_(SEEN_ROLES)
+        kinds = _table.c.kind.in_(("thumbs", "signal"))
+        counted: Counter[tuple[str, str, str]] = Counter()
+        for one in self._documents.find(scope, seen, kinds, order=_LATEST_FIRST, limit=_MOST_COUNTED):
+            counted[one.release or "", one.outcome or "thumbs", one.value] += 1
+        return [SignalCount(*named, number) for named, number in sorted(counted.items())]
 
     def instant(self) -> datetime:
         """An instant of wall time such that everything recorded up to it can be read already."""

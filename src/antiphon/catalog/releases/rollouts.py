@@ -97,7 +97,7 @@ class Exposure(msgspec.Struct, frozen=True):
         unit: keyed hash of who was exposed. ``probability``: with which the unit came into its arm.
         error: code of the error it ended with. ``invalid``: a guard had to replace the output, or it met no schema.
         generated: whether the engine wrote it; a stored answer says nothing about latency.
-        first_byte, seconds: wall seconds from arrival.
+        first_byte, seconds: wall seconds from arrival. tokens: of prompt and output together; 0 of a failure.
     """
 
     rollout: str
@@ -115,6 +115,7 @@ class Exposure(msgspec.Struct, frozen=True):
     publication: int | None
     prediction: str | None
     created_at: datetime
+    tokens: int = 0
 
 
 class ShadowPair(msgspec.Struct, frozen=True):
@@ -141,6 +142,7 @@ class JudgedMetric(msgspec.Struct, frozen=True):
     """One metric as the judge saw it.
 
     ``harm`` is the e-value against "the candidate is no worse", ``safe`` the one against "it is worse than allowed".
+    ``canary_good`` and ``control_good`` count values of a signal that speak for an answer.
     """
 
     name: str
@@ -152,6 +154,8 @@ class JudgedMetric(msgspec.Struct, frozen=True):
     safe: float
     weight: float
     note: str = ""
+    canary_good: int = 0
+    control_good: int = 0
 
 
 class Judgement(msgspec.Struct, frozen=True):

@@ -281,6 +281,7 @@ exposures = table(
     optional(TEXT, "error"),
     columns(sa.Boolean, "invalid", "generated"),
     columns(sa.Double, "first_byte", "seconds"),
+    columns(sa.BigInteger, "tokens"),
     optional(sa.BigInteger, "publication"),
     optional(TEXT, "prediction"),
     columns(Instant, "created_at"),

@@ -11,7 +11,7 @@ from antiphon.core.clock import utc
 from antiphon.gateway.admin.shapes import read_all
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
-from antiphon.learning.outcomes.monitoring import DriftReport, PendingOutcome, Performance
+from antiphon.learning.outcomes.monitoring import DriftReport, PendingOutcome, Performance, SignalRates
 
 
 class OutcomeQuery(msgspec.Struct, frozen=True):
@@ -41,6 +41,12 @@ class PendingList(msgspec.Struct, frozen=True):
     """Oldest first."""
 
     predictions: tuple[PendingOutcome, ...]
+
+
+class SignalList(msgspec.Struct, frozen=True):
+    """By signal, newest release first."""
+
+    signals: tuple[SignalRates, ...]
 
 
 class OutcomeLine(msgspec.Struct, frozen=True):
@@ -97,6 +103,12 @@ def _pending(call: OperationCall, query: PendingQuery) -> PendingList:
         call.scope, call.path["application"], query.outcome, limit=query.limit
     )
     return PendingList(found)
+
+
+@operation("GET", "/admin/outcomes/{application}/signals", "What users sent of answers, by signal and release.", "read")
+def _signals(call: OperationCall) -> SignalList:
+    call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
+    return SignalList(call.services.learning.monitor.signals(call.scope, call.path["application"]))
 
 
 @operation("GET", "/admin/outcomes/{application}/drift", "Printed features and forecasts, then and now.", "read")

@@ -72,11 +72,13 @@ def outcomes(call: PageCall) -> Response:
     """Counts, coverage, measures and drift of one application."""
     known = applications(call)
     application = chosen(known, call.query.get("application") or None)
-    found: dict[str, Any] = {"performance": None, "drift": None, "why": None}
+    found: dict[str, Any] = {"performance": None, "drift": None, "signals": (), "why": None}
     if application is not None:
         try:
             call.services.access.records.require_application(call.scope, call.principal, application)
             found["drift"] = call.services.learning.monitor.drift(call.scope, application)
+            found["signals"] = call.services.learning.monitor.signals(call.scope, application)
+            found["releases"] = {one.id: one for one in call.services.learning.releases.list(call.scope, application)}
             found |= _performance(call, application, call.query.get("outcome") or None)
         except (InvalidInputError, NotFoundError, ForbiddenError) as error:
             # It declares no outcome, is applied no more, or is not for this reader: what to do is shown.
@@ -106,7 +108,6 @@ def _performance(call: PageCall, application: str, outcome: str | None) -> dict[
     ]
     return {
         "performance": performance,
-        "releases": {one.id: one for one in call.services.learning.releases.list(call.scope, application)},
         "dots": () if whole is None else reliability_plot(whole.reliability, "came true"),
         "days": by_day(performance.days, shown),
         "deciding": next((name for name in ("brier", "mae", "chrf", "field_f1") if name in shown), ""),

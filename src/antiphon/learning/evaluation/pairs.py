@@ -16,6 +16,7 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.outcome_shape import OutcomeShape, number_of
 from antiphon.learning.evaluation.metrics import scoring_of
 from antiphon.releases.evidence import PairedOutcome
@@ -38,9 +39,9 @@ class PairScorer:
     texts: Blobs
     releases: Releases
 
-    def shape(self, rollout: RolloutRecord) -> OutcomeShape | None:
-        """The outcome that decides; ``None`` where none is declared."""
-        return self.releases.get(rollout.scope, rollout.candidate).bundle.application.shape
+    def application(self, rollout: RolloutRecord) -> ApplicationSpec:
+        """The candidate's application, whose first outcome decides."""
+        return self.releases.get(rollout.scope, rollout.candidate).bundle.application
 
     def truths(self, scope: Scope, shape: OutcomeShape, predictions: Sequence[str]) -> Mapping[str, str]:
         """Prediction to what came true; without those of which nothing is known."""

@@ -214,7 +214,7 @@ class OutcomeJoiner:
             status = "late"
         elif first is not None and first.value == declared.value:
             status = "duplicate"
-        elif first is not None and (declared.shape is not None or declared.kind == "thumbs"):
+        elif first is not None and declared.said_once:
             status = "contradictory"
         outcome = OutcomeRecord(
             id=sent.identity(receipt.prediction),
@@ -251,7 +251,7 @@ def _common(scope: Scope, principal: str, sent: MatchedOutcome, now: datetime) -
     return {
         "scope": scope,
         "application": sent.application.name,
-        "outcome": "" if declared.shape is None else declared.shape.name,
+        "outcome": declared.name,
         "kind": declared.kind,
         "value": declared.value,
         "created_at": now,

@@ -77,6 +77,23 @@ class Performance(msgspec.Struct, frozen=True):
     slices: tuple[Group, ...]
 
 
+class SignalRates(msgspec.Struct, frozen=True):
+    """Values of one signal that users of a release sent.
+
+    Attributes:
+        predictions: answers of the release that users saw. sent: those of which it was sent.
+        values: how often each was. good, bad: the shares of those sent that speak for and against the answer.
+    """
+
+    release: str
+    signal: str
+    predictions: int
+    sent: int
+    values: dict[str, int]
+    good: float
+    bad: float
+
+
 class PendingOutcome(msgspec.Struct, frozen=True):
     """A prediction that waits for an outcome, and until when (event time)."""
 
@@ -166,6 +183,23 @@ class Monitor:
             # Outcomes are kept with entity keys, and without features.
             slices=scored.by_slice(tuple(slices) or [key for key in declared.gates.slices if "." not in key]),
         )
+
+    def signals(self, scope: Scope, application: str) -> tuple[SignalRates, ...]:
+        """The signals of an application by release, newest first; those that are declared no more say neither good nor
+        bad. Raises ``NotFoundError`` when there is no such application."""
+        declared = self.applications(scope, application)
+        values: dict[tuple[str, str], dict[str, int]] = {}
+        for one in self.outcomes.signals_by_release(scope, application):
+            values.setdefault((one.release, one.signal), {})[one.value] = one.predictions
+        seen = self.outcomes.coverage(scope, application, "") if values else []
+        made = {one.release: one.predictions for one in seen}
+        found = []
+        for (release, name), counts in values.items():
+            signal, sent = declared.signal(name), sum(counts.values())
+            good, bad = (signal.good, signal.bad) if signal is not None else ((), ())
+            shares = (sum(counts.get(value, 0) for value in side) / sent for side in (good, bad))
+            found.append(SignalRates(release, name, made.get(release, 0), sent, counts, *shares))
+        return tuple(sorted(found, key=lambda one: (one.signal, one.release), reverse=True))
 
     def pending(
         self, scope: Scope, application: str, outcome: str | None = None, *, limit: int = 50

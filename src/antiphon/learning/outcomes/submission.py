@@ -14,9 +14,9 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.outcome_shape import OutcomeShape, number_of
+from antiphon.definitions.signals import Signal
 
 _UNDECLARED: tuple[OutcomeKind, ...] = ("thumbs", "correction", "text")
-_VALUES: dict[OutcomeKind, tuple[str, ...]] = {"thumbs": ("up", "down")}
 _LONGEST = 20_000
 _BOOLEANS = {True: ("true", "t", "yes", "y", "1"), False: ("false", "f", "no", "n", "0")}
 
@@ -27,7 +27,7 @@ class OutcomeSubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     Attributes:
         application: whose prediction it is; also the ``model`` that was asked.
         value: the label, the number, the reference, the corrected output, ``up`` or ``down``, the remark.
-        outcome: name of a declared outcome; the first one by default.
+        outcome: name of a declared outcome or signal; the first outcome by default.
         kind: of what is no declared outcome: ``thumbs``, ``correction``, or ``text`` for a remark. That of the declared
             outcome by default; ``correction`` is of the first outcome that is one, where there is any.
         prediction: the prediction's id; otherwise
@@ -53,12 +53,24 @@ class DeclaredValue(msgspec.Struct, frozen=True):
     Attributes:
         value: as it is kept. kind: of the outcome.
         shape: the declared outcome; ``None`` for feedback that is none. window: in which it is waited for.
+        signal: name of the declared signal; empty for what is none.
     """
 
     value: str
     kind: OutcomeKind
     shape: OutcomeShape | None
     window: timedelta | None
+    signal: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the declared outcome or signal; empty for feedback that is neither."""
+        return self.signal if self.shape is None else self.shape.name
+
+    @property
+    def said_once(self) -> bool:
+        """True where the first value of a prediction stays, and another one contradicts it."""
+        return self.shape is not None or self.kind in ("thumbs", "signal")
 
 
 def in_utc(sent: OutcomeSubmission) -> OutcomeSubmission:
@@ -80,10 +92,13 @@ def declared_value(sent: OutcomeSubmission, application: ApplicationSpec) -> Dec
             f"The value has {len(text)} characters.", where="value", next_step=f"Send 1 to {_LONGEST}."
         )
     corrected = next((one.name for one in application.shapes if one.form == sent.kind == "correction"), None)
+    if (signal := _signal_named(sent, application)) is not None:
+        if text not in signal.values:
+            raise _none_of(text, signal.name, application, signal.values)
+        known = sent.kind == "thumbs"
+        window = parse_duration(signal.window)
+        return DeclaredValue(text, "thumbs" if known else "signal", None, window, "" if known else signal.name)
     if sent.kind in _UNDECLARED and sent.outcome is None and corrected is None:
-        allowed = _VALUES.get(sent.kind)
-        if allowed is not None and text not in allowed:
-            raise _none_of(text, sent.kind, application, allowed)
         first = application.outcome
         return DeclaredValue(text, sent.kind, None, None if first is None else parse_duration(first.window))
     shape, window = outcome_named(application, sent.outcome or corrected)
@@ -105,7 +120,8 @@ def outcome_named(application: ApplicationSpec, name: str | None) -> tuple[Outco
         raise InvalidInputError(
             f"The application {application.name!r} declares no outcome.",
             where="application",
-            next_step="Declare Application(outcome=Outcome(...)) and apply, or send kind: thumbs, correction or text.",
+            next_step="Declare Application(outcome=Outcome(...)) or signals=[Signal(...)] and apply, or send kind: "
+            "thumbs, correction or text.",
         )
     for shape, outcome in zip(application.shapes, application.outcomes, strict=True):
         if name is None or shape.name == name:
@@ -113,8 +129,21 @@ def outcome_named(application: ApplicationSpec, name: str | None) -> tuple[Outco
     raise InvalidInputError(
         f"The application {application.name!r} declares no outcome named {name!r}.",
         where="outcome",
-        next_step=f"Name one of {', '.join(shape.name for shape in application.shapes)}.",
+        next_step=f"Name one of {', '.join(_names(application))}.",
     )
+
+
+def _signal_named(sent: OutcomeSubmission, application: ApplicationSpec) -> Signal | None:
+    """The signal that is sent; ``None`` where it is something else."""
+    if sent.kind == "thumbs" and sent.outcome is None:
+        return application.signal("thumbs")
+    if sent.kind not in (None, "signal") or sent.outcome is None or sent.outcome == "thumbs":
+        return None
+    return application.signal(sent.outcome)
+
+
+def _names(application: ApplicationSpec) -> list[str]:
+    return [shape.name for shape in application.shapes] + [one.name for one in application.signals or ()]
 
 
 def _none_of(text: str, kind: str, application: ApplicationSpec, allowed: Sequence[str]) -> InvalidInputError:
@@ -183,8 +212,7 @@ def check_whose(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
 
 def reference_of(sent: OutcomeSubmission, declared: DeclaredValue) -> str:
     """The sender's id, or a hash of what was sent."""
-    name = "" if declared.shape is None else declared.shape.name
-    content = [sent.prediction, sent.entity, sent.at, declared.kind, name, declared.value, sent.available_at]
+    content = [sent.prediction, sent.entity, sent.at, declared.kind, declared.name, declared.value, sent.available_at]
     return sent.id or content_hash(content)[:32]
 
 

@@ -55,7 +55,7 @@ class PromptVersion(msgspec.Struct, frozen=True):
 
 
 class Complaint(msgspec.Struct, frozen=True):
-    """A thumb down or a correction of a prediction, and who said so."""
+    """A thumb down, another bad signal or a correction of a prediction, and who said so."""
 
     prediction: str
     kind: str
@@ -272,10 +272,20 @@ class Workbench:
         return self.store.annotations.of_predictions(scope, [prediction])
 
     def complaints(self, scope: Scope, application: str, limit: int = 20) -> list[Complaint]:
-        """Predictions of an application with a thumb down or a correction, latest first: from outside and of the
-        house."""
+        """Predictions of an application with a thumb down, another bad signal or a correction, latest first: from
+        outside and of the house."""
+        applied = self.store.applied.current(scope)
+        declared = None if applied is None else applied.project.applications.get(application)
+        bad = {("thumbs", "down")}
+        bad |= {(one.name, value) for one in (declared.signals or () if declared else ()) for value in one.bad}
         found = [
-            Complaint(one.prediction, one.kind, one.value, one.principal, one.created_at)
+            Complaint(
+                one.prediction,
+                one.outcome if one.kind == "signal" else one.kind,
+                one.value,
+                one.principal,
+                one.created_at,
+            )
             for one in self.store.outcomes.list(scope, application, limit=_SCANNED)
             if one.prediction is not None
         ]
@@ -283,8 +293,8 @@ class Workbench:
             Complaint(one.prediction, one.kind, one.value, one.annotator, one.created_at)
             for one in self.store.annotations.list(scope, application, limit=_SCANNED)
         ]
-        bad = [one for one in found if one.kind == "correction" or (one.kind, one.value) == ("thumbs", "down")]
-        return sorted(bad, key=lambda one: one.at, reverse=True)[:limit]
+        complaints = [one for one in found if one.kind == "correction" or (one.kind, one.value) in bad]
+        return sorted(complaints, key=lambda one: one.at, reverse=True)[:limit]
 
     def agreement(self, scope: Scope, application: str) -> tuple[Agreement, ...]:
         """Agreement of the annotators of an application, with what they contradict each other about."""

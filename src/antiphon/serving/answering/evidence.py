@@ -35,6 +35,7 @@ def answered(arrival: Arrival, assigned: Assignment, receipt: Receipt, replaced:
         generated=receipt.cache.origin == "generated",
         first_byte=receipt.timing.first_byte,
         seconds=receipt.timing.total,
+        tokens=receipt.usage.prompt_tokens + receipt.usage.completion_tokens,
         publication=receipt.publication,
         prediction=receipt.prediction,
         created_at=receipt.created_at,
