@@ -33,6 +33,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.child_process import start_child
 from antiphon.core.ids import new_id
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
 
@@ -75,7 +76,7 @@ class Slice:
     def step_milliseconds(self, steps: int) -> float:
         """The median time of a recorded step."""
         self.runs.submit(DEV, "bench", {})
-        run = self.runs.claim("bench", DEV.environment, timedelta(minutes=5))
+        run = self.runs.claim("bench", ServedRuns(DEV.environment), timedelta(minutes=5))
         assert run is not None
         took = []
         for number in range(steps):

@@ -71,7 +71,7 @@ class Journal:
         self.registry = WorkflowRegistry()
         self.registry.add("cost", self.cost)
         self.registry.add("crash", self.crash)
-        self.executor = Executor(self.database, self.registry, executor, "dev", poll=0.05)
+        self.executor = Executor(self.database, self.registry, executor, Scope(), poll=0.05)
         self.times: dict[str, list[float]] = {}
 
     async def cost(self, run: Any, arguments: dict[str, Any]) -> dict[str, Any]:

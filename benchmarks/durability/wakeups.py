@@ -208,7 +208,7 @@ async def _work(folder: Path, mode: str) -> None:
     if mode == "polling":
         database.doorbell.listen = lambda wake, names: lambda: None  # type: ignore[method-assign]
     registry.add("began", began)
-    executor = Executor(database, registry, "worker", "dev", poll=MODES[mode])
+    executor = Executor(database, registry, "worker", Scope(), poll=MODES[mode])
     working = asyncio.create_task(executor.run_until(asyncio.Event()))
     first = Runs(database).submit(Scope(), "began", {})
     while Runs(database).get(Scope(), first).status not in ENDED:

@@ -136,9 +136,7 @@ class Project:
         runs, stop = Runs(self.database), asyncio.Event()
         wanted = {"views": [self.spec.key], "as_of": self.clock.now().isoformat(), "reason": "nightly"}
         identity = runs.submit(SCOPE, WORKFLOW, wanted, max_attempts=1)
-        working = asyncio.create_task(
-            Executor(self.database, registry, "faults", SCOPE.environment, poll=0.005).run_until(stop)
-        )
+        working = asyncio.create_task(Executor(self.database, registry, "faults", SCOPE, poll=0.005).run_until(stop))
         async with asyncio.timeout(120):
             while runs.get(SCOPE, identity).status not in ENDED:
                 await asyncio.sleep(0.005)

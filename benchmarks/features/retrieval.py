@@ -273,7 +273,7 @@ async def working(project: DocumentedProject) -> AsyncIterator[asyncio.Event]:
     """Refreshes of a project are carried out within the block, as by a worker."""
     registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add(WORKFLOW, project.platform.refresher.refresh)
-    executor = Executor(project.store.database, registry, "bench", "dev", poll=0.05)
+    executor = Executor(project.store.database, registry, "bench", project.store.scope, poll=0.05)
     running = asyncio.create_task(executor.run_until(stop))
     try:
         yield stop

@@ -407,6 +407,7 @@ def _process(module: str, root: Path) -> None:
 
 def _crash(root: Path, seed: str) -> None:
     """Leave every kind of file half-written, and end as by a power cut."""
+    from antiphon.durable.claims import ServedRuns
     from antiphon.features.online.lmdb.writer import LmdbWriter
     from antiphon.services.features.platform import FeaturePlatform
     from antiphon.training import examples
@@ -417,7 +418,7 @@ def _crash(root: Path, seed: str) -> None:
     codec, scope = store.database.codec, store.scope
     store.blobs.erase(scope, store.blobs.put(scope, word("erased-text").encode() * 100))
     store.runs.submit(scope, "planted", {"note": word("run-error")})
-    claimed = store.runs.claim("bench", scope.environment, timedelta(seconds=5), ["planted"])
+    claimed = store.runs.claim("bench", ServedRuns(scope.environment, ("planted",)), timedelta(seconds=5))
     store.runs.fail(claimed, f"It cannot use {word('run-error')}.")
     folder = store.paths.directory / "training" / "run_planted"
     folder.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ async def main(catalog: str, lake: str, folder: Path, order: Path, every: float)
 
     registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add("train", workflow)
-    executor = Executor(database, registry, folder.name, SCOPE.environment, lease=LEASE)
+    executor = Executor(database, registry, folder.name, SCOPE, lease=LEASE)
     working = asyncio.create_task(executor.run_until(stop))
     runs = Runs(database)
     while any(run.status not in ENDED for run in runs.list(SCOPE)):

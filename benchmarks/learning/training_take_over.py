@@ -37,6 +37,7 @@ from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
 from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.paths import cache_directory
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.runs import Runs
 from antiphon.features.lake.content import Lake
@@ -116,7 +117,7 @@ def keeping(folder: Path, lake: Lake, size: int) -> dict[str, float]:
     database.migrate()
     runs = Runs(database)
     runs.submit(SCOPE, "train", {})
-    held = runs.claim("bench", SCOPE.environment, timedelta(hours=1))
+    held = runs.claim("bench", ServedRuns(SCOPE.environment), timedelta(hours=1))
     assert held is not None
     local = Checkpoints(folder / f"local-{id(lake)}", "it", lambda _: None)
     store = CheckpointStore(TrainingCheckpoints(database), lake, database.clock, 0.0)

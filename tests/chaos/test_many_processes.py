@@ -29,6 +29,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.child_process import start_child
 from antiphon.durable import runs as runs_module
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.run import LeaseLostError
 from antiphon.durable.runs import Runs
 
@@ -169,8 +170,8 @@ def test_the_oracle_finds_what_is_written_without_a_fence(
     database, url = catalog
     runs = Runs(database)
     runs.submit(DEV, "pairs", {})
-    lost = runs.claim("w1", DEV.environment, OVER)
-    held = runs.claim("w2", DEV.environment, LONG)
+    lost = runs.claim("w1", ServedRuns(DEV.environment), OVER)
+    held = runs.claim("w2", ServedRuns(DEV.environment), LONG)
     assert lost is not None
     assert held is not None
     runs.record(held, "mine", 0, {}, database.clock.now())
@@ -194,12 +195,12 @@ def test_a_take_over_lasts_until_another_epoch_has_committed(catalog: tuple[Data
     runs.submit(DEV, "pairs", {})
     assert leases.acquire("worker/w1@here", "here/boot/4000001/1", 60)
     assert leases.acquire("duties", "here/boot/4000001/1", 60)
-    assert runs.claim("w1@here", DEV.environment, OVER) is not None
+    assert runs.claim("w1@here", ServedRuns(DEV.environment), OVER) is not None
     struck = TakeOver(url, [4000001])
     assert struck.waits_for() == {"duties", *(run.id for run in runs.list(DEV))}
     leases.release("duties", "here/boot/4000001/1")
     leases.acquire("duties", "here/boot/4000002/1", 60)
-    held = runs.claim("w2@here", DEV.environment, LONG)
+    held = runs.claim("w2@here", ServedRuns(DEV.environment), LONG)
     assert held is not None
     assert struck.waits_for() == {held.id}, "a claim alone goes on with nothing"
     runs.record(held, "next", 0, {}, database.clock.now())

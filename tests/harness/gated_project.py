@@ -85,7 +85,7 @@ class GatedProject:
         """Work as a worker does until these runs have ended, or ``until`` is set; how they ended."""
         registry = WorkflowRegistry()
         registry.add(GATES, GateWorkflow(self.learning(engine)).run)
-        executor = Executor(self.store.database, registry, worker, self.scope.environment, poll=0.05, grace=0.0)
+        executor = Executor(self.store.database, registry, worker, self.scope, poll=0.05, grace=0.0)
         stop = asyncio.Event()
         working = asyncio.create_task(executor.run_until(stop))
         try:

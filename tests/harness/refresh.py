@@ -16,7 +16,7 @@ async def run_refresh(store: Store, platform: FeaturePlatform, *views: str, ends
     registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add(WORKFLOW, platform.refresher.refresh)
     run = platform.refresh(store.scope, views=views, reason="nightly", principal="ops")
-    working = asyncio.create_task(Executor(store.database, registry, "test", "dev", poll=0.01).run_until(stop))
+    working = asyncio.create_task(Executor(store.database, registry, "test", store.scope, poll=0.01).run_until(stop))
     async with asyncio.timeout(60):
         while store.runs.get(store.scope, run).status not in ENDED:
             await asyncio.sleep(0.01)

@@ -74,7 +74,7 @@ class BatchesScenario:
             Jobs(database), Releases(database), Blobs(database), self.answer, concurrency=3, context=context
         )  # fmt: skip
         registry.add("table_job", jobs.run)
-        executor = Executor(database, registry, process.name, "dev", concurrency=2, lease=LEASE, grace=3.0)
+        executor = Executor(database, registry, process.name, Scope(), concurrency=2, lease=LEASE, grace=3.0)
         await executor.run_until(process.stop)
 
     async def answer(self, request: AnswerRequest) -> Answer:

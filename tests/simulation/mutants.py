@@ -27,6 +27,7 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.durable import runs
 from antiphon.durable.abandoned_runs import AbandonedRuns
+from antiphon.durable.executor import WorkflowRegistry
 from antiphon.durable.runs import Runs
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.publication.publish import Publisher
@@ -144,6 +145,7 @@ MUTANTS = (
         "_runs.c.lease_until < now",
         "_runs.c.lease_until.is_not(None)",
     ),
+    _one("claim forgets the tenant", "runs", WorkflowRegistry, "served", "scope.tenant", "None"),
     _one("claim keeps the epoch", "runs", Runs, "claim", "row.epoch + 1", "row.epoch or 1"),
     _one(
         "claim before its time",

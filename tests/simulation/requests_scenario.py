@@ -112,7 +112,7 @@ class RequestsScenario:
             lambda scope, endpoint: (MODEL,), context, AuditLog(database, SECRET), RequestFileLimits(100, 10_000),
         )  # fmt: skip
         registry.add(WORKFLOW, jobs.run)
-        executor = Executor(database, registry, process.name, "dev", concurrency=2, lease=LEASE, grace=3.0)
+        executor = Executor(database, registry, process.name, Scope(), concurrency=2, lease=LEASE, grace=3.0)
         await executor.run_until(process.stop)
 
     async def answer(self, request: Any) -> Answer:

@@ -81,14 +81,14 @@ class RunObserver:
             if row.status == "running":
                 self._owners[run, row.epoch] = process
                 _require(row.attempts == before.attempts + 1, f"{run} was claimed and its attempts did not count")
-                _require(row.worker == process.name, f"{run} was claimed for {row.worker} by {process.label}")
+                _require(_name(row.worker) == process.name, f"{run} was claimed for {row.worker} by {process.label}")
             return
         owner = self._owners.get((run, row.epoch))
         if before.status == "queued":
             _require(row.status in ("queued", "cancelled"), f"{run} became {row.status} without a claim")
         elif row.status == "running":
             if owner is not process and row.lease_until != before.lease_until:
-                reclaimed = row.worker == process.name or self._died(before.worker)
+                reclaimed = _name(row.worker) == process.name or self._died(before.worker)
                 _require(
                     reclaimed and (row.lease_until or 0) < clock,
                     f"{process.label} moved the lease of {run}, which {_label(owner)} holds",
@@ -169,6 +169,11 @@ def _require(holds: bool, what: str) -> None:
 def _micros(process: Process) -> int:
     # Of a clock that was set back since the process read it, what it may have read.
     return microseconds(process.clock.latest)
+
+
+def _name(worker: str | None) -> str:
+    """A worker's name without its tenant."""
+    return (worker or "").rpartition("/")[2]
 
 
 def _label(process: Process | None) -> str:

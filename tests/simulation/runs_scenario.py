@@ -1,4 +1,5 @@
-"""Durable runs under several workers: steps, transactions, retries, cancellation; clients ask until they hear."""
+"""Durable runs under several workers, of two tenants at times: steps, transactions, retries, cancellation; clients ask
+until they hear."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
 from antiphon.orchestration.duties import Duties
 
-SCOPE, SECRET = Scope(), b"s" * 32
+SCOPE, RIVAL, SECRET = Scope(), Scope("rival"), b"s" * 32
 LEASE = timedelta(seconds=6)
 
 
@@ -34,6 +35,8 @@ class RunsScenario:
     Attributes:
         one_host: workers hold their names under leases, and see of each other that they have ended; else two of one
             name may work at once.
+        rivals: the last of the workers is another tenant's, and some of the runs. Those of the workflow ``work`` are
+            done by their tenant's worker alone, those of ``shared`` by every one.
         submitted: run by key, of submissions that were acknowledged.
     """
 
@@ -41,6 +44,9 @@ class RunsScenario:
         self.world = world
         self.random = world.random
         self.one_host = random.Random(f"host {world.seed}").random() < 0.5
+        self.tenancy = random.Random(f"tenants {world.seed}")
+        self.rivals = self.tenancy.random() < 1 / 3
+        self.scopes: dict[str, Scope] = {}
         self.submitted: dict[str, str] = {}
         self.cancelled: set[str] = set()
         self.plans: dict[str, list[tuple[str, Any]]] = {}
@@ -49,19 +55,22 @@ class RunsScenario:
     async def play(self) -> None:
         world, observer = self.world, RunObserver(self.world)
         orders = [partial(self.client, f"order-{number}") for number in range(self.random.randint(2, 4))]
-        await observer.work_off(self.random.choice((2, 2, 3)), self.worker, self.gateway, orders)
+        workers = self.random.choice((2, 2, 3))
+        await observer.work_off(workers, partial(self.worker, f"worker-{workers - 1}"), self.gateway, orders)
         self.check_effects(world.boot("check"))
 
-    async def worker(self, process: Process) -> None:
-        registry = WorkflowRegistry()
-        registry.add("work", partial(self.work, process))
-        executor = Executor(process.database, registry, process.name, "dev", concurrency=2, lease=LEASE, grace=3.0)
+    async def worker(self, last: str, process: Process) -> None:
+        scope = RIVAL if self.rivals and process.name.startswith(last) else SCOPE
+        registry, named = WorkflowRegistry(), f"{scope.tenant}/{process.name}"
+        registry.add("work", partial(self.own_work, scope, process))
+        registry.add("shared", partial(self.work, process), shared=True)
+        executor = Executor(process.database, registry, named, scope, concurrency=2, lease=LEASE, grace=3.0)
         if not self.one_host:
             await executor.run_until(process.stop)
             return
         abandoned = AbandonedRuns(process.database, SCOPE.environment, self.ended, every=2.0, listed_every=2.0)
         leases = ProcessLeases(process.database, SCOPE.environment)
-        name, seconds = f"{WORKERS}{process.name}", LEASE.total_seconds()
+        name, seconds = f"{WORKERS}{named}", LEASE.total_seconds()
         duties = Duties(name, [executor, abandoned], leases, process.label, self.ended, seconds=seconds)
         await duties.run_until(process.stop)
 
@@ -75,13 +84,14 @@ class RunsScenario:
     async def client(self, key: str) -> None:
         await asyncio.sleep(self.random.random() * 6)
         self.plans[key] = self.drawn_plan()
-        submission = SCOPE, "work", {"key": key}, key
+        scope = self.scopes[key] = RIVAL if self.rivals and self.tenancy.random() < 0.5 else SCOPE
+        submission = scope, "shared" if self.tenancy.random() < 0.3 else "work", {"key": key}, key
         run = await self.world.told("gateway", lambda process: process.call(Runs(process.database).submit, *submission))
         self.submitted[key] = run
         if self.random.random() < 0.25:
             await asyncio.sleep(self.random.random() * 4)
             self.cancelled.add(run)
-            await self.world.told("gateway", lambda process: process.call(Runs(process.database).cancel, SCOPE, run))
+            await self.world.told("gateway", lambda process: process.call(Runs(process.database).cancel, scope, run))
 
     def drawn_plan(self) -> list[tuple[str, Any]]:
         plan: list[tuple[str, Any]] = []
@@ -93,6 +103,14 @@ class RunsScenario:
             plan.insert(at, self.random.choice((("flaky", 1), ("flaky", 2), ("poison", None), ("hopeless", None))))
         return plan
 
+    async def own_work(
+        self, scope: Scope, process: Process, run: RunContext, arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        """As a refresh, which needs the definitions and stores of its tenant's project."""
+        if run.scope != scope:
+            raise InvalidInputError(f"The run belongs to {run.scope}, not to {scope}.")
+        return await self.work(process, run, arguments)
+
     async def work(self, process: Process, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         key, log, told = arguments["key"], AuditLog(process.database, SECRET), []
         for kind, detail in self.plans[key]:
@@ -100,7 +118,7 @@ class RunsScenario:
                 case "step":
                     told.append(await run.step(detail, self.put, f"{key}/{detail}", process.label))
                 case "transaction":
-                    act = partial(log.append, SCOPE, process.name, "sim.effect", f"{key}/{len(told)}")
+                    act = partial(log.append, run.scope, process.name, "sim.effect", f"{key}/{len(told)}")
 
                     def effect(connection: Any, act: Any = act) -> str:
                         act(within=connection)
@@ -133,12 +151,14 @@ class RunsScenario:
             if keys.get(key) != run:
                 raise Violation(f"the submission of {key} was acknowledged as {run} and is {keys.get(key)}")
         for key, name in keys.items():
-            run = runs.get(SCOPE, name)
-            steps = {(step.name, step.occurrence): step.result for step in runs.steps(SCOPE, name)}
+            scope = self.scopes[key]
+            run = runs.get(scope, name)
+            steps = {(step.name, step.occurrence): step.result for step in runs.steps(scope, name)}
             self.check_run(key, run, steps, effects)
         if twice := [subject for subject, number in effects.items() if number > 1]:
             raise Violation(f"done twice: {twice}")
-        check_log(process, SCOPE, SECRET)
+        for scope in (SCOPE, RIVAL) if self.rivals else (SCOPE,):
+            check_log(process, scope, SECRET)
 
     def check_run(self, key: str, run: Run, steps: dict[tuple[str, int], Any], effects: dict[str, int]) -> None:
         seen: dict[str, int] = {}

@@ -18,6 +18,8 @@ from tests.simulation.run_checks import RunObserver
 from tests.simulation.runs_scenario import LEASE, SCOPE, SECRET
 from tests.simulation.world import World
 
+from antiphon.core.scope import Scope
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import Run
@@ -45,7 +47,7 @@ class Race:
     def executor(self, process: Process) -> Executor:
         registry = WorkflowRegistry()
         registry.add("work", partial(self.work, process))
-        return Executor(process.database, registry, process.name, "dev", lease=LEASE, poll=0.5, grace=3.0)
+        return Executor(process.database, registry, process.name, Scope(), lease=LEASE, poll=0.5, grace=3.0)
 
     def start(self, process: Process, executor: Executor | None = None) -> asyncio.Task[Any]:
         return process.spawn((executor or self.executor(process)).run_until(process.stop))
@@ -85,7 +87,7 @@ def test_database_restart_during_recovery(file: CatalogFile, transaction: int) -
     async def scenario() -> None:
         dead, recovering = race.world.boot("dead"), race.world.boot("recovering")
         run = race.submit("a")
-        assert Runs(dead.database).claim("dead", "dev", timedelta(seconds=1)) is not None
+        assert Runs(dead.database).claim("dead", ServedRuns("dev"), timedelta(seconds=1)) is not None
         race.world.kill(dead, "the test")
         recovering.away = (transaction, 4.0)
         race.start(recovering)
@@ -182,7 +184,7 @@ def test_one_bad_dispatch_strands_the_rest(file: CatalogFile, damage: str) -> No
     async def scenario() -> None:
         client, worker = race.world.boot("client"), race.world.boot("worker")
         bad = race.submit("bad")
-        held = Runs(client.database).claim("client", "dev", timedelta(seconds=1))
+        held = Runs(client.database).claim("client", ServedRuns("dev"), timedelta(seconds=1))
         assert held is not None
         Runs(client.database).record(held, "first", 0, None, client.clock.now())
         race.world.connection().execute(f"UPDATE {damage} = x'00ff'")

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m antiphon.app.engine", description="Serve models to other hosts.")
     parser.add_argument("--project", type=Path, default=Path("."))
-    parser.add_argument("--name", default="engine", help="unique among the engines of this machine")
+    parser.add_argument("--name", default="engine", help="unique among a tenant's engines on this machine")
     parser.add_argument("--listen", default="", metavar="HOST:PORT", help="serve there over mutual TLS")
     parser.add_argument("--advertise", default="", metavar="HOST:PORT", help="where others reach what listens")
     parser.add_argument("--join", action="store_true", help="have gateways and workers route to this engine")
@@ -87,7 +87,8 @@ async def _stay(
 
     try:
         if options.join:
-            lease, path = f"{PREFIX}{options.name}@{socket.gethostname()}", store.paths.engine_socket_of(options.name)
+            lease = f"{PREFIX}{store.scope.tenant}/{options.name}@{socket.gethostname()}"
+            path = store.paths.engine_socket_of(options.name)
             listener = None if network is None else network.listener
             listed = joining(store, lease, options.name, path, served, listener=listener, advertise=options.advertise)
             await listed.run_until(stop)

@@ -236,15 +236,15 @@ def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: s
         context=context,
         audit=store.audit,
         limits=RequestFileLimits(limits.max_requests, store.settings.gateway.max_body_bytes),
-        waiting=lambda: store.runs.queued(store.scope.environment, (WORKFLOW,)),
+        waiting=lambda: store.runs.queued(registry.served(store.scope)),
     )
-    registry.add(WORKFLOW, jobs.run)
+    registry.add(WORKFLOW, jobs.run, shared=True)
     lease = parse_duration(store.settings.worker.lease)
     return Executor(
         store.database,
         registry,
         f"{worker}/batches",
-        store.scope.environment,
+        store.scope,
         lease=lease,
         concurrency=limits.batches,
         fair=True,

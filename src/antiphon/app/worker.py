@@ -20,7 +20,8 @@ from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_bo
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
-from antiphon.durable.abandoned_runs import WORKERS, AbandonedRuns
+from antiphon.durable.abandoned_runs import AbandonedRuns
+from antiphon.durable.claims import WORKERS
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
@@ -28,6 +29,7 @@ from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
+from antiphon.orchestration.tenant_pause import TenantPause
 from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
 from antiphon.services.batches import batch_context, table_jobs
@@ -73,8 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--name",
         default="worker",
-        help="unique among the workers of this machine; one that is started again under its name takes its runs back "
-        "at once, and one whose name is taken stands by",
+        help="unique among a tenant's workers on this machine; one that is started again under its name takes its runs "
+        "back at once, and one whose name is taken stands by",
     )
     options = parser.parse_args(arguments)
     supervision = Supervision.inherited()
@@ -93,6 +95,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     store = open_following(root, "worker")
     logs.bound(store.paths.logs / f"{own}.log", store.settings.telemetry.bounds)
     name, process = f"{own}@{socket.gethostname()}", ProcessIdentity.own()
+    worker = f"{store.scope.tenant}/{name}"
     telemetry.configure("worker", store.traces, store.settings.telemetry.bounds)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,10 +105,10 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     settings = store.settings.worker
     poll, doorbell = parse_duration(settings.poll).total_seconds(), store.database.doorbell
     environment = store.scope.environment
-    shared = batch_context(store, name)
+    shared = batch_context(store, worker)
     jobs = table_jobs(store, wired.features, wired.answerer.answer, shared)
     registry = WorkflowRegistry()
-    registry.add(TABLE_JOB, jobs.run)
+    registry.add(TABLE_JOB, jobs.run, shared=True)
     registry.add(REFRESH, wired.features.refresher.refresh)
     registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run)
     skew = ProjectSkew(store, wired.features)
@@ -123,27 +126,26 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         standbys=wired.standbys,
     )  # fmt: skip
     learning.register(registry)
-    executor = Executor(store.database, registry, name, environment, lease=parse_duration(settings.lease), poll=poll)
+    executor = Executor(store.database, registry, worker, store.scope, lease=parse_duration(settings.lease), poll=poll)
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     agreement = ClockAgreement(store.database.clock, seconds_since_boot)
     leases = ProcessLeases(store.database, environment)
     held = partial(Duties, leases=leases, holder=str(process), gone=process.has_ended)
-    answering = batch_executor(store, wired.files, wired.answer_line, name, shared)
+    answering = batch_executor(store, wired.files, wired.answer_line, worker, shared)
     consumption = stream_consumption(store, wired.features, name, process)
     abandoned = AbandonedRuns(store.database, environment, process.sees_end_of, own=str(process))
     # Apart from other runs, for a release may wait long for an engine or for features, which those publish.
     checks = WorkflowRegistry()
     checks.add(GATES, GateWorkflow(learning).run)
     checking = Executor(
-        store.database, checks, f"{name}/gates", environment,
+        store.database, checks, f"{worker}/gates", store.scope,
         concurrency=MOST_CHECKS, lease=parse_duration(settings.lease), poll=poll,
     )  # fmt: skip
-    executors: list[WorkerPart] = [executor, answering, checking, *consumption, abandoned]
-    duties: list[WorkerPart] = [
-        rollout_keeper(store),
-        store.trail.checkpointing,
-        HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
-        HousekeepingTask(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Healed"),
+    pausing = partial(TenantPause, store.scope.tenant, state=store.keys.principals.tenants.state)
+    executors: list[WorkerPart] = [
+        executor, answering, checking, pausing("its streams", consumption), abandoned
+    ]  # fmt: skip
+    of_all: list[WorkerPart] = [
         HousekeepingTask(
             wired.files.expire,
             every=EXPIRY_SECONDS,
@@ -152,6 +154,15 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             settled=SETTLED_SECONDS,
         ),
         HousekeepingTask(wired.files.collect, name="Removed contents that no file names", clock=agreement),
+    ]
+    housekeeping: list[WorkerPart] = [
+        store.trail.checkpointing,
+        HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
+        HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
+    ]
+    duties: list[WorkerPart] = [
+        rollout_keeper(store),
+        HousekeepingTask(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Healed"),
         HousekeepingTask(
             wired.features.refresher.release_staged,
             every=poll,
@@ -160,7 +171,6 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             due=partial(store.staged.due_in, store.scope),
         ),
         HousekeepingTask(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
-        HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
         HousekeepingTask(
             webhooks.order_due,
@@ -189,19 +199,23 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             wakeup=doorbell.wakeup(environment, "features", "releases"),
         )
     )
-    parts: list[WorkerPart] = [
-        held(f"{WORKERS}{name}", executors),
-        held("duties", duties),
-        served,
-        TrainingRecords(training, store.paths.run, store.database.clock),
-        *training_governance(store, wired.engine, training, name, process),
-        watch,
-    ]
     if settings.refresh:
         features = wired.features
         changes = doorbell.wakeup(environment, "features", "releases")
         clock = store.database.clock
         duties.append(RefreshSchedule(features.scheduled, features.refresh_slot, clock, poll=poll, wakeup=changes))
+    parts: list[WorkerPart] = [
+        held(f"{WORKERS}{worker}", executors),
+        held(
+            f"duties/{store.scope.tenant}",
+            [*housekeeping, pausing("its schedules, rollouts and answers", duties)],
+        ),
+        held("duties", of_all),
+        served,
+        TrainingRecords(training, store.paths.run, store.database.clock),
+        *training_governance(store, wired.engine, training, worker, process),
+        watch,
+    ]
     beating = asyncio.create_task(supervision.beat())
     _say_ready(store.paths.ready(own))
     try:

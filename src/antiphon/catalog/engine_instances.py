@@ -19,9 +19,9 @@ PREFIX = "engine/"
 """Of the names of the leases."""
 
 
-def front_lease(engine: str) -> str:
-    """The name of the lease of the process that speaks with an engine's server."""
-    return f"front/{engine}/"
+def front_lease(tenant: str, engine: str) -> str:
+    """The name of the lease of the process that speaks with the server that a tenant's settings name for an engine."""
+    return f"front/{tenant}/{engine}/"
 
 
 _decoder = msgspec.json.Decoder(EngineInstance)

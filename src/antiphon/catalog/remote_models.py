@@ -1,7 +1,7 @@
 """Models that servers elsewhere serve, and the versions that each was seen to be, first to last.
 
 Invariant: a row stands for a stretch of time in which nothing showed another model; a change is a new row, and rows of
-the past never change. They belong to an environment, as the servers do.
+the past never change. They belong to a tenant and environment, whose settings name the servers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.rows import value_of
-from antiphon.core.scope import ANY
+from antiphon.core.scope import Scope
 
 _table = schema.remote_models
 
@@ -48,12 +48,12 @@ class RemoteModelVersion(msgspec.Struct, frozen=True):
 
 
 class RemoteModels:
-    """Repository of the models behind the servers of one environment."""
+    """Repository of the models behind the servers of one scope."""
 
-    def __init__(self, database: Database, environment: str) -> None:
+    def __init__(self, database: Database, scope: Scope) -> None:
         self._database = database
-        self._environment = environment
-        self._own = (_table.c.tenant == ANY) & (_table.c.environment == environment)
+        self._scope = scope
+        self._own = schema.owned(_table, scope)
 
     def list(self) -> tuple[RemoteModelVersion, ...]:
         """Every version that was seen, by engine and model, the latest first."""
@@ -77,7 +77,7 @@ class RemoteModels:
 
     def add(self, version: RemoteModelVersion, *, within: Connection) -> None:
         """Record a version that was seen first, or again after another."""
-        row = {**msgspec.structs.asdict(version), "tenant": ANY, "environment": self._environment}
+        row = {**msgspec.structs.asdict(version), "tenant": self._scope.tenant, "environment": self._scope.environment}
         within.execute(insert(_table).values(row))
 
     def set(self, version: RemoteModelVersion, *, within: Connection, **values: Any) -> None:

@@ -15,10 +15,8 @@ from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.process_leases import ProcessLease, ProcessLeases
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.core.pauses import almost
+from antiphon.durable.claims import WORKERS
 from antiphon.durable.runs import Runs
-
-WORKERS = "worker/"
-"""Of the names of the leases under which workers claim runs."""
 
 LOOK_SECONDS = 0.5
 """Interval of looks at the processes of the workers that are known."""

@@ -1,24 +1,66 @@
-"""Conditions and order by which runs are claimed and held, and the moments at which the next one may be."""
+"""Conditions and order by which runs are claimed and held, and the moments at which the next one may be.
+
+Invariant: a worker of a tenant claims that tenant's runs. Of another tenant it claims runs of shared workflows alone,
+which need nothing of a project's own, and those only while no worker of that tenant lives.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+import msgspec
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, literal, or_, select
 
 from antiphon.catalog import schema
+from antiphon.core.scope import ANY
 from antiphon.durable.run import Run
 
-_runs = schema.runs
+_runs, _leases = schema.runs, schema.leases
+
+_now = bindparam("now", type_=_runs.c.not_before.type)
+"""The moment of a look, which whoever executes a statement binds: statements are made once, for a worker looks often,
+and mostly for nothing."""
+
+WORKERS = "worker/"
+"""Of the names of the leases under which workers claim runs: ``worker/TENANT/NAME``."""
 
 OLDEST_FIRST = (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
 """The order of claims by which the run that is due for longest goes first."""
 
 
-def fair_order(environment: str, now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
+class ServedRuns(msgspec.Struct, frozen=True):
+    """The runs that a worker serves.
+
+    Attributes:
+        environment: of the runs; others are for their own workers, which have their stores and models.
+        workflows: names of those that it knows; ``None`` for all.
+        tenant: whose runs they are; ``None`` for every tenant's.
+        shared: workflows of which runs of another tenant are served too, while no worker of that tenant lives.
+    """
+
+    environment: str
+    workflows: tuple[str, ...] | None = None
+    tenant: str | None = None
+    shared: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=64)
+def claimable(served: ServedRuns) -> ColumnElement[bool]:
+    """True for runs that a worker serves, where they wait and are due ``now``, and where their lease ran out."""
+    now = _now
+    queued, running = _runs.c.status == "queued", _runs.c.status == "running"
+    due = or_(and_(queued, _runs.c.not_before <= now), and_(running, _runs.c.lease_until < now))
+    return and_(due, _is_served(served))
+
+
+def waiting(served: ServedRuns) -> ColumnElement[bool]:
+    """True for runs that a worker serves and that wait and are due ``now``."""
+    return and_(_runs.c.status == "queued", _runs.c.not_before <= _now, _is_served(served))
+
+
+def fair_order(served: ServedRuns) -> tuple[ColumnElement[Any], ...]:
     """The order of claims: tenants with fewer running runs first, then the run that waited longest."""
     others = _runs.alias()
     running = (
@@ -26,32 +68,45 @@ def fair_order(environment: str, now: datetime, workflows: Collection[str] | Non
         .select_from(others)
         .where(
             others.c.tenant == _runs.c.tenant,
-            others.c.environment == environment,
+            others.c.environment == served.environment,
             others.c.status == "running",
-            others.c.lease_until >= now,
+            others.c.lease_until >= _now,
         )
     )
-    if workflows is not None:
-        running = running.where(others.c.workflow.in_(sorted(workflows)))
+    if served.workflows is not None:
+        running = running.where(others.c.workflow.in_(sorted(served.workflows)))
     return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
 
 
-def claimable(environment: str, now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
-    """True for runs of an environment that wait and are due, and for those whose lease ran out; not for those of a
-    tenant that is suspended or deleted."""
-    queued, running, *known = _claimed_by(environment, None if workflows is None else tuple(sorted(workflows)))
-    due = or_(and_(queued, _runs.c.not_before <= now), and_(running, _runs.c.lease_until < now))
-    return and_(due, *known)
-
-
 @lru_cache(maxsize=64)
-def _claimed_by(environment: str, workflows: tuple[str, ...] | None) -> tuple[ColumnElement[bool], ...]:
-    """The part of :func:`claimable` that no time changes: a worker looks often, and mostly for nothing."""
+def next_moments(served: ServedRuns) -> Select[tuple[datetime | None, datetime | None]]:
+    """Selects the earliest moment that a run waits for, and the earliest end of a lease, of those that are served."""
+    waits = (
+        select(func.min(moment)).where(_runs.c.status == status, _is_served(served)).scalar_subquery()
+        for status, moment in (("queued", _runs.c.not_before), ("running", _runs.c.lease_until))
+    )
+    return select(*waits)
+
+
+def _is_served(served: ServedRuns) -> ColumnElement[bool]:
+    """True for the runs that a worker serves ``now``; not for those of a tenant that is suspended or deleted."""
     tenants = schema.tenants
     stopped = select(tenants.c.tenant).where(tenants.c.state != "active")
-    own = and_(_runs.c.environment == environment, _runs.c.tenant.not_in(stopped))
-    known = [] if workflows is None else [_runs.c.workflow.in_(workflows)]
-    return and_(_runs.c.status == "queued", own), and_(_runs.c.status == "running", own), *known
+    conditions = [_runs.c.environment == served.environment, _runs.c.tenant.not_in(stopped)]
+    if served.workflows is not None:
+        conditions.append(_runs.c.workflow.in_(sorted(served.workflows)))
+    if served.tenant is not None:
+        own = _runs.c.tenant == served.tenant
+        shared = and_(_runs.c.workflow.in_(sorted(served.shared)), ~_has_workers(served.environment))
+        conditions.append(or_(own, shared) if served.shared else own)
+    return and_(*conditions)
+
+
+def _has_workers(environment: str) -> ColumnElement[bool]:
+    """True for runs of a tenant of which a worker lives ``now``."""
+    prefix = literal(WORKERS) + _runs.c.tenant + "/"
+    named = func.substr(_leases.c.name, 1, func.length(prefix)) == prefix
+    return exists().where(_leases.c.tenant == ANY, _leases.c.environment == environment, named, _leases.c.until >= _now)
 
 
 def holds(run: Run) -> ColumnElement[bool]:
@@ -66,15 +121,3 @@ def held_by(worker: str, environment: str, parts: bool) -> ColumnElement[bool]:
     if parts:
         named |= _runs.c.worker.startswith(f"{worker}/", autoescape=True)
     return and_(_runs.c.status == "running", _runs.c.environment == environment, named)
-
-
-@lru_cache(maxsize=64)
-def next_moments(environment: str, workflows: tuple[str, ...]) -> Select[tuple[datetime | None, datetime | None]]:
-    """Selects the earliest moment that a run waits for, and the earliest end of a lease."""
-    waits = (
-        select(func.min(moment))
-        .where(_runs.c.status == status, _runs.c.environment == environment, _runs.c.workflow.in_(workflows))
-        .scalar_subquery()
-        for status, moment in (("queued", _runs.c.not_before), ("running", _runs.c.lease_until))
-    )
-    return select(*waits)

@@ -18,7 +18,9 @@ from antiphon.catalog.database import Database
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError, UnavailableError
 from antiphon.core.logs import described
+from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import LeaseLostError, Run
 from antiphon.durable.runs import Runs
@@ -37,9 +39,14 @@ class WorkflowRegistry:
 
     def __init__(self) -> None:
         self._workflows: dict[str, Workflow] = {}
+        self._shared: set[str] = set()
 
-    def add(self, name: str, workflow: Workflow) -> None:
+    def add(self, name: str, workflow: Workflow, *, shared: bool = False) -> None:
         """Register a workflow.
+
+        Args:
+            shared: its runs need nothing of a project's own, so that a worker does those of any tenant that has no
+                worker itself.
 
         Raises:
             ConflictError: the name is taken.
@@ -47,6 +54,8 @@ class WorkflowRegistry:
         if name in self._workflows:
             raise ConflictError(f"A workflow {name!r} is registered already.", where="durable")
         self._workflows[name] = workflow
+        if shared:
+            self._shared.add(name)
 
     def get(self, name: str) -> Workflow:
         """One workflow.
@@ -59,10 +68,9 @@ class WorkflowRegistry:
         except KeyError:
             raise NotFoundError(f"There is no workflow {name!r}.", where="durable") from None
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every registered name."""
-        return tuple(sorted(self._workflows))
+    def served(self, scope: Scope) -> ServedRuns:
+        """The runs that a worker of this scope with these workflows serves."""
+        return ServedRuns(scope.environment, tuple(self._workflows), scope.tenant, tuple(self._shared))
 
 
 _log = logging.getLogger(__name__)
@@ -76,7 +84,7 @@ class Executor:
         registry: the workflows this executor knows.
         worker_id: unique among living workers; a worker that was started again under its name takes its runs back
             at once.
-        environment: the one whose runs it claims.
+        scope: the one whose runs it claims; of other tenants of its environment those of shared workflows.
         clock: wall time of leases.
         concurrency: runs at once.
         lease: how long a run is held without a heartbeat; a dead worker's runs wait this long, unless its end is seen
@@ -94,7 +102,7 @@ class Executor:
         database: Database,
         registry: WorkflowRegistry,
         worker_id: str,
-        environment: str,
+        scope: Scope,
         clock: Clock | None = None,
         *,
         concurrency: int = 4,
@@ -108,8 +116,9 @@ class Executor:
         self._doorbell = database.doorbell
         self._runs = Runs(database, self._clock)
         self._registry = registry
+        self._scope = scope
         self._worker = worker_id
-        self._environment = environment
+        self._environment = scope.environment
         self._concurrency = concurrency
         self._fair = fair
         self._lease = lease
@@ -142,13 +151,13 @@ class Executor:
     async def _claim(self) -> Run | None:
         claim = partial(self._runs.claim, fair=self._fair)
         claimed: Run | None = await self._patiently(
-            claim, self._worker, self._environment, self._lease, self._registry.names
+            claim, self._worker, self._registry.served(self._scope), self._lease
         )
         return claimed
 
     async def _idle_seconds(self) -> float:
         """Seconds for which there is nothing to claim, unless it rings."""
-        due = await self._patiently(self._runs.next_due, self._environment, self._registry.names)
+        due = await self._patiently(self._runs.next_due, self._registry.served(self._scope))
         return self._poll if due is None else min(self._poll, due.total_seconds())
 
     async def _start(self, run: Run) -> None:

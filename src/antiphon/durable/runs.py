@@ -13,12 +13,12 @@ Data-Intensive Applications*, ch. 8.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import Select, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -29,7 +29,16 @@ from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
-from antiphon.durable.claims import OLDEST_FIRST, claimable, fair_order, held_by, holds, next_moments
+from antiphon.durable.claims import (
+    OLDEST_FIRST,
+    ServedRuns,
+    claimable,
+    fair_order,
+    held_by,
+    holds,
+    next_moments,
+    waiting,
+)
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -182,14 +191,12 @@ class Runs:
     def claim(
         self,
         worker: str,
-        environment: str,
+        served: ServedRuns,
         lease: timedelta,
-        workflows: Collection[str] | None = None,
         *,
         fair: bool = False,
     ) -> Run | None:
-        """Take the oldest run of an environment that is due: queued, or held by a worker whose lease is over. Runs of
-        other environments are for their own workers, which have their stores and models.
+        """Take the oldest run that is served and due: queued, or held by a worker whose lease is over.
 
         With ``fair`` the tenant goes first of whose runs fewest are under way, and of its runs the one that was left
         alone for longest.
@@ -199,13 +206,13 @@ class Runs:
         """
         while True:
             now = self._clock.now()
-            due = claimable(environment, now, workflows)
+            due = claimable(served)
             # Most looks find nothing: they do not take the write lock.
-            if self._database.first(select(_runs.c.id).where(due).limit(1)) is None:
+            if self._first(select(_runs.c.id).where(due).limit(1), now) is None:
                 return None
             with self._database.transaction() as connection:
-                order = fair_order(environment, now, workflows) if fair else OLDEST_FIRST
-                row = connection.execute(select(_runs).where(due).order_by(*order).limit(1)).first()
+                order = fair_order(served) if fair else OLDEST_FIRST
+                row = self._first(select(_runs).where(due).order_by(*order).limit(1), now, connection)
                 if row is None:
                     return None
                 values: dict[str, Any] = {"worker": None, "lease_until": None}
@@ -239,20 +246,22 @@ class Runs:
             return "The run cannot be read: another version wrote it, or it is damaged."
         return None
 
-    def queued(self, environment: str, workflows: Collection[str]) -> bool:
-        """Tells whether a run of these workflows, of any tenant of an environment, waits to be claimed."""
-        due = and_(
-            _runs.c.status == "queued", _runs.c.environment == environment, _runs.c.not_before <= self._clock.now()
-        )
-        waiting = select(_runs.c.id).where(due, _runs.c.workflow.in_(sorted(workflows))).limit(1)
-        return self._database.first(waiting) is not None
+    def queued(self, served: ServedRuns) -> bool:
+        """Tells whether one of these runs waits to be claimed."""
+        return self._first(select(_runs.c.id).where(waiting(served)).limit(1), self._clock.now()) is not None
 
-    def next_due(self, environment: str, workflows: Collection[str]) -> timedelta | None:
+    def next_due(self, served: ServedRuns) -> timedelta | None:
         """Time until the next of these runs may be claimed: until the moment that one waits for, or until a lease
         ends; ``None`` while there is neither."""
-        row = self._database.first(next_moments(environment, tuple(sorted(workflows))))
+        now = self._clock.now()
+        row = self._first(next_moments(served), now)
         moments = [moment for moment in row or () if moment is not None]
-        return max(min(moments) - self._clock.now(), timedelta()) if moments else None
+        return max(min(moments) - now, timedelta()) if moments else None
+
+    def _first(self, statement: Select[Any], now: datetime, within: Connection | None = None) -> Row[Any] | None:
+        """The first row of a statement as of a moment."""
+        with self._database.reading(within) as connection:
+            return connection.execute(statement, {"now": now}).first()
 
     def heartbeat(self, run: Run, lease: timedelta, progress: ProgressReport | None = None) -> bool:
         """Extend the lease; returns whether somebody asked to cancel the run.

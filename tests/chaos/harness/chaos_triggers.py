@@ -66,7 +66,7 @@ class TakeOver:
         self._address = address
         self._connection = psycopg.connect(address, autocommit=True)
         held = [name for pid in pids for name in self._held(pid)]
-        self._duties = {name: self._holder(name) for name in held if name == "duties"}
+        self._duties = {name: self._holder(name) for name in held if name.partition("/")[0] == "duties"}
         workers = [name.removeprefix("worker/") for name in held if name.startswith("worker/")]
         running = "SELECT id, epoch, arguments FROM runs WHERE status = 'running' AND worker = ANY(%s)"
         self._runs = {run: (epoch, opened(given)) for run, epoch, given in self._all(running, workers)}

@@ -202,7 +202,7 @@ class Life:
         """Work until no run is open; how each ended that did not succeed."""
         registry, stop, clock = WorkflowRegistry(), asyncio.Event(), SystemClock()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
-        executor = Executor(self.store.database, registry, "chaos", "dev", clock, concurrency=1, poll=0.01)
+        executor = Executor(self.store.database, registry, "chaos", Scope(), clock, concurrency=1, poll=0.01)
         working = asyncio.create_task(executor.run_until(stop))
         give_up = time.monotonic() + _RUN_SECONDS
         runs: list[Run] = []

@@ -233,7 +233,7 @@ class Role(Life):
         registry, stop = WorkflowRegistry(), asyncio.Event()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
         executor = Executor(
-            self.store.database, registry, self._name, self.store.scope.environment, concurrency=1, poll=0.02,
+            self.store.database, registry, self._name, self.store.scope, concurrency=1, poll=0.02,
             lease=_LEASE,
             backoff=timedelta(seconds=0.1),
         )  # fmt: skip

@@ -224,7 +224,7 @@ class HostMoves:
         """Whether the engine of a host is listed in the catalog that counts."""
         with psycopg.connect(self._servers.place_of(self.place)) as connection:
             listed = "SELECT 1 FROM leases WHERE name = %s AND until > extract(epoch FROM now()) * 1e6"
-            return connection.execute(listed, (f"engine/engine@{host.name}",)).fetchone() is not None
+            return connection.execute(listed, (f"engine/default/engine@{host.name}",)).fetchone() is not None
 
     def _command(self) -> dict[str, Any]:
         host = self._hosts[0]

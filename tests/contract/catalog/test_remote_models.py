@@ -4,15 +4,16 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.unit.catalog.examples import NOON
+from tests.unit.catalog.examples import DEV, NOON, OTHER
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.remote_models import RemoteModels, RemoteModelVersion
+from antiphon.core.scope import Scope
 
 
 @pytest.fixture
 def models(database: Database) -> RemoteModels:
-    return RemoteModels(database, "dev")
+    return RemoteModels(database, DEV)
 
 
 def version(sequence: int, name: str, engine: str = "main", model: str = "words") -> RemoteModelVersion:
@@ -38,7 +39,8 @@ def test_the_versions_of_a_model_are_known_latest_first_and_by_moment(database: 
         ("main", "others", "z"), ("main", "words", "a"), ("main", "words", "b"), ("main", "words", "a"),
         ("standby", "words", "y"),
     ]  # fmt: skip
-    assert RemoteModels(database, "prod").list() == ()
+    for other in (OTHER, Scope(environment="prod")):
+        assert RemoteModels(database, other).list() == ()
 
 
 def test_only_what_the_row_says_beside_the_version_changes(database: Database, models: RemoteModels) -> None:

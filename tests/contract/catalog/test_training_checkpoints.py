@@ -9,6 +9,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.run import LeaseLostError
 from antiphon.durable.runs import Runs
 
@@ -53,11 +54,11 @@ def test_a_step_that_is_done_again_takes_the_place_of_what_it_made_before(databa
 def test_who_lost_the_run_moves_nothing_back(database: Database, clock: ManualClock) -> None:
     runs, records = Runs(database), TrainingCheckpoints(database)
     runs.submit(DEV, "train", {})
-    late = runs.claim("host-a", "dev", timedelta(seconds=10))
+    late = runs.claim("host-a", ServedRuns("dev"), timedelta(seconds=10))
     assert late is not None
     runs.fenced(late, lambda within: records.add(checkpoint(late.id, 10), within=within))
     clock.advance(timedelta(seconds=11))
-    taken = runs.claim("host-b", "dev", timedelta(seconds=10))
+    taken = runs.claim("host-b", ServedRuns("dev"), timedelta(seconds=10))
     assert taken is not None
     runs.fenced(taken, lambda within: records.add(checkpoint(late.id, 40), within=within))
     for effect in (

@@ -16,6 +16,7 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.durable.abandoned_runs import AbandonedRuns
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.run import LeaseLostError
 from antiphon.durable.runs import Runs
 
@@ -31,7 +32,7 @@ def held(database: Database, worker: str, scope: Scope = DEV) -> str:
     """A run that a worker has claimed."""
     runs = Runs(database)
     run = runs.submit(scope, "a", {})
-    claimed = runs.claim(worker, scope.environment, HOUR)
+    claimed = runs.claim(worker, ServedRuns(scope.environment), HOUR)
     assert claimed is not None
     assert claimed.id == run
     return run
@@ -39,7 +40,7 @@ def held(database: Database, worker: str, scope: Scope = DEV) -> str:
 
 def claimable(database: Database) -> set[str]:
     runs = Runs(database)
-    return {run.id for run in iter(lambda: runs.claim("next", "dev", HOUR), None)}
+    return {run.id for run in iter(lambda: runs.claim("next", ServedRuns("dev"), HOUR), None)}
 
 
 def test_runs_of_a_worker_that_has_ended_are_claimed_at_once(database: Database, leases: ProcessLeases) -> None:

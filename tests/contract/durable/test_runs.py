@@ -12,14 +12,17 @@ from tests.unit.governance.encryption.test_sealing import Keys
 from antiphon.catalog import schema, sealed_columns
 from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.run import LeaseLostError, ProgressReport, Run
 from antiphon.durable.runs import Runs
 from antiphon.governance.encryption.sealing import AesGcmCodec
+from antiphon.governance.identity.tenants import Tenants
 
 LEASE = timedelta(seconds=10)
 
@@ -35,7 +38,7 @@ CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def claimed(runs: Runs, worker: str = "w1") -> Run:
-    run = runs.claim(worker, "dev", LEASE)
+    run = runs.claim(worker, ServedRuns("dev"), LEASE)
     assert run is not None
     return run
 
@@ -97,9 +100,9 @@ def test_runs_are_claimed_once_oldest_first(database: Database, clock: ManualClo
         ids.append(runs.submit(DEV, name, {}))
         clock.advance(timedelta(seconds=1))
     later = runs.submit(DEV, "c", {}, not_before=clock.now() + timedelta(seconds=5))
-    assert runs.claim("w", "dev", LEASE, ["b"]) is not None
+    assert runs.claim("w", ServedRuns("dev", ("b",)), LEASE) is not None
     assert claimed(runs).id == ids[0]
-    assert runs.claim("w", "dev", LEASE) is None
+    assert runs.claim("w", ServedRuns("dev"), LEASE) is None
     clock.advance(timedelta(seconds=5))
     assert claimed(runs).id == later
     assert [run.status for run in runs.list(DEV)] == ["running"] * 3
@@ -114,7 +117,7 @@ def test_a_fair_claim_is_of_the_tenant_with_fewest_under_way(database: Database,
             runs.submit(Scope(tenant, "dev"), "batch", {})
             clock.advance(timedelta(seconds=1))
     runs.submit(Scope("large", "dev"), "refresh", {})
-    while (run := runs.claim("w", "dev", timedelta(hours=1), ["batch"], fair=True)) is not None:
+    while (run := runs.claim("w", ServedRuns("dev", ("batch",)), timedelta(hours=1), fair=True)) is not None:
         order.append(run.scope.tenant)
         clock.advance(timedelta(seconds=1))
     assert order == ["large", "small", "other", "large", "large", "large"]
@@ -123,31 +126,73 @@ def test_a_fair_claim_is_of_the_tenant_with_fewest_under_way(database: Database,
 def test_a_worker_claims_runs_of_its_environment_alone(database: Database, clock: ManualClock) -> None:
     runs = Runs(database)
     of_prod = runs.submit(Scope("default", "prod"), "batch", {})
-    assert runs.claim("w", "dev", LEASE) is None
-    assert not runs.queued("dev", ["batch"])
-    assert runs.queued("prod", ["batch"])
-    held = runs.claim("w", "prod", LEASE)
+    assert runs.claim("w", ServedRuns("dev"), LEASE) is None
+    assert not runs.queued(ServedRuns("dev", ("batch",)))
+    assert runs.queued(ServedRuns("prod", ("batch",)))
+    held = runs.claim("w", ServedRuns("prod"), LEASE)
     assert held is not None
     assert held.id == of_prod
     assert runs.reclaim("w", "dev") == 0
     clock.advance(LEASE * 2)
-    assert runs.claim("w2", "dev", LEASE) is None, "nor those that a dead worker of another environment left"
-    assert runs.claim("w2", "prod", LEASE) is not None
+    assert runs.claim("w2", ServedRuns("dev"), LEASE) is None, (
+        "nor those that a dead worker of another environment left"
+    )
+    assert runs.claim("w2", ServedRuns("prod"), LEASE) is not None
+
+
+def test_a_worker_claims_runs_of_its_tenant_and_shared_ones_of_tenants_without_a_worker(
+    database: Database, clock: ManualClock
+) -> None:
+    runs, leases = Runs(database), ProcessLeases(database, "dev")
+    served = ServedRuns("dev", ("refresh", "batch"), "default", ("batch",))
+    theirs = ServedRuns("dev", ("refresh", "batch"), "acme", ("batch",))
+    acme = Scope("acme", "dev")
+    refresh, batch = (runs.submit(acme, workflow, {}) for workflow in ("refresh", "batch"))
+    assert leases.acquire("worker/acme/w@host", "process", 10)
+    assert leases.acquire("worker/default/acme/w@host", "own process", 60)
+    assert runs.claim("w", served, LEASE) is None
+    assert not runs.queued(served)
+    assert runs.queued(theirs)
+    assert runs.next_due(served) is None, "nothing is looked for again and again that is not claimed"
+    assert runs.next_due(theirs) == timedelta()
+    clock.advance(timedelta(seconds=11))
+    assert runs.queued(served), "no worker of the tenant lives"
+    taken = runs.claim("w", served, LEASE)
+    assert taken is not None
+    assert (taken.id, taken.scope) == (batch, acme)
+    assert runs.claim("w", served, LEASE) is None
+    clock.advance(LEASE * 2)
+    assert leases.acquire("worker/acme/w@host", "process", 10)
+    assert runs.claim("w", served, LEASE) is None, "nor goes on with one that its tenant's worker can take over"
+    assert {run.id for run in iter(lambda: runs.claim("w2", theirs, LEASE), None)} == {refresh, batch}
+
+
+def test_a_run_of_a_suspended_tenant_is_not_due(database: Database) -> None:
+    runs, tenants, acme = Runs(database), Tenants(database), Scope("acme", "dev")
+    served = ServedRuns("dev", ("refresh",), "acme")
+    with database.transaction() as connection:
+        tenants.create("acme", by="ann", within=connection)
+    runs.submit(acme, "refresh", {})
+    assert runs.next_due(served) == timedelta()
+    with database.transaction() as connection:
+        tenants.change("acme", "suspended", reason="r", by="ann", within=connection)
+    assert runs.next_due(served) is None, "a worker would look for it without a pause"
+    assert not runs.queued(served)
 
 
 def test_a_run_given_back_goes_behind_those_that_wait(database: Database, clock: ManualClock) -> None:
     runs = Runs(database)
     first, second = runs.submit(DEV, "batch", {}), runs.submit(DEV, "batch", {})
-    assert runs.queued("dev", ["batch"])
-    run = runs.claim("w", "dev", LEASE, ["batch"], fair=True)
+    assert runs.queued(ServedRuns("dev", ("batch",)))
+    run = runs.claim("w", ServedRuns("dev", ("batch",)), LEASE, fair=True)
     assert run is not None
     clock.advance(timedelta(seconds=1))
     runs.give_back(run)
-    following = runs.claim("w", "dev", LEASE, ["batch"], fair=True)
+    following = runs.claim("w", ServedRuns("dev", ("batch",)), LEASE, fair=True)
     assert following is not None
     assert {run.id, following.id} == {first, second}
-    assert runs.queued("dev", ["batch"])
-    assert not runs.queued("dev", ["refresh"])
+    assert runs.queued(ServedRuns("dev", ("batch",)))
+    assert not runs.queued(ServedRuns("dev", ("refresh",)))
 
 
 def test_a_dead_workers_run_is_claimed_when_its_lease_is_over(database: Database, clock: ManualClock) -> None:
@@ -155,7 +200,7 @@ def test_a_dead_workers_run_is_claimed_when_its_lease_is_over(database: Database
     runs.submit(DEV, "a", {})
     dead = claimed(runs)
     clock.advance(LEASE)
-    assert runs.claim("w2", "dev", LEASE) is None
+    assert runs.claim("w2", ServedRuns("dev"), LEASE) is None
     clock.advance(timedelta(microseconds=1))
     taken = claimed(runs, "w2")
     assert (taken.id, taken.epoch, taken.attempts, taken.worker) == (dead.id, dead.epoch + 1, 2, "w2")
@@ -168,7 +213,7 @@ def test_a_heartbeat_keeps_the_lease(database: Database, clock: ManualClock) -> 
     for done in range(3):
         clock.advance(LEASE)
         assert not runs.heartbeat(run, LEASE, ProgressReport(done, 3, "rows"))
-    assert runs.claim("w2", "dev", LEASE) is None
+    assert runs.claim("w2", ServedRuns("dev"), LEASE) is None
     now = runs.get(DEV, run.id)
     assert (now.done, now.total, now.note) == (2, 3, "rows")
 
@@ -178,7 +223,7 @@ def test_a_worker_started_again_takes_its_runs_back_at_once(database: Database) 
     runs.submit(DEV, "a", {})
     run = claimed(runs, "w1")
     assert runs.reclaim("w2", "dev") == 0
-    assert runs.claim("w1", "dev", LEASE) is None
+    assert runs.claim("w1", ServedRuns("dev"), LEASE) is None
     assert runs.reclaim("w1", "dev") == 1
     assert claimed(runs, "w1").id == run.id
 
@@ -233,7 +278,7 @@ def test_a_run_that_kills_its_workers_fails(database: Database, clock: ManualClo
     for _ in range(2):
         claimed(runs)
         clock.advance(LEASE + timedelta(seconds=1))
-    assert runs.claim("w", "dev", LEASE) is None
+    assert runs.claim("w", ServedRuns("dev"), LEASE) is None
     ended = runs.get(DEV, run)
     assert ended.status == "failed"
     assert ended.error is not None
@@ -260,7 +305,7 @@ def test_a_run_that_ends_as_its_lease_does_is_of_no_worker(database: Database, c
     claimed(runs)
     runs.cancel(DEV, other)
     clock.advance(2 * LEASE)
-    assert runs.claim("w2", "dev", LEASE) is None
+    assert runs.claim("w2", ServedRuns("dev"), LEASE) is None
     ended = [runs.get(DEV, name) for name in (run, other)]
     assert [(one.status, one.worker, one.lease_until) for one in ended] == [
         ("failed", None, None),
@@ -294,17 +339,17 @@ def test_cancelling(database: Database, clock: ManualClock) -> None:
     runs = Runs(database)
     queued, held, ended = (runs.submit(DEV, name, {}) for name in ("a", "b", "c"))
     assert runs.cancel(DEV, queued).status == "cancelled"
-    run = runs.claim("w", "dev", LEASE, ["b"])
+    run = runs.claim("w", ServedRuns("dev", ("b",)), LEASE)
     assert run is not None
     assert runs.cancel(DEV, held).status == "running"
     assert runs.heartbeat(run, LEASE)
-    other = runs.claim("w", "dev", LEASE, ["c"])
+    other = runs.claim("w", ServedRuns("dev", ("c",)), LEASE)
     assert other is not None
     runs.end(other, {"n": 1})
     assert runs.cancel(DEV, ended).status == "succeeded"
     # The holder dies before it sees the wish: nobody runs it again.
     clock.advance(LEASE + timedelta(seconds=1))
-    assert runs.claim("w", "dev", LEASE) is None
+    assert runs.claim("w", ServedRuns("dev"), LEASE) is None
     assert [runs.get(DEV, r).status for r in (queued, held, ended)] == ["cancelled", "cancelled", "succeeded"]
     with pytest.raises(NotFoundError):
         runs.cancel(OTHER, held)

@@ -20,6 +20,7 @@ from antiphon.catalog.doorbell import Topic, ring_name
 from antiphon.catalog.features.events import Event, EventLog
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import Run
@@ -139,7 +140,7 @@ async def executor(database: Database, body: Any = None, **options: Any) -> Asyn
 
     registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add("w", workflow)
-    working = asyncio.create_task(Executor(database, registry, "w1", "dev", **options).run_until(stop))
+    working = asyncio.create_task(Executor(database, registry, "w1", Scope(), **options).run_until(stop))
     try:
         yield lambda run: began.get(run, 0.0)
     finally:
@@ -187,7 +188,7 @@ async def test_the_run_of_a_dead_worker_is_taken_over_when_its_lease_ends(databa
     async with executor(database, poll=NEVER) as began:
         await first_claimed(began, runs)
         run = runs.submit(Scope(environment="prod"), "w", {})  # Claimed by a worker that dies, in no executor's way.
-        assert runs.claim("dead", "prod", timedelta(seconds=0.4)) is not None
+        assert runs.claim("dead", ServedRuns("prod"), timedelta(seconds=0.4)) is not None
     registry, stop, done = WorkflowRegistry(), asyncio.Event(), asyncio.Event()
 
     async def workflow(context: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +196,9 @@ async def test_the_run_of_a_dead_worker_is_taken_over_when_its_lease_ends(databa
         return {}
 
     registry.add("w", workflow)
-    working = asyncio.create_task(Executor(database, registry, "w2", "prod", poll=NEVER).run_until(stop))
+    working = asyncio.create_task(
+        Executor(database, registry, "w2", Scope(environment="prod"), poll=NEVER).run_until(stop)
+    )
     async with asyncio.timeout(5):
         await done.wait()
     stop.set()

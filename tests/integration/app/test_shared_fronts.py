@@ -56,7 +56,7 @@ class Host:
     @property
     def active(self) -> EngineInstance | None:
         leases = ProcessLeases(self.store.database, self.store.scope.environment)
-        return next(iter(EngineInstances(leases, front_lease("main")).living()), None)
+        return next(iter(EngineInstances(leases, front_lease("default", "main")).living()), None)
 
     async def ask(self, priority: Priority = "online") -> str:
         async for event in self.engine.generate(GenerationRequest("r", "words", "Say.", 4, priority=priority)):

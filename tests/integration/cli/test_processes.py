@@ -120,7 +120,7 @@ def by_hand(project: Path) -> None:
                     return False
 
             until(answers)
-            until(lambda: "another process has worker/worker@" in log.read_text())
+            until(lambda: "another process has worker/default/worker@" in log.read_text())
         finally:
             for process in (gateway, worker):
                 process.send_signal(signal.SIGTERM)

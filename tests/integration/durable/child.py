@@ -74,7 +74,7 @@ class Worker:
             self.database,
             self.registry,
             self.name,
-            "dev",
+            Scope(),
             lease=timedelta(seconds=self.lease),
             poll=0.02,
             concurrency=2,

@@ -29,7 +29,7 @@ async def work(folder: Path, name: str) -> None:
 
     registry, runs = WorkflowRegistry(), Runs(database)
     registry.add("began", began)
-    working = asyncio.create_task(Executor(database, registry, name, "dev", poll=60.0).run_until(asyncio.Event()))
+    working = asyncio.create_task(Executor(database, registry, name, Scope(), poll=60.0).run_until(asyncio.Event()))
     first = runs.submit(Scope(), "began", {})
     while runs.get(Scope(), first).status not in ENDED:
         await asyncio.sleep(0.01)

@@ -22,6 +22,7 @@ from antiphon.core.errors import (
     UnavailableError,
     WriteConflictError,
 )
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run, RunResult, RunStatus
@@ -41,7 +42,7 @@ async def working(database: Database, *, workflow: Body, **options: Any) -> Asyn
 
     registry.add("w", call)
     options = {"poll": 0.01, "backoff": timedelta(milliseconds=10)} | options
-    task = asyncio.create_task(Executor(database, registry, "w1", "dev", **options).run_until(stop))
+    task = asyncio.create_task(Executor(database, registry, "w1", DEV, **options).run_until(stop))
 
     async def run_to_end(**submit: Any) -> Run:
         run = runs.submit(DEV, "w", {}, **submit)
@@ -206,7 +207,7 @@ async def test_stopping_lets_the_step_in_flight_finish_and_gives_the_run_back(da
 
     registry.add("w", workflow)
     run = runs.submit(DEV, "w", {})
-    task = asyncio.create_task(Executor(database, registry, "w1", "dev", poll=0.01).run_until(stop))
+    task = asyncio.create_task(Executor(database, registry, "w1", DEV, poll=0.01).run_until(stop))
     await asyncio.to_thread(entered.wait, 20)
     stop.set()
     while not under_way[0].stopping:  # A step that ends before the executor has seen it is followed by the next.
@@ -253,7 +254,7 @@ def test_a_workflows_name_is_taken_once() -> None:
         return {}
 
     registry.add("w", workflow)
-    assert registry.names == ("w",)
+    assert registry.served(DEV) == ServedRuns("dev", ("w",), "default")
     assert registry.get("w") is workflow
     with pytest.raises(ConflictError):
         registry.add("w", workflow)

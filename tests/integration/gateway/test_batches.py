@@ -43,7 +43,7 @@ async def working(database: Database, answerer: fakes.FakeAnswerer) -> AsyncIter
     jobs = batch_jobs(database, files, fakes.SECRET, answerer.answer, (fakes.APPLICATION, fakes.MODEL))
     registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add(WORKFLOW, jobs.run)
-    executor = Executor(database, registry, "worker", "dev", lease=timedelta(seconds=5), poll=0.02, fair=True)
+    executor = Executor(database, registry, "worker", Scope(), lease=timedelta(seconds=5), poll=0.02, fair=True)
     task = asyncio.create_task(executor.run_until(stop))
     yield
     stop.set()

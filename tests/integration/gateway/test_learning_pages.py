@@ -19,6 +19,7 @@ from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.definitions.learning import Rollout
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.run import ProgressReport
 from antiphon.governance.identity.keys import Keys
 
@@ -300,7 +301,7 @@ async def test_an_application_without_an_outcome_says_what_to_declare(
 
 async def test_runs_tell_step_loss_and_time_left(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     desk.runs.submit(DEV, "train", {})
-    claimed = desk.runs.claim("worker", "dev", timedelta(minutes=1))
+    claimed = desk.runs.claim("worker", ServedRuns("dev"), timedelta(minutes=1))
     assert claimed is not None
     desk.runs.heartbeat(claimed, timedelta(minutes=1), ProgressReport(30, 100, "training: loss 0.412, 3 min left"))
     for path in ("/runs", "/dashboard/runs", "/", "/dashboard/figures"):

@@ -273,7 +273,7 @@ class LearningDesk(EvaluatedDesk):
             self.database,
             registry,
             "worker",
-            SCOPE.environment,
+            SCOPE,
             clock=self.clock,
             poll=0.005,
             backoff=timedelta(0),

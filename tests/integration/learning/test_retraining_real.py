@@ -138,7 +138,7 @@ async def work(store: Store, learning: LearningPlatform, run: str) -> Run:
     registry = WorkflowRegistry()
     learning.register(registry)
     stop = asyncio.Event()
-    executor = Executor(store.database, registry, "worker", "dev", backoff=timedelta(seconds=0.1))
+    executor = Executor(store.database, registry, "worker", Scope(), backoff=timedelta(seconds=0.1))
     working = asyncio.create_task(executor.run_until(stop))
     try:
         async with asyncio.timeout(300):

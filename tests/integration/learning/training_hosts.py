@@ -27,6 +27,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from antiphon.core.clock import Clock, ManualClock
 from antiphon.core.codec import PlainCodec
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED
@@ -117,7 +118,7 @@ class TrainingHost:
 
     def claim(self) -> RunContext:
         """Take the run that waits, or whose holder is gone."""
-        held = self.runs.claim(self.folder.name, DEV.environment, LEASE)
+        held = self.runs.claim(self.folder.name, ServedRuns(DEV.environment), LEASE)
         assert held is not None
         return RunContext(held, self.runs, self.database.clock, {})
 
@@ -220,7 +221,7 @@ async def main(folder: Path, name: str, point: str) -> None:
     registry = WorkflowRegistry()
     registry.add("train", lambda context, arguments: host.work(context))
     stop = asyncio.Event()
-    executor = Executor(database, registry, name, DEV.environment, lease=LEASE, poll=0.02)
+    executor = Executor(database, registry, name, DEV, lease=LEASE, poll=0.02)
     working = asyncio.create_task(executor.run_until(stop))
     async with asyncio.timeout(60):
         while host.runs.get(DEV, run.id).status not in ENDED:

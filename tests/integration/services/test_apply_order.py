@@ -14,6 +14,7 @@ from antiphon.catalog.features.publications import FeatureHolds
 from antiphon.catalog.features.verdicts import StagedSnapshot
 from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import AntiphonError, InvalidInputError
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.run import Run
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.services.apply.apply import ApplyReport, apply, plan
@@ -201,7 +202,7 @@ def test_a_cancelled_apply_changes_nothing_even_in_its_last_step(harbor: Harbor)
     applied = harbor.apply(WINDOW)
     before, store = harbor.live(), harbor.store
     assert applied.run is not None
-    run = store.runs.claim("somebody", "dev", timedelta(minutes=1))
+    run = store.runs.claim("somebody", ServedRuns("dev"), timedelta(minutes=1))
     assert run is not None
     assert run.id == applied.run
     store.runs.cancel(store.scope, run.id)

@@ -86,7 +86,9 @@ class Till(Project):
         """Let a worker end a run."""
         registry, stop = WorkflowRegistry(), asyncio.Event()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
-        executor = Executor(self.store.database, registry, "test", "dev", poll=0.01, backoff=timedelta(milliseconds=1))
+        executor = Executor(
+            self.store.database, registry, "test", self.store.scope, poll=0.01, backoff=timedelta(milliseconds=1)
+        )
         working = asyncio.create_task(executor.run_until(stop))
         async with asyncio.timeout(60):
             while self.store.runs.get(self.store.scope, run).status not in ENDED:

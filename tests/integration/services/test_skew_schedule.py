@@ -88,7 +88,9 @@ async def project(tmp_path: Path) -> AsyncIterator[Project]:
 async def worked(project: Project, skew: ProjectSkew, run: str) -> str:
     registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add(WORKFLOW, skew.compare)
-    working = asyncio.create_task(Executor(project.store.database, registry, "test", "dev", poll=0.01).run_until(stop))
+    working = asyncio.create_task(
+        Executor(project.store.database, registry, "test", project.store.scope, poll=0.01).run_until(stop)
+    )
     async with asyncio.timeout(60):
         while (ended := project.store.runs.get(project.store.scope, run)).status not in ENDED:
             await asyncio.sleep(0.01)

@@ -88,7 +88,7 @@ async def deliver(project: GatedProject, webhooks: Webhooks) -> list[Run]:
     registry = WorkflowRegistry()
     registry.add(WEBHOOK, webhooks.deliver)
     executor = Executor(
-        project.store.database, registry, "worker", project.scope.environment, poll=0.05,
+        project.store.database, registry, "worker", project.scope, poll=0.05,
         backoff=timedelta(milliseconds=1),
     )  # fmt: skip
     stop = asyncio.Event()

@@ -379,7 +379,7 @@ async def worked(folder: Path, run: str) -> dict[str, Any]:
         learning = LearningPlatform(wired.store, wired.engine, wired.commit, wired.features)
         registry, stop = WorkflowRegistry(), asyncio.Event()
         WorkbenchWorkflows(wired.store, learning.recorded, learning.serve).register(registry)
-        executor = Executor(wired.store.database, registry, "worker", wired.store.scope.environment, poll=0.01)
+        executor = Executor(wired.store.database, registry, "worker", wired.store.scope, poll=0.01)
         working = asyncio.create_task(executor.run_until(stop))
         async with asyncio.timeout(30):
             while (found := wired.store.runs.get(wired.store.scope, run)).status not in ENDED:

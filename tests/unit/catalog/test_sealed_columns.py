@@ -17,6 +17,7 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.codec import PlainCodec, unpack
 from antiphon.core.errors import CorruptionError
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
@@ -49,7 +50,7 @@ def filled(database: Database, number: int = 5) -> None:
         AuditLog(database, b"s" * 32).append(DEV, "ann", "answer", f"p{each}", originator=f"user{each}")
     jobs.set_status(DEV, job, "failed", epoch=epoch, error="because")
     run = runs.submit(DEV, "w", {"x": 1}, key="by hand")
-    claimed = runs.claim("worker", "dev", timedelta(seconds=5))
+    claimed = runs.claim("worker", ServedRuns("dev"), timedelta(seconds=5))
     assert claimed is not None
     runs.record(claimed, "step", 0, {"y": 2}, NOON)
     runs.fail(claimed, "because")

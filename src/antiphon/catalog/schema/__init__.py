@@ -362,7 +362,7 @@ leases = table(
     optional(TEXT, "detail"),
 )
 
-# --- Models behind servers elsewhere: of an environment, so that the tenant of such a row is ``*``.
+# --- Models behind servers elsewhere, which a tenant's settings name.
 
 remote_models = table(
     "remote_models",

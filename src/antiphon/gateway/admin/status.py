@@ -82,7 +82,7 @@ async def engine_status(services: GatewayServices, scope: Scope) -> shapes.Engin
 
     instances = tuple(
         shapes.EngineInstanceLine(
-            one.name,
+            one.name.rpartition("/")[2],  # Whose it is, is not told.
             one.address,
             one.answers,
             {name: fingerprint for name, fingerprint in (one.models | one.embedders).items() if shown(name)},

@@ -55,7 +55,9 @@ def _client(store: Store, name: str, peer: str) -> EngineClient | RoutedEngine:
     remote = not isinstance(engine, EngineSettings) or engine.kind == "remote"
     if not remote or engine.url is None or not is_engine_url(engine.url):
         if remote and store.settings.fronts.listen is not None:
-            return _joined(store, peer, front_lease(name), store.settings.fronts, patience=TAKE_OVER_SECONDS)
+            return _joined(
+                store, peer, front_lease(store.scope.tenant, name), store.settings.fronts, patience=TAKE_OVER_SECONDS
+            )
         return EngineClient(store.paths.engine_socket_of(engine_process(name)), peer=peer)
     where = f"antiphon.toml, [{section_of(name)}]"
     host, port = parse_url(engine.url, f"{where} url")

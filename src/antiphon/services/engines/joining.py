@@ -43,7 +43,7 @@ def joining(
     """Has a process listed while it runs this; where several take one lease, the others stand by.
 
     Args:
-        name: of the engine, unique on this machine; path: its socket.
+        name: of the engine, unique among the tenant's on this machine; path: its socket.
         parts: run while the lease is held.
     """
     process, host = ProcessIdentity.own(), socket.gethostname()
@@ -51,7 +51,7 @@ def joining(
     def detail() -> str:
         models, embedders, load = served()
         instance = EngineInstance(
-            name=f"{name}@{host}",
+            name=f"{store.scope.tenant}/{name}@{host}",
             process=str(process),
             host=host,
             socket=str(path),
@@ -67,11 +67,11 @@ def joining(
 
 
 def fronting(store: Store, engine: str, front: UpstreamFront, listener: NetworkListener, advertise: str) -> Duties:
-    """The duty of speaking with an engine's server, which one process of all hosts has at a time."""
+    """The duty of speaking with an engine's server, which one process of a tenant has at a time, of all hosts."""
     path = store.paths.engine_socket_of(engine_process(engine))
     return joining(
         store,
-        front_lease(engine),
+        front_lease(store.scope.tenant, engine),
         engine,
         path,
         lambda: (front.models, {}, front.load()),

@@ -39,7 +39,7 @@ class RemoteModelRecord:
     def __init__(self, store: Store, engine: str) -> None:
         self._store = store
         self._engine = engine
-        self._models = RemoteModels(store.database, store.scope.environment)
+        self._models = RemoteModels(store.database, store.scope)
         self._refuses = store.settings.engine.on_change == "refuse"
 
     async def record(self, model: str, seen: ModelObservation | None) -> PinnedModel | None:
@@ -127,7 +127,7 @@ class RemoteModelLine(msgspec.Struct, frozen=True):
 def remote_model_lines(store: Store, scope: Scope) -> tuple[RemoteModelLine, ...]:
     """The models behind the servers, with the live releases of a scope that were made live with another version."""
     lines: dict[tuple[str, str], RemoteModelLine] = {}
-    for one in RemoteModels(store.database, store.scope.environment).list():
+    for one in RemoteModels(store.database, store.scope).list():
         place = (one.engine, one.model)
         if (line := lines.get(place)) is None:
             lines[place] = RemoteModelLine(
@@ -151,7 +151,7 @@ def changed_since(store: Store, release: Release, moment: datetime) -> str | Non
     present = _present(store, release)
     if present is None:
         return None
-    models = RemoteModels(store.database, store.scope.environment)
+    models = RemoteModels(store.database, store.scope)
     then = models.at(MAIN, present.model, moment, within=store.database.writer)
     if then is not None and then.version == present.version:
         return None
@@ -179,7 +179,7 @@ def _present(store: Store, release: Release) -> RemoteModelVersion | None:
     pin = release.bundle.model
     if store.settings.engine.kind != "remote" or pin.weights_sha256 is not None or pin.version is not None:
         return None
-    models = RemoteModels(store.database, store.scope.environment)
+    models = RemoteModels(store.database, store.scope)
     return next(iter(models.past(MAIN, pin.name, 1, within=store.database.writer)), None)
 
 
@@ -189,7 +189,7 @@ def accept(store: Store, engine: str, model: str, *, principal: str, reason: str
     Raises:
         NotFoundError: no model of this name was seen behind this engine.
     """
-    models = RemoteModels(store.database, store.scope.environment)
+    models = RemoteModels(store.database, store.scope)
     with store.database.transaction() as connection:
         past = models.past(engine, model, 1, within=connection)
         if not past:

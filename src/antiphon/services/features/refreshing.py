@@ -113,9 +113,7 @@ async def _work_until_ended(store: Store, platform: FeaturePlatform, run: str, l
     registry = WorkflowRegistry()
     registry.add(WORKFLOW, platform.refresher.refresh)
     registry.add(APPLY, ApplyWorkflow(store, platform.refresher).run)
-    executor = Executor(
-        store.database, registry, f"in-process-{os.getpid()}-{secrets.token_hex(4)}", store.scope.environment
-    )
+    executor = Executor(store.database, registry, f"in-process-{os.getpid()}-{secrets.token_hex(4)}", store.scope)
     stop = asyncio.Event()
     working = asyncio.create_task(executor.run_until(stop))
     try:

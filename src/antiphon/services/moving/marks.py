@@ -6,7 +6,7 @@ counts when its place is the marked one, or none is marked. A project whose sett
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,7 +15,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.moves import FOREVER
 from antiphon.core.errors import SetupError
-from antiphon.core.scope import ANY
+from antiphon.core.scope import ANY, Scope
 from antiphon.core.settings import Settings
 
 MOVED_TO, MOVING_FROM = "moved to", "moving from"
@@ -30,14 +30,22 @@ OWN = (_leases.c.tenant == ANY) & (_leases.c.environment == ANY)
 count of moves and what belongs to a live move (``order.py``)."""
 
 
-def store_places(settings: Settings) -> dict[str, str]:
-    """Mark of each store beside the catalog to its place; the event log's stands with each stream."""
+def store_places(settings: Settings, scopes: Mapping[str, Collection[Scope]] | None = None) -> dict[str, str]:
+    """Mark of each store beside the catalog to its place; the event log's stands with each stream.
+
+    Args:
+        scopes: those of which each store (``lake``, ``online``, ``files``) is marked; the project's own by default.
+    """
     places = {
-        "lake": settings.features.lake,
-        "online store": settings.features.online,
-        "files": settings.batch.files,
+        "lake": ("lake", settings.features.lake),
+        "online": ("online store", settings.features.online),
+        "files": ("files", settings.batch.files),
     }
-    return {f"{name} of {settings.scope}": place or EMBEDDED for name, place in places.items()}
+    return {
+        f"{name} of {scope}": place or EMBEDDED
+        for part, (name, place) in places.items()
+        for scope in (scopes.get(part, ()) if scopes is not None else (settings.scope,))
+    }
 
 
 def require_present(database: Database, places: Mapping[str, str] | None = None) -> None:

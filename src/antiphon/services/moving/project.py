@@ -177,9 +177,10 @@ def last_pass(
         parts.append(_part("online", source, target, snapshots + events, built + copied, 0, spent + more))
 
     act = _act(source, target, moving, live=order is not None)
+    marks = _marks(source, target, moving)
 
     def change(connection: Connection, leaving: Connection) -> None:
-        set_marks(connection, store_places(target.store.settings))
+        set_marks(connection, marks)
         for one in streams:
             StreamHomes(target.store.database).switch(connection, one.scope, one.stream, one.home)
         source.store.audit.append_all([act], leaving, alike=None if connection is leaving else connection)
@@ -278,6 +279,15 @@ def _require_whole(lost: list[str], leave: bool) -> None:
 
 def _scopes(source: Side) -> list[Scope]:
     return sorted({*source.features.scopes(), source.store.scope})
+
+
+def _marks(source: Side, target: Side, moving: set[str]) -> dict[str, str]:
+    """The places of the project's stores, and those to which another scope's part of them has moved: that scope's
+    project, whose settings name the old place, is refused as well."""
+    stores = {"lake": source.features.lake, "online": source.features.online, "files": source.contents}
+    moved = {part: store.scopes() for part, store in stores.items() if part in moving}
+    settings = target.store.settings
+    return store_places(settings, moved) | store_places(settings)
 
 
 def _features(source: Side, scope: Scope, lake: Lake | None = None) -> FeatureCatalog:

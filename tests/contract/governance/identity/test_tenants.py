@@ -14,6 +14,7 @@ from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, OverloadedError
 from antiphon.core.scope import Scope
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.revocation import LEASE_SECONDS
@@ -66,13 +67,13 @@ def test_runs_of_a_suspended_tenant_are_not_claimed(database: Database) -> None:
     first = runs.submit(ACME, "refresh", {})
     Keys(database, SECRET).create("acme", "bot", "service")
     change(database, "suspended")
-    assert runs.claim("worker", "dev", lease) is None
+    assert runs.claim("worker", ServedRuns("dev"), lease) is None
     second = runs.submit(Scope("default", "dev"), "refresh", {})
     for fair, claimed in ((True, second), (False, None)):
-        found = runs.claim("worker", "dev", lease, fair=fair)
+        found = runs.claim("worker", ServedRuns("dev"), lease, fair=fair)
         assert (None if found is None else found.id) == claimed
     change(database, "active")
-    found = runs.claim("worker", "dev", lease)
+    found = runs.claim("worker", ServedRuns("dev"), lease)
     assert found is not None
     assert found.id == first
 
@@ -81,7 +82,7 @@ def test_deleting_cancels_the_runs_and_is_for_good(database: Database, clock: Ma
     keys, runs, tenants = Keys(database, SECRET), Runs(database), Tenants(database)
     text, record = keys.create("acme", "bot", "service")
     under_way, waits = (runs.submit(ACME, "refresh", {"number": number}) for number in range(2))
-    claimed = runs.claim("worker", "dev", timedelta(seconds=5))
+    claimed = runs.claim("worker", ServedRuns("dev"), timedelta(seconds=5))
     assert claimed is not None
     under_way, waits = claimed.id, waits if claimed.id == under_way else under_way
     Snapshots(database).add(manifest("a1", ACME))

@@ -27,7 +27,7 @@ async def work(folder: Path, wanted: int) -> None:
         world.database,
         registry,
         "worker-1",
-        world.scope.environment,
+        world.scope,
         clock,
         concurrency=1,
         lease=timedelta(seconds=2),

@@ -36,7 +36,7 @@ async def run_refresh(world: World, arguments: dict[str, object]) -> Run:
     runs = Runs(world.database)
     identity = runs.submit(world.scope, WORKFLOW, arguments, max_attempts=1)
     stop = asyncio.Event()
-    executor = Executor(world.database, registry, "worker-1", world.scope.environment, poll=0.01)
+    executor = Executor(world.database, registry, "worker-1", world.scope, poll=0.01)
     working = asyncio.create_task(executor.run_until(stop))
     async with asyncio.timeout(60):
         while runs.get(world.scope, identity).status not in ENDED:

@@ -348,3 +348,33 @@ def test_a_host_with_the_old_settings_is_told_the_new_place(pumps: Pumps, server
     assert pumps.migrate("--to", str(grown)).code == 0, "what was moved is only looked at again"
     assert pumps.migrate("--lake", "embedded").code == 0
     assert logical_hashes(pumps.root) == before
+
+
+def test_another_tenants_project_with_the_old_settings_is_told_the_new_place(
+    pumps: Pumps, servers: Servers, tmp_path: Path
+) -> None:
+    """Its files moved with the project's, whose settings alone were rewritten."""
+    rival = tmp_path / "rival"
+    rival.mkdir()
+    settings = SETTINGS.replace('"pumps"', f'"pumps"\ntenant = "rival"\ndirectory = "{pumps.root / ".antiphon"}"')
+    (rival / "antiphon.toml").write_text(settings + CREDENTIALS)
+    (rival / "definitions.py").write_text(DEFINITIONS)
+    (rival / "repairs.csv").write_text((pumps.root / "repairs.csv").read_text())
+    with open_store(rival) as store, closing(FeaturePlatform(store)) as platform:
+        apply(store, principal="rita")
+        asyncio.run(run_refresh(store, platform))
+    lake = servers.fresh()["lake"]
+    assert pumps.migrate("--lake", lake).code == 0
+    with pytest.raises(SetupError, match="The lake was moved to s3://"):
+        Store.open(rival)
+    (rival / "antiphon.toml").write_text(
+        (rival / "antiphon.toml").read_text().replace("[features]\n", f'[features]\nlake = "{lake}"\n')
+    )
+    with open_store(rival) as store, closing(FeaturePlatform(store)) as platform:
+        asyncio.run(run_refresh(store, platform))
+    for tenant in ("third", "rival"):
+        (rival / "antiphon.toml").write_text((settings + CREDENTIALS).replace('"rival"', f'"{tenant}"'))
+        if tenant == "rival":
+            assert pumps.migrate("--lake", "embedded").code == 0
+        with open_store(rival) as store:  # One that had nothing there has not moved; the other is back.
+            assert store.scope.tenant == tenant
