@@ -47,6 +47,9 @@ from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
 from antiphon.services.workflows import APPLY, GATES, WEBHOOK
 from antiphon.training.processes import TrainingProcesses
 
+NAME_TAKEN = "this worker claims no run until that one ends: choose another --name, or end one of the two"
+"""Said by a worker whose name another one has for longer than a lease lasts."""
+
 MOST_CHECKS = 16
 """Releases that are held against their gates at once; most of the time they wait."""
 
@@ -190,7 +193,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         )
     )
     parts: list[WorkerPart] = [
-        held(f"{WORKERS}{name}", executors),
+        held(f"{WORKERS}{name}", executors, conflict=NAME_TAKEN),
         held("duties", duties),
         served,
         TrainingRecords(training, store.paths.run, store.database.clock),
