@@ -56,7 +56,9 @@ def _client(store: Store, name: str, peer: str) -> EngineClient | RoutedEngine:
     if not remote or engine.url is None or not is_engine_url(engine.url):
         if remote and store.settings.fronts.listen is not None:
             return _joined(store, peer, front_lease(name), store.settings.fronts, patience=TAKE_OVER_SECONDS)
-        return EngineClient(store.paths.engine_socket_of(engine_process(name)), peer=peer)
+        # The process in front of a server is soon back; an engine of ours has models to load.
+        patience = TAKE_OVER_SECONDS if remote else 0.0
+        return EngineClient(store.paths.engine_socket_of(engine_process(name)), peer=peer, patience=patience)
     where = f"antiphon.toml, [{section_of(name)}]"
     host, port = parse_url(engine.url, f"{where} url")
     models = engine.models if isinstance(engine, StandbyEngineSettings) else {}
