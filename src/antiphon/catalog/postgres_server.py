@@ -231,6 +231,7 @@ class PostgresServer:
                 where="catalog.url",
                 next_step="pip install 'antiphon[postgres]'",
             ) from error
+        sa.event.listen(self.engine, "checkout", _follow_default)
         self.channel = NotifyChannel(self.engine, self.place)
         self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
@@ -435,6 +436,12 @@ def _parameters(url: URL, access: PostgresAccess) -> dict[str, str]:
     if access.tls.certificate is not None:
         parameters |= {"sslcert": str(access.tls.certificate), "sslkey": str(access.tls.key)}
     return parameters
+
+
+def _follow_default(connection: Any, *_: Any) -> None:
+    """Have transactions begin as the server's ``default_transaction_read_only`` says. After one that only reads the
+    dialect would begin them READ WRITE, which a server that was made read-only lets pass."""
+    connection.read_only = None
 
 
 def _state_of(text: str) -> str:

@@ -286,8 +286,9 @@ async def test_a_gateway_says_that_its_server_takes_no_writes_and_goes_on_once_i
 
         assert await catalog() is None
         own_server.run("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-        while await catalog() is None:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while await catalog() is None:
+                await asyncio.sleep(0.01)
         assert "takes no writes" in str(await catalog())
         refused = await desk.post("/admin/tenants", json={"name": "acme"})
         assert (refused.status_code, "takes no writes" in refused.text) == (503, True), refused.text
@@ -298,8 +299,9 @@ async def test_a_gateway_says_that_its_server_takes_no_writes_and_goes_on_once_i
         with psycopg.connect(writer, autocommit=True) as connection:
             connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
             connection.execute("SELECT pg_reload_conf()")
-        while await catalog() is not None:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while await catalog() is not None:
+                await asyncio.sleep(0.01)
         assert (await desk.post("/admin/tenants", json={"name": "acme"})).status_code == 201
     await wired.close()
 

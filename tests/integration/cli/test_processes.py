@@ -123,9 +123,9 @@ def by_hand(project: Path) -> None:
 
             until(answers)
             until(lambda: "another process has worker/worker@" in log.read_text())
-            until(lambda: "is held by another process" in log.read_text())
+            until(lambda: "is held by another process" in log.read_text(), 90)
             assert "choose another --name" in log.read_text()
-            assert twin.wait(40) == ConflictError.exit_code
+            assert twin.wait(90) == ConflictError.exit_code
             assert "Another process of this project has the name 'gateway' (process " in log.read_text()
         finally:
             for process in (gateway, worker, twin):
