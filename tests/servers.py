@@ -301,7 +301,11 @@ rgw frontends = beast endpoint={address}:{self.port}
 
 
 class PostgresProcess(ServerProcess):
-    """``postgres`` with one user that has a password; it flushes to disk only when it is to be ``durable``."""
+    """``postgres`` with one user that has a password; it flushes to disk only when it is to be ``durable``.
+
+    Args:
+        of: the server that this one is a standby of; that one runs.
+    """
 
     user, password = "antiphon", "hunter2 with @ and /"
 
@@ -312,6 +316,7 @@ class PostgresProcess(ServerProcess):
         certificate: tuple[Path, Path] | None = None,
         address: str = LOOPBACK,
         under: Sequence[str] = (),
+        of: PostgresProcess | None = None,
     ) -> None:
         self.durable = durable
         self.tls: dict[str, str] = {}
@@ -322,17 +327,7 @@ class PostgresProcess(ServerProcess):
         self._as_user: list[str] = []
         if os.geteuid() == 0:  # It refuses to be root; who changes the user loses the signal of a dead parent.
             self._as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=INT"]
-        word = self.folder / "word"
-        word.write_text(self.password)
-        if self._as_user:
-            for path in (self.folder, word):
-                shutil.chown(path, "postgres", "postgres")
-        made = subprocess.run(
-            [*self._as_user, str(home / "initdb"), "-D", str(self.folder / "cluster"), "-U", self.user, "-E", "UTF8",
-             "--locale=C", "--auth=scram-sha-256", f"--pwfile={word}", "--no-sync"],
-            capture_output=True, text=True, timeout=120, cwd=self.folder,
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr[-2000:]
+        self._run_program(home, self._copied(of) if of is not None else self._initialized())
         if address != LOOPBACK:
             with (self.folder / "cluster" / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all samenet scram-sha-256\n")
@@ -343,6 +338,33 @@ class PostgresProcess(ServerProcess):
             if self._as_user:
                 shutil.chown(own, "postgres", "postgres")
             self.tls |= {"ssl": "on", name: str(own)}
+
+    def _initialized(self) -> list[str]:
+        word = self.folder / "word"
+        word.write_text(self.password)
+        if self._as_user:
+            for path in (self.folder, word):
+                shutil.chown(path, "postgres", "postgres")
+        return [
+            "initdb", "-D", str(self.folder / "cluster"), "-U", self.user, "-E", "UTF8", "--locale=C",
+            "--auth=scram-sha-256", f"--pwfile={word}", "--no-sync",
+        ]  # fmt: skip
+
+    def _copied(self, primary: PostgresProcess) -> list[str]:
+        """A copy that follows the server it is of."""
+        if self._as_user:
+            shutil.chown(self.folder, "postgres", "postgres")
+        return [
+            "pg_basebackup", "-D", str(self.folder / "cluster"), "-R", "-X", "stream", "-c", "fast", "--no-sync",
+            "-d", primary.url_with_password,
+        ]  # fmt: skip
+
+    def _run_program(self, home: Path, command: list[str]) -> None:
+        made = subprocess.run(
+            [*self._as_user, str(home / command[0]), *command[1:]],
+            capture_output=True, text=True, timeout=120, cwd=self.folder,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr[-2000:]
 
     @property
     def url(self) -> str:

@@ -172,7 +172,8 @@ def gateways(folder: Path) -> Iterator[list[int]]:
     try:
         for port in ports:
             environment = {**os.environ, "OTEL_SDK_DISABLED": "true", "ANTIPHON_GATEWAY__PORT": str(port)}
-            command = [sys.executable, "-m", "antiphon.app.gateway", "--project", str(folder)]
+            options = ("--project", str(folder), "--name", f"gateway-{port}")
+            command = [sys.executable, "-m", "antiphon.app.gateway", *options]
             started.append(start_child(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         for port in ports:
             wait_for(port)

@@ -344,6 +344,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "ready": ready,
         "notices": dict,
         "remote_models": lambda scope: (),
+        "connections": database.connections,
     }
     learning = learning_services(store, parts["engine"], GroupCommit(database), platform)
     parts |= {each.name: getattr(learning, each.name) for each in fields(learning)}

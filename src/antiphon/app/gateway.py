@@ -17,7 +17,7 @@ import msgspec
 
 from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.process_leases import ProcessLeases
-from antiphon.core import disk, logs, telemetry
+from antiphon.core import disk, logs, settings, telemetry
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.settings_sections import GatewaySettings
@@ -26,6 +26,7 @@ from antiphon.durable.abandoned_runs import AbandonedRuns
 from antiphon.gateway.application import create_app
 from antiphon.gateway.http.transport_security import TransportSecurity, require_protection, tls_files
 from antiphon.operations.listening import listen
+from antiphon.operations.preflight import name_lock
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties
 from antiphon.services.gateway_shares import PREFIX, GatewayShares
@@ -55,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import uvloop
 
-        watch = uvloop.run(_serve(options, supervision))
+        _, paths = settings.load(options.project)
+        with name_lock(paths.run, options.name):
+            watch = uvloop.run(_serve(options, supervision))
     except AntiphonError as error:
         logging.getLogger("antiphon.gateway").error("%s", error)
         return error.exit_code
@@ -123,7 +126,7 @@ def _presence(wired: ProcessServices, app: Starlette) -> Duties:
     return Duties(f"{PREFIX}{process}", parts, leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
 
 
-def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSecurity | None = None) -> uvicorn.Server:
+def server_of(app: Starlette, listening: GatewaySettings, transport: TransportSecurity | None = None) -> uvicorn.Server:
     """The HTTP server of an application, not started yet; over TLS with a ``transport``.
 
     It takes as many connections as there are descriptors for.
@@ -135,7 +138,7 @@ def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSec
     from antiphon.gateway.http.tls_protocol import TlsAwareConnection
 
     app.state.transport = transport
-    connections = Connections(affordable_connections(settings.max_connections, raise_descriptor_limit()))
+    connections = Connections(affordable_connections(listening.max_connections, raise_descriptor_limit()))
     app.state.connections = connections
     protocol: Any = functools.partial(
         TlsAwareConnection, connections=connections, tls=None if transport is None else transport.context
@@ -143,8 +146,8 @@ def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSec
     return IdleServer(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
+            host=listening.host,
+            port=listening.port,
             http=protocol,
             ws="none",
             lifespan="on",

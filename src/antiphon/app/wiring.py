@@ -139,6 +139,7 @@ class ProcessServices:
                 ready=self._ready,
                 notices=self._notices,
                 remote_models=partial(remote_model_lines, store),
+                connections=store.database.connections,
             ),
         )
 
@@ -174,6 +175,7 @@ class ProcessServices:
         found: dict[str, str | None] = {}
         try:
             await asyncio.to_thread(self.store.database.revision)
+            await asyncio.to_thread(self.store.database.require_writable)
             found["catalog"] = None
         except AntiphonError as error:
             found["catalog"] = str(error)

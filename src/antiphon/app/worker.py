@@ -49,6 +49,9 @@ from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
 from antiphon.services.workflows import APPLY, GATES, WEBHOOK
 from antiphon.training.processes import TrainingProcesses
 
+NAME_TAKEN = "this worker claims no run until that one ends: choose another --name, or end one of the two"
+"""Said by a worker whose name another one has for longer than a lease lasts."""
+
 MOST_CHECKS = 16
 """Releases that are held against their gates at once; most of the time they wait."""
 
@@ -205,7 +208,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         clock = store.database.clock
         duties.append(RefreshSchedule(features.scheduled, features.refresh_slot, clock, poll=poll, wakeup=changes))
     parts: list[WorkerPart] = [
-        held(f"{WORKERS}{worker}", executors),
+        held(f"{WORKERS}{worker}", executors, conflict=NAME_TAKEN),
         held(
             f"duties/{store.scope.tenant}",
             [*housekeeping, pausing("its schedules, rollouts and answers", duties)],

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.pool import QueuePool
 
 from antiphon.catalog import schema
 from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, translated_errors
@@ -58,6 +59,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def most_connections(self) -> int:
+        """Connections that one process opens at once at most."""
+        ...
+
+    @property
     def channel(self) -> NotificationChannel:
         """Carries rings of the doorbell to other processes."""
         ...
@@ -70,9 +76,13 @@ class Backend(Protocol):
 
     def require_in_place(self) -> None: ...
 
+    def require_writable(self) -> None: ...
+
     def reading(self) -> AbstractContextManager[Connection]: ...
 
     def writing(self) -> AbstractContextManager[Connection]: ...
+
+    def allow_pauses(self, connection: Connection) -> None: ...
 
     def translated(self, error: sa.exc.DBAPIError) -> Exception | None: ...
 
@@ -290,6 +300,11 @@ class Database:
             found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
             return found
 
+    def require_writable(self) -> None:
+        """Raise ``UnavailableError`` where the place takes no writes, and what else keeps it from answering."""
+        with translated_errors(self.backend.translated):
+            self.backend.require_writable()
+
     def migrate(self) -> None:
         """Bring the schema to this version's revision; of a file a copy is made before. Safe when several processes do
         it at once; one that fails leaves the catalog as it was.
@@ -303,6 +318,7 @@ class Database:
         from antiphon.catalog.migration import upgrade
 
         with self.transaction() as connection:
+            self.backend.allow_pauses(connection)
             upgrade(connection, self.backend.back_up)
 
     def erase_free_space(self) -> bool:
@@ -350,6 +366,11 @@ class Database:
                 "Stored text is no envelope.", where=subject, next_step="Run `antiphon doctor`."
             ) from error
         return self.unseal(scope, schema, subject, packed).decode()
+
+    def connections(self) -> tuple[int, int]:
+        """How many connections this process uses now, and how many it may use at once."""
+        pool = self.backend.engine.pool
+        return (pool.checkedout() if isinstance(pool, QueuePool) else 0), self.backend.most_connections
 
     def close(self) -> None:
         """Close every idle connection and the doorbell. Whatever is done after it opens the place anew."""

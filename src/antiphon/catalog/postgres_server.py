@@ -11,13 +11,15 @@ Invariants:
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import sqlalchemy as sa
@@ -26,9 +28,12 @@ from sqlalchemy.engine import URL, Connection
 from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, other_schema_error
 from antiphon.catalog.dialect import ROWCOUNT
 from antiphon.catalog.notify_channel import NotifyChannel
+from antiphon.catalog.schema import metadata
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import InvalidInputError, SetupError, StorageFullError, UnavailableError
 from antiphon.core.tls import ClientTls
+
+_log = logging.getLogger(__name__)
 
 OLDEST = 15
 """The oldest major version of a server that is tested."""
@@ -37,6 +42,7 @@ LOST_SECONDS = 5
 """After this the server ends a transaction in which nothing happens: its client hangs, or its host is gone. It is less
 than :data:`BUSY_SECONDS`, so that those who wait for the lock get it."""
 
+_MIGRATING_SECONDS = 60
 _CONNECT_SECONDS = 5
 _LOCK_SPACE = 0x416E7469
 """``Anti`` in ASCII: the class of our advisory locks; the object is the schema's name."""
@@ -95,6 +101,18 @@ _TEXTS = {
 }
 
 
+_IS_READ_ONLY = "SELECT current_setting('transaction_read_only')::bool"
+_CLIENTS = "SELECT sum(numbackends) FROM pg_stat_database"
+_RIGHTS = sa.text(
+    "SELECT relname AS name, pg_has_role(relowner, 'USAGE') AS owned,"
+    " has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')"
+    " AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE') AS may"
+    " FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace(current_schema())"
+    " AND relname = ANY(:names)"
+)
+"""The catalog's tables that are there, and what the user may do to them. Others may be of another program."""
+
+
 class ServerClock:
     """The server's clock, read from this machine's monotonic clock since the server last told the time.
 
@@ -103,6 +121,8 @@ class ServerClock:
     """
 
     FRESH_SECONDS = 30.0
+    STEP_SECONDS = 1.0
+    """A clock that went back by more is told: leases of processes that have ended last that much longer."""
 
     def __init__(self, local: Clock | None = None) -> None:
         self._local = local or SystemClock()
@@ -127,10 +147,25 @@ class ServerClock:
         with self._lock:
             return self._reading is None or self._local.monotonic() - self._reading[1] > self.FRESH_SECONDS
 
-    def set(self, now: datetime) -> None:
-        """Take the time that the server has just said."""
+    def set(self, now: datetime, since: float | None = None) -> None:
+        """Take the time that the server has just said, asked ``since`` then (monotonic seconds).
+
+        It is taken also where the server's clock was set back: all who share the catalog agree on it.
+        """
+        now = now.astimezone(UTC)
         with self._lock:
-            self._reading = (now.astimezone(UTC), self._local.monotonic())
+            before, self._reading = self._reading, (now, self._local.monotonic())
+        if before is None or since is None:
+            return
+        # What it would say at least: the answer may have been long on its way.
+        back = (before[0] - now).total_seconds() + since - before[1]
+        if back > self.STEP_SECONDS:
+            _log.warning(
+                "The clock of the PostgreSQL server went back by %.1f s. It counts: leases of processes that have "
+                "ended last that much longer, and times may be before earlier ones. Have the server's clock slewed "
+                "(chrony, ntpd), not set.",
+                back,
+            )
 
 
 class PostgresAccess(msgspec.Struct, frozen=True):
@@ -175,6 +210,7 @@ class PostgresServer:
         shown = url.set(drivername="postgresql", query={} if access.schema is None else {"schema": access.schema})
         self.place = shown.render_as_string(hide_password=True)
         self.clock = ServerClock()
+        self.most_connections = access.connections
         self._access = access
         if access.password is not None:
             url = url.set(password=access.password)
@@ -195,6 +231,7 @@ class PostgresServer:
                 where="catalog.url",
                 next_step="pip install 'antiphon[postgres]'",
             ) from error
+        sa.event.listen(self.engine, "checkout", _follow_default)
         self.channel = NotifyChannel(self.engine, self.place)
         self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
@@ -203,17 +240,45 @@ class PostgresServer:
         return True
 
     def described(self) -> str:
-        """The server's version, how long it takes to answer, and what is wrong with its settings."""
+        """The server's version, how long it takes to answer, how far its clock is from this machine's, what the user
+        may do to the tables, how many connections there are, and what is wrong with its settings.
+
+        Raises:
+            SetupError: the user lacks a right to rows of a table.
+        """
         with self.engine.connect() as connection:
-            version = connection.exec_driver_sql("SHOW server_version").scalar()
-            fsync = connection.exec_driver_sql("SHOW fsync").scalar()
+            version, fsync, most = (
+                connection.exec_driver_sql(f"SHOW {name}").scalar()
+                for name in ("server_version", "fsync", "max_connections")
+            )
             took = []
             for _ in range(5):
-                began = time.perf_counter()
-                connection.exec_driver_sql("SELECT 1")
-                took.append(time.perf_counter() - began)
-        unsafe = "" if fsync == "on" else ", FSYNC IS OFF: a power cut loses what was acknowledged"
-        return f"PostgreSQL {version}, answers in {1e3 * sorted(took)[2]:.1f} ms{unsafe}"
+                began, sent = time.perf_counter(), SystemClock().now()
+                now: Any = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
+                spent = time.perf_counter() - began
+                took.append((spent, (now - sent).total_seconds() - spent / 2))
+            used = connection.exec_driver_sql(_CLIENTS).scalar()
+            rights = connection.execute(_RIGHTS, {"names": list(metadata.tables)}).all()
+        if lacking := sorted(row.name for row in rights if not row.may):
+            shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+            raise SetupError(
+                f"The user may not read and write every table of the catalog: {shown}.",
+                where=self.place,
+                next_step="GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA … TO the user.",
+            )
+        apart = min(took)[1]
+        parts = [
+            f"PostgreSQL {version}",
+            f"answers in {1e3 * sorted(took)[2][0]:.1f} ms",
+            f"clock {abs(apart):.3f} s {'behind' if apart < 0 else 'ahead of'} this machine's",
+            f"reads and writes {len(rights)} tables",
+            f"up to {self.most_connections} connections a process, {used} of the server's {most} in use",
+        ]
+        if not all(row.owned for row in rights):
+            parts.append("THE TABLES ARE ANOTHER USER'S: an upgrade that changes them needs their owner")
+        if fsync != "on":
+            parts.append("FSYNC IS OFF: a power cut loses what was acknowledged")
+        return ", ".join(parts)
 
     def connect(self) -> None:
         """See whether the server answers, is new enough and takes writes, and make the schema.
@@ -231,7 +296,7 @@ class PostgresServer:
                     where=self.place,
                     next_step=f"Use version {OLDEST} or newer.",
                 )
-            if connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on":
+            if connection.exec_driver_sql(_IS_READ_ONLY).scalar():
                 raise self._read_only()
             self._make_schema(connection)
             self._tell_time(connection)
@@ -248,12 +313,23 @@ class PostgresServer:
     def writing(self) -> Iterator[Connection]:
         """A write transaction, which holds the catalog's lock."""
         with self.engine.begin() as connection:
+            since = self.clock.monotonic()
             locked = connection.exec_driver_sql(_LOCK).one()
-            self.clock.set(locked[1])
+            self.clock.set(locked[1], since)
             yield connection
 
     def require_in_place(self) -> None:
         """A server is where its URL says."""
+
+    def require_writable(self) -> None:
+        """Raise ``UnavailableError`` where the server takes no writes: it was made read-only, or is a standby."""
+        with self.engine.connect() as connection:
+            if connection.exec_driver_sql(_IS_READ_ONLY).scalar():
+                raise self._read_only()
+
+    def allow_pauses(self, connection: Connection) -> None:
+        """Let this transaction keep the lock while its client computes: a migration on a crowded machine does."""
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{_MIGRATING_SECONDS}s'")
 
     def translated(self, error: sa.exc.DBAPIError) -> Exception | None:
         """The error that says what to do about one of the driver's; ``None`` when there is none better.
@@ -336,12 +412,14 @@ class PostgresServer:
         return UnavailableError(
             "The PostgreSQL server takes no writes.",
             where=self.place,
-            next_step="Name the primary server, or all of them with ?target_session_attrs=read-write.",
+            next_step="Name the primary server, or all of them with ?target_session_attrs=read-write; see whether "
+            "default_transaction_read_only is on.",
         )
 
     def _tell_time(self, connection: Connection) -> None:
+        since = self.clock.monotonic()
         answered: Any = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
-        self.clock.set(answered)
+        self.clock.set(answered, since)
 
 
 def _parameters(url: URL, access: PostgresAccess) -> dict[str, str]:
@@ -360,6 +438,12 @@ def _parameters(url: URL, access: PostgresAccess) -> dict[str, str]:
     return parameters
 
 
+def _follow_default(connection: Any, *_: Any) -> None:
+    """Have transactions begin as the server's ``default_transaction_read_only`` says. After one that only reads the
+    dialect would begin them READ WRITE, which a server that was made read-only lets pass."""
+    connection.read_only = None
+
+
 def _state_of(text: str) -> str:
     """The SQLSTATE of an error that has none: psycopg passes on of a failed connection what the server wrote, and
     refuses some values itself."""
@@ -368,11 +452,17 @@ def _state_of(text: str) -> str:
 
 def _on_this_machine(url: URL) -> bool:
     named = url.query.get("host", url.host or "")
-    for host in [named] if isinstance(named, str) else named:
-        try:
-            if not ipaddress.ip_address(host.strip("[]")).is_loopback:
-                return False
-        except ValueError:
-            if host not in ("", "localhost") and not host.startswith("/"):
-                return False
-    return True
+    hosts = (host for each in ([named] if isinstance(named, str) else named) for host in each.split(","))
+    return all(_is_loopback(host) for host in hosts)
+
+
+def _is_loopback(host: str) -> bool:
+    """Tells whether a host, perhaps with its port, is this machine."""
+    if host.startswith("/"):
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    name = urlsplit(f"//{host}").hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(name).is_loopback
+    return name in ("", "localhost")

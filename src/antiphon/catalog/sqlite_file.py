@@ -24,6 +24,7 @@ from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import InvalidInputError, SetupError, StorageFullError, UnavailableError
 
 _BEGIN = "antiphon_begin"
+_KEPT_CONNECTIONS = 8
 
 
 class SqliteFile:
@@ -34,6 +35,7 @@ class SqliteFile:
     """
 
     clock: Clock = SystemClock()
+    most_connections = 40
 
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:":
@@ -52,8 +54,8 @@ class SqliteFile:
         self.channel = PipeChannel(self.path.parent / "run" / "doorbell")
         self.engine = sa.create_engine(
             url,
-            pool_size=8,
-            max_overflow=32,
+            pool_size=_KEPT_CONNECTIONS,
+            max_overflow=self.most_connections - _KEPT_CONNECTIONS,
             hide_parameters=True,  # an error's text would hold what was to be stored
             execution_options=ROWCOUNT,
             connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
@@ -95,6 +97,9 @@ class SqliteFile:
         """A write transaction, which holds the write lock."""
         return self._writing.begin()
 
+    def require_writable(self) -> None:
+        """A file that was opened is written to until its disk is full, which each write tells."""
+
     def require_in_place(self) -> None:
         """SQLite goes on with a file that was deleted, and makes an empty one for the next connection: what is written
         to either is lost.
@@ -111,6 +116,9 @@ class SqliteFile:
                 where="catalog",
                 next_step="Stop `antiphon up`, restore the file from a backup, and start again.",
             )
+
+    def allow_pauses(self, connection: Connection) -> None:
+        """A transaction in a file may pause."""
 
     def translated(self, error: sa.exc.DBAPIError) -> Exception | None:
         """The error that says what to do about one of the driver's; ``None`` when there is none better."""

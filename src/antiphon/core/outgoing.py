@@ -13,7 +13,7 @@ import re
 import socket
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from antiphon.core.errors import InvalidInputError
 
@@ -27,6 +27,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 KEPT_SECONDS = 4.0
 """Time for which an idle connection is kept: shorter than servers keep theirs (uvicorn: 5 s), so that none is used that
 the other side is closing just then."""
+
+_SECRETS = frozenset(
+    ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key", "token")
+)
+"""Parameters of a URL's query that are secrets to PostgreSQL, Redis or NATS. ``passfile`` and ``sslkey`` are none: they
+are paths of files, which are guarded as files are."""
 
 _METADATA = frozenset(ipaddress.ip_address(address) for address in ("100.100.100.200", "fd00:ec2::254"))
 """Metadata services outside the link-local range."""
@@ -55,6 +61,34 @@ def check_url(url: str, *, where: str, secret: bool = False) -> str:
             "A key would be sent in clear text.", where=where, next_step="Use an https URL, or one of this machine."
         )
     return url
+
+
+def holds_secret(url: str) -> bool:
+    """Tells whether a server's URL has a password before ``@``, or a secret among the parameters after ``?``.
+
+    It is read as leniently as any driver reads it: a password may hold ``/``, ``?`` and ``#``, and a parameter's name
+    may be escaped.
+    """
+    rest = url.partition("://")[2] or url
+    user, at, _ = rest.partition("@")
+    return (bool(at) and ":" in user) or any(
+        name.strip().casefold() in _SECRETS for name, _ in parse_qsl(rest.partition("?")[2], keep_blank_values=True)
+    )
+
+
+def require_no_secret(url: str, *, where: str, variable: str) -> None:
+    """Refuse a server's URL that holds a password or another secret (``InvalidInputError``, which repeats nothing of
+    it).
+
+    Args:
+        where: the setting it stands in; ``variable``: the one that names an environment variable instead.
+    """
+    if holds_secret(url):
+        raise InvalidInputError(
+            "The URL holds a password.",
+            where=where,
+            next_step=f"Put it into an environment variable and name that in {variable}.",
+        )
 
 
 def literal_address(host: str) -> Address | None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from antiphon.core.outgoing import holds_secret
 from antiphon.definitions.documents_spec import DocumentsSpec
 from antiphon.definitions.entity import NAME
 from antiphon.definitions.expression import kind, mistakes, node_of, outside_mistakes
@@ -355,7 +356,7 @@ class Source:
         parts = urlsplit(url)
         if parts.scheme not in ("postgresql", "postgres") or not parts.netloc or len(parts.path) < 2:
             yield "url must be postgresql://USER@HOST:PORT/DATABASE."
-        if parts.password is not None or "password" in parts.query:
+        if holds_secret(url):
             yield "url holds a password; name an environment variable in password_variable."
         if variable is not None and parts.username is None:
             yield "password_variable needs a user in the url."

@@ -70,6 +70,7 @@ async def metrics(request: Request) -> Response:
     if services.settings.metrics == "key":
         principal = await incoming.principal(request, services)
         await run_in_threadpool(services.access.authorize, principal, "read", "platform/*")
+    measurements.watch_connections(*services.health.connections())
     measurements.watch_gate(services.generation.gate())
     scope = services.settings.scope
     measurements.watch(await asyncio.to_thread(services.features.streams.status, scope))

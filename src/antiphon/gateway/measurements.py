@@ -103,6 +103,8 @@ class GatewayMetrics:
         self._gate = gauge("antiphon_engine_gate", "Online requests: limit, inside the engine, waiting.", ("state",))
         self._drain = gauge("antiphon_engine_drain_per_second", "Requests that come out while it is full.")
 
+        self._connections = gauge("antiphon_catalog_connections", "Of this process: in_use, limit.", ("state",))
+
         view = ("view",)
         self._compared = gauge("antiphon_skew_compared_values", "Of the last comparison of batch and online.", view)
         self._different = gauge("antiphon_skew_different_values", "Of these, those that differ.", view)
@@ -131,6 +133,11 @@ class GatewayMetrics:
                     self._watermark.labels(stream.stream, view.view).set(view.watermark.timestamp())
                 self._late.labels(stream.stream, view.view).set(view.late)
                 self._rejected.labels(stream.stream, view.view).set(view.rejected)
+
+    def watch_connections(self, in_use: int, limit: int) -> None:
+        """Take over how many connections to the catalog this process uses."""
+        self._connections.labels("in_use").set(in_use)
+        self._connections.labels("limit").set(limit)
 
     def watch_gate(self, gate: GateStatus) -> None:
         """Take over how the gate in front of the engine stands."""

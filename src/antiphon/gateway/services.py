@@ -115,12 +115,14 @@ class HealthServices:
         notices: part to a defect that does not keep it from serving.
         remote_models: present versions of the models behind servers elsewhere, with a scope's live releases that were
             made live with others.
+        connections: connections to the catalog that this process uses now, and may use at most.
     """
 
     processes: Callable[[], Sequence[ProcessStatus]]
     ready: Callable[[], Awaitable[Mapping[str, str | None]]]
     notices: Callable[[], Mapping[str, str]]
     remote_models: Callable[[Scope], Sequence[RemoteModelLine]]
+    connections: Callable[[], tuple[int, int]]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import UnavailableError
@@ -28,6 +29,7 @@ class Duties:
         holder: names this process among all; ``gone`` tells of another one that it is known to have ended.
         seconds: of the lease: when its holder's machine is gone another process takes over after so long.
         detail: said with each renewal, for those who list the leases.
+        conflict: what to do where another process must not have it for long; ``None`` where one does it for all.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Duties:
         *,
         seconds: float = LEASE_SECONDS,
         detail: Callable[[], str | None] = lambda: None,
+        conflict: str | None = None,
     ) -> None:
         self._name = name
         self._parts = parts
@@ -48,20 +51,24 @@ class Duties:
         self._gone = gone
         self._seconds = seconds
         self._detail = detail
+        self._conflict = conflict
         self.held = False
         """True while this process has the lease, as far as it knows."""
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Hold the lease or wait for it, until ``stop``; then give it back."""
-        waiting = False
+        since: float | None = None
+        told = False
         while not stop.is_set():
             if await self._acquired() is not True:
-                if not waiting:
+                if since is None:
                     _log.info("another process has %s; this one stands by", self._name)
-                waiting = True
+                    since, told = monotonic(), self._conflict is None
+                elif not told and monotonic() - since > self._seconds:
+                    told = await self._warned()
                 await wait(stop, min(LOOK_SECONDS, self._seconds / 3))
                 continue
-            waiting, self.held = False, True
+            since, self.held = None, True
             ended = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 group.create_task(work(self._parts, ended))
@@ -71,6 +78,16 @@ class Duties:
             except UnavailableError:
                 _log.warning("the catalog is away; the lease of %s ends by itself", self._name)
             self.held = False
+
+    async def _warned(self) -> bool:
+        """Name the holder, which has renewed the lease since this process began to wait: it is not a dead one's."""
+        try:
+            found = await asyncio.to_thread(self._leases.find, self._name)
+        except UnavailableError:
+            return False
+        if found is not None:
+            _log.warning("%s is held by another process, %s; %s", self._name, found.holder, self._conflict)
+        return found is not None
 
     async def _hold(self, stop: asyncio.Event, ended: asyncio.Event) -> None:
         """Renew the lease; end the parts when it is another's, or at ``stop``."""

@@ -1,4 +1,7 @@
-"""Makes, migrates (after a copy) and refuses catalogs; a second migration stands for those that will come."""
+"""Migrates a catalog in a file, after a copy; a second migration stands for those that will come.
+
+What holds on a server as well is in ``tests/contract/catalog/test_migration.py``.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from tests.harness.second_migration import SECOND, with_second_migration
 from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.catalog import copies, migration, schema
@@ -21,19 +23,6 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import SetupError
 
 spawned = multiprocessing.get_context("spawn")
-
-SECOND = """
-import sqlalchemy as sa
-from alembic import op
-
-revision = "2"
-down_revision = "1"
-
-
-def upgrade():
-    op.add_column("blobs", sa.Column("note", sa.Text()))
-    op.execute("UPDATE blobs SET note = 'moved'")
-"""
 
 
 def url(folder: Path) -> str:
@@ -68,31 +57,13 @@ def catalog(tmp_path: Path) -> Path:
 @pytest.fixture
 def second(catalog: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This version of the package, with a second migration; the file of that."""
-    folder = tmp_path_factory.mktemp("migrations") / "migrations"
-    shutil.copytree(migration.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    file = folder / "versions" / "v2_note.py"
-    file.write_text(SECOND)
-    monkeypatch.setattr(migration, "MIGRATIONS", folder)
-    monkeypatch.setattr(schema, "REVISION", "2")
-    return file
+    return with_second_migration(tmp_path_factory.mktemp("migrations"), monkeypatch)
 
 
 def migrated(catalog: Path) -> Database:
     database = Database.open(url(catalog.parent))
     database.migrate()
     return database
-
-
-def test_an_empty_file_is_migrated_to_exactly_the_schema(tmp_path: Path) -> None:
-    database = Database.open(url(tmp_path))
-    assert database.revision() is None
-    database.migrate()
-    database.migrate()
-    assert database.revision() == schema.REVISION
-    with database.read() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
-    database.close()
-    assert list(tmp_path.glob("*.copy")) == [], "there was nothing to copy"
 
 
 def test_the_declared_revision_is_the_last_migration() -> None:
@@ -164,34 +135,6 @@ def test_there_is_no_migration_without_room_for_a_copy(catalog: Path, monkeypatc
     with pytest.raises(SetupError, match="MB for a copy"):
         migrated(catalog)
     assert revision_in(catalog) == "1"
-
-
-@pytest.mark.parametrize(
-    ("revision", "message"),
-    [
-        ("9", r"revision 9, this version knows up to 1\..*newer version"),
-        ("0017", r"revision 0017, of a version before the first release.*folder away, run `antiphon up`"),
-    ],
-)
-def test_a_newer_and_an_unreleased_catalog_are_refused_and_left_as_they_are(
-    catalog: Path, revision: str, message: str
-) -> None:
-    connection = sqlite3.connect(catalog)
-    with connection:
-        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
-    connection.close()
-    before = digest(catalog)
-    with pytest.raises(SetupError, match=message):
-        migrated(catalog)
-    assert digest(catalog) == before
-
-
-def test_a_foreign_database_is_refused(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "catalog.db") as foreign:
-        foreign.execute("CREATE TABLE theirs (x)")
-    foreign.close()
-    with pytest.raises(SetupError, match="no Antiphon catalog"):
-        migrated(tmp_path / "catalog.db")
 
 
 def test_only_the_last_copies_stay_and_erasing_removes_them(tmp_path: Path) -> None:

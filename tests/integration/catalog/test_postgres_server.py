@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +15,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx2
+import psycopg
 import pytest
 import sqlalchemy as sa
 from tests.catalogs import catalog_url, postgres
@@ -20,17 +26,23 @@ from tests.harness.ports import free_port
 from tests.integration.gateway.tls_world import issue
 from tests.servers import PostgresProcess
 from tests.unit.catalog.examples import DEV
+from typer.testing import CliRunner
 
+from antiphon.app.wiring import ProcessServices
 from antiphon.catalog import postgres_server, schema
 from antiphon.catalog.database import Database, backend_of
 from antiphon.catalog.database_errors import BUSY_SECONDS
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.postgres_server import PostgresAccess, ServerClock
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.cli.main import assemble
 from antiphon.core import settings
 from antiphon.core.clock import ManualClock, SystemClock
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, StorageFullError, UnavailableError
 from antiphon.core.tls import ClientTls
+from antiphon.gateway.application import create_app
+from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
 
 
@@ -150,6 +162,52 @@ def test_a_project_opens_it_by_its_settings_and_refuses_a_password_in_the_url(
     assert "hunter2" not in told(refused.value)
 
 
+def test_doctor_says_version_latency_clock_privileges_and_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = postgres()
+    monkeypatch.setenv("DESK_DATABASE", server.password)
+    (tmp_path / "definitions.py").write_text("")
+    written = f'[engine]\nkind = "simulated"\n[catalog]\nurl = "{server.url}"\n'
+    owner = f'{written}password_variable = "DESK_DATABASE"\nschema = "doctored"\nconnections = 3\n'
+    (tmp_path / "antiphon.toml").write_text(owner)
+    try:
+        assert doctor(tmp_path)["found"].endswith("not made yet")
+        Store.open(tmp_path).close()
+        found = doctor(tmp_path)["found"]
+        assert re.fullmatch(
+            r"PostgreSQL 1\d\S*( \([^)]*\))?, answers in [\d.]+ ms, clock 0\.\d{3} s (behind|ahead of) this machine's, "
+            rf"reads and writes {len(schema.metadata.tables)} tables, up to 3 connections a process, "
+            rf"\d+ of the server's 40 in use, "
+            rf"FSYNC IS OFF[^,]*, schema {schema.REVISION}",
+            found,
+        ), found
+        # A user for processes alone: it reads and writes rows, and does not own the tables.
+        server.run(
+            "CREATE ROLE writer LOGIN PASSWORD 'writes'",
+            "GRANT USAGE, CREATE ON SCHEMA doctored TO writer",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA doctored TO writer",
+        )
+        monkeypatch.setenv("DESK_DATABASE", "writes")
+        (tmp_path / "antiphon.toml").write_text(owner.replace("antiphon@", "writer@"))
+        assert "THE TABLES ARE ANOTHER USER'S" in doctor(tmp_path)["found"]
+        server.run("REVOKE DELETE ON doctored.runs, doctored.blobs FROM writer")
+        lacking = doctor(tmp_path)
+        assert "may not read and write every table of the catalog: blobs, runs." in lacking["problem"]
+        assert "GRANT SELECT, INSERT, UPDATE, DELETE" in lacking["next_step"]
+        assert "writes" not in str(lacking).replace("read and write", "")
+    finally:
+        server.run("DROP SCHEMA IF EXISTS doctored CASCADE")
+        if server.run("SELECT 1 FROM pg_roles WHERE rolname = 'writer'"):
+            server.run("DROP OWNED BY writer", "DROP ROLE writer")
+
+
+def doctor(root: Path) -> dict[str, Any]:
+    """The line of ``antiphon doctor`` about the catalog."""
+    ran = CliRunner().invoke(assemble(), ["doctor", "--project", str(root), "--json"])
+    return next(line for line in json.loads(ran.stdout) if line["check"] == "catalog")
+
+
 def test_a_server_elsewhere_is_verified_unless_the_url_says_how() -> None:
     def parameters(url: str) -> dict[str, object]:
         backend = backend_of(url)
@@ -160,6 +218,9 @@ def test_a_server_elsewhere_is_verified_unless_the_url_says_how() -> None:
     assert parameters("postgresql://u@db.internal/desk?sslmode=require")["sslmode"] == "require"
     for here in ("u@127.0.0.1", "u@localhost", "u@[::1]", ""):
         assert "sslmode" not in parameters(f"postgresql://{here}/desk")
+    assert "sslmode" not in parameters("postgresql://u@/desk?host=127.0.0.1:5432&host=[::1]:5433")
+    for there in ("host=127.0.0.1:5432&host=10.0.0.6:5432", "host=127.0.0.1,db.internal", "host=db.internal:5432"):
+        assert parameters(f"postgresql://u@/desk?{there}")["sslmode"] == "verify-full"
 
 
 def test_a_server_is_verified_by_the_named_authority_and_no_other(tmp_path: Path) -> None:
@@ -202,6 +263,47 @@ def test_a_server_that_was_started_again_is_used_again(own_server: PostgresProce
     assert blobs.get(DEV, digest) == b"before"
     assert blobs.get(DEV, blobs.put(DEV, b"after")) == b"after"
     database.close()
+
+
+async def test_a_gateway_says_that_its_server_takes_no_writes_and_goes_on_once_it_does(
+    own_server: PostgresProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DESK_DATABASE", own_server.password)
+    (tmp_path / "definitions.py").write_text("")
+    (tmp_path / "antiphon.toml").write_text(
+        f'[engine]\nkind = "simulated"\n[catalog]\nurl = "{own_server.url}"\npassword_variable = "DESK_DATABASE"\n'
+    )
+    store = Store.open(tmp_path)
+    made = first_key(store)
+    assert made is not None
+    wired = ProcessServices(store, "gateway")
+    app = create_app(wired.gateway_services(), sampling=False)
+    headers = {"authorization": f"Bearer {made[0]}"}
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://desk", headers=headers) as desk:
+
+        async def catalog() -> str | None:
+            return (await desk.get("/readyz")).json()["parts"]["catalog"]
+
+        assert await catalog() is None
+        own_server.run("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+        async with asyncio.timeout(30):
+            while await catalog() is None:
+                await asyncio.sleep(0.01)
+        assert "takes no writes" in str(await catalog())
+        refused = await desk.post("/admin/tenants", json={"name": "acme"})
+        assert (refused.status_code, "takes no writes" in refused.text) == (503, True), refused.text
+        assert "default_transaction_read_only" in refused.text
+        listed = await desk.get("/admin/tenants")
+        assert (listed.status_code, "acme" in listed.text) == (200, False), "What only reads goes on."
+        writer = f"{own_server.url_with_password}?options=-cdefault_transaction_read_only%3Doff"
+        with psycopg.connect(writer, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            connection.execute("SELECT pg_reload_conf()")
+        async with asyncio.timeout(30):
+            while await catalog() is not None:
+                await asyncio.sleep(0.01)
+        assert (await desk.post("/admin/tenants", json={"name": "acme"})).status_code == 201
+    await wired.close()
 
 
 def test_a_server_whose_disk_is_full_is_told_and_used_again_once_there_is_room(database: Database) -> None:
@@ -303,6 +405,9 @@ def test_connections_are_bounded_and_too_many_are_told(tmp_path: Path, monkeypat
         database = of(server, bounded)
     with database.read(), database.read(), pytest.raises(UnavailableError, match="in use"), database.read():
         pass
+    with database.read():
+        assert database.connections() == (1, 2)
+    assert database.connections() == (0, 2)
     database.close()
     database = of(server, bounded)
     with ThreadPoolExecutor(8) as threads:
@@ -359,3 +464,39 @@ def test_a_reader_tells_the_time_again_when_it_is_old(database: Database) -> Non
     with database.read():
         pass
     assert clock.now().year > 2020
+
+
+def test_a_servers_clock_that_went_back_counts_and_is_told(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, leases = database.clock, ProcessLeases(database, "dev")
+    assert isinstance(clock, ServerClock)
+    with database.transaction():
+        pass
+    before = caplog.text
+    clock.set(SystemClock().now() + timedelta(hours=1))  # As the server said before its clock was set back.
+    holding = clock.now() + timedelta(seconds=30)
+    assert leases.acquire("duties", "living", 0.4)
+    assert "went back by 3" in caplog.text.removeprefix(before)
+    assert abs(clock.now() - SystemClock().now()) < timedelta(seconds=1)
+    lease = leases.find("duties")
+    assert lease is not None
+    assert lease.until < holding - timedelta(minutes=59), "It is of the server's time, and none waits for an hour."
+    assert not leases.acquire("duties", "other", 0.4)
+    while not leases.acquire("duties", "other", 0.4):
+        time.sleep(0.02)
+    assert caplog.text.count("went back by") == 1
+
+
+def test_an_answer_that_was_long_on_its_way_is_no_step_of_the_clock(caplog: pytest.LogCaptureFixture) -> None:
+    local, said = ManualClock(datetime(2026, 1, 1, tzinfo=UTC)), datetime(2030, 5, 1, tzinfo=UTC)
+    clock = ServerClock(local)
+    clock.set(said, local.monotonic())
+    since = local.monotonic()
+    local.advance(timedelta(seconds=9))  # This process was stopped before it read the answer.
+    clock.set(said, since)
+    assert not caplog.records
+    local.advance(timedelta(seconds=9))
+    clock.set(said, local.monotonic())
+    assert "went back by 9.0 s" in caplog.text
+    assert clock.now() == said

@@ -20,6 +20,7 @@ from tests.integration.cli.conftest import PROGRAM, Up
 from antiphon.catalog import schema
 from antiphon.catalog.process_leases import ProcessLease, ProcessLeases
 from antiphon.core.child_process import start_child
+from antiphon.core.errors import ConflictError
 from antiphon.durable.run import Run
 from antiphon.services.project.store import Store
 
@@ -111,6 +112,7 @@ def by_hand(project: Path) -> None:
         options = {"cwd": project, "stdout": out, "stderr": subprocess.STDOUT}
         gateway = start_child([*PROGRAM, "gateway", "--name", "third", "--port", str(port + 1)], **options)
         worker = start_child([*PROGRAM, "worker"], **options)
+        twin = start_child([*PROGRAM, "gateway", "--name", "gateway", "--port", str(port + 2)], **options)
         try:
 
             def answers() -> bool:
@@ -121,8 +123,12 @@ def by_hand(project: Path) -> None:
 
             until(answers)
             until(lambda: "another process has worker/default/worker@" in log.read_text())
+            until(lambda: "is held by another process" in log.read_text(), 90)
+            assert "choose another --name" in log.read_text()
+            assert twin.wait(90) == ConflictError.exit_code
+            assert "Another process of this project has the name 'gateway' (process " in log.read_text()
         finally:
-            for process in (gateway, worker):
+            for process in (gateway, worker, twin):
                 process.send_signal(signal.SIGTERM)
                 process.wait(30)
     assert (gateway.returncode, worker.returncode) == (0, 0), log.read_text()

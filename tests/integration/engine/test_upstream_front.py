@@ -176,6 +176,65 @@ async def learned(client: EngineClient) -> None:
         await ask(client)
 
 
+async def test_requests_wait_while_one_front_takes_the_place_of_another(server: Server, tmp_path: Path) -> None:
+    waiting, hasty = EngineClient(tmp_path / "engine.sock", patience=20), EngineClient(tmp_path / "engine.sock")
+    async with fronting(server, tmp_path) as old:
+        server.go.clear()
+        shown = asyncio.Event()
+        begun = [asyncio.create_task(ask(waiting, shown=shown)), asyncio.create_task(ask(hasty))]
+        await shown.wait()
+        await until(lambda: server.now == 2)
+        old.stop.set()
+        await until(lambda: not (tmp_path / "engine.sock").exists())
+        meanwhile = [asyncio.create_task(ask(waiting)) for _ in range(3)]
+        counted = asyncio.create_task(waiting.tokenize(TokenizationRequest("t", "words", "Say.")))
+        with pytest.raises(UnavailableError, match="shutting down"):
+            await ask(hasty)
+        server.go.set()
+        assert {(await one).text for one in begun} == {" one two"}, "What it has it finishes."
+        await old.ended
+        with pytest.raises(UnavailableError, match="cannot be reached"):
+            await waiting.describe()  # Who looks is told at once.
+        assert not any(one.done() for one in meanwhile)
+    async with fronting(server, tmp_path):
+        assert {(await one).text for one in meanwhile} == {" one two"}
+        with contextlib.suppress(UnavailableError, UnsupportedParameterError):
+            await counted
+        assert (await ask(waiting)).text == " one two"
+    for client in (waiting, hasty):
+        await client.close()
+
+
+async def test_what_had_shown_nothing_in_a_front_that_died_goes_on_in_the_next(server: Server, tmp_path: Path) -> None:
+    client = EngineClient(tmp_path / "engine.sock", patience=20)
+    server.go.clear()
+    shown = asyncio.Event()
+    async with fronting(server, tmp_path) as old:
+        spoken = asyncio.create_task(ask(client, shown=shown))
+        await shown.wait()
+        server.begin.clear()
+        quiet = asyncio.create_task(ask(client))
+        await until(lambda: server.now == 2)
+        old.stop.set()
+        await until(lambda: not (tmp_path / "engine.sock").exists())
+        assert client._connection is not None
+        client._connection.hang_up("The engine died in the middle of an answer.")
+        with pytest.raises(EngineError, match="died"):
+            await spoken
+        server.begin.set()
+    async with fronting(server, tmp_path):
+        assert (await quiet).text == " one two"
+    await client.close()
+
+
+async def test_a_request_waits_no_longer_than_it_may_for_a_successor(tmp_path: Path) -> None:
+    client = EngineClient(tmp_path / "engine.sock", patience=0.1)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        await ask(client)
+    assert asyncio.get_running_loop().time() - began >= 0.1
+
+
 async def test_every_client_sees_what_the_others_have_in_the_server(server: Server, tmp_path: Path) -> None:
     async with fronting(server, tmp_path) as fronted:
         server.go.clear()

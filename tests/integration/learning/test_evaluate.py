@@ -28,6 +28,7 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.evaluation.metrics import LABEL_METRICS
 from antiphon.learning.evaluation.safety.suites import SafetySuites
+from antiphon.learning.evaluation.validation import RemoteVersions
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 
@@ -264,8 +265,8 @@ async def test_a_release_passes_its_gates_and_is_validated(desk: EvaluatedDesk) 
 async def test_rows_of_another_model_than_the_present_one_validate_nothing(desk: EvaluatedDesk) -> None:
     candidate, served = desk.candidate(), "v1"
 
-    def remote_version(release: Release, fingerprints: Sequence[str]) -> tuple[str, set[str]]:
-        return served, {"v1" for one in fingerprints if one == "scripted-1"}
+    def remote_version(release: Release, fingerprints: Sequence[str]) -> RemoteVersions:
+        return RemoteVersions(served, frozenset("v1" for one in fingerprints if one == "scripted-1"))
 
     desk.validation = replace(desk.validation, remote_version=remote_version)
     evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, against=desk.release.id)

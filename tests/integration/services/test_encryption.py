@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.catalogs import KINDS, catalog_url, drop, postgres, stored_bytes
 from tests.chaos.harness.chaos_project import SHOPS, STREAM, write_project
 
 from antiphon.app.wiring import request_batches
 from antiphon.batch.request_batches import BatchOrder
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.batch.batches import Batches, LineError
+from antiphon.catalog.database import Database
 from antiphon.catalog.features.events import Event
+from antiphon.catalog.sqlite_file import SqliteFile
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.governance.audit.log import AuditFilter
@@ -36,11 +40,24 @@ PASSPHRASE = {"ANTIPHON_PASSPHRASE": "four random words here"}
 WORD = b"PLANTEDWORD"
 
 
+on_both_catalogs = pytest.mark.parametrize("root", KINDS, indirect=True)
+
+
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project, whose catalog is a file unless a test asks for a server."""
     monkeypatch.setattr(keyring, "N", 2**10)
     monkeypatch.setenv("ANTIPHON_PASSPHRASE", PASSPHRASE["ANTIPHON_PASSPHRASE"])
-    return write_project(tmp_path / "project", "simulated").root
+    root = write_project(tmp_path / "project", "simulated").root
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield root
+        return
+    url, server = catalog_url(tmp_path, "postgresql"), postgres()
+    monkeypatch.setenv("ANTIPHON_CATALOG__URL", server.url.rpartition("/")[0] + "/" + url.rpartition("/")[2])
+    monkeypatch.setenv("ANTIPHON_CATALOG__PASSWORD_VARIABLE", "DESK_DATABASE")
+    monkeypatch.setenv("DESK_DATABASE", server.password)
+    yield root
+    drop(Database.open(url))
 
 
 def set_mode(root: Path, mode: str) -> None:
@@ -142,7 +159,11 @@ def readable(root: Path) -> tuple[object, ...]:
 
 def shows(root: Path) -> list[str]:
     files = (root / ".antiphon").rglob("*")
-    return [str(file) for file in files if file.is_file() and WORD in file.read_bytes()]
+    found = [str(file) for file in files if file.is_file() and WORD in file.read_bytes()]
+    with closing(Store.unprotected(root)) as store:
+        if not isinstance(store.database.backend, SqliteFile) and WORD in stored_bytes(store.database):
+            found.append("the catalog's server")
+    return found
 
 
 @pytest.fixture
@@ -153,6 +174,7 @@ def encrypted(root: Path) -> Path:
     return root
 
 
+@on_both_catalogs
 def test_into_encryption_and_out_of_it_everything_reads_the_same(root: Path) -> None:
     set_mode(root, "plaintext")
     fill(root)
@@ -211,6 +233,7 @@ def test_a_migration_that_is_cut_off_is_finished_and_nothing_starts_before(
     assert shows(root) == []
 
 
+@on_both_catalogs
 def test_every_key_can_be_replaced_and_old_ones_are_needed_no_more(encrypted: Path) -> None:
     before = readable(encrypted)
     with open_encryption(encrypted) as encryption:

@@ -29,6 +29,7 @@ from antiphon.engine.backends.remote import model_watch
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.remote.front import UpstreamFront
 from antiphon.engine.backends.remote.protocol import version_of
+from antiphon.learning.evaluation.validation import RemoteVersions
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.services.engines.remote_models import (
     RemoteModelLine,
@@ -50,12 +51,13 @@ class Project:
         self.store, self.server = store, server
         self.transitions = rollout_transitions(store)
         self.client = EngineClient(store.paths.engine_socket_of("engine"))
+        self.engine = "main"
 
     @contextlib.asynccontextmanager
     async def fronted(self, *, strict: bool = False) -> AsyncIterator[None]:
         """With a process's front before the server."""
         path, stop, ready = self.store.paths.engine_socket_of("engine"), asyncio.Event(), asyncio.Event()
-        record = RemoteModelRecord(self.store, "main").record
+        record = RemoteModelRecord(self.store, self.engine).record
         front = UpstreamFront(RemoteEngine(self.server.url), record=record, look_seconds=3600.0, strict=strict)
         await front.start()
         serving = asyncio.create_task(serve(front, path, stop, ready=ready.set))
@@ -87,8 +89,8 @@ class Project:
                 if condition(line) and version_of(await self.answer(), "words") == line.version:
                     return line
 
-    def made(self, number: int) -> Release:
-        spec = bundle(decoding=Decoding(max_tokens=number), rollout=PLAN, model="words", features={})
+    def made(self, number: int, *fallback: str) -> Release:
+        spec = bundle(decoding=Decoding(max_tokens=number), rollout=PLAN, model="words", features={}, fallback=fallback)
         one = type(spec)(spec.application, ModelPin("words", None), spec.policy_digest)
         return self.store.releases.add(one, self.store.scope, "me", "try")
 
@@ -185,6 +187,44 @@ async def test_a_change_is_noticed_with_the_next_answer_and_blocks_a_promotion(p
         assert store.rollouts.get(store.scope, store.rollouts.list_active(store.scope)[0].id).state == "canary"
 
 
+async def test_a_changed_model_of_a_fallback_blocks_a_promotion_until_the_release_is_validated_again(
+    opened: Callable[[str], Project],
+) -> None:
+    server = "http://127.0.0.1:9/v1"
+    project = opened(f'[engines.standby]\nurl = "{server}"\n[engines.other]\nurl = "{server}"\n')
+    store, project.engine = project.store, "standby"
+    live, candidate, unseen = project.made(1), project.made(2, "standby"), project.made(3, "other/words")
+    async with project.fronted():
+        first = await project.noticed(lambda line: True)
+        assert remote_version(store, candidate, ()) == RemoteVersions(fallbacks=(first.version,))
+        store.releases.activate(store.scope, "desk", live.id, "me", "launch")
+        project.validated(candidate)
+        rollout = project.begin(candidate)
+        change(project.server, "B")
+        changed = await project.noticed(lambda line: line.version != first.version)
+        assert changed.outdated == ()
+        project.judged()
+        (judgement,) = store.judgements.of(store.scope, rollout.id)
+        assert "The model of its fallback standby/words is" in judgement.sentence
+        with pytest.raises(ConflictError, match=f"it was {first.version} before"):
+            project.transitions.advance(store.scope, rollout.id, principal="me", reason="now")
+        project.transitions.abort(store.scope, rollout.id, principal="me", reason="another model")
+        with pytest.raises(InvalidInputError, match="passed its gates with another model"):
+            project.begin(candidate)
+        project.validated(candidate)
+        project.transitions.abort(store.scope, project.begin(candidate).id, principal="me", reason="enough")
+        store.releases.activate(store.scope, "desk", candidate.id, "me", "better")
+        change(project.server, "A")
+        again = await project.noticed(lambda line: line.version == first.version)
+        assert again.outdated == (candidate.id,)
+    # One that is first looked at when it is first needed has not changed.
+    project.validated(unseen)
+    project.engine = "other"
+    async with project.fronted():
+        await project.noticed(lambda line: line.engine == "other")
+    project.begin(unseen)
+
+
 async def test_who_forces_it_is_judged_by_what_is_served_since(project: Project) -> None:
     store, live, candidate = project.store, project.made(1), project.made(2)
     async with project.fronted():
@@ -218,13 +258,12 @@ async def test_a_model_that_comes_back_is_the_one_it_was(project: Project) -> No
 
 async def test_answers_of_an_evaluation_name_the_model_that_is_held_against_the_present_one(project: Project) -> None:
     release = project.made(1)
-    assert remote_version(project.store, release, ["remote:words:v1:fp"]) == (None, {"v1"})
+    assert remote_version(project.store, release, ["remote:words:v1:fp"]) == RemoteVersions(None, frozenset({"v1"}))
     async with project.fronted():
         fingerprint = await project.answer()
         line = await project.noticed(lambda line: True)
-        assert remote_version(project.store, release, [fingerprint, await project.answer()]) == (
-            line.version,
-            {line.version},
+        assert remote_version(project.store, release, [fingerprint, await project.answer()]) == RemoteVersions(
+            line.version, frozenset({line.version})
         )
 
 

@@ -62,3 +62,13 @@ def test_a_failure_has_no_latency() -> None:
     assert b'status="429"} 1.0' in text
     assert b"antiphon_answer_seconds_count" not in text
     assert percentiles(kept.since(-1, "ours")).failed == pytest.approx(1)
+
+
+def test_connections_to_the_catalog_are_shown_beside_their_limit() -> None:
+    kept = GatewayMetrics()
+    kept.watch_connections(3, 10)
+    for line in (
+        b'antiphon_catalog_connections{state="in_use"} 3.0',
+        b'antiphon_catalog_connections{state="limit"} 10.0',
+    ):
+        assert line in kept.exposition()

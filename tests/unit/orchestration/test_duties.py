@@ -29,14 +29,16 @@ class Part:
 
 
 class Worker:
-    def __init__(self, leases: ProcessLeases, name: str, gone: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, leases: ProcessLeases, name: str, gone: tuple[str, ...] = (), conflict: str | None = None
+    ) -> None:
         self.part, self.stop, self.looks = Part(), asyncio.Event(), 0
 
         def has_ended(holder: str) -> bool:
             self.looks += 1
             return holder in gone
 
-        self.duties = Duties("duties", [self.part], leases, name, has_ended, seconds=SECONDS)
+        self.duties = Duties("duties", [self.part], leases, name, has_ended, seconds=SECONDS, conflict=conflict)
         self.task = asyncio.create_task(self.duties.run_until(self.stop))
 
     async def end(self) -> None:
@@ -100,3 +102,21 @@ async def test_while_the_catalog_is_away_they_go_on(leases: ProcessLeases, monke
         assert one.part.done
     await one.end()
     assert one.part.times == 1
+
+
+async def test_a_name_that_another_process_has_is_told_once_with_the_holder(
+    leases: ProcessLeases, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = Worker(leases, "one")
+    await until(lambda: one.part.done)
+    two, standby = Worker(leases, "two", conflict="choose another --name"), Worker(leases, "three")
+    await until(lambda: any(record.levelname == "WARNING" for record in caplog.records))
+    looks = two.looks
+    await until(lambda: two.looks > looks + 8 and standby.looks > looks + 8)
+    await one.end()
+    await until(lambda: two.part.done or standby.part.done)
+    for each in (two, standby):
+        await each.end()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "duties is held by another process, one; choose another --name"
+    ]

@@ -8,6 +8,7 @@ import math
 import os
 import socket
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +43,10 @@ from antiphon.engine.api.messages import (
 CONNECT_SECONDS = 5.0
 """Time limit of connecting and greeting."""
 
+_RETRY_SECONDS = 0.05
+_MOST_ENDED = 2
+"""Processes that may end under one request."""
+
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
 T = TypeVar("T", GenerationResult, TextEmbeddings, Tokenization, EngineDescription)
@@ -50,12 +55,19 @@ _Answer = Delta | GenerationResult | TextEmbeddings | Tokenization | RequestFail
 
 
 class EngineClient:
-    """Implements :class:`~antiphon.engine.api.port.Engine` over a connection; the engine logs this side as ``peer``."""
+    """Implements :class:`~antiphon.engine.api.port.Engine` over a connection; the engine logs this side as ``peer``.
 
-    def __init__(self, address: EngineAddress, *, peer: str = "client") -> None:
+    With ``patience`` a request waits for so many seconds while one process takes the place of another behind a socket:
+    one of which nothing was shown goes on in the successor. Under a second process that ends it fails: it may be the
+    cause.
+    """
+
+    def __init__(self, address: EngineAddress, *, peer: str = "client", patience: float = 0.0) -> None:
         self._address = address
         self._peer = peer
+        self._patience = patience
         self._connection: _ClientConnection | None = None
+        self._left: list[_ClientConnection] = []
         self._connecting = asyncio.Lock()
 
     @property
@@ -92,7 +104,29 @@ class EngineClient:
         return self._require(answer, EngineDescription)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
-        connection = await self._connected()
+        attempts = _Attempts(self._patience)
+        while True:
+            connection = await self._connected(attempts.until)
+            shown = False
+            unseen: list[Delta | GenerationResult] = []
+            try:
+                async with aclosing(self._generated(connection, request)) as events:
+                    async for event in events:
+                        unseen.append(event)
+                        # Tokens without a text yet are held back: they would come again from the successor.
+                        if not self._patience or isinstance(event, GenerationResult) or event.text or event.prompt:
+                            shown = True
+                            for one in unseen:
+                                yield one
+                            unseen.clear()
+                return
+            except (UnavailableError, EngineError):
+                if shown or not attempts.again(self._is_left(connection), connection.lost):
+                    raise
+
+    async def _generated(
+        self, connection: _ClientConnection, request: GenerationRequest
+    ) -> AsyncGenerator[Delta | GenerationResult, None]:
         wire, answers = connection.ask(request)
         ended = False
         try:
@@ -107,15 +141,26 @@ class EngineClient:
 
     async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
         """See :class:`~antiphon.engine.api.port.Engine`."""
-        return replace(self._require(await self._ask(request), TextEmbeddings), id=request.id)
+        return replace(self._require(await self._ask_patiently(request), TextEmbeddings), id=request.id)
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         """See :class:`~antiphon.engine.api.port.Engine`."""
-        return replace(self._require(await self._ask(request), Tokenization), id=request.id)
+        return replace(self._require(await self._ask_patiently(request), Tokenization), id=request.id)
 
-    async def _ask(self, question: _Question) -> _Answer:
+    async def _ask_patiently(self, question: _Question) -> _Answer:
+        """As :meth:`_ask`, of the successor too where the process ends."""
+        attempts = _Attempts(self._patience)
+        while True:
+            connection = await self._connected(attempts.until)
+            answer = await self._ask(question, connection)
+            error = answer.error if isinstance(answer, RequestFailure) else answer
+            away = isinstance(error, UnavailableError | EngineError)
+            if not away or not attempts.again(self._is_left(connection), connection.lost):
+                return answer
+
+    async def _ask(self, question: _Question, connection: _ClientConnection | None = None) -> _Answer:
         """Send a question and return its one answer; a cancelled task cancels it."""
-        connection = await self._connected()
+        connection = connection or await self._connected()
         wire, answers = connection.ask(question)
         answered = False
         try:
@@ -141,22 +186,45 @@ class EngineClient:
             self._connection.hang_up("The engine has said nothing for a while.")
 
     async def close(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
+        opened, self._left = [*self._left, *(() if self._connection is None else (self._connection,))], []
+        self._connection = None
+        for connection in opened:
+            await connection.close()
 
-    async def _connected(self) -> _ClientConnection:
-        async with self._connecting:
-            if self._connection is None or self._connection.lost:
-                if self._connection is not None:
-                    await self._connection.close()
-                self._connection = await self._connect()
-            return self._connection
+    async def _connected(self, until: float = -math.inf) -> _ClientConnection:
+        """The connection, made when there is none. While nothing listens at a socket it is tried again ``until`` then
+        (seconds of the event loop)."""
+        while True:
+            try:
+                async with self._connecting:
+                    return await self._connection_now()
+            except UnavailableError as error:
+                unheard = isinstance(error.__cause__, OSError)
+                if not unheard or asyncio.get_running_loop().time() >= until:
+                    raise
+            await asyncio.sleep(_RETRY_SECONDS)  # Without the lock: those that do not wait are told at once.
+
+    async def _connection_now(self) -> _ClientConnection:
+        present = self._connection
+        if present is not None and not present.lost and not self._is_left(present):
+            return present
+        if present is not None and not present.lost:  # It finishes what it has.
+            self._left = [*(one for one in self._left if not one.lost), present]
+        elif present is not None:
+            await present.close()
+        self._connection = None
+        self._connection = await self._connect()
+        return self._connection
+
+    def _is_left(self, connection: _ClientConnection) -> bool:
+        """Tells whether the process of a connection has ended, or ends: its socket is gone or a successor's."""
+        return connection.lost or (bool(self._patience) and connection.place != _place(self._address))
 
     async def _connect(self) -> _ClientConnection:
         where = str(self._address)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
+                place = _place(self._address)
                 reader, writer = await connect(self._address, CONNECT_SECONDS)
                 try:
                     await self._greet(reader, writer)
@@ -165,7 +233,7 @@ class EngineClient:
                     raise
         except (OSError, TimeoutError, CorruptionError, InvalidInputError) as error:
             raise _unreachable(self._address, error) from error
-        return _ClientConnection(reader, writer, where)
+        return _ClientConnection(reader, writer, where, place)
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         where = str(self._address)
@@ -223,8 +291,40 @@ def _reason(error: Exception) -> str:
     return os.strerror(number).lower() if number is not None and number > 0 else "the connection ended"
 
 
+class _Attempts:
+    """How often, and for how long, a request may be given to the successor of a process."""
+
+    def __init__(self, patience: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.until = self._loop.time() + patience if patience else -math.inf
+        self._ended = 0
+
+    def again(self, left: bool, ended: bool) -> bool:
+        """Tells whether to ask the successor; ``ended``: the process went away with the request in it."""
+        self._ended += ended
+        return left and self._ended < _MOST_ENDED and self._loop.time() < self.until
+
+
+def _place(address: EngineAddress) -> tuple[int, int] | None:
+    """Names the socket that is at a path now; ``None`` where there is none, or of an address."""
+    try:
+        found = address.stat() if isinstance(address, Path) else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_ino, found.st_ctime_ns)
+
+
 class _ClientConnection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str) -> None:
+    """One connection; ``place`` names the socket that it was made at."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        where: str,
+        place: tuple[int, int] | None = None,
+    ) -> None:
+        self.place = place
         self._reader = reader
         self._writer = writer
         self._where = where

@@ -97,6 +97,7 @@ async def serve(
         await stop.wait()
         for server in servers:
             server.close()
+        path.unlink(missing_ok=True)  # Clients see that it leaves, and a successor may bind while it drains.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(engine.drain(), drain_seconds)
     finally:
@@ -104,7 +105,8 @@ async def serve(
             server.close()
         await engine.close()
         await asyncio.gather(*(connection.close() for connection in connections))
-        path.unlink(missing_ok=True)
+        if not stop.is_set():
+            path.unlink(missing_ok=True)
 
 
 def _claim(path: Path) -> None:

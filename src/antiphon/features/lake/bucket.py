@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
+from antiphon.core.outgoing import holds_secret
 from antiphon.definitions.objects import BUCKET, OPTIONS
 
 _DENIED = {
@@ -46,7 +47,12 @@ class S3Place(msgspec.Struct, frozen=True):
         options = dict(parse_qsl(parts.query))
         if parts.scheme != "s3" or not BUCKET.match(parts.netloc.rpartition("@")[2]):
             raise _wrong("The URL of `[features] lake` names no bucket.", "Write s3://BUCKET/PREFIX?endpoint=URL.")
-        if "@" in parts.netloc or any("key" in name or "secret" in name or "token" in name for name in options):
+        endpoint = options.get("endpoint")
+        if (
+            holds_secret(endpoint or "")
+            or "@" in parts.netloc
+            or any("key" in name or "secret" in name or "token" in name for name in options)
+        ):
             raise _wrong(
                 "The URL holds credentials.",
                 "Put them into environment variables and name those in lake_access_key_variable and "
@@ -54,7 +60,6 @@ class S3Place(msgspec.Struct, frozen=True):
             )
         if unknown := sorted(set(options) - set(OPTIONS)):
             raise _wrong(f"{unknown[0]!r} is no option of an S3 lake.", f"There are {' and '.join(OPTIONS)}.")
-        endpoint = options.get("endpoint")
         if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
             raise _wrong(f"{endpoint!r} is no endpoint.", "Write endpoint=https://HOST:PORT.")
         return cls(parts.netloc, parts.path.strip("/"), endpoint, options.get("region"))

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError
+from antiphon.core.outgoing import require_no_secret
 from antiphon.core.tls import ClientTls
 
 _JWT = re.compile(r"-+BEGIN NATS USER JWT-+\s+([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)\s+-+END NATS USER JWT-+")
@@ -153,8 +154,9 @@ def read_key(text: str, where: str) -> Key:
 def require_url(url: str) -> int:
     """Refuse a URL that is none of a NATS server, or that holds a password, as ``InvalidInputError``; how many
     replicas it asks for."""
-    parts = urlsplit(url)
     where = "[features] log"
+    require_no_secret(url, where=where, variable="log_password_variable")
+    parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or not all(_is_place(each) for each in addresses_of(url)):
         raise InvalidInputError(
             f"{url!r} is no URL of an event log.",
@@ -162,17 +164,13 @@ def require_url(url: str) -> int:
             next_step="Use nats://HOST:PORT or tls://HOST:PORT, with every HOST:PORT of a cluster, separated by "
             "commas; without the setting it is the catalog.",
         )
-    if parts.password is not None:
-        raise InvalidInputError(
-            "The URL holds a password.",
-            where=where,
-            next_step="Put it into an environment variable and name that in log_password_variable.",
-        )
     options = parse_qs(parts.query)
     replicas = options.pop("replicas", ["1"])[-1]
     if options or replicas not in ("1", "3", "5"):
         raise InvalidInputError(
-            f"{parts.query!r} is not understood.", where=where, next_step="Use ?replicas=1, 3 or 5."
+            f"{', '.join(options) or 'replicas'} in the URL is not understood.",
+            where=where,
+            next_step="Use ?replicas=1, 3 or 5.",
         )
     return int(replicas)
 

@@ -24,7 +24,23 @@ from antiphon.core.scope import Scope
 from antiphon.learning.evaluation.gates import check, check_safety, compares_with_live
 from antiphon.learning.registry.files import ModelFiles, sha256_or_none
 
-RemoteVersion = Callable[[Release, Sequence[str]], tuple[str | None, set[str]]]
+
+@dataclass(frozen=True)
+class RemoteVersions:
+    """Versions of models that servers elsewhere serve to a release.
+
+    Attributes:
+        present: of its own model, now; ``None`` where none is known.
+        answered: of its own model, as fingerprints of answers say.
+        fallbacks: of its fallbacks, now. No evaluation asks them.
+    """
+
+    present: str | None = None
+    answered: frozenset[str] = frozenset()
+    fallbacks: tuple[str, ...] = ()
+
+
+RemoteVersion = Callable[[Release, Sequence[str]], RemoteVersions]
 """(the version of a release's remote model that is served now, the versions that fingerprints of answers name)."""
 
 
@@ -51,8 +67,8 @@ class Validation:
         feature_exists: tells whether a definition version of a view is known here: scope, view, version.
         weights_of: path of the weights of a base model, or of one that another tenant grants to a scope; ``None`` for
             an engine whose weights are not on this machine.
-        remote_version: version of a release's model that a server elsewhere serves now, and what a fingerprint says of
-            it; ``None`` where models do not change by themselves.
+        remote_version: versions of a release's models that servers elsewhere serve now, and what fingerprints say of
+            its own; ``None`` where models do not change by themselves.
         regressions: why a release does not pass the regression sets that its gates name.
     """
 
@@ -130,9 +146,10 @@ class Validation:
         return present
 
     def _set_validated(self, connection: Any, release: Release, principal: str, why: str) -> Release:
+        remote = self._remote(release, ())
         self.releases.set_stage(
             release.scope, release.id, "validated", principal=principal, reason=why,
-            again=self._remote(release, ())[0] is not None, within=connection,
+            again=remote.present is not None or bool(remote.fallbacks), within=connection,
         )  # fmt: skip
         return self._require_draft(connection, release)
 
@@ -165,14 +182,16 @@ class Validation:
 
     def _changed(self, release: Release, fingerprints: Sequence[str]) -> list[str]:
         """Says that answers are of a model that is not served any more under its name."""
-        present, answered = self._remote(release, fingerprints)
-        if present is None or answered <= {present}:
+        found = self._remote(release, fingerprints)
+        if found.present is None or found.answered <= {found.present}:
             return []
-        others = ", ".join(sorted(answered - {present}))
-        return [f"{release.bundle.model.name} is {present} now, and rows were answered by {others}; evaluate it again"]
+        others = ", ".join(sorted(found.answered - {found.present}))
+        return [
+            f"{release.bundle.model.name} is {found.present} now, and rows were answered by {others}; evaluate it again"
+        ]
 
-    def _remote(self, release: Release, fingerprints: Sequence[str]) -> tuple[str | None, set[str]]:
-        return (None, set()) if self.remote_version is None else self.remote_version(release, fingerprints)
+    def _remote(self, release: Release, fingerprints: Sequence[str]) -> RemoteVersions:
+        return RemoteVersions() if self.remote_version is None else self.remote_version(release, fingerprints)
 
     def _weights(self, scope: Scope, pin: ModelPin) -> Path | None:
         if pin.version is None:

@@ -58,7 +58,9 @@ def _client(store: Store, name: str, peer: str) -> EngineClient | RoutedEngine:
             return _joined(
                 store, peer, front_lease(store.scope.tenant, name), store.settings.fronts, patience=TAKE_OVER_SECONDS
             )
-        return EngineClient(store.paths.engine_socket_of(engine_process(name)), peer=peer)
+        # The process in front of a server is soon back; an engine of ours has models to load.
+        patience = TAKE_OVER_SECONDS if remote else 0.0
+        return EngineClient(store.paths.engine_socket_of(engine_process(name)), peer=peer, patience=patience)
     where = f"antiphon.toml, [{section_of(name)}]"
     host, port = parse_url(engine.url, f"{where} url")
     models = engine.models if isinstance(engine, StandbyEngineSettings) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import msgspec
@@ -15,10 +15,11 @@ from antiphon.catalog.remote_models import RemoteModels, RemoteModelVersion
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.definitions.degradation import MAIN
+from antiphon.definitions.degradation import MAIN, target_of
 from antiphon.engine.backends.remote.model_watch import PinnedModel
 from antiphon.engine.backends.remote.observation import ModelObservation, difference, joined
 from antiphon.engine.backends.remote.protocol import version_of
+from antiphon.learning.evaluation.validation import RemoteVersions
 from antiphon.services.project.store import Store
 
 _log = logging.getLogger("antiphon.engine")
@@ -138,49 +139,79 @@ def remote_model_lines(store: Store, scope: Scope) -> tuple[RemoteModelLine, ...
             lines[place] = msgspec.structs.replace(line, before=one.version)
     for application in store.releases.applications(scope):
         live, moves = store.releases.live(scope, application), store.releases.history(scope, application)
-        place = (MAIN, "" if live is None else live.bundle.model.name)
-        if live is not None and moves and place in lines and changed_since(store, live, moves[-1].at) is not None:
-            outdated = (*lines[place].outdated, live.id)
-            lines[place] = msgspec.structs.replace(lines[place], outdated=outdated)
+        if live is None or not moves:
+            continue
+        for model in _models_of(store, live):
+            place = (model.engine, model.model)
+            if place in lines and _change(store, model, moves[-1].at) is not None:
+                lines[place] = msgspec.structs.replace(lines[place], outdated=(*lines[place].outdated, live.id))
     return tuple(lines.values())
 
 
 def changed_since(store: Store, release: Release, moment: datetime) -> str | None:
-    """In words, that a release's model is not the one that was served under its name at a moment; ``None`` where
-    nothing shows that, as of a model of our own."""
-    present = _present(store, release)
-    if present is None:
-        return None
-    models = RemoteModels(store.database, store.scope)
-    then = models.at(MAIN, present.model, moment, within=store.database.writer)
-    if then is not None and then.version == present.version:
-        return None
-    was = f"it was {then.version} before ({present.reason})" if then is not None else "it was not known before"
-    return f"Its model {present.model} is {present.version} since {present.since:%Y-%m-%d %H:%M:%S}Z; {was}."
+    """In words, that a release's model, or one of its fallbacks, is not the one that was served under its name at a
+    moment; ``None`` where nothing shows that, as of a model of our own."""
+    found = (_change(store, model, moment) for model in _models_of(store, release))
+    return next((change for change in found if change is not None), None)
 
 
-def remote_version(store: Store, release: Release, fingerprints: Sequence[str]) -> tuple[str | None, set[str]]:
+def remote_version(store: Store, release: Release, fingerprints: Sequence[str]) -> RemoteVersions:
     """See :data:`~antiphon.learning.evaluation.validation.RemoteVersion`."""
-    name = release.bundle.model.name
-    present = _present(store, release)
-    found = {version_of(one, name) for one in fingerprints}
-    return None if present is None else present.version, {one for one in found if one is not None}
+    known = [(model.own, found.version) for model in _models_of(store, release) if (found := _present(store, model))]
+    answered = {version_of(one, release.bundle.model.name) for one in fingerprints}
+    return RemoteVersions(
+        next((version for own, version in known if own), None),
+        frozenset(one for one in answered if one is not None),
+        tuple(version for own, version in known if not own),
+    )
 
 
 def evaluated_now(store: Store, release: Release, evaluation: Evaluation) -> bool:
     """Tells whether the model that an evaluation is of is served now, as far as that can be known."""
-    present, answered = remote_version(store, release, evaluation.fingerprints)
-    return present is None or answered <= {present}
+    found = remote_version(store, release, evaluation.fingerprints)
+    return found.present is None or found.answered <= {found.present}
 
 
-def _present(store: Store, release: Release) -> RemoteModelVersion | None:
-    """The version of a release's model that a server elsewhere serves now; ``None`` where none is known, or of a model
-    of our own."""
+class _RemoteModel(msgspec.Struct, frozen=True):
+    """A model behind a server that a release is answered by: its ``own``, or one of a fallback."""
+
+    engine: str
+    model: str
+    own: bool = False
+
+
+def _models_of(store: Store, release: Release) -> Iterator[_RemoteModel]:
+    """The models of a release that a server may change: none that are files of ours."""
     pin = release.bundle.model
-    if store.settings.engine.kind != "remote" or pin.weights_sha256 is not None or pin.version is not None:
-        return None
+    remote = store.settings.engine.kind == "remote"
+    if remote and pin.weights_sha256 is None and pin.version is None:
+        yield _RemoteModel(MAIN, pin.name, own=True)
+    for named in release.bundle.application.fallback:
+        target = target_of(named, pin.name)
+        if target.engine in store.settings.engines or (remote and target.engine == MAIN):
+            yield _RemoteModel(target.engine, target.model)
+
+
+def _present(store: Store, model: _RemoteModel) -> RemoteModelVersion | None:
+    """The version that a server serves now; ``None`` where none is known."""
     models = RemoteModels(store.database, store.scope)
-    return next(iter(models.past(MAIN, pin.name, 1, within=store.database.writer)), None)
+    return next(iter(models.past(model.engine, model.model, 1, within=store.database.writer)), None)
+
+
+def _change(store: Store, model: _RemoteModel, moment: datetime) -> str | None:
+    """In words, that a server serves another version than at a moment.
+
+    A release was measured with its own model, so one that was not known then counts as changed. A fallback was not, and
+    may be looked at first when it is first needed: only another version than a known one is a change of it.
+    """
+    present = _present(store, model)
+    models = RemoteModels(store.database, store.scope)
+    then = models.at(model.engine, model.model, moment, within=store.database.writer)
+    if present is None or (then is None and not model.own) or (then is not None and then.version == present.version):
+        return None
+    named = f"Its model {model.model}" if model.own else f"The model of its fallback {model.engine}/{model.model}"
+    was = f"it was {then.version} before ({present.reason})" if then is not None else "it was not known before"
+    return f"{named} is {present.version} since {present.since:%Y-%m-%d %H:%M:%S}Z; {was}."
 
 
 def accept(store: Store, engine: str, model: str, *, principal: str, reason: str) -> RemoteModelVersion:

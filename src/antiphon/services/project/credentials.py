@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from antiphon.catalog.postgres_server import PostgresAccess
-from antiphon.core.errors import InvalidInputError, SetupError
+from antiphon.core.errors import SetupError
+from antiphon.core.outgoing import require_no_secret
 from antiphon.core.settings_sections import CatalogSettings, FeaturesSettings
 from antiphon.core.tls import ClientTls, client_tls
 from antiphon.features.streaming.nats_access import Access
@@ -42,12 +43,8 @@ def catalog_access(catalog: CatalogSettings, root: Path) -> PostgresAccess:
         SetupError: the variable that the settings name is not set.
         InvalidInputError: the URL holds a password.
     """
-    if catalog.url is not None and "@" in catalog.url and ":" in catalog.url.partition("://")[2].partition("@")[0]:
-        raise InvalidInputError(
-            "The URL holds a password.",
-            where="[catalog] url",
-            next_step="Put it into an environment variable and name that in password_variable.",
-        )
+    if catalog.url is not None:
+        require_no_secret(catalog.url, where="[catalog] url", variable="password_variable")
     return PostgresAccess(
         password=secret(catalog.password_variable, "password_variable", "catalog"),
         schema=catalog.schema,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -19,8 +20,10 @@ from antiphon.core.errors import (
     SetupError,
     UnavailableError,
 )
+from antiphon.engine.api import frames
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import (
+    PROTOCOL,
     Delta,
     EngineDescription,
     EngineInstance,
@@ -28,6 +31,7 @@ from antiphon.engine.api.messages import (
     GenerationRequest,
     GenerationResult,
     GenerationUsage,
+    Hello,
     ModelDescription,
     ServedModel,
     TextEmbeddingRequest,
@@ -355,6 +359,32 @@ async def test_what_is_in_the_only_one_waits_for_it_to_come_back() -> None:
         only.away = None
         back.set()
         assert await under_way == only.name
+
+
+async def test_an_instance_of_another_frame_version_is_passed_over_and_named(tmp_path: Path) -> None:
+    """As while hosts are upgraded one after the other: the router meets instances of both versions."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.encode(Hello(PROTOCOL + 1, "engine")))
+        await reader.read()
+        writer.close()
+
+    fleet = Fleet("a", "b")
+    first, second = fleet.preferred()
+    other = EngineClient(tmp_path / "other.sock")
+    async with await asyncio.start_unix_server(greet, tmp_path / "other.sock"):
+        own = fleet.client
+        fleet.client = lambda one: other if one.name == first.name else own(one)  # type: ignore[method-assign]
+        async with routing(fleet) as engine:
+            for _ in range(3):
+                assert await answer(engine) == second.name
+            described = await engine.describe()
+            assert {one.name: one.answers for one in described.instances} == {first.name: False, second.name: True}
+        fleet.listed = {first.name}
+        async with routing(fleet) as engine:
+            with pytest.raises(UnavailableError, match=f"speaks protocol {PROTOCOL + 1}, this side {PROTOCOL}") as told:
+                await answer(engine)
+            assert "same version" in str(told.value.next_step)
 
 
 async def test_one_that_joins_is_used_and_told_what_the_others_were_told() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError, WriteConflictError
+from antiphon.core.outgoing import require_no_secret
 from antiphon.core.tls import ClientTls, problem_of
 
 TIMEOUT_SECONDS = 2.0
@@ -233,18 +234,13 @@ def _said(error: Exception) -> str:
 def require_url(url: str) -> None:
     """Refuse a URL that is none of a Redis, holds a password, or changes how certificates are verified
     (``InvalidInputError``)."""
+    require_no_secret(url, where="[features] online", variable="online_password_variable")
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         raise InvalidInputError(
             f"{parts.scheme or url!r} is no scheme of an online store.",
             where="[features] online",
             next_step=f"Use one of {', '.join(scheme + '://' for scheme in _SCHEMES)}; without the setting it is LMDB.",
-        )
-    if parts.password is not None or "password=" in parts.query:
-        raise InvalidInputError(
-            "The URL holds a password.",
-            where="[features] online",
-            next_step="Put it into an environment variable and name that in online_password_variable.",
         )
     if "ssl_" in parts.query:
         raise InvalidInputError(
