@@ -1,5 +1,8 @@
 """Every blueprint of ``antiphon init`` all the way: from its first command to a bad release that is stopped.
 
+The last line is JSON: ``blueprints`` (name to whether it passed), their ``figures``, and in ``others`` the newest
+measurement that is kept of each benchmark of outcomes, guards, conversations and retrieval, or ``null``.
+
 python -m benchmarks.applications [--blueprint NAME ...] [--seed N]
 """
 
@@ -16,9 +19,8 @@ from typing import Any
 
 from benchmarks.applications.blueprints import BLUEPRINTS
 from benchmarks.applications.journey import Journey
+from benchmarks.applications.state import RESULTS, newest
 from tests.chaos.harness.running import scratch
-
-RESULTS = Path(__file__).parents[1] / "results" / "applications.jsonl"
 
 
 def main() -> int:
@@ -37,22 +39,29 @@ def main() -> int:
         found[name]["load_before"] = round(load, 1)
         print(_line(name, found[name]), flush=True)
         if found[name]["passed"]:  # At once: those that follow take many minutes.
-            with RESULTS.open("a", encoding="utf-8") as out:
-                out.write(_summary({name: found[name]}, options.seed) + "\n")
-    print(_summary(found, options.seed))
+            with (RESULTS / "applications.jsonl").open("a", encoding="utf-8") as out:
+                out.write(json.dumps(_summary({name: found[name]}, options.seed)) + "\n")
+    others = newest()
+    for name, measured in others.items():
+        print(f"{name:<18} {_measured(measured)}")
+    print(json.dumps(_summary(found, options.seed) | {"others": others}))
     return 0 if all(one["passed"] for one in found.values()) else 1
 
 
-def _summary(found: dict[str, dict[str, Any]], seed: int) -> str:
-    return json.dumps(
-        {
-            "benchmark": "applications",
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seed": seed,
-            "blueprints": {name: one["passed"] for name, one in found.items()},
-            "figures": found,
-        }
-    )
+def _summary(found: dict[str, dict[str, Any]], seed: int) -> dict[str, Any]:
+    return {
+        "benchmark": "applications",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "blueprints": {name: one["passed"] for name, one in found.items()},
+        "figures": found,
+    }
+
+
+def _measured(measured: dict[str, Any] | None) -> str:
+    if measured is None:
+        return "not measured"
+    return f"measured at {measured['at'] or 'a time that it does not say'}, size {measured['size'] or 'not said'}"
 
 
 def _line(name: str, found: dict[str, Any]) -> str:

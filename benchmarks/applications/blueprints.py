@@ -16,8 +16,6 @@ from benchmarks.applications.journey import THUMB, Blueprint, UserRequest
 from antiphon.cli.blueprints import handbook, mails, products, tickets
 
 SORTED = 'system="You put the products of a store into departments."', 'system="You sort a store\'s products."'
-CANARY = """    rollout=Rollout(canary=(20, 50), step_units=10, floor=0.15),
-"""
 
 
 def ticket(root: Path, chance: random.Random) -> UserRequest:
@@ -106,15 +104,8 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "desk",
             order,
             ("shops.csv", 6),
-            declare=(
-                ("    Prompt,\n    Reuse,\n", "    Outcome,\n    Prompt,\n    Reuse,\n    Rollout,\n"),
-                (
-                    '    reuse=Reuse("fingerprint"),\n',
-                    # Six shops have six prompts: else nearly every answer is one that is known already.
-                    '    reuse=Reuse("never", identical_prompts=False),\n'
-                    '    outcome=Outcome("outlook", positive="delayed"),\n' + CANARY,
-                ),
-            ),
+            # Six shops have six prompts: else nearly every answer is one that is known already.
+            declare=(('reuse=Reuse("fingerprint")', 'reuse=Reuse("never", identical_prompts=False)'),),
             improve=(("in one short notice", "in one short and friendly notice"),),
             # It states minutes that no order took.
             spoil=(

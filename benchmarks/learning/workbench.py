@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def main() -> int:
         print(f"{name}: {found['identical']} of {found['requests']} texts identical, {found['errors']} errors", end="")
         print(f"; with another system text {found['draft_identical']}")
     print(f"asked in {summary['asked_seconds']:.0f} s, tried in {summary['tried_seconds']:.0f} s")
-    line = json.dumps({"size": options.size, **summary})
+    line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), "size": options.size, **summary})
     with (RESULTS / "workbench.jsonl").open("a", encoding="utf-8") as out:
         out.write(line + "\n")
     print(line)

@@ -286,10 +286,25 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
         """The output schema as a value, in its own order."""
         return None if self.output_schema is None else _schema(self.output_schema)
 
+    @property
+    def writes_free_text(self) -> bool:
+        """True when the output is a text, or has one whose words no enum fixes."""
+        return self.schema is None or _has_free_text(self.schema)
+
 
 @lru_cache(maxsize=256)
 def _schema(text: str) -> dict[str, Any]:
     return msgspec.json.decode(text, type=dict[str, Any])
+
+
+def _has_free_text(part: object) -> bool:
+    """True when a schema, or a part of it, describes a text without an enum."""
+    if isinstance(part, list):
+        return any(_has_free_text(one) for one in part)
+    if not isinstance(part, dict) or "enum" in part or "const" in part:
+        return False
+    kind = part.get("type")
+    return "string" in (kind if isinstance(kind, list) else (kind,)) or any(map(_has_free_text, part.values()))
 
 
 @lru_cache(maxsize=256)

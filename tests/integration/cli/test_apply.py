@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.cli.conftest import Ran
-from tests.integration.services.test_apply_order import STRICT, WINDOW, Harbor
+from tests.integration.services.test_apply_order import SETTINGS, STRICT, WINDOW, Harbor
 from typer.testing import CliRunner
 
 from antiphon.cli.main import assemble
@@ -97,3 +97,34 @@ def test_a_plan_names_the_files_of_views_that_are_not_there(harbor: Harbor) -> N
     planned = antiphon("plan")
     assert (planned.code, f"there is no file {table}." in planned.out) == (0, True), planned
     assert len(antiphon("plan", "--json").json()["missing"]) == 1
+
+
+LABEL = {"type": "object", "properties": {"berth": {"type": "string", "enum": ["a", "b"]}}, "required": ["berth"]}
+NOTICE = {"type": "object", "properties": {"notice": {"type": "string"}}, "required": ["notice"]}
+TEXTS = {
+    "plain": "",
+    "notice": f"output={NOTICE}",
+    "begun": 'ungated=GateExemption("it opens the port", releases="first")',
+    "ungated": 'ungated="a test asks at once"',
+    "label": f"output={LABEL}",
+    "guarded": "guards=[PIIGuard()]",
+    "corrected": "outcome=Outcome()",
+    "measured": "metrics=[metrics.refusals()]",
+    "regressed": 'gates=Gates(regressions=("complaints",))',
+}
+"""Name of an application to what it declares beside its prompt."""
+
+
+def test_a_plan_names_applications_whose_texts_no_gate_reads(tmp_path: Path) -> None:
+    (tmp_path / "antiphon.toml").write_text(SETTINGS)
+    names = "Application, Gates, GateExemption, Outcome, PIIGuard, Prompt, metrics"
+    prompt = 'features=[], model="base", purpose="guide", prompt=Prompt("{{ question }}")'
+    declared = [f'Application("{name}", {prompt}, {parts})' for name, parts in TEXTS.items()]
+    (tmp_path / "definitions.py").write_text("\n".join([f"from antiphon import {names}", *declared]))
+    antiphon = run_in(tmp_path)
+    planned = antiphon("plan", "--json")
+    assert planned.code == 0, planned.err
+    unread = planned.json()["unread"]
+    assert {sentence.partition(":")[0] for sentence in unread} == {"plain", "notice", "begun"}
+    assert all("docs/gates.md" in sentence for sentence in unread)
+    assert set(unread) <= set(antiphon("plan").out.splitlines())

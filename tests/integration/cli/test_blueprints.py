@@ -15,7 +15,13 @@ from antiphon.cli.blueprints.mails import write_mails
 from antiphon.cli.blueprints.products import write_products
 from antiphon.cli.blueprints.tickets import write_tickets
 
-BLUEPRINTS = {"triage": "triage", "extraction": "extract", "enrichment": "enrich", "assistant": "assistant"}
+BLUEPRINTS = {
+    "desk": "desk",
+    "triage": "triage",
+    "extraction": "extract",
+    "enrichment": "enrich",
+    "assistant": "assistant",
+}
 """Blueprint to the name of its application."""
 
 

@@ -1,13 +1,15 @@
-"""A help desk whose tickets take minutes and get a reply: what numbers and texts as outcomes are tested on.
+"""A help desk whose tickets take minutes and get a reply, or an urgency: what outcomes of every kind are tested on.
 
-No feature, no label: the prompt shows what the customer wrote, and the model writes how long it will take and what to
-say. The live release and a candidate answer the same tickets; agents tell later how long each took and what they wrote.
+No feature: the prompt shows what the customer wrote, and the model writes how long it will take and what to say, or
+forecasts how urgent it is. The live release and a candidate answer the same tickets; agents tell later how long each
+took and what they wrote.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -30,7 +32,7 @@ from antiphon.catalog.releases.rollouts import Judgement, RolloutRecord
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
-from antiphon.engine.api.messages import GenerationRequest
+from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.features.lake.local import LocalLake
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets.builder import DatasetBuilder
@@ -80,6 +82,51 @@ HELP = msgspec.structs.replace(
 )
 
 
+def sorting(*labels: str) -> ApplicationSpec:
+    """The help desk with an urgency as its output, one of the labels."""
+    urgency = {"type": "string", "enum": list(labels)}
+    schema = SCHEMA | {"properties": {"urgency": urgency}, "required": ["urgency"]}
+    outcome = Outcome("urgency", positive=labels[-1] if len(labels) == 2 else None)
+    return msgspec.structs.replace(
+        HELP, output_schema=json.dumps(schema), classes=("urgency",), outcome=outcome, more_outcomes=msgspec.UNSET
+    )
+
+
+SORTS_IN_TWO = sorting("low", "urgent")
+SORTS_IN_THREE = sorting("low", "normal", "urgent")
+
+
+def urgency(number: int, labels: Sequence[str]) -> str:
+    """The urgency of a ticket: the first label is the most frequent one."""
+    return labels[min(number * 37 % 100 // 45, len(labels) - 1)]
+
+
+Forecast = Callable[[int, Sequence[str]], dict[str, float]]
+"""Probability of each label for ticket number N."""
+
+
+def forecasts_well(number: int, labels: Sequence[str]) -> dict[str, float]:
+    """Sure of what comes true but for every tenth ticket."""
+    right = urgency(number if number % 10 else number + 1, labels)
+    return {label: 0.9 if label == right else 0.1 / (len(labels) - 1) for label in labels}
+
+
+def forecasts_shares(number: int, labels: Sequence[str]) -> dict[str, float]:
+    """A constant forecaster: how frequent each label is, of every ticket."""
+    counted = [urgency(number, labels) for number in range(100)]
+    return {label: counted.count(label) / 100 for label in labels}
+
+
+def forecasts_majority(number: int, labels: Sequence[str]) -> dict[str, float]:
+    """A majority forecaster: sure of the most frequent label, of every ticket."""
+    return {label: 0.98 if label == labels[0] else 0.02 / (len(labels) - 1) for label in labels}
+
+
+def forecasts_another(number: int, labels: Sequence[str]) -> dict[str, float]:
+    """One that ignores the ticket: a forecast that was right for another one."""
+    return forecasts_well(number * 31 % 97, labels)
+
+
 def took(number: int) -> int:
     """Minutes that a ticket took."""
     return 10 + number * 37 % 200
@@ -111,11 +158,15 @@ def shuffled(number: int) -> tuple[int, str]:
     return knowing(number * 31 % 97)
 
 
-def script(live: Say, candidate: Say) -> Callable[[GenerationRequest], ScriptedGeneration]:
+def script(
+    live: Say | Forecast, candidate: Say | Forecast, application: ApplicationSpec
+) -> Callable[[GenerationRequest], ScriptedGeneration]:
     """A model that answers as the live release, or where the prompt has the candidate's word as that."""
 
     def answer(request: GenerationRequest) -> ScriptedGeneration:
         number = int(request.prompt.rpartition("ticket ")[2].split(":")[0])
+        if application.labels:
+            return _forecast((candidate if "Candidate" in request.prompt else live)(number, application.labels))
         minutes, reply = (candidate if "Candidate" in request.prompt else live)(number)
         output = json.dumps({"minutes": minutes, "reply": reply})
         return ScriptedGeneration(output if request.json_schema else reply)
@@ -123,11 +174,23 @@ def script(live: Say, candidate: Say) -> Callable[[GenerationRequest], ScriptedG
     return answer
 
 
+def _forecast(probabilities: dict[str, float]) -> ScriptedGeneration:
+    """The most probable label, and the log-probability of each label's first letter."""
+    start = '{"urgency": "'
+    options = tuple(
+        Alternative(label[0], token, math.log(share)) for token, (label, share) in enumerate(probabilities.items(), 1)
+    )
+    text = f'{start}{max(probabilities, key=probabilities.__getitem__)}"}}'
+    return ScriptedGeneration(text, branches=(Branch(len(start), options),))
+
+
 class HelpDesk(AskedDesk):
     """A help desk that learns: what is asked of it becomes pairs, datasets and evaluations."""
 
-    def __init__(self, directory: Path, live: Say, candidate: Say, application: ApplicationSpec = HELP) -> None:
-        super().__init__(directory, ScriptedEngine(script(live, candidate)), application)
+    def __init__(
+        self, directory: Path, live: Say | Forecast, candidate: Say | Forecast, application: ApplicationSpec = HELP
+    ) -> None:
+        super().__init__(directory, ScriptedEngine(script(live, candidate, application)), application)
         database = self.database
         self.application = application
         self.audit = AuditLog(database, b"s" * 32)
@@ -204,6 +267,7 @@ class HelpDesk(AskedDesk):
     def tell_all(self, number: int, prediction: str) -> None:
         """Everything that is declared, of one ticket."""
         values: dict[str, Any] = {"minutes": took(number), "reply": replied(number), "text": replied(number)}
+        values["urgency"] = urgency(number, self.application.labels) if self.application.labels else None
         values["output"] = {"minutes": took(number), "reply": replied(number)}
         for shape in self.application.shapes:
             assert self.tell(prediction, values[shape.name], shape.name).status == "joined"

@@ -1,8 +1,9 @@
-"""Numbers, texts and corrections as outcomes: told, evaluated, gated, and compared in shadow."""
+"""Numbers, texts, corrections and labels as outcomes: told, evaluated, gated, and compared in shadow."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,19 @@ from tests.harness.small_desk import SCOPE
 from tests.integration.learning.help_desk import (
     FREE,
     HELP,
+    SORTS_IN_THREE,
+    SORTS_IN_TWO,
     HelpDesk,
     constant,
+    forecasts_another,
+    forecasts_majority,
+    forecasts_shares,
+    forecasts_well,
     knowing,
     replied,
     shuffled,
     took,
+    urgency,
 )
 
 from antiphon.core.errors import InvalidInputError
@@ -89,6 +97,31 @@ async def test_an_answer_that_depends_on_the_ticket_passes_and_one_that_does_not
     assert {f"{metric}_sure_advantage", f"{metric}_behind_live"} <= failed
     assert good.advantages[metric].low > 0 >= bad.advantages[metric].low
     assert [part.rows for part in good.slices] == [30, 30]
+    result = desk.validation.validate(bad_release, bad, principal="author")
+    assert not result.passed
+    assert any("better than" in reason for reason in result.reasons)
+    assert desk.releases.get(SCOPE, bad_release.id).stage == "draft"
+
+
+@pytest.mark.parametrize("candidate", [forecasts_shares, forecasts_majority, forecasts_another])
+@pytest.mark.parametrize("application", [SORTS_IN_TWO, SORTS_IN_THREE], ids=["two", "many"])
+async def test_a_forecast_of_labels_that_does_not_depend_on_the_ticket_is_stopped(
+    make: MakeDesk, application: ApplicationSpec, candidate: Any
+) -> None:
+    """Default gates, beside a live release whose forecasts do depend on it, and without one."""
+    desk = make(forecasts_well, candidate, application)
+    await served(desk, 60)
+    dataset = desk.dataset()
+    assert dataset.labels == Counter(urgency(number, application.labels) for number in range(60))
+    good = await desk.evaluate(desk.release, dataset)
+    assert [gate.name for gate in good.gates if gate.passed is False and "share" not in gate.name] == []
+    bad_release = desk.candidate()
+    first = await desk.evaluate(bad_release, dataset)
+    assert "auc_sure_advantage" in {gate.name for gate in first.gates if gate.passed is False}
+    bad = await desk.evaluate(bad_release, dataset, against=desk.release.id)
+    failed = {gate.name for gate in bad.gates if gate.passed is False}
+    assert {"auc_sure_advantage", "brier_behind_live"} <= failed
+    assert good.advantages["auc"].low > 0 >= bad.advantages["auc"].low
     result = desk.validation.validate(bad_release, bad, principal="author")
     assert not result.passed
     assert any("better than" in reason for reason in result.reasons)

@@ -75,6 +75,7 @@ class ApplyPlan(msgspec.Struct, frozen=True):
         materializes: what is published before anything goes live; until then what is live goes on answering.
         under_way: the run of an apply that has not ended; applying something else takes its place.
         missing: files that views are made from and that are not there, a sentence each.
+        unread: for applications whose texts no gate reads, a sentence each.
     """
 
     project: str
@@ -83,6 +84,7 @@ class ApplyPlan(msgspec.Struct, frozen=True):
     materializes: tuple[PlannedMaterialization, ...] = ()
     under_way: str | None = None
     missing: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 class ApplyReport(msgspec.Struct, frozen=True):
@@ -126,6 +128,7 @@ def plan(store: Store) -> ApplyPlan:
         _foreseen(store, keys, before, published),
         under_way=next((run.id for run in open_applies(store)), None),
         missing=_find_missing_files(project),
+        unread=_find_unread_texts(project),
     )
 
 
@@ -210,7 +213,8 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     # Consequences are for the releases that are in use now; a run says them when it has ended.
     all_notes = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
     materializes = _foreseen(store, first, before, published)
-    planned = ApplyPlan(project.name, changes, materializes=materializes, missing=_find_missing_files(project))
+    missing, unread = _find_missing_files(project), _find_unread_texts(project)
+    planned = ApplyPlan(project.name, changes, materializes=materializes, missing=missing, unread=unread)
     return ApplyReport(
         planned, tuple(releases), done.activated, tuple(waiting), all_notes, run, done.checks, done.rollouts
     )
@@ -341,6 +345,17 @@ def _find_missing_files(project: definitions.ProjectSpec) -> tuple[str, ...]:
         f"{view.name}: there is no file {path}. Nothing of this view is published until there is one."
         for view in project.views.values()
         for path in view.source.missing_paths
+    )
+
+
+def _find_unread_texts(project: definitions.ProjectSpec) -> tuple[str, ...]:
+    return tuple(
+        f"{one.name}: no guard, outcome, metric or regression set says what its text should be, so a prompt that says "
+        "something else entirely passes its gates. Declare one: docs/gates.md, What is checked."
+        for one in project.applications.values()
+        if one.writes_free_text
+        and not (one.guards or one.outcomes or one.user_metrics or one.gates.regressions)
+        and not (one.ungated and one.ungated.covers(first=False))
     )
 
 
