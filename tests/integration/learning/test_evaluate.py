@@ -218,6 +218,23 @@ async def test_a_false_figure_is_seen_although_the_guard_did_not(tmp_path: Path)
     desk.close()
 
 
+async def test_figures_are_read_in_the_locale_of_the_application(tmp_path: Path) -> None:
+    def german(request: Any) -> ScriptedGeneration:
+        says = forecasting(request)
+        return msgspec.structs.replace(says, text=says.text.replace(" minutes", ",0 minutes"))
+
+    unguarded = msgspec.structs.replace(LEARNS, guards=(), locale="de")
+    desk = EvaluatedDesk(tmp_path, ScriptedEngine(german), unguarded)
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
+    assert evaluation.false_share == 0.0
+    unread = desk.candidate(guards=(), locale="ja")
+    evaluation = await desk.evaluator.evaluate(unread, desk.dataset, with_safety=False)
+    assert evaluation.false_share is None
+    (gate,) = [one for one in evaluation.gates if one.name == "false_share"]
+    assert (gate.passed, gate.reason) == (None, "Numbers of texts in the locale ja are not read.")
+    desk.close()
+
+
 async def test_stored_answers_play_no_part(tmp_path: Path) -> None:
     desk = EvaluatedDesk(tmp_path, application=msgspec.structs.replace(LEARNS, reuse=Reuse("always")))
     await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)

@@ -17,6 +17,7 @@ from antiphon.definitions.application import SLO, ApplicationSpec
 from antiphon.definitions.learning import Gates, MetricGate, metric_gates
 from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
 from antiphon.learning.evaluation.metrics import TRIVIAL, metric_of, metric_title
+from antiphon.learning.evaluation.statements import is_read
 
 ENOUGH = 50
 """Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
@@ -45,7 +46,13 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
     gates = application.gates
     unanswered = sum(count for code, count in evaluation.failed.items() if code != "feature_unavailable")
     requests = evaluation.rows + unanswered
-    texts = evaluation.whole_rows > 0 and evaluation.false_share is None
+    unread = evaluation.whole_rows > 0 and evaluation.false_share is None
+    locale = application.text_locale
+    why = (
+        "its outputs say nothing in words"
+        if is_read(locale)
+        else f"numbers of texts in the locale {locale} are not read"
+    )
     return (
         _gate(ge, "rows", evaluation.rows, gates.rows, "{0:.0f} rows were answered, at least {1:.0f} are needed"),
         _gate(
@@ -59,8 +66,8 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
             "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
             "no whole output was asked for",
         ),
-        _nothing("false_share", "its outputs say nothing in words", gates.false_share)
-        if texts
+        _nothing("false_share", why, gates.false_share)
+        if unread
         else _gate(
             le, "false_share", evaluation.false_share, gates.false_share,
             "{0:.2%} of texts state a figure that is not the request's, at most {1:.2%} may",

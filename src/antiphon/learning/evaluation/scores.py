@@ -22,7 +22,7 @@ from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation import metrics
 from antiphon.learning.evaluation.metric import ScoredRows
 from antiphon.learning.evaluation.metrics import LabelForecasts
-from antiphon.learning.evaluation.statements import false_statements, texts_of
+from antiphon.learning.evaluation.statements import false_statements, is_read, texts_of
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ def answered(
     texts = texts_of(text, application) if whole else ()
     prints = {feature.name: feature.printed for feature in receipt.features}
     for piece in texts:
-        false += false_statements(piece, application.figures, prints, row.entity.values())
+        false += false_statements(piece, application.figures, prints, row.entity.values(), application.text_locale)
     shape, *others = application.shapes
     first = results[shape.name]
     missing = NO_PROBABILITY if shape.form == "label" else "no_value"
@@ -250,7 +250,7 @@ def summarize(
         slices=slices(shape, scored, forecasts, {row.example: row for row in rows}, application.gates.slices),
         whole_rows=len(whole),
         valid_share=_share(row.valid is True for row in whole),
-        false_share=_share(bool(row.false) for row in written),
+        false_share=_share(bool(row.false) for row in written) if is_read(application.text_locale) else None,
         guard_share=_share(bool(set(row.guards) - {"flag"}) for row in whole),
         seconds_p50=float(np.percentile(seconds, 50)),
         seconds_p99=float(np.percentile(seconds, 99)),
