@@ -10,7 +10,7 @@ from operator import ge, gt, le
 
 import msgspec
 
-from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, SuiteSummary
+from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, SampledAnswers, SuiteSummary
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO, ApplicationSpec
@@ -73,6 +73,7 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
             "{0:.2%} of texts state a figure that is not the request's, at most {1:.2%} may",
             "no whole output was asked for",
         ),
+        *_service(evaluation.sampled, application),
         _length(evaluation.length_ratio, _UNASKED if evaluation.against else _ALONE),
         _tokens(evaluation.whole_tokens, application),
         *_safety_gates(evaluation.safety, gates),
@@ -81,7 +82,7 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
 
 def check_safety(report: SafetyReport, application: ApplicationSpec) -> tuple[EvaluationGate, ...]:
     """The gates that need no evaluation set, each with a sentence."""
-    gates, slo = application.gates, application.slo
+    gates = application.gates
     return (
         _gate(
             ge, "answered", report.answered_share, gates.valid_share,
@@ -91,13 +92,8 @@ def check_safety(report: SafetyReport, application: ApplicationSpec) -> tuple[Ev
             ge, "valid_share", report.valid_share, gates.valid_share,
             "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
         ),
-        _beside_live(
-            "guarded_share", report.guarded_more, MOST_GUARDED_MORE,
-            "guards acted on {0:+.0%} more of the sampled requests than in the live release, at most {1:+.0%} may be",
-        ),
+        *_service(report, application),
         _length(report.length_ratio),
-        _level("first_token", report.first_p50, slo.ttft_p99, "had their first token"),
-        _level("latency", report.seconds_p50, slo.latency_p99, "were answered"),
         _tokens(report.tokens, application),
         *_metrics_without_set(report, application),
         *_safety_gates(report.suites, gates),
@@ -132,12 +128,25 @@ def _beside_live(name: str, measured: float | None, bound: float, said: str, mis
     return _gate(le, name, measured, bound, said)
 
 
-def _level(name: str, measured: float, bound: str, said: str) -> EvaluationGate:
+def _service(sampled: SampledAnswers | SafetyReport | None, application: ApplicationSpec) -> Iterator[EvaluationGate]:
+    """Gates on guards and time over the sampled requests."""
+    slo = application.slo
+    yield _beside_live(
+        "guarded_share", None if sampled is None else sampled.guarded_more, MOST_GUARDED_MORE,
+        "guards acted on {0:+.0%} more of the sampled requests than in the live release, at most {1:+.0%} may be",
+    )  # fmt: skip
+    first, whole = (None, None) if sampled is None else (sampled.first_p50, sampled.seconds_p50)
+    yield _level("first_token", first, slo.ttft_p99, "had their first token")
+    yield _level("latency", whole, slo.latency_p99, "were answered")
+
+
+def _level(name: str, measured: float | None, bound: str, said: str) -> EvaluationGate:
     """Few answers prove that a declared service level is broken, never that it is kept."""
     seconds = parse_duration(bound).total_seconds()
     if bound in (SLO().ttft_p99, SLO().latency_p99):
         return _nothing(name, "the application declares no bound of its own", seconds)
-    return _gate(le, name, measured, seconds, f"half of the requests {said} after {{0:.2f}} s, 99 of 100 in {{1:g}} s")
+    words = f"half of the requests {said} after {{0:.2f}} s, 99 of 100 in {{1:g}} s"
+    return _gate(le, name, measured, seconds, words, "no sampled request was answered")
 
 
 def compares_with_live(application: ApplicationSpec) -> bool:

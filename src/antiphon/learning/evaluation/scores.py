@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, Slice, SuiteSummary
+from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, SampledAnswers, Slice, SuiteSummary
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import InvalidInputError
@@ -182,6 +182,8 @@ def summarize(
     mode: Mode,
     rows: Sequence[DatasetRow],
     results: Sequence[RowResult],
+    left_out: Mapping[str, str],
+    sampled: SampledAnswers | None,
     against: str | None,
     baseline: Sequence[RowResult],
     safety: tuple[SuiteSummary, ...],
@@ -192,6 +194,7 @@ def summarize(
 
     Args:
         rows: those that were asked about; slices are by their entities' keys.
+        left_out: by example why a row of the dataset was not asked about.
         baseline: the rows of ``against``, compared where both were answered.
 
     Raises:
@@ -268,6 +271,8 @@ def summarize(
         own_failures=dict(sorted(Counter(name for row in results for name in row.own_failed).items())),
         whole_tokens=_mean([row.tokens for row in whole if row.prediction is not None]),
         length_ratio=_length_ratio(whole, baseline),
+        left_out=dict(sorted(Counter(left_out.values()).items())),
+        sampled=sampled,
     )
 
 
