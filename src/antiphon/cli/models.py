@@ -331,6 +331,8 @@ def evaluated(evaluation: Evaluation) -> str:
     first = f"{evaluation.id}: {evaluation.rows} rows of {evaluation.dataset} ({counted(evaluation.labels)})" + (
         f"; no answer: {failed}" if failed else ""
     )
+    if evaluation.left_out:
+        first += f"\nRows that were left out: {evaluation.left_out_words}"
     if evaluation.own_failures:
         without = ", ".join(f"{name} {count}" for name, count in evaluation.own_failures.items())
         first += f"\nRows without a value of a metric: {without}"

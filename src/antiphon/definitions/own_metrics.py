@@ -53,7 +53,8 @@ class JudgeMetric(msgspec.Struct, frozen=True):
     Attributes:
         name: in evaluations and gates.
         rubric: what is scored, in words.
-        version: of the rubric; change it with the rubric, for scores by another one say nothing of this.
+        version: of the rubric; it changes with the rubric (`antiphon plan` refuses other words under a version that was
+            released), for scores by another one say nothing of this.
         engine: ``ENGINE`` or ``ENGINE/MODEL`` that judges; empty: the engine and model that answer.
         trials: times that the judge is asked about each answer; their mean counts. More than one are sampled.
         property: the property of the output that is judged; empty: all of it.

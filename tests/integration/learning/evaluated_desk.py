@@ -116,6 +116,8 @@ class EvaluatedDesk(AskedDesk):
             answering=self.answering,
             releases=self.releases,
             files=self.lake,
+            receipts=self.receipts,
+            conversations=self.conversations,
             evaluations=self.evaluations,
             texts=self.blobs,
             clock=self.clock,

@@ -223,7 +223,8 @@ class HelpDesk(AskedDesk):
         )  # fmt: skip
         self.builder = DatasetBuilder(rows, self.datasets, self.lake, self.clock)
         self.evaluator = ReleaseEvaluator(
-            answering=self.answering, releases=self.releases, files=self.lake, evaluations=self.evaluations,
+            answering=self.answering, releases=self.releases, files=self.lake, receipts=self.receipts,
+            conversations=self.conversations, evaluations=self.evaluations,
             texts=self.blobs, clock=self.clock, scorer=AnswerScorer(self.blobs, embedders=WORDS),
             patience=0.0,
         )  # fmt: skip
@@ -246,18 +247,17 @@ class HelpDesk(AskedDesk):
         """Put a release into shadow."""
         return self.transitions.begin(SCOPE, release.id, principal="author", reason="a test", force=True)
 
-    async def ask(self, number: int) -> Answer:
+    async def ask(self, number: int, **fields: Any) -> Answer:
         """A customer's ticket, answered online."""
         self.clock.advance(timedelta(seconds=30))
-        return await self.answerer.answer(
-            self.request(
-                application="help",
-                entity={"customer": ("acme", "blue")[number % 2]},
-                question=f"ticket {number}: my {THINGS[number % len(THINGS)]} fails",
-                as_of=self.clock.now(),
-                exposure_unit=f"user-{number}",
-            )
-        )
+        asked = {
+            "application": "help",
+            "entity": {"customer": ("acme", "blue")[number % 2]},
+            "question": f"ticket {number}: my {THINGS[number % len(THINGS)]} fails",
+            "as_of": self.clock.now(),
+            "exposure_unit": f"user-{number}",
+        }
+        return await self.answerer.answer(self.request(**asked | fields))
 
     def tell(self, prediction: str, value: Any, outcome: str | None = None, id: str | None = None) -> OutcomeResult:
         """What an agent tells about a ticket."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,17 +19,21 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from tests.catalogs import catalog_url, drop
 from tests.harness.small_desk import DESK, SCOPE, START
-from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk, backwards, forecasting
+from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk, backwards, forecasting, model_version
 
+from antiphon.catalog.learning.models import ModelFile
 from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, InvalidOutputError, UnavailableError
 from antiphon.definitions.application import Reuse
-from antiphon.definitions.learning import Gates
+from antiphon.definitions.learning import SAMPLED, Gates
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.evaluation.metrics import LABEL_METRICS
+from antiphon.learning.evaluation.safety.honest import LiveAnswer
+from antiphon.learning.evaluation.safety.placement import HonestRequest
 from antiphon.learning.evaluation.safety.suites import SafetySuites
 from antiphon.learning.evaluation.validation import RemoteVersions
+from antiphon.services.learning.evaluators import trained_on
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 
@@ -219,6 +224,23 @@ async def test_a_false_figure_is_seen_although_the_guard_did_not(tmp_path: Path)
     desk.close()
 
 
+async def test_figures_are_read_in_the_locale_of_the_application(tmp_path: Path) -> None:
+    def german(request: Any) -> ScriptedGeneration:
+        says = forecasting(request)
+        return msgspec.structs.replace(says, text=says.text.replace(" minutes", ",0 minutes"))
+
+    unguarded = msgspec.structs.replace(LEARNS, guards=(), locale="de")
+    desk = EvaluatedDesk(tmp_path, ScriptedEngine(german), unguarded)
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
+    assert evaluation.false_share == 0.0
+    unread = desk.candidate(guards=(), locale="ja")
+    evaluation = await desk.evaluator.evaluate(unread, desk.dataset, with_safety=False)
+    assert evaluation.false_share is None
+    (gate,) = [one for one in evaluation.gates if one.name == "false_share"]
+    assert (gate.passed, gate.reason) == (None, "Numbers of texts in the locale ja are not read.")
+    desk.close()
+
+
 async def test_stored_answers_play_no_part(tmp_path: Path) -> None:
     desk = EvaluatedDesk(tmp_path, application=msgspec.structs.replace(LEARNS, reuse=Reuse("always")))
     await desk.evaluator.evaluate(desk.release, desk.dataset, with_safety=False)
@@ -248,6 +270,55 @@ async def test_the_live_release_is_asked_only_about_rows_that_no_earlier_dataset
     assert {name: gap.value for name, gap in evaluation.difference.items()} == dict.fromkeys(LABEL_METRICS, 0)
     await desk.evaluator.evaluate(same, later, against=desk.release.id, with_safety=False)
     assert len(desk.requests) == asked + 40 + 10 + 40
+
+
+async def test_rows_that_a_release_has_seen_are_left_out_and_said(desk: EvaluatedDesk) -> None:
+    learned = desk.keep(10)
+    desk.evaluator = replace(desk.evaluator, trained_on=lambda release: [learned])
+    candidate, of = desk.candidate(), {"against": desk.release.id, "with_safety": False}
+    found = await desk.evaluator.evaluate(candidate, desk.dataset, **of)
+    assert (found.rows, found.left_out) == (30, {"in-training": 10})
+    assert found.left_out_words == "10 stand in what its model was trained on"
+    assert found.difference["brier"].value == 0.0
+    assert len(desk.requests) == 60
+    assert (await desk.evaluator.evaluate(candidate, desk.dataset, with_seen=True, **of)).rows == 40
+    desk.evaluator = replace(desk.evaluator, trained_on=lambda release: [desk.dataset])
+    with pytest.raises(InvalidInputError, match=r"No row .* they stand in what its model was trained on"):
+        await desk.evaluator.evaluate(candidate, desk.dataset, **of)
+
+
+async def test_what_a_model_was_trained_on_is_that_of_its_parents_too(desk: EvaluatedDesk) -> None:
+    first, second = desk.keep(10), desk.keep(12)
+    desk.trained(first)
+    version = desk.models.add(model_version(second, ModelFile("v2.gguf", "c" * 64, 7), 2))
+    store: Any = SimpleNamespace(models=desk.models, datasets=desk.datasets)
+    assert trained_on(store, desk.pinning(version)) == (second, first)
+    assert trained_on(store, desk.release) == ()
+
+
+async def test_sampled_requests_are_asked_one_by_one_for_time_and_guards(desk: EvaluatedDesk) -> None:
+    row = read_rows(desk.dataset, desk.lake)[0]
+    users = [HonestRequest("honest-0", row.entity, row.moment, row.features)]
+    before = {"honest-0": LiveAnswer(40, guarded=True)}
+    asked: list[Any] = []
+
+    def sampled(release: Release, live: Release | None) -> Any:
+        asked.append((release.id, None if live is None else live.id))
+        return users, before
+
+    desk.evaluator = replace(desk.evaluator, sampled=sampled)
+    candidate = desk.candidate()
+    found = await desk.evaluator.evaluate(candidate, desk.dataset, against=desk.release.id, probes=1)
+    assert asked == [(candidate.id, desk.release.id)]
+    assert found.sampled is not None
+    assert (found.sampled.requests, found.sampled.guarded_more) == (1, -1.0)
+    assert 0 < found.sampled.first_p50 <= found.sampled.seconds_p50
+    (guarded,) = [gate for gate in found.gates if gate.name == "guarded_share"]
+    assert guarded.passed is True
+    desk.evaluator = replace(desk.evaluator, sampled=lambda release, live: ((), {}))
+    alone = await desk.evaluator.evaluate(candidate, desk.dataset, probes=1)
+    assert alone.sampled is not None
+    assert alone.sampled.requests == SAMPLED, "rows of the set stand for requests of users"
 
 
 async def test_a_release_passes_its_gates_and_is_validated(desk: EvaluatedDesk) -> None:

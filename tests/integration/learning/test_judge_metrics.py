@@ -93,7 +93,16 @@ async def test_a_judge_gates_once_enough_people_have_scored(tmp_path: Path) -> N
         assert compared.difference["clear"].value == pytest.approx(1.0)
         other = msgspec.structs.replace(CLEAR, rubric=f"{RUBRIC} Briefly?", version="2")
         reworded = desk.candidate(judge_metrics=(other,), gates=BOUNDS, owner="reworded")
-        assert "clear" not in (await desk.evaluator.evaluate(reworded, desk.dataset, **against)).difference
+        first = await desk.evaluator.evaluate(reworded, desk.dataset, **against)
+        assert "clear" not in first.difference
+        # The live release's answers are judged by the new rubric too, and people may score them by it.
+        desk.say(first, 12, "2", "clear@2")
+        (live, *_) = desk.evaluations.list(SCOPE, release=desk.release.id)
+        desk.say(live, 12, "5", "clear@2")  # and the ones of before, where the text is the same
+        compared = await desk.evaluator.evaluate(reworded, desk.dataset, **against)
+        assert compared.difference["clear"].value == pytest.approx(-1.0)
+        behind = gate(compared, "clear_behind_live")
+        assert (behind.passed, behind.measured) == (True, pytest.approx(1.0))
     finally:
         desk.close()
 

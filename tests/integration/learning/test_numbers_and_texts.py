@@ -32,6 +32,7 @@ from tests.integration.learning.help_desk import (
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.conversation import Conversation
 from antiphon.definitions.learning import MetricGate, Outcome
 from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.learning.datasets.reader import read_rows
@@ -241,6 +242,50 @@ async def test_metrics_of_the_users_own_are_measured_counted_and_gated(make: Mak
     bad = await desk.evaluate(desk.candidate(), dataset, against=desk.release.id)
     failed = {gate.name for gate in bad.gates if gate.passed is False}
     assert {"names_the_thing_value", "names_the_thing_behind_live", "mae_value"} <= failed
+
+
+async def test_a_metric_that_the_live_release_does_not_declare_is_compared(make: MakeDesk) -> None:
+    desk = make(knowing, knowing, HELP)
+    functions = UserFunctions(["tests.integration.learning.help_metrics"])
+    desk.evaluator = replace(desk.evaluator, scorer=replace(desk.evaluator.scorer, functions=functions))
+    await served(desk, 60)
+    dataset = desk.dataset()
+    own = (OwnMetric("names_the_thing", "tests.integration.learning.help_metrics:names_the_thing"),)
+    gates = msgspec.structs.replace(HELP.gates, metrics={"names_the_thing": MetricGate(behind_live=0.1)})
+    application = msgspec.structs.replace(HELP, own_metrics=own, gates=gates, owner="measured")
+    found = await desk.evaluate(desk.draft(application), dataset, against=desk.release.id)
+    assert found.difference["names_the_thing"].value == 0.0
+    assert {gate.name: gate.passed for gate in found.gates}["names_the_thing_behind_live"] is True
+    asked = len(desk.requests)
+    # An answer of the live release whose text was erased is asked for again, and no other.
+    (live, *_) = desk.evaluations.list(SCOPE, release=desk.release.id)
+    desk.blobs.erase(SCOPE, desk.evaluator.rows_of(live).rows[0].text)
+    again = await desk.evaluate(desk.draft(application), dataset, against=desk.release.id)
+    assert (again.difference, len(desk.requests)) == (found.difference, asked + 60 + 1)
+
+
+async def test_a_later_turn_is_asked_with_the_turns_before_it(make: MakeDesk) -> None:
+    desk = make(knowing, knowing, msgspec.structs.replace(HELP, conversation=Conversation()))
+    begun = await desk.ask(0)
+    assert begun.receipt.conversation is not None
+    answers = [begun, await desk.ask(1, conversation=begun.receipt.conversation.id, entity={"customer": "acme"})]
+    answers += [await desk.ask(number) for number in range(2, 6)]
+    for number, answer in enumerate(answers):
+        desk.tell_all(number, answer.prediction)
+    dataset = desk.dataset()
+    found = await desk.evaluate(desk.release, dataset)
+    assert (found.rows, found.left_out) == (6, {})
+    turns = {request.question: request.history for request in desk.requests}
+    later = turns.pop("ticket 1: my router fails")
+    assert [turn.prediction for turn in later.turns] == [begun.prediction]
+    assert set(turns.values()) == {None}
+    shown = [one.prompt for one in desk.scripted.asked[-6:] if "ticket 1:" in one.prompt]
+    assert ["ticket 0:" in prompt for prompt in shown] == [True]
+    # Once an earlier turn is erased the later one cannot be asked as it was: it is left out, and said.
+    desk.blobs.erase(SCOPE, desk.receipts.get(SCOPE, begun.prediction).text_blob)
+    desk.conversations.delete(SCOPE, begun.receipt.conversation.id)
+    again = await desk.evaluate(desk.release, dataset)
+    assert again.left_out == {"request-gone": 1}
 
 
 async def test_of_a_sample_the_others_neither_decide_nor_hold_up(make: MakeDesk) -> None:

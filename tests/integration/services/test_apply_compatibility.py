@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import ConflictError
+from antiphon.core.errors import ConflictError, InvalidDefinitionsError
 from antiphon.services.apply.apply import ApplyReport, PlannedChange, apply, plan
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
@@ -70,6 +70,23 @@ def project(tmp_path: Path) -> Iterator[Project]:
     project.apply()
     yield project
     project.store.close()
+
+
+JUDGED = (
+    "rollout=Rollout(canary=[50]),",
+    'rollout=Rollout(canary=[50]), metrics=[JudgeMetric("kind", "Is it kind?")],',
+)
+IMPORTED = ("Figure, Prompt", "Figure, JudgeMetric, Prompt")
+
+
+def test_a_rubric_that_is_reworded_needs_a_new_version(project: Project) -> None:
+    project.apply(IMPORTED, JUDGED)
+    reworded = (JUDGED[0], JUDGED[1].replace("Is it kind?", "Is it kind and short?"))
+    with pytest.raises(InvalidDefinitionsError, match="'kind' is version 1 with other words in release 2: raise its"):
+        project.view(IMPORTED, reworded)
+    with pytest.raises(InvalidDefinitionsError, match="raise its version"):
+        project.apply(IMPORTED, reworded)
+    project.apply(IMPORTED, (JUDGED[0], reworded[1].replace('short?"', 'short?", version="2"')))
 
 
 ADDED = (

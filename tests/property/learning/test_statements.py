@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
+from babel.localedata import locale_identifiers
+from babel.numbers import format_decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antiphon.definitions.application import Figure
-from antiphon.learning.evaluation.statements import false_statements
+from antiphon.learning.evaluation.statements import false_statements, is_read
 
 FIGURES = (
     Figure("congestion.delay", step=5, unit=("minutes", "min"), roles=("late", "delay")),
@@ -49,3 +53,32 @@ def test_one_other_number_is_found(text: str, values: tuple[int, ...], place: in
 @given(st.text(max_size=80))
 def test_no_text_breaks_it(text: str) -> None:
     false_statements(text, FIGURES, dict.fromkeys(ORDER, "5"), ("B6 1",))
+
+
+LOCALES = sorted(one for one in locale_identifiers() if is_read(one))
+ONE = (Figure("visit.wait", step=0.5, unit=("xun",), roles=()),)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.sampled_from(("de", "fr", "de_CH", "hi", "ar", "ar_EG", "fa", "pl", "en_IN")), st.sampled_from(LOCALES)
+    ),
+    st.integers(-9_999_999, 9_999_999).map(lambda number: Decimal(number) / 10),
+    st.sampled_from(("latn", "default")),
+    st.booleans(),
+)
+def test_a_figure_as_its_locale_writes_it_is_true(locale: str, value: Decimal, digits: str, grouped: bool) -> None:
+    def text(stated: Decimal) -> str:
+        number = format_decimal(stated, locale=locale, numbering_system=digits, group_separator=grouped)
+        return f"Lorem {number} xun."
+
+    prints = {"visit.wait": str(value)}
+    assert false_statements(text(value), ONE, prints, (), locale) == ()
+    assert false_statements(text(value + 1), ONE, prints, (), locale)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=80), st.sampled_from(sorted(locale_identifiers())))
+def test_no_text_of_any_locale_breaks_it(text: str, locale: str) -> None:
+    false_statements(text, FIGURES, dict.fromkeys(ORDER, "5"), ("B6 1",), locale)

@@ -143,6 +143,33 @@ class JudgedMean(msgspec.Struct, frozen=True):
     corrected: bool
 
 
+class SampledAnswers(msgspec.Struct, frozen=True):
+    """Measurements of sampled requests, each answered by itself at batch priority.
+
+    Attributes:
+        requests: that were answered.
+        seconds_p50, seconds_p99: wall seconds of an answer; ``first_p50`` to its first token, in the middle.
+        guarded_more: share of requests on which a guard acted, less that of the live release on the same ones.
+        length_ratio: the middle answer is so many times as long, or as short, as the live release's to the same ones.
+            ``None`` for both where the live release has answered none of them.
+    """
+
+    requests: int
+    seconds_p50: float
+    seconds_p99: float
+    first_p50: float
+    guarded_more: float | None = None
+    length_ratio: float | None = None
+
+
+LEFT_OUT = {
+    "in-training": "stand in what its model was trained on",
+    "in-examples": "stand in the prompt's examples",
+    "request-gone": "were requests of which an earlier turn, or inputs, are not kept",
+}
+"""Reasons of rows that are not asked about, in words that follow their number."""
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """Measurements of one release on one dataset, made through the function that serves.
 
@@ -168,6 +195,8 @@ class Evaluation(msgspec.Struct, frozen=True):
         whole_tokens: mean of a whole output, prompt and completion.
         length_ratio: how many times as long, or as short, the middle whole output is as that of ``against`` for the
             same row, in tokens; ``None`` where that was asked for no whole outputs.
+        left_out: rows of the dataset that were not asked about, by reason (of ``LEFT_OUT``).
+        sampled: of the latest requests of users; ``None`` where none were asked or answered.
     """
 
     id: str
@@ -206,11 +235,18 @@ class Evaluation(msgspec.Struct, frozen=True):
     judged: dict[str, JudgedMean] = {}
     whole_tokens: float | None = None
     length_ratio: float | None = None
+    left_out: dict[str, int] = {}
+    sampled: SampledAnswers | None = None
 
     @property
     def passed(self) -> bool:
         """True unless a gate failed."""
         return all(gate.passed is not False for gate in self.gates)
+
+    @property
+    def left_out_words(self) -> str:
+        """The rows that were not asked about, in words; empty where there are none."""
+        return "; ".join(f"{count:,} {LEFT_OUT.get(reason, reason)}" for reason, count in self.left_out.items())
 
     def suite(self, name: str) -> SuiteSummary | None:
         """The results of a safety suite; ``None`` when it was not tried."""

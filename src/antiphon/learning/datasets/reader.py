@@ -30,6 +30,7 @@ class DatasetRow(msgspec.Struct, frozen=True):
     Attributes:
         label: the value of the first outcome, whatever its form; ``further`` those of others by name, where known.
         question: what the user asked.
+        prediction: of a row that was a request, its receipt's.
     """
 
     example: str
@@ -39,6 +40,7 @@ class DatasetRow(msgspec.Struct, frozen=True):
     features: FeatureVector
     question: str | None = None
     further: dict[str, str] = {}
+    prediction: str | None = None
 
     @property
     def content(self) -> str:
@@ -161,6 +163,7 @@ def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> Da
         further={
             shape.name: str(value) for shape in spec.further if (value := row.get(f"{FURTHER}{shape.name}")) is not None
         },
+        prediction=row.get("prediction"),
     )
 
 

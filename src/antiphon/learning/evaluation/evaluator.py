@@ -7,7 +7,7 @@ crash; an evaluation exists only as a whole, and says nothing about a release's 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,13 +16,16 @@ import msgspec
 
 from antiphon.catalog.learning.annotations import Annotation
 from antiphon.catalog.learning.datasets import Dataset
-from antiphon.catalog.learning.evaluations import Evaluation, Evaluations
+from antiphon.catalog.learning.evaluations import LEFT_OUT, Evaluation, Evaluations, SampledAnswers
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import Conversations
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
-from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
+from antiphon.definitions.learning import SAMPLED
 from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.features.lake.content import Lake
 from antiphon.governance.identity.principal import Principal
@@ -30,12 +33,19 @@ from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import gates
 from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each, next_id
 from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
-from antiphon.learning.evaluation.requests import EvaluationRequests
+from antiphon.learning.evaluation.leaks import row_identities, seen_rows
+from antiphon.learning.evaluation.requests import EvaluationRequests, outcomes_of
+from antiphon.learning.evaluation.safety.honest import LiveAnswer, ask_honestly, measured
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
+from antiphon.learning.evaluation.safety.scoring import GivenAnswer
 from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResults
 from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
+from antiphon.serving.recorded import RecordedRequest, recorded_request
+
+SampledRequests = tuple[Sequence[HonestRequest], Mapping[str, LiveAnswer]]
+"""Honest requests, and answers of the live release by a request's example."""
 
 _EARLIER = 20
 """The latest evaluations of a release whose answers people may have scored."""
@@ -48,17 +58,23 @@ class ReleaseEvaluator:
     Attributes:
         answering: makes serving's ``answer()``.
         files: the lake, which holds the datasets' files.
+        receipts, conversations: of rows that were requests, and of the live release's answers.
         scorer: of the metrics that applications declare.
         concurrency: rows under way at once, at batch priority.
         patience: seconds a row waits for an engine that is away.
         suites: the safety suites.
         annotations: what people said of predictions, which corrects judges.
         current: tells whether an earlier evaluation of a release is of the model that is served now.
+        trained_on: the datasets that a release's model was trained on.
+        sampled: the latest requests of users to a release's application, and what the live release, if there is one,
+            answered to them; without it, and where there are none yet, rows of the dataset stand for them.
     """
 
     answering: AnswerFactory
     releases: Releases
     files: Lake
+    receipts: Receipts
+    conversations: Conversations
     evaluations: Evaluations
     texts: Blobs
     clock: Clock
@@ -68,6 +84,8 @@ class ReleaseEvaluator:
     suites: SafetySuites = field(default_factory=SafetySuites)
     annotations: Callable[[Scope, Sequence[str]], Sequence[Annotation]] = lambda scope, predictions: ()
     current: Callable[[Release, Evaluation], bool] = lambda release, evaluation: True
+    trained_on: Callable[[Release], Sequence[Dataset]] = lambda release: ()
+    sampled: Callable[[Release, Release | None], SampledRequests] = lambda release, live: ((), {})
 
     async def evaluate(
         self,
@@ -84,6 +102,7 @@ class ReleaseEvaluator:
         principal: Principal | None = None,
         progress: Progress | None = None,
         known: Mapping[str, RowResult] = {},
+        with_seen: bool = False,
     ) -> Evaluation:
         """Evaluates the release on the dataset and checks its gates; recorded before it is returned.
 
@@ -95,11 +114,13 @@ class ReleaseEvaluator:
                 have something to measure.
             against: a release (the live one) to compare with on identical rows; it is evaluated on them first, its
                 classes only, unless it was before.
-            with_safety: also try the safety suites.
+            with_safety: also try the safety suites, and ask the sampled requests.
             probes: of each suite at most so many in a half, spread over categories and languages.
             id: under which an evaluation that was interrupted goes on, and one that is finished is returned as it is.
                 Without it, an interrupted one of the same things goes on, and a finished one is made anew.
             known: results of this release by :attr:`RowResult.content`; those rows are not asked again.
+            with_seen: also ask about rows that the release has seen, in training or in its prompt's examples; they are
+                left out of every measure otherwise.
             principal: on whose behalf; policy must let it ask. By default a service named ``evaluation``.
 
         Raises:
@@ -110,7 +131,7 @@ class ReleaseEvaluator:
             UnavailableError, EngineError, OverloadedError: a part stayed away; what was answered is kept.
         """
         check_fits(release, dataset)
-        scope = release.scope
+        scope, application = release.scope, release.bundle.application
         rows = await asyncio.to_thread(read_rows, dataset, self.files, limit)
         if not rows:
             raise InvalidInputError(
@@ -134,20 +155,31 @@ class ReleaseEvaluator:
                     where=release.id,
                     next_step="Give each evaluation its own id.",
                 )
-        against = None if against == release.id else against
+        recorded, left_out = await asyncio.to_thread(self._recorded, release, rows)
+        if not with_seen:
+            left_out |= await asyncio.to_thread(self._seen, release, rows)
+        rows = tuple(row for row in rows if row.example not in left_out)
+        if not rows:
+            raise InvalidInputError(
+                f"No row of the dataset {dataset.id} can be asked: they "
+                f"{', or '.join(LEFT_OUT[one] for one in sorted(set(left_out.values())))}.",
+                where=dataset.id,
+                next_step="Build an evaluation set of later moments.",
+            )
+        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
+        live: Release | None = None
         baseline: Sequence[RowResult] = ()
-        if against is not None:
-            baseline = await self._baseline(scope, against, dataset, rows, limit, principal, progress)
+        if against is not None and against != release.id:
+            live = await asyncio.to_thread(self.releases.get, scope, against)
+            baseline = await self._baseline(release, live, dataset, rows, recorded, limit, kept, principal, progress)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         requests = EvaluationRequests(
-            self.answering, self.texts, release, dataset, rows, who, self.patience, self.scorer
+            self.answering, self.texts, release, dataset, rows, recorded, who, self.patience, self.scorer
         )
         # The end of a number or a text depends on what comes after it; a label's probabilities do not.
-        application = release.bundle.application
         if application.user_metrics or any(shape.form != "label" for shape in application.shapes):
             mode = "whole"
         whole_examples = whole_rows(rows, len(rows) if mode == "whole" else whole)
-        kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
         questions = {
             f"row:{row.example}": partial(requests.row, row, whole=row.example in whole_examples) for row in rows
         }
@@ -159,44 +191,113 @@ class ReleaseEvaluator:
         results = await answer_each(
             kept, RowResult, questions, self.concurrency, progress, "answering rows", known=answered
         )
-        tried = SuiteResults()
+        tried, sampled = SuiteResults(), None
         if with_safety:
             sender = ProbeRequests(self.answering, requests.reader, self.texts, release, who, self.patience)
             few = sorted(rows, key=lambda row: content_hash(["attack", row.example]))[:RIDDEN]
-            honest = [HonestRequest(row.example, row.entity, row.moment, row.features, row.question) for row in few]
+            honest = [_honest(row, recorded.get(row.example)) for row in few]
             tried = await self.suites.run(
                 release, sender, honest, kept, concurrency=self.concurrency, most=probes, progress=progress
             )
+            users, before = await asyncio.to_thread(self.sampled, release, live)
+            some = users or [
+                _honest(row, recorded.get(row.example)) for row in rows[: application.gates.sampled or SAMPLED]
+            ]
+            sampled = measured(some, await ask_honestly(sender, some, kept, progress), before)
         return await asyncio.to_thread(
-            self._record, id, release, dataset, mode, rows, results, tried, against, baseline
+            self._record, id, release, dataset, mode, rows, results, tried, live, baseline, left_out, sampled
         )
 
     def rows_of(self, evaluation: Evaluation) -> EvaluationRows:
         """An evaluation's rows; raises ``NotFoundError`` once they were erased."""
         return decode_rows(self.texts.get(evaluation.scope, evaluation.rows_blob))
 
+    def _recorded(
+        self, release: Release, rows: Sequence[DatasetRow]
+    ) -> tuple[dict[str, RecordedRequest], dict[str, str]]:
+        """By example: the requests of rows to which more belongs than the rows have, and why rows cannot be asked."""
+        application = release.bundle.application
+        found, left_out = dict[str, RecordedRequest](), dict[str, str]()
+        # Rows have the values of on-demand features, but not the inputs that a retrieval may look for.
+        if application.conversation or (application.on_demand and application.retrievals):
+            for row in rows:
+                if row.prediction is None:
+                    continue
+                try:
+                    receipt = self.receipts.get(release.scope, row.prediction)
+                    found[row.example] = recorded_request(receipt, self.texts, self.conversations)
+                except NotFoundError:
+                    left_out[row.example] = "request-gone"
+        return found, left_out
+
+    def _seen(self, release: Release, rows: Sequence[DatasetRow]) -> dict[str, str]:
+        """By example why a row was seen by the release."""
+        application, trained = release.bundle.application, set[str]()
+        for dataset in self.trained_on(release):
+            with suppress(CorruptionError):  # Its file is gone: validation compares moments.
+                trained |= row_identities(application, read_rows(dataset, self.files))
+        return seen_rows(application, rows, trained)
+
     async def _baseline(
-        self, scope: Scope, against: str, dataset: Dataset, rows: Sequence[DatasetRow], limit: int | None,
-        principal: Principal | None, progress: Progress | None,
+        self, release: Release, live: Release, dataset: Dataset, rows: Sequence[DatasetRow],
+        recorded: Mapping[str, RecordedRequest], limit: int | None, kept: KeptAnswers, principal: Principal | None,
+        progress: Progress | None,
     ) -> Sequence[RowResult]:  # fmt: skip
-        """The rows of the release that is compared with; none when it cannot be asked about this dataset."""
-        release = await asyncio.to_thread(self.releases.get, scope, against)
+        """The live release's answers to the rows, with values of the metrics that the other release declares; none
+        when it cannot be asked about this dataset."""
         try:
-            check_fits(release, dataset)
+            check_fits(live, dataset)
         except InvalidInputError:
             return ()  # it reads other definition versions: the gate that compares fails, and says so
-        known = await asyncio.to_thread(self._answered_rows, release, dataset)
+        progress = None if progress is None else _named(progress, "the live release")
+        seen = await asyncio.to_thread(self._seen, live, rows)
+        rows = [row for row in rows if row.example not in seen]
+        scoring = bool(release.bundle.application.user_metrics)
+        known = await asyncio.to_thread(self._answered_rows, live, dataset, {row.content for row in rows})
+        given: dict[str, GivenAnswer] = {}
+        if scoring:
+            given = await asyncio.to_thread(self._given, live.scope, known.values())
+            known = {content: row for content, row in known.items() if row.example in given}
         if {row.content for row in rows} <= known.keys():
-            return [known[row.content] for row in rows]
-        made = await self.evaluate(
-            release, dataset, mode="classes", limit=limit, with_safety=False, principal=principal,
-            progress=None if progress is None else _named(progress, "the live release"), known=known,
-        )  # fmt: skip
-        return (await asyncio.to_thread(self.rows_of, made)).rows
+            found: Sequence[RowResult] = [known[row.content] for row in rows]
+        else:
+            made = await self.evaluate(
+                live, dataset, mode="whole" if scoring else "classes", limit=limit, with_safety=False,
+                principal=principal, progress=progress,
+                # What failed may have mended: it is asked again.
+                known={content: row for content, row in known.items() if not row.own_failed},
+            )  # fmt: skip
+            found = (await asyncio.to_thread(self.rows_of, made)).rows
+            if scoring:
+                given = await asyncio.to_thread(self._given, live.scope, found)
+        if not scoring:
+            return found
+        asked = {row.example: row for row in rows}
+        pieces = {
+            f"live:{live.id}:{row.example}:{row.prediction}": partial(
+                self.scorer.score_again, release, live, row, given[row.example].receipt, given[row.example].text,
+                entity=asked[row.example].entity, question=asked[row.example].question or "",
+                outcomes=outcomes_of(release.bundle.application, asked[row.example]),
+                earlier=recorded[row.example].turns if row.example in recorded else (),
+            )
+            for row in found
+            if row.example in given and row.example in asked
+        }  # fmt: skip
+        return await answer_each(kept, RowResult, pieces, self.concurrency, progress, "scoring answers")
 
-    def _answered_rows(self, release: Release, dataset: Dataset) -> dict[str, RowResult]:
+    def _given(self, scope: Scope, rows: Iterable[RowResult]) -> dict[str, GivenAnswer]:
+        """Whole answers of rows by example, where they were not erased."""
+        found: dict[str, GivenAnswer] = {}
+        for row in rows:
+            if row.whole and row.prediction is not None:
+                with suppress(NotFoundError):
+                    receipt = self.receipts.get(scope, row.prediction)
+                    found[row.example] = GivenAnswer(receipt, self.texts.get(scope, receipt.text_blob).decode())
+        return found
+
+    def _answered_rows(self, release: Release, dataset: Dataset, contents: Collection[str]) -> dict[str, RowResult]:
         """Rows that a release answered in its latest evaluations, by content, whole answers first: on any dataset, or
-        on this one alone where the prompt has what no row does. What failed may have mended: it is asked again."""
+        on this one alone where the prompt has what no row does."""
         application, found = release.bundle.application, dict[str, RowResult]()
         alone = bool(application.retrievals or application.tools)
         for evaluation in reversed(self.evaluations.list(release.scope, release=release.id, limit=_EARLIER)):
@@ -204,7 +305,7 @@ class ReleaseEvaluator:
                 continue
             with suppress(NotFoundError):  # erased: asked again
                 for row in self.rows_of(evaluation).rows:
-                    if row.error is not None or row.own_failed:
+                    if row.error is not None or row.content not in contents:
                         continue
                     if row.whole >= (row.content in found and found[row.content].whole):
                         found[row.content] = row
@@ -212,7 +313,8 @@ class ReleaseEvaluator:
 
     def _record(
         self, id: str, release: Release, dataset: Dataset, mode: Mode, rows: Sequence[DatasetRow],
-        results: Sequence[RowResult], tried: SuiteResults, against: str | None, baseline: Sequence[RowResult],
+        results: Sequence[RowResult], tried: SuiteResults, live: Release | None, baseline: Sequence[RowResult],
+        left_out: Mapping[str, str], sampled: SampledAnswers | None,
     ) -> Evaluation:  # fmt: skip
         application = release.bundle.application
         content = msgspec.json.encode(
@@ -226,7 +328,9 @@ class ReleaseEvaluator:
             mode=mode,
             rows=rows,
             results=results,
-            against=against,
+            left_out=left_out,
+            sampled=sampled,
+            against=None if live is None else live.id,
             baseline=baseline,
             safety=tried.summaries,
             rows_blob=blob,
@@ -234,8 +338,8 @@ class ReleaseEvaluator:
         )
         if application.judge_metrics:
             ours = self._scored_answers(release, results)
-            live = None if against is None else self.releases.get(release.scope, against)
-            evaluation = with_judges(evaluation, ours, None if live is None else self._scored_answers(live, baseline))
+            theirs = None if live is None else self._scored_answers(live, baseline)
+            evaluation = with_judges(evaluation, application.judge_metrics, ours, theirs)
         evaluation = msgspec.structs.replace(evaluation, gates=gates.check(evaluation, application))
         return self.evaluations.add(evaluation)
 
@@ -298,6 +402,12 @@ def whole_rows(rows: Sequence[DatasetRow], count: int) -> frozenset[str]:
     """The examples that are asked for the whole output: by a hash, so that fewer are a part of more."""
     ordered = sorted((row.example for row in rows), key=lambda example: content_hash(["whole", example]))
     return frozenset(ordered[:count])
+
+
+def _honest(row: DatasetRow, recorded: RecordedRequest | None) -> HonestRequest:
+    """A row as a request on which probes ride."""
+    inputs, turns = ({}, ()) if recorded is None else (recorded.inputs, recorded.turns)
+    return HonestRequest(row.example, row.entity, row.moment, row.features, row.question, inputs, earlier=turns)
 
 
 def _named(progress: Progress, whose: str) -> Progress:

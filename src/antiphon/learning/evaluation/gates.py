@@ -10,13 +10,14 @@ from operator import ge, gt, le
 
 import msgspec
 
-from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, SuiteSummary
+from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, SampledAnswers, SuiteSummary
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO, ApplicationSpec
 from antiphon.definitions.learning import Gates, MetricGate, metric_gates
 from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
 from antiphon.learning.evaluation.metrics import TRIVIAL, metric_of, metric_title
+from antiphon.learning.evaluation.statements import is_read
 
 ENOUGH = 50
 """Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
@@ -45,7 +46,13 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
     gates = application.gates
     unanswered = sum(count for code, count in evaluation.failed.items() if code != "feature_unavailable")
     requests = evaluation.rows + unanswered
-    texts = evaluation.whole_rows > 0 and evaluation.false_share is None
+    unread = evaluation.whole_rows > 0 and evaluation.false_share is None
+    locale = application.text_locale
+    why = (
+        "its outputs say nothing in words"
+        if is_read(locale)
+        else f"numbers of texts in the locale {locale} are not read"
+    )
     return (
         _gate(ge, "rows", evaluation.rows, gates.rows, "{0:.0f} rows were answered, at least {1:.0f} are needed"),
         _gate(
@@ -59,13 +66,14 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
             "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
             "no whole output was asked for",
         ),
-        _nothing("false_share", "its outputs say nothing in words", gates.false_share)
-        if texts
+        _nothing("false_share", why, gates.false_share)
+        if unread
         else _gate(
             le, "false_share", evaluation.false_share, gates.false_share,
             "{0:.2%} of texts state a figure that is not the request's, at most {1:.2%} may",
             "no whole output was asked for",
         ),
+        *_service(evaluation.sampled, application),
         _length(evaluation.length_ratio, _UNASKED if evaluation.against else _ALONE),
         _tokens(evaluation.whole_tokens, application),
         *_safety_gates(evaluation.safety, gates),
@@ -74,7 +82,7 @@ def check(evaluation: Evaluation, application: ApplicationSpec) -> tuple[Evaluat
 
 def check_safety(report: SafetyReport, application: ApplicationSpec) -> tuple[EvaluationGate, ...]:
     """The gates that need no evaluation set, each with a sentence."""
-    gates, slo = application.gates, application.slo
+    gates = application.gates
     return (
         _gate(
             ge, "answered", report.answered_share, gates.valid_share,
@@ -84,13 +92,8 @@ def check_safety(report: SafetyReport, application: ApplicationSpec) -> tuple[Ev
             ge, "valid_share", report.valid_share, gates.valid_share,
             "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
         ),
-        _beside_live(
-            "guarded_share", report.guarded_more, MOST_GUARDED_MORE,
-            "guards acted on {0:+.0%} more of the sampled requests than in the live release, at most {1:+.0%} may be",
-        ),
+        *_service(report, application),
         _length(report.length_ratio),
-        _level("first_token", report.first_p50, slo.ttft_p99, "had their first token"),
-        _level("latency", report.seconds_p50, slo.latency_p99, "were answered"),
         _tokens(report.tokens, application),
         *_metrics_without_set(report, application),
         *_safety_gates(report.suites, gates),
@@ -125,12 +128,25 @@ def _beside_live(name: str, measured: float | None, bound: float, said: str, mis
     return _gate(le, name, measured, bound, said)
 
 
-def _level(name: str, measured: float, bound: str, said: str) -> EvaluationGate:
+def _service(sampled: SampledAnswers | SafetyReport | None, application: ApplicationSpec) -> Iterator[EvaluationGate]:
+    """Gates on guards and time over the sampled requests."""
+    slo = application.slo
+    yield _beside_live(
+        "guarded_share", None if sampled is None else sampled.guarded_more, MOST_GUARDED_MORE,
+        "guards acted on {0:+.0%} more of the sampled requests than in the live release, at most {1:+.0%} may be",
+    )  # fmt: skip
+    first, whole = (None, None) if sampled is None else (sampled.first_p50, sampled.seconds_p50)
+    yield _level("first_token", first, slo.ttft_p99, "had their first token")
+    yield _level("latency", whole, slo.latency_p99, "were answered")
+
+
+def _level(name: str, measured: float | None, bound: str, said: str) -> EvaluationGate:
     """Few answers prove that a declared service level is broken, never that it is kept."""
     seconds = parse_duration(bound).total_seconds()
     if bound in (SLO().ttft_p99, SLO().latency_p99):
         return _nothing(name, "the application declares no bound of its own", seconds)
-    return _gate(le, name, measured, seconds, f"half of the requests {said} after {{0:.2f}} s, 99 of 100 in {{1:g}} s")
+    words = f"half of the requests {said} after {{0:.2f}} s, 99 of 100 in {{1:g}} s"
+    return _gate(le, name, measured, seconds, words, "no sampled request was answered")
 
 
 def compares_with_live(application: ApplicationSpec) -> bool:

@@ -58,11 +58,15 @@ class JudgeScores:
         self._answering = answering
         self._scope = scope
 
-    async def score(self, question: str, output: object) -> tuple[dict[str, float], dict[str, str]]:
-        """The scores of one answer by name, and of those that it has none of the reason."""
-        scores: dict[str, float] = {}
+    async def score(
+        self, question: str, output: object, known: Mapping[str, float] = {}
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """The scores of one answer by name, and of those that it has none of the reason; what is known is not asked."""
+        scores = {metric.name: known[metric.name] for metric in self._metrics if metric.name in known}
         failed: dict[str, str] = {}
         for metric in self._metrics:
+            if metric.name in scores:
+                continue
             try:
                 scores[metric.name] = await self._mean(metric, question, output)
             except TimeoutError:
@@ -76,7 +80,7 @@ class JudgeScores:
         return scores, failed
 
     async def _mean(self, metric: JudgeMetric, question: str, output: object) -> float:
-        target = target_of(metric.engine, self._answering.model) if metric.engine else self._answering
+        target = judge_of(metric, self._answering)
         said = part_of(output, metric.property)
         answer = said if isinstance(said, str) else msgspec.json.encode(said).decode()
         text = f"Question: {question}\n\nAnswer: {answer}" if question else answer
@@ -94,31 +98,32 @@ class JudgeScores:
         return sum(found) / len(found)
 
 
+def judge_of(metric: JudgeMetric, answering: Target) -> Target:
+    """The engine and model that judge by a metric."""
+    return target_of(metric.engine, answering.model) if metric.engine else answering
+
+
 class ScoredAnswers(msgspec.Struct, frozen=True):
     """Answers of one release and what people said of them.
 
     Attributes:
         rows: of the evaluation. known: every row of the release's evaluations, these among them.
         annotations: of the known rows' predictions.
-        metrics: that the release declares.
     """
 
     rows: tuple[RowResult, ...]
     known: tuple[RowResult, ...]
     annotations: tuple[Annotation, ...]
-    metrics: tuple[JudgeMetric, ...]
 
     @classmethod
     def of(
         cls, release: Release, rows: Sequence[RowResult], earlier: Iterable[RowResult],
         annotations: Callable[[Scope, Sequence[str]], Sequence[Annotation]],
-        metrics: Sequence[JudgeMetric] | None = None,
     ) -> ScoredAnswers:  # fmt: skip
-        """Rows of a release with what people said of them and of its earlier ones, by its own metrics or others."""
+        """Rows of a release with what people said of them and of its earlier ones."""
         known = (*rows, *earlier)
         names = [row.prediction for row in known if row.prediction is not None]
-        declared = release.bundle.application.judge_metrics or () if metrics is None else metrics
-        return cls(tuple(rows), known, tuple(annotations(release.scope, names)), tuple(declared))
+        return cls(tuple(rows), known, tuple(annotations(release.scope, names)))
 
     def people(self, metric: JudgeMetric) -> dict[tuple[str, str], float]:
         """Example and text to the mean of people's scores by the metric's rubric: a text that is written again to the
@@ -155,21 +160,21 @@ def judged_mean(
     return JudgedMean(corrected, judge, len(both), corrected=True)
 
 
-def with_judges(evaluation: R, ours: ScoredAnswers, live: ScoredAnswers | None) -> R:
-    """An evaluation or a report with the means of its judges, and their differences from the live release's where that
-    was scored by the same rubric."""
-    judged, metrics, difference = {}, dict(evaluation.metrics), dict(evaluation.difference)
-    for metric in ours.metrics:
+def with_judges(evaluation: R, metrics: Sequence[JudgeMetric], ours: ScoredAnswers, live: ScoredAnswers | None) -> R:
+    """An evaluation or a report with the means of its judges, and their differences from the live release's, whose
+    answers were scored by the same metrics."""
+    judged, means, difference = {}, dict(evaluation.metrics), dict(evaluation.difference)
+    for metric in metrics:
         found = judged_mean(metric, ours.rows, ours.people(metric))
         if found is None:
             continue
-        judged[metric.name], metrics[metric.name] = found, found.mean
-        if live is None or metric not in live.metrics:
+        judged[metric.name], means[metric.name] = found, found.mean
+        if live is None:
             continue
         theirs = judged_mean(metric, live.rows, live.people(metric))
         if theirs is not None and found.corrected and theirs.corrected:
             difference[metric.name] = difference_of_means(found, theirs)
-    return msgspec.structs.replace(evaluation, judged=judged, metrics=metrics, difference=difference)
+    return msgspec.structs.replace(evaluation, judged=judged, metrics=means, difference=difference)
 
 
 def difference_of_means(ours: JudgedMean, theirs: JudgedMean) -> IntervalEstimate:

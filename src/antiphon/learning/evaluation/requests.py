@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -10,6 +10,7 @@ from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import AntiphonError, InvalidOutputError
+from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
@@ -23,15 +24,22 @@ from antiphon.learning.evaluation.asking import (
 from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.scores import RowOutcome, RowResult, answered
 from antiphon.serving.answering.probabilities import outcome_probabilities, said_of
+from antiphon.serving.history import continuing
+from antiphon.serving.recorded import RecordedRequest
 from antiphon.serving.request import Answer, AnswerRequest
 
 
 class EvaluationRequests:
-    """Sends one release's rows to serving's ``answer()``; ``reader`` reads their features."""
+    """Sends one release's rows to serving's ``answer()``; ``reader`` reads their features.
+
+    Args:
+        recorded: by example, the request that a row is of, where more belongs to it than the row has: earlier turns of
+            its conversation, and inputs.
+    """
 
     def __init__(
         self, answering: AnswerFactory, texts: Blobs, release: Release, dataset: Dataset, rows: Sequence[DatasetRow],
-        principal: Principal, patience: float, scorer: AnswerScorer,
+        recorded: Mapping[str, RecordedRequest], principal: Principal, patience: float, scorer: AnswerScorer,
     ) -> None:  # fmt: skip
         self._release = release
         self.application = release.bundle.application
@@ -39,6 +47,7 @@ class EvaluationRequests:
         self._patience = patience
         self._texts = texts
         self._scorer = scorer
+        self._recorded = recorded
         self.reader = DatasetFeatureReader(dataset, rows)
         self._answer = answering(self.reader, EvaluatedReleases(release), False)
 
@@ -49,12 +58,15 @@ class EvaluationRequests:
     async def _row(self, row: DatasetRow, *, whole: bool) -> RowResult:
         shape = self.application.shape
         assert shape is not None  # check_fits
+        recorded = self._recorded.get(row.example)
         request = AnswerRequest(
             scope=self._release.scope,
             principal=self._principal,
             application=self.application.name,
             entity=row.entity,
             question=row.question,
+            inputs={} if recorded is None else recorded.inputs,
+            history=continuing(recorded.turns) if recorded is not None and recorded.turns else None,
             as_of=row.moment,
             path="batch",
             release=self._release.id,
@@ -77,10 +89,9 @@ class EvaluationRequests:
         )  # fmt: skip
         if not whole or not self.application.user_metrics:
             return result
-        outcomes = {self.application.shapes[0].name: row.label, **row.further}
         scores = await self._scorer.score(
             self._release, answer.receipt, answer.text, entity=row.entity, question=row.question or "",
-            outcomes=outcomes,
+            outcomes=outcomes_of(self.application, row), earlier=() if recorded is None else recorded.turns,
         )  # fmt: skip
         return msgspec.structs.replace(result, own=scores.values, own_failed=scores.failed)
 
@@ -92,6 +103,11 @@ class EvaluationRequests:
             if shape.name in row.further:
                 found[shape.name] = _result(shape, row.further[shape.name], answer)
         return found
+
+
+def outcomes_of(application: ApplicationSpec, row: DatasetRow) -> dict[str, str]:
+    """The outcomes of a row that are known, by name."""
+    return {application.shapes[0].name: row.label, **row.further}
 
 
 def _result(shape: OutcomeShape, truth: str, answer: Answer) -> RowOutcome:

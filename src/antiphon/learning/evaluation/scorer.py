@@ -23,7 +23,8 @@ from antiphon.definitions.outcome_shape import number_of
 from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.definitions.shipped_metrics import is_shipped
 from antiphon.features.embedding.vectors import Embedders
-from antiphon.learning.evaluation.judges import JudgeScores
+from antiphon.learning.evaluation.judges import JudgeScores, judge_of
+from antiphon.learning.evaluation.scores import RowResult
 from antiphon.learning.evaluation.shipped_metrics import score_of
 from antiphon.serving.answering.guards.outputs import parsed
 from antiphon.serving.answering.retrieval import of_blob
@@ -63,13 +64,14 @@ class AnswerScorer:
 
     async def score(
         self, release: Release, receipt: Receipt, text: str, *, entity: Mapping[str, str], question: str,
-        outcomes: Mapping[str, str], earlier: Sequence[ConversationTurn] = (),
+        outcomes: Mapping[str, str], earlier: Sequence[ConversationTurn] = (), judged: Mapping[str, float] = {},
     ) -> AnswerScores:  # fmt: skip
         """The values of an answer by the metrics of a release's application, whichever release gave it.
 
         Args:
             outcomes: that are known, by name.
             earlier: turns of its conversation.
+            judged: scores of its judges that are known; those are not asked again.
         """
         application, values, failed = release.bundle.application, dict[str, float](), dict[str, str]()
         # A text where it is not what the schema asks for, as that of another release may be.
@@ -94,11 +96,34 @@ class AnswerScorer:
                     else:
                         values[metric.name] = value
         if application.judge_metrics and self.engines is not None:
-            answering = Target(MAIN, release.bundle.model.name)
-            judges = JudgeScores(self.engines, application.judge_metrics, answering, release.scope)
-            judged, unjudged = await judges.score(question, output)
+            judges = JudgeScores(self.engines, application.judge_metrics, _answering(release), release.scope)
+            judged, unjudged = await judges.score(question, output, judged)
             values, failed = values | judged, failed | unjudged
         return AnswerScores(values, failed)
+
+    async def score_again(
+        self, release: Release, live: Release, row: RowResult, receipt: Receipt, text: str, *,
+        entity: Mapping[str, str], question: str, outcomes: Mapping[str, str],
+        earlier: Sequence[ConversationTurn] = (),
+    ) -> RowResult:  # fmt: skip
+        """A row of the live release with its values by the metrics of another release's application.
+
+        Functions are called as the project's code is now; a judge is not asked again where it scored the row by the
+        same metric.
+        """
+        before = live.bundle.application.judge_metrics or ()
+        judged = {
+            metric.name: row.own[metric.name]
+            for metric in release.bundle.application.judge_metrics or ()
+            if metric in before
+            and metric.name in row.own
+            and judge_of(metric, _answering(release)) == judge_of(metric, _answering(live))
+        }
+        scores = await self.score(
+            release, receipt, text, entity=entity, question=question, outcomes=outcomes, earlier=earlier,
+            judged=judged,
+        )  # fmt: skip
+        return msgspec.structs.replace(row, own=scores.values, own_failed=scores.failed)
 
     async def _value(
         self, metric: OwnMetric, request: Mapping[str, Any], output: object, outcomes: Mapping[str, str]
@@ -127,3 +152,7 @@ class AnswerScorer:
         found = of_blob(None if blob is None else self.texts.get(scope, blob))
         chunks = (f"{chunk['title']} {chunk['text']}" for each in found.values() for chunk in each)
         return (*chunks, *(self.texts.get(scope, call.result_blob).decode() for call in receipt.tools))
+
+
+def _answering(release: Release) -> Target:
+    return Target(MAIN, release.bundle.model.name)

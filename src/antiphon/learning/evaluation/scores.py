@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, Slice, SuiteSummary
+from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, SampledAnswers, Slice, SuiteSummary
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import InvalidInputError
@@ -22,7 +22,7 @@ from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation import metrics
 from antiphon.learning.evaluation.metric import ScoredRows
 from antiphon.learning.evaluation.metrics import LabelForecasts
-from antiphon.learning.evaluation.statements import false_statements, texts_of
+from antiphon.learning.evaluation.statements import false_statements, is_read, texts_of
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ def answered(
     texts = texts_of(text, application) if whole else ()
     prints = {feature.name: feature.printed for feature in receipt.features}
     for piece in texts:
-        false += false_statements(piece, application.figures, prints, row.entity.values())
+        false += false_statements(piece, application.figures, prints, row.entity.values(), application.text_locale)
     shape, *others = application.shapes
     first = results[shape.name]
     missing = NO_PROBABILITY if shape.form == "label" else "no_value"
@@ -182,6 +182,8 @@ def summarize(
     mode: Mode,
     rows: Sequence[DatasetRow],
     results: Sequence[RowResult],
+    left_out: Mapping[str, str],
+    sampled: SampledAnswers | None,
     against: str | None,
     baseline: Sequence[RowResult],
     safety: tuple[SuiteSummary, ...],
@@ -192,6 +194,7 @@ def summarize(
 
     Args:
         rows: those that were asked about; slices are by their entities' keys.
+        left_out: by example why a row of the dataset was not asked about.
         baseline: the rows of ``against``, compared where both were answered.
 
     Raises:
@@ -250,7 +253,7 @@ def summarize(
         slices=slices(shape, scored, forecasts, {row.example: row for row in rows}, application.gates.slices),
         whole_rows=len(whole),
         valid_share=_share(row.valid is True for row in whole),
-        false_share=_share(bool(row.false) for row in written),
+        false_share=_share(bool(row.false) for row in written) if is_read(application.text_locale) else None,
         guard_share=_share(bool(set(row.guards) - {"flag"}) for row in whole),
         seconds_p50=float(np.percentile(seconds, 50)),
         seconds_p99=float(np.percentile(seconds, 99)),
@@ -268,6 +271,8 @@ def summarize(
         own_failures=dict(sorted(Counter(name for row in results for name in row.own_failed).items())),
         whole_tokens=_mean([row.tokens for row in whole if row.prediction is not None]),
         length_ratio=_length_ratio(whole, baseline),
+        left_out=dict(sorted(Counter(left_out.values()).items())),
+        sampled=sampled,
     )
 
 

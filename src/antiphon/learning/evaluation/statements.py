@@ -5,21 +5,33 @@ words, with the unit after it and the role named nearest to it in its clause, an
 request's prompt printed them, digit for digit. It errs towards "false" where a number has no unit that anything was
 declared in, and towards "true" only where a text names no role among figures of one unit and the number is one of
 theirs.
+
+Digits and number signs are the locale's, by CLDR; numbers in words, windows of time ("the past two hours") and words
+that part clauses are read in English, of other languages CLDR's word for "and" and its names of durations. A language
+that writes without spaces is not read at all.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any
 
 import msgspec
+import regex
+from babel import Locale, UnknownLocaleError
+from babel.numbers import get_decimal_symbol, get_group_symbol
+from babel.units import format_unit
 
 from antiphon.definitions.application import ApplicationSpec, Figure
 
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)*[^\W\d_]*|[^\W\d_]\w*|%|[^\s\w]")
-_DIGITS = re.compile(r"(\d+(?:[.,]\d+)*)(.*)")
+_UNSPACED = frozenset(("ja", "zh", "yue", "th", "lo", "km", "my", "bo", "dz"))
+"""Languages that write without spaces, of whose words neither units nor roles are told apart."""
+_SPACES = " \u00a0\u2009\u202f"
+_LIKE_ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {ord("’"): "'", ord("٪"): "%"}
+_LETTERS = regex.compile(r"\p{L}[\p{L}\p{M}]*")
 _SMALL = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
@@ -37,8 +49,9 @@ _OTHERS = frozenset((
     "dollars", "usd", "euros", "months", "years",
 ))  # fmt: skip
 _WINDOW = frozenset(["last", "past", "previous", "recent", "every"])
-_BREAKS = frozenset((",", ";", ".", "!", "?", "and", "while", "but", "with"))
-_ENDS = frozenset((".", "!", "?", ";"))
+_ENDS = frozenset((".", "!", "?", ";", "؛", "؟", "।"))
+_BREAKS = _ENDS | {",", "،"}
+_BREAKS_EN = frozenset(("while", "but", "with"))
 _RANGE = frozenset(("-", "–", "to"))
 
 
@@ -49,6 +62,29 @@ class FigureStatement(msgspec.Struct, frozen=True):
     unit: str | None
     features: tuple[str, ...]
     words: str
+
+
+class _Reading(msgspec.Struct, frozen=True):
+    """How a locale writes numbers, durations and clauses.
+
+    Attributes:
+        token: a number with what is glued to it, a word, or a sign. digits: the number of such a token, and the rest.
+        number: groups ``whole`` and ``part``, of a number that is written as the locale writes them.
+        times: names of durations to seconds.
+        breaks: words and signs that part clauses.
+        english: whether numbers in words are read, and windows of time.
+    """
+
+    token: regex.Pattern[str]
+    digits: regex.Pattern[str]
+    number: regex.Pattern[str]
+    times: Mapping[str, int]
+    breaks: frozenset[str]
+    english: bool
+
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of a unit's or a role's name."""
+        return [word.lower() for word in self.token.findall(_legible(text))]
 
 
 class _Number(msgspec.Struct, frozen=True):
@@ -76,53 +112,117 @@ def texts_of(output_text: str, application: ApplicationSpec) -> tuple[str, ...]:
     return tuple(text for name, value in output.items() if name not in labels for text in _strings(value))
 
 
+def is_read(locale: str) -> bool:
+    """Tells whether figures of a locale's texts are found; of any other, nothing is measured."""
+    try:
+        return Locale.parse(locale.replace("-", "_")).language not in _UNSPACED
+    except (ValueError, UnknownLocaleError):
+        return False
+
+
 def false_statements(
-    text: str, figures: Sequence[Figure], prints: Mapping[str, str | None], known: Iterable[str] = ()
+    text: str,
+    figures: Sequence[Figure],
+    prints: Mapping[str, str | None],
+    known: Iterable[str] = (),
+    locale: str = "en",
 ) -> tuple[str, ...]:
-    """Statements of the text that the request's figures contradict, each as a sentence. ``prints`` are the figures as
-    the prompt saw them, ``None`` for one without a value; ``known`` are other words of the request that may hold
-    digits (the entity's keys)."""
+    """Statements of the text that the request's figures contradict, each as a sentence.
+
+    Args:
+        prints: the figures as they are printed, with a decimal point in every locale; ``None`` for one without a value.
+        known: other words of the request that may hold digits (the entity's keys).
+        locale: of the text. Nothing is found in one that is not read (:func:`is_read`).
+    """
     wrong, by_name = [], {figure.feature: figure for figure in reversed(figures)}
-    for statement in statements(text, figures, known):
+    for statement in statements(text, figures, known, locale):
         if not statement.features:
             wrong.append(f"“{statement.words}” is of nothing that was asked about")
-        elif not any(_equals(statement, prints.get(feature), by_name[feature]) for feature in statement.features):
+        elif not any(_equals(statement, prints.get(name), by_name[name], locale) for name in statement.features):
             shown = ", ".join(f"{feature} is {prints.get(feature) or 'unknown'}" for feature in statement.features)
             wrong.append(f"“{statement.words}” where {shown}")
     return tuple(wrong)
 
 
-def statements(text: str, figures: Sequence[Figure], known: Iterable[str] = ()) -> tuple[FigureStatement, ...]:
-    """Every number that the text states, in order."""
-    words = list(_TOKEN.finditer(text))
+def statements(
+    text: str, figures: Sequence[Figure], known: Iterable[str] = (), locale: str = "en"
+) -> tuple[FigureStatement, ...]:
+    """Every number that the text states, in order; none in a locale that is not read."""
+    if not is_read(locale):
+        return ()
+    reading, text = _reading(locale), _legible(text)
+    words = list(reading.token.finditer(text))
     lower = [word.group().lower() for word in words]
-    units = _units(figures)
+    units = _units(figures, reading)
     covered = _covered(text, known)
     found = []
-    for number in _numbers(words, lower, units):
-        unit, after = _unit(number, lower, units)
+    for number in _numbers(words, lower, units, reading):
+        unit, after = _unit(number, lower, units, reading)
         if unit is None and (number.spelt or covered[words[number.at].start()]):
             continue  # "one of the" is no figure, and a flight's number is none either
         before = lower[max(0, number.at - 3) : number.at]
-        if unit in _TIMES and _WINDOW & set(before):
+        if reading.english and unit in reading.times and _WINDOW & set(before):
             continue
         shown = text[words[number.at].start() : words[min(after, len(words)) - 1].end()]
-        found.append(FigureStatement(number.value, unit, _roles(number, unit, lower, figures), shown))
+        found.append(FigureStatement(number.value, unit, _roles(number, unit, lower, figures, reading), shown))
     return tuple(found)
 
 
+@lru_cache(maxsize=64)
+def _reading(locale: str) -> _Reading:
+    parsed = Locale.parse(locale.replace("-", "_"))
+    # A text may have the locale's own digits or European ones, each with their signs; Arabic signs are never others.
+    decimal, group = (
+        {_legible(of(parsed, numbering_system=system)) for system in ("latn", "default")} | {arabic}
+        for of, arabic in ((get_decimal_symbol, "٫"), (get_group_symbol, "٬"))
+    )
+    spaced = any(sign.isspace() for sign in group)
+    signs = "".join(sorted({sign for sign in group if not sign.isspace()} - decimal))
+    first, second = (regex.escape(one) for one in ("".join(sorted(decimal)), signs + (_SPACES if spaced else "")))
+    least, more = parsed.decimal_formats[None].grouping[:2]
+    # What stands between digits belongs to a number, in whatever locale: one that is written otherwise is none.
+    written = rf"\d+(?:[.,{first}{regex.escape(signs)}]\d+" + (rf"|[{_SPACES}]\d{{3}}(?!\d)" if spaced else "") + ")*"
+    grouped = rf"\d{{1,{more}}}(?:[{second}]\d{{{more}}})*[{second}]\d{{{least}}}"
+    conjunction = _LETTERS.findall(parsed.list_patterns["standard"]["2"])
+    english = parsed.language == "en"
+    return _Reading(
+        token=regex.compile(rf"{written}[\p{{L}}\p{{M}}]*|\p{{L}}[\w\p{{M}}]*|%|[^\s\w]"),
+        digits=regex.compile(rf"({written})(.*)"),
+        number=regex.compile(rf"(?P<whole>{grouped}|\d+)(?:[{first}](?P<part>\d+))?"),
+        times=_TIMES | dict(_durations(parsed)),
+        breaks=_BREAKS.union(conjunction, _BREAKS_EN if english else ()),
+        english=english,
+    )
+
+
+def _durations(locale: Locale) -> Iterator[tuple[str, int]]:
+    for unit, seconds in (("second", 1), ("minute", 60), ("hour", 3_600), ("day", 86_400), ("week", 604_800)):
+        for length in ("long", "short"):
+            for count in (1, 2, 5):
+                words = _LETTERS.findall(_legible(format_unit(count, f"duration-{unit}", length, locale=locale)))
+                if len(words) == 1:
+                    yield words[0].lower(), seconds
+
+
+def _legible(text: str) -> str:
+    """The text without invisible characters, in one form of those signs that a number may have in several."""
+    return "".join(one for one in text.translate(_LIKE_ASCII) if unicodedata.category(one) != "Cf")
+
+
 def _numbers(
-    words: Sequence[re.Match[str]], lower: Sequence[str], units: Mapping[tuple[str, ...], str]
+    words: Sequence[regex.Match[str]], lower: Sequence[str], units: Mapping[tuple[str, ...], str], reading: _Reading
 ) -> Iterable[_Number]:
     at = 0
     while at < len(words):
         token = words[at].group()
         if token[0].isdecimal():
-            match = _DIGITS.fullmatch(token)
+            match = reading.digits.fullmatch(token)
             assert match is not None
             digits, glued = match.groups()
-            if not glued or (glued.lower(),) in units or glued.lower() in _TIMES or glued.lower() in _OTHERS:
-                yield _Number(_signed(digits, words, at), at, at + 1, glued.lower())
+            if not glued or (glued.lower(),) in units or glued.lower() in reading.times or glued.lower() in _OTHERS:
+                yield _Number(_signed(digits, words, at, reading), at, at + 1, glued.lower())
+            at += 1
+        elif not reading.english:
             at += 1
         elif lower[at] == "half" and lower[at + 1 : at + 2] in (["a"], ["an"]):
             yield _Number(Decimal("0.5"), at, at + 2, spelt=True)
@@ -135,12 +235,12 @@ def _numbers(
             at += 1
 
 
-def _signed(digits: str, words: Sequence[re.Match[str]], at: int) -> Decimal:
-    text = digits.replace(",", "")
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
+def _signed(digits: str, words: Sequence[regex.Match[str]], at: int, reading: _Reading) -> Decimal:
+    match = reading.number.fullmatch(digits)
+    if match is None:
         return Decimal("NaN")  # 1.2.3 is a number of nothing
+    whole = "".join(one for one in match["whole"] if one.isdecimal())
+    value = Decimal(f"{whole}.{match['part']}" if match["part"] else whole)
     if at and words[at - 1].group() in ("-", "−") and words[at - 1].end() == words[at].start():
         joined = at > 1 and words[at - 2].end() == words[at - 1].start()
         return value if joined else -value
@@ -165,13 +265,13 @@ def _spelt(lower: Sequence[str], at: int) -> tuple[int, int]:
     return whole + part, at
 
 
-def _units(figures: Sequence[Figure]) -> dict[tuple[str, ...], str]:
-    return {
-        tuple(word.lower() for word in _TOKEN.findall(unit)): unit.lower() for figure in figures for unit in figure.unit
-    }
+def _units(figures: Sequence[Figure], reading: _Reading) -> dict[tuple[str, ...], str]:
+    return {tuple(reading.tokens(unit)): _legible(unit).lower() for figure in figures for unit in figure.unit}
 
 
-def _unit(number: _Number, lower: Sequence[str], units: Mapping[tuple[str, ...], str]) -> tuple[str | None, int]:
+def _unit(
+    number: _Number, lower: Sequence[str], units: Mapping[tuple[str, ...], str], reading: _Reading
+) -> tuple[str | None, int]:
     """The unit after a number, and the index after it. Of a range ("10 to 20 minutes") both ends have it."""
     if number.glued:
         return units.get((number.glued,), number.glued), number.after
@@ -183,38 +283,44 @@ def _unit(number: _Number, lower: Sequence[str], units: Mapping[tuple[str, ...],
             _, at = _spelt(lower, at + 1)
     while lower[at : at + 1] == ["-"]:
         at += 1
-    for length in (3, 2, 1):
+    for length in range(max(map(len, units), default=0), 0, -1):
         known = units.get(tuple(lower[at : at + length]))
         if known is not None:
             return known, at + length
-    if at < len(lower) and (lower[at] in _TIMES or lower[at] in _OTHERS):
+    if at < len(lower) and (lower[at] in reading.times or lower[at] in _OTHERS):
         return lower[at], at + 1
     return None, number.after
 
 
-def _roles(number: _Number, unit: str | None, lower: Sequence[str], figures: Sequence[Figure]) -> tuple[str, ...]:
+def _roles(
+    number: _Number, unit: str | None, lower: Sequence[str], figures: Sequence[Figure], reading: _Reading
+) -> tuple[str, ...]:
     """The figures a number may mean: those of its unit, told apart by the role that is named nearest in its clause."""
-    meant = [figure for figure in figures if unit in {one.lower() for one in figure.unit}]
-    if not meant and unit in _TIMES:
-        meant = [figure for figure in figures if _seconds(figure) is not None]
+    meant = [figure for figure in figures if unit in {_legible(one).lower() for one in figure.unit}]
+    if not meant and unit in reading.times:
+        meant = [figure for figure in figures if _seconds(figure, reading) is not None]
     if len(meant) < 2:
         return tuple(figure.feature for figure in meant)
-    clause = _span(number.at, lower, _BREAKS)
+    clause = _span(number.at, lower, reading.breaks)
     sentence = _span(number.at, lower, _ENDS)
     for first, last, backwards in (
         (clause[0], number.at, True),
         (number.at, clause[1], False),
         (sentence[0], number.at, True),
     ):
-        named = [(at, figure) for figure in meant for role in figure.roles for at in _places(role, lower, first, last)]
+        named = [
+            (at, figure)
+            for figure in meant
+            for role in figure.roles
+            for at in _places(reading.tokens(role), lower, first, last)
+        ]
         if named:
             nearest = (max if backwards else min)(at for at, _ in named)
             return tuple({figure.feature: None for at, figure in named if at == nearest})
     return tuple(figure.feature for figure in meant)
 
 
-def _places(role: str, lower: Sequence[str], first: int, last: int) -> Iterable[int]:
-    words = [word.lower() for word in _TOKEN.findall(role)]
+def _places(words: Sequence[str], lower: Sequence[str], first: int, last: int) -> Iterable[int]:
     for at in range(first, last - len(words) + 1):
         # The last word of a role may go on: "wind" names the role in "winds" and "windy".
         if lower[at : at + len(words) - 1] == words[:-1] and lower[at + len(words) - 1].startswith(words[-1]):
@@ -235,26 +341,27 @@ def _covered(text: str, known: Iterable[str]) -> list[bool]:
     marks = [False] * (len(text) + 1)
     for word in known:
         if any(character.isdigit() for character in word):
-            for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text):
+            for match in regex.finditer(rf"(?<!\w){regex.escape(_legible(word))}(?!\w)", text):
                 marks[match.start() : match.end()] = [True] * len(match.group())
     return marks
 
 
-def _equals(statement: FigureStatement, shown: str | None, figure: Figure) -> bool:
+def _equals(statement: FigureStatement, shown: str | None, figure: Figure, locale: str) -> bool:
     try:
         value = Decimal(shown or "NaN")
     except InvalidOperation:
         return False
     if statement.number == value:
         return True
-    seconds = _seconds(figure)
-    if statement.unit not in _TIMES or seconds is None or statement.number.is_nan() or value.is_nan():
+    reading = _reading(locale)
+    seconds = _seconds(figure, reading)
+    if statement.unit not in reading.times or seconds is None or statement.number.is_nan() or value.is_nan():
         return False
-    return statement.number * _TIMES[statement.unit] == value * seconds
+    return statement.number * reading.times[statement.unit] == value * seconds
 
 
-def _seconds(figure: Figure) -> int | None:
-    return next((_TIMES[unit.lower()] for unit in figure.unit if unit.lower() in _TIMES), None)
+def _seconds(figure: Figure, reading: _Reading) -> int | None:
+    return next((reading.times[unit.lower()] for unit in figure.unit if unit.lower() in reading.times), None)
 
 
 def _strings(value: Any) -> Iterable[str]:

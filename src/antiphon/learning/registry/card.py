@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib import resources
@@ -19,6 +19,7 @@ import msgspec
 from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstimate, SuiteSummary, counted
 from antiphon.catalog.learning.models import ModelVersion, TrainedCandidate
+from antiphon.catalog.learning.regressions import RegressionCase
 from antiphon.catalog.learning.safety import SafetyReport
 from antiphon.catalog.releases.releases import Release
 from antiphon.definitions.learning import in_words
@@ -103,10 +104,11 @@ def model_card(
     evaluations: Sequence[Evaluation],
     safety: SafetyReport | None = None,
     candidates: Sequence[CardCandidate] = (),
+    cases: Mapping[str, Sequence[RegressionCase]] = {},
     made_at: datetime,
 ) -> ModelCard:
     """The card of a model version, or of a release of a base model; releases that serve it and evaluations newest
-    first, ``safety`` the newest report."""
+    first, ``safety`` the newest report, ``cases`` those that its newest release was run on, by regression set."""
     newest = releases[0].bundle.application if releases else None
     evaluation = telling(evaluations)
     return ModelCard(
@@ -126,7 +128,7 @@ def model_card(
         limits=tuple(_limits(version, evaluation, datasets, suites)),
         made_at=made_at,
         ungated=newest.ungated.reason if newest is not None and newest.ungated else None,
-        coverage=() if newest is None else coverage(newest, evaluation, suites),
+        coverage=() if newest is None else coverage(newest, evaluation, suites, cases),
         candidates=tuple(candidates),
     )
 

@@ -11,6 +11,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Evaluation, Evaluations
 from antiphon.catalog.learning.models import AliasMove, ModelVersion, ModelVersions
+from antiphon.catalog.learning.regressions import RegressionCase, RegressionSets
 from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
@@ -40,6 +41,7 @@ class ModelRegistry:
         self._reports = SafetyReports(database)
         self._datasets = Datasets(database)
         self._releases = Releases(database)
+        self._regressions = RegressionSets(database)
         self._texts = Blobs(database)
 
     def lines(self, scope: Scope, application: str | None = None) -> tuple[ModelLine, ...]:
@@ -80,6 +82,7 @@ class ModelRegistry:
             evaluations=evaluations,
             safety=self._safety(scope, releases),
             candidates=() if version is None else self._candidates(scope, version),
+            cases=self._cases(scope, releases[0]) if releases else {},
             made_at=self._database.clock.now(),
         )
 
@@ -152,6 +155,17 @@ class ModelRegistry:
         """The newest safety report of several releases."""
         found = [one for release in releases if (one := self._reports.latest(scope, release.id)) is not None]
         return max(found, key=lambda one: (one.created_at, one.id), default=None)
+
+    def _cases(self, scope: Scope, release: Release) -> dict[str, list[RegressionCase]]:
+        """The cases that a release was run on, by the regression sets of its application in their present versions."""
+        found: dict[str, list[RegressionCase]] = {}
+        for name in self._regressions.names(scope, release.bundle.application.name):
+            version = self._regressions.version(scope, name)
+            runs = self._regressions.runs(scope, name, release.id, version.version)
+            ran = {verdict.case for run in runs for verdict in run.results}
+            cases = self._regressions.cases(version) if ran else {}
+            found[name] = [case for id, case in cases.items() if case is not None and id in ran]
+        return found
 
     def _names(self, scope: Scope, version: ModelVersion) -> tuple[str, ...]:
         moves = self._models.aliases(scope, version.application)

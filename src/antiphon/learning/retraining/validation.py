@@ -54,7 +54,7 @@ class CandidateValidation:
 
     async def evaluate(
         self, run: RunContext, step: str, release: Release, dataset: Dataset, against: str | None, texts: int,
-        probes: int | None = None,
+        probes: int | None = None, *, with_seen: bool = False,
     ) -> Evaluation:  # fmt: skip
         """Has the release served and evaluates it, as a step; ``texts`` rows are asked for the whole output, and
         without any no safety suite is tried; of each half of one at most so many ``probes``."""
@@ -74,6 +74,7 @@ class CandidateValidation:
                 against=against,
                 with_safety=texts > 0,
                 probes=probes,
+                with_seen=with_seen,
                 id=f"eval_{content_hash([run.id, step])[:26]}",
                 progress=report,
             )
@@ -88,7 +89,8 @@ class CandidateValidation:
             return None
         before = await asyncio.to_thread(services.evaluations.get, run.scope, pinned.before)
         old = await asyncio.to_thread(services.datasets.get, run.scope, before.dataset)
-        after = await self.evaluate(run, "measure forgetting", release, old, before.release, 0)
+        # What it saw meanwhile it should not have forgotten either.
+        after = await self.evaluate(run, "measure forgetting", release, old, before.release, 0, with_seen=True)
         return {
             "evaluation_set": old.id,
             "evaluation": after.id,

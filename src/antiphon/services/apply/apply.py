@@ -23,7 +23,7 @@ from antiphon.definitions.compatibility import Level, compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases import bundle as bundles
-from antiphon.services.apply.compatibility import consequences, require_unbroken
+from antiphon.services.apply.compatibility import consequences, require_unbroken, require_versioned_rubrics
 from antiphon.services.apply.model_pins import pin_model, purpose_notes
 from antiphon.services.apply.workflow import (
     ApplyArguments,
@@ -312,6 +312,7 @@ def _load(store: Store) -> definitions.ProjectSpec:
         granted=lambda name: store.granted.view(store.scope, name),
     )
     require_servable(store, project)
+    require_versioned_rubrics(store, project.applications.values())
     return project
 
 

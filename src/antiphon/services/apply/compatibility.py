@@ -1,13 +1,15 @@
-"""Consequences of an apply for the releases in use: which pin a definition version, and which would break."""
+"""Consequences of an apply for earlier releases: which pin a definition version, which would break, which people scored
+by another rubric."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, ConflictError
+from antiphon.core.errors import AntiphonError, ConflictError, InvalidDefinitionsError
 from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.compatibility import compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.sources.source_rows import require_readable
@@ -73,6 +75,23 @@ def require_unbroken(store: Store, views: Mapping[str, FeatureViewSpec]) -> None
                 where=f"view {view.name}",
                 next_step="Leave the source where it is, or mend it; or change the features first and roll that out.",
             ) from error
+
+
+def require_versioned_rubrics(store: Store, applications: Iterable[ApplicationSpec]) -> None:
+    """Refuse a judge's rubric that an earlier release has in other words under the same version: what people scored by
+    the one would correct the scores by the other. The ``InvalidDefinitionsError`` names each."""
+    problems = []
+    for application in applications:
+        judges = application.judge_metrics or ()
+        for release in store.releases.list(store.scope, application.name) if judges else ():
+            for old in release.bundle.application.judge_metrics or ():
+                if any(old.criterion() == new.criterion() and old.rubric != new.rubric for new in judges):
+                    problems.append(
+                        f"application {application.name}: the rubric of {old.name!r} is version {old.version} with "
+                        f"other words in release {release.number}: raise its version, for people's scores are of those."
+                    )
+    if problems:
+        raise InvalidDefinitionsError(list(dict.fromkeys(problems)))
 
 
 def consequences(store: Store, views: Mapping[str, FeatureViewSpec]) -> Iterator[str]:

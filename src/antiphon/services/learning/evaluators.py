@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 import msgspec
 
 from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.releases.releases import Release
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import Engine, GenerationEngine
 from antiphon.features.documents.retrieval import RetrievalRequest, RetrievalResult
 from antiphon.learning.evaluation.asking import AnswerFunction, EvaluatedReleases
-from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
+from antiphon.learning.evaluation.evaluator import ReleaseEvaluator, SampledRequests
 from antiphon.learning.evaluation.safety.evaluator import SafetyEvaluator
 from antiphon.learning.evaluation.safety.requests import OverlaidReader
 from antiphon.learning.evaluation.safety.suites import SafetySuites
@@ -21,7 +25,7 @@ from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.services.answering import judge_engines, serving_services, user_functions
 from antiphon.services.engines.remote_models import evaluated_now
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.learning.safety import memorization_of, probes_of
+from antiphon.services.learning.safety import memorization_of, probes_of, sampled_requests
 from antiphon.services.project.store import Store
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.deduplication import DeduplicatingEngine
@@ -45,6 +49,8 @@ class ProjectEvaluators:
             answering=self._answering,
             releases=store.releases,
             files=self.features.lake,
+            receipts=store.receipts,
+            conversations=store.conversations,
             evaluations=store.evaluations,
             texts=store.blobs,
             clock=store.database.clock,
@@ -52,6 +58,8 @@ class ProjectEvaluators:
             scorer=self._scorer,
             annotations=store.annotations.of_predictions,
             current=partial(evaluated_now, store),
+            trained_on=partial(trained_on, store),
+            sampled=self._sampled,
             concurrency=store.settings.gateway.batch_concurrency,
         )
 
@@ -70,6 +78,9 @@ class ProjectEvaluators:
             annotations=store.annotations.of_predictions,
             concurrency=store.settings.gateway.batch_concurrency,
         )
+
+    def _sampled(self, release: Release, live: Release | None) -> SampledRequests:
+        return sampled_requests(self.store, release, self.features.reader(release.scope), (), live)
 
     @cached_property
     def _scorer(self) -> AnswerScorer:
@@ -108,3 +119,17 @@ class ProjectEvaluators:
         now = msgspec.structs.replace(request, past=False, publication=None, minimum=None)
         found = self.features.retrieve(scope, now)
         return features.retrieved(request, found) if isinstance(features, OverlaidReader) else found
+
+
+def trained_on(store: Store, release: Release) -> Sequence[Dataset]:
+    """The datasets that a release's model and those that it goes on from were trained on, as far as they are known."""
+    found: dict[str, Dataset] = {}
+    version = release.bundle.model.version
+    with suppress(NotFoundError):  # a granted model, whose datasets are another tenant's
+        while version is not None:
+            trained = store.models.get(release.scope, version)
+            for name in filter(None, (trained.dataset, *trained.replay_datasets)):
+                with suppress(NotFoundError):
+                    found[name] = store.datasets.get(release.scope, name)
+            version = trained.parent
+    return tuple(found.values())

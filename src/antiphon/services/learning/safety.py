@@ -25,7 +25,7 @@ from antiphon.engine.api.port import Engine
 from antiphon.features.values import FeatureVector
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.safety import exposure
-from antiphon.learning.evaluation.safety.evaluator import LiveAnswer, acted
+from antiphon.learning.evaluation.safety.honest import LiveAnswer, acted
 from antiphon.learning.evaluation.safety.placement import HARMLESS_QUESTION, HonestRequest
 from antiphon.learning.evaluation.safety.probes import FOLDER, SafetyProbe, project_probes, shipped
 from antiphon.services.answering import is_plain

@@ -7,6 +7,8 @@ from tests.harness.small_desk import DESK
 from tests.unit.learning.evaluation.test_gates import GOOD, SUITES
 
 from antiphon.catalog.learning.evaluations import Evaluation, Slice, SuiteSummary
+from antiphon.catalog.learning.regressions import Expectation, RegressionCase
+from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Outcome
 from antiphon.learning.evaluation.coverage import NAMED, coverage
 
@@ -43,3 +45,14 @@ def test_without_an_evaluation_nothing_is_exercised_and_few_are_named() -> None:
     many = msgspec.structs.replace(GOOD, slices=tuple(Slice("origin", f"A{n}", 1, {}, {}) for n in range(30)))
     missing = lines(many)["slices with enough rows"][2]
     assert (len(missing), missing[-1]) == (NAMED + 1, f"{30 - NAMED} more")
+
+
+def test_cases_of_regression_sets_exercise_what_they_expect() -> None:
+    expect = (Expectation("label", "delayed", "outlook"),)
+    case = RegressionCase("case_1", Scope(), "refunds", "desk", expect, "ann", GOOD.created_at)
+    lines = coverage(APPLICATION, None, SUITES, {"refunds": [case], "never-run": []})
+    found = {one.what: (one.exercised, one.all, one.missing) for one in lines}
+    assert found["regression sets"] == (1, 2, ("never-run",))
+    assert found["labels of the outcome"] == (1, 2, ("on_time",))
+    assert found["output properties"] == (2, 2, ())
+    assert found["guards"] == (1, 1, ())

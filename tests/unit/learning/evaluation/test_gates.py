@@ -12,6 +12,7 @@ from antiphon.catalog.learning.evaluations import (
     Evaluation,
     EvaluationGate,
     IntervalEstimate,
+    SampledAnswers,
     Slice,
     SuiteCount,
     SuiteSummary,
@@ -80,6 +81,7 @@ GOOD = Evaluation(
     safety=SUITES,
     whole_tokens=120.0,
     length_ratio=1.1,
+    sampled=SampledAnswers(12, seconds_p50=0.4, seconds_p99=0.9, first_p50=0.1, guarded_more=0.0),
 )
 PLAIN = ApplicationSpec(
     name="desk", features={}, entity_keys=(), prompt=Prompt("Say."), model="m", decoding=Decoding(),
@@ -105,12 +107,13 @@ def gate(name: str, evaluation: Evaluation, gates: Gates = ALL) -> EvaluationGat
 
 def test_a_good_evaluation_passes_every_gate_with_a_sentence() -> None:
     found = checked(GOOD)
-    assert [one.name for one in found if one.passed is not True] == ["tokens"], "No bound of them is declared."
+    unbounded = ["first_token", "latency", "tokens"]
+    assert [one.name for one in found if one.passed is not True] == unbounded, "No bound of them is declared."
     assert all(one.reason.endswith(".") and not one.reason[0].islower() for one in found)
     assert [one.name for one in found] == [
         "rows", "answered", "auc_sure_advantage", "brier_advantage", "brier_behind_live", "brier_disparity",
-        "valid_share", "false_share", "length", "tokens", "injected_share", "leaked_share", "pii_share", "toxic_share",
-        "memorized_share",
+        "valid_share", "false_share", "guarded_share", "first_token", "latency", "length", "tokens", "injected_share",
+        "leaked_share", "pii_share", "toxic_share", "memorized_share",
     ]  # fmt: skip
 
 
@@ -173,10 +176,19 @@ def test_a_gate_that_is_off_says_so_whatever_was_measured() -> None:
     shares = [name for name in Gates.__struct_fields__ if name.endswith("share")]
     off = Gates(metrics={"auc": MetricGate(), "brier": MetricGate()}, **dict.fromkeys(shares))
     found = checked(
-        changed(metrics={}, valid_share=None, length_ratio=None, safety=(suite("leakage", 90),), failed={"x": 99}), off
+        changed(
+            metrics={},
+            valid_share=None,
+            length_ratio=None,
+            sampled=None,
+            safety=(suite("leakage", 90),),
+            failed={"x": 99},
+        ),
+        off,
     )
     assert {one.passed for one in found if one.name != "rows"} == {None}
-    assert {one.reason for one in found if one.name not in ("rows", "length")} == {"Switched off."}
+    others = ("rows", "length", "guarded_share", "first_token", "latency")  # which no `Gates` switches
+    assert {one.reason for one in found if one.name not in others} == {"Switched off."}
 
 
 def of_origins(*slices: tuple[str, int, int, float, float]) -> Evaluation:
@@ -283,6 +295,20 @@ def test_a_report_without_an_evaluation_set_has_the_gates_that_need_none() -> No
         one for one in check_safety(first, msgspec.structs.replace(application, slo=SLO())) if one.passed is None
     ]
     assert [one.name for one in unjudged] == ["guarded_share", "length", "first_token", "latency", "tokens"]
+
+
+def test_an_evaluation_has_the_gates_on_time_and_guards_of_a_report() -> None:
+    application = msgspec.structs.replace(PLAIN, slo=SLO(ttft_p99="300ms", latency_p99="1s"))
+    names = ("guarded_share", "first_token", "latency")
+
+    def verdicts(sampled: SampledAnswers | None) -> list[bool | None]:
+        found = {one.name: one.passed for one in check(changed(sampled=sampled), application)}
+        return [found[name] for name in names]
+
+    assert verdicts(GOOD.sampled) == [True, True, True]
+    assert verdicts(SampledAnswers(12, 1.1, 2.0, 0.4, guarded_more=0.5)) == [False, False, False]
+    # Without an answer a bound that is declared does not pass; without a live release there is nothing to compare.
+    assert verdicts(None) == [None, False, False]
 
 
 def test_a_small_slice_is_not_judged() -> None:

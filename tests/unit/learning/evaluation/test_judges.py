@@ -86,7 +86,7 @@ def test_what_people_said_of_a_text_stands_where_it_is_written_again_and_of_no_o
         Annotation(f"n{at}", DEV, row.prediction or "", "desk", "ann", "rubric", "2", NOON, criterion="helpful")
         for at, row in enumerate(before)
     ]
-    answers = ScoredAnswers((other, *again[1:]), (*before, other, *again[1:]), tuple(rated), (HELPFUL,))
+    answers = ScoredAnswers((other, *again[1:]), (*before, other, *again[1:]), tuple(rated))
     found = judged_mean(HELPFUL, answers.rows, answers.people(HELPFUL))
     assert found is not None
     assert found.people == 29

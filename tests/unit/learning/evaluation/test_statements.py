@@ -10,7 +10,7 @@ from tests.harness.small_desk import DESK
 
 from antiphon.definitions.application import Figure
 from antiphon.learning.evaluation import statements
-from antiphon.learning.evaluation.statements import false_statements, texts_of
+from antiphon.learning.evaluation.statements import false_statements, is_read, texts_of
 
 FIGURES = (
     Figure("congestion.delay", step=5, unit=("minutes", "minute", "min"), roles=("late", "delay", "behind")),
@@ -80,6 +80,46 @@ def test_an_hour_may_be_said_of_sixty_minutes() -> None:
     assert false_statements("Departures run an hour late.", FIGURES, prints) == ()
     assert false_statements("Departures run 1 hour late.", FIGURES, prints) == ()
     assert false_statements("Departures run 2 hours late.", FIGURES, prints) != ()
+
+
+WAITS = (
+    Figure("line.wait", step=0.5, unit=("Minuten", "minutes", "मिनट", "دقيقة"), roles=("Wartezeit",)),
+    Figure("line.calls", step=0.5, unit=("Minuten",), roles=("Gespräch",)),
+)
+
+
+@pytest.mark.parametrize(
+    ("locale", "text", "wait"),
+    [
+        ("de", "Die Wartezeit beträgt 25,5 Minuten.", "25.5"),
+        ("de", "Die Wartezeit beträgt 1.025,5 Minuten.", "1025.5"),
+        ("de", "Gespräche dauern 3 Minuten und 25,5 Minuten ist die Wartezeit.", "25.5"),
+        ("de", "Wartezeit: 2 Stunden.", "120"),
+        ("de-CH", "Wartezeit 1’025.5 Minuten.", "1025.5"),
+        ("fr", "Attente de 1\u202f025,5 minutes.", "1025.5"),
+        ("fr", "Attente de 1 025,5 minutes.", "1025.5"),
+        ("hi", "२५.५ मिनट", "25.5"),
+        ("ar_EG", "٢٥٫٥ دقيقة", "25.5"),
+        ("ar", "\u200e-25.5 دقيقة", "-25.5"),
+    ],
+)
+def test_numbers_are_read_as_their_locale_writes_them(locale: str, text: str, wait: str) -> None:
+    prints = {"line.wait": wait, "line.calls": "3"}
+    assert false_statements(text, WAITS, prints, (), locale) == ()
+    assert false_statements(text, WAITS, {**prints, "line.wait": "7"}, (), locale)
+
+
+def test_a_number_that_its_locale_does_not_write_like_that_is_false() -> None:
+    assert false_statements("Die Wartezeit beträgt 25.5 Minuten.", WAITS, {"line.wait": "25.5"}, (), "de")
+
+
+def test_no_number_in_words_is_read_in_another_language() -> None:
+    assert false_statements("Six ten Minuten.", WAITS, {"line.wait": "25.5"}, (), "de") == ()
+
+
+def test_a_language_without_spaces_is_not_read() -> None:
+    assert [one for one in ("ja", "zh_Hant", "th", "??", "") if is_read(one)] == []
+    assert false_statements("25.5 分 99", WAITS, {"line.wait": "7"}, (), "ja") == ()
 
 
 def test_labels_are_no_texts() -> None:

@@ -130,7 +130,7 @@ def _neighbor(evidence: ProbeEvidence) -> bool:
     reply, others, application = evidence.reply, evidence.before.prints, evidence.application
     known = tuple(evidence.request.entity.values())
     for piece in texts_of(reply.text, application):
-        for statement in statements(piece, application.figures, known):
+        for statement in statements(piece, application.figures, known, application.text_locale):
             shown = str(statement.number)
             own = {reply.prints.get(feature) for feature in statement.features}
             if shown not in own and any(shown == others.get(feature) for feature in statement.features):
@@ -228,5 +228,6 @@ def _own_texts(evidence: ProbeEvidence) -> Iterable[str]:
 def _false(reply: SafetyAnswer, application: ApplicationSpec, known: Sequence[str]) -> bool:
     prints: Mapping[str, str | None] = reply.prints
     return any(
-        false_statements(piece, application.figures, prints, known) for piece in texts_of(reply.text, application)
+        false_statements(piece, application.figures, prints, known, application.text_locale)
+        for piece in texts_of(reply.text, application)
     )

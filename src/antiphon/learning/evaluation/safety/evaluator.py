@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 import numpy as np
@@ -19,54 +18,26 @@ from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.safety import SafetyReport, SafetyReports
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, InvalidInputError, InvalidOutputError, NotFoundError
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation import gates
 from antiphon.learning.evaluation.asking import (
-    TRANSIENT_ERRORS,
     AnswerFactory,
     KeptAnswers,
     Progress,
-    answer_each,
     next_id,
 )
 from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
+from antiphon.learning.evaluation.safety.honest import HonestAnswer, LiveAnswer, ask_honestly, measured
 from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
-from antiphon.learning.evaluation.safety.scoring import GivenAnswer, RequestScores, with_means
+from antiphon.learning.evaluation.safety.scoring import RequestScores, with_means
 from antiphon.learning.evaluation.safety.suites import SafetySuites
 from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.evaluation.scores import EvaluationRows, decode_rows
 from antiphon.serving.ports import EntityReader
-
-
-class LiveAnswer(msgspec.Struct, frozen=True):
-    """The answer that users got to a request: its characters, and whether a guard acted on it."""
-
-    characters: int
-    guarded: bool
-
-
-class HonestAnswer(msgspec.Struct, frozen=True):
-    """The result of an honest request: whether its first attempt met the schema, its time and cost, or its error.
-
-    Attributes:
-        given: the answer itself, where metrics of it are measured.
-    """
-
-    valid: bool
-    seconds: float = 0.0
-    first: float = 0.0
-    characters: int = 0
-    guarded: bool = False
-    tokens: int = 0
-    fingerprint: str = ""
-    error: str | None = None
-    reason: str = ""
-    given: GivenAnswer | None = None
 
 
 @dataclass(frozen=True)
@@ -121,24 +92,17 @@ class SafetyEvaluator:
             "release": release.id, "requests": riding, "most": most, "halves": list(halves), "of": "safety",
         }  # fmt: skip
         # Metrics of an application with an outcome wait for its evaluation set, where what came true is known.
-        measured = bool(application.user_metrics) and not application.shapes
-        if measured:
+        measuring = bool(application.user_metrics) and not application.shapes
+        if measuring:
             subject["metrics"] = [sorted(application.user_metrics), None if live is None else live.id]
             subject["earlier"] = [[turn.prediction for turn in one.earlier] for one in requests]
         id = await asyncio.to_thread(next_id, "safety", scope, subject, self.reports.get)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         sender = self._sender(release, reader, who)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, id, subject)
-        honest = await answer_each(
-            kept,
-            HonestAnswer,
-            {f"honest:{one.example}": partial(_honest, sender, one, keeping=measured) for one in requests},
-            1,  # One after the other, so that their time is their own.
-            progress,
-            "asking honest requests",
-        )
-        answered = [one for one in honest if one.error is None]
-        if not answered:
+        honest = await ask_honestly(sender, requests, kept, progress, keeping=measuring)
+        sampled = measured(requests, honest, before or {})
+        if sampled is None:
             said = next((one for one in honest), HonestAnswer(False, error="none"))
             raise InvalidInputError(
                 f"None of {len(honest)} honest requests was answered: {said.error}. {said.reason}".rstrip(),
@@ -149,29 +113,24 @@ class SafetyEvaluator:
             release, sender, requests[:RIDDEN], kept,
             concurrency=self.concurrency, most=most, halves=halves, progress=progress,
         )  # fmt: skip
-        pairs = [
-            (one, known)
-            for request, one in zip(requests, honest, strict=True)
-            if (known := (before or {}).get(request.example)) is not None and one.error is None
-        ]
+        answered = [one for one in honest if one.error is None]
         rows = EvaluationRows((), tuple(msgspec.to_builtins(one) for one in results.probes))
-        if measured:
+        if measuring:
             beside = None if live is None else self._sender(live, reader, who)
             scores = RequestScores(self.scorer, release, beside, kept, self.concurrency, progress)
             given = [(request, one.given) for request, one in zip(requests, honest, strict=True) if one.given]
             rows = await scores.measure(given, rows)
         blob = await asyncio.to_thread(self.texts.put, scope, msgspec.json.encode(rows))
-        seconds = np.asarray([one.seconds for one in answered])
         report = SafetyReport(
             id=id,
             scope=scope,
             application=application.name,
             release=release.id,
             model=release.bundle.model.name,
-            requests=len(answered),
+            requests=sampled.requests,
             valid_share=float(np.mean([one.valid for one in honest])),
-            seconds_p50=float(np.percentile(seconds, 50)),
-            seconds_p99=float(np.percentile(seconds, 99)),
+            seconds_p50=sampled.seconds_p50,
+            seconds_p99=sampled.seconds_p99,
             tokens=float(np.mean([one.tokens for one in answered])),
             suites=results.summaries,
             gates=(),
@@ -179,11 +138,11 @@ class SafetyEvaluator:
             rows_blob=blob,
             created_at=self.clock.now(),
             answered_share=len(answered) / len(honest),
-            first_p50=float(np.percentile([one.first for one in answered], 50)),
-            guarded_more=_guarded_more(pairs),
-            length_ratio=_length_ratio(pairs),
+            first_p50=sampled.first_p50,
+            guarded_more=sampled.guarded_more,
+            length_ratio=sampled.length_ratio,
         )
-        return await asyncio.to_thread(self._record, report, release, rows, live if measured else None)
+        return await asyncio.to_thread(self._record, report, release, rows, live if measuring else None)
 
     def _sender(self, release: Release, reader: EntityReader, who: Principal) -> ProbeRequests:
         return ProbeRequests(self.answering, reader, self.texts, release, who, self.patience)
@@ -201,8 +160,8 @@ class SafetyEvaluator:
             if live is not None:
                 own = [self._rows(one).rows for one in self.reports.list(live.scope, release=live.id)]
                 known = [row for part in (*own, *(one.live for one in earlier)) for row in part]
-                theirs = ScoredAnswers.of(live, rows.live, known, self.annotations, application.judge_metrics)
-            report = with_judges(report, ours, theirs)
+                theirs = ScoredAnswers.of(live, rows.live, known, self.annotations)
+            report = with_judges(report, application.judge_metrics, ours, theirs)
         checked = gates.check_safety(report, application)
         return self.reports.add(msgspec.structs.replace(report, gates=checked))
 
@@ -212,41 +171,3 @@ class SafetyEvaluator:
             return decode_rows(self.texts.get(report.scope, report.rows_blob))
         except NotFoundError:
             return EvaluationRows(())
-
-
-def acted(receipt: Receipt) -> bool:
-    """Tells whether a guard did more with an answer than let it pass."""
-    return any(guard.action != "pass" for guard in receipt.guards)
-
-
-def _guarded_more(pairs: Sequence[tuple[HonestAnswer, LiveAnswer]]) -> float | None:
-    return float(np.mean([one.guarded - known.guarded for one, known in pairs])) if pairs else None
-
-
-def _length_ratio(pairs: Sequence[tuple[HonestAnswer, LiveAnswer]]) -> float | None:
-    """Middle of the ratios of lengths, at least 1 whichever is longer."""
-    ratios = [(one.characters + 1) / (known.characters + 1) for one, known in pairs]
-    middle = float(np.exp(np.median(np.log(ratios)))) if ratios else None
-    return None if middle is None else max(middle, 1 / middle)
-
-
-async def _honest(sender: ProbeRequests, request: HonestRequest, *, keeping: bool) -> HonestAnswer:
-    try:
-        answer, shown = await sender.measured(request)
-    except InvalidOutputError as error:
-        return HonestAnswer(False, error=error.code, reason=error.what)
-    except TRANSIENT_ERRORS:
-        raise
-    except AntiphonError as error:
-        return HonestAnswer(False, error=error.code, reason=error.what)
-    usage, attempts = answer.receipt.usage, answer.receipt.attempts
-    return HonestAnswer(
-        shown.valid,
-        seconds=answer.receipt.timing.total,
-        first=answer.receipt.timing.first_byte,
-        characters=len(answer.text),
-        guarded=acted(answer.receipt),
-        tokens=usage.prompt_tokens + usage.completion_tokens,
-        fingerprint=attempts[-1].fingerprint if attempts else "",
-        given=GivenAnswer(answer.receipt, answer.text) if keeping else None,
-    )
