@@ -49,7 +49,7 @@ class ProjectEvaluators:
             texts=store.blobs,
             clock=store.database.clock,
             suites=self._suites,
-            scorer=self._scorer,
+            scorer=self.scorer,
             annotations=store.annotations.of_predictions,
             current=partial(evaluated_now, store),
             concurrency=store.settings.gateway.batch_concurrency,
@@ -66,13 +66,13 @@ class ProjectEvaluators:
             texts=store.blobs,
             clock=store.database.clock,
             suites=self._suites,
-            scorer=self._scorer,
+            scorer=self.scorer,
             annotations=store.annotations.of_predictions,
             concurrency=store.settings.gateway.batch_concurrency,
         )
 
     @cached_property
-    def _scorer(self) -> AnswerScorer:
+    def scorer(self) -> AnswerScorer:
         return AnswerScorer(
             self.store.blobs,
             embedders=self.features.embedders,
