@@ -17,7 +17,7 @@ from tests.integration.gateway.conftest import Running, serve
 from tests.integration.learning.tried_desk import TriedDesk
 
 from antiphon.governance.identity.keys import Keys
-from antiphon.learning.workbench.regressions import RegressionRunner
+from antiphon.learning.workbench.regressions import CaseRequests, RegressionRunner
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -69,9 +69,10 @@ async def test_a_thumb_down_becomes_a_regression_case_in_three_actions(page, run
     await photograph(page, "regression-set")
 
     version = desk.sets.version(SCOPE, "triage-regressions")
-    runner = RegressionRunner(
-        services=desk.services_of, texts=desk.blobs, sets=desk.sets, evaluations=desk.evaluations, clock=desk.clock
+    requests = CaseRequests(
+        services=desk.services_of, texts=desk.blobs, scorer=desk.scorer, people=lambda release, metric: 0
     )
+    runner = RegressionRunner(requests=requests, sets=desk.sets, evaluations=desk.evaluations, clock=desk.clock)
     still = await runner.run(desk.release, version, author="ada")
     mended = await runner.run(desk.told("Everything is urgent."), version, author="ada")
     assert (still.passed, mended.passed) == (False, True)

@@ -30,6 +30,7 @@ app.command("annotations")(annotation.list_annotations)
 app.command("agreement")(annotation.agreement)
 app.command("prefer")(annotation.prefer)
 app.command("optimize")(optimize.optimize)
+app.command("optimization")(optimize.optimization)
 
 _LONGEST = 60
 
@@ -134,7 +135,7 @@ def try_prompt(
                 )
             )
             query = await asyncio.to_thread(_query, store, sample, seed, (since, until), path, of, same_as)
-            runner = trial_runner(store, learning.recorded)
+            runner = trial_runner(store, learning.recorded, learning.evaluators.scorer)
             if dry_run:
                 estimate = await asyncio.to_thread(runner.estimate, store.scope, application, query)
                 return _estimated(store, candidate.id, estimate), notes, {}
@@ -254,7 +255,7 @@ def comparison_text(found: Comparison) -> str:
     if found.figures:
         parts.append(_figures(found, found.figures))
     if found.metrics:
-        parts.append(f"Where {found.outcomes} outcomes are known:\n{_figures(found, found.metrics)}")
+        parts.append(_metrics(found))
     if found.changes:
         rows = [(one.field, shortened(one.before, _LONGEST), shortened(one.after, _LONGEST)) for one in found.changes]
         parts.append(table(("field", found.first, found.second), rows))
@@ -263,12 +264,22 @@ def comparison_text(found: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def _figures(found: Comparison, figures: tuple[FigureDifference, ...]) -> str:
+def _metrics(found: Comparison) -> str:
     rows = [
-        (one.name, one.first, one.second, f"{one.difference.value:+.4g}",
-         f"{one.difference.low:+.4g} to {one.difference.high:+.4g}", one.better, one.unit)
-        for one in figures
-    ]  # fmt: skip
+        (one.name, one.requests, one.first, one.second, *_interval(one), one.better, one.unit, one.note)
+        for one in found.metrics
+    ]
+    head = ("metric", "requests", found.first, found.second, "difference", "95 %", "surely better", "unit", "")
+    return table(head, rows)
+
+
+def _interval(one: FigureDifference) -> tuple[str, str]:
+    gap = one.difference
+    return ("-", "-") if gap is None else (f"{gap.value:+.4g}", f"{gap.low:+.4g} to {gap.high:+.4g}")
+
+
+def _figures(found: Comparison, figures: tuple[FigureDifference, ...]) -> str:
+    rows = [(one.name, one.first, one.second, *_interval(one), one.better, one.unit) for one in figures]
     return table(("figure", found.first, found.second, "difference", "95 %", "surely better", "unit"), rows)
 
 

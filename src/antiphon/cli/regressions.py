@@ -50,6 +50,9 @@ def add(
     not_this: Annotated[bool, typer.Option("--not-this", help="Expect anything but the text that was given.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Expect a first attempt that meets the schema.")] = False,
     guard: Annotated[list[str], typer.Option(metavar="NAME", help="Expect this guard to pass.")] = [],  # noqa: B006
+    metric: Annotated[
+        list[str], typer.Option(metavar="'NAME at least X'", help="Expect this of a metric; or: at most X.")
+    ] = [],  # noqa: B006
     split: SplitOption = "visible",
     why: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why, kept with the case.")] = "",
     project: Project = HERE,
@@ -67,6 +70,7 @@ def add(
         expect += [Expectation("text", text)] if text else []
         expect += [Expectation("schema")] if schema else []
         expect += [Expectation("guard", one) for one in guard]
+        expect += [Expectation("metric", bound, name) for name, _, bound in (one.partition(" ") for one in metric)]
         if not_this:
             served = workbench_of(store).texts(store.scope, [prediction])[prediction]
             expect += [Expectation("not_text", served or "")]
@@ -127,7 +131,7 @@ def run(
             candidate = await asyncio.to_thread(store.releases.get, store.scope, release)
             await learning.serve(candidate)
             with Progress() as progress:
-                return await regression_runner(store, learning.recorded).run(
+                return await regression_runner(store, learning.recorded, learning.evaluators.scorer).run(
                     candidate, version, split=chosen_split(split), author=at_terminal(store).id, progress=progress
                 )
 

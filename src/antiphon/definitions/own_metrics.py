@@ -88,7 +88,8 @@ def metric(
     ``request`` is a mapping with ``entity``, ``question``, ``features`` as printed and ``documents``, the texts of the
     chunks that were retrieved and of what tools gave back; ``output`` is the decoded output, or the text of an
     application without a schema; ``outcome`` maps the name of each known outcome to its value as a text. Evaluations
-    call it for each row, in a thread; ``[project] guard_modules`` must name its module on each host.
+    call it for each row, trials of prompts for both answers, regression cases for the answer that they ask for, in a
+    thread; ``[project] guard_modules`` must name its module on each host.
     One that raises, takes longer than a second or returns no number within the bounds is counted, and never passes a
     gate.
     """

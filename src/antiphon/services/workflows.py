@@ -6,6 +6,7 @@ from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
+from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
 from antiphon.learning.workbench.regressions import WORKFLOW as REGRESSIONS
 from antiphon.learning.workbench.trials import WORKFLOW as TRY
 
@@ -22,6 +23,7 @@ __all__ = [
     "APPLY",
     "GATES",
     "OPENAI_BATCH",
+    "OPTIMIZE",
     "REBUILD",
     "REFRESH",
     "REGRESSIONS",

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from tests.harness import fakes
 from tests.harness.gateway_client import sign_in
 from tests.harness.small_desk import SCOPE
 from tests.integration.gateway.conftest import serve
-from tests.integration.learning.tried_desk import TriedDesk
+from tests.integration.learning.tried_desk import METRICS, TRIAGE, TriedDesk
 
+from antiphon import metrics
+from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principals import Role
 
@@ -115,6 +118,69 @@ async def test_a_refused_form_loses_nothing_and_says_what_is_wrong(desk: TriedDe
         assert "complaints, version 1" in saved.text
         assert (await browser.get("/prompts?application=nothing")).status_code == 404
         assert (await browser.get("/regressions/none")).status_code == 404
+
+
+@pytest.fixture
+async def measured(tmp_path: Path) -> AsyncIterator[TriedDesk]:
+    own = (
+        OwnMetric("shown", f"{METRICS}:brief"),
+        OwnMetric("odd", f"{METRICS}:nonsense"),
+        metrics.groundedness("summary"),
+    )
+    opened = TriedDesk(tmp_path, application=msgspec.structs.replace(TRIAGE, own_metrics=own))
+    yield opened
+    opened.close()
+
+
+async def test_metrics_stand_on_the_page_of_a_trial_and_in_the_form_of_a_case(measured: TriedDesk) -> None:
+    desk = measured
+    prediction = await desk.ask("A flood")
+    trial = await desk.tried(desk.told("Everything is urgent."))
+    (answer,) = trial.answers
+    assert answer.live.own["groundedness"] == answer.draft.own["groundedness"] == 1.0
+    assert set(answer.draft.own_failed) == {"shown", "odd"}, "they raise, and are no number"
+    async with serve(fakes.gateway_services(desk.database, environment=SCOPE.environment)) as running:
+        async with client(desk, running.url) as http:
+            found = (await got(http, f"/admin/trials/{trial.id}"))["comparison"]["metrics"]
+            assert [(one["name"], one["requests"]) for one in found] == [("shown", 0), ("odd", 0), ("groundedness", 1)]
+            assert "no value of 2 answers" in found[0]["note"]
+        key, _ = Keys(desk.database, fakes.SECRET).create("default", "reader", "engineer")
+        async with httpx2.AsyncClient(base_url=running.url, follow_redirects=True) as browser:
+            page = await sign_in(browser, key, f"/trials/{trial.id}")
+            assert "groundedness" in page.text
+            assert "no value of 2 answers" in page.text
+            form = await browser.get(f"/requests/{prediction}/case")
+            assert "metric groundedness" in form.text
+            token = re.search(r'name="csrf" value="([^"]+)"', form.text)
+            assert token is not None
+            case = {"csrf": token[1], "set": "complaints", "expect": "metric", "property": "groundedness"}
+            refused = await browser.post(f"/requests/{prediction}/case", data=case | {"value": "much"})
+            assert refused.status_code == 400
+            assert "is no bound of groundedness" in refused.text
+            saved = await browser.post(f"/requests/{prediction}/case", data=case | {"value": "at least 0.5"})
+            assert "groundedness is at least 0.5" in saved.text
+
+
+async def test_a_search_is_ordered_and_read_over_http(desk: TriedDesk, url: str) -> None:
+    order = {"set": "complaints", "by": "tiny", "budget": 20}
+    async with client(desk, url) as http:
+        for question, split in (("A flood", "visible"), ("Another flood", "held-out")):
+            prediction = await desk.ask(question)
+            case = {"set": "complaints", "split": split, "expect": [{"kind": "schema"}]}
+            assert (await http.post(f"/admin/predictions/{prediction}/case", json=case)).status_code == 200
+        unknown = await http.post("/admin/prompts/triage/optimizations", json=order | {"set": "none"})
+        assert unknown.status_code == 404
+        assert (await http.post("/admin/prompts/triage/optimizations", json=order | {"budget": 0})).status_code == 400
+        placed = await http.post("/admin/prompts/triage/optimizations", json=order)
+        assert placed.status_code == 202, placed.text
+        run = placed.json()["id"]
+        found = await got(http, f"/admin/optimizations/{run}")
+        assert (found["run"]["status"], found["application"], found["result"]) == ("queued", "triage", None)
+        assert found["order"]["release"] == desk.release.id, "as it is live now"
+        trial = await http.post("/admin/trials", json={"application": "triage"})
+        assert (await http.get(f"/admin/optimizations/{trial.json()['id']}")).status_code == 404
+    async with client(desk, url, "viewer") as http:
+        assert (await http.post("/admin/prompts/triage/optimizations", json=order)).status_code == 403
 
 
 async def test_an_erased_text_leaves_its_page_and_its_trial(desk: TriedDesk, url: str) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.harness.embedders import WORDS
 from tests.harness.small_desk import BARE, DESK, SCOPE, SmallDesk
 
 from antiphon.catalog.features.definitions import AppliedProjects
 from antiphon.catalog.learning.annotations import Annotations
 from antiphon.catalog.learning.evaluations import Evaluations
+from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.learning.regressions import RegressionSets
 from antiphon.catalog.learning.trials import Trials
 from antiphon.catalog.releases.releases import Release
@@ -21,9 +23,14 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.engine.api.port import Engine
 from antiphon.learning.evaluation.asking import EvaluatedReleases
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.workbench.trials import SampleQuery, TrialRunner
 from antiphon.serving.services import Services
+from antiphon.serving.user_functions import UserFunctions
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
+
+METRICS = "tests.integration.learning.help_metrics"
+"""A module of functions that applications declare as metrics."""
 
 TRIAGE: ApplicationSpec = msgspec.structs.replace(
     DESK,
@@ -67,6 +74,7 @@ class TriedDesk(SmallDesk):
         self.trials = Trials(self.database)
         self.annotations = Annotations(self.database)
         self.sets = RegressionSets(self.database)
+        self.scorer = AnswerScorer(self.blobs, embedders=WORDS, functions=UserFunctions([METRICS]))
         self.runner = TrialRunner(
             services=self.services_of,
             releases=self.releases,
@@ -75,6 +83,8 @@ class TriedDesk(SmallDesk):
             conversations=self.conversations,
             trials=self.trials,
             evaluations=self.evaluations,
+            outcomes=Outcomes(self.database),
+            scorer=self.scorer,
             clock=self.clock,
             patience=0.0,
         )

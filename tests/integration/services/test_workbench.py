@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from antiphon.app.wiring import open_project
 from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.catalog.learning.regressions import Expectation
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
+from antiphon.core.ids import content_hash
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine.api.messages import GenerationRequest
@@ -37,12 +39,13 @@ from antiphon.services.learning.workbench_orders import (
     WorkbenchWorkflows,
 )
 from antiphon.services.project.store import Store
+from antiphon.services.workflows import OPTIMIZE
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 
 SYSTEM = "You sort tickets."
 DEFINITIONS = f"""
-from antiphon import Application, Gates, Prompt
+from antiphon import Application, Gates, Outcome, Prompt, metrics
 
 Application("triage", ungated="a test asks at once", features=[], purpose="sort tickets", model="smollm2-135m",
             prompt=Prompt("Ticket: {{{{ question }}}}", system="{SYSTEM}"),
@@ -51,7 +54,7 @@ Application("triage", ungated="a test asks at once", features=[], purpose="sort 
                     "summary": {{"type": "string"}}}},
                     "required": ["urgency", "summary"], "additionalProperties": False}})
 Application("replies", ungated="a test asks at once", features=[], purpose="answer tickets", model="smollm2-135m",
-            prompt=Prompt("Letter: {{{{ question }}}}"))
+            prompt=Prompt("Letter: {{{{ question }}}}"), outcome=Outcome(), metrics=[metrics.groundedness()])
 """
 ASKER = Principal("asker", "default", "service")
 
@@ -259,19 +262,103 @@ def test_a_complaint_becomes_a_case_that_gates_releases(antiphon: Run, ask: Any,
     assert {"regression.add", "regression.erase"} <= entries
 
 
-def test_a_better_system_text_is_searched_for_by_command(antiphon: Run, ask: Any, folder: Path) -> None:
+def test_a_better_system_text_is_searched_for_by_the_worker(
+    antiphon: Run, ask: Any, folder: Path, store: Store
+) -> None:
     for split, questions in (("visible", ("a flood", "my flood")), ("held-out", ("no flood", "the flood"))):
         for prediction in ask(*questions):
             antiphon("evaluations", "add", prediction, "--set", "floods", "--label", "urgency=urgent", "--split", split)
-    found = antiphon(
-        "prompts", "optimize", "triage", "--set", "floods", "--by", "smollm2-135m", "--budget", "20", "--out",
-        str(folder / "better.txt"), "--json",
-    )  # fmt: skip
-    assert found.code == 0, found.err
-    made = found.json()
+    order = ["prompts", "optimize", "triage", "--set", "floods", "--by", "smollm2-135m", "--budget", "20"]
+    unattended = antiphon(*order)
+    assert unattended.code == 6
+    assert "No worker runs, so nothing would search." in unattended.err
+    assert store.runs.list(store.scope, workflow=OPTIMIZE) == [], "nothing was ordered"
+    ordered = antiphon(*order, "--no-wait", "--json").json()
+    assert (ordered["status"], ordered["result"]) == ("queued", None)
+    early = antiphon("prompts", "optimization", ordered["run"], "--out", str(folder / "better.txt"))
+    assert early.code == 1
+    assert "The search is queued" in early.err
+    asyncio.run(worked(folder, ordered["run"]))
+    found = antiphon("prompts", "optimization", ordered["run"], "--out", str(folder / "better.txt"), "--json").json()
+    made = found["result"]
+    assert (found["status"], found["order"]["budget"], found["order"]["version"]) == ("succeeded", 20, 4)
     assert "Floods are urgent" in made["system"] == (folder / "better.txt").read_text()
     assert (made["held_out_before"]["value"], made["held_out_after"]["value"]) == (0.0, 1.0)
-    assert antiphon("prompts", "optimize", "triage", "--set", "none", "--by", "smollm2-135m").code == 3
+    assert "held-out cases that pass 0%" in antiphon("prompts", "optimization", ordered["run"]).out
+    kept = f"optimize_{content_hash(ordered['run'])[:26]}"
+    assert store.evaluations.answers(store.scope, kept) == {}, "what was kept goes as the result is recorded"
+    assert antiphon("prompts", "optimize", "triage", "--set", "none", "--by", "x", "--no-wait").code == 3
+    assert antiphon("prompts", "optimization", "run_none").code == 3
+    assert antiphon("prompts", "optimize", "replies", "--set", "floods", "--by", "x", "--no-wait").code == 2
+
+
+def test_a_search_without_its_package_says_what_to_install(
+    antiphon: Run, ask: Any, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, question in (("visible", "a flood"), ("held-out", "no flood")):
+        (prediction,) = ask(question)
+        antiphon("evaluations", "add", prediction, "--set", "floods", "--label", "urgency=urgent", "--split", split)
+    order = ["prompts", "optimize", "triage", "--set", "floods", "--by", "smollm2-135m", "--no-wait"]
+    run = antiphon(*order, "--json").json()["run"]
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gepa" else found(name))
+    refused = antiphon(*order)
+    assert refused.code == 7
+    assert "pip install 'antiphon[optimize]'" in refused.err
+    asyncio.run(worked(folder, run, "failed"))
+    shown = antiphon("prompts", "optimization", run)
+    assert "antiphon[optimize]" in shown.out
+
+
+def test_a_search_is_cancelled_by_who_may_order_it(antiphon: Run, ask: Any, folder: Path, store: Store) -> None:
+    for split, question in (("visible", "a flood"), ("held-out", "no flood")):
+        (prediction,) = ask(question)
+        antiphon("evaluations", "add", prediction, "--set", "floods", "--label", "urgency=urgent", "--split", split)
+    order = ["prompts", "optimize", "triage", "--set", "floods", "--by", "smollm2-135m", "--no-wait", "--json"]
+    run = antiphon(*order).json()["run"]
+    assert antiphon("runs", "cancel", run).code == 0
+    ended = antiphon("prompts", "optimization", run, "--json").json()
+    assert (ended["status"], ended["result"]) == ("cancelled", None)
+
+
+def test_metrics_of_texts_and_of_ones_own_are_compared(antiphon: Run, ask: Any, folder: Path, store: Store) -> None:
+    asked = ask("my kettle", "my lamp", "my stove", application="replies")
+    now = store.database.clock.now()
+    for prediction in asked:
+        receipt = store.receipts.get(store.scope, prediction)
+        store.outcomes.add(
+            OutcomeRecord(
+                id=f"out_{prediction}", scope=store.scope, application="replies", kind="reference", status="joined",
+                value="We are sorry.", available_at=now, created_at=now, prediction=prediction, outcome="text",
+                release=receipt.release, role="live", as_of=receipt.as_of, principal="asker",
+            )
+        )  # fmt: skip
+    tried = antiphon("prompts", "try", "replies", "--json").json()
+    measured = {one["name"]: one for one in tried["comparison"]["metrics"]}
+    assert {"chrf", "rouge_l", "exact_match", "groundedness"} <= measured.keys()
+    assert (measured["exact_match"]["first"], measured["exact_match"]["requests"]) == (1.0, 3)
+    assert measured["groundedness"]["difference"]["value"] == 0.0
+    shown = antiphon("prompts", "compare", tried["id"]).out
+    assert "groundedness" in shown
+    assert "chrf" in shown
+
+    add = ["evaluations", "add", asked[0], "--set", "letters"]
+    wrong = antiphon(*add, "--metric", "kindness at least 1")
+    assert wrong.code == 2
+    assert "It declares groundedness" in wrong.err
+    assert "at least X" in antiphon(*add, "--metric", "groundedness >= 1").err
+    assert antiphon(*add, "--metric", "groundedness at most 0.5").code == 0
+    live = store.releases.live(store.scope, "replies")
+    assert live is not None
+    assert antiphon("evaluations", "run", "letters", live.id).code == 0
+    assert antiphon(*add, "--metric", "groundedness at least 0.9").code == 0
+    failing = antiphon("evaluations", "run", "letters", live.id, "--json")
+    assert failing.code == 1
+    assert "expected groundedness is at least 0.9, it is 0" in failing.out
+    (folder / "cases.jsonl").write_text(antiphon("evaluations", "cases", "letters", "--jsonl").out)
+    assert '"value":"at least 0.9"' in (folder / "cases.jsonl").read_text()
+    again = antiphon("evaluations", "import", str(folder / "cases.jsonl"), "--set", "letters", "--json").json()
+    assert (again["version"], again["cases"]) == (2, 2)
 
 
 def test_two_annotators_who_contradict_each_other_are_shown(antiphon: Run, ask: Any, folder: Path) -> None:
@@ -372,13 +459,14 @@ def test_annotations_and_cases_ask_policy_and_stay_in_their_scope(store: Store, 
     assert store.regressions.version(store.scope, "complaints") == version
 
 
-async def worked(folder: Path, run: str) -> dict[str, Any]:
+async def worked(folder: Path, run: str, ended: str = "succeeded") -> dict[str, Any]:
     """The result of a run that a worker has done."""
     wired = open_project(folder)
     try:
         learning = LearningPlatform(wired.store, wired.engine, wired.commit, wired.features)
         registry, stop = WorkflowRegistry(), asyncio.Event()
-        WorkbenchWorkflows(wired.store, learning.recorded, learning.serve).register(registry)
+        scorer = learning.evaluators.scorer
+        WorkbenchWorkflows(wired.store, learning.recorded, scorer, learning.serve).register(registry)
         executor = Executor(wired.store.database, registry, "worker", wired.store.scope, poll=0.01)
         working = asyncio.create_task(executor.run_until(stop))
         async with asyncio.timeout(30):
@@ -386,7 +474,7 @@ async def worked(folder: Path, run: str) -> dict[str, Any]:
                 await asyncio.sleep(0.01)
         stop.set()
         await working
-        assert found.status == "succeeded", found.error
+        assert found.status == ended, found.error
         result: dict[str, Any] = dict(found.result or {})
         return result
     finally:

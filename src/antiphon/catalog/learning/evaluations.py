@@ -307,6 +307,10 @@ class Evaluations:
             if connection.execute(ended).first() is None:
                 connection.execute(upsert(_answers).values(row).on_conflict_do_nothing())
 
+    def forget_answers(self, scope: Scope, evaluation: str, *, within: Connection | None = None) -> None:
+        """Remove the answers of what has ended and is recorded elsewhere."""
+        self._database.write(delete(_answers).where(schema.owned(_answers, scope, evaluation=evaluation)), within)
+
     def get(self, scope: Scope, evaluation: str) -> Evaluation:
         """One evaluation.
 

@@ -25,7 +25,7 @@ from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
 
 Split = Literal["visible", "held-out"]
-ExpectationKind = Literal["text", "not_text", "contains", "lacks", "label", "schema", "guard"]
+ExpectationKind = Literal["text", "not_text", "contains", "lacks", "label", "schema", "guard", "metric"]
 
 
 class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +35,7 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kind: ``text``: exactly this; ``not_text``: anything but this; ``contains`` and ``lacks``: has this in it or
             not, whatever the case of letters; ``label``: ``property`` has this value; ``schema``: the first attempt
             meets the application's schema; ``guard``: the guard of this name, or every one, lets the first attempt
-            pass.
+            pass; ``metric``: the application's metric ``property`` is ``at least X`` or ``at most X``.
     """
 
     kind: ExpectationKind
@@ -51,6 +51,7 @@ class RegressionCase(msgspec.Struct, frozen=True):
         prediction: the one that it was made from.
         features: of then; those of views that are not named are read as of the moment, ``as_of`` or now.
         turns: the earlier ones of its conversation.
+        outcomes: by name, that were known of the prediction: for metrics that compare with what came true.
         note: in the author's words.
     """
 
@@ -69,6 +70,7 @@ class RegressionCase(msgspec.Struct, frozen=True):
     features: tuple[FeatureReceipt, ...] = ()
     publication: int | None = None
     turns: tuple[ConversationTurn, ...] = ()
+    outcomes: dict[str, str] = {}
     note: str = ""
 
 

@@ -31,7 +31,8 @@ class AnswerFigures(msgspec.Struct, frozen=True):
         prompt_tokens, completion_tokens, engine_seconds: of all attempts.
         seconds: wall seconds; an answer of a trial is made at batch priority.
         guards: what guards did, without those that let it pass.
-        probabilities: of the labels of the application's outcome.
+        own: values of the metrics that the tried application declares, of functions and of judge models; ``own_failed``
+            why others have none.
     """
 
     prediction: str | None = None
@@ -45,7 +46,8 @@ class AnswerFigures(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     guards: tuple[str, ...] = ()
     fingerprint: str = ""
-    probabilities: dict[str, float] = {}
+    own: dict[str, float] = {}
+    own_failed: dict[str, str] = {}
 
 
 class TrialAnswer(msgspec.Struct, frozen=True):

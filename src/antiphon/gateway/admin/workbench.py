@@ -24,10 +24,11 @@ from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.learning.workbench.agreement import Agreement
 from antiphon.learning.workbench.comparison import Comparison
+from antiphon.learning.workbench.optimizer import OptimizedPrompt
 from antiphon.learning.workbench.regressions import CaseLine
 from antiphon.learning.workbench.submission import AnnotationSubmission
 from antiphon.services.learning.workbench import PreferenceCounts, PromptVersion
-from antiphon.services.learning.workbench_orders import RegressionOrder, TrialOrder
+from antiphon.services.learning.workbench_orders import OptimizationOrder, RegressionOrder, TrialOrder
 
 
 class TrialQuery(msgspec.Struct, frozen=True):
@@ -67,6 +68,15 @@ class TrialComparison(msgspec.Struct, frozen=True):
 
     comparison: Comparison
     preferences: PreferenceCounts
+
+
+class OptimizationDetail(msgspec.Struct, frozen=True):
+    """A search that was ordered; ``result`` once it has succeeded."""
+
+    run: RunLine
+    application: str
+    order: OptimizationOrder
+    result: OptimizedPrompt | None
 
 
 class PromptVersionList(msgspec.Struct, frozen=True):
@@ -159,6 +169,21 @@ def _comparison(call: OperationCall, query: ComparisonQuery) -> TrialComparison:
     return TrialComparison(found, workbench.preferences(call.scope, found))
 
 
+@operation(
+    "POST", "/admin/prompts/{application}/optimizations", "Order a search for a better system text.", None, status=202
+)
+def _order_optimization(call: OperationCall, body: OptimizationOrder) -> RunLine:
+    orders = call.services.learning.workbench_orders
+    return read(orders.place_optimization(call.scope, call.principal, call.path["application"], body), RunLine)
+
+
+@operation("GET", "/admin/optimizations/{run}", "A search for a better system text, and what it found.", "read")
+def _optimization(call: OperationCall) -> OptimizationDetail:
+    found = call.services.learning.workbench_orders.optimization(call.scope, call.path["run"])
+    require_whole(call, found.application)
+    return OptimizationDetail(read(found.run, RunLine), found.application, found.order, found.result)
+
+
 @operation("GET", "/admin/predictions/{prediction}/annotations", "Every annotator's say about a prediction.", "read")
 def _annotations(call: OperationCall) -> AnnotationList:
     prediction = call.path["prediction"]
@@ -219,7 +244,8 @@ def expectation(kind: str, value: str, name: str) -> Expectation:
         )
     blank = kind == "schema"
     return read(
-        {"kind": kind, "value": "" if blank else value, "property": name if kind == "label" else ""}, Expectation
+        {"kind": kind, "value": "" if blank else value, "property": name if kind in ("label", "metric") else ""},
+        Expectation,
     )
 
 

@@ -200,6 +200,7 @@ def _case_form(call: PageCall, problem: AntiphonError | None = None) -> Response
         },
         suggested=None if suggested is None else in_words(suggested),
         labels={name: said["enum"] for name, said in properties.items() if "enum" in said},
+        metrics=list(bundle.application.user_metrics),
         guards=[guard.label for guard in bundle.application.guards],
         may=call.may("train", f"application/{receipt.application}"),
     )

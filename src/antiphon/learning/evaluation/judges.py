@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from antiphon.catalog.learning.annotations import Annotation
 from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, JudgedMean
@@ -25,6 +26,7 @@ from antiphon.definitions.degradation import Target, target_of
 from antiphon.definitions.own_metrics import JudgeMetric
 from antiphon.learning.evaluation.intervals import student
 from antiphon.learning.evaluation.metric import Floats
+from antiphon.learning.evaluation.metrics import cluster_places
 from antiphon.learning.evaluation.scores import RowResult
 from antiphon.serving.answering.guards.outputs import part_of
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines
@@ -137,27 +139,30 @@ class ScoredAnswers(msgspec.Struct, frozen=True):
 
 
 def judged_mean(
-    metric: JudgeMetric, rows: Sequence[RowResult], people: Mapping[tuple[str, str], float]
-) -> JudgedMean | None:
+    metric: JudgeMetric, rows: Sequence[RowResult], people: Mapping[tuple[str, str], float],
+    users: Mapping[str, str] = {},
+) -> JudgedMean | None:  # fmt: skip
     """A release's mean score; ``None`` where the judge scored no row.
 
     Args:
         people: example and text to people's score.
+        users: example to the user who asked, whose rows are one piece of evidence; by default each row is one.
     """
-    scored = [((row.example, row.text), row.own[metric.name]) for row in rows if metric.name in row.own]
+    scored = [row for row in rows if metric.name in row.own]
     if not scored:
         return None
-    both = [(people[answer], said) for answer, said in scored if answer in people]
-    judge_alone = [said for answer, said in scored if answer not in people]
-    judge = _plain_mean(np.array([said for _, said in scored]))
-    if len(both) < metric.least:
-        return JudgedMean(judge, judge, len(both), corrected=False)
-    by_people, by_judge = np.array(both).T
-    if judge_alone:
-        corrected = prediction_powered_mean(by_people, by_judge, np.array(judge_alone))
+    said = np.array([row.own[metric.name] for row in scored])
+    known = np.array([(row.example, row.text) in people for row in scored])
+    whose = np.array([users.get(row.example, row.example) for row in scored])
+    judge, count = _plain_mean(said, [*whose]), int(known.sum())
+    if count < metric.least or len({*whose[known]}) < 2:
+        return JudgedMean(judge, judge, count, corrected=False)
+    by_people = np.array([people[row.example, row.text] for row in scored if (row.example, row.text) in people])
+    if count < len(scored):
+        corrected = prediction_powered_mean(by_people, said[known], said[~known], [*whose[known], *whose[~known]])
     else:
-        corrected = _plain_mean(by_people)
-    return JudgedMean(corrected, judge, len(both), corrected=True)
+        corrected = _plain_mean(by_people, [*whose])
+    return JudgedMean(corrected, judge, count, corrected=True)
 
 
 def with_judges(evaluation: R, metrics: Sequence[JudgeMetric], ours: ScoredAnswers, live: ScoredAnswers | None) -> R:
@@ -185,7 +190,9 @@ def difference_of_means(ours: JudgedMean, theirs: JudgedMean) -> IntervalEstimat
     return IntervalEstimate(value, value - low, value + high)
 
 
-def prediction_powered_mean(people: Floats, judge: Floats, judge_alone: Floats) -> IntervalEstimate:
+def prediction_powered_mean(
+    people: Floats, judge: Floats, judge_alone: Floats, clusters: Sequence[str] | None = None
+) -> IntervalEstimate:
     """The mean of what people would have said, from few of their scores and many of a judge's, with its 95 % interval.
 
     What the judge says of rows that people did not score, corrected by how far it is from people where they did
@@ -195,6 +202,8 @@ def prediction_powered_mean(people: Floats, judge: Floats, judge_alone: Floats) 
 
     Args:
         people, judge: of the same rows, at least two. judge_alone: of other rows.
+        clusters: the user of each row, first of those that people scored; by default each row is one's own. What is off
+            in the same way for a user is added up before it is squared (Liang & Zeger, Biometrika 73, 1986).
     """
     few, many = len(people), len(judge_alone)
     spread = float(np.var(np.concatenate([judge, judge_alone]), ddof=1))
@@ -202,13 +211,22 @@ def prediction_powered_mean(people: Floats, judge: Floats, judge_alone: Floats) 
     share = min(max(together / ((1 + few / many) * spread), 0.0), 1.0) if spread > 0 else 0.0
     apart_from = people - share * judge
     value = share * float(judge_alone.mean()) + float(apart_from.mean())
-    alone = float(np.var(judge_alone, ddof=1)) if many > 1 else 0.0
-    error = math.sqrt(float(np.var(apart_from, ddof=1)) / few + share**2 * alone / many)
-    half = student(0.95, few - 1) * error
+    cluster = cluster_places(clusters, few + many)
+    parts = np.concatenate([_parts(apart_from, cluster[:few]), share * _parts(judge_alone, cluster[few:])])
+    half = student(0.95, len({*cluster[:few]}) - 1) * float(np.linalg.norm(np.bincount(cluster, weights=parts)))
     return IntervalEstimate(value, value - half, value + half)
 
 
-def _plain_mean(values: Floats) -> IntervalEstimate:
-    value, count = float(values.mean()), len(values)
-    half = student(0.95, count - 1) * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+def _plain_mean(values: Floats, clusters: Sequence[str] | None = None) -> IntervalEstimate:
+    value, cluster = float(values.mean()), cluster_places(clusters, len(values))
+    count = int(cluster.max()) + 1
+    error = float(np.linalg.norm(np.bincount(cluster, weights=_parts(values, cluster))))
+    half = student(0.95, count - 1) * error if count > 1 else 0.0
     return IntervalEstimate(value, value - half, value + half)
+
+
+def _parts(values: Floats, clusters: NDArray[np.intp]) -> Floats:
+    """The part of each value in the error of their mean, so large that the squares of the sums of clusters add up to
+    its variance without bias."""
+    count = len({*clusters})
+    return (values - values.mean()) / len(values) * math.sqrt(count / (count - 1) if count > 1 else 0.0)

@@ -337,9 +337,13 @@ def advantages(rows: ScoredRows) -> dict[str, IntervalEstimate]:
 
 
 def differences(
-    rows: ScoredRows, others: ScoredRows, *, seed: int = SEED, resamples: int = RESAMPLES
-) -> dict[str, IntervalEstimate]:
+    rows: ScoredRows, others: ScoredRows, *, clusters: Sequence[str] | None = None, seed: int = SEED,
+    resamples: int = RESAMPLES,
+) -> dict[str, IntervalEstimate]:  # fmt: skip
     """Each metric minus another forecaster's on identical rows, with the 95 % interval of the paired bootstrap.
+
+    Args:
+        clusters: the user of each row, whose rows are drawn together; by default each row is drawn by itself.
 
     Raises:
         InvalidInputError: the rows are not the same.
@@ -353,19 +357,23 @@ def differences(
             for name, metric in rows.metrics.items()
         }
 
-    return _each(rows, values, seed, resamples)
+    return _each(rows, values, seed, resamples, clusters)
 
 
 def _each(
-    rows: ScoredRows, values: Callable[[Floats], Mapping[str, Floats]], seed: int, resamples: int
-) -> dict[str, IntervalEstimate]:
-    """A value of each metric, of all rows and with its interval over rows that are drawn again."""
+    rows: ScoredRows, values: Callable[[Floats], Mapping[str, Floats]], seed: int, resamples: int,
+    clusters: Sequence[str] | None = None,
+) -> dict[str, IntervalEstimate]:  # fmt: skip
+    """A value of each metric, of all rows and with its interval over rows, or clusters of them, that are drawn again
+    (the cluster bootstrap of Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, 3.8)."""
     whole, generator = values(all_of(rows)), np.random.default_rng(seed)
+    cluster = cluster_places(clusters, rows.rows)
+    count = int(cluster.max()) + 1
     drawn: dict[str, list[Floats]] = {name: [] for name in whole}
     at_once = max(1, _CELLS // rows.rows)
     for first in range(0, resamples, at_once):
-        places = [generator.integers(0, rows.rows, rows.rows) for _ in range(min(at_once, resamples - first))]
-        weights = np.array([np.bincount(one, minlength=rows.rows) for one in places], np.float64)
+        places = [generator.integers(0, count, count) for _ in range(min(at_once, resamples - first))]
+        weights = np.array([np.bincount(one, minlength=count)[cluster] for one in places], np.float64)
         for name, each in values(weights).items():
             drawn[name].append(each)
     found: dict[str, IntervalEstimate] = {}
@@ -380,12 +388,23 @@ def _each(
     return found
 
 
-def mean(values: Sequence[float]) -> IntervalEstimate:
-    """The mean of values with its 95 % interval."""
+def mean(values: Sequence[float], clusters: Sequence[str] | None = None) -> IntervalEstimate:
+    """The mean of values with its 95 % interval; values of one cluster, such as a user, are drawn together."""
     found, generator = np.asarray(values, np.float64), np.random.default_rng(SEED)
-    drawn = [found[generator.integers(0, len(found), len(found))].mean() for _ in range(RESAMPLES)]
+    cluster = cluster_places(clusters, len(found))
+    sums, counts = np.bincount(cluster, weights=found), np.bincount(cluster)
+    draws = (generator.integers(0, len(counts), len(counts)) for _ in range(RESAMPLES))
+    drawn = [sums[one].sum() / counts[one].sum() for one in draws]
     low, high = np.percentile(drawn, [2.5, 97.5])
     return IntervalEstimate(float(found.mean()), float(low), float(high))
+
+
+def cluster_places(clusters: Sequence[str] | None, rows: int) -> NDArray[np.intp]:
+    """The number of each row's cluster, from 0; without clusters each row is one."""
+    if clusters is None:
+        return np.arange(rows)
+    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    return np.asarray([names[one] for one in clusters], np.intp)
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> IntervalEstimate | None:

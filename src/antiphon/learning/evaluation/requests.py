@@ -9,6 +9,7 @@ import msgspec
 from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import AntiphonError, InvalidOutputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.outcome_shape import OutcomeShape
@@ -98,10 +99,10 @@ class EvaluationRequests:
     def _results(self, row: DatasetRow, answer: Answer, *, whole: bool) -> dict[str, RowOutcome]:
         """The answer beside each outcome that is known; beside the first alone where it was asked no further."""
         first, *others = self.application.shapes
-        found = {first.name: _result(first, row.label, answer)}
+        found = {first.name: result_of(first, row.label, answer.receipt, answer.text)}
         for shape in others if whole else ():
             if shape.name in row.further:
-                found[shape.name] = _result(shape, row.further[shape.name], answer)
+                found[shape.name] = result_of(shape, row.further[shape.name], answer.receipt, answer.text)
         return found
 
 
@@ -110,7 +111,8 @@ def outcomes_of(application: ApplicationSpec, row: DatasetRow) -> dict[str, str]
     return {application.shapes[0].name: row.label, **row.further}
 
 
-def _result(shape: OutcomeShape, truth: str, answer: Answer) -> RowOutcome:
+def result_of(shape: OutcomeShape, truth: str, receipt: Receipt, text: str) -> RowOutcome:
+    """An answer beside what came true of one outcome."""
     if shape.form == "label":
-        return RowOutcome(truth, outcome_probabilities(shape, answer.receipt.classes, answer.text))
-    return RowOutcome(truth, said=said_of(shape, answer.text))
+        return RowOutcome(truth, outcome_probabilities(shape, receipt.classes, text))
+    return RowOutcome(truth, said=said_of(shape, text))

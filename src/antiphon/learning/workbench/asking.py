@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.learning.trials import AnswerFigures
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import AntiphonError, InvalidOutputError, NotFoundError
+from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS, EvaluatedReleases, ask_patiently, first_attempt
 from antiphon.learning.evaluation.scores import meets
-from antiphon.serving.answering.probabilities import outcome_probabilities
 from antiphon.serving.history import continuing
 from antiphon.serving.recorded import RecordedRequest, answerer_of
 from antiphon.serving.request import Answer, AnswerRequest
@@ -86,7 +87,6 @@ def figures(receipt: Receipt, text: str, first: str, application: ApplicationSpe
         seconds=receipt.timing.total,
         guards=tuple(f"{one.guard}: {one.action}" for one in receipt.guards if one.action != "pass"),
         fingerprint=receipt.attempts[-1].fingerprint if receipt.attempts else "",
-        probabilities=outcome_probabilities(application.shape, receipt.classes, text),
     )
 
 
@@ -100,6 +100,18 @@ async def recorded_figures(receipt: Receipt, texts: Blobs, application: Applicat
 
     text, first = await asyncio.to_thread(read)
     return figures(receipt, text, first, application), text
+
+
+def known_outcomes(
+    outcomes: Outcomes, scope: Scope, predictions: Sequence[str], application: ApplicationSpec
+) -> dict[str, dict[str, str]]:
+    """Prediction to the values of the application's outcomes that are known of it, by name."""
+    found: dict[str, dict[str, str]] = {}
+    for shape in application.shapes:
+        for prediction, value in outcomes.values(scope, predictions, shape.name).items():
+            if shape.admits(value):
+                found.setdefault(prediction, {})[shape.name] = value
+    return found
 
 
 def text_of(receipt: Receipt, texts: Blobs) -> str | None:

@@ -1,7 +1,7 @@
-"""Compares two sides of a trial, or two trials, request by request: figures with intervals, metrics, texts, prompts.
+"""Compares two sides of a trial, or two trials, request by request: figures with intervals, texts, prompts.
 
 Invariant: only requests that both sides answered are compared, so that a difference is of the sides and not of what was
-asked. Intervals are of the paired bootstrap, clustered by user where the same user asked several times.
+asked. Intervals are clustered by user: ten requests of one user are one piece of evidence.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from antiphon.catalog.learning.evaluations import IntervalEstimate
 from antiphon.catalog.learning.trials import AnswerFigures
 from antiphon.catalog.releases.releases import Bundle
 from antiphon.core.ids import content_hash
-from antiphon.learning.evaluation.metrics import METRICS, LabelForecasts, differences, measure
+from antiphon.learning.evaluation.metrics import mean
 from antiphon.releases.bundle import FieldChange, diff
 
-RESAMPLES = 2_000
-SEED = 0
 ENOUGH = 10
 """Users below which no side is called surely better: an interval drawn from so few is too narrow."""
 
@@ -36,17 +32,22 @@ class TrialSide(msgspec.Struct, frozen=True):
 
 
 class FigureDifference(msgspec.Struct, frozen=True):
-    """A figure on both sides, and the mean of the paired differences (second side minus first).
+    """A figure or metric on both sides, and the mean of the paired differences (second side minus first).
 
-    ``better``: the side that is surely better, ``""`` where the interval holds 0 or neither direction is better.
+    Attributes:
+        first, second, difference: ``None`` of a metric that no request has a value of on both sides.
+        better: the side that is surely better, ``""`` where the interval holds 0 or neither direction is better.
+        requests: that it is of. note: what to know of it: a judge that is uncalibrated, answers without a value.
     """
 
     name: str
     unit: str
-    first: float
-    second: float
-    difference: IntervalEstimate
+    first: float | None
+    second: float | None
+    difference: IntervalEstimate | None
     better: str = ""
+    requests: int = 0
+    note: str = ""
 
 
 class AnswerPair(msgspec.Struct, frozen=True):
@@ -62,7 +63,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     Attributes:
         requests: that both answered; ``errors``: side to error code to how many it has of those that were asked.
-        metrics: of labels, where outcomes of at least two of the requests are known.
+        metrics: of outcomes that are known, and those that the tried application declares.
         changes: fields of the bundle that differ; ``prompt`` the prompt's lines as a unified diff.
         pairs: every request that was asked of both.
     """
@@ -74,7 +75,6 @@ class Comparison(msgspec.Struct, frozen=True):
     errors: dict[str, dict[str, int]]
     figures: tuple[FigureDifference, ...]
     metrics: tuple[FigureDifference, ...]
-    outcomes: int
     changes: tuple[FieldChange, ...]
     prompt: tuple[str, ...]
     pairs: tuple[AnswerPair, ...]
@@ -100,38 +100,23 @@ def compare(
     *,
     users: Mapping[str, str],
     identical: Mapping[str, bool],
-    outcomes: Mapping[str, str] | None = None,
-    labels: Sequence[str] = (),
-    positive: str | None = None,
+    metrics: Sequence[FigureDifference] = (),
 ) -> Comparison:
     """Compare two sides.
 
     Args:
         users: production request to the user who asked, by whom differences are clustered.
         identical: production request to whether both texts are the same bytes.
-        outcomes: production request to the label that came true; ``labels``: all there are, ``positive`` the one that
-            stands for yes.
+        metrics: of the same requests, as ``compare_metrics`` gives them.
     """
     shared = [one for one in first.answers if one in second.answers]
-    both = [one for one in shared if first.answers[one].error is None and second.answers[one].error is None]
+    both = answered_by_both(first, second)
     clusters = [users.get(one, one) for one in both]
     found = []
     for name, (unit, of, sign) in _FIGURES.items() if both else ():
-        ours = np.asarray([of(first.answers[one]) for one in both])
-        theirs = np.asarray([of(second.answers[one]) for one in both])
-        gap = paired(theirs - ours, clusters)
-        found.append(
-            FigureDifference(
-                name,
-                unit,
-                float(ours.mean()),
-                float(theirs.mean()),
-                gap,
-                _better(gap, sign, first.name, second.name, clusters),
-            )
-        )
-    scored = [one for one in both if outcomes is not None and outcomes.get(one) in (labels or ())]
-    scored = [one for one in scored if first.answers[one].probabilities and second.answers[one].probabilities]
+        ours = [of(first.answers[one]) for one in both]
+        theirs = [of(second.answers[one]) for one in both]
+        found.append(difference(name, unit, (first.name, second.name), ours, theirs, clusters, sign))
     return Comparison(
         first=first.name,
         second=second.name,
@@ -139,26 +124,40 @@ def compare(
         identical=sum(identical.get(one, False) for one in both),
         errors={side.name: _errors(side, shared) for side in (first, second)},
         figures=tuple(found),
-        metrics=_metrics(first, second, scored, outcomes or {}, labels, positive),
-        outcomes=len(scored),
+        metrics=tuple(metrics),
         changes=() if first.bundle is None or second.bundle is None else diff(first.bundle, second.bundle),
         prompt=prompt_difference(first.bundle, second.bundle),
         pairs=tuple(AnswerPair(one, first.answers[one].prediction, second.answers[one].prediction) for one in shared),
     )
 
 
-def paired(gaps: NDArray[np.float64], clusters: Sequence[str]) -> IntervalEstimate:
-    """The mean of paired differences with its 95 % percentile interval over clusters that are drawn again (the cluster
-    bootstrap of Davison and Hinkley, "Bootstrap Methods and their Application", 1997, 3.8)."""
-    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    places = np.asarray([names[one] for one in clusters])
-    sums = np.bincount(places, weights=gaps)
-    counts = np.bincount(places)
-    generator = np.random.default_rng(SEED)
-    drawn = generator.integers(0, len(names), (RESAMPLES, len(names)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return IntervalEstimate(float(gaps.mean()), float(low), float(high))
+def answered_by_both(first: TrialSide, second: TrialSide) -> list[str]:
+    """The requests that both sides answered."""
+    shared = [one for one in first.answers if one in second.answers]
+    return [one for one in shared if first.answers[one].error is None and second.answers[one].error is None]
+
+
+def difference(
+    name: str, unit: str, sides: tuple[str, str], ours: Sequence[float], theirs: Sequence[float],
+    clusters: Sequence[str], sign: int, note: str = "",
+) -> FigureDifference:  # fmt: skip
+    """The means of a value that each request has on both sides, and the mean of the paired differences.
+
+    Args:
+        clusters: the user of each request. sign: whether more is better (1), worse (-1) or neither (0).
+    """
+    gap = mean([second - first for first, second in zip(ours, theirs, strict=True)], clusters)
+    first, second = (sum(values) / len(values) for values in (ours, theirs))
+    return FigureDifference(
+        name, unit, first, second, gap, surely_better(gap, sign, sides, clusters), len(clusters), note
+    )
+
+
+def surely_better(gap: IntervalEstimate, sign: int, sides: tuple[str, str], clusters: Sequence[str]) -> str:
+    """The side that is surely better; ``""`` where none is, or too few users asked to be sure."""
+    if sign == 0 or gap.low <= 0 <= gap.high or len({*clusters}) < ENOUGH:
+        return ""
+    return sides[(gap.value > 0) == (sign > 0)]
 
 
 def prompt_difference(first: Bundle | None, second: Bundle | None) -> tuple[str, ...]:
@@ -210,40 +209,9 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _better(gap: IntervalEstimate, sign: int, first: str, second: str, clusters: Sequence[str]) -> str:
-    if sign == 0 or gap.low <= 0 <= gap.high or len({*clusters}) < ENOUGH:
-        return ""
-    return second if (gap.value > 0) == (sign > 0) else first
-
-
 def _errors(side: TrialSide, shared: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for one in shared:
         if (code := side.answers[one].error) is not None:
             found[code] = found.get(code, 0) + 1
     return found
-
-
-def _metrics(
-    first: TrialSide,
-    second: TrialSide,
-    scored: Sequence[str],
-    outcomes: Mapping[str, str],
-    labels: Sequence[str],
-    positive: str | None,
-) -> tuple[FigureDifference, ...]:
-    if len(scored) < 2:
-        return ()
-    ours, theirs = (
-        LabelForecasts.read([(side.answers[one].probabilities, outcomes[one]) for one in scored], labels, positive)
-        for side in (first, second)
-    )
-    values, others = measure(ours), measure(theirs)
-    return tuple(
-        FigureDifference(
-            name, METRICS[name].title, values[name], others[name], gap,
-            _better(gap, 1 if METRICS[name].higher else -1, first.name, second.name, scored),
-        )
-        for name, gap in differences(theirs, ours).items()
-        if name in values and name in others
-    )  # fmt: skip

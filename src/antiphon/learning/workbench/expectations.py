@@ -3,6 +3,7 @@ complaint suggests. Pure functions."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -13,17 +14,24 @@ from antiphon.catalog.learning.regressions import Expectation
 from antiphon.catalog.serving.receipt import GuardReceipt
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.outcome_shape import number_of
+from antiphon.definitions.own_metrics import JudgeMetric
+from antiphon.learning.evaluation.judges import HIGHEST, LOWEST
+from antiphon.learning.evaluation.scorer import AnswerScores
 from antiphon.learning.evaluation.scores import meets
 
 _LONGEST = 20_000
+_BOUND = re.compile(r"at (least|most) (\S+)")
 
 
 class CaseAnswer(msgspec.Struct, frozen=True):
-    """An answer as expectations see it: ``text`` as it was served, ``first`` as the model wrote it first."""
+    """An answer as expectations see it: ``text`` as it was served, ``first`` as the model wrote it first, ``scores`` by
+    the metrics that are expected of it."""
 
     text: str
     first: str
     guards: tuple[GuardReceipt, ...] = ()
+    scores: AnswerScores = AnswerScores()
 
 
 def check_expectation(expected: Expectation, application: ApplicationSpec) -> None:
@@ -53,10 +61,36 @@ def check_expectation(expected: Expectation, application: ApplicationSpec) -> No
                 where=where,
                 next_step=f"It has {', '.join(known) or 'none'}.",
             )
+    elif kind == "metric":
+        _check_metric(expected, application)
     elif kind != "schema" and (not expected.value.strip() or len(expected.value) > _LONGEST):
         raise InvalidInputError(
             f"The expected text has {len(expected.value)} characters.", where=where, next_step=f"Give 1 to {_LONGEST}."
         )
+
+
+def _check_metric(expected: Expectation, application: ApplicationSpec) -> None:
+    where, metrics = "expectation metric", application.user_metrics
+    metric = metrics.get(expected.property)
+    if metric is None:
+        raise InvalidInputError(
+            f"{application.name} declares no metric {expected.property!r}.",
+            where=where,
+            next_step=f"It declares {', '.join(metrics) or 'none: give the application metrics=[…]'}.",
+        )
+    low, high = (LOWEST, HIGHEST) if isinstance(metric, JudgeMetric) else (metric.low, metric.high)
+    bound = _bound(expected.value)
+    if bound is None or not low <= bound[1] <= high:
+        raise InvalidInputError(
+            f"{expected.value[:60]!r} is no bound of {expected.property}, whose values go from {low:g} to {high:g}.",
+            where=where,
+            next_step=f"Write `at least X` or `at most X`, such as `at least {high:g}`.",
+        )
+
+
+def expected_metrics(expected: Iterable[Expectation]) -> frozenset[str]:
+    """The names of the metrics by which an answer is scored."""
+    return frozenset(one.property for one in expected if one.kind == "metric")
 
 
 def unmet(expected: Iterable[Expectation], answer: CaseAnswer, application: ApplicationSpec) -> tuple[str, ...]:
@@ -77,6 +111,7 @@ def in_words(expected: Expectation) -> str:
         "label": f"{expected.property} is {value!r}",
         "schema": "the first attempt meets the schema",
         "guard": f"the guard {value} passes" if value else "every guard passes",
+        "metric": f"{expected.property} is {value}",
     }[expected.kind]
 
 
@@ -122,7 +157,25 @@ def _unmet(expected: Expectation, answer: CaseAnswer, application: ApplicationSp
             acted = [one for one in answer.guards if one.action != "pass" and value in ("", one.guard)]
             said = "; ".join(f"{one.guard}: {one.action} {one.reason}".rstrip() for one in acted)
             return None if not acted else f"expected {in_words(expected)}, but {said}"
+        case "metric":
+            return _unmet_metric(expected, answer.scores)
     return None if met else f"expected {in_words(expected)}"
+
+
+def _unmet_metric(expected: Expectation, scores: AnswerScores) -> str | None:
+    bound, score = _bound(expected.value), scores.values.get(expected.property)
+    if bound is None or score is None:
+        reason = scores.failed.get(expected.property, "the release declares no such metric")
+        return f"expected {in_words(expected)}, but it has no value: {reason}"
+    met = score >= bound[1] if bound[0] == "least" else score <= bound[1]
+    return None if met else f"expected {in_words(expected)}, it is {score:g}"
+
+
+def _bound(text: str) -> tuple[str, float] | None:
+    """``least`` or ``most`` and the number of a bound in words; ``None`` of anything else."""
+    found = _BOUND.fullmatch(text.strip())
+    number = None if found is None else number_of(found[2])
+    return None if found is None or number is None else (found[1], number)
 
 
 def _same_document(text: str, value: str) -> bool:

@@ -7,7 +7,7 @@ prediction is long gone, and taken to another environment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +26,7 @@ from antiphon.catalog.learning.regressions import (
     SetVersion,
     Split,
 )
+from antiphon.catalog.learning.trials import AnswerFigures
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import ConversationTurn
@@ -35,11 +36,14 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.own_metrics import JudgeMetric
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.asking import KeptAnswers, Progress, answer_each, first_attempt, next_id
+from antiphon.learning.evaluation.scorer import AnswerScorer, AnswerScores
 from antiphon.learning.workbench.asking import RecordedRequests, ServicesOf
-from antiphon.learning.workbench.expectations import CaseAnswer, check_expectation, unmet
+from antiphon.learning.workbench.expectations import CaseAnswer, check_expectation, expected_metrics, unmet
 from antiphon.serving.recorded import RecordedRequest
+from antiphon.serving.request import Answer
 
 WORKFLOW = "regressions"
 ERASED = "erased"
@@ -52,6 +56,7 @@ class CaseLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         expect: at least one expectation.
         features: of then, as receipts hold them; without any they are read as of ``as_of``, or now.
         turns: the earlier ones of its conversation.
+        outcomes: by name, for metrics that compare with what came true.
     """
 
     application: str
@@ -63,6 +68,7 @@ class CaseLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     features: tuple[FeatureReceipt, ...] = ()
     publication: int | None = None
     turns: tuple[ConversationTurn, ...] = ()
+    outcomes: dict[str, str] = {}
     split: Split = "visible"
     note: str = ""
     prediction: str | None = None
@@ -77,14 +83,18 @@ class CaseOutcome(msgspec.Struct, frozen=True):
 
 def case_of(
     scope: Scope, name: str, request: RecordedRequest, expect: Sequence[Expectation], application: ApplicationSpec,
-    *, prediction: str | None, author: str, at: datetime, note: str = "",
+    *, prediction: str | None, author: str, at: datetime, note: str = "", outcomes: Mapping[str, str] = {},
 ) -> RegressionCase:  # fmt: skip
-    """A case of a request; raises ``InvalidInputError`` when nothing, or nothing that could be met, is expected."""
+    """A case of a request; raises ``InvalidInputError`` when nothing, or nothing that could be met, is expected.
+
+    Args:
+        outcomes: that are known of the prediction; kept where a metric is expected, which may read them.
+    """
     if not expect:
         raise InvalidInputError(
             "Nothing is expected of the answer.",
             where=prediction or f"set {name}",
-            next_step="Say what: --label, --contains, --lacks, --text, --not-this, --schema or --guard.",
+            next_step="Say what: --label, --contains, --lacks, --text, --not-this, --schema, --guard or --metric.",
         )
     for one in expect:
         check_expectation(one, application)
@@ -92,6 +102,8 @@ def case_of(
         name, request.entity, request.question, request.inputs, request.as_of, request.features, list(expect),
     ]  # fmt: skip
     about += [request.turns] if request.turns else []
+    kept = dict(outcomes) if expected_metrics(expect) else {}
+    about += [kept] if kept else []
     return RegressionCase(
         id=f"case_{content_hash(about)[:26]}",
         scope=scope,
@@ -108,6 +120,7 @@ def case_of(
         features=request.features,
         publication=request.publication,
         turns=request.turns,
+        outcomes=kept,
         note=note,
     )
 
@@ -124,7 +137,7 @@ def line_of(case: RegressionCase, split: Split) -> CaseLine:
     """A case as a line of a file, which gives the same case again where it is read."""
     return CaseLine(
         case.application, case.expect, case.question, case.entity, case.inputs, case.as_of, case.features,
-        case.publication, case.turns, split, case.note, case.prediction,
+        case.publication, case.turns, case.outcomes, split, case.note, case.prediction,
     )  # fmt: skip
 
 
@@ -141,17 +154,87 @@ def read_lines(lines: Iterable[bytes], where: str) -> Iterator[CaseLine]:
             ) from None
 
 
+class CaseAttempt(msgspec.Struct, frozen=True):
+    """An answer to a case: its figures, its text, and a sentence for each expectation that it does not meet."""
+
+    figures: AnswerFigures
+    text: str
+    failed: tuple[str, ...]
+
+
+PeopleScores = Callable[[Release, JudgeMetric], int]
+"""Counts the answers of a release that people scored by a judge's rubric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseRequests:
+    """Asks releases what cases ask, and holds their answers against what is expected.
+
+    Attributes:
+        scorer: scores answers by the metrics that are expected of them.
+        people: without enough scores of theirs a judge is uncalibrated, and no expectation of it is met.
+        patience: seconds to wait for an engine that is away.
+    """
+
+    services: ServicesOf
+    texts: Blobs
+    scorer: AnswerScorer
+    people: PeopleScores
+    patience: float = 60.0
+
+    def sender(self, release: Release, principal: Principal | None = None) -> RecordedRequests:
+        """Asks one release; by default on behalf of a service named ``evaluation``."""
+        who = principal or Principal("evaluation", release.scope.tenant, "service", clearance="restricted")
+        return RecordedRequests(self.services, self.texts, release, who, self.patience)
+
+    async def ask(self, sender: RecordedRequests, case: RegressionCase) -> CaseAttempt:
+        """The answer of a release to a case.
+
+        Raises:
+            UnavailableError, EngineError, OverloadedError: the engine stayed away.
+        """
+        figures, text, answer = await sender.ask(request_of(case))
+        if answer is None:
+            return CaseAttempt(figures, "", (f"there was no answer: {figures.error}. {figures.reason}".rstrip(),))
+        first = await first_attempt(answer, self.texts)
+        scores = await self._scores(sender.release, case, answer)
+        found = CaseAnswer(text, first, answer.receipt.guards, scores)
+        return CaseAttempt(figures, text, unmet(case.expect, found, sender.release.bundle.application))
+
+    async def _scores(self, release: Release, case: RegressionCase, answer: Answer) -> AnswerScores:
+        """By the expected metrics alone; an uncalibrated judge is not asked."""
+        named, uncalibrated = expected_metrics(case.expect), dict[str, str]()
+        if not named:
+            return AnswerScores()
+        application = release.bundle.application
+        judges = [one for one in application.judge_metrics or () if one.name in named]
+        for one in judges:
+            people = await asyncio.to_thread(self.people, release, one)
+            if people < one.least:
+                uncalibrated[one.name] = (
+                    f"its judge is uncalibrated, people scored {people} of {one.least} answers of {release.id} "
+                    "(`antiphon evaluations answers`)"
+                )
+        functions = tuple(one for one in application.own_metrics or () if one.name in named)
+        calibrated = tuple(one for one in judges if one.name not in uncalibrated)
+        application = msgspec.structs.replace(application, own_metrics=functions, judge_metrics=calibrated)
+        bundle = msgspec.structs.replace(release.bundle, application=application)
+        scores = await self.scorer.score(
+            msgspec.structs.replace(release, bundle=bundle), answer.receipt, answer.text, entity=case.entity,
+            question=case.question or "", outcomes=case.outcomes, earlier=case.turns,
+        )  # fmt: skip
+        return AnswerScores(scores.values, scores.failed | uncalibrated)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RegressionRunner:
     """Runs releases on regression sets through serving's ``answer()``."""
 
-    services: ServicesOf
-    texts: Blobs
+    requests: CaseRequests
     sets: RegressionSets
     evaluations: Evaluations
     clock: Clock
     concurrency: int = 8
-    patience: float = 60.0
 
     async def run(
         self,
@@ -194,8 +277,7 @@ class RegressionRunner:
         with suppress(NotFoundError):
             return await asyncio.to_thread(self.sets.run, scope, name)
         kept = await asyncio.to_thread(KeptAnswers, self.evaluations, scope, name, subject)
-        who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
-        sender = RecordedRequests(self.services, self.texts, release, who, self.patience)
+        sender = self.requests.sender(release, principal)
         outcomes = await answer_each(
             kept,
             CaseOutcome,
@@ -222,17 +304,13 @@ class RegressionRunner:
     async def _case(
         self, sender: RecordedRequests, name: str, case: RegressionCase | None, version: SetVersion
     ) -> CaseOutcome:
-        split, application = version.cases[name], sender.release.bundle.application
+        split = version.cases[name]
         if case is None:
             gone = "what the case holds was erased: take it out of the set"
             return CaseOutcome(CaseVerdict(name, split, False, (gone,), error=ERASED))
-        said, text, answer = await sender.ask(request_of(case))
-        if answer is None:
-            reason = f"there was no answer: {said.error}. {said.reason}".rstrip()
-            return CaseOutcome(CaseVerdict(name, split, False, (reason,), error=said.error))
-        first = await first_attempt(answer, self.texts)
-        failed = unmet(case.expect, CaseAnswer(text, first, answer.receipt.guards), application)
-        return CaseOutcome(CaseVerdict(name, split, not failed, failed, answer.prediction), said.fingerprint)
+        made = await self.requests.ask(sender, case)
+        said, failed = made.figures, made.failed
+        return CaseOutcome(CaseVerdict(name, split, not failed, failed, said.prediction, said.error), said.fingerprint)
 
 
 def regression_reasons(

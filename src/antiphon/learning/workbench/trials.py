@@ -16,6 +16,7 @@ from functools import partial
 import msgspec
 
 from antiphon.catalog.learning.evaluations import Evaluations
+from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.learning.trials import AnswerFigures, Trial, TrialAnswer, Trials
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
@@ -34,7 +35,8 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.asking import KeptAnswers, Progress, answer_each, next_id
-from antiphon.learning.workbench.asking import RecordedRequests, ServicesOf, recorded_figures
+from antiphon.learning.evaluation.scorer import AnswerScorer
+from antiphon.learning.workbench.asking import RecordedRequests, ServicesOf, known_outcomes, recorded_figures
 from antiphon.serving.recorded import RecordedRequest, recorded_request
 
 WORKFLOW = "prompt-trial"
@@ -97,6 +99,7 @@ class TrialRunner:
     """Tries releases.
 
     Attributes:
+        scorer: scores both answers to a request by the metrics of what is tried, with the ``outcomes`` known by then.
         evaluations: keeps answers while a trial is under way.
         concurrency: requests asked at a time. patience: seconds to wait for an engine that is away.
     """
@@ -108,6 +111,8 @@ class TrialRunner:
     conversations: Conversations
     trials: Trials
     evaluations: Evaluations
+    outcomes: Outcomes
+    scorer: AnswerScorer
     clock: Clock
     concurrency: int = 8
     patience: float = 60.0
@@ -238,7 +243,25 @@ class TrialRunner:
             return TrialAnswer(prediction, AnswerFigures(prediction), gone)
         said, text, answer = await sender.ask(request)
         live = msgspec.structs.replace(live, prediction=prediction)
-        return TrialAnswer(prediction, live, said, None if answer is None else text == served)
+        if answer is None:
+            return TrialAnswer(prediction, live, said)
+        if release.bundle.application.user_metrics:
+            live = await self._scored(release, request, prediction, live, origin, served)
+            said = await self._scored(release, request, prediction, said, answer.receipt, text)
+        return TrialAnswer(prediction, live, said, text == served)
+
+    async def _scored(
+        self, release: Release, request: RecordedRequest, prediction: str, figures: AnswerFigures, receipt: Receipt,
+        text: str,
+    ) -> AnswerFigures:  # fmt: skip
+        known = await asyncio.to_thread(
+            known_outcomes, self.outcomes, release.scope, [prediction], release.bundle.application
+        )
+        scores = await self.scorer.score(
+            release, receipt, text, entity=request.entity, question=request.question or "",
+            outcomes=known.get(prediction, {}), earlier=request.turns,
+        )  # fmt: skip
+        return msgspec.structs.replace(figures, own=scores.values, own_failed=scores.failed)
 
     def _origin(self, receipt: Receipt) -> Receipt:
         """The receipt of the request for which the text was generated: a reused answer is that one's."""

@@ -151,7 +151,7 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
                 if live is None
                 else application_resource(live.bundle.application, tenant=run.scope.tenant),
             )
-        case workflows.TRY | workflows.REGRESSIONS:
+        case workflows.TRY | workflows.REGRESSIONS | workflows.OPTIMIZE:
             yield "train", Resource("application", str(run.arguments.get("application", "*")), run.scope.tenant)
         case workflows.REBUILD:
             yield "release", Resource("model", str(run.arguments.get("model", "*")), run.scope.tenant)

@@ -55,7 +55,7 @@ class ProjectEvaluators:
             texts=store.blobs,
             clock=store.database.clock,
             suites=self._suites,
-            scorer=self._scorer,
+            scorer=self.scorer,
             annotations=store.annotations.of_predictions,
             current=partial(evaluated_now, store),
             trained_on=partial(trained_on, store),
@@ -74,7 +74,7 @@ class ProjectEvaluators:
             texts=store.blobs,
             clock=store.database.clock,
             suites=self._suites,
-            scorer=self._scorer,
+            scorer=self.scorer,
             annotations=store.annotations.of_predictions,
             concurrency=store.settings.gateway.batch_concurrency,
         )
@@ -83,7 +83,7 @@ class ProjectEvaluators:
         return sampled_requests(self.store, release, self.features.reader(release.scope), (), live)
 
     @cached_property
-    def _scorer(self) -> AnswerScorer:
+    def scorer(self) -> AnswerScorer:
         return AnswerScorer(
             self.store.blobs,
             embedders=self.features.embedders,

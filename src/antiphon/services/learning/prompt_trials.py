@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from antiphon.catalog.learning.regressions import RegressionRun
 from antiphon.catalog.releases.releases import Release
 from antiphon.core.scope import Scope
+from antiphon.definitions.own_metrics import JudgeMetric
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.asking import EvaluatedReleases, Progress
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.workbench.asking import ServicesOf
 from antiphon.learning.workbench.optimizer import PromptOptimizer, Reflect
-from antiphon.learning.workbench.regressions import RegressionRunner
+from antiphon.learning.workbench.regressions import CaseRequests, RegressionRunner
 from antiphon.learning.workbench.trials import TrialRunner
 from antiphon.services.learning.regressions import newest_version
 from antiphon.services.project.store import Store
@@ -21,11 +24,12 @@ from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 
 PROPOSAL_TOKENS = 600
 """The longest prompt that a model may propose."""
+_MOST_ANNOTATIONS = 100_000
 Serve = Callable[[Release], Awaitable[None]]
 """Returns once the engine serves what a release pins; raises ``UnavailableError`` while it does not."""
 
 
-def trial_runner(store: Store, services: ServicesOf) -> TrialRunner:
+def trial_runner(store: Store, services: ServicesOf, scorer: AnswerScorer) -> TrialRunner:
     """Tries releases and drafts of a project through its engine."""
     return TrialRunner(
         services=services,
@@ -35,16 +39,17 @@ def trial_runner(store: Store, services: ServicesOf) -> TrialRunner:
         conversations=store.conversations,
         trials=store.trials,
         evaluations=store.evaluations,
+        outcomes=store.outcomes,
+        scorer=scorer,
         clock=store.database.clock,
         concurrency=store.settings.gateway.batch_concurrency,
     )
 
 
-def regression_runner(store: Store, services: ServicesOf) -> RegressionRunner:
+def regression_runner(store: Store, services: ServicesOf, scorer: AnswerScorer) -> RegressionRunner:
     """Runs releases of a project on regression sets through its engine."""
     return RegressionRunner(
-        services=services,
-        texts=store.blobs,
+        requests=_case_requests(store, services, scorer),
         sets=store.regressions,
         evaluations=store.evaluations,
         clock=store.database.clock,
@@ -52,10 +57,25 @@ def regression_runner(store: Store, services: ServicesOf) -> RegressionRunner:
     )
 
 
-def prompt_optimizer(store: Store, services: ServicesOf) -> PromptOptimizer:
+def prompt_optimizer(store: Store, services: ServicesOf, scorer: AnswerScorer) -> PromptOptimizer:
     """Searches for better prompts of a project through its engine."""
-    concurrency = store.settings.gateway.batch_concurrency
-    return PromptOptimizer(services=services, texts=store.blobs, sets=store.regressions, concurrency=concurrency)
+    return PromptOptimizer(
+        requests=_case_requests(store, services, scorer),
+        sets=store.regressions,
+        evaluations=store.evaluations,
+        concurrency=store.settings.gateway.batch_concurrency,
+    )
+
+
+def _case_requests(store: Store, services: ServicesOf, scorer: AnswerScorer) -> CaseRequests:
+    return CaseRequests(services=services, texts=store.blobs, scorer=scorer, people=partial(_scores_of_people, store))
+
+
+def _scores_of_people(store: Store, release: Release, metric: JudgeMetric) -> int:
+    """Answers of a release that people scored by a judge's rubric."""
+    said = store.annotations.list(release.scope, release.bundle.application.name, limit=_MOST_ANNOTATIONS)
+    predictions = {one.prediction for one in said if (one.kind, one.criterion) == ("rubric", metric.criterion())}
+    return sum(store.receipts.get(release.scope, one).release == release.id for one in predictions)
 
 
 def reflecting(services: ServicesOf, scope: Scope, model: str) -> Reflect:
@@ -73,8 +93,9 @@ def reflecting(services: ServicesOf, scope: Scope, model: str) -> Reflect:
 
 
 async def run_gated_sets(
-    store: Store, services: ServicesOf, serve: Serve, release: Release, author: str, progress: Progress | None = None
-) -> Sequence[RegressionRun]:
+    store: Store, services: ServicesOf, scorer: AnswerScorer, serve: Serve, release: Release, author: str,
+    progress: Progress | None = None,
+) -> Sequence[RegressionRun]:  # fmt: skip
     """Run the sets that a release's gates name and that it was not run on in their present version; raises as
     ``RegressionRunner.run``."""
     made = []
@@ -85,6 +106,6 @@ async def run_gated_sets(
         known = await asyncio.to_thread(store.regressions.runs, release.scope, name, release.id, version.version)
         if not any(one.split is None for one in known):
             await serve(release)
-            runner = regression_runner(store, services)
+            runner = regression_runner(store, services, scorer)
             made.append(await runner.run(release, version, author=author, progress=progress))
     return made

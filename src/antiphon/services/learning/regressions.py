@@ -13,7 +13,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import set_name
 from antiphon.governance.identity.principal import Principal
-from antiphon.learning.workbench.asking import text_of
+from antiphon.learning.workbench.asking import known_outcomes, text_of
 from antiphon.learning.workbench.expectations import suggested
 from antiphon.learning.workbench.regressions import CaseLine, case_of, line_of, regression_reasons, request_of
 from antiphon.services.learning.workbench import Workbench
@@ -58,6 +58,7 @@ class ProjectRegressions:
         case = case_of(
             scope, name, request, expect or self.suggestion(scope, receipt),
             application, prediction=prediction, author=who.id, at=self.store.database.clock.now(), note=note,
+            outcomes=known_outcomes(self.store.outcomes, scope, [prediction], application).get(prediction, {}),
         )  # fmt: skip
         return self._added(scope, who, name, [(case, split)], note or f"from {prediction}"), case
 
@@ -73,7 +74,7 @@ class ProjectRegressions:
             try:
                 case = case_of(
                     scope, name, request_of(line), line.expect, known[line.application], prediction=line.prediction,
-                    author=who.id, at=self.store.database.clock.now(), note=line.note,
+                    author=who.id, at=self.store.database.clock.now(), note=line.note, outcomes=line.outcomes,
                 )  # fmt: skip
             except InvalidInputError as error:
                 raise InvalidInputError(

@@ -186,7 +186,7 @@ class LearningPlatform:
         """Let a worker run trainings."""
         registry.add(TRAIN, Retraining(self.services).run)
         registry.add(REBUILD, ModelRebuild(self.services).run)
-        WorkbenchWorkflows(self.store, self.recorded, self.serve).register(registry)
+        WorkbenchWorkflows(self.store, self.recorded, self.evaluators.scorer, self.serve).register(registry)
 
     def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
         """Returns a dataset's rows; raises ``CorruptionError`` when its file is gone or changed."""
@@ -229,7 +229,7 @@ class LearningPlatform:
 
     async def run_regressions(self, release: Release, author: str, progress: Progress | None = None) -> None:
         """Run a release on the regression sets that its gates name; raises as ``RegressionRunner.run``."""
-        await run_gated_sets(self.store, self.recorded, self.serve, release, author, progress)
+        await run_gated_sets(self.store, self.recorded, self.evaluators.scorer, self.serve, release, author, progress)
 
     def recorded(self, releases: EvaluatedReleases) -> Services:
         """The services behind answers to recorded requests: those of serving, over some releases."""

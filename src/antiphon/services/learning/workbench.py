@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,14 +16,26 @@ from antiphon.catalog.releases.releases import Bundle, Release
 from antiphon.catalog.serving.receipt import SEEN_ROLES, Receipt
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.prompt import Prompt
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action
 from antiphon.learning.evaluation.metrics import wilson
+from antiphon.learning.evaluation.requests import result_of
+from antiphon.learning.evaluation.scores import RowResult
 from antiphon.learning.workbench.agreement import Agreement, agreements
-from antiphon.learning.workbench.asking import text_of
-from antiphon.learning.workbench.comparison import AnswerPair, Comparison, TrialSide, compare, shown_first
+from antiphon.learning.workbench.asking import known_outcomes, text_of
+from antiphon.learning.workbench.comparison import (
+    AnswerPair,
+    Comparison,
+    FigureDifference,
+    TrialSide,
+    answered_by_both,
+    compare,
+    shown_first,
+)
 from antiphon.learning.workbench.submission import AnnotationSubmission, checked
+from antiphon.learning.workbench.trial_metrics import ComparedAnswers, compare_metrics
 from antiphon.learning.workbench.trials import prompt_version
 from antiphon.services.learning.drafts import DRAFT
 from antiphon.services.project.store import Store
@@ -156,16 +168,45 @@ class Workbench:
                 where=f"{first}, {second}",
                 next_step=f"Try one on the other's requests: `antiphon prompts try … --same-as {known[0].id}`.",
             )
-        receipts = {one: self.store.receipts.get(scope, one) for one in shared}
-        shape = known[-1].bundle.application.shape
+        users = {one: self.store.receipts.get(scope, one).exposure_unit for one in shared}
         return compare(
             ours,
             theirs,
-            users={one: receipt.exposure_unit for one, receipt in receipts.items()},
+            users=users,
             identical={one: self._alike(scope, ours.answers[one], theirs.answers[one]) for one in shared},
-            outcomes=None if shape is None else self.store.outcomes.values(scope, shared, shape.name),
-            labels=() if shape is None else shape.labels,
-            positive=None if shape is None else shape.positive,
+            metrics=self._metrics(scope, _measured_application(known), (ours, theirs), users),
+        )
+
+    def _metrics(
+        self, scope: Scope, application: ApplicationSpec, sides: tuple[TrialSide, TrialSide], users: Mapping[str, str]
+    ) -> tuple[FigureDifference, ...]:
+        both = answered_by_both(*sides)
+        outcomes = known_outcomes(self.store.outcomes, scope, both, application)
+        first, second = (
+            {one: self._row(scope, application, one, side.answers[one], outcomes.get(one, {})) for one in both}
+            for side in sides
+        )
+        named = [row.prediction for rows in (first, second) for row in rows.values() if row.prediction is not None]
+        said = self.store.annotations.of_predictions(scope, named) if application.judge_metrics else ()
+        answers = ComparedAnswers((sides[0].name, sides[1].name), first, second, users, tuple(said))
+        return compare_metrics(application, answers)
+
+    def _row(
+        self, scope: Scope, application: ApplicationSpec, request: str, figures: AnswerFigures,
+        outcomes: Mapping[str, str],
+    ) -> RowResult:  # fmt: skip
+        """An answer beside the outcomes of its request; a text that is erased says nothing of them."""
+        receipt = self.store.receipts.get(scope, str(figures.prediction))
+        text = text_of(receipt, self.store.blobs) if outcomes else None
+        shapes = [] if text is None else [one for one in application.shapes if one.name in outcomes]
+        return RowResult(
+            request,
+            "",
+            prediction=figures.prediction,
+            text=receipt.text_blob,
+            further={one.name: result_of(one, outcomes[one.name], receipt, text or "") for one in shapes},
+            own=figures.own,
+            own_failed=figures.own_failed,
         )
 
     def texts(self, scope: Scope, predictions: Iterable[str | None]) -> dict[str, str | None]:
@@ -345,3 +386,12 @@ class Workbench:
             return self.store.releases.get(scope, release).bundle
         except NotFoundError:
             return None
+
+
+def _measured_application(trials: Sequence[Trial]) -> ApplicationSpec:
+    """The application of the last trial, with those metrics alone that each of them was scored by."""
+    application = trials[-1].bundle.application
+    each = [one.bundle.application.user_metrics for one in trials]
+    own = [one for one in application.own_metrics or () if all(of.get(one.name) == one for of in each)]
+    judges = [one for one in application.judge_metrics or () if all(of.get(one.name) == one for of in each)]
+    return msgspec.structs.replace(application, own_metrics=tuple(own), judge_metrics=tuple(judges))

@@ -1,4 +1,4 @@
-"""Trials and regression runs as durable runs of the worker: for those who order over HTTP and do not wait.
+"""Trials, regression runs and searches for prompts as durable runs of the worker: for those who do not wait.
 
 Invariant: a run that is done again makes nothing twice: what it records has an id of the run's.
 """
@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,12 +22,21 @@ from antiphon.durable.executor import WorkflowRegistry
 from antiphon.durable.run import Run
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.asking import Progress
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.workbench.asking import ServicesOf
+from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
+from antiphon.learning.workbench.optimizer import OptimizedPrompt, require_cases, require_gepa
 from antiphon.learning.workbench.regressions import WORKFLOW as REGRESSIONS
 from antiphon.learning.workbench.trials import WORKFLOW as TRY
 from antiphon.learning.workbench.trials import SampleQuery
 from antiphon.services.learning.drafts import draft_of
-from antiphon.services.learning.prompt_trials import Serve, regression_runner, trial_runner
+from antiphon.services.learning.prompt_trials import (
+    Serve,
+    prompt_optimizer,
+    reflecting,
+    regression_runner,
+    trial_runner,
+)
 from antiphon.services.learning.workbench import Workbench
 from antiphon.services.project.store import Store
 
@@ -49,6 +58,32 @@ class RegressionOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     release: str
     split: Split | None = None
+
+
+class OptimizationOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A search for a better system text of a release, by default the live one.
+
+    Attributes:
+        set: a regression set with cases in both splits; ``version`` of it, the newest by default.
+        by: the plain model that proposes texts.
+        budget: requests to the application, about. seed: of the search.
+    """
+
+    set: str
+    by: str
+    budget: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    seed: int = 0
+    release: str | None = None
+    version: int | None = None
+
+
+class Optimization(msgspec.Struct, frozen=True):
+    """A search that was ordered: its run, and what it found once that has succeeded."""
+
+    run: Run
+    application: str
+    order: OptimizationOrder
+    result: OptimizedPrompt | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +116,35 @@ class WorkbenchOrders:
         self.store.releases.get(scope, order.release)
         return self._submit(scope, who, REGRESSIONS, order, version.application, f"regressions/{name}", set=name)
 
+    def place_optimization(self, scope: Scope, who: Principal, application: str, order: OptimizationOrder) -> Run:
+        """Order a search for a better system text; raises as :meth:`place_trial`, and ``SetupError`` where the package
+        of the search is missing."""
+        self._require(scope, who, application)
+        require_gepa()
+        release, _ = draft_of(self.store, application, release=order.release)
+        version = self.store.regressions.version(scope, order.set, order.version)
+        require_cases(self.store.regressions, release, version)
+        # As they are now: what is live, and the set, may change before the worker begins.
+        order = msgspec.structs.replace(order, release=release.id, version=version.version)
+        return self._submit(scope, who, OPTIMIZE, order, application, f"application/{application}")
+
+    def optimization(self, scope: Scope, run: str) -> Optimization:
+        """A search that was ordered; raises ``NotFoundError`` when the run is none."""
+        found = self.store.runs.get(scope, run)
+        if found.workflow != OPTIMIZE:
+            raise NotFoundError(
+                f"The run {run} is no search for a prompt.",
+                where=run,
+                next_step="See `antiphon runs list`, or order one: `antiphon prompts optimize`.",
+            )
+        made = (found.result or {}).get("prompt")
+        return Optimization(
+            found,
+            str(found.arguments["application"]),
+            msgspec.convert(found.arguments["order"], OptimizationOrder),
+            None if made is None else msgspec.convert(made, OptimizedPrompt),
+        )
+
     def _require(self, scope: Scope, who: Principal, application: str) -> None:
         if scope != self.store.scope:  # features and engines of this project are its own tenant's
             raise NotFoundError(
@@ -89,8 +153,8 @@ class WorkbenchOrders:
         self.workbench.require(who, "train", f"application/{application}")
 
     def _submit(
-        self, scope: Scope, who: Principal, workflow: str, order: TrialOrder | RegressionOrder, application: str,
-        subject: str, **more: str,
+        self, scope: Scope, who: Principal, workflow: str, order: TrialOrder | RegressionOrder | OptimizationOrder,
+        application: str, subject: str, **more: str,
     ) -> Run:  # fmt: skip
         arguments = {"order": msgspec.to_builtins(order), "principal": who.id, "application": application, **more}
         with self.store.database.transaction() as connection:
@@ -104,17 +168,20 @@ class WorkbenchWorkflows:
     """The workflows that carry orders out.
 
     Attributes:
-        services: behind answers to recorded requests. serve: returns once the engine serves what a release pins.
+        services: behind answers to recorded requests. scorer: scores them by the application's metrics.
+        serve: returns once the engine serves what a release pins.
     """
 
     store: Store
     services: ServicesOf
+    scorer: AnswerScorer
     serve: Serve
 
     def register(self, registry: WorkflowRegistry) -> None:
         """Let a worker run them."""
         registry.add(TRY, self.try_release)
         registry.add(REGRESSIONS, self.run_regressions)
+        registry.add(OPTIMIZE, self.optimize)
 
     async def try_release(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """Try what was ordered; the trial's id."""
@@ -123,7 +190,7 @@ class WorkbenchWorkflows:
 
         async def tried() -> str:
             await self.serve(candidate)
-            made = await trial_runner(self.store, self.services).run(
+            made = await trial_runner(self.store, self.services, self.scorer).run(
                 candidate, order.sample, author=str(arguments["principal"]),
                 id=f"trial_{content_hash(run.id)[:26]}", progress=_reported(run),
             )  # fmt: skip
@@ -139,7 +206,7 @@ class WorkbenchWorkflows:
 
         async def made() -> dict[str, Any]:
             await self.serve(candidate)
-            found = await regression_runner(store, self.services).run(
+            found = await regression_runner(store, self.services, self.scorer).run(
                 candidate, version, split=order.split, author=str(arguments["principal"]),
                 id=f"regress_{content_hash(run.id)[:26]}", progress=_reported(run),
             )  # fmt: skip
@@ -147,6 +214,27 @@ class WorkbenchWorkflows:
 
         found: dict[str, Any] = await run.step("run", made)
         return found
+
+    async def optimize(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Search for a better system text; what was found, as ``WorkbenchOrders.optimization`` reads it."""
+        order, store = msgspec.convert(arguments["order"], OptimizationOrder), self.store
+        release = await asyncio.to_thread(store.releases.get, run.scope, str(order.release))
+        version = await asyncio.to_thread(store.regressions.version, run.scope, order.set, order.version)
+        kept = f"optimize_{content_hash(run.id)[:26]}"
+
+        async def searched() -> dict[str, Any]:
+            await self.serve(release)
+            reflect = reflecting(self.services, run.scope, order.by)
+            made = await prompt_optimizer(store, self.services, self.scorer).optimize(
+                release, version, reflect, id=kept, budget=order.budget, seed=order.seed, progress=_reported(run)
+            )
+            return msgspec.to_builtins(made)  # type: ignore[no-any-return]
+
+        found = await run.step("search", searched)
+        await run.transaction(
+            "forget", lambda connection: store.evaluations.forget_answers(run.scope, kept, within=connection)
+        )
+        return {"prompt": found}
 
 
 def _candidate(store: Store, order: TrialOrder) -> Any:

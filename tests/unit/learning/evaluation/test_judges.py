@@ -51,6 +51,21 @@ def test_the_interval_covers_what_people_would_have_said_whatever_the_judge_is(b
         assert alone / 600 < 0.2, "the judge alone is wrong and sure of it"
 
 
+def test_scores_of_one_user_are_one_piece_of_evidence() -> None:
+    """Users who ask four times differ by themselves: the interval that counts them covers, that of rows does not."""
+    draw = np.random.default_rng(3)
+    covered = {"users": 0, "rows": 0}
+    for _ in range(300):
+        quality = np.repeat(draw.normal(3.0, 1.0, 100), 4)
+        people, judge = quality + draw.normal(0, 0.2, 400), draw.normal(3.0, 1.0, 400)
+        users = [f"u{n // 4}" for n in range(400)]
+        for name, clusters in (("users", users), ("rows", None)):
+            found = prediction_powered_mean(people[:80], judge[:80], judge[80:], clusters)
+            covered[name] += found.low <= 3.0 <= found.high
+    assert 270 <= covered["users"] <= 297
+    assert covered["rows"] < 240
+
+
 def teststudent_is_that_of_another_library() -> None:
     for freedom in (20, 29, 59, 400):
         assert student(0.95, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-3)

@@ -193,6 +193,17 @@ def test_pairs_are_narrower_than_two_samples_apart() -> None:
         metrics.differences(ours, sample(5))
 
 
+def test_rows_of_one_user_are_drawn_together() -> None:
+    forecast, truth = drawn(4)
+    ours, theirs = (LabelForecasts.yes_or_no(p, truth) for p in (forecast, np.clip(forecast + 0.2, 0, 1)))
+    one_each = [f"u{n}" for n in range(ours.rows)]
+    assert metrics.differences(ours, theirs, clusters=one_each) == metrics.differences(ours, theirs)
+    twice = ours.at(np.repeat(np.arange(ours.rows), 2)), theirs.at(np.repeat(np.arange(ours.rows), 2))
+    as_users = metrics.differences(*twice, clusters=[f"u{n // 2}" for n in range(2 * ours.rows)])["brier"]
+    alone = metrics.differences(ours, theirs)["brier"]
+    assert (as_users.low, as_users.high) == (pytest.approx(alone.low), pytest.approx(alone.high))
+
+
 @pytest.mark.parametrize(
     ("forecast", "truth", "words"),
     [

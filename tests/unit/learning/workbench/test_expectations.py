@@ -13,6 +13,8 @@ from antiphon.catalog.learning.regressions import Expectation
 from antiphon.catalog.serving.receipt import GuardReceipt
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import Outcome
+from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
+from antiphon.learning.evaluation.scorer import AnswerScores
 from antiphon.learning.workbench.expectations import CaseAnswer, check_expectation, in_words, suggested, unmet
 
 URGENT = '{"urgency": "urgent", "summary": "A fire."}'
@@ -64,6 +66,46 @@ def test_schema_and_guards_are_of_the_first_attempt() -> None:
 def test_what_no_answer_could_show_is_refused(expected: Expectation) -> None:
     with pytest.raises(InvalidInputError):
         check_expectation(expected, TRIAGE)
+
+
+MEASURED = msgspec.structs.replace(
+    TRIAGE,
+    own_metrics=(OwnMetric("politeness", "module:function"), OwnMetric("words", "module:words", low=0, high=500)),
+    judge_metrics=(JudgeMetric("helpful", "Does it help?"),),
+)
+
+
+def test_a_metric_is_at_least_or_at_most() -> None:
+    polite, short = Expectation("metric", "at least 0.8", "politeness"), Expectation("metric", "at most 40", "words")
+    for one in (polite, short, Expectation("metric", "at least 4.5", "helpful")):
+        check_expectation(one, MEASURED)
+    assert in_words(polite) == "politeness is at least 0.8"
+
+    def said(values: dict[str, float], failed: dict[str, str] | None = None) -> tuple[str, ...]:
+        return unmet([polite, short], CaseAnswer(URGENT, URGENT, scores=AnswerScores(values, failed or {})), MEASURED)
+
+    assert said({"politeness": 0.8, "words": 40.0}) == ()
+    assert said({"politeness": 0.79, "words": 41.0}) == (
+        "expected politeness is at least 0.8, it is 0.79", "expected words is at most 40, it is 41",
+    )  # fmt: skip
+    assert said({"politeness": 1.0}, {"words": "raised ValueError: x"}) == (
+        "expected words is at most 40, but it has no value: raised ValueError: x",
+    )
+    assert said({"words": 1.0})[0].endswith("the release declares no such metric")
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "words"),
+    [
+        ("at least 0.8", "kindness", "It declares politeness, words, helpful"),
+        ("at least 1.2", "politeness", "go from 0 to 1"), ("at least 0.5", "helpful", "go from 1 to 5"),
+        ("at least nan", "politeness", "is no bound"), (">= 0.8", "politeness", "is no bound"),
+        ("", "politeness", "is no bound"), ("at least x", "words", "is no bound"),
+    ],
+)  # fmt: skip
+def test_a_bound_that_no_answer_could_keep_is_refused(value: str, name: str, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        check_expectation(Expectation("metric", value, name), MEASURED)
 
 
 def outcome(kind: OutcomeKind, value: str, **fields: Any) -> OutcomeRecord:
