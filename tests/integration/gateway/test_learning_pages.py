@@ -15,11 +15,13 @@ from tests.harness import fakes
 from tests.harness.gateway_client import gateway_client
 from tests.integration.gateway.learned_desk import LearnedDesk
 from tests.integration.learning.joining import learning_desk
-from tests.unit.catalog.examples import DEV
+from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.definitions.learning import Rollout
 from antiphon.durable.run import ProgressReport
 from antiphon.governance.identity.keys import Keys
+from antiphon.learning.outcomes.drift import Drift
+from antiphon.learning.outcomes.drift_report import DriftReport
 
 CANARY = Rollout(canary=(5, 50), step_units=50)
 
@@ -259,6 +261,17 @@ async def test_drift_is_shown_of_an_application_without_an_outcome(
     assert "declares no outcome" in page
     assert "tokens of the answer" in page
     assert "antiphon outcomes drift desk --texts" in page
+
+
+async def test_what_has_drifted_is_a_warning_on_the_page(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
+    live = desk.live(1)
+    texts = (Drift("what is asked", 0.81, 0.55, 200, 200, "shifted", NOON),)
+    desk.keep_drift(
+        DriftReport("desk", NOON, live.id, reference_since=NOON, reference_until=NOON, since=NOON, texts=texts)
+    )
+    page = (await browser.get("/outcomes")).text
+    assert '<p class="warning" role="alert">Drift: what is asked since ' in page
+    assert f"the first week of release {live.id}" in page
 
 
 async def test_outcomes_are_counted_scored_and_drawn(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:

@@ -76,7 +76,8 @@ def outcomes(call: PageCall) -> Response:
     if application is not None:
         try:
             call.services.access.records.require_application(call.scope, call.principal, application)
-            found["drift"] = call.services.learning.monitor.drift(call.scope, application)
+            drift = call.services.learning.drift
+            found["drift"] = drift.newest(call.scope, application) or drift.reader.compare(call.scope, application)
             found |= _performance(call, application, call.query.get("outcome") or None)
         except (InvalidInputError, NotFoundError, ForbiddenError) as error:
             # It declares no outcome, is applied no more, or is not for this reader: what to do is shown.
