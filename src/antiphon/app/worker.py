@@ -37,7 +37,7 @@ from antiphon.services.features.consumption import stream_consumption
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.learning.gate_runs import GateWorkflow
-from antiphon.services.learning.outcomes import outcome_joiner
+from antiphon.services.learning.outcomes import drift_reports, outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
 from antiphon.services.learning.training_pauses import training_governance
@@ -46,7 +46,7 @@ from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
-from antiphon.services.workflows import APPLY, GATES, WEBHOOK
+from antiphon.services.workflows import APPLY, DRIFT, GATES, WEBHOOK
 from antiphon.training.processes import TrainingProcesses
 
 NAME_TAKEN = "this worker claims no run until that one ends: choose another --name, or end one of the two"
@@ -60,6 +60,9 @@ REJOIN_SECONDS = 30.0
 
 SKEW_SECONDS = 15.0
 """Interval of checking whether a skew comparison is due."""
+
+DRIFT_SECONDS = 60.0
+"""Interval of checking whether reports of drift are due."""
 
 HEALING_SECONDS = 2.0
 """The interval at which online snapshots that are gone or damaged are looked for."""
@@ -116,6 +119,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run)
     skew = ProjectSkew(store, wired.features)
     registry.add(SKEW, skew.compare)
+    drift = drift_reports(store)
+    registry.add(DRIFT, drift.make)
     webhooks = Webhooks(store)
     registry.add(WEBHOOK, webhooks.deliver)
     training = TrainingProcesses(
@@ -175,6 +180,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         ),
         HousekeepingTask(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
+        HousekeepingTask(
+            partial(drift.order_due, store.scope, settings.drift), every=DRIFT_SECONDS, name="Ordered reports of drift"
+        ),
         HousekeepingTask(
             webhooks.order_due,
             every=LOOK_SECONDS,

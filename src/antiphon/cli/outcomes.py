@@ -11,14 +11,15 @@ import typer
 
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, Project
-from antiphon.cli.output import Progress, show, table
+from antiphon.cli.output import Progress, moment, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
 from antiphon.core.clock import from_microseconds
-from antiphon.core.errors import InvalidInputError
+from antiphon.core.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from antiphon.catalog.learning.outcomes import OutcomeKind
     from antiphon.definitions.application import ApplicationSpec
+    from antiphon.learning.outcomes.drift_report import DriftReport
     from antiphon.learning.outcomes.intake import OutcomeResult
     from antiphon.learning.outcomes.monitoring import Performance
     from antiphon.learning.outcomes.submission import OutcomeSubmission
@@ -227,18 +228,28 @@ def drift(
     texts: Annotated[
         bool, typer.Option("--texts", help="Also of what is asked and answered, by embedding; takes some seconds.")
     ] = False,
+    kept: Annotated[
+        bool, typer.Option("--kept", help="Show the newest report that the worker has made, with texts and metrics.")
+    ] = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Compare the distributions of printed features, forecasts and texts with earlier ones."""
-    from antiphon.services.learning.outcomes import monitor
+    """Compare the distributions of printed features, forecasts and texts with those of the release's first week."""
+    from antiphon.services.learning.outcomes import drift_reports
 
     with stores(project) as store:
-        found = monitor(store).drift(store.scope, application, texts=texts)
-    rows = [(each.name, each.verdict, each.index, each.noise, each.reference, each.recent) for each in found.all]
-    head = ("variable", "verdict", "index", "noise", "then", "now")
-    rest = "" if found.reference == "first week" else ", the rest with the first week"
-    show(found, as_json, lambda: f"Features are compared with {found.reference}{rest}.\n{table(head, rows)}")
+        drift = drift_reports(store)
+        found = drift.newest(store.scope, application) if kept else None
+        if kept and found is None:
+            require_application(store, application)
+            raise NotFoundError(
+                f"There is no report of drift of {application} yet.",
+                where="--kept",
+                next_step="The worker makes one each `[worker] drift`, 24h by default, after a release went live; "
+                "leave --kept out to compare now.",
+            )
+        found = found or drift.reader.compare(store.scope, application, texts=texts)
+    show(found, as_json, lambda: _drift_text(found))
 
 
 @app.command("rejoin")
@@ -327,6 +338,14 @@ def _text(imported: ImportReport) -> str:
     lines = [f"{imported.rows} rows{tried}: {counts}; {imported.refused} refused."]
     lines += [f"  row {refusal.row}: {refusal.message}" for refusal in imported.refusals]
     return "\n".join(lines)
+
+
+def _drift_text(found: DriftReport) -> str:
+    rows = [
+        (each.name, each.verdict, each.index, each.noise, each.reference, each.recent, each.since) for each in found.all
+    ]
+    head = ("variable", "verdict", "index", "noise", "then", "now", "shifted since")
+    return "\n".join([f"{moment(found.at)}: {found.comparison}", *found.problems, table(head, rows)])
 
 
 def _performance(found: Performance) -> str:

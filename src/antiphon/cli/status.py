@@ -44,6 +44,7 @@ def _text(found: Status) -> str:
         f"{found.tenant}/{found.environment}   publication {found.publication or '-'}   engine: {engine}",
         "applications and models: " + ", ".join(found.applications),
         *(f"{one.application}: release {one.number} {_gates(one)}" for one in found.gates),
+        *(_drifted(one) for one in found.drift),
         table(
             ("process", "pid", "state", "minutes", "restarts", "MB", "nice"),
             [
@@ -86,6 +87,13 @@ def _text(found: Status) -> str:
             )
         )
     return "\n\n".join(parts)
+
+
+def _drifted(one: Any) -> str:
+    return (
+        f"{one.application}: drift since {moment(one.since)}: {', '.join(one.variables)}; "
+        f"`antiphon outcomes drift {one.application} --kept`"
+    )
 
 
 def _gates(check: Any) -> str:

@@ -112,11 +112,12 @@ class PolicySettings(Section, frozen=True):
 
 
 class WebhookSettings(Section, frozen=True):
-    """A URL that is told of each release that goes live, signed as `Standard Webhooks` says.
+    """A URL that is told of each release that goes live and of drift, signed as `Standard Webhooks` says.
 
     Attributes:
         secret_variable: name of the environment variable that holds the secret of its signatures.
-        form: ``internal`` tells names, reasons and the text that differs; ``public`` what an outside user may know.
+        form: ``internal`` tells names, reasons and the text that differs; ``public`` what an outside user may know, and
+            nothing of drift.
         applications: of which it is told; none are all.
         authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
     """

@@ -327,6 +327,8 @@ class WorkerSettings(Section, frozen=True):
         training_min_share: of a core, that a training is to get beside other work on the machine; when it gets less for
             a minute its priority is raised. 0: it takes only what others leave.
         demand_half_life: after so long a question counts half in telling which entities will be asked about.
+        drift: how often the worker compares what is asked and answered with the live release's first week; ``off``:
+            only on request.
         nice: the nice value of a worker that `antiphon up` starts, so that gateways and engines come first.
     """
 
@@ -344,6 +346,7 @@ class WorkerSettings(Section, frozen=True):
     training_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     training_min_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     demand_half_life: str = "6h"
+    drift: str = "24h"
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 15
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from antiphon.core.clock import parse_duration
 from antiphon.definitions.conversation import Conversation
 from antiphon.definitions.degradation import WhenUnavailable, target_of
 from antiphon.definitions.documents import Retrieval, RetrievalSpec
@@ -266,7 +267,9 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
         """Every declared outcome, held against the output's schema."""
         return tuple(
             msgspec.structs.replace(
-                _shape(one.property, one.positive, one.name or "", self.output_schema), sample=one.sample or 1.0
+                _shape(one.property, one.positive, one.name or "", self.output_schema),
+                sample=one.sample or 1.0,
+                delay=parse_duration(one.delay).total_seconds() if one.delay else None,
             )
             for one in self.outcomes
         )

@@ -21,7 +21,8 @@ class TrainingWindow(msgspec.Struct, frozen=True):
 
     Attributes:
         history: how far back examples reach.
-        maturity: how long a label is waited for before its absence means something.
+        maturity: how long a label is waited for before its absence means something, where its outcome declares no delay
+            of its own.
         embargo: a gap before the cutoff from which no example is taken.
         cutoff: an ISO instant; ``None`` is the moment of the order.
     """
@@ -48,6 +49,9 @@ class Outcome(msgspec.Struct, frozen=True):
         sample: this share of the predictions is told about, drawn by a hash of their ids, and compared in shadow; what
             is told of others is evaluated and shown. All of them by default.
         name: by which feedback, metrics and gates name it; the property, ``output`` or ``text`` by default.
+        delay: how old a prediction must be before its outcome is taken into datasets and evaluations, so that those
+            that are known early do not stand for all; at most the window. By default the maturity of the training's
+            window, which is that of the first outcome.
     """
 
     property: str | None = None
@@ -57,6 +61,7 @@ class Outcome(msgspec.Struct, frozen=True):
     # Unset for the property's name and for all, so that releases keep their hashes over an upgrade.
     name: str | msgspec.UnsetType = msgspec.UNSET
     sample: float | msgspec.UnsetType = msgspec.UNSET
+    delay: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Canaries(msgspec.Struct, frozen=True):

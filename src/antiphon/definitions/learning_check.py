@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import Application
 from antiphon.definitions.feature import duration_mistakes
@@ -128,7 +129,15 @@ def _outcome_mistakes(
         yield f"{label}.name {outcome.name!r} must be a name such as 'resolution'."
     if outcome.sample is not msgspec.UNSET and not 0 < outcome.sample <= 1:
         yield f"{label}.sample is a share above 0 and at most 1, not {outcome.sample}."
-    yield from duration_mistakes(outcome.window, f"{label}.window")
+    wrong = list(duration_mistakes(outcome.window, f"{label}.window"))
+    if outcome.delay is not msgspec.UNSET:
+        wrong += duration_mistakes(outcome.delay, f"{label}.delay")
+        if not wrong and parse_duration(outcome.delay) > parse_duration(outcome.window):
+            wrong = [
+                f"{label}.delay {outcome.delay} is longer than the window, {outcome.window}: what is known later "
+                "is not joined, so nothing is gained by waiting for it. Make the window as long, or the delay shorter."
+            ]
+    yield from wrong
     if history is not None and not first:
         yield f"{label}.history stands with the first outcome; it may have a column for each of the others."
     elif isinstance(history, Source):

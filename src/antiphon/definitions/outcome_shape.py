@@ -57,6 +57,7 @@ class OutcomeShape(msgspec.Struct, frozen=True):
         labels: of a label, all there are, in order.
         low, high: of a number, its declared bounds.
         sample: share of the predictions that are told about and compared in shadow.
+        delay: seconds after a prediction's moment before its outcome is taken; ``None``: no rule of its own.
     """
 
     name: str
@@ -67,6 +68,7 @@ class OutcomeShape(msgspec.Struct, frozen=True):
     low: float = 0.0
     high: float = 1.0
     sample: float = 1.0
+    delay: float | None = None
 
     @builtins.property
     def span(self) -> float:

@@ -1,4 +1,4 @@
-"""Webhooks: each release that goes live is told to the URLs of the settings, durably and signed.
+"""Webhooks: releases that go live, and drift that begins, are told to the URLs of the settings, durably and signed.
 
 Invariants:
 - A delivery is a run under a key of webhook and note, so that a note is sent by one run however many workers there are,
@@ -14,18 +14,22 @@ import hashlib
 import hmac
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
 
+from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInputError, NotFoundError, SetupError, UnavailableError
 from antiphon.core.http_client import HttpClient
 from antiphon.core.scope import Scope
 from antiphon.core.settings_governance import WebhookSettings
 from antiphon.core.tls import ClientTls
 from antiphon.durable.context import RunContext
+from antiphon.learning.outcomes.drift_runs import DriftReports, DriftWarning
 from antiphon.releases.notes import PublicNote, ReleaseNote, public
 from antiphon.services.changes import release_notes
+from antiphon.services.learning.outcomes import drift_reports
 from antiphon.services.project.credentials import secret
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import WEBHOOK
@@ -45,19 +49,21 @@ NOTES = 20
 SECONDS = 10.0
 """Time of a delivery at most."""
 
+DRIFT = "drift"
+
 _MOST_BYTES = 65_536
 
 
 class WebhookEvent(msgspec.Struct, frozen=True):
     """The body of a delivery."""
 
-    type: Literal["release.live", "test"]
+    type: Literal["release.live", "drift", "test"]
     timestamp: str
-    data: ReleaseNote | PublicNote | None = None
+    data: ReleaseNote | PublicNote | DriftWarning | None = None
 
 
 class WebhookArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A note to be sent."""
+    """A note to be sent, or, with the ``note`` :data:`DRIFT`, what has drifted."""
 
     webhook: str
     application: str
@@ -70,22 +76,32 @@ class Webhooks:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    @cached_property
+    def _drift(self) -> DriftReports:
+        return drift_reports(self._store)
+
     def order_due(self) -> int:
-        """Order the delivery of notes that no run has sent or sends; how many these were."""
+        """Order the delivery of notes and warnings that no run has sent or sends; how many these were."""
         store, scope = self._store, self._store.scope
         ordered = 0
         for name, webhook in store.settings.webhooks.items():
-            for note in self._recent(scope, webhook):
-                arguments = WebhookArguments(name, note.application, note.id)
-                key = f"webhook:{name}:{note.id}"
+            due = [
+                *((note.application, note.id, note.id) for note in self._recent(scope, webhook)),
+                *(
+                    (one.application, DRIFT, f"{DRIFT}:{one.application}:{microseconds(one.latest)}")
+                    for one in self._begun(scope, webhook)
+                ),
+            ]
+            for application, note, named in due:
+                key = f"webhook:{name}:{named}"
                 if store.runs.find(scope, key) is None:
-                    built = msgspec.to_builtins(arguments)
+                    built = msgspec.to_builtins(WebhookArguments(name, application, note))
                     store.runs.submit(scope, WEBHOOK, built, key, max_attempts=ATTEMPTS)
                     ordered += 1
         return ordered
 
     async def deliver(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The workflow: send one note.
+        """The workflow: send one note or warning.
 
         Raises:
             UnavailableError: the receiver did not take it; it is sent again.
@@ -95,12 +111,26 @@ class Webhooks:
         webhook = self._store.settings.webhooks.get(order.webhook)
         if webhook is None:
             return {"status": None, "note": "The settings name this webhook no longer."}
+        if order.note == DRIFT:
+            return await self._deliver_drift(run, order, webhook)
         notes = await asyncio.to_thread(release_notes(self._store).of, run.scope, order.application)
         note = next(one for one in notes if one.id == order.note)
         data = public([note])[0] if webhook.form == "public" else note
         event = WebhookEvent("release.live", note.at.isoformat(), data)
         status = await run.step("send", self._send, order.webhook, webhook, f"{order.webhook}:{order.note}", event)
         return {"status": status, "note": note.sentence}
+
+    async def _deliver_drift(
+        self, run: RunContext, order: WebhookArguments, webhook: WebhookSettings
+    ) -> dict[str, Any]:
+        warnings = await asyncio.to_thread(self._drift.warnings, run.scope)
+        warning = next((one for one in warnings if one.application == order.application), None)
+        if warning is None:
+            return {"status": None, "note": "It drifts no longer."}
+        event = WebhookEvent("drift", warning.at.isoformat(), warning)
+        id = f"{order.webhook}:{DRIFT}:{order.application}:{microseconds(warning.latest)}"
+        status = await run.step("send", self._send, order.webhook, webhook, id, event)
+        return {"status": status, "note": f"{order.application} drifts: {', '.join(warning.variables)}"}
 
     def test(self, name: str) -> int:
         """Send a test event at once; the receiver's status.
@@ -117,6 +147,13 @@ class Webhooks:
             )
         now = self._store.database.clock.now()
         return self._send(name, webhook, f"test:{name}:{int(now.timestamp())}", WebhookEvent("test", now.isoformat()))
+
+    def _begun(self, scope: Scope, webhook: WebhookSettings) -> Iterator[DriftWarning]:
+        """Warnings of drift that began of late; names of features are not for outside users."""
+        since = self._store.database.clock.now() - SENT_FOR
+        for one in self._drift.warnings(scope) if webhook.form != "public" else ():
+            if one.latest >= since and (not webhook.applications or one.application in webhook.applications):
+                yield one
 
     def _recent(self, scope: Scope, webhook: WebhookSettings) -> Iterator[ReleaseNote]:
         store = self._store

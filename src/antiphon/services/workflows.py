@@ -4,6 +4,7 @@ from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
+from antiphon.learning.outcomes.drift_runs import WORKFLOW as DRIFT
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
@@ -21,6 +22,7 @@ WEBHOOK = "webhook"
 
 __all__ = [
     "APPLY",
+    "DRIFT",
     "GATES",
     "OPENAI_BATCH",
     "OPTIMIZE",

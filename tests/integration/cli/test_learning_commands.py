@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.integration.cli.conftest import Ran, Run
 from tests.unit.catalog.examples import receipt
@@ -15,6 +16,9 @@ from typer.testing import CliRunner
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import canonical, content_hash
+from antiphon.learning.outcomes.drift import Drift
+from antiphon.learning.outcomes.drift_report import DriftReport
+from antiphon.learning.outcomes.drift_runs import WORKFLOW
 from antiphon.services.project.store import Store
 from antiphon.serving.answering.context import subject_of
 
@@ -128,6 +132,24 @@ def test_outcomes_are_imported_from_the_historys_own_table(antiphon: Run, predic
     assert len(antiphon("outcomes", "list", "desk", "--status", "joined", "--json").json()) == 12
     assert antiphon("outcomes", "rejoin", "desk", "--json").json() == {"joined": 0}
     assert antiphon("outcomes", "drift", "desk", "--json").json()["forecasts"][0]["verdict"] == "too-few"
+    none = antiphon("outcomes", "drift", "desk", "--kept")
+    assert "There is no report of drift of desk yet." in none.err
+    assert "[worker] drift" in none.err
+
+
+def test_the_newest_report_of_drift_is_shown_and_warned_of(antiphon: Run, desk: Path) -> None:
+    store = Store.open(desk)
+    texts = (Drift("what is asked", 0.8, 0.55, 200, 200, "shifted", DAY0),)
+    report = DriftReport("desk", DAY0, texts=texts, problems=("Metrics are not compared: it rains.",))
+    store.runs.submit(store.scope, WORKFLOW, {})
+    claimed = store.runs.claim("worker", store.scope.environment, timedelta(minutes=1), [WORKFLOW])
+    assert claimed is not None
+    store.runs.end(claimed, {"reports": {"desk": msgspec.to_builtins(report)}})
+    store.close()
+    shown = antiphon("outcomes", "drift", "desk", "--kept").out
+    for said in ("what is asked", "shifted since", "Metrics are not compared: it rains."):
+        assert said in shown
+    assert "desk: drift since" in antiphon("status").out
 
 
 def test_rows_that_are_refused_are_named_and_the_others_taken(antiphon: Run, desk: Path, predicted: None) -> None:

@@ -74,6 +74,7 @@ class LearnedDesk(Desk):
             outcomes=self.outcomes,
             joiner=self.joiner,
             monitor=self.monitor,
+            drift=self.drift,
             runs=self.runs,
         )
 

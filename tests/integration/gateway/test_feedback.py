@@ -18,6 +18,8 @@ from antiphon.catalog.learning.datasets import Datasets
 from antiphon.gateway import openapi
 from antiphon.gateway.application import OPERATIONS, create_app
 from antiphon.governance.identity.keys import Keys
+from antiphon.learning.outcomes.drift import Drift
+from antiphon.learning.outcomes.drift_report import DriftReport
 
 
 @pytest.fixture
@@ -30,7 +32,9 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 @pytest.fixture
 async def client(desk: Desk) -> AsyncIterator[httpx2.AsyncClient]:
     app = create_app(
-        fakes.gateway_services(desk.database, outcomes=desk.outcomes, joiner=desk.joiner, monitor=desk.monitor),
+        fakes.gateway_services(
+            desk.database, outcomes=desk.outcomes, joiner=desk.joiner, monitor=desk.monitor, drift=desk.drift
+        ),
         sampling=False,
     )
     key, _ = Keys(desk.database, fakes.SECRET).create("default", "sender", "service")
@@ -130,6 +134,21 @@ async def test_performance_and_drift(client: httpx2.AsyncClient, desk: Desk) -> 
     assert (mute.status_code, "declares no outcome" in mute.text) == (400, True)
     drift = (await client.get("/admin/outcomes/desk/drift")).json()
     assert (drift["reference"], drift["forecasts"][0]["verdict"]) == ("first week", "too-few")
+    assert "No release of desk is live" in drift["problems"][0]
+
+
+async def test_the_newest_kept_report_of_drift_is_given_and_another_one_is_made_where_that_is_asked_for(
+    client: httpx2.AsyncClient, desk: Desk
+) -> None:
+    texts = (Drift("what is asked", 0.8, 0.55, 200, 200, "shifted", NOON),)
+    desk.keep_drift(DriftReport("desk", NOON, texts=texts), DriftReport("mute", NOON))
+    kept = (await client.get("/admin/outcomes/desk/drift")).json()
+    assert [(one["name"], one["verdict"], one["since"]) for one in kept["texts"]] == [
+        ("what is asked", "shifted", NOON.isoformat().replace("+00:00", "Z"))
+    ]
+    assert (await client.get("/admin/outcomes/desk/drift", params={"now": "true"})).json()["texts"] == []
+    other = (await client.get("/admin/outcomes/gone/drift")).status_code
+    assert other == 404
 
 
 async def test_datasets_are_listed_and_shown(client: httpx2.AsyncClient, desk: Desk) -> None:

@@ -13,12 +13,14 @@ import pytest
 from tests.harness import fakes
 from tests.harness.gateway_client import gateway_client
 from tests.integration.gateway.learned_desk import PLAN, LearnedDesk
-from tests.unit.catalog.examples import DEV
+from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.outcome_shape import ANY_LABEL
 from antiphon.governance.identity.keys import Keys
+from antiphon.learning.outcomes.drift import Drift
+from antiphon.learning.outcomes.drift_report import DriftReport
 
 CANARY = Rollout(canary=(5, 50), step_units=50)
 
@@ -281,3 +283,12 @@ def test_the_plan_is_declared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         rollouts.declared(Rollout(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50), 40, ANY_LABEL) == first
     )
+
+
+async def test_what_has_drifted_is_said_in_the_status_to_those_who_may_read_of_it(
+    desk: LearnedDesk, http: httpx2.AsyncClient
+) -> None:
+    live, texts = desk.live(1), (Drift("what is asked", 0.81, 0.55, 200, 200, "shifted", NOON),)
+    desk.keep_drift(DriftReport("desk", NOON, live.id, texts=texts), DriftReport("gone", NOON, "rel_1", texts=texts))
+    found = (await got(http, "/admin/status"))["drift"]
+    assert [(one["application"], one["variables"]) for one in found] == [("desk", ["what is asked"])]

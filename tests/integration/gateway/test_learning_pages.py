@@ -22,6 +22,8 @@ from antiphon.definitions.learning import Rollout
 from antiphon.durable.claims import ServedRuns
 from antiphon.durable.run import ProgressReport
 from antiphon.governance.identity.keys import Keys
+from antiphon.learning.outcomes.drift import Drift
+from antiphon.learning.outcomes.drift_report import DriftReport
 
 CANARY = Rollout(canary=(5, 50), step_units=50)
 
@@ -276,6 +278,17 @@ async def test_signals_are_shown_by_release_without_an_outcome(desk: LearnedDesk
     assert "<h2>Signals</h2>" in page
     assert re.search(r'<th scope="row">thumbs</th><td>release 1</td>', page)
     assert '<td class="right">100.0 %</td>' in page
+
+
+async def test_what_has_drifted_is_a_warning_on_the_page(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
+    live = desk.live(1)
+    texts = (Drift("what is asked", 0.81, 0.55, 200, 200, "shifted", NOON),)
+    desk.keep_drift(
+        DriftReport("desk", NOON, live.id, reference_since=NOON, reference_until=NOON, since=NOON, texts=texts)
+    )
+    page = (await browser.get("/outcomes")).text
+    assert '<p class="warning" role="alert">Drift: what is asked since ' in page
+    assert f"the first week of release {live.id}" in page
 
 
 async def test_outcomes_are_counted_scored_and_drawn(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:

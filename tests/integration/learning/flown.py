@@ -118,8 +118,9 @@ class Flown:
         return self.releases.add(bundle, self.world.scope, "me", "a test")
 
     def predict(
-        self, prediction: str, as_of: datetime, label: str | None, release: Release | None = None, **fields: Any
-    ) -> None:
+        self, prediction: str, as_of: datetime, label: str | None, release: Release | None = None,
+        created_at: datetime | None = None, **fields: Any,
+    ) -> None:  # fmt: skip
         """A prediction as serving would have made it, and what became of it three hours later."""
         scope, entity = self.world.scope, {"dest": "SFO", "origin": "EWR"}
         from tests.unit.catalog.examples import receipt
@@ -132,7 +133,7 @@ class Flown:
             prediction,
             scope,
             as_of=as_of,
-            created_at=self.world.clock.now(),
+            created_at=created_at or self.world.clock.now(),
             release=(release or self.release).id,
             subject=subject_of(KEY, scope, entity),
             entity_blob=content_hash(canonical(entity)),

@@ -214,9 +214,8 @@ class HelpDesk(AskedDesk):
         )
         self.joiner = OutcomeJoiner(database, self.outcomes, matcher)
         self.monitor = Monitor(
-            outcomes=self.outcomes, receipts=self.receipts, datasets=self.datasets, applications=self.declared,
-            lake=self.lake, texts=self.blobs, embedders=WORDS, clock=self.clock,
-        )  # fmt: skip
+            outcomes=self.outcomes, receipts=self.receipts, applications=self.declared, clock=self.clock
+        )
         rows = DatasetRowBuilder(
             SCOPE, outcomes=self.outcomes, receipts=self.receipts, texts=self.blobs, releases=self.releases,
             definitions=DefinitionVersions(database),

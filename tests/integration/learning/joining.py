@@ -14,6 +14,7 @@ from tests.unit.catalog.examples import DEV, NOON, application, open_database, r
 
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.catalog.serving.receipts import Receipts
@@ -24,6 +25,10 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome as DeclaredOutcome
 from antiphon.definitions.signals import Signal
+from antiphon.durable.runs import Runs
+from antiphon.learning.evaluation.scorer import AnswerScorer
+from antiphon.learning.outcomes.drift_report import DriftReader, DriftReport
+from antiphon.learning.outcomes.drift_runs import WORKFLOW, DriftReports
 from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.matching import OutcomeMatcher
 from antiphon.learning.outcomes.monitoring import Monitor
@@ -95,13 +100,32 @@ class Desk:
         return Monitor(
             outcomes=self.outcomes,
             receipts=self.receipts,
+            applications=self.declared.get,
+            clock=self.clock,
+        )
+
+    @property
+    def drift(self) -> DriftReports:
+        releases = Releases(self.database)
+        reader = DriftReader(
+            receipts=self.receipts,
+            releases=releases,
             datasets=Datasets(self.database),
             applications=self.declared.get,
             lake=None,  # type: ignore[arg-type]
             texts=Blobs(self.database),
-            embedders=WORDS,
+            scorer=AnswerScorer(Blobs(self.database), embedders=WORDS),
             clock=self.clock,
         )
+        return DriftReports(runs=Runs(self.database), releases=releases, reader=reader, clock=self.clock)
+
+    def keep_drift(self, *reports: DriftReport) -> None:
+        """A scheduled run that found these."""
+        runs = Runs(self.database)
+        runs.submit(DEV, WORKFLOW, {})
+        claimed = runs.claim("worker", DEV.environment, timedelta(minutes=1), [WORKFLOW])
+        assert claimed is not None
+        runs.end(claimed, {"reports": {one.application: msgspec.to_builtins(one) for one in reports}})
 
     def predict(
         self, prediction: str, as_of: datetime = NOON, origin: str = "EWR", dest: str = "SFO", **fields: Any

@@ -18,7 +18,8 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.runs import ENDED
-from antiphon.features.monitoring.skew.selection import WORKFLOW, due
+from antiphon.durable.schedule import due
+from antiphon.features.monitoring.skew.selection import WORKFLOW
 from antiphon.governance.audit.log import AuditFilter
 from antiphon.services.features.skew import ProjectSkew
 
@@ -33,12 +34,12 @@ def report(**different: int) -> SkewReport:
 
 
 def test_a_comparison_is_due_an_interval_after_the_last_or_after_the_first_publication() -> None:
-    assert due(NOON, DAY, None) is None, "nothing is published yet"
-    assert due(NOON, DAY, NOON - timedelta(hours=23)) is None
-    first = due(NOON, DAY, NOON - DAY)
+    assert due(WORKFLOW, NOON, DAY, None) is None, "nothing is published yet"
+    assert due(WORKFLOW, NOON, DAY, NOON - timedelta(hours=23)) is None
+    first = due(WORKFLOW, NOON, DAY, NOON - DAY)
     assert first is not None
-    assert due(NOON + timedelta(hours=23), DAY, NOON - DAY) == first, "every worker, whenever it looks"
-    assert due(NOON + DAY, DAY, NOON - DAY) not in (None, first), "the first failed"
+    assert due(WORKFLOW, NOON + timedelta(hours=23), DAY, NOON - DAY) == first, "every worker, whenever it looks"
+    assert due(WORKFLOW, NOON + DAY, DAY, NOON - DAY) not in (None, first), "the first failed"
 
 
 def test_reports_stay_by_view_and_expire_but_for_what_was_found_last(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.harness.gated_project import GatedProject
 from tests.integration.services.test_gate_runs import COMPETITOR, UNGATED, obeys, replies
@@ -21,10 +22,12 @@ from tests.integration.services.test_gate_runs import COMPETITOR, UNGATED, obeys
 from antiphon.core.errors import NotFoundError, SetupError, UnavailableError
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
+from antiphon.learning.outcomes.drift import Drift
+from antiphon.learning.outcomes.drift_report import DriftReport
 from antiphon.releases.feed import atom
 from antiphon.services.changes import release_notes
 from antiphon.services.webhooks import Webhooks, signature
-from antiphon.services.workflows import WEBHOOK
+from antiphon.services.workflows import DRIFT, WEBHOOK
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of this test").decode()
 
@@ -138,6 +141,35 @@ async def test_a_receiver_that_stays_away_leaves_a_failed_run_with_the_reason(
     assert {run.status for run in runs} == {"failed"}
     assert all("answered 500" in (run.error or "") for run in runs)
     assert len(receiver.seen) == 24
+
+
+async def test_drift_that_begins_is_told_once_and_not_to_outsiders(project: GatedProject, receiver: Receiver) -> None:
+    project.apply(replies(more=UNGATED))
+    store, scope = project.store, project.scope
+    webhooks, now = Webhooks(store), store.database.clock.now()
+    webhooks.order_due()
+    await deliver(project, webhooks)
+    receiver.taken.clear()
+
+    def report(*names: str) -> None:
+        texts = tuple(Drift(name, 0.8, 0.55, 200, 200, "shifted", now) for name in names)
+        store.runs.submit(scope, DRIFT, {})
+        claimed = store.runs.claim("worker", scope.environment, timedelta(minutes=1), [DRIFT])
+        assert claimed is not None
+        store.runs.end(claimed, {"reports": {"replies": msgspec.to_builtins(DriftReport("replies", now, texts=texts))}})
+
+    report("what is asked")
+    assert webhooks.order_due() == 1
+    assert Webhooks(store).order_due() == 0
+    await deliver(project, webhooks)
+    ((headers, body),) = receiver.taken
+    event = json.loads(body)
+    assert headers["webhook-id"].startswith("team:drift:replies:")
+    assert (event["type"], event["data"]["variables"]) == ("drift", ["what is asked"])
+    report("what is asked")
+    assert webhooks.order_due() == 0, "a later report that says the same"
+    report()
+    assert webhooks.order_due() == 0
 
 
 def test_a_test_event_says_what_the_receiver_answered(

@@ -84,3 +84,20 @@ def test_fairness_is_of_labels_and_slices(outcome: Outcome, gates: Gates, said: 
     )  # fmt: skip
     found = list(learning_mistakes(application, ("customer",)))
     assert found == [] if said is None else any(said in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"delay": "2h"}, None),
+        ({"delay": "7d", "window": "7d"}, None),
+        ({"delay": "7d"}, "outcome[0].delay 7d is longer than the window, 24h"),
+        ({"delay": "two hours"}, "outcome[0].delay: 'two hours' is not a duration"),
+        ({"delay": ""}, "outcome[0].delay: '' is not a duration"),
+        ({"delay": 2}, "Expected `str`, got `int` - at `$.delay`"),
+    ],
+)
+def test_a_delay_is_a_duration_within_the_window(given: dict[str, Any], said: str | None) -> None:
+    found = mistakes((Outcome("urgency", **given), *ALL[1:]))
+    assert bool(found) == (said is not None)
+    assert said is None or said in found[0]

@@ -108,6 +108,23 @@ class Receipts:
         order = (_table.c.created_at.desc(), _table.c.prediction.desc())
         return self._documents.find(scope, *conditions, *_span(since, before), order=order, limit=limit)
 
+    def sample(
+        self, scope: Scope, application: str, release: str, since: datetime, until: datetime | None, *, most: int
+    ) -> builtins.list[Receipt]:
+        """Receipts of a release's answers that users saw with ``since <= created_at < until``, oldest first: all, or
+        at most ``most`` spread evenly over them, the same ones each time."""
+        shown = and_(
+            schema.owned(_table, scope, application=application, release=release),
+            _table.c.role.in_(SEEN_ROLES),
+            *_span(since, until),
+        )
+        step = max(1, -(-int(self._database.scalar(select(func.count()).where(shown))) // most))
+        order = (_table.c.created_at, _table.c.prediction)
+        place = func.row_number().over(order_by=order).label("place")
+        numbered = select(_table.c.prediction, place).where(shown).subquery()
+        chosen = select(numbered.c.prediction).where(numbered.c.place % step == 0)
+        return self._documents.find(scope, _table.c.prediction.in_(chosen), order=order)
+
     def count(
         self,
         scope: Scope,

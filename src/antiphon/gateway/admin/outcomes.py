@@ -11,7 +11,8 @@ from antiphon.core.clock import utc
 from antiphon.gateway.admin.shapes import read_all
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
-from antiphon.learning.outcomes.monitoring import DriftReport, PendingOutcome, Performance, SignalRates
+from antiphon.learning.outcomes.drift_report import DriftReport
+from antiphon.learning.outcomes.monitoring import PendingOutcome, Performance, SignalRates
 
 
 class OutcomeQuery(msgspec.Struct, frozen=True):
@@ -111,7 +112,18 @@ def _signals(call: OperationCall) -> SignalList:
     return SignalList(call.services.learning.monitor.signals(call.scope, call.path["application"]))
 
 
-@operation("GET", "/admin/outcomes/{application}/drift", "Printed features and forecasts, then and now.", "read")
-def _drift(call: OperationCall) -> DriftReport:
+class DriftQuery(msgspec.Struct, frozen=True):
+    """``now``: compare now, without texts and metrics, in place of the newest report that the worker has kept."""
+
+    now: bool = False
+
+
+@operation(
+    "GET", "/admin/outcomes/{application}/drift", "What is asked and answered, in the release's first week and now.",
+    "read",
+)  # fmt: skip
+def _drift(call: OperationCall, query: DriftQuery) -> DriftReport:
     call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
-    return call.services.learning.monitor.drift(call.scope, call.path["application"])
+    drift, application = call.services.learning.drift, call.path["application"]
+    kept = None if query.now else drift.newest(call.scope, application)
+    return kept or drift.reader.compare(call.scope, application)

@@ -22,6 +22,7 @@ from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.measurements import Percentiles
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import NO_LIMITS, Limits
+from antiphon.learning.outcomes.drift_runs import DriftWarning
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.engines.remote_models import RemoteModelLine
@@ -237,6 +238,7 @@ class Status(msgspec.Struct, frozen=True):
     elsewhere: tuple[EngineElsewhere, ...] = ()
     remote_models: tuple[RemoteModelLine, ...] = ()
     gates: tuple[GateCheck, ...] = ()
+    drift: tuple[DriftWarning, ...] = ()
 
 
 class ReuseLine(msgspec.Struct, frozen=True):

@@ -103,6 +103,11 @@ def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> d
         "streams": tuple(services.features.streams.status(scope)),
         "jobs": shapes.batch_lines(services, scope, services.work.tables.list(scope, 10)),
         "applications": tuple(services.generation.models(scope)),
+        "drift": tuple(
+            one
+            for one in services.learning.drift.warnings(scope)
+            if who is not None and services.access.records.may_read_application(scope, who, one.application)
+        ),
         "gates": tuple(one for one in services.learning.gates(scope) if one.state != "passed"),
         "processes": tuple(services.health.processes()),
         "runs": shapes.read_all(services.work.runs.list(scope, 5), shapes.RunLine),

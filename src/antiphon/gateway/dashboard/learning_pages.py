@@ -76,7 +76,8 @@ def outcomes(call: PageCall) -> Response:
     if application is not None:
         try:
             call.services.access.records.require_application(call.scope, call.principal, application)
-            found["drift"] = call.services.learning.monitor.drift(call.scope, application)
+            drift = call.services.learning.drift
+            found["drift"] = drift.newest(call.scope, application) or drift.reader.compare(call.scope, application)
             found["signals"] = call.services.learning.monitor.signals(call.scope, application)
             found["releases"] = {one.id: one for one in call.services.learning.releases.list(call.scope, application)}
             found |= _performance(call, application, call.query.get("outcome") or None)

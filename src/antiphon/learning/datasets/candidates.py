@@ -83,7 +83,7 @@ def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> tuple[list[Can
         elif candidate.label is None or not spec.shape.admits(candidate.label):
             reason = "unknown-label"
         if reason is None:
-            entered.append(candidate)
+            entered.append(_matured(candidate, spec, cutoff))
         else:
             dropped[reason] += 1
     single = _without_duplicates(entered)
@@ -93,6 +93,15 @@ def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> tuple[list[Can
     dropped["sampled-out"] = len(single) - len(drawn)
     kept = sorted(drawn, key=lambda candidate: candidate.example)
     return kept, {reason: count for reason, count in dropped.items() if count}
+
+
+def _matured(candidate: Candidate, spec: DatasetSpec, cutoff: int) -> Candidate:
+    """A candidate without the further outcomes whose own delay ends after the cutoff."""
+    if not candidate.further or all(shape.delay is None for shape in spec.further):
+        return candidate
+    ripe = [candidate.moment + round((shape.delay or 0.0) * 1_000_000) <= cutoff for shape in spec.further]
+    known = tuple(value if old else None for value, old in zip(candidate.further, ripe, strict=True))
+    return msgspec.structs.replace(candidate, further=known)
 
 
 def _without_duplicates(candidates: Sequence[Candidate]) -> list[Candidate]:

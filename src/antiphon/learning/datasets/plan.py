@@ -81,7 +81,7 @@ def plan(
         cutoff=ends,
         first=earliest,
         last=latest,
-        maturity_seconds=parse_duration(declared.maturity).total_seconds(),
+        maturity_seconds=parse_duration(declared.maturity).total_seconds() if shape.delay is None else shape.delay,
         origins=chosen,
         examples=count,
         seed=seed if seed is not None else (tune.seed if tune is not None else 0),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -44,6 +45,7 @@ class Drift(msgspec.Struct, frozen=True):
             ``None`` with too few rows.
         noise: 99 % quantile of the index between two samples of one distribution.
         reference, recent: rows.
+        since: of one that has shifted, in a kept report, when the first of the reports in a row that say so was made.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Drift(msgspec.Struct, frozen=True):
     reference: int
     recent: int
     verdict: Verdict
+    since: datetime | None = None
 
 
 def drift_of(name: str, reference: Sequence[Printed], recent: Sequence[Printed]) -> Drift:

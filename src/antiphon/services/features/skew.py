@@ -18,14 +18,15 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog.features.skew_reports import SCHEDULE, SkewReport, ViewSkew
 from antiphon.catalog.serving.receipt import SEEN_ROLES, Receipt
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInputError, NotFoundError
+from antiphon.core.errors import NotFoundError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
 from antiphon.durable.context import RunContext
+from antiphon.durable.schedule import due, interval
 from antiphon.features.monitoring.skew.measure import SAMPLE, SECONDS, Progress, Skew
 from antiphon.features.monitoring.skew.predictions import PredictionFeatures
-from antiphon.features.monitoring.skew.selection import OFF, WORKFLOW, due
+from antiphon.features.monitoring.skew.selection import WORKFLOW
 from antiphon.features.monitoring.skew.vectors import SkewVectors
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.selection import unknown_views
@@ -144,20 +145,12 @@ class ProjectSkew:
 
     def order_due(self) -> str | None:
         """Start the comparison that is due, if one is; its run. Every worker comes to the same, so it is one run."""
-        store, section = self._store, self._store.settings.features.skew
-        if section == OFF:
+        store = self._store
+        every = interval(store.settings.features.skew, "[features] skew")
+        if every is None:
             return None
-        try:
-            every = parse_duration(section)
-        except InvalidInputError as error:
-            raise InvalidInputError(
-                error.what, where="[features] skew", next_step=f"Write a duration such as 24h, or {OFF}."
-            ) from None
-        key = due(
-            store.database.clock.now(),
-            every,
-            store.skew_reports.scheduled_at(store.scope) or self._first_published(),
-        )
+        since = store.skew_reports.scheduled_at(store.scope) or self._first_published()
+        key = due(WORKFLOW, store.database.clock.now(), every, since)
         if key is None or key == self._ordered:
             return None
         self._ordered = key

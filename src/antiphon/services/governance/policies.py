@@ -142,6 +142,8 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
             yield "release", application_resource(release.bundle.application, tenant=run.scope.tenant)
         case workflows.SKEW:
             yield "publish", Resource("view", "*", run.scope.tenant)
+        case workflows.DRIFT:
+            yield "train", Resource("application", "*", run.scope.tenant)
         case workflows.TRAIN:
             application = str(run.arguments.get("application", "*"))
             live = store.releases.live(run.scope, application)

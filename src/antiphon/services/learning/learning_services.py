@@ -20,6 +20,7 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import Engine
 from antiphon.governance.identity.principal import Principal
+from antiphon.learning.outcomes.drift_runs import DriftReports
 from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.learning.registry.models import ModelRegistry
@@ -30,7 +31,7 @@ from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.changes import release_notes
 from antiphon.services.governance.policy_versions import records
 from antiphon.services.learning.gate_orders import GateCheck, gate_checks
-from antiphon.services.learning.outcomes import monitor, outcome_joiner
+from antiphon.services.learning.outcomes import drift_reports, monitor, outcome_joiner
 from antiphon.services.learning.regressions import ProjectRegressions
 from antiphon.services.learning.workbench import Workbench
 from antiphon.services.learning.workbench_orders import WorkbenchOrders
@@ -47,7 +48,8 @@ class LearningServices:
 
     Attributes:
         transitions: moves rollouts and live pointers, with their audit entries.
-        joiner: joins arriving outcomes to predictions. ``monitor``: quality and drift by them.
+        joiner: joins arriving outcomes to predictions. ``monitor``: quality by them.
+        drift: what is asked and answered beside earlier times.
         gates: the latest run of gates of each application. ``notes``: release notes of a scope.
     """
 
@@ -65,6 +67,7 @@ class LearningServices:
     outcomes: Outcomes
     joiner: OutcomeJoiner
     monitor: Monitor
+    drift: DriftReports
     gates: Callable[[Scope], Sequence[GateCheck]]
     notes: Callable[[Scope], ReleaseNotes]
     workbench: Workbench
@@ -92,6 +95,7 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         outcomes=store.outcomes,
         joiner=outcome_joiner(store),
         monitor=monitor(store),
+        drift=drift_reports(store),
         gates=partial(gate_checks, store),
         notes=partial(release_notes, store),
         workbench=workbench,

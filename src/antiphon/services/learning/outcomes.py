@@ -12,10 +12,14 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.rows import DatasetRowBuilder
+from antiphon.learning.evaluation.scorer import AnswerScorer
+from antiphon.learning.outcomes.drift_report import DriftReader
+from antiphon.learning.outcomes.drift_runs import DriftReports
 from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.matching import OutcomeMatcher
 from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.learning.retraining.preferences import PreferenceReader
+from antiphon.services.answering import user_functions
 from antiphon.services.features.embedders import LocalEmbedders
 from antiphon.services.governance.policies import withheld
 from antiphon.services.project.feature_stores import FeatureStores
@@ -87,10 +91,22 @@ def monitor(store: Store) -> Monitor:
     return Monitor(
         outcomes=store.outcomes,
         receipts=store.receipts,
+        applications=declared_applications(store),
+        clock=store.database.clock,
+    )
+
+
+def drift_reports(store: Store) -> DriftReports:
+    """Compares what this project's applications are asked and answer with earlier times, and keeps what was found."""
+    scorer = AnswerScorer(store.blobs, embedders=LocalEmbedders(), functions=user_functions(store))
+    reader = DriftReader(
+        receipts=store.receipts,
+        releases=store.releases,
         datasets=store.datasets,
         applications=declared_applications(store),
         lake=FeatureStores(store).lake,
         texts=store.blobs,
-        embedders=LocalEmbedders(),
+        scorer=scorer,
         clock=store.database.clock,
     )
+    return DriftReports(runs=store.runs, releases=store.releases, reader=reader, clock=store.database.clock)

@@ -1,13 +1,11 @@
-"""Schedules comparisons of batch and online, and samples the entities to compare."""
+"""Samples the entities whose values are compared between batch and online."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 
 from antiphon.catalog.features.snapshots import SnapshotManifest
-from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.expressions.compile_python import key_texts
@@ -17,19 +15,6 @@ from antiphon.features.ports import LogReader
 
 WORKFLOW = "skew"
 """The workflow's name in the registry."""
-
-OFF = "off"
-"""The setting without a schedule."""
-
-
-def due(now: datetime, every: timedelta, since: datetime | None) -> str | None:
-    """The key of the run that is due, ``None`` while none is, after the last comparison by the schedule (``since``;
-    before the first, the first publication, ``None`` without any). One that failed is due again an interval later,
-    under another key."""
-    if since is None or now - since < every:
-        return None
-    return f"skew:{microseconds(since)}:{(now - since) // every}"
-
 
 _RECENT = 2_000
 """So many of the latest events are looked through for entities."""
