@@ -368,7 +368,7 @@ class Database:
         return self.unseal(scope, schema, subject, packed).decode()
 
     def connections(self) -> tuple[int, int]:
-        """How many connections this process uses now, and how many it may use at once."""
+        """Connections that this process uses now, and the most that it may use at once."""
         pool = self.backend.engine.pool
         return (pool.checkedout() if isinstance(pool, QueuePool) else 0), self.backend.most_connections
 

@@ -58,14 +58,14 @@ class Duties:
     async def run_until(self, stop: asyncio.Event) -> None:
         """Hold the lease or wait for it, until ``stop``; then give it back."""
         since: float | None = None
-        told = False
+        warned = False
         while not stop.is_set():
             if await self._acquired() is not True:
                 if since is None:
                     _log.info("another process has %s; this one stands by", self._name)
-                    since, told = monotonic(), self._conflict is None
-                elif not told and monotonic() - since > self._seconds:
-                    told = await self._warned()
+                    since, warned = monotonic(), self._conflict is None
+                elif not warned and monotonic() - since > self._seconds:
+                    warned = await self._warned()
                 await wait(stop, min(LOOK_SECONDS, self._seconds / 3))
                 continue
             since, self.held = None, True

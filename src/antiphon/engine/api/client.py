@@ -292,7 +292,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Attempts:
-    """How often, and for how long, a request may be given to the successor of a process."""
+    """Bounds how often, and for how long, a request is given to the successor of a process."""
 
     def __init__(self, patience: float) -> None:
         self._loop = asyncio.get_running_loop()
