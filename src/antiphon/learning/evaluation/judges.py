@@ -229,4 +229,5 @@ def _parts(values: Floats, clusters: NDArray[np.intp]) -> Floats:
     """The part of each value in the error of their mean, so large that the squares of the sums of clusters add up to
     its variance without bias."""
     count = len({*clusters})
-    return (values - values.mean()) / len(values) * math.sqrt(count / (count - 1) if count > 1 else 0.0)
+    unbiased = math.sqrt(count / (count - 1)) if count > 1 else 0.0
+    return np.asarray((values - values.mean()) / len(values) * unbiased)

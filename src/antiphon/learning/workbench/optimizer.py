@@ -11,6 +11,7 @@ search follows from them and its seed alone: one that was interrupted goes the s
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -101,8 +102,7 @@ class PromptOptimizer:
             UnavailableError, EngineError, OverloadedError: an engine stayed away; what was answered is kept.
         """
         require_gepa()
-        import gepa
-
+        gepa: Any = importlib.import_module("gepa")
         cases = await asyncio.to_thread(require_cases, self.sets, release, version)
         visible, held_out = cases["visible"], cases["held-out"]
         subject: dict[str, object] = {"release": release.content_hash, "set": [version.name, version.version]}
@@ -110,7 +110,7 @@ class PromptOptimizer:
         search = _Search(self, release, kept, reflect, budget, progress)
         before = release.bundle.application.prompt.system
         try:
-            found = await asyncio.to_thread(
+            found: Any = await asyncio.to_thread(
                 gepa.optimize,
                 seed_candidate={SYSTEM: before},
                 trainset=visible,

@@ -94,8 +94,9 @@ def _of_judge(metric: JudgeMetric, answers: ComparedAnswers) -> FigureDifference
         better = surely_better(gap, 1, answers.sides, users)
         return FigureDifference(metric.name, unit, ours.mean.value, theirs.mean.value, gap, better, len(known), note)
     said = f"uncalibrated: {ours.people} and {theirs.people} of {metric.least} scores of people"
-    alone = [[row.own[metric.name] for row in rows] for rows in sides]
-    return difference(metric.name, unit, answers.sides, *alone, users, 0, "; ".join(filter(None, (said, note))))
+    first, second = ([row.own[metric.name] for row in rows] for rows in sides)
+    notes = "; ".join(filter(None, (said, note)))
+    return difference(metric.name, unit, answers.sides, first, second, users, 0, notes)
 
 
 def _people(metric: JudgeMetric, rows: Sequence[RowResult], answers: ComparedAnswers) -> dict[tuple[str, str], float]:
