@@ -102,7 +102,7 @@ def _of_judge(metric: JudgeMetric, answers: ComparedAnswers) -> FigureDifference
 def _people(metric: JudgeMetric, rows: Sequence[RowResult], answers: ComparedAnswers) -> dict[tuple[str, str], float]:
     named = {row.prediction for row in rows}
     said = tuple(one for one in answers.annotations if one.prediction in named)
-    return ScoredAnswers(tuple(rows), tuple(rows), said, (metric,)).people(metric)
+    return ScoredAnswers(tuple(rows), tuple(rows), said).people(metric)
 
 
 def _without(name: str, answers: ComparedAnswers) -> str:
