@@ -50,9 +50,9 @@ def coverage(
     shapes = () if evaluation is None else application.shapes
     scored = {shape.property for shape in shapes if shape.property is not None}
     labels = dict({} if evaluation is None else evaluation.labels)
-    asked = None if application.shape is None else application.shape.property
+    scored_property = None if application.shape is None else application.shape.property
     for expectation in (one for case in run for one in case.expect if one.kind == "label"):
-        if asked is not None and expectation.property == asked:
+        if scored_property is not None and expectation.property == scored_property:
             labels[expectation.value] = labels.get(expectation.value, 0) + 1
     sliced = {} if evaluation is None else {f"{one.key} {one.value}": one.rows for one in evaluation.slices}
     return tuple(

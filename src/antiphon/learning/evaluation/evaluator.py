@@ -272,16 +272,16 @@ class ReleaseEvaluator:
                 given = await asyncio.to_thread(self._given, live.scope, found)
         if not scoring:
             return found
-        asked = {row.example: row for row in rows}
+        by_example = {row.example: row for row in rows}
         pieces = {
             f"live:{live.id}:{row.example}:{row.prediction}": partial(
                 self.scorer.score_again, release, live, row, given[row.example].receipt, given[row.example].text,
-                entity=asked[row.example].entity, question=asked[row.example].question or "",
-                outcomes=outcomes_of(release.bundle.application, asked[row.example]),
+                entity=by_example[row.example].entity, question=by_example[row.example].question or "",
+                outcomes=outcomes_of(release.bundle.application, by_example[row.example]),
                 earlier=recorded[row.example].turns if row.example in recorded else (),
             )
             for row in found
-            if row.example in given and row.example in asked
+            if row.example in given and row.example in by_example
         }  # fmt: skip
         return await answer_each(kept, RowResult, pieces, self.concurrency, progress, "scoring answers")
 

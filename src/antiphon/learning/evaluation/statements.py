@@ -64,8 +64,8 @@ class FigureStatement(msgspec.Struct, frozen=True):
     words: str
 
 
-class _Reading(msgspec.Struct, frozen=True):
-    """How a locale writes numbers, durations and clauses.
+class _Notation(msgspec.Struct, frozen=True):
+    """Signs of numbers, names of durations and breaks of clauses of a locale.
 
     Attributes:
         token: a number with what is glued to it, a word, or a sign. digits: the number of such a token, and the rest.
@@ -150,26 +150,26 @@ def statements(
     """Every number that the text states, in order; none in a locale that is not read."""
     if not is_read(locale):
         return ()
-    reading, text = _reading(locale), _legible(text)
-    words = list(reading.token.finditer(text))
+    notation, text = _notation(locale), _legible(text)
+    words = list(notation.token.finditer(text))
     lower = [word.group().lower() for word in words]
-    units = _units(figures, reading)
+    units = _units(figures, notation)
     covered = _covered(text, known)
     found = []
-    for number in _numbers(words, lower, units, reading):
-        unit, after = _unit(number, lower, units, reading)
+    for number in _numbers(words, lower, units, notation):
+        unit, after = _unit(number, lower, units, notation)
         if unit is None and (number.spelt or covered[words[number.at].start()]):
             continue  # "one of the" is no figure, and a flight's number is none either
         before = lower[max(0, number.at - 3) : number.at]
-        if reading.english and unit in reading.times and _WINDOW & set(before):
+        if notation.english and unit in notation.times and _WINDOW & set(before):
             continue
         shown = text[words[number.at].start() : words[min(after, len(words)) - 1].end()]
-        found.append(FigureStatement(number.value, unit, _roles(number, unit, lower, figures, reading), shown))
+        found.append(FigureStatement(number.value, unit, _roles(number, unit, lower, figures, notation), shown))
     return tuple(found)
 
 
 @lru_cache(maxsize=64)
-def _reading(locale: str) -> _Reading:
+def _notation(locale: str) -> _Notation:
     parsed = Locale.parse(locale.replace("-", "_"))
     # A text may have the locale's own digits or European ones, each with their signs; Arabic signs are never others.
     decimal, group = (
@@ -185,7 +185,7 @@ def _reading(locale: str) -> _Reading:
     grouped = rf"\d{{1,{more}}}(?:[{second}]\d{{{more}}})*[{second}]\d{{{least}}}"
     conjunction = _LETTERS.findall(parsed.list_patterns["standard"]["2"])
     english = parsed.language == "en"
-    return _Reading(
+    return _Notation(
         token=regex.compile(rf"{written}[\p{{L}}\p{{M}}]*|\p{{L}}[\w\p{{M}}]*|%|[^\s\w]"),
         digits=regex.compile(rf"({written})(.*)"),
         number=regex.compile(rf"(?P<whole>{grouped}|\d+)(?:[{first}](?P<part>\d+))?"),
@@ -210,19 +210,19 @@ def _legible(text: str) -> str:
 
 
 def _numbers(
-    words: Sequence[regex.Match[str]], lower: Sequence[str], units: Mapping[tuple[str, ...], str], reading: _Reading
+    words: Sequence[regex.Match[str]], lower: Sequence[str], units: Mapping[tuple[str, ...], str], notation: _Notation
 ) -> Iterable[_Number]:
     at = 0
     while at < len(words):
         token = words[at].group()
         if token[0].isdecimal():
-            match = reading.digits.fullmatch(token)
+            match = notation.digits.fullmatch(token)
             assert match is not None
             digits, glued = match.groups()
-            if not glued or (glued.lower(),) in units or glued.lower() in reading.times or glued.lower() in _OTHERS:
-                yield _Number(_signed(digits, words, at, reading), at, at + 1, glued.lower())
+            if not glued or (glued.lower(),) in units or glued.lower() in notation.times or glued.lower() in _OTHERS:
+                yield _Number(_signed(digits, words, at, notation), at, at + 1, glued.lower())
             at += 1
-        elif not reading.english:
+        elif not notation.english:
             at += 1
         elif lower[at] == "half" and lower[at + 1 : at + 2] in (["a"], ["an"]):
             yield _Number(Decimal("0.5"), at, at + 2, spelt=True)
@@ -235,8 +235,8 @@ def _numbers(
             at += 1
 
 
-def _signed(digits: str, words: Sequence[regex.Match[str]], at: int, reading: _Reading) -> Decimal:
-    match = reading.number.fullmatch(digits)
+def _signed(digits: str, words: Sequence[regex.Match[str]], at: int, notation: _Notation) -> Decimal:
+    match = notation.number.fullmatch(digits)
     if match is None:
         return Decimal("NaN")  # 1.2.3 is a number of nothing
     whole = "".join(one for one in match["whole"] if one.isdecimal())
@@ -265,12 +265,12 @@ def _spelt(lower: Sequence[str], at: int) -> tuple[int, int]:
     return whole + part, at
 
 
-def _units(figures: Sequence[Figure], reading: _Reading) -> dict[tuple[str, ...], str]:
-    return {tuple(reading.tokens(unit)): _legible(unit).lower() for figure in figures for unit in figure.unit}
+def _units(figures: Sequence[Figure], notation: _Notation) -> dict[tuple[str, ...], str]:
+    return {tuple(notation.tokens(unit)): _legible(unit).lower() for figure in figures for unit in figure.unit}
 
 
 def _unit(
-    number: _Number, lower: Sequence[str], units: Mapping[tuple[str, ...], str], reading: _Reading
+    number: _Number, lower: Sequence[str], units: Mapping[tuple[str, ...], str], notation: _Notation
 ) -> tuple[str | None, int]:
     """The unit after a number, and the index after it. Of a range ("10 to 20 minutes") both ends have it."""
     if number.glued:
@@ -287,21 +287,21 @@ def _unit(
         known = units.get(tuple(lower[at : at + length]))
         if known is not None:
             return known, at + length
-    if at < len(lower) and (lower[at] in reading.times or lower[at] in _OTHERS):
+    if at < len(lower) and (lower[at] in notation.times or lower[at] in _OTHERS):
         return lower[at], at + 1
     return None, number.after
 
 
 def _roles(
-    number: _Number, unit: str | None, lower: Sequence[str], figures: Sequence[Figure], reading: _Reading
+    number: _Number, unit: str | None, lower: Sequence[str], figures: Sequence[Figure], notation: _Notation
 ) -> tuple[str, ...]:
     """The figures a number may mean: those of its unit, told apart by the role that is named nearest in its clause."""
     meant = [figure for figure in figures if unit in {_legible(one).lower() for one in figure.unit}]
-    if not meant and unit in reading.times:
-        meant = [figure for figure in figures if _seconds(figure, reading) is not None]
+    if not meant and unit in notation.times:
+        meant = [figure for figure in figures if _seconds(figure, notation) is not None]
     if len(meant) < 2:
         return tuple(figure.feature for figure in meant)
-    clause = _span(number.at, lower, reading.breaks)
+    clause = _span(number.at, lower, notation.breaks)
     sentence = _span(number.at, lower, _ENDS)
     for first, last, backwards in (
         (clause[0], number.at, True),
@@ -312,7 +312,7 @@ def _roles(
             (at, figure)
             for figure in meant
             for role in figure.roles
-            for at in _places(reading.tokens(role), lower, first, last)
+            for at in _places(notation.tokens(role), lower, first, last)
         ]
         if named:
             nearest = (max if backwards else min)(at for at, _ in named)
@@ -353,15 +353,16 @@ def _equals(statement: FigureStatement, shown: str | None, figure: Figure, local
         return False
     if statement.number == value:
         return True
-    reading = _reading(locale)
-    seconds = _seconds(figure, reading)
-    if statement.unit not in reading.times or seconds is None or statement.number.is_nan() or value.is_nan():
+    notation = _notation(locale)
+    seconds = _seconds(figure, notation)
+    unit = None if statement.unit is None else notation.times.get(statement.unit)
+    if unit is None or seconds is None or statement.number.is_nan() or value.is_nan():
         return False
-    return statement.number * reading.times[statement.unit] == value * seconds
+    return bool(statement.number * unit == value * seconds)
 
 
-def _seconds(figure: Figure, reading: _Reading) -> int | None:
-    return next((reading.times[unit.lower()] for unit in figure.unit if unit.lower() in reading.times), None)
+def _seconds(figure: Figure, notation: _Notation) -> int | None:
+    return next((notation.times[unit.lower()] for unit in figure.unit if unit.lower() in notation.times), None)
 
 
 def _strings(value: Any) -> Iterable[str]:

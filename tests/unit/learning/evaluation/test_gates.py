@@ -278,7 +278,7 @@ def test_a_report_without_an_evaluation_set_has_the_gates_that_need_none() -> No
     report = msgspec.structs.replace(report, first_p50=0.1, guarded_more=0.0, length_ratio=1.0)
     found = check_safety(report, application)
     assert [one.name for one in found] == [
-        "answered", "valid_share", "guarded_share", "length", "first_token", "latency", "tokens", "injected_share",
+        "answered", "valid_share", "guarded_share", "first_token", "latency", "length", "tokens", "injected_share",
         "leaked_share", "pii_share", "toxic_share", "memorized_share",
     ]  # fmt: skip
     assert all(one.passed for one in found)
@@ -287,14 +287,14 @@ def test_a_report_without_an_evaluation_set_has_the_gates_that_need_none() -> No
         tokens=21.0, guarded_more=0.5, length_ratio=5.0,
     )  # fmt: skip
     assert [one.name for one in check_safety(broken, application) if one.passed is False] == [
-        "answered", "valid_share", "guarded_share", "length", "first_token", "latency", "tokens", "injected_share",
+        "answered", "valid_share", "guarded_share", "first_token", "latency", "length", "tokens", "injected_share",
         "leaked_share", "pii_share", "toxic_share",
     ]  # fmt: skip
     first = msgspec.structs.replace(report, guarded_more=None, length_ratio=None, seconds_p50=99.0, first_p50=99.0)
     unjudged = [
         one for one in check_safety(first, msgspec.structs.replace(application, slo=SLO())) if one.passed is None
     ]
-    assert [one.name for one in unjudged] == ["guarded_share", "length", "first_token", "latency", "tokens"]
+    assert [one.name for one in unjudged] == ["guarded_share", "first_token", "latency", "length", "tokens"]
 
 
 def test_an_evaluation_has_the_gates_on_time_and_guards_of_a_report() -> None:

@@ -55,7 +55,7 @@ async def ask_honestly(
     return await answer_each(
         kept,
         HonestAnswer,
-        {f"honest:{one.example}": partial(_asked, sender, one, keeping=keeping) for one in requests},
+        {f"honest:{one.example}": partial(_ask, sender, one, keeping=keeping) for one in requests},
         1,  # One after the other, so that their time is their own.
         progress,
         "asking honest requests",
@@ -65,7 +65,7 @@ async def ask_honestly(
 def measured(
     requests: Sequence[HonestRequest], honest: Sequence[HonestAnswer], before: Mapping[str, LiveAnswer]
 ) -> SampledAnswers | None:
-    """What is measured of honest requests; ``None`` where none was answered.
+    """Measurements of honest requests; ``None`` where none was answered.
 
     Args:
         before: answers of the live release, by the request's example.
@@ -100,7 +100,7 @@ def _length_ratio(pairs: Sequence[tuple[HonestAnswer, LiveAnswer]]) -> float | N
     return None if middle is None else max(middle, 1 / middle)
 
 
-async def _asked(sender: ProbeRequests, request: HonestRequest, *, keeping: bool) -> HonestAnswer:
+async def _ask(sender: ProbeRequests, request: HonestRequest, *, keeping: bool) -> HonestAnswer:
     try:
         answer, shown = await sender.measured(request)
     except InvalidOutputError as error:
