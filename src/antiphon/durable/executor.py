@@ -149,7 +149,7 @@ class Executor:
             await self._drain()
 
     async def _claim(self) -> Run | None:
-        claim = partial(self._runs.claim, fair=self._fair)
+        claim = partial(self._runs.claim, fair=self._fair, held=[context.id for context in self._contexts.values()])
         claimed: Run | None = await self._patiently(
             claim, self._worker, self._registry.served(self._scope), self._lease
         )

@@ -13,12 +13,12 @@ Data-Intensive Applications*, ch. 8.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import Select, and_, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -195,8 +195,12 @@ class Runs:
         lease: timedelta,
         *,
         fair: bool = False,
+        held: Collection[str] = (),
     ) -> Run | None:
         """Take the oldest run that is served and due: queued, or held by a worker whose lease is over.
+
+        Those that the caller works on itself (``held``) are not taken: after a machine slept past a lease it goes on
+        with them, where nobody else has taken them since.
 
         With ``fair`` the tenant goes first of whose runs fewest are under way, and of its runs the one that was left
         alone for longest.
@@ -207,6 +211,8 @@ class Runs:
         while True:
             now = self._clock.now()
             due = claimable(served)
+            if held:
+                due = and_(due, _runs.c.id.not_in(held))
             # Most looks find nothing: they do not take the write lock.
             if self._first(select(_runs.c.id).where(due).limit(1), now) is None:
                 return None

@@ -168,6 +168,22 @@ async def test_what_is_no_json_fails_the_run_clearly(database: Database, where: 
     assert "no JSON" in run.error
 
 
+async def test_a_worker_that_slept_past_its_lease_goes_on_with_its_run(database: Database) -> None:
+    """Its look for work may come before its heartbeat; what it claimed from itself would run twice here."""
+    began: list[int] = []
+
+    async def workflow(run: RunContext) -> dict[str, Any]:
+        began.append(run.attempt)
+        for _ in range(5):
+            assert Runs(database).reclaim("w1", DEV.environment) == 1  # the lease is over, and it rings
+            await asyncio.sleep(0.2)
+        return {}
+
+    async with working(database, workflow=workflow, lease=timedelta(seconds=0.3)) as run_to_end:
+        run = await run_to_end()
+    assert (run.status, run.attempts, began) == ("succeeded", 1, [1])
+
+
 async def test_a_cancelled_run_stops(database: Database) -> None:
     runs, started, stopped = Runs(database), asyncio.Event(), asyncio.Event()
 
