@@ -275,7 +275,8 @@ async def test_the_live_release_is_asked_only_about_rows_that_no_earlier_dataset
 async def test_rows_that_a_release_has_seen_are_left_out_and_said(desk: EvaluatedDesk) -> None:
     learned = desk.keep(10)
     desk.evaluator = replace(desk.evaluator, trained_on=lambda release: [learned])
-    candidate, of = desk.candidate(), {"against": desk.release.id, "with_safety": False}
+    candidate = desk.candidate()
+    of: dict[str, Any] = {"against": desk.release.id, "with_safety": False}
     found = await desk.evaluator.evaluate(candidate, desk.dataset, **of)
     assert (found.rows, found.left_out) == (30, {"in-training": 10})
     assert found.left_out_words == "10 stand in what its model was trained on"
