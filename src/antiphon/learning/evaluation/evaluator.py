@@ -35,7 +35,7 @@ from antiphon.learning.evaluation.safety.placement import RIDDEN, HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResults
 from antiphon.learning.evaluation.scorer import AnswerScorer
-from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
+from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, by_user, decode_rows, summarize
 
 _EARLIER = 20
 """The latest evaluations of a release whose answers people may have scored."""
@@ -215,6 +215,7 @@ class ReleaseEvaluator:
         results: Sequence[RowResult], tried: SuiteResults, against: str | None, baseline: Sequence[RowResult],
     ) -> Evaluation:  # fmt: skip
         application = release.bundle.application
+        results, baseline = by_user(rows, results), by_user(rows, baseline)
         content = msgspec.json.encode(
             EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in tried.probes))
         )

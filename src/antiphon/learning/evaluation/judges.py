@@ -23,7 +23,7 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import Target, target_of
 from antiphon.definitions.own_metrics import JudgeMetric
-from antiphon.learning.evaluation.intervals import student
+from antiphon.learning.evaluation.intervals import Clusters, cluster_places, student
 from antiphon.learning.evaluation.metric import Floats
 from antiphon.learning.evaluation.scores import RowResult
 from antiphon.serving.answering.guards.outputs import part_of
@@ -139,19 +139,22 @@ def judged_mean(
     Args:
         people: example and text to people's score.
     """
-    scored = [((row.example, row.text), row.own[metric.name]) for row in rows if metric.name in row.own]
+    scored = [((row.example, row.text), row.own[metric.name], row.cluster) for row in rows if metric.name in row.own]
     if not scored:
         return None
-    both = [(people[answer], said) for answer, said in scored if answer in people]
-    judge_alone = [said for answer, said in scored if answer not in people]
-    judge = _plain_mean(np.array([said for _, said in scored]))
+    both = [(people[answer], said, cluster) for answer, said, cluster in scored if answer in people]
+    alone = [(said, cluster) for answer, said, cluster in scored if answer not in people]
+    judge = _plain_mean(np.array([said for _, said, _ in scored]), [cluster for _, _, cluster in scored])
     if len(both) < metric.least:
         return JudgedMean(judge, judge, len(both), corrected=False)
-    by_people, by_judge = np.array(both).T
-    if judge_alone:
-        corrected = prediction_powered_mean(by_people, by_judge, np.array(judge_alone))
+    by_people, by_judge = (np.array([one[side] for one in both], np.float64) for side in (0, 1))
+    clusters = [cluster for _, _, cluster in both]
+    if alone:
+        judge_alone = np.array([said for said, _ in alone], np.float64)
+        clusters += [cluster for _, cluster in alone]
+        corrected = prediction_powered_mean(by_people, by_judge, judge_alone, clusters)
     else:
-        corrected = _plain_mean(by_people)
+        corrected = _plain_mean(by_people, clusters)
     return JudgedMean(corrected, judge, len(both), corrected=True)
 
 
@@ -180,16 +183,20 @@ def difference_of_means(ours: JudgedMean, theirs: JudgedMean) -> IntervalEstimat
     return IntervalEstimate(value, value - low, value + high)
 
 
-def prediction_powered_mean(people: Floats, judge: Floats, judge_alone: Floats) -> IntervalEstimate:
+def prediction_powered_mean(
+    people: Floats, judge: Floats, judge_alone: Floats, clusters: Clusters = None
+) -> IntervalEstimate:
     """The mean of what people would have said, from few of their scores and many of a judge's, with its 95 % interval.
 
     What the judge says of rows that people did not score, corrected by how far it is from people where they did
     (Angelopoulos et al., "Prediction-powered inference", Science 382, 2023). The judge counts by the share that makes
     the variance least, which is none where it says nothing (Angelopoulos, Duchi & Zrnic, "PPI++", 2023, example 1). By
-    Student's t, for scores of people are few.
+    Student's t, for scores of people are few; its variance adds what the rows of a cluster say together (Liang & Zeger,
+    Biometrika 73, 1986).
 
     Args:
         people, judge: of the same rows, at least two. judge_alone: of other rows.
+        clusters: of the rows with scores of people, then of the others.
     """
     few, many = len(people), len(judge_alone)
     spread = float(np.var(np.concatenate([judge, judge_alone]), ddof=1))
@@ -197,13 +204,29 @@ def prediction_powered_mean(people: Floats, judge: Floats, judge_alone: Floats) 
     share = min(max(together / ((1 + few / many) * spread), 0.0), 1.0) if spread > 0 else 0.0
     apart_from = people - share * judge
     value = share * float(judge_alone.mean()) + float(apart_from.mean())
-    alone = float(np.var(judge_alone, ddof=1)) if many > 1 else 0.0
-    error = math.sqrt(float(np.var(apart_from, ddof=1)) / few + share**2 * alone / many)
-    half = student(0.95, few - 1) * error
+    names = [str(place) for place in range(few + many)] if clusters is None else list(clusters)
+    if len(set(names[:few])) < 2:
+        names[:few] = [f"{name} {place}" for place, name in enumerate(names[:few])]
+    by_people, users = _influences(apart_from, names[:few])
+    by_judge, _ = _influences(share * judge_alone, names[few:])
+    half = student(0.95, users - 1) * _error(np.concatenate([by_people, by_judge]), names)
     return IntervalEstimate(value, value - half, value + half)
 
 
-def _plain_mean(values: Floats) -> IntervalEstimate:
-    value, count = float(values.mean()), len(values)
-    half = student(0.95, count - 1) * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+def _plain_mean(values: Floats, clusters: Sequence[str]) -> IntervalEstimate:
+    value = float(values.mean())
+    influences, count = _influences(values, clusters)
+    half = student(0.95, count - 1) * _error(influences, clusters) if count > 1 else 0.0
     return IntervalEstimate(value, value - half, value + half)
+
+
+def _influences(values: Floats, clusters: Sequence[str]) -> tuple[Floats, int]:
+    """The part of each value in the error of their mean, and the number of clusters that they are of."""
+    count = cluster_places(clusters, len(values))[1]
+    few = math.sqrt(count / (count - 1)) if count > 1 else 0.0
+    return few * (values - values.mean()) / len(values), count
+
+
+def _error(influences: Floats, clusters: Sequence[str]) -> float:
+    places, _ = cluster_places(clusters, len(influences))
+    return math.sqrt(float(np.sum(np.bincount(places, weights=influences) ** 2)))

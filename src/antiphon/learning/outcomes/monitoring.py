@@ -15,13 +15,14 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import SEEN_ROLES, Receipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, NotFoundError
+from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.embedding import named_model
 from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.features.embedding.vectors import Embedders, embedded, has_vector
 from antiphon.features.lake.content import Lake
+from antiphon.learning.datasets.table import Value
 from antiphon.learning.outcomes.drift import (
     Drift,
     Printed,
@@ -138,15 +139,26 @@ class Monitor:
 
         Args:
             outcome: name of the outcome; the first by default.
-            slices: entity keys; those of the application's gates by default.
+            slices: entity keys, and features as ``view.feature``, which the newest :data:`MOST_RECEIPTS` receipts hold;
+                those of the application's gates by default.
 
         Raises:
-            NotFoundError: there is no such application. InvalidInputError: it declares no outcome (of the name).
+            NotFoundError: there is no such application. InvalidInputError: it declares no outcome (of the name), or a
+                slice is of nothing that it has.
         """
         declared = self.applications(scope, application)
         shape, _ = outcome_named(declared, outcome)
         joined = self.outcomes.scored(scope, application, shape.name, since=since, until=until)
         scored = ScoredPredictions.read(joined, shape)
+        keys = tuple(slices) or declared.gates.slices
+        for key in keys:
+            if key not in declared.entity_keys and key.partition(".")[0] not in declared.versions:
+                raise InvalidInputError(
+                    f"There is no entity key or feature {key!r}.",
+                    where="slices",
+                    next_step=f"Name one of {', '.join([*declared.entity_keys, *declared.versions])}; a feature is "
+                    "VIEW.FEATURE.",
+                )
         return Performance(
             application=application,
             outcome=shape.name,
@@ -163,9 +175,13 @@ class Monitor:
             whole=scored.score(),
             releases=scored.by_release(),
             days=scored.by_day(),
-            # Outcomes are kept with entity keys, and without features.
-            slices=scored.by_slice(tuple(slices) or [key for key in declared.gates.slices if "." not in key]),
+            slices=scored.by_slice(keys, self._features(scope, application) if any("." in key for key in keys) else {}),
         )
+
+    def _features(self, scope: Scope, application: str) -> dict[str, dict[str, Value]]:
+        """Prediction to its features' values, of the newest receipts."""
+        made = self.receipts.list(scope, application, limit=MOST_RECEIPTS, roles=SEEN_ROLES)
+        return {one.prediction: {feature.name: feature.value for feature in one.features} for one in made}
 
     def pending(
         self, scope: Scope, application: str, outcome: str | None = None, *, limit: int = 50

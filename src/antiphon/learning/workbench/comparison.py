@@ -12,17 +12,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from antiphon.catalog.learning.evaluations import IntervalEstimate
 from antiphon.catalog.learning.trials import AnswerFigures
 from antiphon.catalog.releases.releases import Bundle
 from antiphon.core.ids import content_hash
+from antiphon.learning.evaluation.intervals import mean
 from antiphon.learning.evaluation.metrics import METRICS, LabelForecasts, differences, measure
 from antiphon.releases.bundle import FieldChange, diff
 
-RESAMPLES = 2_000
-SEED = 0
 ENOUGH = 10
 """Users below which no side is called surely better: an interval drawn from so few is too narrow."""
 
@@ -119,7 +117,7 @@ def compare(
     for name, (unit, of, sign) in _FIGURES.items() if both else ():
         ours = np.asarray([of(first.answers[one]) for one in both])
         theirs = np.asarray([of(second.answers[one]) for one in both])
-        gap = paired(theirs - ours, clusters)
+        gap = mean(theirs - ours, clusters)
         found.append(
             FigureDifference(
                 name,
@@ -139,26 +137,12 @@ def compare(
         identical=sum(identical.get(one, False) for one in both),
         errors={side.name: _errors(side, shared) for side in (first, second)},
         figures=tuple(found),
-        metrics=_metrics(first, second, scored, outcomes or {}, labels, positive),
+        metrics=_metrics(first, second, scored, users, outcomes or {}, labels, positive),
         outcomes=len(scored),
         changes=() if first.bundle is None or second.bundle is None else diff(first.bundle, second.bundle),
         prompt=prompt_difference(first.bundle, second.bundle),
         pairs=tuple(AnswerPair(one, first.answers[one].prediction, second.answers[one].prediction) for one in shared),
     )
-
-
-def paired(gaps: NDArray[np.float64], clusters: Sequence[str]) -> IntervalEstimate:
-    """The mean of paired differences with its 95 % percentile interval over clusters that are drawn again (the cluster
-    bootstrap of Davison and Hinkley, "Bootstrap Methods and their Application", 1997, 3.8)."""
-    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    places = np.asarray([names[one] for one in clusters])
-    sums = np.bincount(places, weights=gaps)
-    counts = np.bincount(places)
-    generator = np.random.default_rng(SEED)
-    drawn = generator.integers(0, len(names), (RESAMPLES, len(names)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return IntervalEstimate(float(gaps.mean()), float(low), float(high))
 
 
 def prompt_difference(first: Bundle | None, second: Bundle | None) -> tuple[str, ...]:
@@ -228,6 +212,7 @@ def _metrics(
     first: TrialSide,
     second: TrialSide,
     scored: Sequence[str],
+    users: Mapping[str, str],
     outcomes: Mapping[str, str],
     labels: Sequence[str],
     positive: str | None,
@@ -239,11 +224,12 @@ def _metrics(
         for side in (first, second)
     )
     values, others = measure(ours), measure(theirs)
+    clusters = [users.get(one, one) for one in scored]
     return tuple(
         FigureDifference(
             name, METRICS[name].title, values[name], others[name], gap,
-            _better(gap, 1 if METRICS[name].higher else -1, first.name, second.name, scored),
+            _better(gap, 1 if METRICS[name].higher else -1, first.name, second.name, clusters),
         )
-        for name, gap in differences(theirs, ours).items()
+        for name, gap in differences(theirs, ours, clusters).items()
         if name in values and name in others
     )  # fmt: skip

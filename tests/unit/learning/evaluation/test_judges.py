@@ -92,3 +92,22 @@ def test_what_people_said_of_a_text_stands_where_it_is_written_again_and_of_no_o
     assert found.people == 29
     newer = msgspec.structs.replace(HELPFUL, version="2")
     assert answers.people(newer) == {}
+
+
+def test_scores_of_few_users_correct_less_than_as_many_of_different_ones() -> None:
+    """400 samples: sixty scores of people about fifteen users' answers, four of each, who are alike."""
+    draw, by_user, by_row = np.random.default_rng(11), 0, 0
+    names = [f"u{at // 4}" for at in range(60)] + [f"v{at // 4}" for at in range(400)]
+    for _ in range(400):
+        quality = np.concatenate([np.repeat(draw.normal(3, 1, 15), 4), np.repeat(draw.normal(3, 1, 100), 4)])
+        judge = quality + draw.normal(0.5, 1.0, 460)
+        people = quality[:60] + draw.normal(0, 0.2, 60)
+        found = prediction_powered_mean(people, judge[:60], judge[60:], names)
+        single = prediction_powered_mean(people, judge[:60], judge[60:])
+        assert found.value == single.value
+        by_user += found.low <= 3 <= found.high
+        by_row += single.low <= 3 <= single.high
+    assert by_user / 400 >= 0.91
+    assert by_row / 400 < 0.80
+    apart = prediction_powered_mean(people, judge[:60], judge[60:], [str(at) for at in range(460)])
+    assert (apart.low, apart.high) == pytest.approx((single.low, single.high), abs=1e-12)

@@ -88,7 +88,10 @@ def test_two_labels_score_alike_whether_one_is_yes_or_both_count() -> None:
     both = LabelForecasts.read(
         [({"no": 1 - p, "yes": p}, "yes" if t else "no") for p, t in zip(forecast, truth, strict=True)], ("no", "yes")
     )
-    assert metrics.measure(both) == pytest.approx(metrics.measure(one), abs=1e-12)
+    of_two, of_yes = metrics.measure(both), metrics.measure(one)
+    # Calibration is of the probability of yes, or of the more probable label.
+    assert of_two.pop("calibration_error") != of_yes.pop("calibration_error")
+    assert of_two == pytest.approx(of_yes, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -220,3 +223,15 @@ def test_what_cannot_be_scored_is_refused(forecast: list[float], truth: list[flo
 def test_what_is_no_forecast_of_the_labels_is_refused(rows: list[Any], words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         LabelForecasts.read(rows, LABELS)
+
+
+def test_calibration_is_the_distance_of_the_bins_of_reliability() -> None:
+    for forecasts in (sample(1), of_many(1)):
+        bins = metrics.reliability(forecasts)
+        by_hand = sum(one.rows * abs(one.forecast - one.observed) for one in bins) / 400
+        assert metrics.measure(forecasts)["calibration_error"] == pytest.approx(by_hand, abs=1e-12)
+    sure = LabelForecasts.yes_or_no([0.9] * 100, [1] * 60 + [0] * 40)
+    found = metrics.intervals(sure)["calibration_error"]
+    assert found.value == pytest.approx(0.3)
+    assert 0.19 < found.low < 0.3 < found.high < 0.41
+    assert "calibration_error" not in metrics.advantages(sure)
