@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeGuard
 
 import numpy as np
 
@@ -118,6 +119,6 @@ def slice_names(values: Sequence[Value]) -> list[str]:
     ]
 
 
-def _is_number(value: Value) -> bool:
+def _is_number(value: Value) -> TypeGuard[float]:
     """Tells whether a value is a number that can be ordered: a truth value is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value

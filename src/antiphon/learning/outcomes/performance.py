@@ -119,11 +119,10 @@ class ScoredPredictions:
     def _by_feature(
         self, key: str, features: Mapping[str, Mapping[str, Value]]
     ) -> Callable[[OutcomeRecord], str | None]:
-        known = {
-            one.prediction: features[one.prediction].get(key) for one in self.outcomes if one.prediction in features
-        }
+        made = [one.prediction or "" for one in self.outcomes]
+        known = {one: features[one].get(key) for one in made if one in features}
         names = dict(zip(known, slice_names(list(known.values())), strict=True))
-        return lambda outcome: names.get(outcome.prediction)
+        return lambda outcome: names.get(outcome.prediction or "")
 
     def _groups(self, named: Callable[[OutcomeRecord], str | None], key: str = "") -> tuple[Group, ...]:
         held: dict[str, list[int]] = {}

@@ -152,7 +152,8 @@ def test_rows_that_are_weighed_are_rows_that_are_drawn() -> None:
             apart = [metric.of(forecasts.at(one)) for one in places]
             assert metric.weighted(forecasts, weights) == pytest.approx(apart, nan_ok=True)
             apart = [metric.of(shares_of(forecasts.at(one))) for one in places]
-            assert trivial[name] == pytest.approx(apart, nan_ok=True)
+            if name != "calibration_error":  # of shares it is nothing, and no advantage is of it
+                assert trivial[name] == pytest.approx(apart, nan_ok=True)
 
 
 def shares_of(forecasts: LabelForecasts) -> LabelForecasts:
