@@ -227,11 +227,14 @@ def _reported(report: SafetyReport) -> str:
         judged, without = report.judged.get(name), report.own_failures.get(name, 0)
         said = "" if judged is None or judged.corrected else f"uncalibrated: {judged.people} scores of people"
         note = "; ".join(part for part in (said, f"no value of {without} requests" if without else "") if part)
-        measured.append((name, _interval(report.metrics.get(name)), _interval(report.difference.get(name)), note))
+        mean, apart = (
+            _interval(of.get(name), report.units.get(name, "")) for of in (report.metrics, report.difference)
+        )
+        measured.append((name, mean, apart, note))
     head = ("metric", "mean", f"minus {report.against or 'live'}", "")
     own = [table(head, measured), ""] if measured else []
     return "\n".join([first, *own, suites_table(report.suites), "", gates_table(report.gates)])
 
 
-def _interval(found: IntervalEstimate | None) -> str:
-    return "-" if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+def _interval(found: IntervalEstimate | None, unit: str = "") -> str:
+    return "-" if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f}) {unit}".rstrip()

@@ -307,7 +307,7 @@ def evaluated(evaluation: Evaluation) -> str:
     from antiphon.learning.evaluation.metrics import metric_title
 
     measures = [
-        (metric_title(name), *(_interval(found.get(name)) for found in (
+        (metric_title(name), *(_interval(found.get(name), evaluation.units.get(name, "")) for found in (
             evaluation.metrics, evaluation.advantages, evaluation.difference
         )))
         for name in evaluation.metrics
@@ -333,6 +333,8 @@ def evaluated(evaluation: Evaluation) -> str:
     )
     if evaluation.left_out:
         first += f"\nRows that were left out: {evaluation.left_out_words}"
+    if evaluation.clusters:
+        first += f"\nIntervals are over {evaluation.clusters} users or entities."
     if evaluation.own_failures:
         without = ", ".join(f"{name} {count}" for name, count in evaluation.own_failures.items())
         first += f"\nRows without a value of a metric: {without}"
@@ -384,8 +386,8 @@ def _plain(value: Any) -> Any:
     return _interval(value) if hasattr(value, "low") else value
 
 
-def _interval(value: IntervalEstimate | None) -> str | None:
-    return None if value is None else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
+def _interval(value: IntervalEstimate | None, unit: str = "") -> str | None:
+    return None if value is None else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f}) {unit}".rstrip()
 
 
 def _percent_interval(value: IntervalEstimate | None) -> str | None:

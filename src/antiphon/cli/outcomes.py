@@ -177,6 +177,10 @@ def status(
     outcome: Annotated[str, typer.Option(help="The declared outcome; the first by default.", metavar="NAME")] = "",
     since: Annotated[str, typer.Option(help="Questions as of this moment on.", metavar="TIME")] = "",
     until: Annotated[str, typer.Option(help="Questions before this moment.", metavar="TIME")] = "",
+    slices: Annotated[
+        list[str] | None,
+        typer.Option("--slice", help="An entity key or a feature; those of the gates by default.", metavar="KEY"),
+    ] = None,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
@@ -185,8 +189,9 @@ def status(
 
     with stores(project) as store:
         found = monitor(store).performance(
-            store.scope, application, outcome or None, since=entities.moment(since), until=entities.moment(until)
-        )
+            store.scope, application, outcome or None, since=entities.moment(since), until=entities.moment(until),
+            slices=slices or (),
+        )  # fmt: skip
     show(found, as_json, lambda: _performance(found))
 
 
@@ -360,10 +365,14 @@ def _performance(found: Performance) -> str:
         share = f"{covered.labelled / covered.predictions:.0%}" if covered is not None else "-"
         rows.append((group.value, scores.rows, share, *(scores.metrics.get(name) for name in names)))
     head = ("release", "scored", "covered", *map(metric_title, names))
-    return "\n".join(
-        [
-            table(("kind", "status", "outcomes"), counts, "No outcome yet."),
-            "",
-            table(head, rows, f"No prediction is scored by {found.outcome!r} yet."),
+    parts = [
+        table(("kind", "status", "outcomes"), counts, "No outcome yet."),
+        table(head, rows, f"No prediction is scored by {found.outcome!r} yet."),
+    ]
+    if found.slices:
+        sliced = [
+            (f"{one.key} {one.value}", one.scores.rows, *(one.scores.metrics.get(name) for name in names))
+            for one in found.slices
         ]
-    )
+        parts.append(table(("slice", "scored", *map(metric_title, names)), sliced))
+    return "\n\n".join(parts)

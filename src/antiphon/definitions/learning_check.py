@@ -241,6 +241,9 @@ def _gate_mistakes(gates: Any, keys: tuple[str, ...], known: Sequence[str], *, l
         if name not in known:
             there = f"there are {', '.join(known)}" if known else "without an outcome there is none"
             yield f"gates.metrics: {name!r} is no metric of the application; {there}."
+        better = bounds.advantage is not None or bounds.sure_advantage is not None
+        if better and name.rpartition(".")[2] == "calibration_error":
+            yield f"gates.metrics[{name!r}]: who forecasts the labels' shares errs by nothing in it; bound its value."
         for field in MetricGate.__struct_fields__:
             value = getattr(bounds, field)
             if value is not None and not math.isfinite(value):

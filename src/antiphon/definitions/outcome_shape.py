@@ -27,6 +27,7 @@ METRIC_TITLES: dict[OutcomeForm, dict[str, str]] = {
         "log_loss": "log-loss",
         "accuracy": "accuracy",
         "macro_f1": "macro-F1",
+        "calibration_error": "calibration error",
     },
     "number": {"mae": "mean absolute error", "rmse": "root mean squared error"},
     "reference": {

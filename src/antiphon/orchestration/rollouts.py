@@ -101,12 +101,13 @@ class EvidenceReader:
         for pair in self._pairs.of(rollout.scope, rollout.id, since=_last(seen.pairs.values())):
             if pair.prediction not in seen.pairs and shape.sampled(pair.prediction):
                 seen.pairs[pair.prediction] = pair
-                seen.compared[pair.prediction] = self._scorer.score(pair, shape, None)
+                seen.units[pair.prediction] = self._scorer.unit(pair)
+                self._compare(seen, pair.prediction, shape, None)
         waiting = [prediction for prediction, known in seen.compared.items() if known.truth is None]
         for first in range(0, len(waiting) if declared is not None else 0, _MOST_AT_ONCE):
             truths = self._scorer.truths(rollout.scope, shape, waiting[first : first + _MOST_AT_ONCE])
             for prediction, truth in truths.items():
-                seen.compared[prediction] = self._scorer.score(seen.pairs[prediction], shape, truth)
+                self._compare(seen, prediction, shape, truth)
         return RolloutEvidence(
             tuple(seen.exposures[name] for name in sorted(seen.exposures)),
             tuple(seen.compared[name] for name in sorted(seen.compared)),
@@ -116,6 +117,10 @@ class EvidenceReader:
                 for signal in signals
             ),
         )
+
+    def _compare(self, seen: _EvidenceCache, prediction: str, shape: OutcomeShape, truth: str | None) -> None:
+        scored = self._scorer.score(seen.pairs[prediction], shape, truth)
+        seen.compared[prediction] = msgspec.structs.replace(scored, unit=seen.units[prediction])
 
     def keep_only(self, rollouts: Sequence[RolloutRecord]) -> None:
         """Forget what is not under way any more."""
@@ -253,6 +258,7 @@ class RolloutKeeper:
 class _EvidenceCache(msgspec.Struct):
     exposures: dict[str, Exposure] = {}
     pairs: dict[str, ShadowPair] = {}
+    units: dict[str, str] = {}
     compared: dict[str, PairedOutcome] = {}
     signals: dict[str, dict[str, OutcomeRecord]] = {}
 

@@ -1,7 +1,8 @@
 """Evidence of a rollout's exposures and shadow pairs: counts, e-values, and checks that they can be trusted.
 
 Invariants:
-- A user counts once per rollout, with its first exposure, however often it comes and however many steps it sees.
+- A user counts once per rollout, with its first exposure, however often it comes and however many steps it sees; in
+  the shadow with the mean of its pairs.
 - What is missing never helps the candidate towards promotion, nor does it push it towards rolling back: an outcome that
   is still waited for counts, in each test, as the one of the two that speaks least for that test's conclusion.
 - Each metric's harm process is valid by the clock it advances on; which metrics share a clock is in ``CLOCKS``, and
@@ -33,8 +34,8 @@ SIGNALS_WEIGHT = 0.3
 """The share of all signals together."""
 
 CLOCKS = (("error", "invalid"), ("latency", "first_byte", "cost"), ("quality",))
-"""Metrics that advance together: with each user, with each couple of generated answers, with each shadow pair. A signal
-advances with each of its own values that users send."""
+"""Metrics that advance together: with each user, with each couple of generated answers, with each user of the shadow. A
+signal advances with each of its own values that users send."""
 
 COST_MARGIN = 0.25
 """Share of the service level in tokens by which an answer may cost more, where a plan says nothing else."""
@@ -54,6 +55,7 @@ class PairedOutcome(msgspec.Struct, frozen=True):
         live, shadow: losses; ``None`` while no outcome has joined, which may be for ever, or where neither answered.
         least, most: what the shadow's loss may be above the live one's, whatever comes true.
         truth: that came true; ``None`` while no outcome has joined.
+        unit: the user who asked; where it is not known any more, the pair is of one by itself.
     """
 
     rollout: str
@@ -64,6 +66,7 @@ class PairedOutcome(msgspec.Struct, frozen=True):
     most: float
     truth: str | None
     created_at: datetime
+    unit: str = ""
 
 
 class SignalEvidence(msgspec.Struct, frozen=True):
@@ -88,7 +91,8 @@ def compares_quality(plan: Rollout) -> bool:
 
 
 class QualityEvidence(msgspec.Struct, frozen=True):
-    """The paired comparison: ``metric`` in losses, and how many pairs have an outcome and an answer to score."""
+    """The paired comparison: ``metric`` in users' mean losses, and how many pairs have an outcome and an answer to
+    score."""
 
     metric: JudgedMetric
     pairs: int
@@ -98,17 +102,25 @@ class QualityEvidence(msgspec.Struct, frozen=True):
 def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: float) -> QualityEvidence:
     """Compare the losses of shadow and live on the same requests.
 
-    An answer that says nothing has the worst loss, 1. Of every beginning of the sequence that reaches at least
-    to the first missing outcome, the most telling one counts: by Ville's inequality all of them together are wrong with
-    the same small probability, so that one outcome which never comes cannot hide the others.
+    A user counts once, with the mean of its pairs so far: what one user asks is alike, and would be taken for as many
+    users. An answer that says nothing has the worst loss, 1. Of every beginning of the sequence that reaches at least
+    to the first missing outcome, the most telling one counts: all of them together are wrong with the same small
+    probability, so that one outcome which never comes cannot hide the others.
     """
     ordered = sorted(pairs, key=lambda pair: (pair.created_at, pair.prediction))
+    units = [pair.unit or pair.prediction for pair in ordered]
     least, most = (np.array([getattr(pair, name) for pair in ordered], np.float64) for name in ("least", "most"))
-    scores = [(pair.shadow, pair.live) for pair in ordered if pair.shadow is not None and pair.live is not None]
-    came_true = Counter(pair.truth for pair in ordered if pair.truth is not None and pair.live is not None)
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for unit, pair in zip(units, ordered, strict=True):
+        if pair.shadow is not None and pair.live is not None:
+            scores.setdefault(unit, []).append((pair.shadow, pair.live))
+    shadow, live = (sum(float(np.mean([pair[side] for pair in own])) for own in scores.values()) for side in (0, 1))
+    known = zip(units, ordered, strict=True)
+    by_user = {(unit, pair.truth) for unit, pair in known if pair.truth is not None and pair.live is not None}
+    came_true = Counter(truth for _, truth in by_user)
     first_missing = next((number for number, pair in enumerate(ordered) if pair.truth is None), len(ordered))
-    harm = _latest_peak(eprocess.harm_mean(least), first_missing)
-    safe = _latest_peak(eprocess.safe_mean(most, margin=rollout.plan.quality_margin), first_missing)
+    harm = _latest_peak(eprocess.harm_mean(least, units), first_missing)
+    safe = _latest_peak(eprocess.safe_mean(most, margin=rollout.plan.quality_margin, units=units), first_missing)
     others = came_true.total() - max(came_true.values(), default=0)
     note = ""
     if not scores:
@@ -121,16 +133,16 @@ def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: floa
         JudgedMetric(
             name="quality",
             canary_units=len(scores),
-            canary_bad=sum(shadow for shadow, _ in scores),
+            canary_bad=shadow,
             control_units=len(scores),
-            control_bad=sum(live for _, live in scores),
+            control_bad=live,
             harm=_value(harm),
             safe=_value(safe),
             weight=weight,
             note=note,
         ),
         pairs=len(ordered),
-        scored=len(scores),
+        scored=sum(map(len, scores.values())),
     )
 
 

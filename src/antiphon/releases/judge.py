@@ -8,6 +8,9 @@ Invariants, for a plan with α, β, harm and floor:
   Promotion needs every test, so it is no likelier for a candidate that is bad in more ways than one.
 - Missing, invalid or imbalanced evidence never promotes; it holds, and says what is missing.
 
+A user's shadow pairs count as one, with their mean so far. At each look that is an e-value whatever its pairs have in
+common; that later pairs change it between two looks keeps α and β by simulation, not by Ville's inequality (ADR 0173).
+
 Rolling back: metrics that advance on one clock (``evidence.CLOCKS``) are added, Σ w·E, which is an e-process with them.
 E-values of different clocks may not be added at a time of one's choosing (Choe & Ramdas, "Combining evidence across
 filtrations", 2024); each clock's sum is held against 1/α by itself. As their weights sum to 1 over all clocks, the
@@ -211,7 +214,7 @@ def _figures(metric: JudgedMetric, outcome: OutcomeShape) -> str:
             return "no pair has an outcome"
         losses = metric.canary_bad / metric.canary_units, metric.control_bad / metric.control_units
         shadow, live = (outcome.in_unit(loss) for loss in losses)
-        return f"{outcome.deciding_title} {shadow:.3f} against {live:.3f} live on {metric.canary_units} pairs"
+        return f"{outcome.deciding_title} {shadow:.3f} against {live:.3f} live, by {metric.canary_units} users"
     if metric.name == "cost":
         spent = (metric.canary_bad, metric.canary_units), (metric.control_bad, metric.control_units)
         canary, control = (tokens / answers if answers else 0.0 for tokens, answers in spent)

@@ -460,3 +460,46 @@ def test_a_rollout_declares_what_it_can_decide() -> None:
     assert "no canary" in declaration(Rollout(), 300)
     with pytest.raises(ValueError, match="base rate"):
         requests_needed(PLAN, 0.0, 4.0)
+
+
+def repeated(draw: np.random.Generator, users: int, times: int, mean: float) -> tuple[np.ndarray, list[str]]:
+    """Differences of users who ask as often, mixed, each better or worse off by 0.3 than the mean."""
+    order = draw.permutation(np.repeat(np.arange(users), times))
+    own = mean + 0.3 * draw.choice([-1.0, 1.0], users)
+    return np.clip(own[order] + draw.normal(0, 0.2, len(order)), -1, 1), [str(one) for one in order]
+
+
+def test_users_who_ask_often_break_no_promise_of_the_paired_test() -> None:
+    """300 rollouts of 60 users with 15 pairs each, looked at after every pair: α is kept at no difference, β at the
+    margin. Counting pairs as users breaks the first."""
+    draw, bound, margin = np.random.default_rng(5), math.log(20), 0.05
+    wrong, as_pairs, passed = 0, 0, 0
+    for _ in range(300):
+        alike, units = repeated(draw, 60, 15, 0.0)
+        wrong += eprocess.harm_mean(alike, units).max() >= bound
+        as_pairs += eprocess.harm_mean(alike).max() >= bound
+        worse, units = repeated(draw, 60, 15, margin)
+        passed += eprocess.safe_mean(worse, margin=margin, units=units).max() >= bound
+    assert wrong / 300 <= 0.05
+    assert passed / 300 <= 0.05
+    assert as_pairs / 300 > 0.15
+
+
+def test_noise_that_is_as_large_as_it_can_be_breaks_none_either() -> None:
+    """300 rollouts of 20 users who ask in turn, ten times each; every difference is 1 or -1."""
+    draw, units = np.random.default_rng(7), [str(n % 20) for n in range(200)]
+    paths = [eprocess.harm_mean(draw.choice([-1.0, 1.0], 200), units).max() for _ in range(300)]
+    assert np.mean(np.array(paths) >= math.log(20)) <= 0.05
+
+
+def test_a_users_pairs_count_as_one() -> None:
+    apart = np.array([0.4, -0.2, 0.1])
+    np.testing.assert_allclose(eprocess.harm_mean(apart, ["a", "b", "c"]), eprocess.harm_mean(apart))
+    together = eprocess.harm_mean(np.array([0.4, -0.2, 0.1]), ["a", "a", "b"])
+    np.testing.assert_allclose(together[1:], eprocess.harm_mean(np.array([0.1, 0.1])))
+    told = pairs(beside=0.95)
+    one_user = [msgspec.structs.replace(one, unit="ada") for one in told]
+    assert decide(shadow(), (), told).decision == "roll_back"
+    often = decide(shadow(), (), one_user)
+    assert often.decision == "hold"
+    assert often.metrics[-1].canary_units == 1

@@ -40,8 +40,8 @@ def counted(labels: Mapping[str, int]) -> str:
 
 
 class IntervalEstimate(msgspec.Struct, frozen=True):
-    """A figure with its 95 % interval: by bootstrap (paired by row where two things are compared), of a share of probes
-    Wilson's."""
+    """A figure with its 95 % interval: by bootstrap over users (paired by row where two things are compared), of a
+    share of probes Wilson's."""
 
     value: float
     low: float
@@ -57,9 +57,11 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 class Slice(msgspec.Struct, frozen=True):
-    """The same metrics on the rows of one value of an entity key or a feature.
+    """Every metric on the rows of one value of an entity key or a feature, or of a range of its values.
 
     Attributes:
+        metrics: by name; of a judge model the mean of its own scores.
+        known: of metrics that not all of the rows have, how many have them.
         labels: how often each came true there. said: of the labels that are scored, the share of rows of which each was
             the most probable; ``recall``: the same of the rows where it came true.
     """
@@ -71,6 +73,11 @@ class Slice(msgspec.Struct, frozen=True):
     metrics: dict[str, float]
     said: dict[str, float] = {}
     recall: dict[str, float] = {}
+    known: dict[str, int] = {}
+
+    def rows_of(self, metric: str) -> int:
+        """The number of rows that a metric is of."""
+        return self.known.get(metric, self.rows)
 
 
 class EvaluationGate(msgspec.Struct, frozen=True):
@@ -197,6 +204,9 @@ class Evaluation(msgspec.Struct, frozen=True):
             same row, in tokens; ``None`` where that was asked for no whole outputs.
         left_out: rows of the dataset that were not asked about, by reason (of ``LEFT_OUT``).
         sampled: of the latest requests of users; ``None`` where none were asked or answered.
+        clusters: users, and entities where no user is known, whose rows are drawn together for intervals; 0 where each
+            row is drawn by itself.
+        units: of the user's own metrics that have one.
     """
 
     id: str
@@ -237,6 +247,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     length_ratio: float | None = None
     left_out: dict[str, int] = {}
     sampled: SampledAnswers | None = None
+    clusters: int = 0
+    units: dict[str, str] = {}
 
     @property
     def passed(self) -> bool:

@@ -36,6 +36,7 @@ class SafetyReport(msgspec.Struct, frozen=True):
         metrics: means of the metrics that the application declares, by name; ``difference`` from the live release's
             answers to the same requests, ``judged`` and ``own_failures`` as an evaluation has them.
         against: the live release whose answers are compared with.
+        units: of the user's own metrics that have one.
     """
 
     id: str
@@ -62,6 +63,7 @@ class SafetyReport(msgspec.Struct, frozen=True):
     judged: dict[str, JudgedMean] = {}
     own_failures: dict[str, int] = {}
     against: str | None = None
+    units: dict[str, str] = {}
 
     @property
     def passed(self) -> bool:

@@ -18,10 +18,14 @@ from antiphon.core.errors import CorruptionError, FeatureUnavailableError, Inval
 from antiphon.core.ids import canonical, content_hash
 from antiphon.features.lake.content import Lake
 from antiphon.features.values import FeatureValue, FeatureVector
-from antiphon.learning.datasets.table import FURTHER
+from antiphon.learning.datasets.table import FURTHER, USER
 
 if TYPE_CHECKING:
     import pyarrow
+
+
+FEW_ENTITIES = 10
+"""Fewer entities than these are all there are, and not drawn from others, if no user is known."""
 
 
 class DatasetRow(msgspec.Struct, frozen=True):
@@ -31,6 +35,7 @@ class DatasetRow(msgspec.Struct, frozen=True):
         label: the value of the first outcome, whatever its form; ``further`` those of others by name, where known.
         question: what the user asked.
         prediction: of a row that was a request, its receipt's.
+        user: of the dataset's rows the first that the same user asked; empty where no user is known.
     """
 
     example: str
@@ -41,11 +46,13 @@ class DatasetRow(msgspec.Struct, frozen=True):
     question: str | None = None
     further: dict[str, str] = {}
     prediction: str | None = None
+    user: str = ""
 
     @property
     def content(self) -> str:
-        """A hash of all of it: what a release is asked and is held against. Equal in every dataset that has the row."""
-        return content_hash(msgspec.json.encode(self, order="deterministic"))
+        """A hash of what a release is asked and is held against. Equal in every dataset that has the row."""
+        alone = msgspec.structs.replace(self, user="")  # which depends on the other rows
+        return content_hash(msgspec.json.encode(alone, order="deterministic"))
 
 
 class DatasetFeatureReader:
@@ -137,6 +144,16 @@ def read_rows(dataset: Dataset, files: Lake, limit: int | None = None) -> tuple[
     return tuple(_row(row, dataset, columns) for row in table.to_pylist())
 
 
+def users_of(rows: Sequence[DatasetRow]) -> dict[str, str]:
+    """Example to the first example of the same user, or of the same entity where no user is known; nothing where each
+    row counts by itself, as of fewer entities than :data:`FEW_ENTITIES`."""
+    names = {row.example: row.user or canonical(row.entity).decode() for row in rows}
+    if not any(row.user for row in rows) and len(set(names.values())) < FEW_ENTITIES:
+        return {}
+    first: dict[str, str] = {}
+    return {example: first.setdefault(names[example], example) for example in sorted(names)}
+
+
 def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> DatasetRow:
     spec = dataset.spec
     versions = spec.versions()
@@ -164,6 +181,7 @@ def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> Da
             shape.name: str(value) for shape in spec.further if (value := row.get(f"{FURTHER}{shape.name}")) is not None
         },
         prediction=row.get("prediction"),
+        user=row.get(USER) or "",
     )
 
 

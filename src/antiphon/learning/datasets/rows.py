@@ -37,6 +37,7 @@ from antiphon.learning.datasets.candidates import Candidate, choose, example_id,
 from antiphon.learning.datasets.history import read_history
 from antiphon.learning.datasets.table import (
     FURTHER,
+    USER,
     ColumnType,
     DatasetTable,
     TableColumn,
@@ -253,7 +254,8 @@ class DatasetRowBuilder:
         dropped = dict(gathered.survey.dropped)
         if gone:
             dropped["receipt-gone"] = dropped.get("receipt-gone", 0) + gone
-        return DatasetContent(_rows(spec, views, kept, values), gathered.survey, tuple(dict.fromkeys(sources)), dropped)
+        rows = _rows(spec, views, kept, values, _users(kept, receipts))
+        return DatasetContent(rows, gathered.survey, tuple(dict.fromkeys(sources)), dropped)
 
     def _joined(
         self, spec: DatasetSpec, views: Sequence[FeatureViewSpec], past: Sequence[Candidate]
@@ -335,11 +337,24 @@ def _as_served(receipt: Receipt) -> dict[str, tuple[Value, int | None]]:
     }
 
 
+def _users(candidates: Sequence[Candidate], receipts: Mapping[str, Receipt | None]) -> dict[str, str]:
+    """Example to the first example of the same user, by the unit of exposure; without those that were exposed by their
+    entity. A dataset tells which rows are of one user, never of whom."""
+    first: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for one in candidates:  # in the order of their examples
+        receipt = receipts.get(one.example)
+        if receipt is not None and receipt.exposure_unit not in ("", receipt.subject):
+            found[one.example] = first.setdefault(receipt.exposure_unit, one.example)
+    return found
+
+
 def _rows(
     spec: DatasetSpec,
     views: Sequence[FeatureViewSpec],
     candidates: Sequence[Candidate],
     values: Mapping[str, Mapping[str, tuple[Value, int | None]]],
+    users: Mapping[str, str],
 ) -> DatasetTable:
     def column(name: str, type: ColumnType) -> TableColumn:
         return TableColumn(name, type, tuple(getattr(one, name) for one in candidates))
@@ -358,4 +373,6 @@ def _rows(
         columns.append(TableColumn(f"{FURTHER}{shape.name}", "text", values_of))
     origins = TableColumn("drawn_from", "text", tuple(one.origin for one in candidates))
     columns += [column("label", "text"), column("label_at", "instant"), origins, column("prediction", "text")]
+    if users:
+        columns.append(TableColumn(USER, "text", tuple(users.get(one.example) for one in candidates)))
     return DatasetTable(tuple(columns))

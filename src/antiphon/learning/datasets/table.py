@@ -17,6 +17,9 @@ from antiphon.core.ids import canonical
 FURTHER = "outcome:"
 """Begins the names of columns with the values of outcomes beside the first."""
 
+USER = "user:first"
+"""Column with the first example of the same user; a row without one was exposed by its entity, or never was."""
+
 ColumnType = Literal["text", "instant", "integer", "number", "boolean"]
 Value = float | int | bool | str | None
 

@@ -41,7 +41,7 @@ from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.safety.scoring import GivenAnswer
 from antiphon.learning.evaluation.safety.suites import SafetySuites, SuiteResults
 from antiphon.learning.evaluation.scorer import AnswerScorer
-from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
+from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, by_user, decode_rows, summarize
 from antiphon.serving.recorded import RecordedRequest, recorded_request
 
 SampledRequests = tuple[Sequence[HonestRequest], Mapping[str, LiveAnswer]]
@@ -317,6 +317,7 @@ class ReleaseEvaluator:
         left_out: Mapping[str, str], sampled: SampledAnswers | None,
     ) -> Evaluation:  # fmt: skip
         application = release.bundle.application
+        results, baseline = by_user(rows, results), by_user(rows, baseline)
         content = msgspec.json.encode(
             EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in tried.probes))
         )

@@ -34,7 +34,7 @@ MOST_LENGTH_RATIO = 4.0
 _ALONE = "there are no answers of a live release to compare with"
 _UNASKED = "the live release was asked for no whole outputs of these rows"
 
-_OWN_BOUNDS = ("value", "behind_live")
+_OWN_BOUNDS = ("value", "behind_live", "disparity")
 """Bounds that a metric of the user's own may have."""
 
 DISPARITY = "disparity"
@@ -182,7 +182,7 @@ def _metric_gates(evaluation: Evaluation, application: ApplicationSpec) -> Itera
         if bound.behind_live is not None:
             yield _behind_live(name, metric.higher, evaluation, bound.behind_live)
         if bound.disparity is not None:
-            yield _disparity(name, evaluation, bound.disparity)
+            yield _disparity(name, metric.higher, evaluation, bound.disparity)
 
 
 def _own_gates(
@@ -193,7 +193,8 @@ def _own_gates(
     failures, name = evaluation.own_failures.get(own.name, 0), own.name
     judged = evaluation.judged.get(name)
     if judged is not None and isinstance(own, JudgeMetric) and not judged.corrected:
-        why = f"{name} is uncalibrated: people scored {judged.people} answers by its rubric, {own.least} are needed"
+        enough = "those of several users are needed" if judged.people >= own.least else f"{own.least} are needed"
+        why = f"{name} is uncalibrated: people scored {judged.people} answers by its rubric, {enough}"
         for field in _OWN_BOUNDS:
             if (one := getattr(bound, field)) is not None:
                 yield _gate(ge, f"{name}_{field}", None, one, "", why)
@@ -210,7 +211,11 @@ def _own_gates(
         none = f"no request has a value of it by {evaluation.against} and by this release"
         why = few if isinstance(own, JudgeMetric) else none
         yield _behind_live(name, higher, evaluation, bound.behind_live, f"{why}, so they cannot be compared")
-    for field in ("advantage", "sure_advantage", "disparity"):
+    if bound.disparity is not None and isinstance(evaluation, Evaluation):
+        yield _disparity(name, higher, evaluation, bound.disparity)
+    elif bound.disparity is not None:
+        yield _nothing(f"{name}_{DISPARITY}", "slices are of an evaluation set", bound.disparity)
+    for field in ("advantage", "sure_advantage"):
         if getattr(bound, field) is not None:
             yield _gate(ge, f"{name}_{field}", None, getattr(bound, field), "", "a metric of the user's own has none")
 
@@ -220,7 +225,8 @@ def _value_gate(
 ) -> EvaluationGate:
     found = evaluation.metrics.get(name)
     least = "at least" if higher else "at most"
-    words = f"{metric_title(name)} is {{0:.4f}}, {least} {{1:.4f}} is needed"
+    unit = _literal(f" {evaluation.units[name]}") if name in evaluation.units else ""
+    words = f"{metric_title(name)} is {{0:.4f}}{unit}, {least} {{1:.4f}} is needed"
     return _gate(ge if higher else le, f"{name}_value", None if found is None else found.value, bound, words, missing)
 
 
@@ -239,12 +245,14 @@ def _behind_live(
     )  # fmt: skip
 
 
-def _disparity(name: str, evaluation: Evaluation, bound: float) -> EvaluationGate:
-    metric, whole = metric_of(name), evaluation.metrics.get(name)
+def _disparity(name: str, higher: bool, evaluation: Evaluation, bound: float) -> EvaluationGate:
+    # A judge's slices are of its own scores, and held against the whole of those.
+    judge = evaluation.judged.get(name)
+    whole = evaluation.metrics.get(name) if judge is None else judge.judge
     judged = [
-        (_literal(f"{one.key} is {one.value}"), metric.better(whole.value, one.metrics[name]))
+        (_literal(f"{one.key} is {one.value}"), (whole.value - one.metrics[name]) * (1 if higher else -1))
         for one in evaluation.slices
-        if one.rows >= ENOUGH and whole is not None and name in one.metrics
+        if whole is not None and name in one.metrics and one.rows_of(name) >= ENOUGH
     ]
     worst = max(judged, key=lambda one: one[1], default=None)
     if worst is None:

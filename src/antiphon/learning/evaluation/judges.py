@@ -24,9 +24,8 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import Target, target_of
 from antiphon.definitions.own_metrics import JudgeMetric
-from antiphon.learning.evaluation.intervals import student
+from antiphon.learning.evaluation.intervals import Clusters, cluster_places, student
 from antiphon.learning.evaluation.metric import Floats
-from antiphon.learning.evaluation.metrics import cluster_places
 from antiphon.learning.evaluation.scores import RowResult
 from antiphon.serving.answering.guards.outputs import part_of
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines
@@ -139,29 +138,29 @@ class ScoredAnswers(msgspec.Struct, frozen=True):
 
 
 def judged_mean(
-    metric: JudgeMetric, rows: Sequence[RowResult], people: Mapping[tuple[str, str], float],
-    users: Mapping[str, str] = {},
-) -> JudgedMean | None:  # fmt: skip
-    """A release's mean score; ``None`` where the judge scored no row.
+    metric: JudgeMetric, rows: Sequence[RowResult], people: Mapping[tuple[str, str], float]
+) -> JudgedMean | None:
+    """A release's mean score; ``None`` where the judge scored no row. People's scores of the rows of one user of many
+    do not correct it, for they say nothing of the others.
 
     Args:
         people: example and text to people's score.
-        users: example to the user who asked, whose rows are one piece of evidence; by default each row is one.
     """
-    scored = [row for row in rows if metric.name in row.own]
+    # Rows that people scored come first.
+    scored = sorted(
+        (row for row in rows if metric.name in row.own), key=lambda row: (row.example, row.text) not in people
+    )
     if not scored:
         return None
-    said = np.array([row.own[metric.name] for row in scored])
-    known = np.array([(row.example, row.text) in people for row in scored])
-    whose = np.array([users.get(row.example, row.example) for row in scored])
-    judge, count = _plain_mean(said, [*whose]), int(known.sum())
-    if count < metric.least or len({*whose[known]}) < 2:
-        return JudgedMean(judge, judge, count, corrected=False)
+    said, clusters = np.array([row.own[metric.name] for row in scored]), [row.cluster for row in scored]
     by_people = np.array([people[row.example, row.text] for row in scored if (row.example, row.text) in people])
+    judge, count = _plain_mean(said, clusters), len(by_people)
+    if count < metric.least or len({*clusters[:count]}) < 2 <= len({*clusters}):
+        return JudgedMean(judge, judge, count, corrected=False)
     if count < len(scored):
-        corrected = prediction_powered_mean(by_people, said[known], said[~known], [*whose[known], *whose[~known]])
+        corrected = prediction_powered_mean(by_people, said[:count], said[count:], clusters)
     else:
-        corrected = _plain_mean(by_people, [*whose])
+        corrected = _plain_mean(by_people, clusters)
     return JudgedMean(corrected, judge, count, corrected=True)
 
 
@@ -191,19 +190,19 @@ def difference_of_means(ours: JudgedMean, theirs: JudgedMean) -> IntervalEstimat
 
 
 def prediction_powered_mean(
-    people: Floats, judge: Floats, judge_alone: Floats, clusters: Sequence[str] | None = None
+    people: Floats, judge: Floats, judge_alone: Floats, clusters: Clusters = None
 ) -> IntervalEstimate:
     """The mean of what people would have said, from few of their scores and many of a judge's, with its 95 % interval.
 
     What the judge says of rows that people did not score, corrected by how far it is from people where they did
     (Angelopoulos et al., "Prediction-powered inference", Science 382, 2023). The judge counts by the share that makes
     the variance least, which is none where it says nothing (Angelopoulos, Duchi & Zrnic, "PPI++", 2023, example 1). By
-    Student's t, for scores of people are few.
+    Student's t, for scores of people are few; its variance adds what the rows of a cluster say together (Liang & Zeger,
+    Biometrika 73, 1986).
 
     Args:
-        people, judge: of the same rows, at least two. judge_alone: of other rows.
-        clusters: the user of each row, first of those that people scored; by default each row is one's own. What is off
-            in the same way for a user is added up before it is squared (Liang & Zeger, Biometrika 73, 1986).
+        people, judge: of the same rows, at least two and not all of one cluster of many. judge_alone: of other rows.
+        clusters: of the rows with scores of people, then of the others.
     """
     few, many = len(people), len(judge_alone)
     spread = float(np.var(np.concatenate([judge, judge_alone]), ddof=1))
@@ -211,15 +210,14 @@ def prediction_powered_mean(
     share = min(max(together / ((1 + few / many) * spread), 0.0), 1.0) if spread > 0 else 0.0
     apart_from = people - share * judge
     value = share * float(judge_alone.mean()) + float(apart_from.mean())
-    cluster = cluster_places(clusters, few + many)
+    cluster, _ = cluster_places(clusters, few + many)
     parts = np.concatenate([_parts(apart_from, cluster[:few]), share * _parts(judge_alone, cluster[few:])])
     half = student(0.95, len({*cluster[:few]}) - 1) * float(np.linalg.norm(np.bincount(cluster, weights=parts)))
     return IntervalEstimate(value, value - half, value + half)
 
 
-def _plain_mean(values: Floats, clusters: Sequence[str] | None = None) -> IntervalEstimate:
-    value, cluster = float(values.mean()), cluster_places(clusters, len(values))
-    count = int(cluster.max()) + 1
+def _plain_mean(values: Floats, clusters: Sequence[str]) -> IntervalEstimate:
+    value, (cluster, count) = float(values.mean()), cluster_places(clusters, len(values))
     error = float(np.linalg.norm(np.bincount(cluster, weights=_parts(values, cluster))))
     half = student(0.95, count - 1) * error if count > 1 else 0.0
     return IntervalEstimate(value, value - half, value + half)

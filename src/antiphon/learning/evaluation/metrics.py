@@ -1,15 +1,13 @@
 """Metrics with their intervals, and those of forecasts of labels: pure functions of answers and of what came true.
 
-Every array is one value a row, in the same order. Intervals are percentile bootstrap intervals (Efron and
-Tibshirani, *An Introduction to the Bootstrap*, 1993, section 13.3): rows are drawn again with replacement by a seeded
-generator, so the same input gives the same interval. Two forecasters are compared on the same drawn rows (paired): what
-makes a row hard is the same for both. The trivial forecaster is fitted to the rows that it is compared on, which is
-never to its disadvantage.
+Every array is one value a row, in the same order. Intervals are of rows that are drawn again, those of a user together
+(``intervals``). Two forecasters are compared on the same drawn rows (paired): what makes a row hard is the same for
+both. The trivial forecaster is fitted to the rows that it is compared on, which is never to its disadvantage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,18 +18,16 @@ from antiphon.catalog.learning.evaluations import Bin, IntervalEstimate
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.outcome_shape import OutcomeForm, OutcomeShape
 from antiphon.learning.evaluation.fields import FIELDS
+from antiphon.learning.evaluation.intervals import RESAMPLES, SEED, Clusters, drawn_again
 from antiphon.learning.evaluation.metric import Floats, Metric, ScoredRows, all_of, means
 from antiphon.learning.evaluation.numbers import NUMBER_METRICS, NumberAnswers
 from antiphon.learning.evaluation.texts import TEXT, RowComparison, TextAnswers
 
-RESAMPLES = 2_000
-"""Draws of a bootstrap: the 2.5th percentile is then the 50th smallest, known to a few per cent of its own distance."""
 CLIP = 1e-6
 """Log-loss takes no forecast as surer than this, so that one certain mistake does not make it infinite."""
-SEED = 20_130_401
 
-_CELLS = 500_000
-"""Draws × rows that are weighed at once, which bounds the memory."""
+BINS = 10
+"""Equally wide bins of a forecast, by which reliability is shown and calibration is measured."""
 
 _SUM = 1e-6
 """Allowed distance of a row's probabilities from adding to 1."""
@@ -132,6 +128,8 @@ class LabelForecasts:
             "accuracy": highest,
             # It names the most frequent label alone, and never one of the others.
             "macro_f1": 2.0 * highest / (1.0 + highest) / several,
+            # The shares are kept whatever is forecast by them, so that there is nothing to be better in.
+            "calibration_error": np.full(len(weights), np.nan),
         }
 
     @property
@@ -209,23 +207,40 @@ def macro_f1(forecasts: LabelForecasts, weights: Floats) -> Floats:
     return np.asarray(found.sum(axis=1) / np.count_nonzero(either, axis=1))
 
 
-def reliability(forecasts: LabelForecasts, bins: int = 10) -> tuple[Bin, ...]:
+def calibration_error(forecasts: LabelForecasts, weights: Floats) -> Floats:
+    """Expected calibration error: the mean distance of a row's bin of :func:`reliability` between what was forecast and
+    what came true (Naeini, Cooper & Hauskrecht, AAAI 2015), from 0 to 1. Chance leaves some: of 100 rows about 0.1.
+    """
+    forecast, truth = _confidence(forecasts)
+    gaps = (forecast - truth)[:, None] * np.eye(BINS)[_bin_of(forecast, BINS)]
+    return np.asarray(np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1))
+
+
+def reliability(forecasts: LabelForecasts, bins: int = BINS) -> tuple[Bin, ...]:
     """Rows by equally wide bins of the forecast, empty ones left out; a forecast of 1 is in the last one.
 
     Of labels of many the forecast is the probability of the most probable one, and how often that came true (Guo et
     al., "On calibration of modern neural networks", 2017).
     """
-    if forecasts.of_many:
-        said = forecasts.probabilities.argmax(axis=1)
-        forecast, truth = forecasts.probabilities.max(axis=1), (said == forecasts.truth).astype(np.float64)
-    else:
-        forecast, truth = forecasts.probabilities[:, 1], forecasts.truth.astype(np.float64)
-    place = np.minimum((forecast * bins).astype(int), bins - 1)
+    forecast, truth = _confidence(forecasts)
+    place = _bin_of(forecast, bins)
     return tuple(
         Bin(float(forecast[place == one].mean()), float(truth[place == one].mean()), int((place == one).sum()))
         for one in range(bins)
         if (place == one).any()
     )
+
+
+def _confidence(forecasts: LabelForecasts) -> tuple[Floats, Floats]:
+    """Each row's forecast of one label, and whether that came true."""
+    if not forecasts.of_many:
+        return forecasts.probabilities[:, 1], forecasts.truth.astype(np.float64)
+    most = forecasts.probabilities.argmax(axis=1)
+    return forecasts.probabilities.max(axis=1), (most == forecasts.truth).astype(np.float64)
+
+
+def _bin_of(forecast: Floats, bins: int) -> NDArray[np.intp]:
+    return np.minimum((forecast * bins).astype(np.intp), bins - 1)
 
 
 LABEL_METRICS: dict[str, Metric[LabelForecasts]] = {
@@ -234,6 +249,7 @@ LABEL_METRICS: dict[str, Metric[LabelForecasts]] = {
     "log_loss": Metric("log_loss", log_loss, False, "label"),
     "accuracy": Metric("accuracy", accuracy, True, "label"),
     "macro_f1": Metric("macro_f1", macro_f1, True, "label"),
+    "calibration_error": Metric("calibration_error", calibration_error, False, "label"),
 }
 
 METRICS: dict[str, Metric[Any]] = {**LABEL_METRICS, **NUMBER_METRICS, **TEXT.metrics, **FIELDS.metrics}
@@ -313,16 +329,18 @@ def _known(values: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
-def intervals(rows: ScoredRows, *, seed: int = SEED, resamples: int = RESAMPLES) -> dict[str, IntervalEstimate]:
+def intervals(
+    rows: ScoredRows, clusters: Clusters = None, *, seed: int = SEED, resamples: int = RESAMPLES
+) -> dict[str, IntervalEstimate]:
     """Every metric with its 95 % interval."""
 
     def values(weights: Floats) -> dict[str, Floats]:
         return {name: metric.weighted(rows, weights) for name, metric in rows.metrics.items()}
 
-    return _each(rows, values, seed, resamples)
+    return drawn_again(rows, values, clusters, seed=seed, resamples=resamples)
 
 
-def advantages(rows: ScoredRows) -> dict[str, IntervalEstimate]:
+def advantages(rows: ScoredRows, clusters: Clusters = None) -> dict[str, IntervalEstimate]:
     """The amount by which each metric is better than the trivial forecaster's, with its 95 % interval."""
 
     def values(weights: Floats) -> dict[str, Floats]:
@@ -333,13 +351,12 @@ def advantages(rows: ScoredRows) -> dict[str, IntervalEstimate]:
             for name, metric in rows.metrics.items()
         }
 
-    return _each(rows, values, SEED, RESAMPLES)
+    return drawn_again(rows, values, clusters)
 
 
 def differences(
-    rows: ScoredRows, others: ScoredRows, *, clusters: Sequence[str] | None = None, seed: int = SEED,
-    resamples: int = RESAMPLES,
-) -> dict[str, IntervalEstimate]:  # fmt: skip
+    rows: ScoredRows, others: ScoredRows, clusters: Clusters = None, *, seed: int = SEED, resamples: int = RESAMPLES
+) -> dict[str, IntervalEstimate]:
     """Each metric minus another forecaster's on identical rows, with the 95 % interval of the paired bootstrap.
 
     Args:
@@ -357,54 +374,7 @@ def differences(
             for name, metric in rows.metrics.items()
         }
 
-    return _each(rows, values, seed, resamples, clusters)
-
-
-def _each(
-    rows: ScoredRows, values: Callable[[Floats], Mapping[str, Floats]], seed: int, resamples: int,
-    clusters: Sequence[str] | None = None,
-) -> dict[str, IntervalEstimate]:  # fmt: skip
-    """A value of each metric, of all rows and with its interval over rows, or clusters of them, that are drawn again
-    (the cluster bootstrap of Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, 3.8)."""
-    whole, generator = values(all_of(rows)), np.random.default_rng(seed)
-    cluster = cluster_places(clusters, rows.rows)
-    count = int(cluster.max()) + 1
-    drawn: dict[str, list[Floats]] = {name: [] for name in whole}
-    at_once = max(1, _CELLS // rows.rows)
-    for first in range(0, resamples, at_once):
-        places = [generator.integers(0, count, count) for _ in range(min(at_once, resamples - first))]
-        weights = np.array([np.bincount(one, minlength=count)[cluster] for one in places], np.float64)
-        for name, each in values(weights).items():
-            drawn[name].append(each)
-    found: dict[str, IntervalEstimate] = {}
-    for name, value in whole.items():
-        if np.isnan(value[0]):
-            continue
-        # A draw without one of the classes has no area under the curve; it says nothing, so it is left out.
-        every = np.concatenate(drawn[name])
-        known = every[~np.isnan(every)]
-        low, high = np.percentile(known, [2.5, 97.5]) if known.size else (value[0], value[0])
-        found[name] = IntervalEstimate(float(value[0]), float(low), float(high))
-    return found
-
-
-def mean(values: Sequence[float], clusters: Sequence[str] | None = None) -> IntervalEstimate:
-    """The mean of values with its 95 % interval; values of one cluster, such as a user, are drawn together."""
-    found, generator = np.asarray(values, np.float64), np.random.default_rng(SEED)
-    cluster = cluster_places(clusters, len(found))
-    sums, counts = np.bincount(cluster, weights=found), np.bincount(cluster)
-    draws = (generator.integers(0, len(counts), len(counts)) for _ in range(RESAMPLES))
-    drawn = [sums[one].sum() / counts[one].sum() for one in draws]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return IntervalEstimate(float(found.mean()), float(low), float(high))
-
-
-def cluster_places(clusters: Sequence[str] | None, rows: int) -> NDArray[np.intp]:
-    """The number of each row's cluster, from 0; without clusters each row is one."""
-    if clusters is None:
-        return np.arange(rows)
-    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    return np.asarray([names[one] for one in clusters], np.intp)
+    return drawn_again(rows, values, clusters, seed=seed, resamples=resamples)
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> IntervalEstimate | None:

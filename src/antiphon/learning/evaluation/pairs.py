@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from antiphon.catalog.releases.releases import Releases
@@ -46,6 +47,12 @@ class PairScorer:
     def truths(self, scope: Scope, shape: OutcomeShape, predictions: Sequence[str]) -> Mapping[str, str]:
         """Prediction to what came true; without those of which nothing is known."""
         return self.values(scope, predictions, shape.name)
+
+    def unit(self, pair: ShadowPair) -> str:
+        """The user who asked, as the receipt names it; the prediction itself once that is gone."""
+        with suppress(NotFoundError):
+            return self.receipts.get(pair.scope, pair.prediction).exposure_unit or pair.prediction
+        return pair.prediction
 
     def score(self, pair: ShadowPair, shape: OutcomeShape, truth: str | None) -> PairedOutcome:
         """One pair, with what came true or before it is known."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
 
-from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, SampledAnswers, Slice, SuiteSummary
+from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate, SampledAnswers, SuiteSummary
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import InvalidInputError
@@ -18,16 +18,15 @@ from antiphon.core.ids import canonical
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.outcome_shape import OutcomeShape, metric_key
 from antiphon.definitions.own_metrics import OwnMetric
-from antiphon.learning.datasets.reader import DatasetRow
+from antiphon.learning.datasets.reader import DatasetRow, users_of
 from antiphon.learning.evaluation import metrics
+from antiphon.learning.evaluation.intervals import mean
 from antiphon.learning.evaluation.metric import ScoredRows
 from antiphon.learning.evaluation.metrics import LabelForecasts
+from antiphon.learning.evaluation.slices import MeasuredRows, slices
 from antiphon.learning.evaluation.statements import false_statements, is_read, texts_of
 
 T = TypeVar("T")
-
-MOST_SLICES = 100
-"""Of one key, the largest: a feature may have as many values as there are rows."""
 
 Mode = Literal["classes", "whole"]
 
@@ -63,6 +62,8 @@ class RowResult(msgspec.Struct, frozen=True):
             and ``guards`` (what guards did) about something.
         fingerprint: of what answered, as the receipt has it. text: hash of the text as it was served.
         written: tokens of the completion.
+        user: of the evaluation's rows the first that the same user asked, or that is of the same entity where no user
+            is known; empty where each row counts by itself.
         content: :attr:`DatasetRow.content <antiphon.learning.datasets.reader.DatasetRow.content>` of the row.
     """
 
@@ -88,11 +89,17 @@ class RowResult(msgspec.Struct, frozen=True):
     own_failed: dict[str, str] = {}
     content: str = ""
     written: int = 0
+    user: str = ""
 
     @property
     def first(self) -> RowOutcome:
         """The result of the first outcome."""
         return RowOutcome(self.truth, self.probabilities, self.said)
+
+    @property
+    def cluster(self) -> str:
+        """Rows of one cluster are drawn together."""
+        return self.user or self.example
 
 
 NO_PROBABILITY = "no_probability"
@@ -117,6 +124,12 @@ class EvaluationRows(msgspec.Struct, frozen=True):
 def decode_rows(content: bytes) -> EvaluationRows:
     """The inverse of encoding :class:`EvaluationRows`."""
     return msgspec.json.decode(content, type=EvaluationRows)
+
+
+def by_user(rows: Sequence[DatasetRow], results: Sequence[RowResult]) -> list[RowResult]:
+    """The results with the user of each row."""
+    users = users_of(rows)
+    return [msgspec.structs.replace(one, user=users.get(one.example, "")) for one in results]
 
 
 def answered(
@@ -193,7 +206,7 @@ def summarize(
     """Every measure of an evaluation but its gates.
 
     Args:
-        rows: those that were asked about; slices are by their entities' keys.
+        rows: those that were asked about; slices are by their entities' keys and features.
         left_out: by example why a row of the dataset was not asked about.
         baseline: the rows of ``against``, compared where both were answered.
 
@@ -217,21 +230,26 @@ def summarize(
             where=release.id,
             next_step="Mend the cause; a row's prediction and `antiphon explain` show it.",
         )
-    shape, *others = application.shapes  # check_fits
-    measured = {shape: scored_rows(shape, [row.first for row in scored])}
-    for one in others:
-        known = [row.further[one.name] for row in scored if one.name in row.further and row.further[one.name].scored]
-        if known:
-            measured[one] = scored_rows(one, known)
+    shape = application.shapes[0]  # check_fits
+    places: dict[OutcomeShape, list[int]] = {}
+    for number, one in enumerate(application.shapes):
+        found_of = [_of_outcome(row, one, number) for row in scored]
+        if known := [place for place, found in enumerate(found_of) if found is not None and found.scored]:
+            places[one] = known
+    measured = {
+        one: scored_rows(one, [found for place in known if (found := _of_outcome(scored[place], one, one != shape))])
+        for one, known in places.items()
+    }
 
-    def by_name(of: Callable[[ScoredRows], dict[str, T]]) -> dict[str, T]:
+    def by_name(of: Callable[[ScoredRows, Sequence[str]], dict[str, T]]) -> dict[str, T]:
         return {
             metric_key(one, name, one == shape): value
             for one, rows in measured.items()
-            for name, value in of(rows).items()
+            for name, value in of(rows, [scored[place].cluster for place in places[one]]).items()
         }
 
     forecasts = measured[shape]
+    by_example = {row.example: row for row in rows}
     whole = [row for row in results if row.whole and (row.valid is not None)]
     written = [row for row in whole if row.texts]
     seconds = np.asarray([row.seconds for row in scored])
@@ -250,7 +268,18 @@ def summarize(
         metrics=by_name(metrics.intervals) | own_means(application, scored),
         advantages=by_name(metrics.advantages),
         reliability=metrics.reliability(forecasts) if isinstance(forecasts, LabelForecasts) else (),
-        slices=slices(shape, scored, forecasts, {row.example: row for row in rows}, application.gates.slices),
+        slices=slices(
+            application.gates.slices,
+            [by_example[row.example] for row in scored],
+            [row.truth if shape.form == "label" else None for row in scored],
+            [
+                *(
+                    MeasuredRows(tuple(places[one]), found, prefix=metric_key(one, "", one == shape))
+                    for one, found in measured.items()
+                ),
+                *_own_values(application, scored),
+            ],
+        ),
         whole_rows=len(whole),
         valid_share=_share(row.valid is True for row in whole),
         false_share=_share(bool(row.false) for row in written) if is_read(application.text_locale) else None,
@@ -273,7 +302,22 @@ def summarize(
         length_ratio=_length_ratio(whole, baseline),
         left_out=dict(sorted(Counter(left_out.values()).items())),
         sampled=sampled,
+        clusters=len({row.user for row in scored} - {""}),
+        units=units_of(application),
     )
+
+
+def units_of(application: ApplicationSpec) -> dict[str, str]:
+    """The units of the user's own metrics, by name; without those that have none."""
+    return {one.name: one.unit for one in application.own_metrics or () if one.unit}
+
+
+def _own_values(application: ApplicationSpec, scored: Sequence[RowResult]) -> Iterator[MeasuredRows]:
+    """The values of the user's own metrics and of judge models, to be sliced."""
+    for name in application.user_metrics:
+        if found := [(place, row.own[name]) for place, row in enumerate(scored) if name in row.own]:
+            places, values = zip(*found, strict=True)
+            yield MeasuredRows(places, values=values, prefix=name)
 
 
 def _mean(values: Sequence[int]) -> float | None:
@@ -287,12 +331,12 @@ def _length_ratio(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> flo
     return max(middle := float(np.median(ratios)), 1 / middle) if ratios else None
 
 
-Interval = Callable[[OwnMetric, Sequence[float]], IntervalEstimate]
-"""Makes the interval of the mean of some values of a metric, or of their differences."""
+Interval = Callable[[OwnMetric, Sequence[float], Sequence[str]], IntervalEstimate]
+"""Makes the interval of the mean of some values of a metric, or of their differences, in clusters."""
 
 
-def _of_many(metric: OwnMetric, values: Sequence[float]) -> IntervalEstimate:
-    return metrics.mean(values)
+def _of_many(metric: OwnMetric, values: Sequence[float], clusters: Sequence[str]) -> IntervalEstimate:
+    return mean(values, clusters)
 
 
 def own_means(
@@ -301,8 +345,8 @@ def own_means(
     """The mean of each of the user's own metrics, over the rows that have a value."""
     found = {}
     for one in application.own_metrics or ():
-        if values := [row.own[one.name] for row in rows if one.name in row.own]:
-            found[one.name] = interval(one, values)
+        if having := [row for row in rows if one.name in row.own]:
+            found[one.name] = interval(one, [row.own[one.name] for row in having], [row.cluster for row in having])
     return found
 
 
@@ -313,43 +357,11 @@ def own_differences(
     known = {row.example: row.own for row in theirs}
     found = {}
     for one in application.own_metrics or ():
-        gaps = [
-            row.own[one.name] - known[row.example][one.name]
-            for row in ours
-            if one.name in row.own and one.name in known.get(row.example, {})
-        ]
+        both = [row for row in ours if one.name in row.own and one.name in known.get(row.example, {})]
+        gaps = [row.own[one.name] - known[row.example][one.name] for row in both]
         if gaps:
-            found[one.name] = interval(one, gaps)
+            found[one.name] = interval(one, gaps, [row.cluster for row in both])
     return found
-
-
-def slices(
-    shape: OutcomeShape,
-    results: Sequence[RowResult],
-    scored: ScoredRows,
-    by_example: Mapping[str, DatasetRow],
-    keys: Sequence[str],
-) -> tuple[Slice, ...]:
-    """The metrics of the first outcome by the values of each entity key or feature, a key's largest slice first."""
-    found = []
-    for key in keys:
-        parts: dict[str, list[int]] = {}
-        for place, row in enumerate(results):
-            parts.setdefault(_value_of(by_example[row.example], key), []).append(place)
-        for value, places in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0]))[:MOST_SLICES]:
-            labels = _labels(shape, [results[place] for place in places])
-            here = scored.at(places)
-            said, recall = metrics.said_labels(here) if isinstance(here, LabelForecasts) else ({}, {})
-            measured = metrics.measure(here)
-            found.append(Slice(key, value, len(places), labels, measured, said, recall))
-    return tuple(found)
-
-
-def _value_of(row: DatasetRow, key: str) -> str:
-    if "." not in key:
-        return row.entity[key]
-    found = row.features.values.get(key)
-    return "unknown" if found is None or found.value is None else str(found.value)
 
 
 def differences(
@@ -360,18 +372,19 @@ def differences(
     found: dict[str, IntervalEstimate] = {}
     for place, shape in enumerate(shapes):
         both = [
-            (_of_outcome(row, shape, place), _of_outcome(known[row.example], shape, place))
+            (_of_outcome(row, shape, place), _of_outcome(known[row.example], shape, place), row.cluster)
             for row in ours
             if row.example in known
         ]
         pairs = [
-            (one, other)
-            for one, other in both
+            (one, other, cluster)
+            for one, other, cluster in both
             if one is not None and other is not None and one.scored and other.scored and one.truth == other.truth
         ]
         if pairs:
-            first, second = (scored_rows(shape, [pair[side] for pair in pairs]) for side in (0, 1))
-            differing = metrics.differences(first, second)
+            first = scored_rows(shape, [pair[0] for pair in pairs])
+            second = scored_rows(shape, [pair[1] for pair in pairs])
+            differing = metrics.differences(first, second, [pair[2] for pair in pairs])
             found |= {metric_key(shape, name, place == 0): value for name, value in differing.items()}
     return found
 

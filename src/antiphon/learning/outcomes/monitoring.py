@@ -12,13 +12,15 @@ from antiphon.catalog.learning.outcomes import Coverage, Outcomes
 from antiphon.catalog.serving.receipt import SEEN_ROLES
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.learning.datasets.table import Value
 from antiphon.learning.outcomes.performance import Group, ScoredPredictions, Scores
 from antiphon.learning.outcomes.submission import outcome_named
 
 MOST_RECEIPTS = 4_000
-"""The newest receipts that predictions without an outcome are looked for in."""
+"""The newest receipts that predictions without an outcome, and features of slices, are looked for in."""
 
 
 class Performance(msgspec.Struct, frozen=True):
@@ -101,15 +103,26 @@ class Monitor:
 
         Args:
             outcome: name of the outcome; the first by default.
-            slices: entity keys; those of the application's gates by default.
+            slices: entity keys, and features as ``view.feature``, which the newest :data:`MOST_RECEIPTS` receipts hold;
+                those of the application's gates by default.
 
         Raises:
-            NotFoundError: there is no such application. InvalidInputError: it declares no outcome (of the name).
+            NotFoundError: there is no such application. InvalidInputError: it declares no outcome (of the name), or a
+                slice is of nothing that it has.
         """
         declared = self.applications(scope, application)
         shape, _ = outcome_named(declared, outcome)
         joined = self.outcomes.scored(scope, application, shape.name, since=since, until=until)
         scored = ScoredPredictions.read(joined, shape)
+        keys = tuple(slices) or declared.gates.slices
+        for key in keys:
+            if key not in declared.entity_keys and key.partition(".")[0] not in declared.versions:
+                raise InvalidInputError(
+                    f"There is no entity key or feature {key!r}.",
+                    where="slices",
+                    next_step=f"Name one of {', '.join([*declared.entity_keys, *declared.versions])}; a feature is "
+                    "VIEW.FEATURE.",
+                )
         return Performance(
             application=application,
             outcome=shape.name,
@@ -126,9 +139,13 @@ class Monitor:
             whole=scored.score(),
             releases=scored.by_release(),
             days=scored.by_day(),
-            # Outcomes are kept with entity keys, and without features.
-            slices=scored.by_slice(tuple(slices) or [key for key in declared.gates.slices if "." not in key]),
+            slices=scored.by_slice(keys, self._features(scope, application) if any("." in key for key in keys) else {}),
         )
+
+    def _features(self, scope: Scope, application: str) -> dict[str, dict[str, Value]]:
+        """Prediction to its features' values, of the newest receipts."""
+        made = self.receipts.list(scope, application, limit=MOST_RECEIPTS, roles=SEEN_ROLES)
+        return {one.prediction: {feature.name: feature.value for feature in one.features} for one in made}
 
     def signals(self, scope: Scope, application: str) -> tuple[SignalRates, ...]:
         """The signals of an application by release, newest first; those that are declared no more say neither good nor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,9 +12,11 @@ import msgspec
 from antiphon.catalog.learning.evaluations import Bin
 from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.definitions.outcome_shape import OutcomeShape
+from antiphon.learning.datasets.table import Value
 from antiphon.learning.evaluation import metrics
 from antiphon.learning.evaluation.metric import ScoredRows
 from antiphon.learning.evaluation.metrics import LabelForecasts
+from antiphon.learning.evaluation.slices import slice_names
 from antiphon.learning.evaluation.texts import TextAnswers
 
 
@@ -100,13 +102,27 @@ class ScoredPredictions:
         """One group a UTC day of the questions, in order."""
         return self._groups(lambda outcome: None if outcome.as_of is None else outcome.as_of.date().isoformat())
 
-    def by_slice(self, keys: Sequence[str], most: int = 20) -> tuple[Group, ...]:
-        """For each key the groups of its ``most`` frequent values."""
+    def by_slice(
+        self, keys: Sequence[str], features: Mapping[str, Mapping[str, Value]] = {}, most: int = 20
+    ) -> tuple[Group, ...]:
+        """For each key the groups of its ``most`` frequent values.
+
+        Args:
+            features: prediction to its features' values; one that is not among them is in no slice of a feature.
+        """
         found: list[Group] = []
         for key in keys:
-            groups = self._groups(partial(_value, key), key)
+            groups = self._groups(partial(_value, key) if "." not in key else self._by_feature(key, features), key)
             found += sorted(groups, key=lambda group: (-group.scores.rows, group.value))[:most]
         return tuple(found)
+
+    def _by_feature(
+        self, key: str, features: Mapping[str, Mapping[str, Value]]
+    ) -> Callable[[OutcomeRecord], str | None]:
+        made = [one.prediction or "" for one in self.outcomes]
+        known = {one: features[one].get(key) for one in made if one in features}
+        names = dict(zip(known, slice_names(list(known.values())), strict=True))
+        return lambda outcome: names.get(outcome.prediction or "")
 
     def _groups(self, named: Callable[[OutcomeRecord], str | None], key: str = "") -> tuple[Group, ...]:
         held: dict[str, list[int]] = {}

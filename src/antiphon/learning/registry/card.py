@@ -260,9 +260,12 @@ def _limits(
             f"It was measured on {evaluation.rows:,} rows from {tested.spec.first:%Y-%m-%d} to "
             f"{tested.spec.last:%Y-%m-%d}. How it does at other times is not known until outcomes arrive."
         )
+    drawn = (
+        f"the rows of {evaluation.clusters} users or entities, each as one" if evaluation.clusters else "single rows"
+    )
     said.append(
-        "Intervals draw rows as if they were independent; where rows depend on each other (one storm, many flights) "
-        "they are too narrow."
+        f"Intervals draw {drawn}. Where these depend on each other in another way (one storm, many flights) they are "
+        "too narrow."
     )
     small = [one for one in evaluation.slices if one.rows < ENOUGH]
     if small:

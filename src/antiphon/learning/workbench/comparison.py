@@ -16,7 +16,7 @@ from antiphon.catalog.learning.evaluations import IntervalEstimate
 from antiphon.catalog.learning.trials import AnswerFigures
 from antiphon.catalog.releases.releases import Bundle
 from antiphon.core.ids import content_hash
-from antiphon.learning.evaluation.metrics import mean
+from antiphon.learning.evaluation.intervals import mean
 from antiphon.releases.bundle import FieldChange, diff
 
 ENOUGH = 10

@@ -26,15 +26,14 @@ class ComparedAnswers(msgspec.Struct, frozen=True):
 
     Attributes:
         sides: what they are called.
-        first, second: each with the outcomes that are known as ``further``, and the values of the user's metrics.
-        users: request to the user who asked.
+        first, second: each with the outcomes that are known as ``further``, the values of the user's metrics, and who
+            asked as ``user``.
         annotations: what people said of the answers.
     """
 
     sides: tuple[str, str]
     first: Mapping[str, RowResult]
     second: Mapping[str, RowResult]
-    users: Mapping[str, str]
     annotations: tuple[Annotation, ...] = ()
 
     def having(self, known: Callable[[RowResult], bool]) -> list[str]:
@@ -43,7 +42,7 @@ class ComparedAnswers(msgspec.Struct, frozen=True):
 
     def whose(self, requests: Sequence[str]) -> list[str]:
         """The user of each request."""
-        return [self.users.get(one, one) for one in requests]
+        return [self.first[one].cluster for one in requests]
 
 
 def compare_metrics(application: ApplicationSpec, answers: ComparedAnswers) -> tuple[FigureDifference, ...]:
@@ -64,7 +63,7 @@ def _of_outcome(shape: OutcomeShape, first: bool, answers: ComparedAnswers) -> I
         scored_rows(shape, [side[one].further[shape.name] for one in known]) for side in (answers.first, answers.second)
     )
     values, others, users = measure(ours), measure(theirs), answers.whose(known)
-    for name, gap in differences(theirs, ours, clusters=users).items():
+    for name, gap in differences(theirs, ours, users).items():
         if name in values and name in others:
             key = metric_key(shape, name, first)
             better = surely_better(gap, 1 if metric_of(name).higher else -1, answers.sides, users)
@@ -85,7 +84,7 @@ def _of_judge(metric: JudgeMetric, answers: ComparedAnswers) -> FigureDifference
     unit, note = f"{LOWEST} to {HIGHEST}", _without(metric.name, answers)
     known = answers.having(lambda row: metric.name in row.own)
     sides = [[side[one] for one in known] for side in (answers.first, answers.second)]
-    ours, theirs = (judged_mean(metric, rows, _people(metric, rows, answers), answers.users) for rows in sides)
+    ours, theirs = (judged_mean(metric, rows, _people(metric, rows, answers)) for rows in sides)
     if ours is None or theirs is None:
         return FigureDifference(metric.name, unit, None, None, None, note=note)
     users = answers.whose(known)

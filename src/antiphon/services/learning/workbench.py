@@ -168,7 +168,7 @@ class Workbench:
                 where=f"{first}, {second}",
                 next_step=f"Try one on the other's requests: `antiphon prompts try … --same-as {known[0].id}`.",
             )
-        users = {one: self.store.receipts.get(scope, one).exposure_unit for one in shared}
+        users = {one: self.store.receipts.get(scope, one).exposure_unit or one for one in shared}
         return compare(
             ours,
             theirs,
@@ -183,16 +183,19 @@ class Workbench:
         both = answered_by_both(*sides)
         outcomes = known_outcomes(self.store.outcomes, scope, both, application)
         first, second = (
-            {one: self._row(scope, application, one, side.answers[one], outcomes.get(one, {})) for one in both}
+            {
+                one: self._row(scope, application, one, users[one], side.answers[one], outcomes.get(one, {}))
+                for one in both
+            }
             for side in sides
         )
         named = [row.prediction for rows in (first, second) for row in rows.values() if row.prediction is not None]
         said = self.store.annotations.of_predictions(scope, named) if application.judge_metrics else ()
-        answers = ComparedAnswers((sides[0].name, sides[1].name), first, second, users, tuple(said))
+        answers = ComparedAnswers((sides[0].name, sides[1].name), first, second, tuple(said))
         return compare_metrics(application, answers)
 
     def _row(
-        self, scope: Scope, application: ApplicationSpec, request: str, figures: AnswerFigures,
+        self, scope: Scope, application: ApplicationSpec, request: str, user: str, figures: AnswerFigures,
         outcomes: Mapping[str, str],
     ) -> RowResult:  # fmt: skip
         """An answer beside the outcomes of its request; a text that is erased says nothing of them."""
@@ -207,6 +210,7 @@ class Workbench:
             further={one.name: result_of(one, outcomes[one.name], receipt, text or "") for one in shapes},
             own=figures.own,
             own_failed=figures.own_failed,
+            user=user,
         )
 
     def texts(self, scope: Scope, predictions: Iterable[str | None]) -> dict[str, str | None]:

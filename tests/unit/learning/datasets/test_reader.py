@@ -11,7 +11,7 @@ from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.values import FeatureValue, FeatureVector
-from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
+from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow, users_of
 
 NOON = datetime(2013, 4, 1, 12, tzinfo=UTC)
 VIEWS = {"congestion": "v1", "weather": "v2"}
@@ -88,3 +88,13 @@ def test_a_row_is_known_by_all_that_it_asks_and_is_held_against() -> None:
         msgspec.structs.replace(asked, further={"minutes": "12"}),
     ]  # fmt: skip
     assert len({asked.content, *(other.content for other in others)}) == 8
+
+
+def test_rows_of_one_user_belong_together_and_without_one_those_of_an_entity() -> None:
+    rows = [row(f"e{n}", f"B6 {n % 12}") for n in range(24)]
+    assert users_of(rows)["e5"] == users_of(rows)["e17"] == "e17"  # the first of both, as text
+    asked = [msgspec.structs.replace(one, user="e0" if n % 2 == 0 else "") for n, one in enumerate(rows)]
+    assert {users_of(asked)[f"e{n}"] for n in range(0, 24, 2)} == {"e0"}
+    assert asked[2].content == rows[2].content, "another dataset names the user by another row"
+    few = [row(f"e{n}", f"B6 {n % 3}") for n in range(24)]
+    assert users_of(few) == {}, "three flights are all there are"

@@ -12,15 +12,18 @@ from antiphon.catalog.learning.evaluations import (
     Evaluation,
     EvaluationGate,
     IntervalEstimate,
+    JudgedMean,
     SampledAnswers,
     Slice,
     SuiteCount,
     SuiteSummary,
 )
 from antiphon.catalog.learning.safety import SafetyReport
+from antiphon.cli.models import evaluated
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Gates, MetricGate, Outcome, Rollout
+from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.evaluation.gates import check, check_safety
 from antiphon.learning.evaluation.metrics import wilson
@@ -315,3 +318,35 @@ def test_a_small_slice_is_not_judged() -> None:
     assert gate("brier_disparity", GOOD).passed is True
     large = Slice("origin", "LGA", 50, {}, {"brier": 0.90})
     assert gate("brier_disparity", changed(slices=(large,))).passed is False
+
+
+def test_own_metrics_judges_and_further_outcomes_have_disparities() -> None:
+    own = OwnMetric("words", "m:words", "lower", 0, 500, "words")
+    judge = JudgeMetric("polite", "Is it polite?")
+    gates = Gates(metrics={name: MetricGate(disparity=0.5) for name in ("words", "polite", "minutes.mae")})
+    whole = {"words": 40.0, "polite": 4.9, "minutes.mae": 3.0}
+    part = Slice("origin", "EWR", 80, {}, {"words": 41.0, "polite": 3.0, "minutes.mae": 9.0}, known={"minutes.mae": 20})
+    measured = changed(
+        metrics=GOOD.metrics | {name: IntervalEstimate(one, one, one) for name, one in whole.items()},
+        slices=(part,),
+        # People corrected the judge's 4.0; its slices are its own scores.
+        judged={"polite": JudgedMean(GOOD.metrics["auc"], IntervalEstimate(4.0, 3.9, 4.1), 60, corrected=True)},
+    )
+    application = msgspec.structs.replace(PLAIN, gates=gates, own_metrics=(own,), judge_metrics=(judge,))
+    shown = {one.name: one for one in check(measured, application)}
+    assert (shown["words_disparity"].passed, shown["words_disparity"].measured) == (False, 1.0)
+    assert (shown["polite_disparity"].passed, shown["polite_disparity"].measured) == (False, 1.0)
+    assert shown["minutes.mae_disparity"].passed is None, "twenty rows of it are too few"
+
+
+def test_the_unit_of_an_own_metric_stands_with_its_value() -> None:
+    own = OwnMetric("length", "m:length", "lower", 0, 500, "words")
+    gates = Gates(metrics={"length": MetricGate(value=30)})
+    value = {"length": IntervalEstimate(40.0, 38.0, 42.0)}
+    measured = changed(metrics=GOOD.metrics | value, units={"length": "words"}, clusters=34)
+    application = msgspec.structs.replace(PLAIN, gates=gates, own_metrics=(own,))
+    said = next(one.reason for one in check(measured, application) if one.name == "length_value")
+    assert said == "Length is 40.0000 words, at most 30.0000 is needed."
+    table = evaluated(measured)
+    assert "40.0000 (38.0000 to 42.0000) words" in table
+    assert "Intervals are over 34 users or entities." in table

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from antiphon.learning.evaluation.intervals import mean_of_few, student
+from antiphon.learning.evaluation.intervals import mean, mean_of_few, student
+from antiphon.learning.evaluation.metrics import LabelForecasts, advantages, differences, intervals
+from antiphon.learning.evaluation.numbers import NumberAnswers
 
 
 def test_values_that_are_alike_are_no_proof() -> None:
@@ -24,3 +26,49 @@ def test_the_interval_of_few_has_the_truth_in_it_nine_times_of_ten_and_more(trut
 @pytest.mark.parametrize(("freedom", "quantile"), [(3, 3.182), (11, 2.201), (39, 2.023)])
 def test_students_quantiles(freedom: int, quantile: float) -> None:
     assert student(0.95, freedom) == pytest.approx(quantile, rel=0.02)
+
+
+def users_who_ask_often(draw: np.random.Generator, users: int) -> tuple[NumberAnswers, list[str]]:
+    """Errors of users who ask one to twenty times, and whose own mean differs from that of others; on the whole 0.5."""
+    often = draw.integers(1, 21, users)
+    names = [f"u{user}" for user, times in enumerate(often) for _ in range(times)]
+    own = np.repeat(draw.uniform(0.1, 0.9, users), often)
+    errors = own + draw.uniform(-0.1, 0.1, len(names))
+    return NumberAnswers(errors, np.zeros(len(names)), 1.0), names
+
+
+@pytest.mark.parametrize(("users", "seed"), [(15, 1), (25, 2), (60, 3)])
+def test_intervals_over_users_cover_what_they_claim_and_those_over_rows_do_not(users: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    by_user, by_row = 0, 0
+    for _ in range(100):
+        rows, names = users_who_ask_often(draw, users)
+        found, single = (intervals(rows, clusters, resamples=200)["mae"] for clusters in (names, None))
+        assert found.value == single.value
+        by_user += found.low <= 0.5 <= found.high
+        by_row += single.low <= 0.5 <= single.high
+    assert by_user >= 88
+    assert by_row < 65
+
+
+def test_metrics_and_differences_draw_whole_users() -> None:
+    """Twenty rows of each of twelve users say as little as one row of each would."""
+    draw = np.random.default_rng(4)
+    said, truth = draw.random(12), np.array([0, 1] * 6)
+    names = [f"u{user}" for user in range(12) for _ in range(20)]
+    rows, others = (
+        LabelForecasts.yes_or_no(np.repeat(forecast, 20), np.repeat(truth, 20)) for forecast in (said, said**2)
+    )
+    for by_user, by_row in (
+        (intervals(rows, names), intervals(rows)),
+        (advantages(rows, names), advantages(rows)),
+        (differences(rows, others, names), differences(rows, others)),
+    ):
+        for name, found in by_user.items():
+            if found.high > found.low:
+                assert found.value == by_row[name].value
+                assert found.high - found.low > 2 * (by_row[name].high - by_row[name].low), name
+
+
+def test_rows_of_one_user_alone_count_by_themselves() -> None:
+    assert mean([0.0, 1.0, 1.0], ["one"] * 3) == mean([0.0, 1.0, 1.0])

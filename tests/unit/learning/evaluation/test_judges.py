@@ -87,6 +87,19 @@ def test_few_scores_of_people_leave_it_uncalibrated() -> None:
     assert judged_mean(HELPFUL, [], {}) is None
 
 
+def test_scores_of_one_user_of_many_correct_nothing() -> None:
+    rows = [msgspec.structs.replace(row, user="e0" if at < 30 else "") for at, row in enumerate(scored(50, 4.0))]
+    of_one = judged_mean(HELPFUL, rows, said(rows[:30], 2.0))
+    assert of_one is not None
+    assert (of_one.corrected, of_one.people, of_one.mean.value) == (False, 30, 4.0)
+    of_two = judged_mean(HELPFUL, rows, said(rows[:31], 2.0))
+    assert of_two is not None
+    assert of_two.corrected
+    alone = judged_mean(HELPFUL, rows[:30], said(rows[:20], 2.0))
+    assert alone is not None
+    assert alone.corrected, "there are no others that it could be wrong of"
+
+
 def test_all_rows_scored_by_people_need_no_judge() -> None:
     rows = scored(20, 5.0)
     found = judged_mean(HELPFUL, rows, {(row.example, row.text): float(1 + at % 3) for at, row in enumerate(rows)})
@@ -107,3 +120,22 @@ def test_what_people_said_of_a_text_stands_where_it_is_written_again_and_of_no_o
     assert found.people == 29
     newer = msgspec.structs.replace(HELPFUL, version="2")
     assert answers.people(newer) == {}
+
+
+def test_scores_of_few_users_correct_less_than_as_many_of_different_ones() -> None:
+    """400 samples: sixty scores of people about fifteen users' answers, four of each, who are alike."""
+    draw, by_user, by_row = np.random.default_rng(11), 0, 0
+    names = [f"u{at // 4}" for at in range(60)] + [f"v{at // 4}" for at in range(400)]
+    for _ in range(400):
+        quality = np.concatenate([np.repeat(draw.normal(3, 1, 15), 4), np.repeat(draw.normal(3, 1, 100), 4)])
+        judge = quality + draw.normal(0.5, 1.0, 460)
+        people = quality[:60] + draw.normal(0, 0.2, 60)
+        found = prediction_powered_mean(people, judge[:60], judge[60:], names)
+        single = prediction_powered_mean(people, judge[:60], judge[60:])
+        assert found.value == single.value
+        by_user += found.low <= 3 <= found.high
+        by_row += single.low <= 3 <= single.high
+    assert by_user / 400 >= 0.91
+    assert by_row / 400 < 0.80
+    apart = prediction_powered_mean(people, judge[:60], judge[60:], [str(at) for at in range(460)])
+    assert (apart.low, apart.high) == pytest.approx((single.low, single.high), abs=1e-12)

@@ -88,7 +88,10 @@ def test_two_labels_score_alike_whether_one_is_yes_or_both_count() -> None:
     both = LabelForecasts.read(
         [({"no": 1 - p, "yes": p}, "yes" if t else "no") for p, t in zip(forecast, truth, strict=True)], ("no", "yes")
     )
-    assert metrics.measure(both) == pytest.approx(metrics.measure(one), abs=1e-12)
+    of_two, of_yes = metrics.measure(both), metrics.measure(one)
+    # Calibration is of the probability of yes, or of the more probable label.
+    assert of_two.pop("calibration_error") != of_yes.pop("calibration_error")
+    assert of_two == pytest.approx(of_yes, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -149,7 +152,8 @@ def test_rows_that_are_weighed_are_rows_that_are_drawn() -> None:
             apart = [metric.of(forecasts.at(one)) for one in places]
             assert metric.weighted(forecasts, weights) == pytest.approx(apart, nan_ok=True)
             apart = [metric.of(shares_of(forecasts.at(one))) for one in places]
-            assert trivial[name] == pytest.approx(apart, nan_ok=True)
+            if name != "calibration_error":  # of shares it is nothing, and no advantage is of it
+                assert trivial[name] == pytest.approx(apart, nan_ok=True)
 
 
 def shares_of(forecasts: LabelForecasts) -> LabelForecasts:
@@ -201,7 +205,8 @@ def test_rows_of_one_user_are_drawn_together() -> None:
     twice = ours.at(np.repeat(np.arange(ours.rows), 2)), theirs.at(np.repeat(np.arange(ours.rows), 2))
     as_users = metrics.differences(*twice, clusters=[f"u{n // 2}" for n in range(2 * ours.rows)])["brier"]
     alone = metrics.differences(ours, theirs)["brier"]
-    assert (as_users.low, as_users.high) == (pytest.approx(alone.low), pytest.approx(alone.high))
+    # Wider by what so many users lack of the normal distribution.
+    assert (as_users.low, as_users.high) == pytest.approx((alone.low, alone.high), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -231,3 +236,15 @@ def test_what_cannot_be_scored_is_refused(forecast: list[float], truth: list[flo
 def test_what_is_no_forecast_of_the_labels_is_refused(rows: list[Any], words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         LabelForecasts.read(rows, LABELS)
+
+
+def test_calibration_is_the_distance_of_the_bins_of_reliability() -> None:
+    for forecasts in (sample(1), of_many(1)):
+        bins = metrics.reliability(forecasts)
+        by_hand = sum(one.rows * abs(one.forecast - one.observed) for one in bins) / 400
+        assert metrics.measure(forecasts)["calibration_error"] == pytest.approx(by_hand, abs=1e-12)
+    sure = LabelForecasts.yes_or_no([0.9] * 100, [1] * 60 + [0] * 40)
+    found = metrics.intervals(sure)["calibration_error"]
+    assert found.value == pytest.approx(0.3)
+    assert 0.19 < found.low < 0.3 < found.high < 0.41
+    assert "calibration_error" not in metrics.advantages(sure)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from itertools import product
 
+import msgspec
 import pytest
 from tests.contract.catalog.test_outcomes import outcome
 from tests.unit.catalog.examples import NOON
@@ -153,3 +154,15 @@ def test_what_came_before_the_outcome_was_declared_otherwise_is_left_out() -> No
     ) == (None, 1)
     renamed = OutcomeShape("outlook", "label", "outlook", None, ("red", "green"))
     assert ScoredPredictions.read([outcome("a")], renamed).without == 1
+
+
+def test_predictions_are_sliced_by_the_features_of_their_receipts() -> None:
+    made = [
+        msgspec.structs.replace(forecast(0.3, n % 2 == 0, shop="a"), prediction=f"p{n}") for n in range(40)
+    ]  # fmt: skip
+    features = {f"p{n}": {"shop.minutes": float(n)} for n in range(36)}
+    found = ScoredPredictions.read(made, LATE).by_slice(("shop", "shop.minutes"), features)
+    assert [(one.key, one.value, one.scores.rows) for one in found] == [
+        ("shop", "a", 40),
+        *(("shop.minutes", value, 9) for value in ("over 17 to 26", "over 26", "over 8 to 17", "up to 8")),
+    ]

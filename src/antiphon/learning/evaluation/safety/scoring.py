@@ -26,7 +26,7 @@ from antiphon.learning.evaluation.intervals import mean_of_few
 from antiphon.learning.evaluation.safety.placement import HonestRequest
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
 from antiphon.learning.evaluation.scorer import AnswerScorer
-from antiphon.learning.evaluation.scores import EvaluationRows, RowResult, own_differences, own_means
+from antiphon.learning.evaluation.scores import EvaluationRows, RowResult, own_differences, own_means, units_of
 
 
 class GivenAnswer(msgspec.Struct, frozen=True):
@@ -103,10 +103,11 @@ def with_means(
         difference=own_differences(application, rows.rows, rows.live, _of_few),
         own_failures=dict(sorted(Counter(name for row in rows.rows for name in row.own_failed).items())),
         against=None if live is None else live.id,
+        units=units_of(application),
     )
 
 
-def _of_few(metric: OwnMetric, values: Sequence[float]) -> IntervalEstimate:
+def _of_few(metric: OwnMetric, values: Sequence[float], clusters: Sequence[str]) -> IntervalEstimate:
     return mean_of_few(values, metric.high - metric.low)
 
 
