@@ -190,7 +190,7 @@ async def test_metrics_without_an_outcome_are_followed_and_those_with_one_are_le
 async def worked(flown: Flown, made: DriftReports, run: str) -> Run:
     registry, stop, runs = WorkflowRegistry(), asyncio.Event(), made.runs
     registry.add(WORKFLOW, made.make)
-    executor = Executor(flown.world.database, registry, "test", flown.world.scope.environment, poll=0.01)
+    executor = Executor(flown.world.database, registry, "test", flown.world.scope, poll=0.01)
     working = asyncio.create_task(executor.run_until(stop))
     async with asyncio.timeout(60):
         while (ended := runs.get(flown.world.scope, run)).status not in ENDED:
