@@ -132,7 +132,7 @@ def by_thumbs(draw: np.random.Generator, runs: int, users: int, control: float, 
         thumbs[arm] = up.cumsum(axis=1).astype(np.float64), (gave & ~up).cumsum(axis=1).astype(np.float64)
     (good, bad), (good_0, bad_0) = thumbs["canary"], thumbs["control"]
     harm, safe = signal_values(
-        THUMBED, THUMBS, bad=(bad, bad_0), good=(good, good_0), rated=good + bad, waited=good_0 + bad_0
+        THUMBED, THUMBS, bad=(bad, bad_0), good=(good, good_0), waited=(good + bad, good_0 + bad_0)
     )
     alpha = PLAN.alpha * weights(THUMBED)["thumbs"]
     looks = np.arange(EVERY, users + 1, EVERY) - 1

@@ -154,6 +154,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         executor, answering, checking, pausing("its streams", consumption), abandoned
     ]  # fmt: skip
     of_all: list[WorkerPart] = [
+        store.trail.checkpointing,
         HousekeepingTask(
             wired.files.expire,
             every=EXPIRY_SECONDS,
@@ -164,7 +165,6 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         HousekeepingTask(wired.files.collect, name="Removed contents that no file names", clock=agreement),
     ]
     housekeeping: list[WorkerPart] = [
-        store.trail.checkpointing,
         HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
     ]

@@ -5,7 +5,8 @@ Invariants:
   this transaction ends. It reads at READ COMMITTED, because a snapshot taken before the lock was granted would be old.
 - A read transaction is REPEATABLE READ: all its statements see one state.
 - An acknowledged commit is on the server's disk (``synchronous_commit``).
-- A client that hangs inside a transaction, or whose host is gone, loses the lock within :data:`LOST_SECONDS`.
+- A client that hangs inside a transaction, or whose host is gone, loses the lock within :data:`LOST_SECONDS`; in a
+  migration within the minute that it may pause.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ _RIGHTS = sa.text(
     "SELECT relname AS name, pg_has_role(relowner, 'USAGE') AS owned,"
     " has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')"
     " AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE') AS may"
-    " FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace(current_schema())"
+    " FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace(quote_ident(current_schema()))"
     " AND relname = ANY(:names)"
 )
 """The catalog's tables that are there, and what the user may do to them. Others may be of another program."""

@@ -11,7 +11,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import show
 
-Name = Annotated[str, typer.Option(help="Unique among this project's processes on this machine.")]
+Name = Annotated[str, typer.Option(help="Unique among the tenant's processes of its kind on this machine.")]
 
 
 def gateway(

@@ -46,9 +46,9 @@ def rollout(
             force=force,
         )
         found = _line(store, begun)
-        shape = store.releases.get(store.scope, begun.candidate).bundle.application.shape
+        application = store.releases.get(store.scope, begun.candidate).bundle.application
     if begun.ended_at is None:
-        note(declaration(begun.plan, users, outcome=shape or ANY_LABEL))
+        note(declaration(begun.plan, users, outcome=application.shape or ANY_LABEL, slo=application.slo))
     show(found, as_json, lambda: _text([found]))
 
 

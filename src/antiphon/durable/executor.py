@@ -28,6 +28,7 @@ from antiphon.durable.runs import Runs
 POLL_SECONDS = 10.0
 """Interval of looks for what no ring has told."""
 
+_SOON_SECONDS = 0.1
 _AWAY_SECONDS = 1.0
 """Wait for a catalog that is away, at most."""
 
@@ -158,7 +159,9 @@ class Executor:
     async def _idle_seconds(self) -> float:
         """Seconds for which there is nothing to claim, unless it rings."""
         due = await self._patiently(self._runs.next_due, self._registry.served(self._scope))
-        return self._poll if due is None else min(self._poll, due.total_seconds())
+        # What is due and was not claimed is a run that this worker holds, and cannot renew the lease of.
+        soonest = _SOON_SECONDS if self._contexts else 0.0
+        return self._poll if due is None else min(self._poll, max(due.total_seconds(), soonest))
 
     async def _start(self, run: Run) -> None:
         try:

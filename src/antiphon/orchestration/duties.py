@@ -60,8 +60,10 @@ class Duties:
         since: float | None = None
         warned = False
         while not stop.is_set():
-            if await self._acquired() is not True:
-                if since is None:
+            if (acquired := await self._acquired()) is not True:
+                if acquired is None:
+                    since = None  # The catalog is away: nobody is known to have it.
+                elif since is None:
                     _log.info("another process has %s; this one stands by", self._name)
                     since, warned = monotonic(), self._conflict is None
                 elif not warned and monotonic() - since > self._seconds:

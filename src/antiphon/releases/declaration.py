@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
 from antiphon.releases import eprocess
@@ -45,7 +46,7 @@ class SampleNeed(msgspec.Struct, frozen=True):
     pairs: int | None
 
 
-def requests_needed(plan: Rollout, base_rate: float, ratio: float) -> SampleNeed:
+def requests_needed(plan: Rollout, base_rate: float, ratio: float, slo: SLO | None = None) -> SampleNeed:
     """Returns the canary users that it takes to roll back errors at ``ratio`` times the control's rate, ``base_rate``,
     and to promote a candidate without any; raises ``ValueError`` unless the rate is in (0, 1) and the ratio
     positive."""
@@ -58,7 +59,7 @@ def requests_needed(plan: Rollout, base_rate: float, ratio: float) -> SampleNeed
     # Drawn before what depends on the ratio: what promotion takes does not.
     alike = draw.binomial(steps, base_rate, shape).cumsum(axis=1)
     worse = draw.binomial(steps, min(1.0, base_rate * ratio), shape).cumsum(axis=1)
-    weight = weights(plan).get("error", 1.0)
+    weight = weights(plan, slo).get("error", 1.0)
     # The other metric on the same clock is taken to say nothing: its e-value is not below 0.
     harmed = eprocess.harm_ratio(worse, control) >= math.log(1 / (plan.alpha * weight))
     safe = eprocess.safe_both(alike, control, _LOOKS, ratio=plan.harm, floor=plan.floor) >= math.log(1 / plan.beta)
@@ -72,7 +73,12 @@ def requests_needed(plan: Rollout, base_rate: float, ratio: float) -> SampleNeed
 
 
 def declaration(
-    plan: Rollout, units_available: int, *, base_rate: float = 0.02, outcome: OutcomeShape = ANY_LABEL
+    plan: Rollout,
+    units_available: int,
+    *,
+    base_rate: float = 0.02,
+    outcome: OutcomeShape = ANY_LABEL,
+    slo: SLO | None = None,
 ) -> str:
     """Say in words what a rollout can decide with so many users in all steps of its canary, where bad events have this
     rate among the live release's users, and quality is compared by an outcome."""
@@ -80,7 +86,7 @@ def declaration(
         users = "The plan has no canary: no user's errors are compared."
     else:
         ratios = (1.2, 2.0, 4.0, 10.0)
-        needed = {ratio: requests_needed(plan, base_rate, ratio) for ratio in ratios}
+        needed = {ratio: requests_needed(plan, base_rate, ratio, slo) for ratio in ratios}
         found = [
             ratio for ratio in ratios if (most := needed[ratio].roll_back_most) is not None and most <= units_available
         ]

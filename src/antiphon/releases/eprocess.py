@@ -13,8 +13,6 @@ which events are recorded does not matter. Counts may be arrays, which are broad
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -98,7 +96,7 @@ def safe_both(
     return np.asarray(np.logaddexp(relative, absolute) - math.log(2.0))
 
 
-def harm_mean(differences: ArrayLike, units: Sequence[str] | None = None) -> Floats:
+def harm_mean(differences: ArrayLike) -> Floats:
     """Against "differences in [−1, 1] have a mean of at most 0": a path, one value a difference.
 
     Betting (Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86, 2024,
@@ -107,17 +105,13 @@ def harm_mean(differences: ArrayLike, units: Sequence[str] | None = None) -> Flo
 
     Args:
         differences: the last axis is the order of the differences.
-        units: whose each of them is. Those of one unit depend on each other and count as one, by their mean so far:
-            its factor is replaced as more come. After any number of them the value's expectation is at most 1 under a
-            mean over units of at most 0; that it is so at a stopping time too is shown by simulation (ADR 0173).
     """
-    return _bet(np.asarray(differences, np.float64), _HARM_STAKES, units)
+    return _bet(np.asarray(differences, np.float64), _HARM_STAKES)
 
 
-def safe_mean(differences: ArrayLike, *, margin: float, units: Sequence[str] | None = None) -> Floats:
-    """Against "differences in [−1, 1] have a mean of at least ``margin``": a path; factors are 1 + λ (margin − D), of
-    units as :func:`harm_mean` has them."""
-    return _bet(margin - np.asarray(differences, np.float64), _SAFE_STAKES, units)
+def safe_mean(differences: ArrayLike, *, margin: float) -> Floats:
+    """Against "differences in [−1, 1] have a mean of at least ``margin``": a path; factors are 1 + λ (margin − D)."""
+    return _bet(margin - np.asarray(differences, np.float64), _SAFE_STAKES)
 
 
 def mismatch(canary_units: ArrayLike, control_units: ArrayLike, *, canary_share: float = 0.5) -> Floats:
@@ -142,28 +136,10 @@ def _ratio(canary_bad: ArrayLike, control_bad: ArrayLike, null: float, bets: Flo
     return _mixed(canary + control)
 
 
-def _bet(gains: Floats, stakes: Floats, units: Sequence[str] | None = None) -> Floats:
+def _bet(gains: Floats, stakes: Floats) -> Floats:
     if gains.shape[-1] == 0:
         return gains
-    if units is None:
-        return _mixed(np.cumsum(np.log1p(gains[..., None] * stakes), axis=-2))
-    before, now = _means_so_far(gains, units)
-    factors = np.log1p(now[..., None] * stakes) - np.log1p(before[..., None] * stakes)
-    return _mixed(np.cumsum(factors, axis=-2))
-
-
-def _means_so_far(gains: Floats, units: Sequence[str]) -> tuple[Floats, Floats]:
-    """The mean of each gain's unit before it and with it; before the first gain of a unit it stakes nothing, 0."""
-    before, now = np.zeros_like(gains), np.zeros_like(gains)
-    total: dict[str, Floats] = {}
-    count = Counter[str]()
-    for place, unit in enumerate(units):
-        if count[unit]:
-            before[..., place] = total[unit] / count[unit]
-        total[unit] = total.get(unit, np.zeros(gains.shape[:-1])) + gains[..., place]
-        count[unit] += 1
-        now[..., place] = total[unit] / count[unit]
-    return before, now
+    return _mixed(np.cumsum(np.log1p(gains[..., None] * stakes), axis=-2))
 
 
 def _counts(counts: ArrayLike) -> Floats:

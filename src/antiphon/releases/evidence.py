@@ -2,7 +2,7 @@
 
 Invariants:
 - A user counts once per rollout, with its first exposure, however often it comes and however many steps it sees; in
-  the shadow with the mean of its pairs.
+  the shadow with its first pair.
 - What is missing never helps the candidate towards promotion, nor does it push it towards rolling back: an outcome that
   is still waited for counts, in each test, as the one of the two that speaks least for that test's conclusion.
 - Each metric's harm process is valid by the clock it advances on; which metrics share a clock is in ``CLOCKS``, and
@@ -97,30 +97,29 @@ class QualityEvidence(msgspec.Struct, frozen=True):
     metric: JudgedMetric
     pairs: int
     scored: int
+    mirrored: int
 
 
 def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: float) -> QualityEvidence:
     """Compare the losses of shadow and live on the same requests.
 
-    A user counts once, with the mean of its pairs so far: what one user asks is alike, and would be taken for as many
-    users. An answer that says nothing has the worst loss, 1. Of every beginning of the sequence that reaches at least
-    to the first missing outcome, the most telling one counts: all of them together are wrong with the same small
-    probability, so that one outcome which never comes cannot hide the others.
+    A user counts once, with its first pair: what one user asks is alike, and whether somebody asks again may follow
+    from what was answered, so that a mean over as many pairs as there are is not what the releases differ by.
+
+    An answer that says nothing has the worst loss, 1. Of every beginning of the sequence that reaches at least to the
+    first missing outcome, the most telling one counts: by Ville's inequality all of them together are wrong with the
+    same small probability, so that one outcome which never comes cannot hide the others.
     """
-    ordered = sorted(pairs, key=lambda pair: (pair.created_at, pair.prediction))
-    units = [pair.unit or pair.prediction for pair in ordered]
+    first: dict[str, PairedOutcome] = {}
+    for pair in sorted(pairs, key=lambda pair: (pair.created_at, pair.prediction)):
+        first.setdefault(pair.unit or pair.prediction, pair)
+    ordered = list(first.values())
     least, most = (np.array([getattr(pair, name) for pair in ordered], np.float64) for name in ("least", "most"))
-    scores: dict[str, list[tuple[float, float]]] = {}
-    for unit, pair in zip(units, ordered, strict=True):
-        if pair.shadow is not None and pair.live is not None:
-            scores.setdefault(unit, []).append((pair.shadow, pair.live))
-    shadow, live = (sum(float(np.mean([pair[side] for pair in own])) for own in scores.values()) for side in (0, 1))
-    known = zip(units, ordered, strict=True)
-    by_user = {(unit, pair.truth) for unit, pair in known if pair.truth is not None and pair.live is not None}
-    came_true = Counter(truth for _, truth in by_user)
+    scores = [(pair.shadow, pair.live) for pair in ordered if pair.shadow is not None and pair.live is not None]
+    came_true = Counter(pair.truth for pair in ordered if pair.truth is not None and pair.live is not None)
     first_missing = next((number for number, pair in enumerate(ordered) if pair.truth is None), len(ordered))
-    harm = _latest_peak(eprocess.harm_mean(least, units), first_missing)
-    safe = _latest_peak(eprocess.safe_mean(most, margin=rollout.plan.quality_margin, units=units), first_missing)
+    harm = _latest_peak(eprocess.harm_mean(least), first_missing)
+    safe = _latest_peak(eprocess.safe_mean(most, margin=rollout.plan.quality_margin), first_missing)
     others = came_true.total() - max(came_true.values(), default=0)
     note = ""
     if not scores:
@@ -133,16 +132,17 @@ def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: floa
         JudgedMetric(
             name="quality",
             canary_units=len(scores),
-            canary_bad=shadow,
+            canary_bad=sum(shadow for shadow, _ in scores),
             control_units=len(scores),
-            control_bad=live,
+            control_bad=sum(live for _, live in scores),
             harm=_value(harm),
             safe=_value(safe),
             weight=weight,
             note=note,
         ),
         pairs=len(ordered),
-        scored=sum(map(len, scores.values())),
+        scored=len(scores),
+        mirrored=len(pairs),
     )
 
 
@@ -215,21 +215,22 @@ def _by_signal(
 ) -> JudgedMetric:
     """Compares what users of the arms sent of their first answer."""
     signal, window = sent.signal, parse_duration(sent.signal.window)
-    rated = [(one, sent.values[one.prediction]) for one in users if one.prediction and one.prediction in sent.values]
+    answers = [(one, one.prediction) for one in users if one.prediction]
+    rated = [(one, sent.values[name]) for one, name in answers if name in sent.values]
     seen = Counter[str](one.arm for one, _ in rated)
     bad, good = (Counter[str](one.arm for one, value in rated if value in side) for side in (signal.bad, signal.good))
-    late = [one for one in users if one.arm == "control" and one.created_at + window < now]
-    waited = sum(1 for one in late if one.prediction not in sent.values) + seen["control"]
+    unsent = (one for one, name in answers if name not in sent.values)
+    silent = Counter[str](one.arm for one in unsent if one.created_at + window < now)
     harm, safe = signal_values(
         plan,
         signal,
         bad=(bad["canary"], bad["control"]),
         good=(good["canary"], good["control"]),
-        rated=seen["canary"],
-        waited=waited,
+        waited=(seen["canary"] + silent["canary"], seen["control"] + silent["control"]),
     )
     found = _metric(signal.name, seen, bad, float(harm), float(safe), weight)
-    return msgspec.structs.replace(found, canary_good=good["canary"], control_good=good["control"])
+    # That nobody of an arm sent a value says something: a candidate without any complaint is the best there is.
+    return msgspec.structs.replace(found, note="", canary_good=good["canary"], control_good=good["control"])
 
 
 def signal_values(
@@ -238,8 +239,7 @@ def signal_values(
     *,
     bad: tuple[ArrayLike, ArrayLike],
     good: tuple[ArrayLike, ArrayLike],
-    rated: ArrayLike,
-    waited: ArrayLike,
+    waited: tuple[ArrayLike, ArrayLike],
 ) -> tuple[eprocess.Floats, eprocess.Floats]:
     """Logarithms of the e-values for harm and for safety: of bad values there may not be more than the control's, of
     good ones not fewer.
@@ -251,16 +251,17 @@ def signal_values(
 
     Args:
         bad, good: values of the canary and of the control; arrays are broadcast.
-        rated: users of the canary who sent one: a value that has not come yet helps no candidate.
-        waited: users of the control who sent one, or have had their time to: of so many good values may be rare.
+        waited: users of the canary and of the control who sent a value, or have had their time to: of so many bad ones
+            of the canary, and good ones of the control, may be too rare to matter. A value that has not come yet helps
+            no candidate.
     """
     harm, safe = [], []
     if signal.bad:
         harm.append(eprocess.harm_ratio(*bad))
-        safe.append(eprocess.safe_both(*bad, rated, ratio=plan.harm, floor=plan.floor))
+        safe.append(eprocess.safe_both(*bad, waited[0], ratio=plan.harm, floor=plan.floor))
     if signal.good:
         harm.append(eprocess.harm_ratio(*good[::-1]))
-        safe.append(eprocess.safe_both(*good[::-1], waited, ratio=plan.harm, floor=plan.floor))
+        safe.append(eprocess.safe_both(*good[::-1], waited[1], ratio=plan.harm, floor=plan.floor))
     return np.logaddexp.reduce(harm, axis=0) - math.log(len(harm)), np.minimum.reduce(safe)
 
 
@@ -276,7 +277,7 @@ def _cost(plan: Rollout, answers: Sequence[Exposure], level: int, weight: float)
     harm = eprocess.harm_mean(apart)[-1] if couples else 0.0
     safe = eprocess.safe_mean(apart, margin=margin)[-1] if couples else 0.0
     found = _metric("cost", Counter(one.arm for one in answers), Counter(), float(harm), float(safe), weight)
-    spent = {arm: 2.0 * level * math.fsum(shares) for arm, shares in arms.items()}
+    spent = {arm: float(sum(one.tokens for one in answers if one.arm == arm)) for arm in arms}
     return msgspec.structs.replace(found, canary_bad=spent["canary"], control_bad=spent["control"])
 
 

@@ -21,7 +21,7 @@ import msgspec
 
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import AntiphonError, CorruptionError, SetupError, UnavailableError
+from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.training import child
 from antiphon.training.folder_seal import FolderSeal, folder_seal
@@ -46,9 +46,6 @@ _RESTARTS = 2
 _POLL_SECONDS = 0.1
 _LOG_BOUND = 1_000_000
 _LEFT_OVER_LOOKS = 1_000
-_LEAVING_SECONDS = 30.0
-"""In which an attempt that another one took over notices it, beside the time in which its process stops."""
-
 _STARVATION_SECONDS = 1.0
 """Between two readings of a process's processor time."""
 
@@ -157,13 +154,16 @@ class TrainingProcesses:
 
         Raises:
             asyncio.CancelledError: it was stopped; the same order goes on from there.
-            UnavailableError: an earlier attempt of this worker did not leave the folder.
+            ConflictError: this worker already trains in that folder.
             InvalidInputError, CorruptionError, SetupError: the order cannot be trained; says what to do.
         """
         order.recipe.check()
         folder = Path(order.folder)
         key = str(folder.resolve())
-        await self._wait_for(key, order, on_progress, stopping)
+        if key in self._folders:
+            raise ConflictError(
+                f"The folder {key} is being trained in.", where=key, next_step="Wait for that training."
+            )
         self._folders.add(key)
         try:
             trained, wrong = await asyncio.to_thread(read_result, order)
@@ -193,29 +193,6 @@ class TrainingProcesses:
             )
         finally:
             self._folders.discard(key)
-
-    async def _wait_for(
-        self,
-        key: str,
-        order: TrainingOrder,
-        on_progress: Callable[[TrainingProgress], None],
-        stopping: Callable[[], bool],
-    ) -> None:
-        """Return once nothing here trains in the folder. An attempt whose lease ended (the machine slept, say) is told
-        so by its next heartbeat, which may be after another attempt of this worker has begun."""
-        if key not in self._folders:
-            return
-        notice = "An earlier attempt still trains in the folder; this one waits until it has stopped."
-        on_progress(TrainingProgress("loading", 0, order.recipe.steps, notice=notice))
-        until = time.monotonic() + self._stop_seconds + _LEAVING_SECONDS
-        while key in self._folders:
-            if stopping():
-                raise asyncio.CancelledError
-            if time.monotonic() > until:
-                raise UnavailableError(
-                    f"The folder {key} is being trained in.", where=key, next_step="It is tried again later."
-                )
-            await asyncio.sleep(_POLL_SECONDS)
 
     def _prepare(self, order: TrainingOrder) -> None:
         """End what a dead worker left running in the folder, and put the order into it."""

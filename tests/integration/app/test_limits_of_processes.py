@@ -65,7 +65,7 @@ class Platform:
     async def gateway(self, port: int) -> Any:
         command = (
             "env", f"ANTIPHON_GATEWAY__PORT={port}",
-            sys.executable, "-m", "antiphon.app.gateway", "--project", str(self.root),
+            sys.executable, "-m", "antiphon.app.gateway", "--project", str(self.root), "--name", f"gateway-{port}",
         )  # fmt: skip
         log = self.root / f"gateway-{port}.log"
         process = await self._stack.enter_async_context(started(command, log, 10))

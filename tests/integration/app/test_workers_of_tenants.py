@@ -127,4 +127,4 @@ def test_each_refreshes_its_features_and_a_suspended_tenants_worker_pauses(worke
 
 def end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import canonical, content_hash
+from antiphon.durable.claims import ServedRuns
 from antiphon.learning.outcomes.drift import Drift
 from antiphon.learning.outcomes.drift_report import DriftReport
 from antiphon.learning.outcomes.drift_runs import WORKFLOW
@@ -142,7 +143,7 @@ def test_the_newest_report_of_drift_is_shown_and_warned_of(antiphon: Run, desk: 
     texts = (Drift("what is asked", 0.8, 0.55, 200, 200, "shifted", DAY0),)
     report = DriftReport("desk", DAY0, texts=texts, problems=("Metrics are not compared: it rains.",))
     store.runs.submit(store.scope, WORKFLOW, {})
-    claimed = store.runs.claim("worker", store.scope.environment, timedelta(minutes=1), [WORKFLOW])
+    claimed = store.runs.claim("worker", ServedRuns(store.scope.environment, (WORKFLOW,)), timedelta(minutes=1))
     assert claimed is not None
     store.runs.end(claimed, {"reports": {"desk": msgspec.to_builtins(report)}})
     store.close()

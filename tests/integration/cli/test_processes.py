@@ -122,7 +122,7 @@ def by_hand(project: Path) -> None:
                     return False
 
             until(answers)
-            until(lambda: "another process has worker/default/worker@" in log.read_text())
+            until(lambda: "another process has worker/default/worker@" in log.read_text(), 90)
             until(lambda: "is held by another process" in log.read_text(), 90)
             assert "choose another --name" in log.read_text()
             assert twin.wait(90) == ConflictError.exit_code

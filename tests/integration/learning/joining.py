@@ -25,6 +25,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome as DeclaredOutcome
 from antiphon.definitions.signals import Signal
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.runs import Runs
 from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.outcomes.drift_report import DriftReader, DriftReport
@@ -123,7 +124,7 @@ class Desk:
         """A scheduled run that found these."""
         runs = Runs(self.database)
         runs.submit(DEV, WORKFLOW, {})
-        claimed = runs.claim("worker", DEV.environment, timedelta(minutes=1), [WORKFLOW])
+        claimed = runs.claim("worker", ServedRuns(DEV.environment, (WORKFLOW,)), timedelta(minutes=1))
         assert claimed is not None
         runs.end(claimed, {"reports": {one.application: msgspec.to_builtins(one) for one in reports}})
 

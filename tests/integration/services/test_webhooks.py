@@ -20,6 +20,7 @@ from tests.harness.gated_project import GatedProject
 from tests.integration.services.test_gate_runs import COMPETITOR, UNGATED, obeys, replies
 
 from antiphon.core.errors import NotFoundError, SetupError, UnavailableError
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift import Drift
@@ -154,7 +155,7 @@ async def test_drift_that_begins_is_told_once_and_not_to_outsiders(project: Gate
     def report(*names: str) -> None:
         texts = tuple(Drift(name, 0.8, 0.55, 200, 200, "shifted", now) for name in names)
         store.runs.submit(scope, DRIFT, {})
-        claimed = store.runs.claim("worker", scope.environment, timedelta(minutes=1), [DRIFT])
+        claimed = store.runs.claim("worker", ServedRuns(scope.environment, (DRIFT,)), timedelta(minutes=1))
         assert claimed is not None
         store.runs.end(claimed, {"reports": {"replies": msgspec.to_builtins(DriftReport("replies", now, texts=texts))}})
 

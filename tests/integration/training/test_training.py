@@ -22,11 +22,10 @@ from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.core.clock import SystemClock
 from antiphon.core.disk import file_sha256
-from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError, UnavailableError
+from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.governance.encryption.sealing import AesGcmCodec
 from antiphon.training import child
-from antiphon.training import processes as training_processes
 from antiphon.training.base import Base
 from antiphon.training.batches import TokenizedExample
 from antiphon.training.fine_tune import Training
@@ -302,39 +301,17 @@ def test_a_full_disk_is_told_and_earlier_checkpoints_stay(base: Path, tmp_path: 
     assert not list(folder.rglob("*.partial"))
 
 
-async def test_an_attempt_waits_until_the_one_before_has_left_the_folder(base: Path, tmp_path: Path) -> None:
-    """A machine that slept past its lease claims its own run again before the first attempt knows."""
+async def test_one_training_a_folder(base: Path, tmp_path: Path) -> None:
     processes = TrainingProcesses(SystemClock(), **SHARE)
     ordered = order(tmp_path, base, flights(6), Recipe(rank=4, batch=2, steps=1))
     first = asyncio.create_task(train(ordered, processes=processes))
     await asyncio.sleep(0)
-    told: list[TrainingProgress] = []
-    second = asyncio.create_task(processes.run(ordered, told.append, lambda: False))
-    await asyncio.sleep(0.2)
-    assert [one.notice for one in told] == [
-        "An earlier attempt still trains in the folder; this one waits until it has stopped."
-    ]
-    assert not second.done()
-    first.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await first
-    assert len((await asyncio.wait_for(second, 120)).losses) == 1
-    assert processes.running == ()
-
-
-async def test_an_attempt_that_does_not_leave_the_folder_is_told_as_something_to_try_again(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training_processes, "_LEAVING_SECONDS", 0.2)
-    processes = TrainingProcesses(SystemClock(), stop_seconds=0.0, **SHARE)
-    ordered = order(tmp_path, base, flights(6), Recipe(rank=4, batch=2, steps=1))
-    first = asyncio.create_task(train(ordered, processes=processes))
-    await asyncio.sleep(0)
-    with pytest.raises(UnavailableError, match="is being trained in"):
+    with pytest.raises(ConflictError):
         await train(ordered, processes=processes)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+    assert processes.running == ()
 
 
 async def test_a_process_that_only_dies_is_begun_again_twice_and_then_told(base: Path, tmp_path: Path) -> None:

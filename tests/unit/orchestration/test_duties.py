@@ -117,6 +117,6 @@ async def test_a_name_that_another_process_has_is_told_once_with_the_holder(
     await until(lambda: two.part.done or standby.part.done)
     for each in (two, standby):
         await each.end()
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "duties is held by another process, one; choose another --name"
-    ]
+    # A machine that is busy for longer than so short a lease lets another one take it over, which is told as well.
+    told = [record.getMessage() for record in caplog.records if "is held by another process" in record.getMessage()]
+    assert told == ["duties is held by another process, one; choose another --name"]

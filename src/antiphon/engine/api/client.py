@@ -199,7 +199,8 @@ class EngineClient:
                 async with self._connecting:
                     return await self._connection_now()
             except UnavailableError as error:
-                unheard = isinstance(error.__cause__, OSError)
+                # One that accepts and says nothing is not away: it would be waited for once a request.
+                unheard = isinstance(error.__cause__, FileNotFoundError | ConnectionError)
                 if not unheard or asyncio.get_running_loop().time() >= until:
                     raise
             await asyncio.sleep(_RETRY_SECONDS)  # Without the lock: those that do not wait are told at once.

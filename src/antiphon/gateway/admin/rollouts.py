@@ -11,6 +11,7 @@ import msgspec
 
 from antiphon.catalog.releases.evidence import ArmCount, PairCount
 from antiphon.catalog.releases.rollouts import JudgedMetric, RolloutRecord
+from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
 from antiphon.gateway.admin.shapes import ReasonRequest, read, read_all
@@ -130,24 +131,24 @@ def detail(call: OperationCall, rollout: str, judgements: int, users: int) -> Ro
     """A rollout with its evidence."""
     learning, scope = call.services.learning, call.scope
     found = learning.rollouts.get(scope, rollout)
-    shape = learning.releases.get(scope, found.candidate).bundle.application.shape
+    application = learning.releases.get(scope, found.candidate).bundle.application
     return RolloutDetail(
         rollout=read(found, RolloutLine),
         moves=read_all(learning.rollouts.moves(scope, rollout), MoveLine),
         judgements=read_all(learning.judgements.of(scope, rollout, judgements), JudgementLine),
         arms=learning.exposures.count(found),
         pairs=learning.pairs.count(scope, rollout),
-        declaration=declared(found.plan, users, shape or ANY_LABEL),
+        declaration=declared(found.plan, users, application.shape or ANY_LABEL, application.slo),
     )
 
 
 @lru_cache(maxsize=64)
-def declared(plan: Rollout, users: int, outcome: OutcomeShape) -> str:
+def declared(plan: Rollout, users: int, outcome: OutcomeShape, slo: SLO) -> str:
     """Describes in words what a plan can decide. It is simulated, which takes a second or two, and always comes out
     the same."""
     from antiphon.releases.declaration import declaration
 
-    return declaration(plan, users, outcome=outcome)
+    return declaration(plan, users, outcome=outcome, slo=slo)
 
 
 @operation("POST", "/admin/rollouts/{rollout}/hold", "Let nothing move a rollout; both arms keep answering.", "release")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+import msgspec
+
 from antiphon.catalog.learning.datasets import DatasetKind, DatasetSpec
 from antiphon.core.clock import parse_duration, utc
 from antiphon.core.errors import InvalidInputError
@@ -73,6 +75,7 @@ def plan(
     count = examples if examples is not None else _examples(application, kind)
     if count < 1:
         raise InvalidInputError(f"A dataset has at least 1 example, not {count}.", where="examples")
+    maturity = parse_duration(declared.maturity).total_seconds()
     return DatasetSpec(
         application=application.name,
         kind=kind,
@@ -81,7 +84,7 @@ def plan(
         cutoff=ends,
         first=earliest,
         last=latest,
-        maturity_seconds=parse_duration(declared.maturity).total_seconds() if shape.delay is None else shape.delay,
+        maturity_seconds=maturity if shape.delay is None else shape.delay,
         origins=chosen,
         examples=count,
         seed=seed if seed is not None else (tune.seed if tune is not None else 0),
@@ -90,7 +93,11 @@ def plan(
         labels=shape.labels,
         history=outcome.history if "history" in chosen else None,
         on_demand=application.on_demand,
-        outcomes=application.shapes,
+        # Without a delay of its own an outcome has the window's, also beside a first one with a short one.
+        outcomes=tuple(
+            one if one.delay is not None or shape.delay is None else msgspec.structs.replace(one, delay=maturity)
+            for one in application.shapes
+        ),
         question=_reads_question(application),
     )
 

@@ -146,9 +146,12 @@ def read_rows(dataset: Dataset, files: Lake, limit: int | None = None) -> tuple[
 
 def users_of(rows: Sequence[DatasetRow]) -> dict[str, str]:
     """Example to the first example of the same user, or of the same entity where no user is known; nothing where each
-    row counts by itself, as of fewer entities than :data:`FEW_ENTITIES`."""
-    names = {row.example: row.user or canonical(row.entity).decode() for row in rows}
-    if not any(row.user for row in rows) and len(set(names.values())) < FEW_ENTITIES:
+    row counts by itself. Rows without a user do where they are of fewer entities than :data:`FEW_ENTITIES`."""
+    entities = {row.example: canonical(row.entity).decode() for row in rows if not row.user}
+    if len(set(entities.values())) < FEW_ENTITIES:
+        entities = {example: example for example in entities}
+    names = {row.example: row.user or entities[row.example] for row in rows}
+    if len(set(names.values())) == len(names):
         return {}
     first: dict[str, str] = {}
     return {example: first.setdefault(names[example], example) for example in sorted(names)}

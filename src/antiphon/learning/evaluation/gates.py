@@ -136,14 +136,15 @@ def _service(sampled: SampledAnswers | SafetyReport | None, application: Applica
         "guards acted on {0:+.0%} more of the sampled requests than in the live release, at most {1:+.0%} may be",
     )  # fmt: skip
     first, whole = (None, None) if sampled is None else (sampled.first_p50, sampled.seconds_p50)
-    yield _level("first_token", first, slo.ttft_p99, "had their first token")
-    yield _level("latency", whole, slo.latency_p99, "were answered")
+    default = SLO()
+    yield _level("first_token", first, slo.ttft_p99, default.ttft_p99, "had their first token")
+    yield _level("latency", whole, slo.latency_p99, default.latency_p99, "were answered")
 
 
-def _level(name: str, measured: float | None, bound: str, said: str) -> EvaluationGate:
+def _level(name: str, measured: float | None, bound: str, default: str, said: str) -> EvaluationGate:
     """Few answers prove that a declared service level is broken, never that it is kept."""
     seconds = parse_duration(bound).total_seconds()
-    if bound in (SLO().ttft_p99, SLO().latency_p99):
+    if bound == default:
         return _nothing(name, "the application declares no bound of its own", seconds)
     words = f"half of the requests {said} after {{0:.2f}} s, 99 of 100 in {{1:g}} s"
     return _gate(le, name, measured, seconds, words, "no sampled request was answered")

@@ -49,9 +49,12 @@ class PairScorer:
         return self.values(scope, predictions, shape.name)
 
     def unit(self, pair: ShadowPair) -> str:
-        """The user who asked, as the receipt names it; the prediction itself once that is gone."""
+        """The user who asked, as the receipt names it; the prediction itself where nobody is named, or once the receipt
+        is gone."""
         with suppress(NotFoundError):
-            return self.receipts.get(pair.scope, pair.prediction).exposure_unit or pair.prediction
+            receipt = self.receipts.get(pair.scope, pair.prediction)
+            if receipt.exposure_unit not in ("", receipt.subject):
+                return receipt.exposure_unit
         return pair.prediction
 
     def score(self, pair: ShadowPair, shape: OutcomeShape, truth: str | None) -> PairedOutcome:

@@ -22,7 +22,7 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, NotFoundError
+from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.embedding import named_model
@@ -204,12 +204,16 @@ class DriftReader:
         """
         try:
             report, problems = await asyncio.to_thread(self.compare, scope, application, texts=True), []
+        except UnavailableError:
+            raise  # nothing is wrong with the application
         except Exception as error:
             # Whatever is wrong with the embedding model, all else is compared, or raises again.
             report = await asyncio.to_thread(self.compare, scope, application)
             problems = [f"Texts are not compared: {_reason(error)}"]
         try:
             metrics = tuple(await self._metrics(scope, application, report.at))
+        except UnavailableError:
+            raise
         except Exception as error:
             metrics, problems = (), [*problems, f"Metrics are not compared: {_reason(error)}"]
         return msgspec.structs.replace(report, metrics=metrics, problems=(*report.problems, *problems))

@@ -95,23 +95,26 @@ class DriftReports:
         return {"reports": reports}
 
     async def _report(self, scope: Scope, application: str) -> Any:
+        before = self.newest(scope, application)
         try:
             found = await self.reader.compare_all(scope, application)
         except UnavailableError:
             raise  # The catalog is away: the step is done again.
         except AntiphonError as error:
-            found = self._failed(application, f"Nothing is compared: {error}")
+            found = self._failed(application, f"Nothing is compared: {error}", before)
         except Exception as error:
             _log.exception("The report of drift of %s failed.", application)
-            found = self._failed(application, f"Nothing is compared: {type(error).__name__}: {error}"[:300])
-        found = found.continuing(self.newest(scope, application))
+            found = self._failed(application, f"Nothing is compared: {type(error).__name__}: {error}"[:300], before)
+        found = found.continuing(before)
         if found.shifted:
             names = ", ".join(one.name for one in found.shifted)
             _log.warning("%s has drifted: %s; `antiphon outcomes drift %s --kept`", application, names, application)
         return msgspec.to_builtins(found)
 
-    def _failed(self, application: str, why: str) -> DriftReport:
-        return DriftReport(application, self.clock.now(), problems=(why,))
+    def _failed(self, application: str, why: str, before: DriftReport | None) -> DriftReport:
+        """What was known before, with the reason: one bad day begins no drift anew."""
+        known = before or DriftReport(application, self.clock.now())
+        return msgspec.structs.replace(known, at=self.clock.now(), problems=(why,))
 
     def _latest(self, scope: Scope) -> Run | None:
         found = self.runs.list(scope, 1, workflow=WORKFLOW, status="succeeded")

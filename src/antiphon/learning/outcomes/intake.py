@@ -263,7 +263,8 @@ def _common(scope: Scope, principal: str, sent: MatchedOutcome, now: datetime) -
 
 
 def _same(sent: MatchedOutcome, recorded: OutcomeRecord) -> None:
-    if (recorded.kind, recorded.value) != (sent.declared.kind, sent.declared.value):
+    declared = sent.declared
+    if (recorded.kind, recorded.value, recorded.outcome) != (declared.kind, declared.value, declared.name):
         raise ConflictError(
             f"The id {sent.reference!r} was used for another outcome.",
             where="id",

@@ -116,7 +116,8 @@ class Monitor:
         scored = ScoredPredictions.read(joined, shape)
         keys = tuple(slices) or declared.gates.slices
         for key in keys:
-            if key not in declared.entity_keys and key.partition(".")[0] not in declared.versions:
+            view, _, feature = key.partition(".")
+            if key not in declared.entity_keys and (view not in declared.versions or not feature):
                 raise InvalidInputError(
                     f"There is no entity key or feature {key!r}.",
                     where="slices",

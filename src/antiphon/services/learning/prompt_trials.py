@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from contextlib import suppress
 
 from antiphon.catalog.learning.regressions import RegressionRun
 from antiphon.catalog.releases.releases import Release
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.own_metrics import JudgeMetric
 from antiphon.governance.identity.principal import Principal
@@ -68,14 +70,29 @@ def prompt_optimizer(store: Store, services: ServicesOf, scorer: AnswerScorer) -
 
 
 def _case_requests(store: Store, services: ServicesOf, scorer: AnswerScorer) -> CaseRequests:
-    return CaseRequests(services=services, texts=store.blobs, scorer=scorer, people=partial(_scores_of_people, store))
+    return CaseRequests(services=services, texts=store.blobs, scorer=scorer, people=_ScoresOfPeople(store))
 
 
-def _scores_of_people(store: Store, release: Release, metric: JudgeMetric) -> int:
-    """Answers of a release that people scored by a judge's rubric."""
-    said = store.annotations.list(release.scope, release.bundle.application.name, limit=_MOST_ANNOTATIONS)
-    predictions = {one.prediction for one in said if (one.kind, one.criterion) == ("rubric", metric.criterion())}
-    return sum(store.receipts.get(release.scope, one).release == release.id for one in predictions)
+class _ScoresOfPeople:
+    """Counts the answers of a release that people scored by a judge's rubric; reads them once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._by_release: dict[tuple[str, str], Counter[str]] = {}
+
+    def __call__(self, release: Release, metric: JudgeMetric) -> int:
+        place = (release.bundle.application.name, metric.criterion())
+        if place not in self._by_release:
+            self._by_release[place] = self._counted(release.scope, *place)
+        return self._by_release[place][release.id]
+
+    def _counted(self, scope: Scope, application: str, criterion: str) -> Counter[str]:
+        said = self._store.annotations.list(scope, application, limit=_MOST_ANNOTATIONS)
+        found = Counter[str]()
+        for prediction in {one.prediction for one in said if (one.kind, one.criterion) == ("rubric", criterion)}:
+            with suppress(NotFoundError):  # pruned: nobody knows any more which release it was of
+                found[self._store.receipts.get(scope, prediction).release] += 1
+        return found
 
 
 def reflecting(services: ServicesOf, scope: Scope, model: str) -> Reflect:

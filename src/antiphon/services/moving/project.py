@@ -283,11 +283,15 @@ def _scopes(source: Side) -> list[Scope]:
 
 def _marks(source: Side, target: Side, moving: set[str]) -> dict[str, str]:
     """The places of the project's stores, and those to which another scope's part of them has moved: that scope's
-    project, whose settings name the old place, is refused as well."""
+    project, whose settings name the old place, is refused as well. A scope that had left the old place before keeps its
+    mark: files that a move leaves behind are no part of this one."""
     stores = {"lake": source.features.lake, "online": source.features.online, "files": source.contents}
     moved = {part: store.scopes() for part, store in stores.items() if part in moving}
-    settings = target.store.settings
-    return store_places(settings, moved) | store_places(settings)
+    before, settings = store_places(source.store.settings, moved), target.store.settings
+    known = read_marks(source.store.database)
+    elsewhere = {name for name, place in before.items() if known.get(name, place) != place}
+    marks = {name: place for name, place in store_places(settings, moved).items() if name not in elsewhere}
+    return marks | store_places(settings)
 
 
 def _features(source: Side, scope: Scope, lake: Lake | None = None) -> FeatureCatalog:
