@@ -1,7 +1,7 @@
 """Finds rows of an evaluation set that a release has seen: its model in training, or its prompt in the examples. Pure.
 
-A row is the same as another whose prompt shows the same and whose first outcome is the same: question, features, and of
-the entity what the template reads; all of the entity where the prompt shows no question.
+A row is the same as another whose prompt shows the same: question, features, and of the entity what the template reads;
+all of the entity where the prompt shows no question.
 """
 
 from __future__ import annotations

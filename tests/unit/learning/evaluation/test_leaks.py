@@ -26,7 +26,8 @@ def ticket(
     )  # fmt: skip
 
 
-def test_the_same_question_with_the_same_outcome_was_seen() -> None:
+def test_the_same_request_was_seen_whatever_came_of_it() -> None:
+    """Leaving out those with the usual outcome alone would leave the unusual ones, which the model is wrong about."""
     trained = row_identities(TICKETS, [ticket("Please send the refund")])
     rows = [
         ticket("please  send the refund", customer="blue", day=2),  # the prompt shows no customer
@@ -34,7 +35,7 @@ def test_the_same_question_with_the_same_outcome_was_seen() -> None:
         ticket("Please send the refund", open=2, day=4),
         ticket("Where is the parcel?", day=5),
     ]
-    assert seen_rows(TICKETS, rows, trained) == {rows[0].example: "in-training"}
+    assert seen_rows(TICKETS, rows, trained) == {row.example: "in-training" for row in rows[:2]}
 
 
 def test_without_a_question_it_is_the_same_entity() -> None:
