@@ -54,7 +54,9 @@ class Machines:
     def listed(self) -> dict[str, str]:
         """Processes by the names of the engines that have joined."""
         leases = ProcessLeases(self.store.database, self.store.scope.environment)
-        return {one.name.partition("@")[0]: one.process for one in EngineInstances(leases).living()}
+        # TENANT/NAME@HOST
+        living = EngineInstances(leases).living()
+        return {one.name.partition("@")[0].rpartition("/")[2]: one.process for one in living}
 
     def start(self, name: str, **options: str) -> None:
         command = commands.command(self.store, name, join=True, **options)
@@ -150,7 +152,7 @@ async def test_engines_are_replaced_and_killed_under_load(tmp_path: Path) -> Non
             async with asyncio.timeout(5):
                 while len((described := await engine.describe()).instances) > 1:
                     await asyncio.sleep(0.02)
-            assert described.instances[0].name.startswith("two@")
+            assert described.instances[0].name.startswith("default/two@")
             assert described.instances[0].address.startswith("127.0.0.1:")
             await engine.close()
         finally:

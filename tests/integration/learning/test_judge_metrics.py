@@ -97,7 +97,8 @@ async def test_a_judge_gates_once_enough_people_have_scored(tmp_path: Path) -> N
         assert "clear" not in first.difference
         # The live release's answers are judged by the new rubric too, and people may score them by it.
         desk.say(first, 12, "2", "clear@2")
-        (live, *_) = desk.evaluations.list(SCOPE, release=desk.release.id)
+        listed = desk.evaluations.list(SCOPE, release=desk.release.id)
+        live = next(one for one in listed if one.id != alone.id)
         desk.say(live, 12, "5", "clear@2")  # and the ones of before, where the text is the same
         compared = await desk.evaluator.evaluate(reworded, desk.dataset, **against)
         assert compared.difference["clear"].value == pytest.approx(-1.0)
