@@ -16,6 +16,7 @@ from tests.integration.gateway.learned_desk import PLAN, LearnedDesk
 from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.core.errors import InvalidInputError
+from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.outcome_shape import ANY_LABEL
 from antiphon.governance.identity.keys import Keys
@@ -274,14 +275,15 @@ def test_the_plan_is_declared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from antiphon.releases import declaration
 
     rollouts.declared.cache_clear()
-    first = rollouts.declared(PLAN, 40, ANY_LABEL)
+    first = rollouts.declared(PLAN, 40, ANY_LABEL, SLO())
 
-    def again(plan: object, users: int, outcome: object) -> str:
+    def again(*asked: object, **more: object) -> str:
         raise InvalidInputError("It was simulated again.")
 
     monkeypatch.setattr(declaration, "declaration", again)
     assert (
-        rollouts.declared(Rollout(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50), 40, ANY_LABEL) == first
+        rollouts.declared(Rollout(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50), 40, ANY_LABEL, SLO())
+        == first
     )
 
 

@@ -136,7 +136,8 @@ class Desk:
             prediction,
             as_of=as_of,
             created_at=self.clock.now(),
-            subject=subject_of(KEY, DEV, {"origin": origin, "dest": dest}),
+            subject=(subject := subject_of(KEY, DEV, {"origin": origin, "dest": dest})),
+            exposure_unit=subject,  # nobody is named
             entity_blob=content_hash(entity),
             classes={"outlook": {"on_time": 0.75, "delayed": 0.25}},
         )

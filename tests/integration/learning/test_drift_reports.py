@@ -264,5 +264,6 @@ async def test_a_broken_model_and_an_application_that_fails_end_in_sentences(
     assert (await worked(flown, made, run)).status == "succeeded"
     found = made.newest(scope, "desk")
     assert found is not None
-    assert (found.all, found.problems) == ((), ("Nothing is compared: ZeroDivisionError: by nothing",))
-    assert found.comparison == "Nothing is compared."
+    # What was known before stays, with its moments: one bad day begins no drift anew.
+    assert found.problems == ("Nothing is compared: ZeroDivisionError: by nothing",)
+    assert verdicts(found)["tokens of the prompt"] == "steady"

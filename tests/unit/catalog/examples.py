@@ -92,7 +92,7 @@ def receipt(prediction: str, scope: Scope = DEV, created_at: datetime = NOON, **
         "purpose": "inform",
         "subject": "5b",
         "entity_blob": "e",
-        "exposure_unit": "u",
+        "exposure_unit": "5b",
         "assignment_probability": 1.0,
         "policy": PolicyReceipt("allow", "d"),
         "publication": 1,
