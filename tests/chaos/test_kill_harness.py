@@ -23,7 +23,7 @@ async def test_every_process_dies_and_nothing_is_lost(tmp_path: Path) -> None:
     assert report.violations == {name: [] for name in report.violations}, kill_harness.table(report)
     assert sorted(kill.victim for kill in report.kills) == ["engine", "gateway", "worker"]
     assert report.acknowledged > 60, "there was hardly any load to lose"
-    assert report.unanswered > 0, "no kill met a request under way"
+    assert report.unanswered + report.refused > 0, "no request met a kill"
     assert report.publications > 1
     assert report.job_rows >= 200
 
