@@ -139,9 +139,9 @@ def _lacking(
         if seen.step_units < plan.step_units:
             lacking.append(f"{seen.step_units} canary users of {plan.step_units}")
     if compared is not None and compared.scored < plan.shadow_pairs:
-        told = f"{compared.pairs} were mirrored" if compared.pairs > compared.scored else ""
-        again = f"of {compared.mirrored} a user's first counts" if compared.mirrored > compared.pairs else ""
-        waiting = f" ({'; '.join(filter(None, (told, again)))})" if told or again else ""
+        notes = [f"{compared.pairs} were mirrored"] if compared.pairs > compared.scored else []
+        notes += [f"of {compared.mirrored} a user's first counts"] if compared.mirrored > compared.pairs else []
+        waiting = f" ({'; '.join(notes)})" if notes else ""
         lacking.append(f"{compared.scored} of {plan.shadow_pairs} pairs have an outcome{waiting}")
     if rollout.state == "canary" and plan.step_time is not None:
         remaining = parse_duration(plan.step_time) - (now - rollout.entered_at)

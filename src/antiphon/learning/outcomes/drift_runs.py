@@ -112,7 +112,7 @@ class DriftReports:
         return msgspec.to_builtins(found)
 
     def _failed(self, application: str, why: str, before: DriftReport | None) -> DriftReport:
-        """What was known before, with the reason: one bad day begins no drift anew."""
+        """The report before with the reason of the failure: one bad day begins no drift anew."""
         known = before or DriftReport(application, self.clock.now())
         return msgspec.structs.replace(known, at=self.clock.now(), problems=(why,))
 
