@@ -169,11 +169,18 @@ def _cut(rng: random.Random, text: str) -> tuple[str, ...]:
 
 
 def unguarded(planted: Sequence[PlantedText], shown: str) -> int:
-    """Number of characters of a violation that were shown, of any of the texts that the engine wrote."""
-    worst = 0
-    for one in planted:
-        if one.begin is not None:
-            common = next((at for at, (a, b) in enumerate(zip(one.text, shown, strict=False)) if a != b), None)
-            agreed = min(len(one.text), len(shown)) if common is None else common
-            worst = max(worst, agreed - one.begin)
-    return worst
+    """Number of characters of a violation that were shown, of the text that the engine wrote and what is shown begins
+    like: attempts that were not shown may begin with the same words."""
+    agreed = [_agreed(one.text, shown) for one in planted]
+    longest = max(agreed, default=0)
+    beyond = [
+        longest - one.begin for one, alike in zip(planted, agreed, strict=True)
+        if alike == longest and one.begin is not None
+    ]  # fmt: skip
+    return max([0, *beyond])
+
+
+def _agreed(text: str, shown: str) -> int:
+    """Number of characters with which both begin."""
+    apart = next((at for at, (a, b) in enumerate(zip(text, shown, strict=False)) if a != b), None)
+    return min(len(text), len(shown)) if apart is None else apart

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.harness import adversarial_runs
-from tests.harness.adversarial_texts import CLEAN, MODULE, application
+from tests.harness.adversarial_texts import CLEAN, MODULE, PlantedText, application, unguarded
 from tests.harness.small_desk import SmallDesk
 
 from antiphon.serving.answerer import Answerer
@@ -90,3 +90,12 @@ async def test_a_stream_and_one_piece_are_the_same_text_in_any_chunking(tmp_path
                 else:
                     shown.append(event.text)
     desk.close()
+
+
+def test_an_attempt_that_was_not_shown_may_begin_with_the_same_words() -> None:
+    first = PlantedText("figure", "The delay is 2,500 minutes.", (), 0)
+    second = PlantedText("phone", "The delay is 25 minutes now. Call 555-0100.", (), 29)
+    assert unguarded([first, second], "The delay is 25 minutes now. ") == 0
+    assert unguarded([first, second], "The delay is 2,5") == 16
+    assert unguarded([first, second], second.text) == len(second.text) - 29
+    assert unguarded([first], "") == unguarded([], "") == 0
