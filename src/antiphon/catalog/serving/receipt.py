@@ -284,3 +284,9 @@ class Receipt(msgspec.Struct, frozen=True):
     """The generations in which the model chose them; the last chose none, or no more were permitted."""
     conversation: ConversationReceipt | None = None
     """Set for an application that sees earlier turns."""
+
+    @property
+    def user(self) -> str:
+        """The user whom the caller named, or the unit of exposure of its own; empty where nobody was, so that the
+        entity stood in."""
+        return "" if self.exposure_unit == self.subject else self.exposure_unit

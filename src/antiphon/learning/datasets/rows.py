@@ -344,8 +344,8 @@ def _users(candidates: Sequence[Candidate], receipts: Mapping[str, Receipt | Non
     found: dict[str, str] = {}
     for one in candidates:  # in the order of their examples
         receipt = receipts.get(one.example)
-        if receipt is not None and receipt.exposure_unit not in ("", receipt.subject):
-            found[one.example] = first.setdefault(receipt.exposure_unit, one.example)
+        if receipt is not None and receipt.user:
+            found[one.example] = first.setdefault(receipt.user, one.example)
     return found
 
 

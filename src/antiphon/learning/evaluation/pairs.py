@@ -52,9 +52,7 @@ class PairScorer:
         """The user who asked, as the receipt names it; the prediction itself where nobody is named, or once the receipt
         is gone."""
         with suppress(NotFoundError):
-            receipt = self.receipts.get(pair.scope, pair.prediction)
-            if receipt.exposure_unit not in ("", receipt.subject):
-                return receipt.exposure_unit
+            return self.receipts.get(pair.scope, pair.prediction).user or pair.prediction
         return pair.prediction
 
     def score(self, pair: ShadowPair, shape: OutcomeShape, truth: str | None) -> PairedOutcome:

@@ -209,13 +209,13 @@ class DriftReader:
         except Exception as error:
             # Whatever is wrong with the embedding model, all else is compared, or raises again.
             report = await asyncio.to_thread(self.compare, scope, application)
-            problems = [f"Texts are not compared: {_reason(error)}"]
+            problems = [f"Texts are not compared: {reason_of(error)}"]
         try:
             metrics = tuple(await self._metrics(scope, application, report.at))
         except UnavailableError:
             raise
         except Exception as error:
-            metrics, problems = (), [*problems, f"Metrics are not compared: {_reason(error)}"]
+            metrics, problems = (), [*problems, f"Metrics are not compared: {reason_of(error)}"]
         return msgspec.structs.replace(report, metrics=metrics, problems=(*report.problems, *problems))
 
     def _read(self, scope: Scope, application: str, now: datetime, recent: timedelta) -> _Receipts:
@@ -352,7 +352,8 @@ def _problems(application: str, read: _Receipts, now: datetime) -> Iterator[str]
         yield f"Release {live.release} gave no user an answer lately: there is nothing to compare."
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """An error as a report says it; one that is not expected is logged whole."""
     if isinstance(error, AntiphonError):
         return str(error)
     _log.warning("A part of a drift report failed.", exc_info=error)

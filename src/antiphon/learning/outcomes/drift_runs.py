@@ -15,13 +15,13 @@ import msgspec
 
 from antiphon.catalog.releases.releases import Releases
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import Run
 from antiphon.durable.runs import Runs
 from antiphon.durable.schedule import due, interval
-from antiphon.learning.outcomes.drift_report import DriftReader, DriftReport
+from antiphon.learning.outcomes.drift_report import DriftReader, DriftReport, reason_of
 
 _log = logging.getLogger(__name__)
 
@@ -100,21 +100,15 @@ class DriftReports:
             found = await self.reader.compare_all(scope, application)
         except UnavailableError:
             raise  # The catalog is away: the step is done again.
-        except AntiphonError as error:
-            found = self._failed(application, f"Nothing is compared: {error}", before)
         except Exception as error:
-            _log.exception("The report of drift of %s failed.", application)
-            found = self._failed(application, f"Nothing is compared: {type(error).__name__}: {error}"[:300], before)
+            # What was known before stays, with its moment: one bad day begins no drift anew.
+            known = before or DriftReport(application, self.clock.now())
+            found = msgspec.structs.replace(known, problems=(f"Nothing is compared: {reason_of(error)}",))
         found = found.continuing(before)
         if found.shifted:
             names = ", ".join(one.name for one in found.shifted)
             _log.warning("%s has drifted: %s; `antiphon outcomes drift %s --kept`", application, names, application)
         return msgspec.to_builtins(found)
-
-    def _failed(self, application: str, why: str, before: DriftReport | None) -> DriftReport:
-        """The report before with the reason of the failure: one bad day begins no drift anew."""
-        known = before or DriftReport(application, self.clock.now())
-        return msgspec.structs.replace(known, at=self.clock.now(), problems=(why,))
 
     def _latest(self, scope: Scope) -> Run | None:
         found = self.runs.list(scope, 1, workflow=WORKFLOW, status="succeeded")
