@@ -29,6 +29,7 @@ POLL_SECONDS = 10.0
 """Interval of looks for what no ring has told."""
 
 _SOON_SECONDS = 0.1
+"""The shortest pause while runs are held: one of them may be due, whose lease could not be renewed."""
 _AWAY_SECONDS = 1.0
 """Wait for a catalog that is away, at most."""
 
