@@ -10,7 +10,7 @@ from antiphon.learning.datasets.rows import _users
 
 def test_rows_of_one_unit_of_exposure_are_named_by_the_first_of_them() -> None:
     def receipt(unit: str) -> Any:
-        return SimpleNamespace(exposure_unit=unit, subject="hash of the entity")
+        return SimpleNamespace(user="" if unit == "hash of the entity" else unit)
 
     receipts = {"e1": receipt("ada@example.com"), "e2": receipt("hash of the entity"), "e3": receipt("ben")}
     receipts |= {"e4": receipt("ada@example.com"), "e6": None}
