@@ -17,6 +17,8 @@ from antiphon.cli.blueprints import handbook, mails, products, tickets
 
 SORTED = 'system="You put the products of a store into departments."', 'system="You sort a store\'s products."'
 
+EXAMPLES = "        examples=EXAMPLES,\n", ""
+
 
 def ticket(root: Path, chance: random.Random) -> UserRequest:
     customer, text, urgency, summary = tickets.draw_ticket(chance)
@@ -95,7 +97,9 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "assistant",
             question,
             ("night.csv", len(handbook.QUESTIONS)),
-            improve=(("in one sentence, with what the handbook says", "in one short sentence out of the handbook"),),
+            # The examples of the blueprint are what makes it better.
+            declare=(EXAMPLES,),
+            improve=(('        template="""Handbook', '        examples=EXAMPLES,\n        template="""Handbook'),),
             # It no longer sees the handbook.
             spoil=(("[{{ chunk.number }}] {{ chunk.text }}\n", ""),),
         ),

