@@ -32,11 +32,12 @@ name = "limits"
 kind = "simulated"
 models = ["simulated"]
 slots = 1
+first_token = "200s"
 
 [gateway]
 port = {port}
 max_flex = 4
-queue_timeout = "20s"
+queue_timeout = "100s"
 """
 
 
@@ -132,14 +133,14 @@ async def test_priority_goes_first_flex_last_and_a_full_flex_is_told(platform: P
             return answer
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(ask("running", 120))
+            group.create_task(ask("running", 200))
             await until(lambda: client.get("/metrics"), lambda told: _INSIDE in told.text, 20)
             flex = [group.create_task(ask(f"flex {number}", 4, service_tier="flex")) for number in range(2)]
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
             default = group.create_task(ask("default", 4, service_tier="default"))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
             first = group.create_task(ask("priority", 4, service_tier="priority"))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
             full = await chat(client, 4, service_tier="flex")
             assert (full.status_code, full.json()["error"]["code"]) == (429, "resource_unavailable")
             assert int(full.headers["retry-after"]) >= 1

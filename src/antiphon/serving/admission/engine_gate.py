@@ -237,9 +237,10 @@ class EngineGate:
             self._take(following.tenant, following.begin)
             following.future.set_result(None)
         if not self._inside and not self._waiting:
-            # What was had before a time with no work at all is not made up for.
+            # What was had before a time with no work at all is not made up for, and nothing waits by its rate.
             self._ends.clear()
             self._turn = 0.0
+            self._release_rate.forget()
 
     def _count_waiting(self) -> int:
         return sum(not each.future.done() for each in self._waiting)

@@ -31,7 +31,11 @@ class SlotReleaseRate:
         if full:
             self._ends.append(self._monotonic())
         else:
-            self._ends.clear()  # this is the rate of arrivals, not of service
+            self.forget()  # this is the rate of arrivals, not of service
+
+    def forget(self) -> None:
+        """Take the rate for unknown: nothing was to be released."""
+        self._ends.clear()
 
     @property
     def per_second(self) -> float:

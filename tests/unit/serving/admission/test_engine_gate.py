@@ -187,6 +187,22 @@ async def test_waiting_ends_with_the_queues_bound() -> None:
     await world.end("first")
 
 
+async def test_an_idle_time_is_no_slow_release() -> None:
+    world = World(start=1, queue=10.0)
+    await world.ask("first")
+    for number in range(3):
+        await world.ask(f"x{number}")
+        world.clock.now += 0.5
+        await world.end("first" if number == 0 else f"x{number - 1}")
+    await world.end("x2")
+    world.clock.now += 600.0  # by the last burst's releases a place would now take minutes
+    await world.ask("second")
+    await world.ask("third")
+    assert (world.gate.status.inside, world.gate.status.waiting, world.gate.status.pace) == (1, 1, 0.0)
+    await world.end("second")
+    await world.end("third")
+
+
 def test_a_drain_that_stands_still_slows_and_a_calm_one_is_forgotten() -> None:
     clock = Ticking()
     drain = SlotReleaseRate(clock)
