@@ -65,6 +65,7 @@ class AnswerScorer:
     async def score(
         self, release: Release, receipt: Receipt, text: str, *, entity: Mapping[str, str], question: str,
         outcomes: Mapping[str, str], earlier: Sequence[ConversationTurn] = (), judged: Mapping[str, float] = {},
+        metrics: Sequence[OwnMetric] | None = None,
     ) -> AnswerScores:  # fmt: skip
         """The values of an answer by the metrics of a release's application, whichever release gave it.
 
@@ -72,15 +73,17 @@ class AnswerScorer:
             outcomes: that are known, by name.
             earlier: turns of its conversation.
             judged: scores of its judges that are known; those are not asked again.
+            metrics: functions among the application's; all of them by default.
         """
         application, values, failed = release.bundle.application, dict[str, float](), dict[str, str]()
         # A text where it is not what the schema asks for, as that of another release may be.
         output = text if application.schema is None or (read := parsed(text)) is None else read
-        if application.own_metrics:
+        functions = application.own_metrics or () if metrics is None else metrics
+        if functions:
             try:
                 documents = await asyncio.to_thread(self._documents, receipt)
             except NotFoundError:
-                failed = {metric.name: "a text of its request was erased" for metric in application.own_metrics}
+                failed = {metric.name: "a text of its request was erased" for metric in functions}
             else:
                 request = {
                     "entity": entity,
@@ -89,7 +92,7 @@ class AnswerScorer:
                     "documents": documents,
                     "earlier": [{"question": turn.question, "answer": turn.answer} for turn in earlier],
                 }
-                for metric in application.own_metrics:
+                for metric in functions:
                     value = await self._value(metric, request, output, outcomes)
                     if isinstance(value, str):
                         failed[metric.name] = value
