@@ -67,6 +67,7 @@ class HonestRequest(msgspec.Struct, frozen=True):
         document: text behind the first chunk that is retrieved.
         earlier: turns of the conversation that it goes on with.
         publication: the least from which its features may be read.
+        user: the example of the first request that the same user asked; empty where no user is known.
     """
 
     example: str
@@ -79,6 +80,7 @@ class HonestRequest(msgspec.Struct, frozen=True):
     document: str = ""
     earlier: tuple[ConversationTurn, ...] = ()
     publication: int | None = None
+    user: str = ""
 
 
 class ProbeAttempt(msgspec.Struct, frozen=True):
