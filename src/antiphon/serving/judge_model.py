@@ -41,14 +41,14 @@ class JudgeQuestion:
     seed: int | None = None
 
 
-class JudgeReply(msgspec.Struct, frozen=True):
+class JudgeAnswer(msgspec.Struct, frozen=True):
     """A judge's answer: decoded, ``None`` where it is no JSON; and what it cost, where the engine came to its end."""
 
     said: object
     usage: GenerationUsage | None
 
 
-async def ask_judge(engines: Engines, target: Target, question: JudgeQuestion) -> JudgeReply:
+async def ask_judge(engines: Engines, target: Target, question: JudgeQuestion) -> JudgeAnswer:
     """The judge's answer.
 
     Raises:
@@ -78,4 +78,4 @@ async def ask_judge(engines: Engines, target: Target, question: JudgeQuestion) -
         async for event in events:
             if isinstance(event, GenerationResult):
                 said, usage = event.text, event.usage
-    return JudgeReply(parsed(said), usage)
+    return JudgeAnswer(parsed(said), usage)

@@ -286,7 +286,7 @@ class Receipt(msgspec.Struct, frozen=True):
     conversation: ConversationReceipt | None = None
     """Set for an application that sees earlier turns."""
     judging: UsageReceipt | None = None
-    """What the judge models of guards used, of ``usage``; ``attempts`` counts how often they were asked."""
+    """The part of ``usage`` that the judge models of guards used; ``attempts`` counts their calls."""
 
     @property
     def user(self) -> str:

@@ -228,9 +228,9 @@ class ReleaseEvaluator:
         # Rows have the values of on-demand features, but not the inputs that a retrieval may look for.
         recorded = bool(application.conversation or (application.on_demand and application.retrievals))
         seen = {} if with_seen else self._seen(release, rows)
-        asked, requests, left_out = set[str](), dict[str, RecordedRequest](), dict[str, str]()
+        chosen, requests, left_out = set[str](), dict[str, RecordedRequest](), dict[str, str]()
         for row in drawing_order(rows):
-            if limit is not None and len(asked) == limit:
+            if limit is not None and len(chosen) == limit:
                 break
             if row.example in seen:
                 left_out[row.example] = seen[row.example]
@@ -242,8 +242,8 @@ class ReleaseEvaluator:
                 except NotFoundError:
                     left_out[row.example] = "request-gone"
                     continue
-            asked.add(row.example)
-        return tuple(row for row in rows if row.example in asked), requests, left_out
+            chosen.add(row.example)
+        return tuple(row for row in rows if row.example in chosen), requests, left_out
 
     def _seen(self, release: Release, rows: Sequence[DatasetRow]) -> dict[str, str]:
         """By example why a row was seen by the release."""
