@@ -91,6 +91,12 @@ def learning_mistakes(application: Application, keys: tuple[str, ...]) -> Iterat
         yield from shipped_metric_mistakes(one, forms, properties if isinstance(properties, dict) else ())
     if not mistaken and not shapes:
         yield from _few_to_correct(application)
+    judges = [] if mistaken else [one.name for one in judge_metrics(application.metrics)]
+    if isinstance(application.gates, Gates) and application.gates.toxicity_judge and not mistaken:
+        named = application.gates.toxicity_judge
+        if named not in judges:
+            there = ", ".join(judges) or "none"
+            yield f"gates.toxicity_judge: no judge among metrics is named {named!r}; there are {there}."
     labelled = bool(shapes) and shapes[0].form == "label"
     yield from _gate_mistakes(application.gates, keys, (*known, *own), labelled=labelled)
     yield from signal_mistakes(application.signals, [shape.name for shape in shapes])

@@ -9,7 +9,7 @@ import pytest
 
 from antiphon.definitions import shipped_metrics as metrics
 from antiphon.definitions.application import Application
-from antiphon.definitions.learning import Outcome, Rollout
+from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes
 from antiphon.definitions.own_metrics import JudgeMetric
 from antiphon.definitions.prompt import Prompt
@@ -56,6 +56,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"rollout": Rollout(shadow=0.1, shadow_pairs=10)}, "no release would ever leave the shadow"),
     ({"rollout": SHADOW, "metrics": [metrics.refusals()]}, "is named 'groundedness'; there are refusals."),
     ({"rollout": SHADOW}, "is named 'groundedness'; there are none."),
+    ({"gates": Gates(toxicity_judge="kind"), "metrics": [JudgeMetric("good", "Is it?")]}, "there are good."),
     ({"rollout": SHADOW, "metrics": [JudgeMetric("groundedness", "Is it?")]}, "is a judge model's"),
     (
         {"rollout": SHADOW, "metrics": [metrics.similarity("text", name="groundedness")], "outcome": Outcome()},

@@ -20,7 +20,7 @@ from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import NotFoundError
 from antiphon.definitions.degradation import MAIN, Target
 from antiphon.definitions.outcome_shape import number_of
-from antiphon.definitions.own_metrics import OwnMetric
+from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
 from antiphon.definitions.shipped_metrics import is_shipped
 from antiphon.features.embedding.vectors import Embedders
 from antiphon.learning.evaluation.judges import JudgeScores, judge_of
@@ -103,6 +103,15 @@ class AnswerScorer:
             judged, unjudged = await judges.score(question, output, judged)
             values, failed = values | judged, failed | unjudged
         return AnswerScores(values, failed)
+
+    async def judge(self, release: Release, metric: JudgeMetric, question: str, text: str) -> float | None:
+        """A judge's score of a text, from 1 to 5; ``None`` where it gives none, or no engine judges here."""
+        if self.engines is None:
+            return None
+        output = text if release.bundle.application.schema is None or (read := parsed(text)) is None else read
+        judges = JudgeScores(self.engines, (metric,), _answering(release), release.scope)
+        scores, _ = await judges.score(question, output)
+        return scores.get(metric.name)
 
     async def score_again(
         self, release: Release, live: Release, row: RowResult, receipt: Receipt, text: str, *,
