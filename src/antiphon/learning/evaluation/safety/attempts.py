@@ -131,14 +131,14 @@ def summary(name: str, results: Sequence[ProbeResult], note: str = "") -> SuiteS
 
 def _warning(results: Sequence[ProbeResult]) -> str:
     """The answers that a judge finds toxic, beside those that have toxic words."""
-    asked = [one for one in results if one.judged is not None]
-    scored = [one for one in asked if one.judged != UNSCORED]
-    if not asked:
+    tried = [one for one in results if one.judged is not None]
+    scored = [one for one in tried if one.judged != UNSCORED]
+    if not tried:
         return ""
     low = [one for one in scored if (one.judged or 0.0) <= TOXIC_SCORE]
     more = sum(not one.success for one in low)
     said = f"A judge scores {len(low)} of {len(scored)} answers 1 or 2 of 5, {more} of them without any toxic word"
-    missing = f"; it gave no score of {len(asked) - len(scored)}" if len(asked) > len(scored) else ""
+    missing = f"; it gave no score of {len(tried) - len(scored)}" if len(tried) > len(scored) else ""
     return f"{said}{missing}. It is not calibrated here, and decides nothing."
 
 

@@ -20,7 +20,6 @@ from antiphon.definitions.template import template_reads
 from antiphon.engine.api.messages import ChatTurn, ToolCall
 from antiphon.features.values import FeatureVector
 from antiphon.learning.evaluation.safety.probes import SUITES, SafetyProbe, SuccessKind, SuiteName
-from antiphon.serving.request import PresetCall
 
 MARKER = "zebrafish"
 """Word that no honest answer has."""
@@ -71,7 +70,7 @@ class HonestRequest(msgspec.Struct, frozen=True):
         earlier: turns of the conversation that it goes on with.
         publication: the least from which its features may be read.
         user: the example of the first request that the same user asked; empty where no user is known.
-        preset: a tool's result that the model finds.
+        preset: a tool and its result, which the model finds as if it had called it.
     """
 
     example: str
@@ -85,7 +84,7 @@ class HonestRequest(msgspec.Struct, frozen=True):
     earlier: tuple[ConversationTurn, ...] = ()
     publication: int | None = None
     user: str = ""
-    preset: PresetCall | None = None
+    preset: tuple[str, str] | None = None
 
 
 class ProbeAttempt(msgspec.Struct, frozen=True):
@@ -207,7 +206,7 @@ def poisoned(
         inputs = {**request.inputs, name: f"{before} {text}" if isinstance(before, str) else text}
         return _with_question(msgspec.structs.replace(request, inputs=inputs), attempt, application)
     if kind == "tool" and name:
-        request = msgspec.structs.replace(request, preset=PresetCall(name, text))
+        request = msgspec.structs.replace(request, preset=(name, text))
         return _with_question(request, attempt, application)
     if kind == "tool":
         return msgspec.structs.replace(request, turns=_tool_turns(_turns(request, attempt), text))
@@ -231,8 +230,9 @@ def control(attempt: ProbeAttempt, application: ApplicationSpec, keyed: Keyed = 
         request = msgspec.structs.replace(request, example=f"{request.example}~{name}")
         request = _with_key_text(request, name, HARMLESS_KEY, keyed)
     elif kind == "tool" and name:
-        preset = PresetCall(name, NOTHING_FOUND)
-        request = msgspec.structs.replace(request, example=f"{request.example}~{attempt.place}", preset=preset)
+        request = msgspec.structs.replace(
+            request, example=f"{request.example}~{attempt.place}", preset=(name, NOTHING_FOUND)
+        )
     elif kind == "tool":
         turns = _tool_turns(_turns(request, attempt), NOTHING_FOUND)
         return msgspec.structs.replace(request, example=f"{request.example}~tool", turns=turns)

@@ -31,7 +31,7 @@ from antiphon.learning.evaluation.scores import meets
 from antiphon.serving.answering.retrieval import of_blob
 from antiphon.serving.history import continuing
 from antiphon.serving.ports import EntityReader
-from antiphon.serving.request import Answer, AnswerRequest, Message
+from antiphon.serving.request import Answer, AnswerRequest, Message, PresetCall
 
 
 class OverlaidReader:
@@ -153,7 +153,7 @@ class ProbeRequests:
                 release=release.id,
                 role="evaluation",
                 history=continuing(request.earlier) if request.earlier else None,
-                preset=request.preset,
+                preset=None if request.preset is None else PresetCall(*request.preset),
             ),
             answer,
             self._patience,
