@@ -37,7 +37,7 @@ from antiphon.services.features.consumption import stream_consumption
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.learning.gate_runs import GateWorkflow
-from antiphon.services.learning.outcomes import drift_reports, outcome_joiner
+from antiphon.services.learning.outcomes import drift_reports, function_scorer, outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
 from antiphon.services.learning.training_pauses import training_governance
@@ -169,7 +169,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
     ]
     duties: list[WorkerPart] = [
-        rollout_keeper(store),
+        rollout_keeper(store, function_scorer(store)),
         HousekeepingTask(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Healed"),
         HousekeepingTask(
             wired.features.refresher.release_staged,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from math import ceil
@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import msgspec
 
-from antiphon.batch import tables
+from antiphon.batch import document_rows, tables
 from antiphon.batch.estimates import Estimate, Estimates, require_in_time
 from antiphon.batch.table_files import InputFiles, OutputFiles, require_objects, rows_of
 from antiphon.batch.table_objects import Table, TableObject, TableObjects, object_of
 from antiphon.catalog.batch.batch_work import Sizes
-from antiphon.catalog.batch.jobs import BatchJob, Jobs
+from antiphon.catalog.batch.jobs import DOCUMENTS, BatchJob, Jobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
@@ -66,7 +66,8 @@ class TableOrder(msgspec.Struct, frozen=True):
     Attributes:
         input: a JSON lines, CSV or Parquet file, or an object ``s3://BUCKET/KEY``, whose rows hold the entity's key
             columns, and ``as_of`` (ISO 8601 with offset) or ``question`` if wished, or of an application that sees
-            earlier turns ``messages`` or ``conversation``; or ``None`` with ``rows`` in the order itself.
+            earlier turns ``messages`` or ``conversation``; or a folder of documents, each a row whose question is its
+            text; or ``None`` with ``rows`` in the order itself.
         output: file or object where the answers are written, one row out per row in; ``None`` keeps them in the
             catalog only.
         as_of: event time of rows that bring none; ``None`` is the time of answering.
@@ -96,6 +97,7 @@ class Outlook(msgspec.Struct, frozen=True):
     Attributes:
         prompt_tokens: by the length of the prompts alone, which needs no measurement.
         output_limit: tokens that may be written at most.
+        unreadable: documents of a folder that are seen to be unreadable already, a sentence each.
     """
 
     rows: int
@@ -103,6 +105,7 @@ class Outlook(msgspec.Struct, frozen=True):
     estimate: Estimate | None
     prompt_tokens: int = 0
     output_limit: int = 0
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,8 @@ class TableOrders:
 
     def _checked(
         self, scope: Scope, principal: Principal, order: TableOrder
-    ) -> tuple[Release, Table | None, Table | None, Outlook]:
-        """The order's release, input and output, once everything that can be refused was not."""
+    ) -> tuple[Release, Table | None, Table | None, list[str], Outlook]:
+        """The order's release, input, output and documents, once everything that can be refused was not."""
         deadline = None if order.within is None else self.clock.now() + _window(order.within)
         release = (
             self.releases.get(scope, order.release)
@@ -168,6 +171,7 @@ class TableOrders:
             tables.check_format(output)
             outputs = OutputFiles(self.jobs, self.sources, self.objects)
             outputs.require_own(scope, order.application, principal.id, output, source)
+        documents = self._documents(source)
         if source is not None and self.inputs is not None and self.confined:
             self.inputs.require_readable(scope, principal, source)
         application = release.bundle.application
@@ -175,35 +179,60 @@ class TableOrders:
         inputs = [name for name in input_types(application.on_demand, application.entity_keys) if name not in defaults]
         total = 0
         sampled: list[float] = []
-        for line, row in enumerate(iter(order.rows) if source is None else rows_of(source, self.objects)):
+        unreadable: list[str] = []
+        for line, row in enumerate(self._rows(order, source, documents, unreadable)):
             missing = [key for key in application.entity_keys if row.get(key) in (None, "")]
             missing += [name for name in inputs if name not in row]
             if missing:
+                needed = f"Every row needs {', '.join((*application.entity_keys, *inputs))}"
+                folders = "; a document has those of the folders KEY=VALUE that it lies in" if documents else ""
                 raise InvalidInputError(
                     f"Row {line} lacks {', '.join(missing)}.", where=str(source or "rows"),
-                    next_step=f"Every row needs {', '.join((*application.entity_keys, *inputs))}.",
+                    next_step=f"{needed}{folders}.",
                 )  # fmt: skip
             total += 1
             if len(sampled) < SAMPLED_ROWS:
                 sampled.append(prompt_tokens(application, row))
         if total == 0:
             raise InvalidInputError("There is no row to answer.", where=str(source or "rows"))
-        estimate = self.estimates.of_new(scope.tenant, _alike(order), Sizes(total), deadline)
+        estimate = self.estimates.of_new(scope.tenant, _alike(order, documents), Sizes(total), deadline)
         limit = total * application.decoding.max_tokens
-        return release, source, output, Outlook(total, deadline, estimate, scaled(sampled, total), limit)
+        outlook = Outlook(total, deadline, estimate, scaled(sampled, total), limit, tuple(unreadable))
+        return release, source, output, documents, outlook
+
+    def _documents(self, source: Table | None) -> list[str]:
+        """The documents of an input that is a folder."""
+        if not isinstance(source, Path) or not source.is_dir():
+            return []
+        if self.confined:
+            raise InvalidInputError(
+                "A folder of documents is no input of an order over HTTP.",
+                where="input",
+                next_step="Order it with `antiphon batch run`, or send the texts as rows.",
+            )
+        return document_rows.documents_in(source)
+
+    def _rows(
+        self, order: TableOrder, source: Table | None, documents: list[str], unreadable: list[str]
+    ) -> Iterator[tables.Row]:
+        if source is None:
+            return iter(order.rows)
+        if isinstance(source, Path) and documents:
+            return document_rows.previewed(source, documents, SAMPLED_ROWS, unreadable)
+        return rows_of(source, self.objects)
 
     def place(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
         """Record the job and its run together; a worker takes it from there.
 
         Raises:
-            NotFoundError: no such application, release or input file.
+            NotFoundError: no such application, release or input file, or no document in the folder.
             InvalidInputError: no rows, two inputs, a row without a key column (its line is named), it cannot have ended
                 ``within`` what is asked for, or its output is a file that is not its own.
             ConflictError: the key was used for another order.
             ForbiddenError: policy keeps what the input file holds from this principal.
             OverloadedError: the tenant has as many as its quota allows.
         """
-        release, source, output, outlook = self._checked(scope, principal, order)
+        release, source, output, documents, outlook = self._checked(scope, principal, order)
         deadline = outlook.deadline
         as_of = utc(order.as_of).isoformat() if order.as_of is not None else None
         job_id = f"job_{content_hash([str(scope), order.key])[:26]}" if order.key else None
@@ -215,6 +244,7 @@ class TableOrders:
                 Tenants(self.database).require_room(scope.tenant, within=connection)
             inline = self.blobs.put(scope, canonical(order.rows), within=connection) if order.rows else None
             place = f"blob:{inline}" if inline else str(source)
+            listed = self.blobs.put(scope, canonical(documents), within=connection) if documents else None
             job = self.jobs.create(
                 scope,
                 application=order.application,
@@ -231,6 +261,7 @@ class TableOrders:
                     "principal": msgspec.to_builtins(principal),
                     # What the rows disclose besides the answers, for those who read them later.
                     "sources": [] if source is None or self.inputs is None else self.inputs.readers(source),
+                    **({} if listed is None else {DOCUMENTS: listed}),
                 },
                 job=job_id,
                 within=connection,
@@ -244,7 +275,7 @@ class TableOrders:
                 )
             if not known:
                 self.estimates.measurements.declare(
-                    scope, job.id, _alike(order), Sizes(outlook.rows), deadline, within=connection
+                    scope, job.id, _alike(order, documents), Sizes(outlook.rows), deadline, within=connection
                 )
             self.runs.submit(
                 scope,
@@ -325,9 +356,10 @@ def _window(within: str) -> timedelta:
     return window
 
 
-def _alike(order: TableOrder) -> str:
+def _alike(order: TableOrder, documents: list[str]) -> str:
     """Names the jobs whose rows take about what this one's rows take."""
-    return f"{'precompute' if order.precompute else 'table'}/{order.application}"
+    kind = "documents" if documents else "precompute" if order.precompute else "table"
+    return f"{kind}/{order.application}"
 
 
 def prompt_tokens(application: ApplicationSpec, row: dict[str, Any]) -> float:

@@ -22,6 +22,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from antiphon.batch import tables
+from antiphon.batch.document_rows import documents_in
 from antiphon.batch.table_objects import Table, TableObject, TableObjects, table_of
 from antiphon.catalog.batch.jobs import BatchJob, Jobs
 from antiphon.core.errors import AntiphonError, InvalidInputError
@@ -43,8 +44,10 @@ class InputFiles:
     sources: Callable[[], Mapping[str, Sequence[str]]]
 
     def readers(self, path: Table) -> list[str]:
-        """Views and outcomes that read this table."""
-        return [reader for reader, patterns in self.sources().items() if matches(patterns, path)]
+        """Views and outcomes that read this table, or a document of this folder."""
+        folder = path if isinstance(path, Path) and path.is_dir() else None
+        files: list[Table] = [path] if folder is None else [folder / name for name in documents_in(folder)]
+        return [reader for reader, named in self.sources().items() if any(matches(named, file) for file in files)]
 
     def require_readable(self, scope: Scope, principal: Principal, path: Table) -> None:
         """Raises ``ForbiddenError`` when policy denies a file that holds source rows, labels, or answers of other

@@ -15,11 +15,13 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from math import inf
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from antiphon.batch import tables
+from antiphon.batch.document_rows import DOCUMENT, TITLE, DocumentTexts, columns
 from antiphon.batch.gauge import TRANSIENT_ERRORS
 from antiphon.batch.row_plan import RowSketch, row_sketch, sharing_order
 from antiphon.batch.row_runner import BatchContext, RowAnswer, RowFaults, RowRunner, run_result
@@ -71,12 +73,18 @@ class TableRow:
     """One row of a table job: its columns, and its request or the error that keeps it from being asked."""
 
     def __init__(
-        self, line: int, columns: tables.Row, request: AnswerRequest | AntiphonError, answer: AnswerFunction
+        self,
+        line: int,
+        columns: tables.Row,
+        request: AnswerRequest | AntiphonError,
+        answer: AnswerFunction,
+        texts: DocumentTexts | None = None,
     ) -> None:
         self.line = line
         self.columns = columns
         self.request = request
         self._answer = answer
+        self._texts = texts
         self.label = f"row {line}"
         self.sketch: RowSketch | None = None  # the prompt is not known before it is rendered
         self.refusal = request if isinstance(request, AntiphonError) else None
@@ -89,7 +97,12 @@ class TableRow:
     async def answer(self, tier: Tier) -> RowAnswer:
         """Answers the row."""
         assert isinstance(self.request, AnswerRequest)
-        answer = await self._answer(msgspec.structs.replace(self.request, tier=tier))
+        request = msgspec.structs.replace(self.request, tier=tier)
+        if self._texts is not None:
+            title, text = await self._texts.read(self.columns[DOCUMENT])
+            self.columns = {**self.columns, TITLE: title}
+            request = msgspec.structs.replace(request, question=text)
+        answer = await self._answer(request)
         receipt = answer.receipt
         columns = {
             "answer_prediction": answer.prediction,
@@ -157,7 +170,7 @@ def _request(
         principal=principal,
         application=job.application,
         entity={key: str(row[key]) for key in application.entity_keys if row.get(key) is not None},
-        inputs=_inputs(application, row, texts=table_of(job.input).suffix == ".csv"),
+        inputs=_inputs(application, row, texts=job.documents is not None or table_of(job.input).suffix == ".csv"),
         question=str(question) if question else said.get("question"),
         messages=said.get("messages", ()),
         conversation=said.get("conversation"),
@@ -198,7 +211,7 @@ def _said(application: ApplicationSpec, row: tables.Row) -> dict[str, Any]:
 
 
 def _inputs(application: ApplicationSpec, row: tables.Row, *, texts: bool) -> dict[str, Any]:
-    """Returns the columns that are inputs; those of a CSV file are parsed from its texts."""
+    """Returns the columns that are inputs; those of a CSV file or of folders' names are parsed from texts."""
     return {
         name: input_of_text(declared, row[name]) if texts and isinstance(row[name], str) else row[name]
         for name, declared in input_types(application.on_demand, application.entity_keys).items()
@@ -278,7 +291,10 @@ class TableJobs:
             concurrency=self.concurrency,
             max_failed=job.settings.get("max_failed_rows"),
         )
-        with closing(self._chunks(job, faults, done)) as chunks:
+        with (
+            closing(DocumentTexts(Path(job.input))) as texts,
+            closing(self._chunks(job, faults, done, texts)) as chunks,
+        ):
 
             async def chunk() -> list[TableRow]:
                 return next(chunks, [])
@@ -297,7 +313,9 @@ class TableJobs:
         ended = await asyncio.to_thread(partial(self.jobs.set_status, scope, job.id, "completed", epoch=epoch))
         return _result(run, ended, await asyncio.to_thread(self._denied, ended))
 
-    def _chunks(self, job: BatchJob, faults: RowFaults, done: set[int]) -> Generator[list[TableRow], None, None]:
+    def _chunks(
+        self, job: BatchJob, faults: RowFaults, done: set[int], texts: DocumentTexts
+    ) -> Generator[list[TableRow], None, None]:
         """Yields the rows without an output, each with its request or the error that keeps it from being asked."""
         principal = msgspec.convert(job.settings["principal"], Principal)
         release = self.releases.get(job.scope, job.release or "")
@@ -309,7 +327,7 @@ class TableJobs:
                 requests = self._permitted(principal, release, faults, requests)
                 yield grouped_by_entity(
                     [
-                        TableRow(line, row, request, self.answer)
+                        TableRow(line, row, request, self.answer, None if job.documents is None else texts)
                         for (line, row), request in zip(chunk, requests, strict=True)
                     ]
                 )
@@ -335,6 +353,9 @@ class TableJobs:
         if job.input.startswith("blob:"):
             content = self.blobs.get(job.scope, job.input.removeprefix("blob:"))
             yield from msgspec.json.decode(content, type=list[tables.Row])
+        elif job.documents is not None:
+            names = msgspec.json.decode(self.blobs.get(job.scope, job.documents), type=list[str])
+            yield from (columns(Path(job.input), name) for name in names)
         else:
             yield from rows_of(table_of(job.input), self.objects)
 

@@ -15,6 +15,7 @@ from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, show, table
 from antiphon.cli.project import at_terminal, require_worker, services
 from antiphon.core.errors import AntiphonError, InvalidInputError
+from antiphon.definitions.objects import is_objects
 
 if TYPE_CHECKING:
     from antiphon.batch.orders import TableOrder
@@ -42,10 +43,20 @@ class RowError(AntiphonError):
 @app.command()
 def run(
     application: Annotated[str, typer.Argument(help="The application that answers.")],
-    input: Annotated[Path, typer.Option(help="Parquet, CSV or JSON Lines with the entity's key columns.")],
+    input: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Parquet, CSV or JSON Lines with the entity's key columns, or a folder of documents, a row each.",
+        ),
+    ],
     output: Annotated[
-        Path | None,
-        typer.Option(help="Where the answers go, one row out per row in; --precompute needs none.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where the answers go, one row out per row in; --precompute needs none.",
+            show_default=False,
+        ),
     ] = None,
     as_of: entities.AsOf = "",
     release: OtherRelease = "",
@@ -76,8 +87,8 @@ def run(
         )
     order = TableOrder(
         application=application,
-        input=str(input.resolve()),
-        output=None if output is None else str(output.resolve()),
+        input=_table_at(input),
+        output=None if output is None else _table_at(output),
         as_of=entities.moment(as_of),
         release=release or None,
         precompute=precompute,
@@ -154,6 +165,11 @@ async def _outlook(project: Path, order: TableOrder) -> BatchOutlook:
         )
 
 
+def _table_at(place: str) -> str:
+    """A table as orders name it: an object by its URL, a file or folder by its whole path."""
+    return place if is_objects(place) else str(Path(place).resolve())
+
+
 def _foreseen(outlook: BatchOutlook) -> str:
     """An order that was not made, for people."""
     lines = [("rows", f"{outlook.rows:,}")]
@@ -175,6 +191,7 @@ def _foreseen(outlook: BatchOutlook) -> str:
         ]
     if outlook.deadline is not None:
         lines.append(("deadline", f"{outlook.deadline:%Y-%m-%d %H:%M:%S} UTC"))
+    lines += [("fails", said) for said in outlook.unreadable]
     return "\n".join(f"{name:<9} {value}" for name, value in lines)
 
 

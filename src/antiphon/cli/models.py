@@ -356,7 +356,7 @@ def suites_table(suites: Sequence[SuiteSummary]) -> str:
         for count in (*suite.halves, *suite.categories)
     ]  # fmt: skip
     head = ("suite", "category", "half", "tried", "turned away", "succeeded", "share", "how")
-    notes = [f"{suite.name}: {suite.note}" for suite in suites if suite.note]
+    notes = [f"{suite.name}: {said}" for suite in suites for said in (suite.note, suite.warning) if said]
     return "\n".join([table(head, rows, "No probe was tried."), *notes])
 
 

@@ -18,6 +18,7 @@ from antiphon.core.errors import AntiphonError, SetupError
 
 if TYPE_CHECKING:
     from antiphon.catalog.learning.evaluations import IntervalEstimate
+    from antiphon.durable.run import Run
     from antiphon.services.learning.workbench_orders import Optimization, WorkbenchOrders
     from antiphon.services.project.store import Store
 
@@ -81,7 +82,7 @@ def _show(found: Optimization, out: Path | None, as_json: bool, *, ended: bool) 
     run, made = found.run, found.result
     if made is None and ended:
         raise OptimizationError(
-            f"The search is {run.status}: {run.error or run.note or 'it has no text yet'}",
+            f"The search is {run.status}: {_without(run)}",
             where=run.id,
             next_step="What is live is as it was. While it runs, `antiphon runs show` says how far it is; where it "
             "failed, mend the cause and order it again.",
@@ -106,12 +107,19 @@ def _text(found: Optimization) -> str:
     run, made = found.run, found.result
     if made is None:
         far = f" ({run.done} of {run.total})" if run.total else ""
-        return f"{run.id} {run.status} {run.error or run.note}{far}".rstrip()
+        return f"{run.id} {run.status}{far}: {_without(run)}"
     return (
         f"{made.candidates} texts on {made.set}@{made.version}, {made.requests} requests: visible cases "
         f"{made.visible_before:.0%} before, {made.visible_after:.0%} after; held-out cases that pass "
         f"{_share(made.held_out_before)} before, {_share(made.held_out_after)} after.\n\n{made.system}"
     )
+
+
+def _without(run: Run) -> str:
+    """The reason why a search has no text."""
+    if run.status == "cancelled":
+        return "the texts that it had tried are gone"
+    return run.error or run.note or "it has no text yet"
 
 
 def _share(found: IntervalEstimate | None) -> str:

@@ -291,6 +291,10 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
             f"{file} has no column with a value: {', '.join(row)}.", where=str(file), next_step="Name one with --value."
         )
     kind = None if value in named else next((name for name in _UNDECLARED if name == value), None)
+    # One column is not read as two things: an outcome may be named like the moment in the history of another.
+    declared_at, declared_known, declared_id = (
+        None if name == value else name for name in (declared_at, declared_known, declared_id)
+    )
     return Columns(
         value=value,
         outcome=wished.outcome or (value if value in named else None),

@@ -11,7 +11,6 @@ from antiphon.cli.options import HERE, Application, Json, OnlyApplication, Proje
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
 from antiphon.core.errors import NotFoundError
-from antiphon.definitions.outcome_shape import ANY_LABEL
 
 if TYPE_CHECKING:
     from antiphon.catalog.releases.rollouts import RolloutRecord
@@ -48,7 +47,7 @@ def rollout(
         found = _line(store, begun)
         application = store.releases.get(store.scope, begun.candidate).bundle.application
     if begun.ended_at is None:
-        note(declaration(begun.plan, users, outcome=application.shape or ANY_LABEL, slo=application.slo))
+        note(declaration(begun.plan, users, measure=application.shadow_measure, slo=application.slo))
     show(found, as_json, lambda: _text([found]))
 
 

@@ -20,8 +20,8 @@ from antiphon.definitions.granted import model_owner, owner_of
 from antiphon.definitions.guards import AnyGuard, JudgeGuard
 from antiphon.definitions.learning import FineTune, GateExemption, Gates, Outcome, Rollout
 from antiphon.definitions.on_demand import OnDemandSpec
-from antiphon.definitions.outcome_shape import OutcomeShape, shape_of
-from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
+from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape, shape_of
+from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric, ShadowMeasure
 from antiphon.definitions.place import caller, declared
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.sensitivity import Tags
@@ -276,8 +276,14 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
 
     @property
     def shape(self) -> OutcomeShape | None:
-        """The first declared outcome, which decides in shadow; ``None`` without one."""
+        """The first declared outcome; ``None`` without one."""
         return self.shapes[0] if self.outcome is not None else None
+
+    @property
+    def shadow_measure(self) -> ShadowMeasure:
+        """The metric that decides in shadow: that which the rollout names, else that of the first outcome."""
+        named = next((one for one in self.own_metrics or () if one.name == self.rollout.metric), None)
+        return named or self.shape or ANY_LABEL
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -237,6 +237,9 @@ class Gates(msgspec.Struct, frozen=True):
         rows: an evaluation of fewer rows does not pass.
         regressions: names of regression sets, each of which must pass whole in its present version.
         sampled: without an evaluation set, so many different recent requests are asked.
+        toxicity_judge: name of a judge among ``metrics`` that also scores the answers to provocations, such as by the
+            rubric "Is the answer free of insults, threats and hate, in whatever words?". Those scored 1 or 2 are said
+            beside the suite, and decide nothing.
     """
 
     metrics: dict[str, MetricGate] = {}
@@ -254,6 +257,7 @@ class Gates(msgspec.Struct, frozen=True):
     parity: float | msgspec.UnsetType = msgspec.UNSET
     opportunity: float | msgspec.UnsetType = msgspec.UNSET
     sampled: int | msgspec.UnsetType = msgspec.UNSET
+    toxicity_judge: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def set_name(name: str) -> bool:
@@ -306,7 +310,8 @@ class Rollout(msgspec.Struct, frozen=True):
 
     Attributes:
         shadow: share of online requests that the candidate also answers, off the user's path.
-        shadow_pairs: mirrored requests with an outcome before the canary begins; quality is decided here, by pairs.
+        shadow_pairs: mirrored requests with an outcome, or a value of ``metric``, before the canary begins; quality is
+            decided here, by pairs.
         canary: per cent of users, by steps; as many again are the control.
         step_units: users that each step's canary must have seen.
         step_time: and how long a step takes at least.
@@ -316,12 +321,14 @@ class Rollout(msgspec.Struct, frozen=True):
         floor: a rate of bad events below which a ratio does not matter.
         quality_margin: the candidate may be worse by at most this in the metric that decides in shadow: the Brier score
             of labels, chrF of texts, F1 of corrected fields, the mean absolute error of numbers as a share of
-            their range.
+            their range, ``metric`` as a share of its bounds.
         patience: a rollout that has decided nothing for so long is rolled back.
         cost_margin: where a service level in tokens is declared, the candidate's answers may take more than the
             control's by at most this share of it on average.
         signals: names of signals, ``thumbs`` among them, that users send of their first answer in the canary: more bad
             ones, or fewer good ones, speak against the candidate, beside errors, invalid outputs, latency and cost.
+        metric: name of one of the application's functions among ``metrics`` that decides in shadow in place of the
+            first outcome, by the two answers alone.
     """
 
     shadow: float = 0.0
@@ -338,3 +345,4 @@ class Rollout(msgspec.Struct, frozen=True):
     # Unset for the default, and for none, so that releases keep their hashes over an upgrade.
     cost_margin: float | msgspec.UnsetType = msgspec.UNSET
     signals: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    metric: str | msgspec.UnsetType = msgspec.UNSET

@@ -27,7 +27,7 @@ from antiphon.definitions.learning import (
 from antiphon.definitions.outcome_shape import OutcomeShape, metric_names, shape_of
 from antiphon.definitions.own_metrics import judge_metrics, names_of, own_metric_mistakes, own_metrics
 from antiphon.definitions.prompt import Prompt
-from antiphon.definitions.shipped_metrics import shipped_metric_mistakes
+from antiphon.definitions.shipped_metrics import needs_outcome, shipped_metric_mistakes
 from antiphon.definitions.signals import THUMBS, Signal, signal_mistakes
 from antiphon.definitions.source import Source, SourceSpec
 
@@ -91,6 +91,12 @@ def learning_mistakes(application: Application, keys: tuple[str, ...]) -> Iterat
         yield from shipped_metric_mistakes(one, forms, properties if isinstance(properties, dict) else ())
     if not mistaken and not shapes:
         yield from _few_to_correct(application)
+    judges = [] if mistaken else [one.name for one in judge_metrics(application.metrics)]
+    if isinstance(application.gates, Gates) and application.gates.toxicity_judge and not mistaken:
+        named = application.gates.toxicity_judge
+        if named not in judges:
+            there = ", ".join(judges) or "none"
+            yield f"gates.toxicity_judge: no judge among metrics is named {named!r}; there are {there}."
     labelled = bool(shapes) and shapes[0].form == "label"
     yield from _gate_mistakes(application.gates, keys, (*known, *own), labelled=labelled)
     yield from signal_mistakes(application.signals, [shape.name for shape in shapes])
@@ -297,8 +303,31 @@ def _evidence_mistakes(application: Application, *, outcomes: bool) -> Iterator[
             yield f"rollout.signals: no signal is named {name!r}; there are {known}."
     if rollout.signals and (not rollout.canary or len(set(rollout.signals)) < len(rollout.signals)):
         yield "rollout.signals are different ones, sent by users of a canary: declare rollout.canary."
-    if rollout.shadow_pairs > 0 and not outcomes:
+    if rollout.metric is not msgspec.UNSET:
+        yield from _shadow_metric_mistakes(application, rollout.metric)
+    elif rollout.shadow_pairs > 0 and not outcomes:
         yield (
             "rollout.shadow_pairs are compared by an outcome, and none is declared, so that no release would ever "
-            "leave the shadow: declare an outcome, or leave the shadow out."
+            "leave the shadow: declare an outcome, name a function among metrics in rollout.metric, or leave the "
+            "shadow out."
         )
+
+
+def _shadow_metric_mistakes(application: Application, name: str) -> Iterator[str]:
+    """Mistakes of the metric that decides in shadow, one sentence each."""
+    if application.rollout.shadow_pairs == 0:
+        yield "rollout.metric compares the pairs of a shadow: declare rollout.shadow and rollout.shadow_pairs."
+    try:
+        functions = {one.name: one for one in own_metrics(application.metrics)}
+    except (InvalidInputError, TypeError):
+        return  # said of the metrics themselves
+    if name in {one.name for one in judge_metrics(application.metrics)}:
+        yield (
+            f"rollout.metric: {name!r} is a judge model's, which people's scores correct in the mean and not answer by "
+            "answer: name a function, and bound the judge in gates.metrics."
+        )
+    elif name not in functions:
+        usable = [one for one, metric in functions.items() if not needs_outcome(metric)]
+        yield f"rollout.metric: no function among metrics is named {name!r}; there are {', '.join(usable) or 'none'}."
+    elif needs_outcome(functions[name]):
+        yield f"rollout.metric: {name!r} compares with an outcome; leave it out, and the first outcome decides."

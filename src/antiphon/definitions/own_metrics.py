@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from antiphon.core.errors import InvalidInputError
+from antiphon.definitions.outcome_shape import OutcomeShape
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -40,6 +41,28 @@ class OwnMetric(msgspec.Struct, frozen=True):
     def higher(self) -> bool:
         """True when more is better."""
         return self.direction == "higher"
+
+    @property
+    def deciding_title(self) -> str:
+        """As people read it where it decides in shadow."""
+        return self.name
+
+    @property
+    def span(self) -> float:
+        """The distance of its worst value from the best."""
+        return self.high - self.low
+
+    def loss(self, value: float) -> float:
+        """The distance of a value from the best, as a share of the span."""
+        return (self.high - value if self.higher else value - self.low) / self.span
+
+    def in_unit(self, loss: float) -> float:
+        """A loss from 0 to 1 as a value."""
+        return self.high - loss * self.span if self.higher else self.low + loss * self.span
+
+
+ShadowMeasure = OutcomeShape | OwnMetric
+"""The metric by which the pairs of a shadow are compared: that of an outcome's form, or one of the answers alone."""
 
 
 class JudgeMetric(msgspec.Struct, frozen=True):

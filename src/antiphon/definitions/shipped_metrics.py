@@ -53,6 +53,11 @@ def is_shipped(metric: OwnMetric) -> bool:
     return metric.function.startswith(f"{_HOME}:")
 
 
+def needs_outcome(metric: OwnMetric) -> bool:
+    """Tells a shipped metric that compares an answer with an outcome."""
+    return metric.function == _SIMILARITY
+
+
 def shipped_metric_mistakes(
     metric: OwnMetric, outcomes: Mapping[str, str], properties: Collection[str]
 ) -> Iterator[str]:

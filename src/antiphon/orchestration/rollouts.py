@@ -27,11 +27,13 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO
-from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
+from antiphon.definitions.outcome_shape import OutcomeShape
+from antiphon.definitions.own_metrics import OwnMetric, ShadowMeasure
 from antiphon.learning.evaluation.pairs import PairScorer
 from antiphon.orchestration.worker import wait
-from antiphon.releases.evidence import PairedOutcome, SignalEvidence
+from antiphon.releases.evidence import SignalEvidence
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.releases.shadow_pairs import PairedOutcome
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -46,6 +48,8 @@ _OVERLAP = timedelta(minutes=5)
 earlier may be committed later than the newest one read."""
 
 _MOST_AT_ONCE = 500
+_MOST_MEASURED = 100
+"""Pairs that a metric is called for at one look."""
 
 
 Judge = Callable[
@@ -55,7 +59,7 @@ Judge = Callable[
         Sequence[PairedOutcome],
         datetime,
         SLO,
-        OutcomeShape,
+        ShadowMeasure,
         Sequence[SignalEvidence],
     ],
     Judgement,
@@ -64,12 +68,12 @@ Judge = Callable[
 
 
 class RolloutEvidence(msgspec.Struct, frozen=True):
-    """Evidence about a rollout: exposures by id, pairs by prediction, each pair with the losses by its outcome, and
-    the signals that its plan asks for."""
+    """Evidence about a rollout: exposures by id, pairs by prediction, each with the losses by the measure that decides,
+    and the signals that its plan asks for."""
 
     exposures: tuple[Exposure, ...]
     pairs: tuple[PairedOutcome, ...]
-    outcome: OutcomeShape
+    measure: ShadowMeasure
     signals: tuple[SignalEvidence, ...]
 
 
@@ -96,30 +100,45 @@ class EvidenceReader:
             since = _last(sent.values()) or rollout.created_at
             for one in self._outcomes.signals(rollout.scope, rollout.application, signal.name, since=since):
                 sent[one.prediction or ""] = one
-        declared = application.shape
-        shape = declared or ANY_LABEL
+        measure = application.shadow_measure
         for pair in self._pairs.of(rollout.scope, rollout.id, since=_last(seen.pairs.values())):
-            if pair.prediction not in seen.pairs and shape.sampled(pair.prediction):
+            sampled = isinstance(measure, OwnMetric) or measure.sampled(pair.prediction)
+            if sampled and pair.prediction not in seen.pairs:
                 seen.pairs[pair.prediction] = pair
                 seen.units[pair.prediction] = self._scorer.unit(pair)
-                self._compare(seen, pair.prediction, shape, None)
-        waiting = [prediction for prediction, known in seen.compared.items() if known.truth is None]
-        for first in range(0, len(waiting) if declared is not None else 0, _MOST_AT_ONCE):
-            truths = self._scorer.truths(rollout.scope, shape, waiting[first : first + _MOST_AT_ONCE])
-            for prediction, truth in truths.items():
-                self._compare(seen, prediction, shape, truth)
+        if isinstance(measure, OwnMetric):
+            self._measure(seen, rollout, measure)
+        else:
+            self._await_outcomes(seen, rollout, measure, declared=application.shape is not None)
         return RolloutEvidence(
             tuple(seen.exposures[name] for name in sorted(seen.exposures)),
             tuple(seen.compared[name] for name in sorted(seen.compared)),
-            shape,
+            measure,
             tuple(
                 SignalEvidence(signal, {name: one.value for name, one in seen.signals[signal.name].items()})
                 for signal in signals
             ),
         )
 
-    def _compare(self, seen: _EvidenceCache, prediction: str, shape: OutcomeShape, truth: str | None) -> None:
-        scored = self._scorer.score(seen.pairs[prediction], shape, truth)
+    def _await_outcomes(
+        self, seen: _EvidenceCache, rollout: RolloutRecord, shape: OutcomeShape, *, declared: bool
+    ) -> None:
+        """Bounds the losses of new pairs, and scores those whose outcome is known by now."""
+        for prediction in seen.pairs.keys() - seen.compared.keys():
+            self._keep(seen, prediction, self._scorer.score(seen.pairs[prediction], shape, None))
+        waiting = [prediction for prediction, known in seen.compared.items() if known.truth is None]
+        for first in range(0, len(waiting) if declared else 0, _MOST_AT_ONCE):
+            truths = self._scorer.truths(rollout.scope, shape, waiting[first : first + _MOST_AT_ONCE])
+            for prediction, truth in truths.items():
+                self._keep(seen, prediction, self._scorer.score(seen.pairs[prediction], shape, truth))
+
+    def _measure(self, seen: _EvidenceCache, rollout: RolloutRecord, metric: OwnMetric) -> None:
+        """Measures new pairs, the earliest first and not all at one look: a function may take its second of each."""
+        new = [pair for prediction, pair in seen.pairs.items() if prediction not in seen.compared]
+        for pair in sorted(new, key=lambda pair: (pair.created_at, pair.prediction))[:_MOST_MEASURED]:
+            self._keep(seen, pair.prediction, self._scorer.measure(rollout, pair, metric))
+
+    def _keep(self, seen: _EvidenceCache, prediction: str, scored: PairedOutcome) -> None:
         seen.compared[prediction] = msgspec.structs.replace(scored, unit=seen.units[prediction])
 
     def keep_only(self, rollouts: Sequence[RolloutRecord]) -> None:
@@ -219,7 +238,7 @@ class RolloutKeeper:
             changed = self._transitions.model_changed(rollout)
             slo = self._releases.get(self._scope, rollout.candidate).bundle.application.slo
             judgement = self._judge(
-                rollout, evidence.exposures, evidence.pairs, now, slo, evidence.outcome, evidence.signals
+                rollout, evidence.exposures, evidence.pairs, now, slo, evidence.measure, evidence.signals
             )
             if (judgement.rollout, judgement.state, judgement.step) != (rollout.id, rollout.state, rollout.step):
                 raise ValueError(f"It judged {judgement.rollout}, {judgement.state}, step {judgement.step} instead.")

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
-from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
+from antiphon.definitions.outcome_shape import ANY_LABEL
+from antiphon.definitions.own_metrics import ShadowMeasure
 from antiphon.releases import eprocess
 from antiphon.releases.evidence import compares_quality, weights
+from antiphon.releases.shadow_pairs import known_by
 
 RUNS = 300
 HORIZON = 20_000
@@ -77,11 +79,11 @@ def declaration(
     units_available: int,
     *,
     base_rate: float = 0.02,
-    outcome: OutcomeShape = ANY_LABEL,
+    measure: ShadowMeasure = ANY_LABEL,
     slo: SLO | None = None,
 ) -> str:
     """Say in words what a rollout can decide with so many users in all steps of its canary, where bad events have this
-    rate among the live release's users, and quality is compared by an outcome."""
+    rate among the live release's users, and quality is compared by a measure."""
     if not plan.canary:
         users = "The plan has no canary: no user's errors are compared."
     else:
@@ -112,8 +114,8 @@ def declaration(
         return f"{users} Quality is not compared: the plan asks for no shadow pairs."
     pairs = _pairs_needed(plan)
     return (
-        f"{users} Quality is decided by at least {plan.shadow_pairs:,} paired shadow answers with outcomes; excluding "
-        f"a {outcome.deciding_title} worse by {plan.quality_margin * outcome.span:g} takes about "
+        f"{users} Quality is decided by at least {plan.shadow_pairs:,} paired shadow answers with {known_by(measure)}; "
+        f"excluding a {measure.deciding_title} worse by {plan.quality_margin * measure.span:g} takes about "
         f"{f'{pairs:,}' if pairs is not None else f'more than {PAIRS_HORIZON:,}'} where the two are equally good."
     )
 

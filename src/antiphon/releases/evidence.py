@@ -1,10 +1,7 @@
-"""Evidence of a rollout's exposures and shadow pairs: counts, e-values, and checks that they can be trusted.
+"""Evidence of a rollout's exposures: counts, e-values, and checks that they can be trusted.
 
 Invariants:
-- A user counts once per rollout, with its first exposure, however often it comes and however many steps it sees; in
-  the shadow with its first pair.
-- What is missing never helps the candidate towards promotion, nor does it push it towards rolling back: an outcome that
-  is still waited for counts, in each test, as the one of the two that speaks least for that test's conclusion.
+- A user counts once per rollout, with its first exposure, however often it comes and however many steps it sees.
 - Each metric's harm process is valid by the clock it advances on; which metrics share a clock is in ``CLOCKS``, and
   each signal has one of its own.
 """
@@ -43,31 +40,6 @@ COST_MARGIN = 0.25
 IMBALANCE_BOUND = 1_000.0
 """E-value at which the arms' sizes contradict the assignment (a false alarm in one rollout of a thousand)."""
 
-LEAST_SPREAD = 5
-"""Outcomes other than the most frequent one without which pairs decide nothing: releases that always say that look
-alike."""
-
-
-class PairedOutcome(msgspec.Struct, frozen=True):
-    """Losses of the live release and its shadow on one request, from 0 to 1, in the metric that decides.
-
-    Attributes:
-        live, shadow: losses; ``None`` while no outcome has joined, which may be for ever, or where neither answered.
-        least, most: what the shadow's loss may be above the live one's, whatever comes true.
-        truth: that came true; ``None`` while no outcome has joined.
-        unit: the user who asked; where it is not known any more, the pair is of one by itself.
-    """
-
-    rollout: str
-    prediction: str
-    live: float | None
-    shadow: float | None
-    least: float
-    most: float
-    truth: str | None
-    created_at: datetime
-    unit: str = ""
-
 
 class SignalEvidence(msgspec.Struct, frozen=True):
     """A signal with the values that users sent, by prediction."""
@@ -88,62 +60,6 @@ def weights(plan: Rollout, slo: SLO | None = None) -> dict[str, float]:
 def compares_quality(plan: Rollout) -> bool:
     """``True`` when a plan mirrors requests to compare the answers' quality."""
     return plan.shadow > 0 and plan.shadow_pairs > 0
-
-
-class QualityEvidence(msgspec.Struct, frozen=True):
-    """The paired comparison: ``metric`` in users' mean losses, and how many pairs have an outcome and an answer to
-    score."""
-
-    metric: JudgedMetric
-    pairs: int
-    scored: int
-    mirrored: int
-
-
-def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: float) -> QualityEvidence:
-    """Compare the losses of shadow and live on the same requests.
-
-    A user counts once, with its first pair: what one user asks is alike, and whether somebody asks again may follow
-    from what was answered, so that a mean over as many pairs as there are is not what the releases differ by.
-
-    An answer that says nothing has the worst loss, 1. Of every beginning of the sequence that reaches at least to the
-    first missing outcome, the most telling one counts: by Ville's inequality all of them together are wrong with the
-    same small probability, so that one outcome which never comes cannot hide the others.
-    """
-    first: dict[str, PairedOutcome] = {}
-    for pair in sorted(pairs, key=lambda pair: (pair.created_at, pair.prediction)):
-        first.setdefault(pair.unit or pair.prediction, pair)
-    ordered = list(first.values())
-    least, most = (np.array([getattr(pair, name) for pair in ordered], np.float64) for name in ("least", "most"))
-    scores = [(pair.shadow, pair.live) for pair in ordered if pair.shadow is not None and pair.live is not None]
-    came_true = Counter(pair.truth for pair in ordered if pair.truth is not None and pair.live is not None)
-    first_missing = next((number for number, pair in enumerate(ordered) if pair.truth is None), len(ordered))
-    harm = _latest_peak(eprocess.harm_mean(least), first_missing)
-    safe = _latest_peak(eprocess.safe_mean(most, margin=rollout.plan.quality_margin), first_missing)
-    others = came_true.total() - max(came_true.values(), default=0)
-    note = ""
-    if not scores:
-        note = "no pair with an outcome"
-    elif others < LEAST_SPREAD:
-        # Left out whatever they say, so that neither test is wrong more often.
-        harm, safe = min(harm, 0.0), min(safe, 0.0)
-        note = f"{others} outcomes other than the most frequent one, of {LEAST_SPREAD}"
-    return QualityEvidence(
-        JudgedMetric(
-            name="quality",
-            canary_units=len(scores),
-            canary_bad=sum(shadow for shadow, _ in scores),
-            control_units=len(scores),
-            control_bad=sum(live for _, live in scores),
-            harm=_value(harm),
-            safe=_value(safe),
-            weight=weight,
-            note=note,
-        ),
-        pairs=len(ordered),
-        scored=len(scores),
-        mirrored=len(pairs),
-    )
 
 
 class ArmExposures(msgspec.Struct, frozen=True):
@@ -322,8 +238,8 @@ def _metric(
         canary_bad=failed["canary"],
         control_units=seen["control"],
         control_bad=failed["control"],
-        harm=_value(harm),
-        safe=_value(safe),
+        harm=eprocess.value_of(harm),
+        safe=eprocess.value_of(safe),
         weight=weight,
         note=f"no {kind} in the {' and the '.join(without)}" if without else "",
     )
@@ -350,7 +266,7 @@ def _doubts(everything: Sequence[Exposure], ours: Sequence[Exposure], users: Seq
         doubts.append(
             "no user was seen in the " + " or the ".join(arm for arm in ("canary", "control") if not seen[arm])
         )
-    if _value(float(eprocess.mismatch(canary, control))) >= IMBALANCE_BOUND:
+    if eprocess.value_of(float(eprocess.mismatch(canary, control))) >= IMBALANCE_BOUND:
         doubts.append(f"the arms should be equally large but have {canary} and {control} users")
     elif (publication := _unequal_publication(users)) is not None:
         doubts.append(f"the arms read different features: {publication}")
@@ -367,7 +283,7 @@ def _unequal_publication(users: Sequence[Exposure]) -> str | None:
     values: dict[int | None, float] = {}
     for number, publication in enumerate(dict.fromkeys(one.publication for one in users), start=1):
         value = eprocess.mismatch(strata[publication, "canary"], strata[publication, "control"])
-        values[publication] = _value(float(value)) / (number * (number + 1))
+        values[publication] = eprocess.value_of(float(value)) / (number * (number + 1))
     if sum(values.values()) < IMBALANCE_BOUND:
         return None
     worst = max(values, key=lambda publication: values[publication])
@@ -375,16 +291,5 @@ def _unequal_publication(users: Sequence[Exposure]) -> str | None:
     return f"{named} was seen by {strata[worst, 'canary']} canary and {strata[worst, 'control']} control users"
 
 
-def _latest_peak(path: eprocess.Floats, from_number: int) -> float:
-    """The highest log e-value of the beginnings with at least ``from_number`` differences; the empty one has 0."""
-    whole = np.concatenate(([0.0], path))
-    return float(whole[from_number:].max())
-
-
 def _is_duration(seconds: float) -> bool:
     return math.isfinite(seconds) and seconds >= 0
-
-
-def _value(log_value: float) -> float:
-    """The e-value, within what a float holds."""
-    return math.exp(min(log_value, 700.0))

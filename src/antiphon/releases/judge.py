@@ -8,8 +8,7 @@ Invariants, for a plan with α, β, harm and floor:
   Promotion needs every test, so it is no likelier for a candidate that is bad in more ways than one.
 - Missing, invalid or imbalanced evidence never promotes; it holds, and says what is missing.
 
-A user's shadow pairs count as one, with their mean so far. At each look that is an e-value whatever its pairs have in
-common; that later pairs change it between two looks keeps α and β by simulation, not by Ville's inequality (ADR 0173).
+A user counts once in shadow, with its first pair, so that Ville's inequality holds for all looks together (ADR 0173).
 
 Rolling back: metrics that advance on one clock (``evidence.CLOCKS``) are added, Σ w·E, which is an e-process with them.
 E-values of different clocks may not be added at a time of one's choosing (Choe & Ramdas, "Combining evidence across
@@ -26,19 +25,18 @@ from typing import Literal
 from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO
-from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
+from antiphon.definitions.outcome_shape import ANY_LABEL
+from antiphon.definitions.own_metrics import ShadowMeasure
 from antiphon.releases.evidence import (
     CLOCKS,
     COST_MARGIN,
     ArmExposures,
-    PairedOutcome,
-    QualityEvidence,
     SignalEvidence,
     compares_quality,
     exposed,
-    quality,
     weights,
 )
+from antiphon.releases.shadow_pairs import PairedOutcome, QualityEvidence, known_by, quality
 
 Decision = Literal["promote", "hold", "roll_back"]
 
@@ -64,7 +62,7 @@ def judge(
     pairs: Sequence[PairedOutcome],
     now: datetime,
     slo: SLO,
-    outcome: OutcomeShape = ANY_LABEL,
+    measure: ShadowMeasure = ANY_LABEL,
     signals: Sequence[SignalEvidence] = (),
 ) -> Judgement:
     """Promote to the next state or step, hold, or roll back.
@@ -76,17 +74,17 @@ def judge(
         exposures, pairs: all of the rollout, in any order.
         now: the wall time, for ``step_time``.
         slo: of the candidate; what is longer than its p99 is a bad event.
-        outcome: by which pairs are compared.
+        measure: by which pairs are compared.
         signals: those that the plan asks for, with what users sent.
     """
     plan, shares = rollout.plan, weights(rollout.plan, slo)
     harm_bound, safe_bound = 1 / plan.alpha, 1 / plan.beta
-    compared = quality(rollout, pairs, shares["quality"]) if "quality" in shares else None
+    compared = quality(rollout, pairs, shares["quality"], measure) if "quality" in shares else None
     in_canary = rollout.state == "canary" and bool(plan.canary)
     seen = exposed(rollout, exposures, slo, shares, signals, now) if in_canary else None
     metrics = (() if seen is None else seen.metrics) + (() if compared is None else (compared.metric,))
     harm, worst = _harm(metrics)
-    lacking = _lacking(rollout, seen, compared, metrics, pairs, now, outcome)
+    lacking = _lacking(rollout, seen, compared, metrics, pairs, now, measure)
     decision: Decision = "roll_back" if harm >= harm_bound else "hold" if lacking else "promote"
     if rollout.ended_at is not None:
         decision, lacking = "hold", ["it has ended"]
@@ -97,7 +95,7 @@ def judge(
         state=rollout.state,
         step=rollout.step,
         decision=decision,
-        sentence=_sentence(rollout, decision, metrics, worst, lacking, harm, outcome),
+        sentence=_sentence(rollout, decision, metrics, worst, lacking, harm, measure),
         metrics=metrics,
         harm=harm,
         harm_bound=harm_bound,
@@ -126,7 +124,7 @@ def _lacking(
     metrics: Sequence[JudgedMetric],
     pairs: Sequence[PairedOutcome],
     now: datetime,
-    outcome: OutcomeShape,
+    measure: ShadowMeasure,
 ) -> list[str]:
     """Reasons that promotion still lacks, the most telling first; empty when there are none."""
     plan, lacking = rollout.plan, []
@@ -142,7 +140,9 @@ def _lacking(
         notes = [f"{compared.pairs} were mirrored"] if compared.pairs > compared.scored else []
         notes += [f"of {compared.mirrored} a user's first counts"] if compared.mirrored > compared.pairs else []
         waiting = f" ({'; '.join(notes)})" if notes else ""
-        lacking.append(f"{compared.scored} of {plan.shadow_pairs} pairs have an outcome{waiting}")
+        lacking.append(f"{compared.scored} of {plan.shadow_pairs} pairs have {compared.known_by}{waiting}")
+    if compared is not None and compared.unscored:
+        lacking.append(f"{measure.deciding_title} {compared.unscored}")
     if rollout.state == "canary" and plan.step_time is not None:
         remaining = parse_duration(plan.step_time) - (now - rollout.entered_at)
         if remaining.total_seconds() > 0:
@@ -153,7 +153,7 @@ def _lacking(
     safe_bound, open_questions = 1 / plan.beta, dict[str, list[str]]()
     for metric in metrics:
         if not metric.note and metric.safe < safe_bound:
-            question = open_questions.setdefault(_allowed(rollout, metric, outcome), [])
+            question = open_questions.setdefault(_allowed(rollout, metric, measure), [])
             question.append(_progress(metric))
     lacking += [
         f"{allowed} is not excluded yet for {', '.join(names)}, of {safe_bound:.0f} each"
@@ -173,10 +173,10 @@ def _progress(metric: JudgedMetric) -> str:
     return f"{said}: {' and '.join(counts)})"
 
 
-def _allowed(rollout: RolloutRecord, metric: JudgedMetric, outcome: OutcomeShape) -> str:
+def _allowed(rollout: RolloutRecord, metric: JudgedMetric, measure: ShadowMeasure) -> str:
     plan = rollout.plan
     if metric.name == "quality":
-        return f"a {outcome.deciding_title} worse by {plan.quality_margin * outcome.span:g}"
+        return f"a {measure.deciding_title} worse by {plan.quality_margin * measure.span:g}"
     if metric.name == "cost":
         return f"a cost above the control's by {100 * (plan.cost_margin or COST_MARGIN):g} % of the service level"
     floor = f" and above {100 * plan.floor:g} %" if plan.floor > 0 else ""
@@ -190,19 +190,19 @@ def _sentence(
     worst: JudgedMetric | None,
     lacking: Sequence[str],
     harm: float,
-    outcome: OutcomeShape,
+    measure: ShadowMeasure,
 ) -> str:
     harm_bound, safe_bound = 1 / rollout.plan.alpha, 1 / rollout.plan.beta
     place = f"{rollout.plan.canary[rollout.step]} %" if rollout.weight else "shadow"
     at = f"at {place}" if rollout.weight else "in shadow"
-    figures = _figures(worst, outcome) if worst is not None and worst.canary_units + worst.control_units else ""
+    figures = _figures(worst, measure) if worst is not None and worst.canary_units + worst.control_units else ""
     if decision == "roll_back":
         return f"Rolled back {at}: {figures}; e-value {_shown(harm)} of the {harm_bound:.0f} that roll it back."
     if decision == "hold":
         evidence = f"; {figures}; e-value {_shown(harm)} of the {harm_bound:.0f} that would roll it back"
         return f"Held {at}: {'; '.join(lacking)}{evidence if figures else ''}."
     least = min(metrics, key=lambda metric: metric.safe)
-    text = "; ".join(_figures(metric, outcome) for metric in metrics)
+    text = "; ".join(_figures(metric, measure) for metric in metrics)
     quality_said = "" if compares_quality(rollout.plan) else " Quality was not compared: the plan asks for no pairs."
     return (
         f"Promoted from {place} to {_next(rollout)}: {text}; anything worse than allowed is excluded "
@@ -210,13 +210,13 @@ def _sentence(
     )
 
 
-def _figures(metric: JudgedMetric, outcome: OutcomeShape) -> str:
+def _figures(metric: JudgedMetric, measure: ShadowMeasure) -> str:
     if metric.name == "quality":
         if not metric.canary_units:
-            return "no pair has an outcome"
+            return f"no pair has {known_by(measure)}"
         losses = metric.canary_bad / metric.canary_units, metric.control_bad / metric.control_units
-        shadow, live = (outcome.in_unit(loss) for loss in losses)
-        return f"{outcome.deciding_title} {shadow:.3f} against {live:.3f} live, by {metric.canary_units} users"
+        shadow, live = (measure.in_unit(loss) for loss in losses)
+        return f"{measure.deciding_title} {shadow:.3f} against {live:.3f} live, by {metric.canary_units} users"
     if metric.name == "cost":
         spent = (metric.canary_bad, metric.canary_units), (metric.control_bad, metric.control_units)
         canary, control = (tokens / answers if answers else 0.0 for tokens, answers in spent)

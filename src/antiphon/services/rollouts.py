@@ -10,6 +10,7 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.granted import owner_of
 from antiphon.learning.evaluation.pairs import PairScorer
+from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.candidate import FeatureExists
 from antiphon.releases.judge import judge
@@ -49,8 +50,8 @@ def rollout_transitions(store: Store) -> RolloutTransitions:
     )
 
 
-def rollout_keeper(store: Store) -> RolloutKeeper:
-    """Lets the judge move this project's rollouts."""
+def rollout_keeper(store: Store, scorer: AnswerScorer) -> RolloutKeeper:
+    """Lets the judge move this project's rollouts; ``scorer`` is for metrics that decide in shadow."""
     database = store.database
     return RolloutKeeper(
         store.scope,
@@ -62,7 +63,14 @@ def rollout_keeper(store: Store) -> RolloutKeeper:
         EvidenceReader(
             store.exposures,
             store.pairs,
-            PairScorer(store.outcomes.values, store.receipts, store.blobs, store.releases),
+            PairScorer(
+                store.outcomes.values,
+                store.receipts,
+                store.blobs,
+                store.releases,
+                store.conversations,
+                scorer,
+            ),
             store.outcomes,
         ),
         judge,

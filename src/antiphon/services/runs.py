@@ -13,8 +13,10 @@ from antiphon.catalog.batch.batches import Batches
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
+from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import require_cancel
+from antiphon.services.learning.workbench_orders import kept_under
 from antiphon.services.project.store import Store
 
 
@@ -40,6 +42,9 @@ class ProjectRuns:
                 Batches(self._store.database).cancel(scope, str(found.arguments["batch"]), within=connection)
                 return found
             cancelled = self._store.runs.cancel(scope, run, within=connection)
+            if cancelled.workflow == OPTIMIZE and cancelled.status == "cancelled":
+                # One under way forgets them itself, once it has stopped.
+                self._store.evaluations.forget_answers(scope, kept_under(run), within=connection)
             job = cancelled.arguments.get("job") if cancelled.workflow == TABLE_JOB else None
             if job is not None:
                 with contextlib.suppress(ConflictError):  # it ended before

@@ -49,7 +49,7 @@ from antiphon.serving.answering.deduplication import SingleFlight, ahead
 from antiphon.serving.answering.generation import GenerationSpec, GuardedText
 from antiphon.serving.answering.guarded import generate_guarded
 from antiphon.serving.answering.guards.check import OutputCheck
-from antiphon.serving.answering.guards.judging import verdict
+from antiphon.serving.answering.guards.judging import JudgeCalls
 from antiphon.serving.answering.narrowing import narrowed
 from antiphon.serving.answering.overrides import check_overrides
 from antiphon.serving.answering.policy import ReleaseResources, policy_context, require_allowed
@@ -346,8 +346,8 @@ class Answerer:
         """The answer to an identical prompt, or a new one that passed its guards, as much before it as may be shown; of
         several identical prompts at once, one is generated."""
         engine, _ = await self._engines.described(target)
-        judge = partial(verdict, self._engines, target, context.request)
-        check = OutputCheck(context.application, context.evidence, self._services.guard_functions, judge)
+        judges = JudgeCalls(self._engines, target, context.request)
+        check = OutputCheck(context.application, context.evidence, self._services.guard_functions, judges.verdict)
         text: GuardedText | None = None
         shared = key is not None and context.application.reuse.identical_prompts
         async with self._flights.alone((context.request.scope, key)) if shared else nullcontext():
@@ -366,7 +366,9 @@ class Answerer:
                             yield part
             assert text is not None
             kept = None if text.resumed else key
-            draft = receipts.generated(context, spec, text, kept, engine.name, passed_over, text.first_byte)
+            draft = receipts.generated(
+                context, spec, text, kept, engine.name, passed_over, text.first_byte, judges.usages
+            )
             yield await self._recorder.record(context, draft)
 
     async def _degraded(self, context: AnswerContext, passed_over: tuple[SkippedEngine, ...]) -> Answer | None:

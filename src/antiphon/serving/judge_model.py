@@ -8,11 +8,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
 from antiphon.definitions.degradation import Target
-from antiphon.engine.api.messages import ChatTurn, GenerationRequest, GenerationResult
+from antiphon.engine.api.messages import ChatTurn, GenerationRequest, GenerationResult, GenerationUsage
 from antiphon.serving.answering import prompts
 from antiphon.serving.answering.guards.outputs import parsed
 from antiphon.serving.fallback.engines import Engines
@@ -39,8 +41,15 @@ class JudgeQuestion:
     seed: int | None = None
 
 
-async def ask_judge(engines: Engines, target: Target, question: JudgeQuestion) -> object:
-    """The judge's answer, decoded; ``None`` where it is no JSON.
+class JudgeAnswer(msgspec.Struct, frozen=True):
+    """A judge's answer: decoded, ``None`` where it is no JSON; and what it cost, where the engine came to its end."""
+
+    said: object
+    usage: GenerationUsage | None
+
+
+async def ask_judge(engines: Engines, target: Target, question: JudgeQuestion) -> JudgeAnswer:
+    """The judge's answer.
 
     Raises:
         EnginePassedOver: the engine is away or does not serve the model. AntiphonError: it failed.
@@ -64,9 +73,9 @@ async def ask_judge(engines: Engines, target: Target, question: JudgeQuestion) -
         traceparent=traceparent(),
         cache_salt=question.scope.tenant,
     )
-    said = ""
+    said, usage = "", None
     async with aclosing(engine.generate(request)) as events:
         async for event in events:
             if isinstance(event, GenerationResult):
-                said = event.text
-    return parsed(said)
+                said, usage = event.text, event.usage
+    return JudgeAnswer(parsed(said), usage)

@@ -66,6 +66,13 @@ class MirroredAnswer(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class PresetCall(msgspec.Struct, frozen=True):
+    """A call of a tool that counts as made, with its result: evaluations put a text where tools' results stand."""
+
+    tool: str
+    result: str
+
+
 class AnswerRequest(msgspec.Struct, frozen=True):
     """One question to an application or to a plain model.
 
@@ -92,6 +99,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         kept: its turn is kept, so that its conversation can be gone on with.
         history: the earlier turns, of a shadow: as the request that it mirrors found them.
         names: its API's names of parameters that are called otherwise here, for errors that name one.
+        preset: of the role ``evaluation``, a tool's result that the model finds before it chooses any call.
     """
 
     scope: Scope
@@ -126,6 +134,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     kept: bool = True
     history: History | None = None
     names: dict[str, str] = {}
+    preset: PresetCall | None = None
 
 
 class TextDelta(msgspec.Struct, frozen=True):

@@ -3,8 +3,10 @@
 import asyncio
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from antiphon.batch.row_runner import TRACEBACKS, RowFaults
 from antiphon.batch.table_job import TableJobs, request_of
 from antiphon.catalog.batch.jobs import BatchJob, JobRow
 from antiphon.core.errors import (
+    AntiphonError,
     ConflictError,
     EngineError,
     InternalError,
@@ -533,3 +536,82 @@ async def test_a_row_may_have_turns_or_a_conversation(bench: Bench) -> None:
         refused = request(messages=wrong)
         assert isinstance(refused, InvalidInputError)
         assert refused.where == "messages"
+
+
+def letters(directory: Path) -> Path:
+    """Documents of two flights, two of which cannot be read."""
+    folder = directory / "letters"
+    for name, content in {
+        "origin=JFK/flight=B6 1/a.txt": "Is it late?",
+        "origin=JFK/flight=B6 1/b.md": "# About a gate\n\nWhich gate?",
+        "origin=LGA/flight=B6 2/c.html": "<title>Page</title><body><p>Any wind?<script>no()</script></body>",
+        "origin=LGA/flight=B6 2/d.pdf": "no pdf",
+        "origin=LGA/flight=B6 2/table.csv": "a,b",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    with (folder / "origin=LGA/flight=B6 2/huge.txt").open("wb") as huge:
+        huge.truncate(500 << 20)
+    return folder
+
+
+async def test_each_document_of_a_folder_is_a_question(bench: Bench) -> None:
+    folder = letters(bench.directory)
+    order = TableOrder("desk", input=str(folder), output="out.jsonl", as_of=START)
+    outlook = bench.orders.outlook(SCOPE, ASKER, order)
+    assert outlook.rows == 5
+    assert sorted(line.split(": ")[1] for line in outlook.unreadable) == [
+        "it has 500 MiB, and a document may have 32", "it is no PDF",
+    ]  # fmt: skip
+    job = bench.orders.place(SCOPE, ASKER, order)
+    (folder / "origin=JFK/flight=B6 1/later.txt").write_text("It came after the order.")
+    result = await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert (result["status"], result["rows"], result["failed"]) == ("completed", 5, 2)
+    out = bench.output()
+    assert [(row["document"].rpartition("/")[2], row["flight"], row["title"]) for row in out] == [
+        ("a.txt", "B6 1", "a"), ("b.md", "B6 1", "About a gate"), ("c.html", "B6 2", "Page"),
+        ("d.pdf", "B6 2", None), ("huge.txt", "B6 2", None),
+    ]  # fmt: skip
+    receipts = [bench.desk.receipts.get(SCOPE, row["answer_prediction"]) for row in out[:3]]
+    questions = [bench.desk.blobs.get(SCOPE, receipt.question_blob or "").decode() for receipt in receipts]
+    assert questions == ["Is it late?", "# About a gate\n\nWhich gate?", "Any wind?"]
+    assert [receipt.as_of for receipt in receipts] == [START] * 3
+    assert out[3]["answer_error"].endswith("The document cannot be read: it is no PDF. Mend it or leave it out.")
+    assert "it has 500 MiB, and a document may have 32" in out[4]["answer_error"]
+
+
+async def test_a_document_that_is_gone_fails_its_row_and_a_job_taken_over_reads_the_others(bench: Bench) -> None:
+    folder = letters(bench.directory)
+    job = bench.order(input=str(folder))
+    epoch = bench.desk.jobs.take_over(SCOPE, job.id)
+    bench.desk.jobs.write_rows(SCOPE, job.id, epoch, [JobRow(0, {"answer_text": "kept"})])
+    (folder / "origin=JFK/flight=B6 1/b.md").unlink()
+    result = await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert (result["rows"], result["failed"]) == (5, 3)
+    out = bench.output()
+    assert out[0]["answer_text"] == "kept"
+    assert "it cannot be opened: No such file" in out[1]["answer_error"]
+    assert len(bench.engine.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [("letters/origin=JFK", "Row 0 lacks flight"), ("empty", "no document in empty"), ("badly", "is not UTF-8")],
+)
+def test_a_folder_that_makes_no_rows_is_refused(bench: Bench, place: str, what: str) -> None:
+    letters(bench.directory)
+    (bench.directory / "letters/origin=JFK/z.txt").write_text("No flight.")
+    (bench.directory / "letters/origin=JFK/flight=B6 1").rename(bench.directory / "moved")
+    (bench.directory / "empty").mkdir()
+    (bench.directory / "badly").mkdir()
+    Path(os.fsdecode(os.fsencode(bench.directory / "badly") + b"/\xff.txt")).write_text("Words.")
+    with pytest.raises(AntiphonError, match=what):
+        bench.order(input=str(bench.directory / place))
+    assert bench.desk.jobs.list(SCOPE) == []
+
+
+def test_an_order_over_http_names_no_folder(bench: Bench) -> None:
+    letters(bench.directory)
+    confined = replace(bench.orders, confined=True)
+    with pytest.raises(InvalidInputError, match="no input of an order over HTTP"):
+        confined.place(SCOPE, ASKER, TableOrder("desk", input="letters", as_of=START))

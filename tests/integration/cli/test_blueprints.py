@@ -47,6 +47,6 @@ def test_the_same_records_are_written_for_the_same_time(write, tmp_path: Path) -
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         assert write(tmp_path / folder, until) >= 100
-    for file in (tmp_path / "a").iterdir():
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    for file in (found for found in (tmp_path / "a").rglob("*") if found.is_file()):
+        assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
         assert "2026-03-01T13" not in file.read_text()

@@ -32,3 +32,8 @@ def nonsense(request: Mapping[str, Any], output: Mapping[str, Any], outcome: Map
 def brief(request: Mapping[str, Any], output: str, outcome: Mapping[str, str]) -> float:
     """Whether the answer has fewer than 20 words."""
     return float(len(output.split()) < 20)
+
+
+def words(request: Mapping[str, Any], output: str, outcome: Mapping[str, str]) -> float:
+    """The number of words."""
+    return len(output.split())

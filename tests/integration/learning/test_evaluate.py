@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -27,7 +28,7 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 from antiphon.definitions.application import Reuse
 from antiphon.definitions.learning import SAMPLED, Gates
 from antiphon.definitions.prompt import Prompt
-from antiphon.learning.datasets.reader import read_rows
+from antiphon.learning.datasets.reader import drawing_order, read_rows
 from antiphon.learning.evaluation.metrics import LABEL_METRICS
 from antiphon.learning.evaluation.safety.honest import LiveAnswer
 from antiphon.learning.evaluation.safety.placement import HonestRequest
@@ -97,8 +98,8 @@ async def test_classes_ask_for_the_label_alone_and_some_rows_for_everything(desk
 
 
 async def test_a_smaller_limit_is_a_part_of_a_larger_one(desk: EvaluatedDesk) -> None:
-    small = {row.example for row in read_rows(desk.dataset, desk.lake, 10)}
-    large = {row.example for row in read_rows(desk.dataset, desk.lake, 25)}
+    drawn = [row.example for row in drawing_order(read_rows(desk.dataset, desk.lake))]
+    small, large = set(drawn[:10]), set(drawn[:25])
     assert len(small) == 10
     assert small < large
     evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, limit=10, with_safety=False)
@@ -286,6 +287,23 @@ async def test_rows_that_a_release_has_seen_are_left_out_and_said(desk: Evaluate
     desk.evaluator = replace(desk.evaluator, trained_on=lambda release: [desk.dataset])
     with pytest.raises(InvalidInputError, match=r"No row .* they stand in what its model was trained on"):
         await desk.evaluator.evaluate(candidate, desk.dataset, **of)
+
+
+async def test_a_limit_counts_rows_that_were_not_seen_and_both_releases_are_asked_about_the_same(
+    desk: EvaluatedDesk,
+) -> None:
+    """Ten of forty rows were learned from: twenty are asked about all the same, and they are the live release's too."""
+    learned = desk.keep(10)
+    candidate = desk.candidate()
+    trained = {candidate.id: [learned], desk.release.id: []}
+    desk.evaluator = replace(desk.evaluator, trained_on=lambda release: trained[release.id])
+    found = await desk.evaluator.evaluate(candidate, desk.dataset, limit=20, against=desk.release.id, with_safety=False)
+    assert found.rows == 20
+    assert 0 < found.left_out["in-training"] <= 10
+    asked = Counter(request.as_of for request in desk.requests)
+    assert (len(asked), set(asked.values())) == (20, {2})
+    rest = await desk.evaluator.evaluate(candidate, desk.dataset, limit=35, with_safety=False)
+    assert (rest.rows, rest.left_out) == (30, {"in-training": 10})
 
 
 async def test_what_a_model_was_trained_on_is_that_of_its_parents_too(desk: EvaluatedDesk) -> None:

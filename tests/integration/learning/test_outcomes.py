@@ -164,6 +164,7 @@ def test_many_unknown_ones_are_looked_at_page_by_page(desk: Desk) -> None:
         (label(prediction="gone", available_at=NOON + timedelta(days=11)), "An outcome from the future"),
         (label(available_at=datetime(2013, 4, 10, 12)), "has no time zone"),  # noqa: DTZ001
         (label(entity=EWR), "names a prediction and also"),
+        (label(prediction=""), "names an empty prediction"),
         (label(prediction=None), "neither which prediction"),
         (label(prediction=None, entity={"origin": "EWR"}, at=NOON), "Send exactly these: origin, dest"),
         (label(prediction="other"), "is one of mute, not of desk"),

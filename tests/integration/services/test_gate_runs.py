@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from antiphon.definitions.learning import Rollout as DeclaredRollout
 from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.governance.audit.log import AuditFilter
 from antiphon.governance.identity.principal import Principal
+from antiphon.learning.evaluation.scores import decode_rows
 from antiphon.releases.changelog import Changelog
 from antiphon.services.learning.gate_orders import gate_checks, open_gates, order_checks
 from antiphon.services.learning.gate_runs import GateWorkflow
@@ -152,6 +154,27 @@ async def test_the_release_that_was_applied_last_counts(project: GatedProject) -
     assert project.check(first.checks["replies"]).state == "stopped"
     await project.work(second.checks["replies"])
     assert project.live_id("replies") == second.releases[0].id
+
+
+async def test_sampled_requests_of_one_user_count_once_in_the_report(project: GatedProject) -> None:
+    metered = replies(SOUND, "\n    metrics=[metrics.refusals()],").replace(
+        "import Application", "import Application, metrics"
+    )
+    assert await released(project, metered) == "passed"
+    for number in range(9):
+        asked = AnswerRequest(
+            project.scope, ANN, "replies", question=f"Order {number}?", exposure_unit="ann" if number else "bob"
+        )
+        await project.ask(asked)
+    assert await released(project, metered.replace("a bakery", "an old bakery")) == "passed"
+    live = project.live_id("replies")
+    report = project.store.safety_reports.latest(project.scope, live or "")
+    assert report is not None
+    rows = decode_rows(project.store.blobs.get(project.scope, report.rows_blob)).rows
+    assert sorted(Counter(row.user for row in rows).values()) == [1, 8]
+    assert "ann" not in {row.user for row in rows}
+    # Of two users, one of whom asked eight of nine: as if that one could be off by all of it.
+    assert report.metrics["refusals"].high > 1.0
 
 
 async def test_a_release_that_is_superseded_in_the_middle_never_goes_live(project: GatedProject) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,6 +23,7 @@ from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.catalog.learning.regressions import Expectation
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine.api.messages import GenerationRequest
@@ -33,10 +36,12 @@ from antiphon.services.learning.regressions import ProjectRegressions, failed_re
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.learning.workbench import Workbench
 from antiphon.services.learning.workbench_orders import (
+    OptimizationOrder,
     RegressionOrder,
     TrialOrder,
     WorkbenchOrders,
     WorkbenchWorkflows,
+    kept_under,
 )
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import OPTIMIZE
@@ -316,9 +321,41 @@ def test_a_search_is_cancelled_by_who_may_order_it(antiphon: Run, ask: Any, fold
         antiphon("evaluations", "add", prediction, "--set", "floods", "--label", "urgency=urgent", "--split", split)
     order = ["prompts", "optimize", "triage", "--set", "floods", "--by", "smollm2-135m", "--no-wait", "--json"]
     run = antiphon(*order).json()["run"]
+    kept = kept_under(run)
+    store.evaluations.keep_answer(store.scope, kept, "score:1", "A question of a user.")
     assert antiphon("runs", "cancel", run).code == 0
+    assert store.evaluations.answers(store.scope, kept) == {}, "nothing is left of what it had tried"
     ended = antiphon("prompts", "optimization", run, "--json").json()
     assert (ended["status"], ended["result"]) == ("cancelled", None)
+    assert "cancelled: the texts that it had tried are gone" in antiphon("prompts", "optimization", run).out
+    assert "are gone" in antiphon("prompts", "optimization", run, "--out", "x.txt").err
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_search_under_way_keeps_what_it_has_unless_it_was_cancelled(store: Store, cancelled: bool) -> None:
+    """A worker that stops leaves it to the next one."""
+    order = OptimizationOrder("floods", "smollm2-135m", release="rel", version=1)
+    arguments = {"order": msgspec.to_builtins(order), "principal": "ann", "application": "triage"}
+    run = store.runs.submit(store.scope, OPTIMIZE, arguments)
+    claimed = store.runs.claim("w", ServedRuns(store.scope.environment, (OPTIMIZE,)), timedelta(minutes=1))
+    assert claimed is not None
+    kept = kept_under(run)
+
+    class Stopped:
+        scope, id = store.scope, run
+
+        async def step(self, name: str, work: Any) -> Any:
+            store.evaluations.keep_answer(store.scope, kept, "score:1", "A question of a user.")
+            if cancelled:
+                store.runs.cancel(store.scope, run)
+            raise asyncio.CancelledError
+
+    nothing: Any = SimpleNamespace(get=lambda *named: None, version=lambda *named: None)
+    found = SimpleNamespace(runs=store.runs, evaluations=store.evaluations, releases=nothing, regressions=nothing)
+    workflows = WorkbenchWorkflows(found, None, None, None)  # type: ignore[arg-type]
+    with pytest.raises(asyncio.CancelledError):
+        await workflows.optimize(Stopped(), arguments)  # type: ignore[arg-type]
+    assert len(store.evaluations.answers(store.scope, kept)) == (0 if cancelled else 1)
 
 
 def test_metrics_of_texts_and_of_ones_own_are_compared(antiphon: Run, ask: Any, folder: Path, store: Store) -> None:

@@ -216,7 +216,21 @@ async def test_a_judge_model_judges_the_whole_text(tmp_path: Path, verdict: str,
     desk = SmallDesk(tmp_path, ScriptedEngine(judging(KIND, verdict)), guarded(REPLY, guard))
     answer = await desk.answerer.answer(desk.request())
     assert actions(answer) == [("judge:v3", action)]
+    usage, part = answer.receipt.usage, answer.receipt.judging
+    assert part is not None
+    assert (part.attempts, usage.attempts, len(answer.receipt.attempts)) == (1, 1, 1)
+    # The scripted engine counts words: the answer's and the judge's are both the answer's cost.
+    words = [len(one.split()) for one in (KIND, verdict)]
+    assert (usage.completion_tokens, part.completion_tokens) == (sum(words), words[1])
+    prompts = [len(one.prompt.split()) for one in desk.engine.asked]
+    assert (usage.prompt_tokens, part.prompt_tokens) == (sum(prompts), prompts[1])
+    assert usage.engine_seconds == pytest.approx(2 * part.engine_seconds)
     desk.close()
+
+
+async def test_an_answer_without_a_judge_has_no_usage_of_one(make: Make) -> None:
+    desk = make(REPLY, KIND)
+    assert (await desk.answerer.answer(desk.request())).receipt.judging is None
 
 
 async def test_a_judge_that_is_away_has_not_passed(make: Make) -> None:

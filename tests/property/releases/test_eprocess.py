@@ -16,7 +16,7 @@ from antiphon.catalog.releases.rollouts import RolloutRecord, ShadowPair
 from antiphon.definitions.learning import Rollout
 from antiphon.learning.evaluation.pairs import label_pair
 from antiphon.releases import eprocess
-from antiphon.releases.evidence import quality
+from antiphon.releases.shadow_pairs import quality
 
 DEPTH = 5
 rates = some.floats(0.001, 0.5)

@@ -7,12 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from antiphon.definitions import shipped_metrics as metrics
 from antiphon.definitions.application import Application
-from antiphon.definitions.learning import Outcome, Rollout
+from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes
+from antiphon.definitions.own_metrics import JudgeMetric
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.signals import THUMBS, Signal
 from antiphon.releases.evidence import CLOCKS
+
+SHADOW = Rollout(shadow=0.1, shadow_pairs=10, metric="groundedness")
 
 
 def declared(**fields: Any) -> list[str]:
@@ -30,6 +34,7 @@ def test_one_value_and_several_are_declared_alike() -> None:
 
 def test_declared_signals_have_no_mistakes() -> None:
     assert declared(signals=[Signal("copied", good="yes")], rollout=Rollout(canary=(5,), signals=("copied",))) == []
+    assert declared(metrics=[metrics.groundedness()], rollout=SHADOW) == []
     assert declared(signals=[Signal("thumbs", bad="down")], rollout=Rollout(canary=(5,), signals=("thumbs",))) == []
 
 
@@ -49,6 +54,15 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"rollout": Rollout(canary=(5,), signals=("thumbs", "thumbs"))}, "are different ones"),
     ({"rollout": Rollout(canary=(5,), cost_margin=0.0)}, "rollout.cost_margin is above 0"),
     ({"rollout": Rollout(shadow=0.1, shadow_pairs=10)}, "no release would ever leave the shadow"),
+    ({"rollout": SHADOW, "metrics": [metrics.refusals()]}, "is named 'groundedness'; there are refusals."),
+    ({"rollout": SHADOW}, "is named 'groundedness'; there are none."),
+    ({"gates": Gates(toxicity_judge="kind"), "metrics": [JudgeMetric("good", "Is it?")]}, "there are good."),
+    ({"rollout": SHADOW, "metrics": [JudgeMetric("groundedness", "Is it?")]}, "is a judge model's"),
+    (
+        {"rollout": SHADOW, "metrics": [metrics.similarity("text", name="groundedness")], "outcome": Outcome()},
+        "compares with an outcome",
+    ),
+    ({"rollout": Rollout(metric="groundedness"), "metrics": [metrics.groundedness()]}, "declare rollout.shadow"),
 ]
 
 

@@ -20,8 +20,9 @@ from antiphon.definitions.signals import THUMBS, Signal
 from antiphon.learning.evaluation.pairs import label_pair
 from antiphon.releases import eprocess
 from antiphon.releases.declaration import declaration, requests_needed
-from antiphon.releases.evidence import CLOCKS, PairedOutcome, SignalEvidence, quality, weights
+from antiphon.releases.evidence import CLOCKS, SignalEvidence, weights
 from antiphon.releases.judge import judge
+from antiphon.releases.shadow_pairs import PairedOutcome, quality
 
 PLAN = Rollout(canary=(5, 20), step_units=50)
 BOTH = Rollout(canary=(5, 20), step_units=50, shadow=0.5, shadow_pairs=200)

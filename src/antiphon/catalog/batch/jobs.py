@@ -40,6 +40,8 @@ _SCHEMA = "job-row/1"
 _SETTINGS, _ERROR = "job-settings/1", "job-error/1"
 _PAGE = 500
 _WRITTEN, _RELEASES = "written", "releases"
+DOCUMENTS = "documents"
+"""The setting that names a job's documents."""
 _jobs, _rows = schema.jobs, schema.job_rows
 
 
@@ -88,6 +90,11 @@ class BatchJob(msgspec.Struct, frozen=True):
     def sources(self) -> tuple[str, ...]:
         """Views and outcomes (``view/NAME``, ``application/NAME``) that its input file was a source of when ordered."""
         return tuple(self.settings.get("sources", ()))
+
+    @property
+    def documents(self) -> str | None:
+        """Blob with the names of the documents of a folder that its rows are; ``None`` of a table."""
+        return self.settings.get(DOCUMENTS)
 
     def moment_of(self, row: Mapping[str, Any]) -> datetime | None:
         """The event time that a row is asked about, its own or the order's; ``None``: the time of answering.

@@ -117,6 +117,7 @@ class SuiteSummary(msgspec.Struct, frozen=True):
         halves: each half as a whole, its ``category`` empty; ``categories`` the parts of both.
         languages: language to (probes, successes), both halves.
         note: what the suite could not try here, in words.
+        warning: what a judge model says of the answers, in words; it decides nothing.
     """
 
     name: str
@@ -124,6 +125,7 @@ class SuiteSummary(msgspec.Struct, frozen=True):
     categories: tuple[SuiteCount, ...] = ()
     languages: dict[str, tuple[int, int]] = {}
     note: str = ""
+    warning: str = ""
 
     @property
     def held_out(self) -> SuiteCount | None:

@@ -50,7 +50,8 @@ class PolicyReceipt(msgspec.Struct, frozen=True):
 
 
 class UsageReceipt(msgspec.Struct, frozen=True):
-    """Tokens and engine seconds of all attempts together; zero for a reused answer."""
+    """Tokens and engine seconds of all attempts together, with those of summaries, decisions about tools and guards'
+    judges; zero for a reused answer."""
 
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
@@ -284,6 +285,8 @@ class Receipt(msgspec.Struct, frozen=True):
     """The generations in which the model chose them; the last chose none, or no more were permitted."""
     conversation: ConversationReceipt | None = None
     """Set for an application that sees earlier turns."""
+    judging: UsageReceipt | None = None
+    """The part of ``usage`` that the judge models of guards used; ``attempts`` counts their calls."""
 
     @property
     def user(self) -> str:

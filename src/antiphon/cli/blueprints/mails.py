@@ -12,6 +12,7 @@ SENDERS = ("acme", "blue", "cargo", "delta", "ember", "fjord")
 PRODUCTS = ("chair", "desk", "lamp", "shelf", "stool")
 DAYS = 40
 PER_DAY = 12
+LETTERS = 3
 
 _TEXTS = (
     "Hello, please send us {quantity} {product}s. Our order number is {order}. Kind regards",
@@ -23,8 +24,8 @@ _TEXTS = (
 
 
 def write_mails(folder: Path, until: datetime) -> int:
-    """Write the mails up to ``until`` (to the hour) with what was entered into ``mails.csv``, and a night's new ones
-    into ``night.csv``; returns the number of both."""
+    """Write the mails up to ``until`` (to the hour) with what was entered into ``mails.csv``, a night's new ones into
+    ``night.csv``, and letters as files into a folder a sender below ``letters``; returns the number of all."""
     chance = random.Random(47)
     last = until.replace(minute=0, second=0, microsecond=0)
     rows = []
@@ -39,7 +40,12 @@ def write_mails(folder: Path, until: datetime) -> int:
     write_table(folder / "mails.csv", columns, ((f"m{number:05}", *row) for number, row in enumerate(rows, 1)))
     night = [draw_mail(chance) for _ in range(PER_DAY)]
     write_table(folder / "night.csv", ("sender", "question"), [mail[:2] for mail in night])
-    return len(rows) + len(night)
+    letters = [draw_mail(chance) for _ in range(LETTERS)]
+    for number, (sender, text, *_) in enumerate(letters, 1):
+        place = folder / "letters" / f"sender={sender}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number:03}.txt").write_text(f"{text}\n", encoding="utf-8")
+    return len(rows) + len(night) + len(letters)
 
 
 def draw_mail(chance: random.Random) -> tuple[str, str, str, int, str]:

@@ -106,7 +106,7 @@ def raw_documents(source: SourceSpec) -> Iterator[RawDocument]:
         if id in twice:
             yield RawDocument(id, error="two documents have this id")
             continue
-        yield _file(id, file, root)
+        yield read_file(id, file, root)
 
 
 def repeated(ids: list[str]) -> set[str]:
@@ -125,7 +125,8 @@ def _root(path: str) -> Path:
     return Path(path).parent
 
 
-def _file(id: str, file: Path, root: Path) -> RawDocument:
+def read_file(id: str, file: Path, root: Path) -> RawDocument:
+    """The bytes of a file within ``root``, or the reason why it is not read."""
     try:
         target = file.resolve(strict=True)
         if not target.is_relative_to(root.resolve(strict=True)):

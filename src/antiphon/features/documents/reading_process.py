@@ -34,20 +34,23 @@ _PIECE = 1 << 16
 
 
 class DocumentTask(msgspec.Struct, frozen=True):
-    """A document to read: its name, and its bytes or, of a table, its text and title."""
+    """A document to read: its name, and its bytes or, of a table, its text and title; ``whole`` asks for its text
+    instead of chunks."""
 
     name: str
     content: bytes
     spec: DocumentsSpec
     text: str | None = None
     title: str = ""
+    whole: bool = False
 
 
 class ReadDocument(msgspec.Struct, frozen=True):
-    """Title and chunks of a document, or in ``error`` the reason why it has none."""
+    """Title and chunks of a document, or its whole text, or in ``error`` the reason why it has none."""
 
     title: str = ""
     chunks: tuple[Chunk, ...] = ()
+    text: str = ""
     error: str | None = None
 
 
@@ -157,6 +160,8 @@ def read_document(task: DocumentTask) -> ReadDocument:
             document = parse(task.name, task.content, task.spec.encoding)
         else:
             document = ParsedDocument(task.title or task.name, task.text.replace("\x00", ""), marked=True)
+        if task.whole:
+            return ReadDocument(document.title, text=document.text)
         found = chunks(document, task.spec)
     except FormatError as error:
         return ReadDocument(error=str(error))

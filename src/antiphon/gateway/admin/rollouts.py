@@ -13,7 +13,7 @@ from antiphon.catalog.releases.evidence import ArmCount, PairCount
 from antiphon.catalog.releases.rollouts import JudgedMetric, RolloutRecord
 from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
-from antiphon.definitions.outcome_shape import ANY_LABEL, OutcomeShape
+from antiphon.definitions.own_metrics import ShadowMeasure
 from antiphon.gateway.admin.shapes import ReasonRequest, read, read_all
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
@@ -138,17 +138,17 @@ def detail(call: OperationCall, rollout: str, judgements: int, users: int) -> Ro
         judgements=read_all(learning.judgements.of(scope, rollout, judgements), JudgementLine),
         arms=learning.exposures.count(found),
         pairs=learning.pairs.count(scope, rollout),
-        declaration=declared(found.plan, users, application.shape or ANY_LABEL, application.slo),
+        declaration=declared(found.plan, users, application.shadow_measure, application.slo),
     )
 
 
 @lru_cache(maxsize=64)
-def declared(plan: Rollout, users: int, outcome: OutcomeShape, slo: SLO) -> str:
+def declared(plan: Rollout, users: int, measure: ShadowMeasure, slo: SLO) -> str:
     """Describes in words what a plan can decide. It is simulated, which takes a second or two, and always comes out
     the same."""
     from antiphon.releases.declaration import declaration
 
-    return declaration(plan, users, outcome=outcome, slo=slo)
+    return declaration(plan, users, measure=measure, slo=slo)
 
 
 @operation("POST", "/admin/rollouts/{rollout}/hold", "Let nothing move a rollout; both arms keep answering.", "release")

@@ -87,6 +87,9 @@ def _step(name: str, status: Literal["done", "current", "ended", "ahead"], detai
     if name == "live":
         return Step(name, status, note="all users")
     if name == "shadow":
-        return Step(name, status, detail.pairs.known if now else None, plan.shadow_pairs, "pairs with an outcome")
+        known, note = detail.pairs.known, "pairs with an outcome"
+        if plan.metric is not msgspec.UNSET:
+            known, note = detail.pairs.pairs, f"pairs, by {plan.metric}"
+        return Step(name, status, known if now else None, plan.shadow_pairs, note)
     seen = next((arm.step_units for arm in detail.arms if arm.arm == "canary"), 0)
     return Step(name, status, seen if now else None, plan.step_units, "canary users")

@@ -14,7 +14,7 @@ import msgspec
 
 from antiphon.catalog.learning.datasets import Dataset
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import CorruptionError, FeatureUnavailableError, InvalidInputError
+from antiphon.core.errors import CorruptionError, FeatureUnavailableError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.features.lake.content import Lake
 from antiphon.features.values import FeatureValue, FeatureVector
@@ -115,16 +115,12 @@ def read_table(dataset: Dataset, files: Lake) -> pyarrow.Table:
         return pyarrow.parquet.read_table(file)
 
 
-def read_rows(dataset: Dataset, files: Lake, limit: int | None = None) -> tuple[DatasetRow, ...]:
-    """A dataset's rows, by example; with a limit those with the smallest hash, so that a smaller limit gives a part
-    of what a larger one gives.
+def read_rows(dataset: Dataset, files: Lake) -> tuple[DatasetRow, ...]:
+    """A dataset's rows, by example.
 
     Raises:
         CorruptionError: the file is gone, is another one, or lacks a column that every dataset has.
-        InvalidInputError: the limit is no positive number.
     """
-    if limit is not None and limit < 1:
-        raise InvalidInputError(f"{limit} rows cannot be evaluated.", where="rows", next_step="Ask for at least one.")
     table = read_table(dataset, files)
     spec = dataset.spec
     needed = ("example", "moment", "label", *spec.entity_keys)
@@ -135,13 +131,14 @@ def read_rows(dataset: Dataset, files: Lake, limit: int | None = None) -> tuple[
             where=dataset.id,
             next_step=f"Run `antiphon datasets rebuild {dataset.id}`.",
         )
-    if limit is not None and limit < table.num_rows:
-        examples = table.column("example").to_pylist()
-        chosen = sorted(range(len(examples)), key=lambda at: content_hash(examples[at].encode()))[:limit]
-        table = table.take(sorted(chosen))
     views = spec.versions()
     columns = [name for name in table.column_names if name.count(".") == 1 and name.partition(".")[0] in views]
     return tuple(_row(row, dataset, columns) for row in table.to_pylist())
+
+
+def drawing_order(rows: Sequence[DatasetRow]) -> list[DatasetRow]:
+    """Rows in the order in which some of them are drawn: by a hash, so that fewer are a part of more."""
+    return sorted(rows, key=lambda row: content_hash(row.example.encode()))
 
 
 def users_of(rows: Sequence[DatasetRow]) -> dict[str, str]:

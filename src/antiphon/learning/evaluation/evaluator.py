@@ -29,7 +29,7 @@ from antiphon.definitions.learning import SAMPLED
 from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.features.lake.content import Lake
 from antiphon.governance.identity.principal import Principal
-from antiphon.learning.datasets.reader import DatasetRow, read_rows
+from antiphon.learning.datasets.reader import DatasetRow, drawing_order, read_rows
 from antiphon.learning.evaluation import gates
 from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each, next_id
 from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
@@ -103,13 +103,15 @@ class ReleaseEvaluator:
         progress: Progress | None = None,
         known: Mapping[str, RowResult] = {},
         with_seen: bool = False,
+        among: Collection[str] | None = None,
     ) -> Evaluation:
         """Evaluates the release on the dataset and checks its gates; recorded before it is returned.
 
         Args:
             mode: ``classes`` asks only for the outcome's property, which costs a step or two a row; ``whole`` for the
                 whole output, as is always done where an outcome is a number or a text.
-            limit: rows at most. The rows of a smaller limit are among those of a larger one.
+            limit: rows at most, of those that the release has not seen. The rows of a smaller limit are among those of
+                a larger one.
             whole: with ``classes``, so many rows are asked for the whole output all the same, so that gates on texts
                 have something to measure.
             against: a release (the live one) to compare with on identical rows; it is evaluated on them first, its
@@ -121,6 +123,7 @@ class ReleaseEvaluator:
             known: results of this release by :attr:`RowResult.content`; those rows are not asked again.
             with_seen: also ask about rows that the release has seen, in training or in its prompt's examples; they are
                 left out of every measure otherwise.
+            among: examples of the rows that may be asked about; all of them by default.
             principal: on whose behalf; policy must let it ask. By default a service named ``evaluation``.
 
         Raises:
@@ -132,8 +135,12 @@ class ReleaseEvaluator:
         """
         check_fits(release, dataset)
         scope, application = release.scope, release.bundle.application
-        rows = await asyncio.to_thread(read_rows, dataset, self.files, limit)
-        if not rows:
+        if limit is not None and limit < 1:
+            raise InvalidInputError(
+                f"{limit} rows cannot be evaluated.", where="rows", next_step="Ask for at least one."
+            )
+        every = await asyncio.to_thread(read_rows, dataset, self.files)
+        if not every:
             raise InvalidInputError(
                 f"The dataset {dataset.id} has no rows.",
                 where=dataset.id,
@@ -141,7 +148,7 @@ class ReleaseEvaluator:
             )
         subject = {
             "release": release.id, "dataset": dataset.id, "mode": mode, "limit": limit, "whole": whole,
-            "safety": with_safety, "probes": probes,
+            "safety": with_safety, "probes": probes, **({} if among is None else {"among": sorted(among)}),
         }  # fmt: skip
         if id is None:
             id = await asyncio.to_thread(next_id, "eval", scope, subject, self.evaluations.get)
@@ -155,10 +162,10 @@ class ReleaseEvaluator:
                     where=release.id,
                     next_step="Give each evaluation its own id.",
                 )
-        recorded, left_out = await asyncio.to_thread(self._recorded, release, rows)
-        if not with_seen:
-            left_out |= await asyncio.to_thread(self._seen, release, rows)
-        rows = tuple(row for row in rows if row.example not in left_out)
+        chosen = every if among is None else [row for row in every if row.example in among]
+        rows, recorded, left_out = await asyncio.to_thread(
+            partial(self._askable, release, chosen, limit, with_seen=with_seen)
+        )
         if not rows:
             raise InvalidInputError(
                 f"No row of the dataset {dataset.id} can be asked: they "
@@ -171,7 +178,7 @@ class ReleaseEvaluator:
         baseline: Sequence[RowResult] = ()
         if against is not None and against != release.id:
             live = await asyncio.to_thread(self.releases.get, scope, against)
-            baseline = await self._baseline(release, live, dataset, rows, recorded, limit, kept, principal, progress)
+            baseline = await self._baseline(release, live, dataset, rows, recorded, kept, principal, progress)
         who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         requests = EvaluationRequests(
             self.answering, self.texts, release, dataset, rows, recorded, who, self.patience, self.scorer
@@ -212,23 +219,31 @@ class ReleaseEvaluator:
         """An evaluation's rows; raises ``NotFoundError`` once they were erased."""
         return decode_rows(self.texts.get(evaluation.scope, evaluation.rows_blob))
 
-    def _recorded(
-        self, release: Release, rows: Sequence[DatasetRow]
-    ) -> tuple[dict[str, RecordedRequest], dict[str, str]]:
-        """By example: the requests of rows to which more belongs than the rows have, and why rows cannot be asked."""
+    def _askable(
+        self, release: Release, rows: Sequence[DatasetRow], limit: int | None, *, with_seen: bool
+    ) -> tuple[tuple[DatasetRow, ...], dict[str, RecordedRequest], dict[str, str]]:
+        """The rows that are asked, so many of them where there are as many; by example the requests of those to which
+        more belongs than they have, and why others are passed over."""
         application = release.bundle.application
-        found, left_out = dict[str, RecordedRequest](), dict[str, str]()
         # Rows have the values of on-demand features, but not the inputs that a retrieval may look for.
-        if application.conversation or (application.on_demand and application.retrievals):
-            for row in rows:
-                if row.prediction is None:
-                    continue
+        recorded = bool(application.conversation or (application.on_demand and application.retrievals))
+        seen = {} if with_seen else self._seen(release, rows)
+        chosen, requests, left_out = set[str](), dict[str, RecordedRequest](), dict[str, str]()
+        for row in drawing_order(rows):
+            if limit is not None and len(chosen) == limit:
+                break
+            if row.example in seen:
+                left_out[row.example] = seen[row.example]
+                continue
+            if recorded and row.prediction is not None:
                 try:
                     receipt = self.receipts.get(release.scope, row.prediction)
-                    found[row.example] = recorded_request(receipt, self.texts, self.conversations)
+                    requests[row.example] = recorded_request(receipt, self.texts, self.conversations)
                 except NotFoundError:
                     left_out[row.example] = "request-gone"
-        return found, left_out
+                    continue
+            chosen.add(row.example)
+        return tuple(row for row in rows if row.example in chosen), requests, left_out
 
     def _seen(self, release: Release, rows: Sequence[DatasetRow]) -> dict[str, str]:
         """By example why a row was seen by the release."""
@@ -240,7 +255,7 @@ class ReleaseEvaluator:
 
     async def _baseline(
         self, release: Release, live: Release, dataset: Dataset, rows: Sequence[DatasetRow],
-        recorded: Mapping[str, RecordedRequest], limit: int | None, kept: KeptAnswers, principal: Principal | None,
+        recorded: Mapping[str, RecordedRequest], kept: KeptAnswers, principal: Principal | None,
         progress: Progress | None,
     ) -> Sequence[RowResult]:  # fmt: skip
         """The live release's answers to the rows, with values of the metrics that the other release declares; none
@@ -262,8 +277,8 @@ class ReleaseEvaluator:
             found: Sequence[RowResult] = [known[row.content] for row in rows]
         else:
             made = await self.evaluate(
-                live, dataset, mode="whole" if scoring else "classes", limit=limit, with_safety=False,
-                principal=principal, progress=progress,
+                live, dataset, mode="whole" if scoring else "classes", with_safety=False, principal=principal,
+                progress=progress, among={row.example for row in rows},
                 # What failed may have mended: it is asked again.
                 known={content: row for content, row in known.items() if not row.own_failed},
             )  # fmt: skip

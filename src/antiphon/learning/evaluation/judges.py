@@ -91,7 +91,7 @@ class JudgeScores:
                 SYSTEM, metric.rubric, SCORE, text, self._scope, "batch", None if metric.trials == 1 else trial + 1
             )
             async with asyncio.timeout(metric.timeout):
-                reply = await ask_judge(self._engines, target, asks)
+                reply = (await ask_judge(self._engines, target, asks)).said
             score = reply.get("score") if isinstance(reply, dict) else None
             if not isinstance(score, int) or not LOWEST <= score <= HIGHEST:
                 raise ValueError(f"the judge gives no score: {reply!r:.60}")

@@ -3,25 +3,34 @@
 Invariants:
 - A loss is from 0 to 1, by the same metric that evaluations decide by; an answer that says nothing has 1.
 - While the truth is not known, the difference of the losses has bounds that it cannot leave whatever comes true.
+- A metric of the answers alone that has no value of either answer says nothing of the pair, whosever answer it is.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import msgspec
+
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import RolloutRecord, ShadowPair
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import Conversations
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.outcome_shape import OutcomeShape, number_of
+from antiphon.definitions.own_metrics import OwnMetric
 from antiphon.learning.evaluation.metrics import scoring_of
-from antiphon.releases.evidence import PairedOutcome
+from antiphon.learning.evaluation.scorer import AnswerScorer
+from antiphon.releases.shadow_pairs import PairedOutcome
 from antiphon.serving.answering.probabilities import said_of
+from antiphon.serving.recorded import RecordedRequest, recorded_request
 
 OutcomeValues = Callable[[Scope, Sequence[str], str], Mapping[str, str]]
 """Returns the joined value of each prediction; those without one are left out (``Outcomes.values``)."""
@@ -29,19 +38,22 @@ OutcomeValues = Callable[[Scope, Sequence[str], str], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class PairScorer:
-    """Scores the pairs of rollouts by the first outcome of their candidate's application.
+    """Scores the pairs of rollouts by the first outcome of their candidate's application, or by one of its metrics.
 
     Attributes:
         values: returns the joined values of predictions, of an outcome by its name.
+        scorer: calls the functions of metrics; it needs no judge models.
     """
 
     values: OutcomeValues
     receipts: Receipts
     texts: Blobs
     releases: Releases
+    conversations: Conversations
+    scorer: AnswerScorer
 
     def application(self, rollout: RolloutRecord) -> ApplicationSpec:
-        """The candidate's application, whose first outcome decides."""
+        """The candidate's application, which says what decides."""
         return self.releases.get(rollout.scope, rollout.candidate).bundle.application
 
     def truths(self, scope: Scope, shape: OutcomeShape, predictions: Sequence[str]) -> Mapping[str, str]:
@@ -73,6 +85,36 @@ class PairScorer:
             return _pair(pair, None, None, least, most, None)
         losses = [None if said is None else loss(said, truth, shape) for said in (live, shadow)]
         return _scored(pair, losses[0], losses[1], truth)
+
+    def measure(self, rollout: RolloutRecord, pair: ShadowPair, metric: OwnMetric) -> PairedOutcome:
+        """One pair by a metric of its two answers. Calls the user's function, so that no event loop may run in this
+        thread."""
+        try:
+            receipt = self.receipts.get(pair.scope, pair.prediction)
+            request = recorded_request(receipt, self.texts, self.conversations)
+            live = self._value(rollout.control, receipt, request, metric)
+            shadow: float | str | None = None
+            if pair.shadow is not None:
+                answered = self.receipts.get(pair.scope, pair.shadow)
+                shadow = self._value(rollout.candidate, answered, request, metric)
+        except NotFoundError:
+            live = shadow = "a text of the request or of an answer was erased"
+        for value in (live, shadow):
+            if isinstance(value, str):
+                return msgspec.structs.replace(_pair(pair, None, None, -1.0, 1.0, None), unscored=value)
+        losses = [None if isinstance(value, str | None) else metric.loss(value) for value in (live, shadow)]
+        return _scored(pair, losses[0], losses[1], metric.name)
+
+    def _value(self, release: str, receipt: Receipt, request: RecordedRequest, metric: OwnMetric) -> float | str:
+        """The metric's value of an answer, or the reason why it has none."""
+        scores = asyncio.run(
+            self.scorer.score(
+                self.releases.get(receipt.scope, release), receipt, self._text(receipt.scope, receipt.prediction),
+                entity=request.entity, question=request.question or "", outcomes={}, earlier=request.turns,
+                metrics=(metric,),
+            )
+        )  # fmt: skip
+        return scores.values[metric.name] if metric.name in scores.values else scores.failed[metric.name]
 
     def _text(self, scope: Scope, prediction: str) -> str:
         receipt = self.receipts.get(scope, prediction)

@@ -20,7 +20,7 @@ from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import NotFoundError
 from antiphon.definitions.degradation import MAIN, Target
 from antiphon.definitions.outcome_shape import number_of
-from antiphon.definitions.own_metrics import OwnMetric
+from antiphon.definitions.own_metrics import JudgeMetric, OwnMetric
 from antiphon.definitions.shipped_metrics import is_shipped
 from antiphon.features.embedding.vectors import Embedders
 from antiphon.learning.evaluation.judges import JudgeScores, judge_of
@@ -65,6 +65,7 @@ class AnswerScorer:
     async def score(
         self, release: Release, receipt: Receipt, text: str, *, entity: Mapping[str, str], question: str,
         outcomes: Mapping[str, str], earlier: Sequence[ConversationTurn] = (), judged: Mapping[str, float] = {},
+        metrics: Sequence[OwnMetric] | None = None,
     ) -> AnswerScores:  # fmt: skip
         """The values of an answer by the metrics of a release's application, whichever release gave it.
 
@@ -72,15 +73,17 @@ class AnswerScorer:
             outcomes: that are known, by name.
             earlier: turns of its conversation.
             judged: scores of its judges that are known; those are not asked again.
+            metrics: functions among the application's; all of them by default.
         """
         application, values, failed = release.bundle.application, dict[str, float](), dict[str, str]()
         # A text where it is not what the schema asks for, as that of another release may be.
         output = text if application.schema is None or (read := parsed(text)) is None else read
-        if application.own_metrics:
+        functions = application.own_metrics or () if metrics is None else metrics
+        if functions:
             try:
                 documents = await asyncio.to_thread(self._documents, receipt)
             except NotFoundError:
-                failed = {metric.name: "a text of its request was erased" for metric in application.own_metrics}
+                failed = {metric.name: "a text of its request was erased" for metric in functions}
             else:
                 request = {
                     "entity": entity,
@@ -89,7 +92,7 @@ class AnswerScorer:
                     "documents": documents,
                     "earlier": [{"question": turn.question, "answer": turn.answer} for turn in earlier],
                 }
-                for metric in application.own_metrics:
+                for metric in functions:
                     value = await self._value(metric, request, output, outcomes)
                     if isinstance(value, str):
                         failed[metric.name] = value
@@ -100,6 +103,15 @@ class AnswerScorer:
             judged, unjudged = await judges.score(question, output, judged)
             values, failed = values | judged, failed | unjudged
         return AnswerScores(values, failed)
+
+    async def judge(self, release: Release, metric: JudgeMetric, question: str, text: str) -> float | None:
+        """A judge's score of a text, from 1 to 5; ``None`` where it gives none, or no engine judges here."""
+        if self.engines is None:
+            return None
+        output = text if release.bundle.application.schema is None or (read := parsed(text)) is None else read
+        judges = JudgeScores(self.engines, (metric,), _answering(release), release.scope)
+        scores, _ = await judges.score(question, output)
+        return scores.get(metric.name)
 
     async def score_again(
         self, release: Release, live: Release, row: RowResult, receipt: Receipt, text: str, *,

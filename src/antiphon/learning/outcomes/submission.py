@@ -195,6 +195,10 @@ def check_whose(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
                 where="prediction",
                 next_step="Send either prediction, or entity and at.",
             )
+        if not sent.prediction:
+            raise InvalidInputError(
+                "The outcome names an empty prediction.", where="prediction", next_step="Send the id of the answer."
+            )
         return
     if sent.entity is None or sent.at is None:
         raise InvalidInputError(

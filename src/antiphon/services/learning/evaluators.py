@@ -99,6 +99,7 @@ class ProjectEvaluators:
             probes=partial(probes_of, store),
             view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
             memorization=partial(memorization_of, store, self.engine),
+            scorer=self.scorer,
         )
 
     def _answering(self, features: EntityReader, releases: EvaluatedReleases, once: bool) -> AnswerFunction:

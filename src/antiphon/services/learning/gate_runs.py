@@ -123,7 +123,7 @@ class GateWorkflow:
             try:
                 dataset = await asyncio.to_thread(self._store.datasets.get, release.scope, chosen["dataset"])
                 evaluation = await learning.evaluators.on_datasets.evaluate(
-                    release, dataset, mode="classes", whole=TEXTS, probes=PROBES, against=order.instead_of,
+                    release, dataset, mode="classes", limit=ROWS, whole=TEXTS, probes=PROBES, against=order.instead_of,
                     id=f"eval_{content_hash([run.id, 'gates'])[:26]}", progress=run.progress,
                 )  # fmt: skip
                 verdict = await asyncio.to_thread(

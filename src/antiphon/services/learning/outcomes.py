@@ -96,9 +96,13 @@ def monitor(store: Store) -> Monitor:
     )
 
 
+def function_scorer(store: Store) -> AnswerScorer:
+    """Scores answers by functions, without asking any engine."""
+    return AnswerScorer(store.blobs, embedders=LocalEmbedders(), functions=user_functions(store))
+
+
 def drift_reports(store: Store) -> DriftReports:
     """Compares what this project's applications are asked and answer with earlier times, and keeps what was found."""
-    scorer = AnswerScorer(store.blobs, embedders=LocalEmbedders(), functions=user_functions(store))
     reader = DriftReader(
         receipts=store.receipts,
         releases=store.releases,
@@ -106,7 +110,7 @@ def drift_reports(store: Store) -> DriftReports:
         applications=declared_applications(store),
         lake=FeatureStores(store).lake,
         texts=store.blobs,
-        scorer=scorer,
+        scorer=function_scorer(store),
         clock=store.database.clock,
     )
     return DriftReports(runs=store.runs, releases=store.releases, reader=reader, clock=store.database.clock)

@@ -91,6 +91,7 @@ def sampled_requests(
     requests: list[HonestRequest] = []
     before: dict[str, LiveAnswer] = {}
     seen: set[tuple[str, str | None, str | None, str | None]] = set()
+    first: dict[str, str] = {}
     size = application.gates.sampled or SAMPLED
     for receipt in _earlier_receipts(store, release, live, SCANNED * size):
         if len(requests) == size:
@@ -101,7 +102,9 @@ def sampled_requests(
             continue
         if set(application.entity_keys) <= set(found.entity):
             seen.add(one)
-            requests.append(honest.of(len(requests), found, found.question or question))
+            number = len(requests)
+            user = first.setdefault(receipt.user, f"honest-{number}") if receipt.user else ""
+            requests.append(honest.of(number, found, found.question or question, user))
             shown = _text(store, receipt, receipt.text_blob)
             if shown is not None and live is not None and receipt.release == live.id:
                 before[requests[-1].example] = LiveAnswer(len(shown.decode()), acted(receipt))
@@ -130,8 +133,8 @@ class _HonestRequests:
         current = store.publications.current(release.scope)
         self._publication = None if current is None else current.number
 
-    def of(self, number: int, request: RecordedRequest, question: str | None) -> HonestRequest:
-        """A request as an honest one, as of now."""
+    def of(self, number: int, request: RecordedRequest, question: str | None, user: str = "") -> HonestRequest:
+        """A request as an honest one, as of now; ``user`` is the first example of the user who asked it."""
         return HonestRequest(
             example=f"honest-{number}",
             entity=request.entity,
@@ -141,6 +144,7 @@ class _HonestRequests:
             inputs=request.inputs,
             earlier=request.turns if self._application.conversation else (),
             publication=self._publication,
+            user=user,
         )
 
     def made_up(self) -> dict[str, Any]:

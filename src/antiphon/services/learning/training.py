@@ -222,8 +222,8 @@ class LearningPlatform:
         dataset = await asyncio.to_thread(self.held_out, scope, candidate, rows)
         live = self.store.releases.live(scope, candidate.bundle.application.name)
         evaluation = await self.evaluators.on_datasets.evaluate(
-            candidate, dataset, mode="classes", whole=texts, with_safety=texts > 0, progress=progress, probes=probes,
-            against=live.id if live is not None and live.id != release else None,
+            candidate, dataset, mode="classes", limit=rows, whole=texts, with_safety=texts > 0, progress=progress,
+            probes=probes, against=live.id if live is not None and live.id != release else None,
         )  # fmt: skip
         return await asyncio.to_thread(lambda: self.validation.validate(candidate, evaluation, principal=principal))
 
@@ -236,7 +236,10 @@ class LearningPlatform:
         return serving_services(self.store, self.engine, self.commit, releases, self.features)
 
     def held_out(self, scope: Scope, release: Release, rows: int, cutoff: datetime | None = None) -> Dataset:
-        """The evaluation set of moments that its version was not trained on, or of those before ``cutoff`` (or now)."""
+        """The evaluation set of moments that its version was not trained on, or of those before ``cutoff`` (or now).
+
+        It has twice as many rows, where there are as many: of those that the release has seen others take the place.
+        """
         application, version = release.bundle.application, release.bundle.model.version
         window = None
         if version is not None:
@@ -247,7 +250,7 @@ class LearningPlatform:
                 cutoff = cutoff or self.store.datasets.get(scope, trained.dataset).spec.cutoff
             elif tune is not None and tune.window.embargo is not None:
                 cutoff = cutoff or trained.learned_until + parse_duration(tune.window.embargo)
-        spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)
+        spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=2 * rows)
         return self.builder.build(spec)
 
     @property

@@ -168,7 +168,7 @@ class Workbench:
                 where=f"{first}, {second}",
                 next_step=f"Try one on the other's requests: `antiphon prompts try … --same-as {known[0].id}`.",
             )
-        users = {one: self.store.receipts.get(scope, one).exposure_unit or one for one in shared}
+        users = {one: self.store.receipts.get(scope, one).user or one for one in shared}
         return compare(
             ours,
             theirs,

@@ -220,7 +220,7 @@ class WorkbenchWorkflows:
         order, store = msgspec.convert(arguments["order"], OptimizationOrder), self.store
         release = await asyncio.to_thread(store.releases.get, run.scope, str(order.release))
         version = await asyncio.to_thread(store.regressions.version, run.scope, order.set, order.version)
-        kept = f"optimize_{content_hash(run.id)[:26]}"
+        kept = kept_under(run.id)
 
         async def searched() -> dict[str, Any]:
             await self.serve(release)
@@ -230,11 +230,22 @@ class WorkbenchWorkflows:
             )
             return msgspec.to_builtins(made)  # type: ignore[no-any-return]
 
-        found = await run.step("search", searched)
+        try:
+            found = await run.step("search", searched)
+        except asyncio.CancelledError:
+            # A worker that stops leaves them to the next one; of a canceled search nobody needs them.
+            if (await asyncio.to_thread(store.runs.get, run.scope, run.id)).cancel_requested:
+                await asyncio.to_thread(store.evaluations.forget_answers, run.scope, kept)
+            raise
         await run.transaction(
             "forget", lambda connection: store.evaluations.forget_answers(run.scope, kept, within=connection)
         )
         return {"prompt": found}
+
+
+def kept_under(run: str) -> str:
+    """The id under which a search keeps what it has been told, while it goes on."""
+    return f"optimize_{content_hash(run)[:26]}"
 
 
 def _candidate(store: Store, order: TrialOrder) -> Any:

@@ -26,7 +26,7 @@ from antiphon.catalog.serving.receipt import (
 )
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.telemetry import trace_id
-from antiphon.engine.api.messages import GenerationRequest
+from antiphon.engine.api.messages import GenerationRequest, GenerationUsage
 from antiphon.serving.answering import reuse
 from antiphon.serving.answering.context import AnswerContext, Generation
 from antiphon.serving.answering.evidence import uses_template
@@ -39,6 +39,7 @@ class AnswerDraft(msgspec.Struct, frozen=True):
 
     Attributes:
         generations: made for this request; none where an earlier text is served again.
+        judged: what the judge models of guards used.
         stored: the answer that is served again.
         engine: that wrote the text; ``None`` for an earlier one.
         passed_over: engines that should have answered before, in order.
@@ -59,6 +60,7 @@ class AnswerDraft(msgspec.Struct, frozen=True):
     degraded: Degradation | None = None
     prompt_key: str | None = None
     first_byte: float | None = None
+    judged: tuple[GenerationUsage, ...] = ()
 
     def role(self, assigned: Role) -> Role:
         """The capacity in which the answer is served: a substitute says so."""
@@ -75,6 +77,7 @@ def generated(
     engine: str,
     passed_over: tuple[SkippedEngine, ...],
     first_byte: float | None = None,
+    judged: Sequence[GenerationUsage] = (),
 ) -> AnswerDraft:
     """The draft of a text that was generated for this request, to be stored under ``key``."""
     fingerprints = {attempt.finished.fingerprint for attempt in result.attempts}
@@ -95,6 +98,7 @@ def generated(
         passed_over=passed_over,
         prompt_key=key,
         first_byte=first_byte,
+        judged=tuple(judged),
     )
 
 
@@ -138,6 +142,7 @@ def receipt_of(
     request, application = context.request, context.application
     arrival, assigned = context.arrival, context.assigned
     total = arrival.seconds
+    made = (*context.summaries, *context.decisions, *draft.generations)
     texts: list[bytes] = []
 
     def blob(content: bytes) -> str:
@@ -177,7 +182,8 @@ def receipt_of(
         classes=draft.classes,
         guards=draft.guards,
         cache=draft.cache,
-        usage=_usage((*context.summaries, *context.decisions, *draft.generations)),
+        usage=_usage([*(one.finished.usage for one in made), *draft.judged], attempts=len(made)),
+        judging=_usage(draft.judged, attempts=len(draft.judged)) if draft.judged else None,
         timing=Timing(
             queue=arrival.queued,
             first_byte=draft.first_byte or total,
@@ -229,16 +235,15 @@ def stored_answer(context: AnswerContext, draft: AnswerDraft, receipt: Receipt) 
     )
 
 
-def _usage(generations: Sequence[Generation]) -> UsageReceipt:
-    """Tokens and engine seconds of every generation."""
-    usages = [one.finished.usage for one in generations]
+def _usage(usages: Sequence[GenerationUsage], attempts: int) -> UsageReceipt:
+    """Tokens and engine seconds of all together."""
     return UsageReceipt(
         prompt_tokens=sum(usage.prompt_tokens for usage in usages),
         cached_prompt_tokens=sum(usage.cached_prompt_tokens for usage in usages),
         completion_tokens=sum(usage.completion_tokens for usage in usages),
         forced_tokens=sum(usage.forced_tokens for usage in usages),
         engine_seconds=sum(usage.engine_seconds for usage in usages),
-        attempts=len(usages),
+        attempts=attempts,
     )
 
 

@@ -47,6 +47,10 @@ class ToolRounds:
         if not specs or context.chose:
             return context
         bounds = context.application.tool_bounds or ToolBounds()
+        if context.request.preset is not None and not context.calls:
+            preset = context.request.preset
+            made = ToolCallRecord(preset.tool, "{}", preset.result, "done", 0.0)
+            context = _followed(context, (ToolCall("", preset.tool, "{}"),), (made,))
         left, ends = bounds.calls, self._now() + bounds.seconds
         while True:
             chosen = await _chosen(call, model, context, deadline)
@@ -68,19 +72,7 @@ class ToolRounds:
         else:
             made = await asyncio.gather(*making)
         over = [ToolCallRecord(one.name, one.arguments, _USED_UP.text, _USED_UP.status, 0.0) for one in calls[left:]]
-        records = (*made, *over)
-        # Ids follow from the place, so that the same calls are the same prompt.
-        begin = len(context.calls)
-        numbered = tuple(ToolCall(f"call_{begin + at}", one.name, one.arguments) for at, one in enumerate(calls))
-        results = (
-            ChatTurn("tool", record.result, tool_call_id=one.id, name=one.name)
-            for one, record in zip(numbered, records, strict=True)
-        )
-        return msgspec.structs.replace(
-            context,
-            exchanged=(*context.exchanged, ChatTurn("assistant", "", numbered), *results),
-            calls=(*context.calls, *records),
-        )
+        return _followed(context, calls, (*made, *over))
 
     async def _made(
         self, context: AnswerContext, specs: dict[str, ToolSpec], one: ToolCall, ends: float
@@ -120,6 +112,24 @@ class ToolRounds:
             arguments = one.arguments
         named = canonical([str(context.request.scope), context.application.name, turn, one.name, arguments])
         return keyed_hash(self._services.subject_key, f"tool|{named.decode()}").hex()
+
+
+def _followed(
+    context: AnswerContext, calls: tuple[ToolCall, ...], records: tuple[ToolCallRecord, ...]
+) -> AnswerContext:
+    """The request after these calls, with the turns that say so."""
+    # Ids follow from the place, so that the same calls are the same prompt.
+    begin = len(context.calls)
+    numbered = tuple(ToolCall(f"call_{begin + at}", one.name, one.arguments) for at, one in enumerate(calls))
+    results = (
+        ChatTurn("tool", record.result, tool_call_id=one.id, name=one.name)
+        for one, record in zip(numbered, records, strict=True)
+    )
+    return msgspec.structs.replace(
+        context,
+        exchanged=(*context.exchanged, ChatTurn("assistant", "", numbered), *results),
+        calls=(*context.calls, *records),
+    )
 
 
 def _begun(services: Services, scope: Any, key: str, tool: str, connection: Any) -> str | None:

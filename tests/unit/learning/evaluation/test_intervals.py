@@ -23,6 +23,21 @@ def test_the_interval_of_few_has_the_truth_in_it_nine_times_of_ten_and_more(trut
     assert sum(one.low <= truth <= one.high for one in found) / 1_000 > 0.9
 
 
+def test_few_values_of_users_who_ask_often_count_by_user() -> None:
+    """Twelve requests of four users, each always content or never: over requests the interval is too sure."""
+    draw = np.random.default_rng(11)
+    names = [f"u{user}" for user in range(4) for _ in range(3)]
+    samples = [np.repeat((draw.random(4) < 0.5).astype(float), 3).tolist() for _ in range(500)]
+    by_user, by_row = ([mean_of_few(each, 1.0, of) for each in samples] for of in (names, None))
+    assert [one.value for one in by_user] == [one.value for one in by_row]
+    covered = [sum(one.low <= 0.5 <= one.high for one in found) / 500 for found in (by_user, by_row)]
+    assert covered[0] > 0.99
+    assert covered[1] < 0.9
+    each = [str(place) for place in range(12)]
+    assert mean_of_few(samples[0], 1.0, each) == mean_of_few(samples[0], 1.0)
+    assert mean_of_few(samples[0], 1.0, ["one"] * 12) == mean_of_few(samples[0], 1.0)
+
+
 @pytest.mark.parametrize(("freedom", "quantile"), [(3, 3.182), (11, 2.201), (39, 2.023)])
 def test_students_quantiles(freedom: int, quantile: float) -> None:
     assert student(0.95, freedom) == pytest.approx(quantile, rel=0.02)

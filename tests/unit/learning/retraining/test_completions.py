@@ -12,8 +12,11 @@ from tests.harness.small_desk import BARE, DESK, SCOPE, START, SmallDesk
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.conversation import Conversation
+from antiphon.definitions.documents import RetrievalSpec
+from antiphon.definitions.embedding import MODELS
 from antiphon.definitions.learning import FineTune, Outcome
 from antiphon.definitions.prompt import Prompt
+from antiphon.definitions.tools import ToolSpec
 from antiphon.features.values import FeatureVector
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.retraining.examples import render, render_all, served_application
@@ -30,6 +33,7 @@ SCHEMA: dict[str, Any] = {
     },
     "required": ["minutes", "reply"],
 }
+HANDBOOK = RetrievalSpec("handbook", "handbook", "v1", "{{ question }}", 2, {}, MODELS["minilm-l6-v2"])
 TICKETS = msgspec.structs.replace(
     DESK,
     **BARE
@@ -85,6 +89,12 @@ def test_prompts_that_no_dataset_can_give_back_are_not_trained_on() -> None:
     talks = msgspec.structs.replace(TICKETS, conversation=Conversation())
     with pytest.raises(InvalidInputError, match=r"earlier turns \(conversation\), which no dataset keeps"):
         render(ticket("Yes."), talks, MODEL)
+    looks_up = msgspec.structs.replace(TICKETS, retrievals=(HANDBOOK,))
+    with pytest.raises(InvalidInputError, match=r"\(retrievals\).*--preferences"):
+        render(ticket("Yes."), looks_up, MODEL)
+    calls = msgspec.structs.replace(TICKETS, tools=(ToolSpec("stock", "d", "{}"),))
+    with pytest.raises(InvalidInputError, match=r"\(tools\).*--preferences"):
+        render(ticket("Yes."), calls, MODEL)
 
 
 def test_a_reference_is_the_completion_of_free_text_and_ends_the_models_turn() -> None:

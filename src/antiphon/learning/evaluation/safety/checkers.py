@@ -32,7 +32,7 @@ _ENCODED = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
 
 class SafetyAnswer(msgspec.Struct, frozen=True):
     """An answer as checkers look at it: its text as served, whether the first attempt met the schema, and the texts
-    that were retrieved for it."""
+    that were retrieved for it or that tools gave back."""
 
     text: str
     valid: bool

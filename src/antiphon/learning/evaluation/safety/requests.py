@@ -31,7 +31,7 @@ from antiphon.learning.evaluation.scores import meets
 from antiphon.serving.answering.retrieval import of_blob
 from antiphon.serving.history import continuing
 from antiphon.serving.ports import EntityReader
-from antiphon.serving.request import Answer, AnswerRequest, Message
+from antiphon.serving.request import Answer, AnswerRequest, Message, PresetCall
 
 
 class OverlaidReader:
@@ -122,9 +122,11 @@ class ProbeRequests:
         )
 
     def _retrieved(self, answer: Answer) -> tuple[str, ...]:
-        blob = answer.receipt.retrieved_blob
-        chunks = of_blob(None if blob is None else self._texts.get(answer.receipt.scope, blob))
-        return tuple(str(chunk["text"]) for found in chunks.values() for chunk in found)
+        """The texts of chunks and of tools' results."""
+        scope, blob = answer.receipt.scope, answer.receipt.retrieved_blob
+        chunks = of_blob(None if blob is None else self._texts.get(scope, blob))
+        results = (self._texts.get(scope, call.result_blob).decode() for call in answer.receipt.tools)
+        return (*(str(chunk["text"]) for found in chunks.values() for chunk in found), *results)
 
     async def _answered_by(self, request: HonestRequest, release: Release, answer: AnswerFunction) -> Answer:
         if request.features is not None:
@@ -151,6 +153,7 @@ class ProbeRequests:
                 release=release.id,
                 role="evaluation",
                 history=continuing(request.earlier) if request.earlier else None,
+                preset=None if request.preset is None else PresetCall(*request.preset),
             ),
             answer,
             self._patience,

@@ -90,6 +90,7 @@ class RequestScores:
             text=answer.receipt.text_blob,
             own=scores.values,
             own_failed=scores.failed,
+            user=request.user,
         )
 
 
@@ -108,7 +109,7 @@ def with_means(
 
 
 def _of_few(metric: OwnMetric, values: Sequence[float], clusters: Sequence[str]) -> IntervalEstimate:
-    return mean_of_few(values, metric.high - metric.low)
+    return mean_of_few(values, metric.span, clusters)
 
 
 def _example(request: HonestRequest) -> str:

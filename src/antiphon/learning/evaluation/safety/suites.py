@@ -13,10 +13,11 @@ from antiphon.catalog.learning.evaluations import SuiteSummary
 from antiphon.catalog.releases.releases import Release
 from antiphon.core.scope import Scope
 from antiphon.learning.evaluation.asking import KeptAnswers, Progress, answer_each
-from antiphon.learning.evaluation.safety.attempts import ProbeResult, summaries, try_probe
+from antiphon.learning.evaluation.safety.attempts import Judge, ProbeResult, summaries, try_probe
 from antiphon.learning.evaluation.safety.placement import HonestRequest, places, plan
 from antiphon.learning.evaluation.safety.probes import SafetyProbe, shipped
 from antiphon.learning.evaluation.safety.requests import ProbeRequests
+from antiphon.learning.evaluation.scorer import AnswerScorer
 
 ViewKeys = Callable[[Scope, str, str], Sequence[str]]
 """The keys by which a view (name, definition version) is looked up."""
@@ -40,11 +41,13 @@ class SafetySuites:
         probes: of the package, and those of the project's own files.
         view_keys: so that a probe in a key finds what it would find in serving; ``None`` assumes the worst.
         memorization: ``None`` measures none.
+        scorer: asks the judge that an application names for toxicity.
     """
 
     probes: Callable[[], Sequence[SafetyProbe]] = shipped
     view_keys: ViewKeys | None = None
     memorization: Memorization | None = None
+    scorer: AnswerScorer | None = None
 
     async def run(
         self,
@@ -74,7 +77,8 @@ class SafetySuites:
         attempts = plan(application, requests, tried, most)
         keyed = await asyncio.to_thread(self._keyed, release)
         tries = {
-            f"probe:{attempt.id}": partial(try_probe, attempt, application, sender.ask, keyed) for attempt in attempts
+            f"probe:{attempt.id}": partial(try_probe, attempt, application, sender.ask, keyed, self._judge(release))
+            for attempt in attempts
         }
         results = await answer_each(kept, ProbeResult, tries, concurrency, progress, "trying safety probes")
         counted = summaries(results, probes, places(application, requests[0]))
@@ -82,6 +86,14 @@ class SafetySuites:
             remembered = await self.memorization(release)
             counted += () if remembered is None else (remembered,)
         return SuiteResults(counted, tuple(results))
+
+    def _judge(self, release: Release) -> Judge | None:
+        """The judge that scores answers to provocations, where the application names one."""
+        application, scorer = release.bundle.application, self.scorer
+        metric = next(
+            (one for one in application.judge_metrics or () if one.name == application.gates.toxicity_judge), None
+        )
+        return None if metric is None or scorer is None else partial(scorer.judge, release, metric)
 
     def _keyed(self, release: Release) -> dict[str, Sequence[str]] | None:
         known = self.view_keys
