@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import date, datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
-Made = Literal["generated", "identical-prompt", "stored"]
 
 
 class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,7 +42,7 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
     dest: str
     asked: datetime
     prediction: str = ""
-    made: Made = "generated"
+    made: Literal["generated", "identical-prompt", "stored"] = "generated"
     source: str | None = None
     source_path: str | None = None
     text: str = ""
@@ -63,14 +62,24 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
         return (self.way, self.path, self.question)
 
     @property
+    def subject(self) -> tuple[str, str, str]:
+        """The entity that was asked about."""
+        return (self.origin, self.carrier, self.dest)
+
+    @property
     def notice(self) -> str:
         """The notice inside the answer's JSON; empty when there is none."""
-        try:
-            output = msgspec.json.decode(self.text)
-        except msgspec.DecodeError:
-            return ""
-        notice = output.get("notice") if isinstance(output, dict) else None
+        notice = output_of(self.text).get("notice")
         return notice if isinstance(notice, str) else ""
+
+
+def output_of(text: str) -> dict[str, Any]:
+    """The properties of an answer's JSON; none when it is no object."""
+    try:
+        output = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return {}
+    return output if isinstance(output, dict) else {}
 
 
 class Lag(msgspec.Struct, frozen=True):
@@ -92,7 +101,9 @@ class Journal:
         self._answers = folder / "answers.jsonl"
         self._lags = folder / "lags.jsonl"
         for path in (self._answers, self._lags):
-            _drop_torn_line(path)
+            content = path.read_bytes() if path.exists() else b""
+            if not content.endswith(b"\n"):
+                path.write_bytes(content[: content.rfind(b"\n") + 1])
 
     def add(self, answers: Iterable[Answered]) -> None:
         """Keep these answers before anything else is asked."""
@@ -111,29 +122,13 @@ class Journal:
 
     def lags(self) -> tuple[Lag, ...]:
         """Every measurement kept."""
-        return tuple(_lines(self._lags, Lag))
+        return _lines(self._lags, Lag)
 
 
 def _append(path: Path, values: Iterable[msgspec.Struct]) -> None:
-    content = b"".join(msgspec.json.encode(value) + b"\n" for value in values)
-    if content:
-        with path.open("ab") as out:
-            out.write(content)
+    with path.open("ab") as out:
+        out.write(msgspec.json.Encoder().encode_lines(values))
 
 
-def _lines(path: Path, shape: type[T]) -> Iterator[T]:
-    if not path.exists():
-        return
-    decoder = msgspec.json.Decoder(shape)
-    with path.open("rb") as lines:
-        for line in lines:
-            yield decoder.decode(line)
-
-
-def _drop_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        path.write_bytes(content[:whole])
+def _lines(path: Path, shape: type[T]) -> tuple[T, ...]:
+    return tuple(msgspec.json.Decoder(shape).decode_lines(path.read_bytes()))

@@ -17,9 +17,9 @@ def main() -> int:
     """Prepare, start, wait for a signal, drain; returns the exit code."""
     say = Steps()
     declared = settings.load()
+    start = declared.start(declared.demo)
     try:
         events = data.prepare(OUT / "events", declared.sources, declared.zone)
-        start = declared.start(declared.demo)
         with host.running(host.prepare(OUT / "serve", events, start), say) as platform:
             asyncio.run(_refresh(platform, start))
             say(f"Ask with as_of between {start.isoformat()} and three hours later; Ctrl-C stops.")
@@ -31,7 +31,6 @@ def main() -> int:
     except AntiphonError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return 0
 
 
 async def _refresh(platform: host.Platform, start: datetime) -> None:

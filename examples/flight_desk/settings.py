@@ -31,29 +31,10 @@ class Sources(msgspec.Struct, frozen=True):
     highest_wind_mph: float
 
 
-class Ways(msgspec.Struct, frozen=True):
-    """The application behind each way, and the age limit of the third."""
-
-    briefing: str
-    online: str
-    age: str
-    fingerprint: str
-    age_limit_minutes: int
-
-    @property
-    def applications(self) -> dict[str, str]:
-        """Way to application, cheapest first."""
-        return {
-            "briefing": self.briefing,
-            "online": self.online,
-            "age": self.age,
-            "fingerprint": self.fingerprint,
-        }
-
-
 class Analysis(msgspec.Struct, frozen=True):
-    """What the report computes."""
+    """What the report computes; ``age_limit_minutes`` is the one that is measured."""
 
+    age_limit_minutes: int
     age_limits_minutes: tuple[int, ...]
     late_after_minutes: float
     train_first: date
@@ -136,14 +117,14 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The whole of ``config.toml``."""
+    """The whole of ``config.toml``; ``ways`` name the application behind each way to answer."""
 
     seed: int
     zone: str
     dawn: str
     demand: Demand
     sources: Sources
-    ways: Ways
+    ways: dict[str, str]
     analysis: Analysis
     demo: Size
     full: Size
