@@ -216,26 +216,24 @@ def write_outcomes(
     _write(_OUTCOMES, parameters, target)
 
 
+_DEPARTURE = "origin, dest, carrier, flight, dep_delay, delay_minutes"
+
+
 def arriving(events: Events, after: datetime, until: datetime) -> dict[str, list[SourceEvent]]:
     """The events that become known in ``(after, until]``, by stream, in the order in which they do."""
     arrived: dict[str, list[SourceEvent]] = {}
-    for stream, path, happened, known in (
-        ("departures", events.departures, "scheduled", "departed"),
-        ("weather", events.weather, "observed", "reported"),
+    for stream, path, happened, known, payload in (
+        ("departures", events.departures, "scheduled", "departed", _DEPARTURE),
+        ("weather", events.weather, "observed", "reported", "origin, wind_speed, visibility, precipitation"),
     ):
         with connected() as connection:
-            found = connection.execute(
-                f"SELECT event_id, {happened}, {known}, * EXCLUDE (event_id, {happened}, {known})"
-                f" FROM read_parquet($file) WHERE {known} > $after AND {known} <= $until ORDER BY {known}, event_id",
+            rows = connection.execute(
+                f"SELECT event_id, {happened}, {known}, {payload} FROM read_parquet($file)"
+                f" WHERE {known} > $after AND {known} <= $until ORDER BY {known}, event_id",
                 {"file": str(path), "after": after, "until": until},
-            )
-            names = [column[0] for column in found.description[3:]]
-            arrived[stream] = [
-                SourceEvent(
-                    *row[:3], {name: value for name, value in zip(names, row[3:], strict=True) if name != "day"}
-                )
-                for row in found.fetchall()
-            ]
+            ).fetchall()
+        names = payload.split(", ")
+        arrived[stream] = [SourceEvent(*row[:3], dict(zip(names, row[3:], strict=True))) for row in rows]
     return arrived
 
 

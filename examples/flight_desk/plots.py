@@ -29,8 +29,8 @@ def falsehood_against_cost(findings: Findings) -> str:
                 axes.annotate(f"{point.minutes:.0f} min", place, (4, 5), textcoords="offset points", fontsize=7)
         for way in findings.ways:
             cost, false = way.tokens_per_answer, way.false
-            point = {"xerr": error(cost), "yerr": error(false), "fmt": MARKERS[way.way], "color": COLORS[way.way]}
-            axes.errorbar([cost.value], [false.value], **point, capsize=3, label=NAMES[way.way])
+            look = {"fmt": MARKERS[way.way], "color": COLORS[way.way], "label": NAMES[way.way], "capsize": 3}
+            axes.errorbar([cost.value], [false.value], xerr=error(cost), yerr=error(false), **look)
         axes.set_xlabel("tokens generated per answer")
         axes.set_ylabel("false statements per 1,000 answers")
         axes.set_ylim(bottom=0)
@@ -83,13 +83,14 @@ def reliability(findings: Findings) -> str:
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle="--")
-        scored = findings.scored
-        for (name, bins), color in zip(
-            scored.reliability.items() if scored else (), ("#0f7b53", "#8c8c8c", "#1f5fa8"), strict=False
-        ):
-            curve = ([one.forecast for one in bins], [one.observed for one in bins])
+        known = findings.scored.reliability.items() if findings.scored else ()
+        for (name, bins), color in zip(known, ("#0f7b53", "#8c8c8c", "#1f5fa8"), strict=False):
+            curve, rows = (
+                ([one.forecast for one in bins], [one.observed for one in bins]),
+                sum(one.rows for one in bins),
+            )
             axes.plot(*curve, color=color, linewidth=0.8)
-            axes.scatter(*curve, s=[8 + 90 * one.rows / scored.rows for one in bins], color=color, label=name)
+            axes.scatter(*curve, s=[8 + 90 * one.rows / rows for one in bins], color=color, label=name)
         axes.set_xlabel("forecast probability of delayed")
         axes.set_ylabel("share that left late")
         axes.set_xlim(0, 1)
@@ -110,8 +111,8 @@ def timeline(findings: Findings) -> str:
             for first, last in zip([0, *breaks], [*breaks, len(hours)], strict=True):
                 line = ([hour.hour for hour in hours[first:last]], [hour.stale for hour in hours[first:last]])
                 axes.plot(*line, color=COLORS[way], marker=MARKERS[way], markersize=3, linewidth=1.2)
-        last = max((hour.hour for hour in findings.hours), default=24)
-        axes.set_xticks(range(0, int(last) + 12, 12 if last < 100 else 24 * 5))
+        end = int(max((hour.hour for hour in findings.hours), default=24))
+        axes.set_xticks(range(0, end + 12, 12 if end < 100 else 24 * 5))
         axes.set_xlabel("hours since the first midnight (local)")
         axes.set_ylabel("stale per 1,000 answers")
         handles = [axes.plot([], [], color=COLORS[way], marker=MARKERS[way], markersize=3)[0] for way in NAMES]

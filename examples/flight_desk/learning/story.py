@@ -173,7 +173,7 @@ class Teller:
         def has_caught_up(found: dict[str, Any]) -> bool:
             # Shadow answers wait for an idle engine. These passengers leave no pause between them; real ones do.
             mirrored = found["pairs"]["pairs"] >= traffic.asked - before - LEFT_BEHIND
-            return mirrored or found["rollout"]["state"] != "shadow"
+            return bool(mirrored or found["rollout"]["state"] != "shadow")
 
         async def is_decided() -> bool:
             return has_ended(await _standing(desk, name, has_caught_up))

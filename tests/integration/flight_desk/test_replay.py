@@ -52,13 +52,11 @@ async def test_every_question_is_answered_in_every_way_and_the_hybrid_is_worth_i
 ) -> None:
     stand_in, journal = StandIn(facts), Journal(tmp_path)
     await replay(stand_in, declared, events, journal)
-    asked = demand.questions(
-        declared, declared.demo, demand.read_flights(events.departures, declared.days(declared.demo))
-    )
+    asked = demand.questions(declared, declared.demo, demand.read_flights(events, declared.days(declared.demo)))
     answers = journal.answers()
     assert drive.is_complete(declared, declared.demo, events, answers)
     assert not drive.is_complete(declared, declared.demo, events, answers[:-1])
-    for way in declared.ways.applications:
+    for way in declared.ways:
         online = [answer for answer in answers if answer.way == way and answer.path == "online"]
         assert sorted(answer.question for answer in online) == sorted(question.id for question in asked)
     flights = demand.chosen_flights(asked)

@@ -6,13 +6,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy
 import pytest
-from examples.flight_desk.analysis import Bootstrap, Index, by_age, equal_cost, resolve, sweep, table
-from examples.flight_desk.baselines import weighted_auc
+from examples.flight_desk.analysis import Bootstrap, Index, Spent, by_age, equal_cost, resolve, sweep, table
 from examples.flight_desk.records import Answered, Journal, Lag
 from examples.flight_desk.truth import Series, Truth
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 NOON = datetime(2013, 4, 10, 12, 0, tzinfo=UTC)
 
@@ -88,11 +84,12 @@ FACTS = truth_of((-10, 20), (12, 60))
 """Mean delay 20 until 12:12, then 40 until the window forgets the first at 13:50."""
 ONLINE = [answer("online", minute, 20 if minute < 12 else 40) for minute in (0, 5, 10, 15, 40, 45)]
 DAWN = [answer("age", -5, 20, path="batch")]
+SPENT = [Spent("f1", "age", 10, True)]
 
 
 def swept(limits: list[int]):
     served, _ = resolve(ONLINE, FACTS)
-    return sweep(served, DAWN, limits, FACTS, ["f1"], {DAWN[0].prediction: 10})
+    return sweep(served, DAWN, SPENT, limits, FACTS, ["f1"])
 
 
 def test_an_age_limit_of_nothing_is_online_only_and_one_without_end_is_the_briefing() -> None:
@@ -105,21 +102,20 @@ def test_an_age_limit_of_nothing_is_online_only_and_one_without_end_is_the_brief
 
 def test_an_age_limit_serves_the_last_text_it_made_until_that_is_too_old() -> None:
     served, _ = resolve(ONLINE, FACTS)
-    kept, spent = by_age(served, DAWN, timedelta(minutes=12), FACTS, {})
+    kept = by_age(served, DAWN, timedelta(minutes=12), FACTS)
     moments = [round((one.written - NOON).total_seconds() / 60) for one in kept]
     # From dawn (-5) until 12:07, then made at 12:10 until 12:22, then at 12:40.
     assert moments == [-5, -5, 10, 10, 40, 40]
     assert [one.generated for one in kept] == [False, False, True, False, True, False]
     assert [[judged.verdict for judged in one.judged] for one in kept] == [["true"]] * 3 + [["stale"]] + [["true"]] * 2
-    assert len(spent) == 1
 
 
 def test_the_equal_cost_comparison_lies_between_the_two_limits_around_it() -> None:
     served, _ = resolve(ONLINE, FACTS)
     curve = swept([12, 600])
-    fingerprint, spent = by_age(served, DAWN, timedelta(minutes=5), FACTS, {})
+    fingerprint = by_age(served, DAWN, timedelta(minutes=5), FACTS)
     sample = Bootstrap(1, 20, 1)
-    compared = equal_cost(curve, table(["f1"], fingerprint, spent), sample)
+    compared = equal_cost(curve, table(["f1"], fingerprint, SPENT), sample)
     assert curve.points[2].stale >= compared.age_false >= curve.points[0].stale
     assert compared.fewer.value == pytest.approx(compared.age_false - compared.fingerprint_false)
 
@@ -138,19 +134,6 @@ def test_an_interval_holds_its_value_and_shrinks_with_more_flights() -> None:
         return interval.high - interval.low
 
     assert width(400) < width(24) / 2
-
-
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 3)), min_size=2, max_size=40),
-)
-def test_the_weighted_auc_is_scikit_learns_on_repeated_rows(rows: list[tuple[int, bool, int]]) -> None:
-    forecast, late, weight = (numpy.array(column) for column in zip(*rows, strict=True))
-    repeated = numpy.repeat(late, weight)
-    ours = weighted_auc(forecast / 6, late, weight.astype(float))
-    if repeated.sum() in (0, len(repeated)):
-        assert numpy.isnan(ours)
-    else:
-        assert ours == pytest.approx(roc_auc_score(repeated, numpy.repeat(forecast, weight)))
 
 
 def test_the_journal_keeps_the_first_of_two_and_drops_a_torn_line(tmp_path) -> None:
