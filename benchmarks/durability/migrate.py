@@ -61,7 +61,7 @@ def small_project(folder: Path) -> Path:
 
     async def ask(platform: host.Platform) -> None:
         async with Desk(platform.url, platform.key, verify=platform.verify) as desk:
-            await drive.Replay(declared, declared.demo, events, desk, Journal(folder), lambda progress: None).run()
+            await drive.Replay(declared, declared.demo, events, desk, Journal(folder), lambda *progress: None).run()
 
     with host.running(project, say) as platform:
         asyncio.run(ask(platform))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -169,35 +169,24 @@ def judge_at(question: Answered, notice: str, written: datetime, truth: Truth) -
 
 
 class Table:
-    """Per flight: answers, false statements by class, tokens. What every rate and interval is made of."""
+    """Per flight of one way: answers, false statements by class, tokens. What every rate and interval is made of."""
 
-    def __init__(self, flights: Sequence[str], rows: Iterable[tuple[str, Mapping[str, float]]]) -> None:
+    def __init__(self, flights: Sequence[str], served: Iterable[Served], spent: Iterable[Spent]) -> None:
         place = {flight: number for number, flight in enumerate(flights)}
-        self._columns: dict[str, Any] = {
-            name: numpy.zeros(len(flights)) for name in ("answers", "tokens", "generated", *CLASSES)
-        }
-        for flight, amounts in rows:
-            for name, amount in amounts.items():
-                self._columns[name][place[flight]] += amount
+        names = ("answers", "tokens", "generated", *CLASSES)
+        self._columns: dict[str, Any] = {name: numpy.zeros(len(flights)) for name in names}
+        for one in served:
+            counts = {"answers": 1, **{kind: one.false(kind) for kind in CLASSES}}
+            for name, amount in {**counts, "tokens": one.tokens, "generated": one.generated}.items():
+                self._columns[name][place[one.answer.flight]] += amount
+        for row in spent:
+            self._columns["tokens"][place[row.flight]] += row.tokens
+            self._columns["generated"][place[row.flight]] += row.generated
 
     def rate(self, names: Sequence[str], weights: Any) -> Any:
         """The sum of these columns per answer, under each row of weights (one column per flight)."""
         total = sum(self._columns[name] for name in names)
         return (weights @ total) / numpy.maximum(weights @ self._columns["answers"], 1e-12)
-
-
-def table(flights: Sequence[str], served: Iterable[Served], spent: Iterable[Spent]) -> Table:
-    """One way's answers and its briefing's cost."""
-    rows: list[tuple[str, Mapping[str, float]]] = [
-        (
-            one.answer.flight,
-            {"answers": 1, "tokens": one.tokens, "generated": one.generated}
-            | {kind: one.false(kind) for kind in CLASSES},
-        )
-        for one in served
-    ]
-    rows += [(row.flight, {"tokens": row.tokens, "generated": row.generated}) for row in spent]
-    return Table(flights, rows)
 
 
 class Bootstrap:
@@ -222,7 +211,7 @@ def summarize(
     way: str, served: Sequence[Served], spent: Sequence[Spent], failed: int, flights: Sequence[str], sample: Bootstrap
 ) -> Way:
     """One way's row."""
-    counted = table(flights, served, spent)
+    counted = Table(flights, served, spent)
     weights = sample.weights
     per_thousand = {kind: sample.interval(1000 * counted.rate([kind], weights)) for kind in CLASSES}
     seconds = numpy.array([one.seconds for one in served] or [float("nan")])
@@ -289,7 +278,7 @@ def sweep(
     moment."""
     points, tables = [], []
     for minutes in (0, *limits):
-        counted = table(flights, by_age(online, briefing, timedelta(minutes=minutes), truth), spent)
+        counted = Table(flights, by_age(online, briefing, timedelta(minutes=minutes), truth), spent)
         one = numpy.ones((1, len(flights)))
         rates = {kind: float(1000 * counted.rate([kind], one)[0]) for kind in CLASSES}
         points.append(

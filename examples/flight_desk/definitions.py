@@ -94,22 +94,31 @@ AIRLINE = (
     "{% set origin = entity.origin[:3] %}{% set dest = entity.dest[:3] %}"
 )
 
-REQUEST = AIRLINE + (
+VALUES = (
     "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
     "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
-    "{{ airline }} airline is late {{ c ~ '% of the time' if c is not none else 'sometimes' }},"
-    " route to {{ dest }} {{ r ~ '%' if r is not none else 'unknown' }}."
-    " Wind {{ w ~ ' mph' if w is not none else 'unknown' }}."
-    " Departures at {{ origin }} are {{ d ~ ' minutes late' if d is not none else 'not counted yet' }}."
 )
 
-FALLBACK = AIRLINE + (
-    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
-    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
-    "{% if c is not none %}{{ airline }} is late {{ c }}% of the time. {% endif %}"
-    "{% if r is not none %}The route to {{ dest }}: {{ r }}%. {% endif %}"
-    "{% if w is not none %}The wind is {{ w }} mph. {% endif %}"
-    "{% if d is not none %}Departures at {{ origin }} run {{ d }} minutes late.{% endif %}"
+REQUEST = (
+    AIRLINE
+    + VALUES
+    + (
+        "{{ airline }} airline is late {{ c ~ '% of the time' if c is not none else 'sometimes' }},"
+        " route to {{ dest }} {{ r ~ '%' if r is not none else 'unknown' }}."
+        " Wind {{ w ~ ' mph' if w is not none else 'unknown' }}."
+        " Departures at {{ origin }} are {{ d ~ ' minutes late' if d is not none else 'not counted yet' }}."
+    )
+)
+
+FALLBACK = (
+    AIRLINE
+    + VALUES
+    + (
+        "{% if c is not none %}{{ airline }} is late {{ c }}% of the time. {% endif %}"
+        "{% if r is not none %}The route to {{ dest }}: {{ r }}%. {% endif %}"
+        "{% if w is not none %}The wind is {{ w }} mph. {% endif %}"
+        "{% if d is not none %}Departures at {{ origin }} run {{ d }} minutes late.{% endif %}"
+    )
 )
 
 
@@ -138,25 +147,32 @@ PROMPT = Prompt(
 # What the model is told once it was fine-tuned on this desk: no examples, and each figure with a word for its size.
 # The notice has the figures in the request's own order, which is easier to copy. Short, because every word is computed
 # again for every answer.
-TUNED = AIRLINE + (
+SIZE = (
     "{% macro size(figure, bounds) %}{% set at = namespace(n=0) %}"
     "{% for bound in bounds %}{% if figure|int >= bound %}{% set at.n = loop.index %}{% endif %}{% endfor %}"
     " ({{ ['lowest', 'low', 'usual', 'high', 'very high', 'extreme'][at.n] }}){% endmacro %}"
-    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
-    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
-    "{{ origin }} runs {% if d is none %}unknown{% else %}{{ d }} minutes late{{ size(d, [5, 10, 15, 25, 40]) }}"
-    "{% endif %}, wind {% if w is none %}unknown{% else %}{{ w }} mph{{ size(w, [5, 10, 15, 20, 30]) }}{% endif %}."
-    " {{ airline }} {% if c is none %}unknown{% else %}{{ c }}% late{{ size(c, [15, 20, 25, 30, 40]) }}{% endif %},"
-    " route {{ dest }} {% if r is none %}unknown{% else %}{{ r }}%{{ size(r, [10, 15, 20, 30, 40]) }}{% endif %}."
 )
-NOTICE = AIRLINE + (
-    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
-    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
-    "{% if label == 'delayed' %}Allow extra time. {% endif %}"
-    "{% if d is not none %}Departures at {{ origin }} run {{ d }} minutes late. {% endif %}"
-    "{% if w is not none %}The wind is {{ w }} mph. {% endif %}"
-    "{% if c is not none %}{{ airline }} is late {{ c }}% of the time.{% endif %}"
-    "{% if r is not none %} The route to {{ dest }}: {{ r }}%.{% endif %}"
+TUNED = (
+    AIRLINE
+    + SIZE
+    + VALUES
+    + (
+        "{{ origin }} runs {% if d is none %}unknown{% else %}{{ d }} minutes late{{ size(d, [5, 10, 15, 25, 40]) }}"
+        "{% endif %}, wind {% if w is none %}unknown{% else %}{{ w }} mph{{ size(w, [5, 10, 15, 20, 30]) }}{% endif %}."
+        " {{ airline }} {% if c is none %}unknown{% else %}{{ c }}% late{{ size(c, [15, 20, 25, 30, 40]) }}{% endif %},"
+        " route {{ dest }} {% if r is none %}unknown{% else %}{{ r }}%{{ size(r, [10, 15, 20, 30, 40]) }}{% endif %}."
+    )
+)
+NOTICE = (
+    AIRLINE
+    + VALUES
+    + (
+        "{% if label == 'delayed' %}Allow extra time. {% endif %}"
+        "{% if d is not none %}Departures at {{ origin }} run {{ d }} minutes late. {% endif %}"
+        "{% if w is not none %}The wind is {{ w }} mph. {% endif %}"
+        "{% if c is not none %}{{ airline }} is late {{ c }}% of the time.{% endif %}"
+        "{% if r is not none %} The route to {{ dest }}: {{ r }}%.{% endif %}"
+    )
 )
 
 OUTPUT = {

@@ -31,15 +31,6 @@ OPEN_TICKS = 3
 """Ticks whose online answers may still be under way when the next events are sent."""
 
 
-class Progress(msgspec.Struct, frozen=True):
-    """How far the replay is."""
-
-    moment: datetime
-    asked: int
-    questions: int
-    generated: int
-
-
 class Tick(msgspec.Struct, frozen=True):
     """A step of event time with the questions asked in it."""
 
@@ -88,7 +79,11 @@ def is_complete(settings: Settings, size: Size, events: Events, answers: Sequenc
 
 
 class Replay:
-    """One run against a platform that has the history until the replay's start and nothing later."""
+    """One run against a platform that has the history until the replay's start and nothing later.
+
+    Args:
+        report: hears how far it is: the moment, how many questions were asked, of how many, and texts generated.
+    """
 
     def __init__(
         self,
@@ -97,7 +92,7 @@ class Replay:
         events: Events,
         desk: Desk,
         journal: Journal,
-        report: Callable[[Progress], None],
+        report: Callable[[datetime, int, int, int], None],
     ) -> None:
         self._settings = settings
         self._size = size
@@ -208,4 +203,4 @@ class Replay:
 
     def _tell(self, moment: datetime) -> None:
         asked = sum(way == "online" and path == "online" for way, path, _ in self._done)
-        self._report(Progress(moment, asked, len(self._questions), self._generated))
+        self._report(moment, asked, len(self._questions), self._generated)

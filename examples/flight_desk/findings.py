@@ -15,15 +15,16 @@ from examples.flight_desk.analysis import (
     EqualCost,
     Point,
     Served,
+    Table,
     Way,
     by_age,
     equal_cost,
     resolve,
     summarize,
     sweep,
-    table,
 )
 from examples.flight_desk.baselines import Scored, score
+from examples.flight_desk.checker import Judged
 from examples.flight_desk.data import Events
 from examples.flight_desk.records import Answered, Lag
 from examples.flight_desk.settings import Settings, Size
@@ -39,23 +40,12 @@ class Hour(msgspec.Struct, frozen=True):
     stale: float
 
 
-class Example(msgspec.Struct, frozen=True):
-    """A served notice with something false in it, for the report."""
-
-    way: str
-    notice: str
-    written: str
-    read: str
-    words: str
-    verdict: str
-    now: float | None
-
-
 class Findings(msgspec.Struct, frozen=True):
     """Everything that was found.
 
     ``same_as_derived``: share of the measured age-limit answers whose text is the one derived from online-only;
-    ``lag_seconds``: from sending events to their being servable, per tick.
+    ``lag_seconds``: from sending events to their being servable, per tick; ``examples``: the first answer of each way
+    and reason with something false in it, so that a reader sees what is meant by false.
     """
 
     days: int
@@ -70,7 +60,7 @@ class Findings(msgspec.Struct, frozen=True):
     lag_seconds: IntervalEstimate | None
     hours: tuple[Hour, ...]
     latencies: dict[str, tuple[float, ...]]
-    examples: tuple[Example, ...]
+    examples: tuple[tuple[Served, Judged], ...]
 
     def way(self, name: str) -> Way:
         """The row of this way."""
@@ -97,7 +87,7 @@ def find(
     limits = settings.analysis.age_limits_minutes
     swept = sweep(by_way["online"], dawn, cost["age"], limits, truth, order)
     compared = (
-        equal_cost(swept, table(order, by_way["fingerprint"], cost["fingerprint"]), sample)
+        equal_cost(swept, Table(order, by_way["fingerprint"], cost["fingerprint"]), sample)
         if by_way["fingerprint"] and by_way["online"]
         else None
     )
@@ -144,20 +134,11 @@ def _hours(by_way: Mapping[str, Sequence[Served]], settings: Settings) -> tuple[
     return tuple(found)
 
 
-def _examples(by_way: Mapping[str, Sequence[Served]]) -> tuple[Example, ...]:
-    """The first of each way and reason, so that a reader sees what is meant by false."""
-    found: dict[tuple[str, str], Example] = {}
+def _examples(by_way: Mapping[str, Sequence[Served]]) -> tuple[tuple[Served, Judged], ...]:
+    found: dict[tuple[str, str], tuple[Served, Judged]] = {}
     for way, served in by_way.items():
         for one in served:
             for judged in one.judged:
-                if judged.verdict != "true" and (way, judged.verdict) not in found:
-                    found[way, judged.verdict] = Example(
-                        way=way,
-                        notice=one.answer.notice,
-                        written=one.written.strftime("%d %b %H:%M UTC"),
-                        read=one.answer.asked.strftime("%d %b %H:%M UTC"),
-                        words=judged.statement.words,
-                        verdict=judged.verdict,
-                        now=judged.now,
-                    )
+                if judged.verdict != "true":
+                    found.setdefault((way, judged.verdict), (one, judged))
     return tuple(found.values())

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -248,19 +249,19 @@ class Steps:
     def __call__(self, text: str) -> None:
         print(f"{self._clock()} {text}", file=sys.stderr, flush=True)
 
-    def progress(self, progress: drive.Progress) -> None:
+    def progress(self, moment: datetime, asked: int, questions: int, generated: int) -> None:
         """One line that is overwritten on a terminal, and one every ten seconds elsewhere."""
-        if progress.generated and not self._first_answer:
+        if generated and not self._first_answer:
             self._first_answer = True
             self("first answers")
         now = time.monotonic()
-        if not self._live and now - self._last < 10 and progress.asked < progress.questions:
+        if not self._live and now - self._last < 10 and asked < questions:
             return
         self._last = now
-        bar = "#" * round(24 * progress.asked / max(progress.questions, 1))
+        bar = "#" * round(24 * asked / max(questions, 1))
         line = (
-            f"{self._clock()} [{bar:<24}] {progress.moment:%d %b %H:%M} UTC · {progress.asked}/{progress.questions}"
-            f" questions · {progress.generated} generated"
+            f"{self._clock()} [{bar:<24}] {moment:%d %b %H:%M} UTC · {asked}/{questions} questions"
+            f" · {generated} generated"
         )
         print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 

@@ -40,7 +40,7 @@ def facts(events: data.Events) -> Truth:
 async def replay(stand_in: StandIn, declared: Settings, events: data.Events, journal: Journal) -> None:
     transport = httpx2.ASGITransport(app=stand_in.app())
     async with Desk("http://stand-in", "ak_test", transport=transport) as desk:
-        await drive.Replay(declared, declared.demo, events, desk, journal, lambda progress: None).run()
+        await drive.Replay(declared, declared.demo, events, desk, journal, lambda *progress: None).run()
 
 
 def found(journal: Journal, declared: Settings, events: data.Events, facts: Truth) -> Findings:

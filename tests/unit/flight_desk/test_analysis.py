@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy
 import pytest
-from examples.flight_desk.analysis import Bootstrap, Index, Spent, by_age, equal_cost, resolve, sweep, table
+from examples.flight_desk.analysis import Bootstrap, Index, Spent, Table, by_age, equal_cost, resolve, sweep
 from examples.flight_desk.records import Answered, Journal, Lag
 from examples.flight_desk.truth import Series, Truth
 
@@ -115,7 +115,7 @@ def test_the_equal_cost_comparison_lies_between_the_two_limits_around_it() -> No
     curve = swept([12, 600])
     fingerprint = by_age(served, DAWN, timedelta(minutes=5), FACTS)
     sample = Bootstrap(1, 20, 1)
-    compared = equal_cost(curve, table(["f1"], fingerprint, SPENT), sample)
+    compared = equal_cost(curve, Table(["f1"], fingerprint, SPENT), sample)
     assert curve.points[2].stale >= compared.age_false >= curve.points[0].stale
     assert compared.fewer.value == pytest.approx(compared.age_false - compared.fingerprint_false)
 
@@ -128,7 +128,7 @@ def test_an_interval_holds_its_value_and_shrinks_with_more_flights() -> None:
             truth_of((-10, 20)),
         )[0]
         sample = Bootstrap(flights, 400, 1)
-        interval = sample.interval(1000 * table(names, rows, ()).rate(["written"], sample.weights))
+        interval = sample.interval(1000 * Table(names, rows, ()).rate(["written"], sample.weights))
         assert interval.low <= interval.value <= interval.high
         assert interval.value == 500
         return interval.high - interval.low
