@@ -259,13 +259,6 @@ def by_age(
     return tuple(served)
 
 
-class Swept(msgspec.Struct, frozen=True):
-    """The sweep of the age limit: its points, and each limit's table."""
-
-    points: tuple[Point, ...]
-    tables: tuple[Table, ...]
-
-
 def sweep(
     online: Sequence[Served],
     briefing: Sequence[Answered],
@@ -273,32 +266,30 @@ def sweep(
     limits: Sequence[int],
     truth: Truth,
     flights: Sequence[str],
-) -> Swept:
+) -> list[tuple[Point, Table]]:
     """Every limit's cost, with what the briefing cost, and falsehood; limit 0 reuses an answer only within its own
     moment."""
-    points, tables = [], []
+    swept = []
     for minutes in (0, *limits):
         counted = Table(flights, by_age(online, briefing, timedelta(minutes=minutes), truth), spent)
         one = numpy.ones((1, len(flights)))
         rates = {kind: float(1000 * counted.rate([kind], one)[0]) for kind in CLASSES}
-        points.append(
-            Point(
-                minutes=minutes,
-                tokens_per_answer=float(counted.rate(["tokens"], one)[0]),
-                generations_per_answer=float(counted.rate(["generated"], one)[0]),
-                false=sum(rates.values()),
-                **rates,
-            )
+        point = Point(
+            minutes=minutes,
+            tokens_per_answer=float(counted.rate(["tokens"], one)[0]),
+            generations_per_answer=float(counted.rate(["generated"], one)[0]),
+            false=sum(rates.values()),
+            **rates,
         )
-        tables.append(counted)
-    return Swept(tuple(points), tuple(tables))
+        swept.append((point, counted))
+    return swept
 
 
-def equal_cost(swept: Swept, fingerprint: Table, sample: Bootstrap) -> EqualCost:
+def equal_cost(swept: Sequence[tuple[Point, Table]], fingerprint: Table, sample: Bootstrap) -> EqualCost:
     """Compare the fingerprint with the age limit of the same tokens per answer, in every resample."""
-    minutes = numpy.array([point.minutes for point in swept.points])
-    tokens = numpy.array([counted.rate(["tokens"], sample.weights) for counted in swept.tables])
-    false = 1000 * numpy.array([counted.rate(CLASSES, sample.weights) for counted in swept.tables])
+    minutes = numpy.array([point.minutes for point, _ in swept])
+    tokens = numpy.array([counted.rate(["tokens"], sample.weights) for _, counted in swept])
+    false = 1000 * numpy.array([counted.rate(CLASSES, sample.weights) for _, counted in swept])
     cost = fingerprint.rate(["tokens"], sample.weights)
     own = 1000 * fingerprint.rate(CLASSES, sample.weights)
     at_cost = numpy.array([_at(tokens[:, column], false[:, column], cost[column]) for column in range(len(cost))])

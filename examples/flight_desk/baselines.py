@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -65,7 +65,7 @@ def score(
     late = settings.analysis.late_after_minutes
     outcomes = numpy.array([(flights[answer.flight].dep_delay or 0) > late for answer in kept])
     train_inputs, train_outcomes = training_rows(events, settings, truth)
-    inputs = numpy.array([features(truth, *answer.subject, answer.asked) for answer in kept])
+    inputs = numpy.array([truth.figures(*answer.subject, answer.asked) for answer in kept])
     forecasts = {
         "outlook (untuned model)": numpy.array([answer.delayed for answer in kept]),
         "base rate of January to March": numpy.full(len(kept), float(train_outcomes.mean())),
@@ -90,17 +90,6 @@ def score(
     )
 
 
-def features(truth: Truth, origin: str, carrier: str, dest: str, at: datetime) -> tuple[float, ...]:
-    """What the prompt also sees, unrounded: delay, wind, the airline's and the route's share; missing is ``nan``."""
-    values = (
-        truth.delay(origin, at),
-        truth.wind(origin, at),
-        truth.carrier(carrier, at),
-        truth.route(origin, dest, at),
-    )
-    return tuple(float("nan") if value is None else value for value in values)
-
-
 def training_rows(events: Events, settings: Settings, truth: Truth) -> tuple[Any, Any]:
     """Flights of January to March, each at one moment drawn like a question's: inputs and whether it left late."""
     first, last = settings.analysis.train_first, settings.analysis.train_last
@@ -114,7 +103,7 @@ def training_rows(events: Events, settings: Settings, truth: Truth) -> tuple[Any
             settings.demand.shortest_lead_minutes, random_numbers.expovariate(1 / settings.demand.mean_lead_minutes)
         )
         asked = min(flight.scheduled, flight.departed) - timedelta(minutes=lead)
-        inputs.append(features(truth, flight.origin, flight.carrier, flight.dest, asked))
+        inputs.append(truth.figures(flight.origin, flight.carrier, flight.dest, asked))
         outcomes.append((flight.dep_delay or 0) > settings.analysis.late_after_minutes)
     return numpy.array(inputs), numpy.array(outcomes)
 

@@ -15,7 +15,7 @@ import msgspec
 from antiphon.core.errors import AntiphonError, UnavailableError
 from examples.flight_desk.data import SourceEvent
 from examples.flight_desk.demand import QUESTION, Flight, Question
-from examples.flight_desk.records import Answered, output_of
+from examples.flight_desk.records import Answered
 
 _AGAIN = {429, 502, 503, 504}
 _PATIENCE = 300.0
@@ -76,14 +76,11 @@ class Desk:
             prediction=provenance["prediction"],
             made=provenance["origin"],
             source=provenance.get("origin_prediction"),
-            source_path=provenance.get("origin_path"),
             delayed=_delayed(provenance.get("classes")),
             guard=guards[-1]["action"] if guards else None,
             tokens=reply["usage"]["completion_tokens"],
             seconds=seconds,
-            publication=provenance.get("publication"),
             release=provenance.get("release"),
-            role=provenance.get("role"),
         )
 
     async def tell_outcomes(self, outcomes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -221,7 +218,7 @@ def _answered(way: str, path: Literal["online", "batch"], question: Question, te
     flight = question.flight
     return Answered(
         way, path, question.id, flight.event_id, flight.day, flight.origin, flight.carrier, flight.dest, question.asked,
-        text=text, outlook=output_of(text).get("outlook"), **told,
+        text=text, **told,
     )  # fmt: skip
 
 
@@ -239,7 +236,6 @@ def _briefed(way: str, flight: Flight, as_of: datetime, row: Mapping[str, Any]) 
         source=row.get("answer_origin_prediction"),
         delayed=_delayed(row.get("answer_classes")),
         tokens=int(row.get("answer_completion_tokens") or 0),
-        publication=row.get("answer_publication"),
     )
 
 

@@ -100,7 +100,7 @@ def find(
         questions=len({one.answer.question for one in served}),
         generations=sum(answer.made == "generated" and not answer.error for answer in answers),
         ways=tuple(summarize(way, by_way[way], cost[way], failed[way], order, sample) for way in settings.ways),
-        sweep=swept.points,
+        sweep=tuple(point for point, _ in swept),
         equal_cost=compared,
         same_as_derived=_same_as_derived(by_way, dawn, truth, settings.analysis.age_limit_minutes),
         scored=score(outlooks, known, events, settings, truth, order, sample),

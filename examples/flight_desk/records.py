@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -23,12 +23,11 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
         asked: event time of the question (``as_of``).
         made: generated for it, copied from an identical prompt, or served from store.
         source: the prediction a reused answer was first made as.
-        source_path: the path that prediction was made on.
         tokens: completion tokens of all attempts, 0 for a reused answer.
         seconds: wall time at the client, ``None`` for a briefing row.
         delayed: the model's probability of the outlook ``delayed``.
         guard: what the guard on figures did last: pass, retry or template.
-        release, role: the release that answered, and in which capacity.
+        release: the one that answered.
         error: why there is no answer.
     """
 
@@ -44,16 +43,12 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
     prediction: str = ""
     made: Literal["generated", "identical-prompt", "stored"] = "generated"
     source: str | None = None
-    source_path: str | None = None
     text: str = ""
-    outlook: str | None = None
     delayed: float | None = None
     guard: str | None = None
     tokens: int = 0
     seconds: float | None = None
-    publication: int | None = None
     release: str | None = None
-    role: str | None = None
     error: str | None = None
 
     @property
@@ -69,17 +64,12 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def notice(self) -> str:
         """The notice inside the answer's JSON; empty when there is none."""
-        notice = output_of(self.text).get("notice")
+        try:
+            output = msgspec.json.decode(self.text)
+        except msgspec.DecodeError:
+            return ""
+        notice = output.get("notice") if isinstance(output, dict) else None
         return notice if isinstance(notice, str) else ""
-
-
-def output_of(text: str) -> dict[str, Any]:
-    """The properties of an answer's JSON; none when it is no object."""
-    try:
-        output = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return {}
-    return output if isinstance(output, dict) else {}
 
 
 class Lag(msgspec.Struct, frozen=True):

@@ -53,6 +53,11 @@ class Truth(msgspec.Struct, frozen=True):
         """Mean departure delay of the origin's last two hours, in minutes, early departures counted as zero."""
         return _mean(self.delays.get(origin), at, DELAY_WINDOW)
 
+    def figures(self, origin: str, carrier: str, dest: str, at: datetime) -> tuple[float, ...]:
+        """What a prompt also sees, unrounded: delay, wind, the airline's and the route's share; missing is ``nan``."""
+        known = (self.delay(origin, at), self.wind(origin, at), self.carrier(carrier, at), self.route(origin, dest, at))
+        return tuple(float("nan") if value is None else value for value in known)
+
     def carrier(self, carrier: str, at: datetime) -> float | None:
         """Per cent of the airline's flights of 28 days that left more than 15 minutes late."""
         return _mean(self.carriers.get(carrier), at, SHARE_WINDOW)

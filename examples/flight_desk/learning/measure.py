@@ -226,7 +226,7 @@ def compare(
     late = lateness(flights, settings)
     inputs, outcomes = baselines.training_rows(events, settings, truth)
     moments = zip(flights, asked[UNTUNED].moments, strict=True)
-    rows = [baselines.features(truth, one.origin, one.carrier, one.dest, moment) for one, moment in moments]
+    rows = [truth.figures(one.origin, one.carrier, one.dest, moment) for one, moment in moments]
     forecasts = {
         **{name: one.forecasts for name, one in asked.items()},
         REGRESSION: baselines.fit(inputs, outcomes).predict_proba(numpy.array(rows))[:, 1],

@@ -11,6 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -82,27 +83,18 @@ async def live_release(project: Path) -> str:
     return str(next(one["release"] for one in listed if one["stage"] == "live"))
 
 
+@dataclass
 class Teller:
     """Tells the story once. ``project`` is prepared, ``platform`` runs on it."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        size: LearningSize,
-        events: Events,
-        project: Path,
-        platform: Platform,
-        say: Say,
-        schedule: Schedule = UNPLANNED,
-    ) -> None:
-        self._settings = settings
-        self._size = size
-        self._events = events
-        self._project = project
-        self._platform = platform
-        self._say = say
-        self._schedule = schedule
-        self._phases: list[Phase] = []
+    settings: Settings
+    size: LearningSize
+    events: Events
+    project: Path
+    platform: Platform
+    say: Say
+    schedule: Schedule = UNPLANNED
+    _phases: list[Phase] = field(default_factory=list)
 
     async def tell(self) -> Story:
         """Every phase, in order.
@@ -110,14 +102,14 @@ class Teller:
         Raises:
             CommandError: a command failed.
         """
-        size = self._size
-        async with Desk(self._platform.url, self._platform.key, verify=self._platform.verify) as desk:
-            traffic = Traffic(self._settings, size, self._events, desk)
+        size = self.size
+        async with Desk(self.platform.url, self.platform.key, verify=self.platform.verify) as desk:
+            traffic = Traffic(self.settings, size, self.events, desk)
             await desk.refresh(traffic.now)
             history = (size.train_examples, "fine-tuned on history", "--cutoff", traffic.now.isoformat())
             await self._phase("train on history", self._train(*history))
             await self._phase("first release", self._release_trained(desk, traffic))
-            if size.learns_again and self._schedule.in_time(self._say):
+            if size.learns_again and self.schedule.in_time(self.say):
                 await self._phase("collect outcomes", self._collect(traffic))
                 dawn = self._dawn_after(traffic)
                 new = (size.delta_examples, "learned from outcomes", "--delta", "--cutoff", dawn)
@@ -128,7 +120,7 @@ class Teller:
             return Story(tuple(self._phases), dict(traffic.statuses))
 
     async def _phase(self, name: str, work: Awaitable[dict[str, Any]]) -> None:
-        self._schedule.begin(name, self._say)
+        self.schedule.begin(name, self.say)
         started = time.monotonic()
         found = await work
         self._phases.append(Phase(name, time.monotonic() - started, found))
@@ -136,31 +128,31 @@ class Teller:
     async def _train(self, examples: int, reason: str, *options: str) -> dict[str, Any]:
         """Train, evaluate, hold against the gates; what passes them begins its rollout."""
         found: dict[str, Any] = await run(
-            self._project, "train", APPLICATION, *options, "--examples", str(examples), "--rows",
-            str(self._size.gate_rows), "--texts", str(self._size.gate_texts), "--rollout", "--reason", reason,
-            say=self._say,
+            self.project, "train", APPLICATION, *options, "--examples", str(examples), "--rows",
+            str(self.size.gate_rows), "--texts", str(self.size.gate_texts), "--rollout", "--reason", reason,
+            say=self.say,
         )  # fmt: skip
         auc, brier = found["metrics"]["auc"], found["metrics"]["brier"]
-        self._say(
+        self.say(
             f"{found['model']}: trained {found['seconds']:.0f} s on {found['examples']['new']} new examples and"
             f" {found['examples']['replayed']} earlier ones; AUC {_interval(auc)}, Brier {_interval(brier)};"
             f" {found['stage']}"
         )
         for reason in found["reasons"]:
-            self._say(f"not passed: {reason}")
+            self.say(f"not passed: {reason}")
         return found
 
     async def _release_trained(self, desk: Desk, traffic: Traffic) -> dict[str, Any]:
         """Follow what was trained last on its way. The story goes on past a gate that was not passed, and says so."""
-        trained, most = self._phases[-1].found, self._size.rollout_questions
+        trained, most = self._phases[-1].found, self.size.rollout_questions
         if trained["rollout"] is not None:
             return await self._follow(desk, traffic, trained["rollout"], most)
-        self._say("a desk in earnest would stop here; the story goes on with --force")
+        self.say("a desk in earnest would stop here; the story goes on with --force")
         reason = f"past its gates, for the story: {'; '.join(trained['reasons']) or trained['no_rollout']}"
         return await self._force(desk, traffic, trained["release"], most, reason)
 
     async def _force(self, desk: Desk, traffic: Traffic, release: str, most: int, reason: str) -> dict[str, Any]:
-        begun = await run(self._project, "releases", "rollout", release, "--force", "--reason", reason)
+        begun = await run(self.project, "releases", "rollout", release, "--force", "--reason", reason)
         return await self._follow(desk, traffic, begun["rollout"], most)
 
     async def _follow(self, desk: Desk, traffic: Traffic, name: str, most: int) -> dict[str, Any]:
@@ -183,9 +175,9 @@ class Teller:
         standing = await _standing(desk, name, has_ended)
         rollout, judgements = standing["rollout"], standing["judgements"]
         said = judgements[-1]["sentence"] if judgements else rollout["reason"]
-        self._say(f"{rollout['state']} after {len(asked)} questions: {said}")
+        self.say(f"{rollout['state']} after {len(asked)} questions: {said}")
         if not has_ended(standing):
-            await run(self._project, "releases", "abort", APPLICATION, "--reason", "the story's passengers are used up")
+            await run(self.project, "releases", "abort", APPLICATION, "--reason", "the story's passengers are used up")
         return {
             "release": rollout["candidate"],
             "control": rollout["control"],
@@ -195,7 +187,7 @@ class Teller:
         }
 
     async def _collect(self, traffic: Traffic) -> dict[str, Any]:
-        asked = len(await traffic.ask("collect", self._size.collected_questions))
+        asked = len(await traffic.ask("collect", self.size.collected_questions))
         # By the next dawn only what was asked the day before has matured: a rollout decided early leaves nothing.
         while traffic.days < 2:
             asked += len(await traffic.ask("collect", 1))
@@ -204,26 +196,26 @@ class Teller:
 
     async def _bad_release(self, desk: Desk, traffic: Traffic) -> dict[str, Any]:
         """A prompt that mixes up two figures, sent past its gates by somebody in a hurry."""
-        definitions = self._project / "definitions.py"
+        definitions = self.project / "definitions.py"
         good = definitions.read_text(encoding="utf-8")
         definitions.write_text(_broken(good), encoding="utf-8")
         try:
-            made = (await run(self._project, "apply", "--no-activate"))["releases"]
+            made = (await run(self.project, "apply", "--no-activate"))["releases"]
             release = next(one["id"] for one in made if one["bundle"]["application"]["name"] == APPLICATION)
-            return await self._force(desk, traffic, release, self._size.bad_questions, "another prompt, in a hurry")
+            return await self._force(desk, traffic, release, self.size.bad_questions, "another prompt, in a hurry")
         finally:
             definitions.write_text(good, encoding="utf-8")
 
     async def _flip(self, traffic: Traffic) -> dict[str, Any]:
         """Back to the release before and forth again while passengers ask."""
-        before, half = await live_release(self._project), self._size.flip_questions // 2
+        before, half = await live_release(self.project), self.size.flip_questions // 2
         asked, _ = await asyncio.gather(
             traffic.ask("rolled back", half),
-            run(self._project, "rollback", APPLICATION, "--reason", "to see that it can be done"),
+            run(self.project, "rollback", APPLICATION, "--reason", "to see that it can be done"),
         )
         again, _ = await asyncio.gather(
             traffic.ask("live again", half),
-            run(self._project, "releases", "activate", APPLICATION, before, "--reason", "and back"),
+            run(self.project, "releases", "activate", APPLICATION, before, "--reason", "and back"),
         )
         told = asked + again
         return {
@@ -234,8 +226,8 @@ class Teller:
 
     def _dawn_after(self, traffic: Traffic) -> str:
         """The next dawn, as event time: everything asked the day before has matured by then."""
-        today = traffic.now.astimezone(ZoneInfo(self._settings.zone)).date()
-        return self._settings.local(today + timedelta(days=1), self._settings.dawn).isoformat()
+        today = traffic.now.astimezone(ZoneInfo(self.settings.zone)).date()
+        return self.settings.local(today + timedelta(days=1), self.settings.dawn).isoformat()
 
 
 async def _standing(desk: Desk, rollout: str, enough: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

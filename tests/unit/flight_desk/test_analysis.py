@@ -49,7 +49,7 @@ def test_an_identical_prompt_costs_its_way_what_it_cost_the_first() -> None:
 
 def test_a_stored_answer_is_as_old_as_the_moment_it_was_made_for() -> None:
     dawn = answer("briefing", -240, 20, path="batch")
-    read = answer("briefing", 0, 20, made="stored", source=dawn.prediction, source_path="batch", tokens=0)
+    read = answer("briefing", 0, 20, made="stored", source=dawn.prediction, tokens=0)
     served, spent = resolve([dawn, read], truth_of((-250, 20), (-10, 60)))
     assert served[0].written == NOON - timedelta(minutes=240)
     assert served[0].from_batch
@@ -93,7 +93,7 @@ def swept(limits: list[int]):
 
 
 def test_an_age_limit_of_nothing_is_online_only_and_one_without_end_is_the_briefing() -> None:
-    none, all_day = swept([600]).points
+    none, all_day = (point for point, _ in swept([600]))
     assert (none.generations_per_answer, none.false) == (7 / 6, 0)
     # The briefing's 20 minutes are false for the three who read it after the change.
     assert all_day.generations_per_answer == pytest.approx(1 / 6)
@@ -116,7 +116,7 @@ def test_the_equal_cost_comparison_lies_between_the_two_limits_around_it() -> No
     fingerprint = by_age(served, DAWN, timedelta(minutes=5), FACTS)
     sample = Bootstrap(1, 20, 1)
     compared = equal_cost(curve, Table(["f1"], fingerprint, SPENT), sample)
-    assert curve.points[2].stale >= compared.age_false >= curve.points[0].stale
+    assert curve[2][0].stale >= compared.age_false >= curve[0][0].stale
     assert compared.fewer.value == pytest.approx(compared.age_false - compared.fingerprint_false)
 
 
