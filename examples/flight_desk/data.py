@@ -233,7 +233,9 @@ def arriving(events: Events, after: datetime, until: datetime) -> dict[str, list
                 {"file": str(path), "after": after, "until": until},
             ).fetchall()
         names = payload.split(", ")
-        arrived[stream] = [SourceEvent(*row[:3], dict(zip(names, row[3:], strict=True))) for row in rows]
+        arrived[stream] = [
+            SourceEvent(event_id, at, seen, dict(zip(names, rest, strict=True))) for event_id, at, seen, *rest in rows
+        ]
     return arrived
 
 

@@ -27,22 +27,23 @@ class Refused(AntiphonError):
     """The platform answered with an error that trying again does not cure."""
 
 
+class Platform(msgspec.Struct, frozen=True):
+    """Where a running platform listens, an administrator's key, and how its certificate is verified."""
+
+    url: str
+    key: str
+    verify: ssl.SSLContext | bool = True
+
+
 class Desk:
     """Talks to one gateway. Use it as an async context manager."""
 
-    def __init__(
-        self,
-        url: str,
-        key: str,
-        *,
-        verify: ssl.SSLContext | bool = True,
-        transport: httpx2.AsyncBaseTransport | None = None,
-    ) -> None:
+    def __init__(self, platform: Platform, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self._client = httpx2.AsyncClient(
-            base_url=url,
-            headers={"authorization": f"Bearer {key}"},
+            base_url=platform.url,
+            headers={"authorization": f"Bearer {platform.key}"},
             timeout=httpx2.Timeout(130.0, connect=5.0),
-            verify=verify,
+            verify=platform.verify,
             transport=transport,
         )
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import msgspec
 
 from antiphon.core import settings as project_settings
 from antiphon.core.child_process import die_with_parent, start_child, unwind_on_termination
@@ -27,6 +26,7 @@ from antiphon.core.tls import gateway_url, own_client
 from antiphon.operations.listening import require_free_port
 from examples.flight_desk import data
 from examples.flight_desk.data import Events
+from examples.flight_desk.desk_client import Platform
 
 HERE = Path(__file__).parent
 READY_WITHIN = 120.0
@@ -37,14 +37,6 @@ Say = Callable[[str], None]
 
 class CommandError(AntiphonError):
     """A command of ``antiphon`` ended with an error."""
-
-
-class Platform(msgspec.Struct, frozen=True):
-    """Where a running platform listens, an administrator's key, and how its certificate is verified."""
-
-    url: str
-    key: str
-    verify: Any = True
 
 
 def prepare(folder: Path, events: Events, start: datetime) -> Path:

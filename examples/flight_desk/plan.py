@@ -137,35 +137,34 @@ def _plan(
         )
     phases = _phases(settings, machine, asks, story, ways=ways)
     changes = _changes(settings, asks if ways else None, story)
-    return Plan(machine, asks, story, phases, settings.plan.minutes * 60, changes)
+    return Plan(machine, asks, story, phases, settings.plan["minutes"] * 60, changes)
 
 
 def _phases(
     settings: Settings, machine: Machine, asks: float, story: LearningSize | None, *, ways: bool
 ) -> dict[str, float]:
     cost, seen = settings.plan, machine.generation
-    generating = (cost.prefill / seen.prefill + cost.decode / seen.decode) / 2
+    generating = (cost["prefill"] / seen.prefill + cost["decode"] / seen.decode) / 2
     phases: dict[str, float] = {}
     if ways:
         questions = settings.demand.flights_per_day * asks * settings.demo.days
-        phases[WAYS] = generating * (cost.start + cost.ways_question * questions)
+        phases[WAYS] = generating * (cost["start"] + cost["ways_question"] * questions)
     if story is None:
         return phases
     slower = 1 + _GENERATION_SHARE * (generating - 1)
     step = machine.step_seconds or 0.0
-    batch = cost.batch
-    evaluated = 2 * (cost.row * story.gate_rows + cost.text * story.gate_texts) + cost.attacks
-    phases[TRAIN] = slower * (cost.start + cost.load + evaluated) + step * story.train_examples / batch
-    phases[FIRST] = slower * cost.rollout
+    evaluated = 2 * (cost["row"] * story.gate_rows + cost["text"] * story.gate_texts) + cost["attacks"]
+    phases[TRAIN] = slower * (cost["start"] + cost["load"] + evaluated) + step * story.train_examples / cost["batch"]
+    phases[FIRST] = slower * cost["rollout"]
     if story.learns_again:
-        phases[COLLECT] = slower * cost.collect
-        phases[LEARN] = slower * (cost.load + evaluated) + step * 2 * story.delta_examples / batch
-        phases[SECOND] = slower * cost.rollout
-    phases[BAD] = slower * cost.bad
-    phases[FLIP] = slower * (cost.flip + cost.flip_question * story.flip_questions)
+        phases[COLLECT] = slower * cost["collect"]
+        phases[LEARN] = slower * (cost["load"] + evaluated) + step * 2 * story.delta_examples / cost["batch"]
+        phases[SECOND] = slower * cost["rollout"]
+    phases[BAD] = slower * cost["bad"]
+    phases[FLIP] = slower * (cost["flip"] + cost["flip_question"] * story.flip_questions)
     asked = 3 + story.measured_learned
     phases[MEASURE] = slower * (
-        cost.measure + asked * cost.row * story.measured_flights + 2 * cost.text * story.measured_notices
+        cost["measure"] + asked * cost["row"] * story.measured_flights + 2 * cost["text"] * story.measured_notices
     )
     return phases
 

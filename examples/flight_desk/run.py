@@ -23,9 +23,8 @@ import msgspec
 from antiphon.core.errors import AntiphonError, SetupError
 from examples.flight_desk import data, drive, host, machine, plan, report, settings, truth
 from examples.flight_desk.data import Events
-from examples.flight_desk.desk_client import Desk
+from examples.flight_desk.desk_client import Desk, Platform
 from examples.flight_desk.findings import find
-from examples.flight_desk.host import Platform
 from examples.flight_desk.learning import measure, story
 from examples.flight_desk.learning import report as learning_report
 from examples.flight_desk.plan import UNPLANNED, Schedule
@@ -155,7 +154,7 @@ def _answer_four_ways(options: argparse.Namespace, declared: Settings, events: E
     elif not options.analyse:
 
         async def replay(platform: Platform) -> None:
-            async with Desk(platform.url, platform.key, verify=platform.verify) as desk:
+            async with Desk(platform) as desk:
                 await drive.Replay(declared, size, events, desk, journal, say.progress).run()
             say.end_progress()
 
@@ -243,7 +242,6 @@ class Steps:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._last = 0.0
-        self._first_answer = False
         self._live = sys.stderr.isatty()
 
     def __call__(self, text: str) -> None:
@@ -251,9 +249,6 @@ class Steps:
 
     def progress(self, moment: datetime, asked: int, questions: int, generated: int) -> None:
         """One line that is overwritten on a terminal, and one every ten seconds elsewhere."""
-        if generated and not self._first_answer:
-            self._first_answer = True
-            self("first answers")
         now = time.monotonic()
         if not self._live and now - self._last < 10 and asked < questions:
             return

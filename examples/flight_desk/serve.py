@@ -9,7 +9,7 @@ from datetime import datetime
 
 from antiphon.core.errors import AntiphonError
 from examples.flight_desk import data, host, settings
-from examples.flight_desk.desk_client import Desk
+from examples.flight_desk.desk_client import Desk, Platform
 from examples.flight_desk.run import OUT, Steps
 
 
@@ -33,8 +33,8 @@ def main() -> int:
         return error.exit_code
 
 
-async def _refresh(platform: host.Platform, start: datetime) -> None:
-    async with Desk(platform.url, platform.key, verify=platform.verify) as desk:
+async def _refresh(platform: Platform, start: datetime) -> None:
+    async with Desk(platform) as desk:
         await desk.refresh(start)
 
 

@@ -21,8 +21,8 @@ import msgspec
 
 from examples.flight_desk import data, host
 from examples.flight_desk.data import Events
-from examples.flight_desk.desk_client import Desk
-from examples.flight_desk.host import Platform, Say
+from examples.flight_desk.desk_client import Desk, Platform
+from examples.flight_desk.host import Say
 from examples.flight_desk.learning.traffic import APPLICATION, Traffic
 from examples.flight_desk.plan import UNPLANNED, Schedule
 from examples.flight_desk.settings import LearningSize, Settings
@@ -103,7 +103,7 @@ class Teller:
             CommandError: a command failed.
         """
         size = self.size
-        async with Desk(self.platform.url, self.platform.key, verify=self.platform.verify) as desk:
+        async with Desk(self.platform) as desk:
             traffic = Traffic(self.settings, size, self.events, desk)
             await desk.refresh(traffic.now)
             history = (size.train_examples, "fine-tuned on history", "--cutoff", traffic.now.isoformat())

@@ -8,7 +8,7 @@ import httpx2
 import msgspec
 import pytest
 from examples.flight_desk import data, demand, drive, report, settings, truth
-from examples.flight_desk.desk_client import Desk
+from examples.flight_desk.desk_client import Desk, Platform
 from examples.flight_desk.findings import Findings, find
 from examples.flight_desk.records import Journal
 from examples.flight_desk.settings import Settings
@@ -39,7 +39,7 @@ def facts(events: data.Events) -> Truth:
 
 async def replay(stand_in: StandIn, declared: Settings, events: data.Events, journal: Journal) -> None:
     transport = httpx2.ASGITransport(app=stand_in.app())
-    async with Desk("http://stand-in", "ak_test", transport=transport) as desk:
+    async with Desk(Platform("http://stand-in", "ak_test"), transport) as desk:
         await drive.Replay(declared, declared.demo, events, desk, journal, lambda *progress: None).run()
 
 
