@@ -25,7 +25,7 @@ from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.learning.evaluation import metrics
 from antiphon.learning.evaluation.metrics import LabelForecasts
-from antiphon.services.learning.outcomes import declared_applications
+from antiphon.services.learning.outcomes import declared_applications, with_history
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.project.store import Store
 from examples.flight_desk import baselines, data, demand
@@ -197,13 +197,8 @@ def _dataset(
     data.write_outcomes(events, settings, until, table, first=first, last=last, dawn=dawn, only=only)
     rows = parquet.read_table(table, columns=["event_id", "asked"]).to_pylist()
     moments = {row["event_id"]: row["asked"].astimezone(UTC) for row in rows}
-    declared = declared_applications(store)(store.scope, APPLICATION)
-    assert declared.outcome is not None
-    assert declared.outcome.history is not None
-    history = msgspec.structs.replace(declared.outcome.history, path=str(table))
-    application = msgspec.structs.replace(declared, outcome=msgspec.structs.replace(declared.outcome, history=history))
     spec = learning.builder.plan(
-        application,
+        with_history(declared_applications(store)(store.scope, APPLICATION), table),
         kind="evaluation",
         cutoff=until,
         origins=("history",),
