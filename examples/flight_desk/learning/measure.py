@@ -19,19 +19,16 @@ import numpy
 import pyarrow.parquet as parquet
 
 from antiphon.app.wiring import open_learning
-from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate
 from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.learning.evaluation import metrics
 from antiphon.learning.evaluation.metrics import LabelForecasts
-from antiphon.services.learning.outcomes import declared_applications, with_history
-from antiphon.services.learning.training import LearningPlatform
-from antiphon.services.project.store import Store
 from examples.flight_desk import baselines, data, demand
 from examples.flight_desk.data import Events
 from examples.flight_desk.demand import Flight
 from examples.flight_desk.host import Say
+from examples.flight_desk.learning.story import run
 from examples.flight_desk.learning.traffic import APPLICATION
 from examples.flight_desk.settings import Settings
 from examples.flight_desk.truth import Truth
@@ -133,11 +130,12 @@ async def ask(
     asked: dict[str, Asked] = {}
     _, last = _month(settings)
     data.write_history(events, settings.local(last + timedelta(days=2), "00:00"), project / "sources")
+    # Both sets before the first question, so that everybody is asked with the sources as they then are.
+    sets = {dawn: await _dataset(project, settings, events, flights, dawn=dawn) for dawn in (False, True)}
     async with open_learning(project) as (learning, store):
-        # Both sets before the first question, so that everybody is asked with the sources as they then are.
-        datasets = {dawn: _dataset(learning, store, settings, events, flights, dawn=dawn) for dawn in (False, True)}
         for subject in subjects:
-            dataset, moments = datasets[subject.dawn]
+            built, moments = sets[subject.dawn]
+            dataset = store.datasets.get(store.scope, built)
             release = store.releases.get(store.scope, subject.release)
             await learning.serve(release)
             notices = f" and for {subject.notices} whole notices" if subject.notices else ""
@@ -151,17 +149,12 @@ async def ask(
                 # Asked once: whoever asks again after an interruption gets what was found, or goes on.
                 id=f"eval_{content_hash(['measured', release.id, dataset.id, subject.notices])[:26]}",
             )
-            answered = {row.example: row for row in learning.evaluators.on_datasets.rows_of(evaluation).rows}
+            answers = learning.evaluators.on_datasets.rows_of(evaluation).rows
+            forecasts = {answer.example: answer.probabilities.get("delayed") for answer in answers}
             # An entity and a moment are one flight of the sample.
-            forecasts = {
-                (frozenset(row.entity.items()), row.moment): answered[row.example].probabilities.get(
-                    evaluation.positive or ""
-                )
-                for row in learning.rows(dataset)
-                if row.example in answered
-            }
+            places = {(frozenset(row.entity.items()), row.moment): row.example for row in learning.rows(dataset)}
             found = [
-                forecasts.get((frozenset(flight.entity.items()), moment))
+                forecasts.get(places.get((frozenset(flight.entity.items()), moment), ""))
                 for flight, moment in zip(flights, moments, strict=True)
             ]
             if None in found:
@@ -180,33 +173,24 @@ def _month(settings: Settings) -> tuple[date, date]:
     return start, start.replace(day=calendar.monthrange(start.year, start.month)[1])
 
 
-def _dataset(
-    learning: LearningPlatform,
-    store: Store,
-    settings: Settings,
-    events: Events,
-    flights: Sequence[Flight],
-    *,
-    dawn: bool,
-) -> tuple[Dataset, tuple[datetime, ...]]:
-    """The sample as an evaluation set of the desk, and the moment of each flight's question."""
+async def _dataset(
+    project: Path, settings: Settings, events: Events, flights: Sequence[Flight], *, dawn: bool
+) -> tuple[str, tuple[datetime, ...]]:
+    """The sample as an evaluation set of the desk, by its id, and the moment of each flight's question."""
     first, last = _month(settings)
     until = settings.local(last + timedelta(days=2), "00:00")
-    table = store.paths.root / "sources" / ("measured-dawn.parquet" if dawn else "measured.parquet")
+    table = project / "sources" / ("measured-dawn.parquet" if dawn else "measured.parquet")
     only = [flight.event_id for flight in flights]
     data.write_outcomes(events, settings, until, table, first=first, last=last, dawn=dawn, only=only)
     rows = parquet.read_table(table, columns=["event_id", "asked"]).to_pylist()
     moments = {row["event_id"]: row["asked"].astimezone(UTC) for row in rows}
-    spec = learning.builder.plan(
-        with_history(declared_applications(store)(store.scope, APPLICATION), table),
-        kind="evaluation",
-        cutoff=until,
-        origins=("history",),
-        examples=len(flights),
-        first=settings.local(first, "00:00"),
-        last=settings.local(last + timedelta(days=1), "00:00"),
-    )
-    return learning.builder.build(spec), tuple(moments[flight.event_id] for flight in flights)
+    built = await run(
+        project, "datasets", "build", APPLICATION, "--kind", "evaluation", "--from", "history", "--table", str(table),
+        "--cutoff", until.isoformat(), "--examples", str(len(flights)),
+        "--first", settings.local(first, "00:00").isoformat(),
+        "--last", settings.local(last + timedelta(days=1), "00:00").isoformat(),
+    )  # fmt: skip
+    return built["id"], tuple(moments[flight.event_id] for flight in flights)
 
 
 def lateness(flights: Sequence[Flight], settings: Settings) -> Any:
