@@ -64,12 +64,12 @@ def score(
         return None
     late = settings.analysis.late_after_minutes
     outcomes = numpy.array([(flights[answer.flight].dep_delay or 0) > late for answer in kept])
-    train_inputs, train_outcomes = training_rows(events, settings, truth)
-    inputs = numpy.array([truth.figures(*answer.subject, answer.asked) for answer in kept])
+    inputs = [truth.figures(*answer.subject, answer.asked) for answer in kept]
+    regression, base_rate = without_a_model(inputs, events, settings, truth)
     forecasts = {
         "outlook (untuned model)": numpy.array([answer.delayed for answer in kept]),
-        "base rate of January to March": numpy.full(len(kept), float(train_outcomes.mean())),
-        "logistic regression": fit(train_inputs, train_outcomes).predict_proba(inputs)[:, 1],
+        "base rate of January to March": base_rate,
+        "logistic regression": regression,
     }
     read = {name: LabelForecasts.yes_or_no(forecast, outcomes, "late") for name, forecast in forecasts.items()}
     place = {flight: number for number, flight in enumerate(order)}
@@ -90,7 +90,23 @@ def score(
     )
 
 
-def training_rows(events: Events, settings: Settings, truth: Truth) -> tuple[Any, Any]:
+def without_a_model(
+    inputs: Sequence[tuple[float, ...]], events: Events, settings: Settings, truth: Truth
+) -> tuple[Any, Any]:
+    """Forecasts of rows of figures by scikit-learn's logistic regression on standardised inputs, where a missing one is
+    the training median, and by the base rate; both learned from January to March."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    known, late = _training_rows(events, settings, truth)
+    model = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(max_iter=500))
+    regression = model.fit(known, late).predict_proba(numpy.array(inputs))[:, 1]
+    return regression, numpy.full(len(inputs), float(late.mean()))
+
+
+def _training_rows(events: Events, settings: Settings, truth: Truth) -> tuple[Any, Any]:
     """Flights of January to March, each at one moment drawn like a question's: inputs and whether it left late."""
     first, last = settings.analysis.train_first, settings.analysis.train_last
     days = tuple(first + timedelta(days=offset) for offset in range((last - first).days + 1))
@@ -106,14 +122,3 @@ def training_rows(events: Events, settings: Settings, truth: Truth) -> tuple[Any
         inputs.append(truth.figures(flight.origin, flight.carrier, flight.dest, asked))
         outcomes.append((flight.dep_delay or 0) > settings.analysis.late_after_minutes)
     return numpy.array(inputs), numpy.array(outcomes)
-
-
-def fit(inputs: Any, outcomes: Any) -> Any:
-    """scikit-learn's logistic regression on standardised inputs; a missing input is the training median."""
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(max_iter=500))
-    return model.fit(inputs, outcomes)

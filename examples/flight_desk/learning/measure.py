@@ -203,14 +203,10 @@ def compare(
 ) -> Measured:
     """Everybody who was asked, a logistic regression and the base rate, on identical rows."""
     late = lateness(flights, settings)
-    inputs, outcomes = baselines.training_rows(events, settings, truth)
     moments = zip(flights, asked[UNTUNED].moments, strict=True)
-    rows = [truth.figures(one.origin, one.carrier, one.dest, moment) for one, moment in moments]
-    forecasts = {
-        **{name: one.forecasts for name, one in asked.items()},
-        REGRESSION: baselines.fit(inputs, outcomes).predict_proba(numpy.array(rows))[:, 1],
-        BASE_RATE: numpy.full(len(flights), float(outcomes.mean())),
-    }
+    inputs = [truth.figures(one.origin, one.carrier, one.dest, moment) for one, moment in moments]
+    regression, base_rate = baselines.without_a_model(inputs, events, settings, truth)
+    forecasts = {name: one.forecasts for name, one in asked.items()} | {REGRESSION: regression, BASE_RATE: base_rate}
     options = {"resamples": settings.learning.bootstrap_rounds, "seed": settings.seed}
     read = {name: LabelForecasts.yes_or_no(forecast, late, "late") for name, forecast in forecasts.items()}
     found = {name: metrics.intervals(one, **options) for name, one in read.items()}
