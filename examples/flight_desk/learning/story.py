@@ -132,7 +132,7 @@ class Teller:
             str(self.size.gate_rows), "--texts", str(self.size.gate_texts), "--rollout", "--reason", reason,
             say=self.say,
         )  # fmt: skip
-        auc, brier = found["metrics"]["auc"], found["metrics"]["brier"]
+        auc, brier = found["metrics"].get("auc"), found["metrics"].get("brier")
         self.say(
             f"{found['model']}: trained {found['seconds']:.0f} s on {found['examples']['new']} new examples and"
             f" {found['examples']['replayed']} earlier ones; AUC {_interval(auc)}, Brier {_interval(brier)};"
