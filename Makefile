@@ -93,7 +93,7 @@ format: environment  ## put the code into the house's form
 	@$(BIN)/ruff check --fix src tests benchmarks examples scripts
 
 serve: demo-environment  ## the platform on the flight desk
-	@$(BIN)/python -m examples.flight_desk.serve
+	@$(BIN)/python -m examples.flight_desk.run --serve
 
 bench-engine: environment  ## batch tokens/s of the engine beside a bare llama.cpp loop
 	@$(BIN)/python -m benchmarks.engine

@@ -30,7 +30,7 @@ from typing import Any
 import msgspec
 from benchmarks.flight_desk.evidence import PROJECT, every_receipt, replay_all, sample
 from examples.flight_desk import data, drive, host, settings
-from examples.flight_desk.desk_client import Desk
+from examples.flight_desk.desk_client import Desk, Platform
 from examples.flight_desk.records import Journal
 from tests.harness.moved_project import CREDENTIALS, STORES, Servers, logical_hashes
 
@@ -59,9 +59,9 @@ def small_project(folder: Path) -> Path:
     events = data.prepare(folder / "events", declared.sources, declared.zone)
     project = host.prepare(folder, events, declared.start(declared.demo))
 
-    async def ask(platform: host.Platform) -> None:
-        async with Desk(platform.url, platform.key, verify=platform.verify) as desk:
-            await drive.Replay(declared, declared.demo, events, desk, Journal(folder), lambda progress: None).run()
+    async def ask(platform: Platform) -> None:
+        async with Desk(platform) as desk:
+            await drive.Replay(declared, declared.demo, events, desk, Journal(folder), lambda *progress: None).run()
 
     with host.running(project, say) as platform:
         asyncio.run(ask(platform))

@@ -33,6 +33,7 @@ import msgspec
 import numpy
 from examples.flight_desk import data, host, settings, truth
 from examples.flight_desk.learning import measure, story
+from examples.flight_desk.learning.traffic import APPLICATION
 from examples.flight_desk.run import OUT, Steps
 
 from antiphon.learning.evaluation import metrics
@@ -95,15 +96,14 @@ def run(sizes: Sizes, folder: Path, say: host.Say) -> dict[str, Any]:
     definitions.write_text(text.replace('embargo="14d"', 'embargo="1d"', 1), encoding="utf-8")
     kept = _Kept(folder / f"{sizes.first}-{sizes.new}-{sizes.gate_rows}.json")
     with host.running(project, say):
-        untuned = kept.once("untuned", lambda: {"release": _live(project)})["release"]
+        untuned = kept.once("untuned", lambda: {"release": asyncio.run(story.live_release(project))})["release"]
         trained = {FIRST: kept.once(FIRST, lambda: _train(project, say, FIRST_CUTOFF, sizes.first, sizes))}
         kept.once("first live", lambda: _activate(project, trained[FIRST]))
         trained[DELTA] = kept.once(DELTA, lambda: _train(project, say, CUTOFF, sizes.new, sizes, "--delta"))
         # What is live, what was before and the newest draft are served: so all three are when they are asked.
         kept.once("delta live", lambda: _activate(project, trained[DELTA]))
         trained[FULL] = kept.once(FULL, lambda: _train(project, say, CUTOFF, sizes.first + sizes.new, sizes))
-        size = msgspec.structs.replace(declared.learning.demo, measured_flights=sizes.flights)
-        flights = measure.sample(declared, size, events)
+        flights = measure.sample(declared, sizes.flights, events)
         subjects = [
             measure.Subject(measure.UNTUNED, untuned, notices=sizes.notices),
             measure.Subject(FULL, trained[FULL]["release"], notices=sizes.notices),
@@ -207,27 +207,17 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _activate(project: Path, trained: Mapping[str, Any]) -> dict[str, Any]:
-    _command(project, "releases", "activate", story.APPLICATION, trained["release"], "--force", "--reason", "to go on")
+    words = ("releases", "activate", APPLICATION, trained["release"], "--force", "--reason", "to go on")
+    asyncio.run(story.run(project, *words))
     return {"release": trained["release"]}
-
-
-def _live(project: Path) -> str:
-    listed = _command(project, "releases", "list", story.APPLICATION)
-    return str(next(one["release"] for one in listed if one["stage"] == "live"))
 
 
 def _train(project: Path, say: host.Say, cutoff: str, examples: int, sizes: Sizes, *more: str) -> dict[str, Any]:
     say(f"training {' '.join(more) or 'in full'} on {examples} examples until {cutoff}")
     began = time.monotonic()
-    found = _command(
-        project, "train", story.APPLICATION, "--cutoff", cutoff, "--examples", str(examples),
-        "--rows", str(sizes.gate_rows), "--texts", "1", *more, say=say,
-    )  # fmt: skip
+    order = ("--cutoff", cutoff, "--examples", str(examples), "--rows", str(sizes.gate_rows), "--texts", "1", *more)
+    found = asyncio.run(story.run(project, "train", APPLICATION, *order, say=say))
     return {**found, "wall_seconds": time.monotonic() - began}
-
-
-def _command(project: Path, *words: str, say: host.Say | None = None) -> Any:
-    return json.loads(asyncio.run(host.command(*words, "--json", "--project", str(project), timeout=7_200, say=say)))
 
 
 def _version(trained: Mapping[str, Any], forecasts: Any, late: Any, seed: int) -> dict[str, Any]:

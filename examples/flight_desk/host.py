@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import msgspec
 
 from antiphon.core import settings as project_settings
 from antiphon.core.child_process import die_with_parent, start_child, unwind_on_termination
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.core.tls import gateway_url, own_client
+from antiphon.operations.listening import require_free_port
 from examples.flight_desk import data
 from examples.flight_desk.data import Events
+from examples.flight_desk.desk_client import Platform
 
 HERE = Path(__file__).parent
 READY_WITHIN = 120.0
@@ -37,14 +37,6 @@ Say = Callable[[str], None]
 
 class CommandError(AntiphonError):
     """A command of ``antiphon`` ended with an error."""
-
-
-class Platform(msgspec.Struct, frozen=True):
-    """Where a running platform listens, an administrator's key, and how its certificate is verified."""
-
-    url: str
-    key: str
-    verify: Any = True
 
 
 def prepare(folder: Path, events: Events, start: datetime) -> Path:
@@ -73,11 +65,11 @@ def same_declaration(folder: Path) -> bool:
     for name in ("definitions.py", "config.toml"):
         declared.update((HERE / name).read_bytes())
     mark, present = folder / "declared.sha256", declared.hexdigest()
-    same = not folder.exists() or (mark.exists() and mark.read_text(encoding="ascii") == present)
-    if same:
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(present, encoding="ascii")
-    return same
+    if folder.exists():
+        return mark.exists() and mark.read_text(encoding="ascii") == present
+    folder.mkdir(parents=True)
+    mark.write_text(present, encoding="ascii")
+    return True
 
 
 @contextmanager
@@ -86,20 +78,16 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
 
     Raises:
         CommandError: a command ended with an error, whose message is passed on.
-        UnavailableError: its port is taken, it did not become ready, or it ended by itself.
+        SetupError: its port is taken.
+        UnavailableError: it did not become ready, or ended by itself.
     """
     settings, paths = project_settings.load(project)
-    url = gateway_url(settings)
-    client = own_client(settings, paths.root)
-    verify: ssl.SSLContext | bool = True if client is None else client.context()
-    if _answers(url, verify):
-        raise UnavailableError(
-            "Something else listens there.", where=url, next_step="End the other platform (`make serve`?), then go on."
-        )
+    require_free_port(settings.gateway.host, settings.gateway.port)
     say("weights: smollm2-135m")
     asyncio.run(command("models", "pull", "smollm2-135m"))
     say("definitions: apply")
     asyncio.run(command("apply", "--project", str(project)))
+    url, client = gateway_url(settings), own_client(settings, paths.root)
     log = paths.logs / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     say("platform: up")
@@ -112,11 +100,39 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
             start_new_session=True,
         )
     try:
+        verify = True if client is None else client.context()
         _wait_ready(child, url, log, verify)
         say(f"platform: ready at {url}")
         yield Platform(url, (paths.keys / "admin.key").read_text(encoding="utf-8").strip(), verify)
     finally:
-        _stop(child, say)
+        if child.poll() is None:
+            say("platform: draining")
+            child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait(5)
+
+
+def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path, verify: Any) -> None:
+    deadline, reason = time.monotonic() + READY_WITHIN, "no answer yet"
+    with httpx2.Client(timeout=2.0, verify=verify) as client:
+        while time.monotonic() < deadline:
+            if child.poll() is not None:
+                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+                raise UnavailableError(f"It ended with {child.returncode}: {' '.join(last)}", where="antiphon up")
+            try:
+                reply = client.get(f"{url}/readyz")
+                if reply.is_success:
+                    return
+                reason = reply.text[:300]
+            except httpx2.TransportError as error:
+                reason = type(error).__name__
+            time.sleep(0.1)
+    raise UnavailableError(
+        f"It is not ready after {READY_WITHIN:.0f} s: {reason}.", where=url, next_step=f"Look at {log.parent}."
+    )
 
 
 _ANTIPHON = (sys.executable, "-m", "antiphon.cli.main")
@@ -157,44 +173,3 @@ async def command(*words: str, timeout: float = 600.0, say: Say | None = None) -
             raise CommandError("".join(heard).strip() or f"It ended with {code}.", where=" ".join(words))
         output.seek(0)
         return output.read()
-
-
-def _answers(url: str, verify: ssl.SSLContext | bool) -> bool:
-    try:
-        httpx2.get(f"{url}/healthz", timeout=1.0, verify=verify)
-    except httpx2.TransportError:
-        return False
-    return True
-
-
-def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path, verify: ssl.SSLContext | bool) -> None:
-    deadline = time.monotonic() + READY_WITHIN
-    reason = "no answer yet"
-    with httpx2.Client(timeout=2.0, verify=verify) as client:
-        while time.monotonic() < deadline:
-            if child.poll() is not None:
-                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-                raise UnavailableError(f"It ended with {child.returncode}: {' '.join(last)}", where="antiphon up")
-            try:
-                reply = client.get(f"{url}/readyz")
-                if reply.is_success:
-                    return
-                reason = reply.text[:300]
-            except httpx2.TransportError as error:
-                reason = type(error).__name__
-            time.sleep(0.1)
-    raise UnavailableError(
-        f"It is not ready after {READY_WITHIN:.0f} s: {reason}.", where=url, next_step=f"Look at {log.parent}."
-    )
-
-
-def _stop(child: subprocess.Popen[bytes], say: Say) -> None:
-    if child.poll() is not None:
-        return
-    say("platform: draining")
-    child.send_signal(signal.SIGTERM)
-    try:
-        child.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait(5)

@@ -8,11 +8,14 @@ was measured here.
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from antiphon.core.disk import replace_file
+from examples.flight_desk.host import Say
 from examples.flight_desk.machine import Machine
 from examples.flight_desk.settings import LearningSize, Settings
 
@@ -78,16 +81,14 @@ def make(
         ways, learning: the parts that it is to have.
         asks: questions a flight, where answers are there already.
     """
-    plans = (
-        _plan(settings, machine, share, again=again, ways=ways, learning=learning, asks=asks)
-        for again in ((True, False) if learning else (True,))
-        for share in _SHARES
-        if share >= _LEAST_AGAIN or not (learning and again)
-    )
     smallest = None
-    for smallest in plans:
-        if smallest.seconds <= smallest.budget:
-            return smallest
+    for again in (True, False) if learning else (True,):
+        for share in _SHARES:
+            if learning and again and share < _LEAST_AGAIN:
+                break
+            smallest = _plan(settings, machine, share, again=again, ways=ways, learning=learning, asks=asks)
+            if smallest.seconds <= smallest.budget:
+                return smallest
     assert smallest is not None
     return smallest
 
@@ -134,52 +135,44 @@ def _plan(
             flip_questions=max(16, round(full.flip_questions * share)),
             learns_again=full.learns_again and again,
         )
-    return Plan(
-        machine,
-        asks,
-        story,
-        _phases(settings, machine, asks, story, ways=ways),
-        settings.plan.minutes * 60,
-        _changes(settings, asks, story, again=again, ways=ways),
-    )
+    phases = _phases(settings, machine, asks, story, ways=ways)
+    changes = _changes(settings, asks if ways else None, story)
+    return Plan(machine, asks, story, phases, settings.plan["minutes"] * 60, changes)
 
 
 def _phases(
     settings: Settings, machine: Machine, asks: float, story: LearningSize | None, *, ways: bool
 ) -> dict[str, float]:
     cost, seen = settings.plan, machine.generation
-    generating = (cost.prefill / seen.prefill + cost.decode / seen.decode) / 2
+    generating = (cost["prefill"] / seen.prefill + cost["decode"] / seen.decode) / 2
     phases: dict[str, float] = {}
     if ways:
         questions = settings.demand.flights_per_day * asks * settings.demo.days
-        phases[WAYS] = generating * (cost.start + cost.ways_question * questions)
+        phases[WAYS] = generating * (cost["start"] + cost["ways_question"] * questions)
     if story is None:
         return phases
     slower = 1 + _GENERATION_SHARE * (generating - 1)
     step = machine.step_seconds or 0.0
-    batch = cost.batch
-    evaluated = 2 * (cost.row * story.gate_rows + cost.text * story.gate_texts) + cost.attacks
-    phases[TRAIN] = slower * (cost.start + cost.load + evaluated) + step * story.train_examples / batch
-    phases[FIRST] = slower * cost.rollout
+    evaluated = 2 * (cost["row"] * story.gate_rows + cost["text"] * story.gate_texts) + cost["attacks"]
+    phases[TRAIN] = slower * (cost["start"] + cost["load"] + evaluated) + step * story.train_examples / cost["batch"]
+    phases[FIRST] = slower * cost["rollout"]
     if story.learns_again:
-        phases[COLLECT] = slower * cost.collect
-        phases[LEARN] = slower * (cost.load + evaluated) + step * 2 * story.delta_examples / batch
-        phases[SECOND] = slower * cost.rollout
-    phases[BAD] = slower * cost.bad
-    phases[FLIP] = slower * (cost.flip + cost.flip_question * story.flip_questions)
+        phases[COLLECT] = slower * cost["collect"]
+        phases[LEARN] = slower * (cost["load"] + evaluated) + step * 2 * story.delta_examples / cost["batch"]
+        phases[SECOND] = slower * cost["rollout"]
+    phases[BAD] = slower * cost["bad"]
+    phases[FLIP] = slower * (cost["flip"] + cost["flip_question"] * story.flip_questions)
     asked = 3 + story.measured_learned
     phases[MEASURE] = slower * (
-        cost.measure + asked * cost.row * story.measured_flights + 2 * cost.text * story.measured_notices
+        cost["measure"] + asked * cost["row"] * story.measured_flights + 2 * cost["text"] * story.measured_notices
     )
     return phases
 
 
-def _changes(
-    settings: Settings, asks: float, story: LearningSize | None, *, again: bool, ways: bool
-) -> tuple[str, ...]:
+def _changes(settings: Settings, asks: float | None, story: LearningSize | None) -> tuple[str, ...]:
     said = []
     declared, full = settings.demand.asks_per_flight, settings.learning.demo
-    if ways and asks < declared:
+    if asks is not None and asks < declared:
         wider = math.sqrt(declared / asks)
         said.append(
             f"smaller: {asks:.0f} instead of {declared:.0f} questions a flight; intervals about {wider:.1f}× as wide"
@@ -191,10 +184,62 @@ def _changes(
             f" hundredths of AUC; measured on {story.measured_flights} instead of {full.measured_flights},"
             f" {story.measured_notices} notices instead of {full.measured_notices}: intervals {wider:.1f}× as wide"
         )
-    if story is not None and full.learns_again and not again:
+    if story is not None and full.learns_again and not story.learns_again:
         said.append("left out: learning from outcomes and its release; `make demo-full` shows them")
     return tuple(said)
 
 
 def _clock(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+class Schedule:
+    """A plan and the moment since which it runs: says at each phase how long it should take, and what no longer fits.
+
+    Args:
+        limit: seconds that the whole may take; ``None`` leaves nothing out.
+        began: the moment (``monotonic``) at which the whole began, when that was earlier than now.
+    """
+
+    def __init__(
+        self,
+        plan: Plan | None = None,
+        limit: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        began: float | None = None,
+    ) -> None:
+        self._plan = plan
+        self._limit = limit
+        self._monotonic = monotonic
+        self._began = monotonic() if began is None else began
+
+    def begin(self, phase: str, say: Say) -> None:
+        """Say that a phase begins, which one it is, and how long it and the rest should take."""
+        plan = self._plan
+        if plan is None or phase not in plan.phases:
+            say(f"— {phase}")
+            return
+        say(
+            f"— {phase} ({list(plan.phases).index(phase) + 1} of {len(plan.phases)}): about {plan.phases[phase]:.0f} s;"
+            f" to the end about {plan.left(phase) / 60:.0f} min"
+        )
+
+    def in_time(self, say: Say) -> bool:
+        """True while there is time for learning again, which comes next; says so when there is not."""
+        if self._plan is None or self._limit is None:
+            return True
+        passed, left = self._monotonic() - self._began, self._plan.left(COLLECT)
+        planned = self._plan.seconds - left
+        # What took longer than planned will go on to.
+        slower = max(1.0, passed / planned) if planned > 0 else 1.0
+        if passed + slower * left <= self._limit:
+            return True
+        say(
+            f"left out for time: {', '.join(AGAIN)} ({passed / 60:.0f} min have passed where"
+            f" {planned / 60:.0f} were planned); `make demo-full` shows them"
+        )
+        return False
+
+
+UNPLANNED = Schedule()
+"""Phases are named and none is left out."""

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 
+from antiphon.catalog.learning.evaluations import IntervalEstimate
 from examples.flight_desk.findings import Findings
 
-NAMES = {
-    "briefing": "batch only",
-    "online": "online only",
-    "age": "age limit",
-    "fingerprint": "fingerprint",
-}
+NAMES = {"briefing": "batch only", "online": "online only", "age": "age limit", "fingerprint": "fingerprint"}
 COLORS = {"briefing": "#8a5a00", "online": "#1f5fa8", "age": "#8c8c8c", "fingerprint": "#0f7b53"}
 MARKERS = {"briefing": "s", "online": "^", "age": "D", "fingerprint": "o"}
 
@@ -25,30 +21,16 @@ def falsehood_against_cost(findings: Findings) -> str:
 
     def draw(axes: Any) -> None:
         points = sorted(findings.sweep, key=lambda point: point.tokens_per_answer)
-        axes.plot(
-            [point.tokens_per_answer for point in points],
-            [point.false for point in points],
-            color=COLORS["age"],
-            linewidth=1.2,
-            marker=".",
-            label="every age limit",
-        )
+        curve = ([point.tokens_per_answer for point in points], [point.false for point in points])
+        axes.plot(*curve, color=COLORS["age"], linewidth=1.2, marker=".", label="every age limit")
         for point in points:
             if point.minutes in {5, 15, 30, 60, 120}:
                 place = (point.tokens_per_answer, point.false)
                 axes.annotate(f"{point.minutes:.0f} min", place, (4, 5), textcoords="offset points", fontsize=7)
         for way in findings.ways:
             cost, false = way.tokens_per_answer, way.false
-            axes.errorbar(
-                [cost.value],
-                [false.value],
-                xerr=[[max(0, cost.value - cost.low)], [max(0, cost.high - cost.value)]],
-                yerr=[[max(0, false.value - false.low)], [max(0, false.high - false.value)]],
-                fmt=MARKERS[way.way],
-                color=COLORS[way.way],
-                capsize=3,
-                label=NAMES[way.way],
-            )
+            look = {"fmt": MARKERS[way.way], "color": COLORS[way.way], "label": NAMES[way.way], "capsize": 3}
+            axes.errorbar([cost.value], [false.value], xerr=error(cost), yerr=error(false), **look)
         axes.set_xlabel("tokens generated per answer")
         axes.set_ylabel("false statements per 1,000 answers")
         axes.set_ylim(bottom=0)
@@ -101,28 +83,14 @@ def reliability(findings: Findings) -> str:
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle="--")
-        scored = findings.scored
-        if scored is not None:
-            outcomes = numpy.array(scored.outcomes, dtype=float)
-            for (name, forecast), color in zip(
-                scored.forecasts.items(), ("#0f7b53", "#8c8c8c", "#1f5fa8"), strict=True
-            ):
-                values = numpy.array(forecast)
-                cells = numpy.clip((values * 10).astype(int), 0, 9)
-                shown = [cell for cell in range(10) if (cells == cell).any()]
-                axes.plot(
-                    [values[cells == cell].mean() for cell in shown],
-                    [outcomes[cells == cell].mean() for cell in shown],
-                    color=color,
-                    linewidth=0.8,
-                )
-                axes.scatter(
-                    [values[cells == cell].mean() for cell in shown],
-                    [outcomes[cells == cell].mean() for cell in shown],
-                    s=[8 + 90 * (cells == cell).mean() for cell in shown],
-                    color=color,
-                    label=name,
-                )
+        known = findings.scored.reliability.items() if findings.scored else ()
+        for (name, bins), color in zip(known, ("#0f7b53", "#8c8c8c", "#1f5fa8"), strict=False):
+            curve, rows = (
+                ([one.forecast for one in bins], [one.observed for one in bins]),
+                sum(one.rows for one in bins),
+            )
+            axes.plot(*curve, color=color, linewidth=0.8)
+            axes.scatter(*curve, s=[8 + 90 * one.rows / rows for one in bins], color=color, label=name)
         axes.set_xlabel("forecast probability of delayed")
         axes.set_ylabel("share that left late")
         axes.set_xlim(0, 1)
@@ -138,19 +106,13 @@ def timeline(findings: Findings) -> str:
     def draw(axes: Any) -> None:
         for way in NAMES:
             hours = [hour for hour in findings.hours if hour.way == way]
-            for run in _unbroken([hour.hour for hour in hours]):
-                chosen = [hour for hour in hours if run[0] <= hour.hour <= run[-1]]
-                axes.plot(
-                    [hour.hour for hour in chosen],
-                    [hour.stale for hour in chosen],
-                    color=COLORS[way],
-                    marker=MARKERS[way],
-                    markersize=3,
-                    linewidth=1.2,
-                    label=NAMES[way] if run is _unbroken([hour.hour for hour in hours])[0] else None,
-                )
-        last = max((hour.hour for hour in findings.hours), default=24)
-        axes.set_xticks(range(0, int(last) + 12, 12 if last < 100 else 24 * 5))
+            # A line is broken at night, when nobody asks.
+            breaks = [place for place in range(1, len(hours)) if hours[place].hour - hours[place - 1].hour > 2]
+            for first, last in zip([0, *breaks], [*breaks, len(hours)], strict=True):
+                line = ([hour.hour for hour in hours[first:last]], [hour.stale for hour in hours[first:last]])
+                axes.plot(*line, color=COLORS[way], marker=MARKERS[way], markersize=3, linewidth=1.2)
+        end = int(max((hour.hour for hour in findings.hours), default=24))
+        axes.set_xticks(range(0, end + 12, 12 if end < 100 else 24 * 5))
         axes.set_xlabel("hours since the first midnight (local)")
         axes.set_ylabel("stale per 1,000 answers")
         handles = [axes.plot([], [], color=COLORS[way], marker=MARKERS[way], markersize=3)[0] for way in NAMES]
@@ -159,14 +121,9 @@ def timeline(findings: Findings) -> str:
     return figure(draw, "Stale statements by the hour they were read in", 9.4, 2.8)
 
 
-def _unbroken(hours: Sequence[float]) -> list[list[float]]:
-    runs: list[list[float]] = []
-    for hour in hours:
-        if runs and hour - runs[-1][-1] <= 2:
-            runs[-1].append(hour)
-        else:
-            runs.append([hour])
-    return runs
+def error(interval: IntervalEstimate) -> list[list[float]]:
+    """An interval as the lengths of an error bar."""
+    return [[max(0, interval.value - interval.low)], [max(0, interval.high - interval.value)]]
 
 
 def figure(draw: Callable[[Any], None], title: str, width: float, height: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import date, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -10,7 +10,6 @@ from typing import Literal, TypeVar
 import msgspec
 
 T = TypeVar("T")
-Made = Literal["generated", "identical-prompt", "stored"]
 
 
 class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -24,12 +23,11 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
         asked: event time of the question (``as_of``).
         made: generated for it, copied from an identical prompt, or served from store.
         source: the prediction a reused answer was first made as.
-        source_path: the path that prediction was made on.
         tokens: completion tokens of all attempts, 0 for a reused answer.
         seconds: wall time at the client, ``None`` for a briefing row.
         delayed: the model's probability of the outlook ``delayed``.
         guard: what the guard on figures did last: pass, retry or template.
-        release, role: the release that answered, and in which capacity.
+        release: the one that answered.
         error: why there is no answer.
     """
 
@@ -43,24 +41,25 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
     dest: str
     asked: datetime
     prediction: str = ""
-    made: Made = "generated"
+    made: Literal["generated", "identical-prompt", "stored"] = "generated"
     source: str | None = None
-    source_path: str | None = None
     text: str = ""
-    outlook: str | None = None
     delayed: float | None = None
     guard: str | None = None
     tokens: int = 0
     seconds: float | None = None
-    publication: int | None = None
     release: str | None = None
-    role: str | None = None
     error: str | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
         """What makes a second line of the same answer superfluous."""
         return (self.way, self.path, self.question)
+
+    @property
+    def subject(self) -> tuple[str, str, str]:
+        """The entity that was asked about."""
+        return (self.origin, self.carrier, self.dest)
 
     @property
     def notice(self) -> str:
@@ -92,7 +91,9 @@ class Journal:
         self._answers = folder / "answers.jsonl"
         self._lags = folder / "lags.jsonl"
         for path in (self._answers, self._lags):
-            _drop_torn_line(path)
+            content = path.read_bytes() if path.exists() else b""
+            if not content.endswith(b"\n"):
+                path.write_bytes(content[: content.rfind(b"\n") + 1])
 
     def add(self, answers: Iterable[Answered]) -> None:
         """Keep these answers before anything else is asked."""
@@ -111,29 +112,13 @@ class Journal:
 
     def lags(self) -> tuple[Lag, ...]:
         """Every measurement kept."""
-        return tuple(_lines(self._lags, Lag))
+        return _lines(self._lags, Lag)
 
 
 def _append(path: Path, values: Iterable[msgspec.Struct]) -> None:
-    content = b"".join(msgspec.json.encode(value) + b"\n" for value in values)
-    if content:
-        with path.open("ab") as out:
-            out.write(content)
+    with path.open("ab") as out:
+        out.write(msgspec.json.Encoder().encode_lines(values))
 
 
-def _lines(path: Path, shape: type[T]) -> Iterator[T]:
-    if not path.exists():
-        return
-    decoder = msgspec.json.Decoder(shape)
-    with path.open("rb") as lines:
-        for line in lines:
-            yield decoder.decode(line)
-
-
-def _drop_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        path.write_bytes(content[:whole])
+def _lines(path: Path, shape: type[T]) -> tuple[T, ...]:
+    return tuple(msgspec.json.Decoder(shape).decode_lines(path.read_bytes()))

@@ -31,29 +31,10 @@ class Sources(msgspec.Struct, frozen=True):
     highest_wind_mph: float
 
 
-class Ways(msgspec.Struct, frozen=True):
-    """The application behind each way, and the age limit of the third."""
-
-    briefing: str
-    online: str
-    age: str
-    fingerprint: str
-    age_limit_minutes: int
-
-    @property
-    def applications(self) -> dict[str, str]:
-        """Way to application, cheapest first."""
-        return {
-            "briefing": self.briefing,
-            "online": self.online,
-            "age": self.age,
-            "fingerprint": self.fingerprint,
-        }
-
-
 class Analysis(msgspec.Struct, frozen=True):
-    """What the report computes."""
+    """What the report computes; ``age_limit_minutes`` is the one that is measured."""
 
+    age_limit_minutes: int
     age_limits_minutes: tuple[int, ...]
     late_after_minutes: float
     train_first: date
@@ -103,52 +84,25 @@ class Learning(msgspec.Struct, frozen=True):
         return {"demo": self.demo, "full": self.full}[name]
 
 
-class Cost(msgspec.Struct, frozen=True):
-    """The time that the demo may take, and seconds that its parts took on the reference machine.
+class Settings(msgspec.Struct, frozen=True):
+    """The whole of ``config.toml``.
 
     Attributes:
-        minutes: that all phases are planned to take at most.
-        prefill, decode: tokens a second that the reference machine read and wrote.
-        start: a platform's start with its definitions; ``load``: a training's process, its datasets and its weights.
-        ways_question: a question of the four ways; ``row``: a class asked of one release about one row; ``text``: one
-            whole notice; ``attacks``: the safety suites.
-        rollout, collect, bad: a rollout until it is decided; a day of outcomes; the bad release until it is caught.
-        flip, flip_question: rolling back and forth, and a question meanwhile; ``measure``: the data of the measurement.
-        batch: examples a training step, as the definitions say.
+        ways: the application behind each way to answer.
+        plan: the minutes that the demo may take, and seconds that its parts took on the reference machine.
     """
-
-    minutes: float
-    prefill: float
-    decode: float
-    start: float
-    load: float
-    ways_question: float
-    row: float
-    text: float
-    attacks: float
-    rollout: float
-    collect: float
-    bad: float
-    flip: float
-    flip_question: float
-    measure: float
-    batch: int
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """The whole of ``config.toml``."""
 
     seed: int
     zone: str
     dawn: str
     demand: Demand
     sources: Sources
-    ways: Ways
+    ways: dict[str, str]
     analysis: Analysis
     demo: Size
     full: Size
     learning: Learning
-    plan: Cost
+    plan: dict[str, float]
 
     def size(self, name: str) -> Size:
         """The declared size of that name (``demo`` or ``full``)."""

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy
 
-from examples.flight_desk.data import Events
+from examples.flight_desk.data import Events, connected
 
 DELAY_WINDOW = timedelta(hours=2)
 SHARE_WINDOW = timedelta(days=28)
@@ -22,20 +23,17 @@ WIND_WINDOW = timedelta(hours=3)
 LATE_MINUTES = 15
 
 
-class Series:
-    """Events of one subject by event time: when each happened, when it was known, its measure."""
+class Series(msgspec.Struct, frozen=True):
+    """Events of one subject by event time: when each happened, when it was known (microseconds), its measure."""
 
-    __slots__ = ("happened", "known", "measure")
-
-    def __init__(self, happened: Any, known: Any, measure: Any) -> None:
-        self.happened = happened
-        self.known = known
-        self.measure = measure
+    happened: Any
+    known: Any
+    measure: Any
 
     def visible(self, at: datetime, window: timedelta, *, known: bool) -> Any:
         """Measures of the events with ``at - window < happened <= at``, in order, known by ``at`` if asked."""
-        end = _microseconds(at)
-        first = numpy.searchsorted(self.happened, end - _length(window), side="right")
+        end = round(at.timestamp() * 1_000_000)
+        first = numpy.searchsorted(self.happened, end - window // timedelta(microseconds=1), side="right")
         last = numpy.searchsorted(self.happened, end, side="right")
         chosen = slice(first, last)
         if not known:
@@ -43,62 +41,52 @@ class Series:
         return self.measure[chosen][self.known[chosen] <= end]
 
 
-class Truth:
+class Truth(msgspec.Struct, frozen=True):
     """Looks figures up; ``None`` where nothing has been measured. Shares are percentages."""
 
-    def __init__(
-        self,
-        delays: Mapping[str, Series],
-        carriers: Mapping[str, Series],
-        routes: Mapping[tuple[str, str], Series],
-        winds: Mapping[str, Series],
-    ) -> None:
-        self._delays = delays
-        self._carriers = carriers
-        self._routes = routes
-        self._winds = winds
+    delays: Mapping[str, Series]
+    carriers: Mapping[str, Series]
+    routes: Mapping[tuple[str, str], Series]
+    winds: Mapping[str, Series]
 
     def delay(self, origin: str, at: datetime) -> float | None:
         """Mean departure delay of the origin's last two hours, in minutes, early departures counted as zero."""
-        return _mean(self._delays.get(origin), at, DELAY_WINDOW)
+        return _mean(self.delays.get(origin), at, DELAY_WINDOW)
 
-    def departures(self, origin: str, at: datetime) -> int:
-        """How many of the origin's flights of the last two hours have left."""
-        series = self._delays.get(origin)
-        return 0 if series is None else len(series.visible(at, DELAY_WINDOW, known=True))
+    def figures(self, origin: str, carrier: str, dest: str, at: datetime) -> tuple[float, ...]:
+        """What a prompt also sees, unrounded: delay, wind, the airline's and the route's share; missing is ``nan``."""
+        known = (self.delay(origin, at), self.wind(origin, at), self.carrier(carrier, at), self.route(origin, dest, at))
+        return tuple(float("nan") if value is None else value for value in known)
 
     def carrier(self, carrier: str, at: datetime) -> float | None:
         """Per cent of the airline's flights of 28 days that left more than 15 minutes late."""
-        return _mean(self._carriers.get(carrier), at, SHARE_WINDOW)
+        return _mean(self.carriers.get(carrier), at, SHARE_WINDOW)
 
     def route(self, origin: str, dest: str, at: datetime) -> float | None:
         """Per cent of the route's flights of 28 days that left more than 15 minutes late."""
-        return _mean(self._routes.get((origin, dest)), at, SHARE_WINDOW)
+        return _mean(self.routes.get((origin, dest)), at, SHARE_WINDOW)
 
     def wind(self, origin: str, at: datetime, *, known: bool = True) -> float | None:
         """The origin's last observed wind in mph: of those known by then, or of all that had been made."""
-        series = self._winds.get(origin)
+        series = self.winds.get(origin)
         measures = [] if series is None else series.visible(at, WIND_WINDOW, known=known)
         return float(measures[-1]) if len(measures) else None
 
 
 def read(events: Events) -> Truth:
     """Index the prepared events."""
-    import duckdb
-
-    connection = duckdb.connect(":memory:", config={"threads": 2})
-    flights = connection.execute(
-        "SELECT origin, carrier, dest, epoch_us(scheduled) AS happened, epoch_us(departed) AS known,"
-        " delay_minutes::DOUBLE AS delay, (dep_delay > $late)::INTEGER * 100.0 AS late FROM read_parquet($file)"
-        " WHERE dep_delay IS NOT NULL ORDER BY scheduled, event_id",
-        {"file": str(events.departures), "late": LATE_MINUTES},
-    ).fetchnumpy()
-    weather = connection.execute(
-        "SELECT origin, epoch_us(observed) AS happened, epoch_us(reported) AS known, wind_speed AS wind"
-        " FROM read_parquet($file) WHERE wind_speed IS NOT NULL ORDER BY observed, event_id",
-        {"file": str(events.weather)},
-    ).fetchnumpy()
-    connection.close()
+    with connected() as connection:
+        flights = connection.execute(
+            "SELECT origin, carrier, dest, epoch_us(scheduled) AS happened, epoch_us(departed) AS known,"
+            " delay_minutes::DOUBLE AS delay, (dep_delay > $late)::INTEGER * 100.0 AS late FROM read_parquet($file)"
+            " WHERE dep_delay IS NOT NULL ORDER BY scheduled, event_id",
+            {"file": str(events.departures), "late": LATE_MINUTES},
+        ).fetchnumpy()
+        weather = connection.execute(
+            "SELECT origin, epoch_us(observed) AS happened, epoch_us(reported) AS known, wind_speed AS wind"
+            " FROM read_parquet($file) WHERE wind_speed IS NOT NULL ORDER BY observed, event_id",
+            {"file": str(events.weather)},
+        ).fetchnumpy()
     routes = numpy.char.add(flights["origin"].astype("U3"), flights["dest"].astype("U3"))
     by_route = {(name[:3], name[3:]): series for name, series in _grouped(routes, flights, "late").items()}
     return Truth(
@@ -122,11 +110,3 @@ def _grouped(keys: Any, table: Mapping[str, Any], measure: str) -> dict[str, Ser
 def _mean(series: Series | None, at: datetime, window: timedelta) -> float | None:
     measures = [] if series is None else series.visible(at, window, known=True)
     return float(numpy.mean(measures)) if len(measures) else None
-
-
-def _microseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1_000_000)
-
-
-def _length(window: timedelta) -> int:
-    return round(window.total_seconds() * 1_000_000)

@@ -1,7 +1,8 @@
 """What fine-tuning and fresh features are worth, on a sample of all April's flights that was declared beforehand.
 
 The same flights are asked about twice: at the moment somebody asked, and at dawn of that day. Every row goes through
-the function that serves, with the features of its own moment; a logistic regression gets the same rows.
+the function that serves, with the features of its own moment; a logistic regression gets the same rows. It reads what
+no desk would have known.
 """
 
 from __future__ import annotations
@@ -9,33 +10,37 @@ from __future__ import annotations
 import calendar
 import random
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy
+import pyarrow.parquet as parquet
 
 from antiphon.app.wiring import open_learning
-from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate
 from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.learning.evaluation import metrics
 from antiphon.learning.evaluation.metrics import LabelForecasts
-from antiphon.services.learning.outcomes import declared_applications
-from antiphon.services.learning.training import LearningPlatform
-from antiphon.services.project.store import Store
 from examples.flight_desk import baselines, data, demand
 from examples.flight_desk.data import Events
 from examples.flight_desk.demand import Flight
 from examples.flight_desk.host import Say
+from examples.flight_desk.learning.story import run
 from examples.flight_desk.learning.traffic import APPLICATION
-from examples.flight_desk.settings import LearningSize, Settings
+from examples.flight_desk.settings import Settings
 from examples.flight_desk.truth import Truth
 
 UNTUNED, TUNED, DAWN, LEARNED = "untuned", "fine-tuned", "fine-tuned, dawn features", "learned from outcomes"
 REGRESSION, BASE_RATE = "logistic regression", "base rate"
+COMPARED = {
+    "fine-tuned − untuned": (TUNED, UNTUNED),
+    "fresh − dawn features": (TUNED, DAWN),
+    "learned − fine-tuned": (LEARNED, TUNED),
+    "fine-tuned − logistic regression": (TUNED, REGRESSION),
+}
 
 
 class Forecaster(msgspec.Struct, frozen=True):
@@ -83,36 +88,30 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a subject answered: its evaluation, and the probability of being late in the sample's order."""
+    """What a subject answered: its evaluation, and in the sample's order the probability of being late and the moment
+    of the question."""
 
     evaluation: Evaluation
     forecasts: Any
+    moments: tuple[datetime, ...]
 
 
-async def measure(
-    project: Path,
-    settings: Settings,
-    size: LearningSize,
-    events: Events,
-    truth: Truth,
-    releases: Mapping[str, str],
-    say: Say,
-) -> Measured:
-    """Ask the named releases (``UNTUNED``, ``TUNED``, ``LEARNED`` → release id) about the sample.
-
-    Raises:
-        SetupError: a row got no answer, so that the comparison would not be on identical rows.
-    """
-    flights = sample(settings, size, events)
-    subjects = [
-        Subject(UNTUNED, releases[UNTUNED], notices=size.measured_notices),
-        Subject(TUNED, releases[TUNED], notices=size.measured_notices),
-        Subject(DAWN, releases[TUNED], dawn=True),
+def sample(settings: Settings, count: int, events: Events) -> tuple[Flight, ...]:
+    """The declared sample: so many of April's flights that somebody could have asked about both at dawn and later."""
+    first, last = _month(settings)
+    days = tuple(first + timedelta(days=offset) for offset in range((last - first).days + 1))
+    eligible = [
+        flight
+        for flight in demand.read_flights(events, days)
+        if flight.dep_delay is not None
+        and settings.local(flight.day, settings.demand.first_departure) <= flight.scheduled
+        and flight.departed > settings.local(flight.day, settings.dawn)
     ]
-    if size.measured_learned and LEARNED in releases:
-        subjects.append(Subject(LEARNED, releases[LEARNED]))
-    asked = await ask(project, settings, events, flights, subjects, say)
-    return compare(settings, flights, events, truth, asked)
+    # Two flights of one airline and route on one day are the same to the desk at dawn: only one of them is drawn.
+    by_desk = {(flight.day, *flight.entity.values()): flight for flight in reversed(eligible)}
+    distinct = sorted(by_desk.values(), key=lambda flight: (flight.scheduled, flight.event_id))
+    chosen = random.Random(f"{settings.seed}/measured").sample(distinct, min(count, len(distinct)))
+    return tuple(sorted(chosen, key=lambda flight: (flight.scheduled, flight.event_id)))
 
 
 async def ask(
@@ -129,14 +128,14 @@ async def ask(
         SetupError: a row got no answer, so that the comparison would not be on identical rows.
     """
     asked: dict[str, Asked] = {}
+    _, last = _month(settings)
+    data.write_history(events, settings.local(last + timedelta(days=2), "00:00"), project / "sources")
+    # Both sets before the first question, so that everybody is asked with the sources as they then are.
+    sets = {dawn: await _dataset(project, settings, events, flights, dawn=dawn) for dawn in (False, True)}
     async with open_learning(project) as (learning, store):
-        # Both sets before the first question, so that everybody is asked with the sources as they then are.
-        datasets = {
-            dawn: _dataset(learning, store, settings, events, flights, dawn=dawn)
-            for dawn in sorted({subject.dawn for subject in subjects})
-        }
         for subject in subjects:
-            dataset = datasets[subject.dawn]
+            built, moments = sets[subject.dawn]
+            dataset = store.datasets.get(store.scope, built)
             release = store.releases.get(store.scope, subject.release)
             await learning.serve(release)
             notices = f" and for {subject.notices} whole notices" if subject.notices else ""
@@ -150,32 +149,23 @@ async def ask(
                 # Asked once: whoever asks again after an interruption gets what was found, or goes on.
                 id=f"eval_{content_hash(['measured', release.id, dataset.id, subject.notices])[:26]}",
             )
-            forecasts = _forecasts(learning, evaluation, dataset, flights, settings=settings)
-            asked[subject.name] = Asked(evaluation, forecasts)
+            answers = learning.evaluators.on_datasets.rows_of(evaluation).rows
+            forecasts = {answer.example: answer.probabilities.get("delayed") for answer in answers}
+            # An entity and a moment are one flight of the sample.
+            places = {(frozenset(row.entity.items()), row.moment): row.example for row in learning.rows(dataset)}
+            found = [
+                forecasts.get(places.get((frozenset(flight.entity.items()), moment), ""))
+                for flight, moment in zip(flights, moments, strict=True)
+            ]
+            if None in found:
+                failed = evaluation.failed or "none failed"
+                raise SetupError(
+                    f"{found.count(None)} of {len(flights)} flights got no answer ({failed}).",
+                    where=evaluation.id,
+                    next_step="Look at the engine's log in .antiphon/logs and measure again.",
+                )
+            asked[subject.name] = Asked(evaluation, numpy.array(found, dtype=float), moments)
     return asked
-
-
-def lateness(flights: Sequence[Flight], settings: Settings) -> Any:
-    """Whether each flight left late: an array of 1.0 and 0.0 in the sample's order."""
-    return numpy.array([(flight.dep_delay or 0) > settings.analysis.late_after_minutes for flight in flights], float)
-
-
-def sample(settings: Settings, size: LearningSize, events: Events) -> tuple[Flight, ...]:
-    """The declared sample: April's flights that somebody could have asked about both at dawn and later."""
-    first, last = _month(settings)
-    days = tuple(first + timedelta(days=offset) for offset in range((last - first).days + 1))
-    eligible = [
-        flight
-        for flight in demand.read_flights(events.departures, days)
-        if flight.dep_delay is not None
-        and settings.local(flight.day, settings.demand.first_departure) <= flight.scheduled
-        and flight.departed > settings.local(flight.day, settings.dawn)
-    ]
-    # Two flights of one airline and route on one day are the same to the desk at dawn: only one of them is drawn.
-    by_desk = {(flight.day, *flight.entity.values()): flight for flight in reversed(eligible)}
-    distinct = sorted(by_desk.values(), key=lambda flight: (flight.scheduled, flight.event_id))
-    chosen = random.Random(f"{settings.seed}/measured").sample(distinct, min(size.measured_flights, len(distinct)))
-    return tuple(sorted(chosen, key=lambda flight: (flight.scheduled, flight.event_id)))
 
 
 def _month(settings: Settings) -> tuple[date, date]:
@@ -183,73 +173,29 @@ def _month(settings: Settings) -> tuple[date, date]:
     return start, start.replace(day=calendar.monthrange(start.year, start.month)[1])
 
 
-def _dataset(
-    learning: LearningPlatform,
-    store: Store,
-    settings: Settings,
-    events: Events,
-    flights: Sequence[Flight],
-    *,
-    dawn: bool,
-) -> Dataset:
-    """The sample as an evaluation set, after the sources' history has caught up with the month."""
+async def _dataset(
+    project: Path, settings: Settings, events: Events, flights: Sequence[Flight], *, dawn: bool
+) -> tuple[str, tuple[datetime, ...]]:
+    """The sample as an evaluation set of the desk, by its id, and the moment of each flight's question."""
     first, last = _month(settings)
     until = settings.local(last + timedelta(days=2), "00:00")
-    sources = store.paths.root / "sources"
-    data.write_history(events, until, sources)
-    table = sources / ("measured-dawn.parquet" if dawn else "measured.parquet")
+    table = project / "sources" / ("measured-dawn.parquet" if dawn else "measured.parquet")
     only = [flight.event_id for flight in flights]
     data.write_outcomes(events, settings, until, table, first=first, last=last, dawn=dawn, only=only)
-    declared = declared_applications(store)(store.scope, APPLICATION)
-    assert declared.outcome is not None
-    assert declared.outcome.history is not None
-    history = msgspec.structs.replace(declared.outcome.history, path=str(table))
-    application = msgspec.structs.replace(declared, outcome=msgspec.structs.replace(declared.outcome, history=history))
-    spec = learning.builder.plan(
-        application,
-        kind="evaluation",
-        cutoff=until,
-        origins=("history",),
-        examples=len(flights),
-        first=settings.local(first, "00:00"),
-        last=settings.local(last + timedelta(days=1), "00:00"),
-    )
-    return learning.builder.build(spec)
+    rows = parquet.read_table(table, columns=["event_id", "asked"]).to_pylist()
+    moments = {row["event_id"]: row["asked"].astimezone(UTC) for row in rows}
+    built = await run(
+        project, "datasets", "build", APPLICATION, "--kind", "evaluation", "--from", "history", "--table", str(table),
+        "--cutoff", until.isoformat(), "--examples", str(len(flights)),
+        "--first", settings.local(first, "00:00").isoformat(),
+        "--last", settings.local(last + timedelta(days=1), "00:00").isoformat(),
+    )  # fmt: skip
+    return built["id"], tuple(moments[flight.event_id] for flight in flights)
 
 
-def _forecasts(
-    learning: LearningPlatform,
-    evaluation: Evaluation,
-    dataset: Dataset,
-    flights: Sequence[Flight],
-    *,
-    settings: Settings,
-) -> Any:
-    """The probability of being late for each flight, in the sample's order."""
-    positive = evaluation.positive or ""
-    by_example = {
-        row.example: row.probabilities.get(positive) for row in learning.evaluators.on_datasets.rows_of(evaluation).rows
-    }
-    found: dict[tuple[Any, ...], float | None] = {}
-    for row in learning.rows(dataset):
-        place = _place(row.entity, row.moment, settings)
-        found[place] = by_example.get(row.example)
-    forecasts = [found.get(_place(flight.entity, flight.scheduled, settings)) for flight in flights]
-    missing = sum(forecast is None for forecast in forecasts)
-    if missing:
-        raise SetupError(
-            f"{missing} of {len(flights)} flights got no answer ({evaluation.failed or 'none failed'}).",
-            where=evaluation.id,
-            next_step="Look at the engine's log in .antiphon/logs and measure again.",
-        )
-    return numpy.array(forecasts, dtype=float)
-
-
-def _place(entity: Mapping[str, str], moment: datetime, settings: Settings) -> tuple[Any, ...]:
-    # A question may be asked the evening before its flight's day only by flights after midnight: none are drawn.
-    from zoneinfo import ZoneInfo
-
-    return (moment.astimezone(ZoneInfo(settings.zone)).date(), entity["origin"], entity["carrier"], entity["dest"])
+def lateness(flights: Sequence[Flight], settings: Settings) -> Any:
+    """Whether each flight left late: an array of 1.0 and 0.0 in the sample's order."""
+    return numpy.array([(flight.dep_delay or 0) > settings.analysis.late_after_minutes for flight in flights], float)
 
 
 def compare(
@@ -257,45 +203,27 @@ def compare(
 ) -> Measured:
     """Everybody who was asked, a logistic regression and the base rate, on identical rows."""
     late = lateness(flights, settings)
-    moments = data.asked_moments(events, settings, [flight.event_id for flight in flights])
-    inputs, outcomes = baselines.training_rows(events, settings, truth)
-    regression = baselines.fit(inputs, outcomes)
-    rows = numpy.array(
-        [baselines.features(truth, one.origin, one.carrier, one.dest, moments[one.event_id]) for one in flights]
-    )
-    forecasts = {
-        **{name: one.forecasts for name, one in asked.items()},
-        REGRESSION: regression.predict_proba(rows)[:, 1],
-        BASE_RATE: numpy.full(len(flights), float(outcomes.mean())),
-    }
-    rounds = settings.learning.bootstrap_rounds
-    options = {"resamples": rounds, "seed": settings.seed}
+    moments = zip(flights, asked[UNTUNED].moments, strict=True)
+    inputs = [truth.figures(one.origin, one.carrier, one.dest, moment) for one, moment in moments]
+    regression, base_rate = baselines.without_a_model(inputs, events, settings, truth)
+    forecasts = {name: one.forecasts for name, one in asked.items()} | {REGRESSION: regression, BASE_RATE: base_rate}
+    options = {"resamples": settings.learning.bootstrap_rounds, "seed": settings.seed}
     read = {name: LabelForecasts.yes_or_no(forecast, late, "late") for name, forecast in forecasts.items()}
-    scored = []
-    for name, one in read.items():
-        found = metrics.intervals(one, **options)
-        scored.append(Forecaster(name, found["auc"], found["brier"]))
-    pairs = {
-        "fine-tuned − untuned": (TUNED, UNTUNED),
-        "fresh − dawn features": (TUNED, DAWN),
-        "learned − fine-tuned": (LEARNED, TUNED),
-        "fine-tuned − logistic regression": (TUNED, REGRESSION),
-    }
+    found = {name: metrics.intervals(one, **options) for name, one in read.items()}
+    evaluations = {name: one.evaluation for name, one in asked.items()}
     return Measured(
         flights=len(flights),
         late=float(late.mean()),
-        forecasters=tuple(scored),
+        forecasters=tuple(Forecaster(name, one["auc"], one["brier"]) for name, one in found.items()),
         differences={
             words: metrics.differences(read[one], read[other], **options)["auc"]
-            for words, (one, other) in pairs.items()
-            if one in forecasts and other in forecasts
+            for words, (one, other) in COMPARED.items()
+            if one in read and other in read
         },
         notices=tuple(
-            Notices(
-                name, asked[name].evaluation.whole_rows, 1000 * (asked[name].evaluation.guard_share or 0.0),
-                1000 * (asked[name].evaluation.false_share or 0.0),
-            )
-            for name in (UNTUNED, TUNED)
+            Notices(name, one.whole_rows, 1000 * (one.guard_share or 0.0), 1000 * (one.false_share or 0.0))
+            for name, one in evaluations.items()
+            if name in (UNTUNED, TUNED)
         ),
-        tokens={name: one.evaluation.tokens for name, one in asked.items()},
-    )  # fmt: skip
+        tokens={name: one.tokens for name, one in evaluations.items()},
+    )

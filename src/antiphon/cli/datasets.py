@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,10 @@ def build(
     origin: Annotated[
         list[str] | None, typer.Option("--from", help="history or receipts; repeat it for both (the default).")
     ] = None,
+    from_table: Annotated[
+        Path | None,
+        typer.Option("--table", help="Read this file in place of the declared history.", metavar="FILE"),
+    ] = None,
     first: Annotated[str, typer.Option(help="Only moments after this one.", metavar="TIME")] = "",
     last: Annotated[str, typer.Option(help="Only moments up to this one.", metavar="TIME")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be in it; build nothing.")] = False,
@@ -41,13 +46,14 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build a dataset: every example as of its own moment, nothing from after the cutoff."""
-    from antiphon.services.learning.outcomes import dataset_builder, declared_applications
+    from antiphon.services.learning.outcomes import dataset_builder, declared_applications, with_history
 
     selected = _kind(kind)
     with stores(project) as store:
         builder = dataset_builder(store)
+        declared = declared_applications(store)(store.scope, application)
         spec = builder.plan(
-            declared_applications(store)(store.scope, application),
+            declared if from_table is None else with_history(declared, from_table),
             kind=selected,
             cutoff=entities.moment(cutoff),
             origins=origin,

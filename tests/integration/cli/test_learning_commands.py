@@ -195,6 +195,19 @@ def test_datasets_are_built_listed_shown_and_built_again(antiphon: Run, desk: Pa
     assert (changed.code, "the file of passes changed" in changed.err) == (5, True)
 
 
+def test_a_table_kept_aside_is_an_evaluation_set(antiphon: Run, desk: Path) -> None:
+    rows = (desk / "flown.csv").read_text().splitlines()
+    (desk / "aside.csv").write_text("\n".join([rows[0], *rows[-30:]]) + "\n")
+    words = ("--kind", "evaluation", "--from", "history", "--cutoff", "2013-04-20T00:00:00Z")
+    limits = ("--first", "2013-04-01T00:00:00Z", "--last", "2013-04-20T00:00:00Z", "--table", "aside.csv")
+    aside = antiphon("datasets", "build", "desk", *words, *limits, "--json").json()
+    assert 0 < aside["rows"] <= 30
+    assert aside["spec"]["history"]["path"] == str(desk / "aside.csv")
+    assert antiphon("datasets", "rebuild", aside["id"]).code == 0
+    gone = antiphon("datasets", "build", "desk", "--table", "gone.csv")
+    assert (gone.code, "There is no file" in gone.err) == (2, True)
+
+
 def test_what_cannot_be_built_is_said(antiphon: Run) -> None:
     nothing = antiphon("datasets", "build", "desk", "--from", "history")
     assert nothing.code == 2

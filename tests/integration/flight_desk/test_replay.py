@@ -8,7 +8,7 @@ import httpx2
 import msgspec
 import pytest
 from examples.flight_desk import data, demand, drive, report, settings, truth
-from examples.flight_desk.desk_client import Desk
+from examples.flight_desk.desk_client import Desk, Platform
 from examples.flight_desk.findings import Findings, find
 from examples.flight_desk.records import Journal
 from examples.flight_desk.settings import Settings
@@ -39,8 +39,8 @@ def facts(events: data.Events) -> Truth:
 
 async def replay(stand_in: StandIn, declared: Settings, events: data.Events, journal: Journal) -> None:
     transport = httpx2.ASGITransport(app=stand_in.app())
-    async with Desk("http://stand-in", "ak_test", transport=transport) as desk:
-        await drive.Replay(declared, declared.demo, events, desk, journal, lambda progress: None).run()
+    async with Desk(Platform("http://stand-in", "ak_test"), transport) as desk:
+        await drive.Replay(declared, declared.demo, events, desk, journal, lambda *progress: None).run()
 
 
 def found(journal: Journal, declared: Settings, events: data.Events, facts: Truth) -> Findings:
@@ -52,13 +52,11 @@ async def test_every_question_is_answered_in_every_way_and_the_hybrid_is_worth_i
 ) -> None:
     stand_in, journal = StandIn(facts), Journal(tmp_path)
     await replay(stand_in, declared, events, journal)
-    asked = demand.questions(
-        declared, declared.demo, demand.read_flights(events.departures, declared.days(declared.demo))
-    )
+    asked = demand.questions(declared, declared.demo, demand.read_flights(events, declared.days(declared.demo)))
     answers = journal.answers()
     assert drive.is_complete(declared, declared.demo, events, answers)
     assert not drive.is_complete(declared, declared.demo, events, answers[:-1])
-    for way in declared.ways.applications:
+    for way in declared.ways:
         online = [answer for answer in answers if answer.way == way and answer.path == "online"]
         assert sorted(answer.question for answer in online) == sorted(question.id for question in asked)
     flights = demand.chosen_flights(asked)

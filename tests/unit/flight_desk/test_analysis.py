@@ -6,13 +6,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy
 import pytest
-from examples.flight_desk.analysis import Bootstrap, Index, by_age, equal_cost, resolve, sweep, table
-from examples.flight_desk.baselines import weighted_auc
+from examples.flight_desk.analysis import Bootstrap, Index, Spent, Table, by_age, equal_cost, resolve, sweep
 from examples.flight_desk.records import Answered, Journal, Lag
 from examples.flight_desk.truth import Series, Truth
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 NOON = datetime(2013, 4, 10, 12, 0, tzinfo=UTC)
 
@@ -53,7 +49,7 @@ def test_an_identical_prompt_costs_its_way_what_it_cost_the_first() -> None:
 
 def test_a_stored_answer_is_as_old_as_the_moment_it_was_made_for() -> None:
     dawn = answer("briefing", -240, 20, path="batch")
-    read = answer("briefing", 0, 20, made="stored", source=dawn.prediction, source_path="batch", tokens=0)
+    read = answer("briefing", 0, 20, made="stored", source=dawn.prediction, tokens=0)
     served, spent = resolve([dawn, read], truth_of((-250, 20), (-10, 60)))
     assert served[0].written == NOON - timedelta(minutes=240)
     assert served[0].from_batch
@@ -88,15 +84,16 @@ FACTS = truth_of((-10, 20), (12, 60))
 """Mean delay 20 until 12:12, then 40 until the window forgets the first at 13:50."""
 ONLINE = [answer("online", minute, 20 if minute < 12 else 40) for minute in (0, 5, 10, 15, 40, 45)]
 DAWN = [answer("age", -5, 20, path="batch")]
+SPENT = [Spent("f1", "age", 10, True)]
 
 
 def swept(limits: list[int]):
     served, _ = resolve(ONLINE, FACTS)
-    return sweep(served, DAWN, limits, FACTS, ["f1"], {DAWN[0].prediction: 10})
+    return sweep(served, DAWN, SPENT, limits, FACTS, ["f1"])
 
 
 def test_an_age_limit_of_nothing_is_online_only_and_one_without_end_is_the_briefing() -> None:
-    none, all_day = swept([600]).points
+    none, all_day = (point for point, _ in swept([600]))
     assert (none.generations_per_answer, none.false) == (7 / 6, 0)
     # The briefing's 20 minutes are false for the three who read it after the change.
     assert all_day.generations_per_answer == pytest.approx(1 / 6)
@@ -105,22 +102,21 @@ def test_an_age_limit_of_nothing_is_online_only_and_one_without_end_is_the_brief
 
 def test_an_age_limit_serves_the_last_text_it_made_until_that_is_too_old() -> None:
     served, _ = resolve(ONLINE, FACTS)
-    kept, spent = by_age(served, DAWN, timedelta(minutes=12), FACTS, {})
+    kept = by_age(served, DAWN, timedelta(minutes=12), FACTS)
     moments = [round((one.written - NOON).total_seconds() / 60) for one in kept]
     # From dawn (-5) until 12:07, then made at 12:10 until 12:22, then at 12:40.
     assert moments == [-5, -5, 10, 10, 40, 40]
     assert [one.generated for one in kept] == [False, False, True, False, True, False]
     assert [[judged.verdict for judged in one.judged] for one in kept] == [["true"]] * 3 + [["stale"]] + [["true"]] * 2
-    assert len(spent) == 1
 
 
 def test_the_equal_cost_comparison_lies_between_the_two_limits_around_it() -> None:
     served, _ = resolve(ONLINE, FACTS)
     curve = swept([12, 600])
-    fingerprint, spent = by_age(served, DAWN, timedelta(minutes=5), FACTS, {})
+    fingerprint = by_age(served, DAWN, timedelta(minutes=5), FACTS)
     sample = Bootstrap(1, 20, 1)
-    compared = equal_cost(curve, table(["f1"], fingerprint, spent), sample)
-    assert curve.points[2].stale >= compared.age_false >= curve.points[0].stale
+    compared = equal_cost(curve, Table(["f1"], fingerprint, SPENT), sample)
+    assert curve[2][0].stale >= compared.age_false >= curve[0][0].stale
     assert compared.fewer.value == pytest.approx(compared.age_false - compared.fingerprint_false)
 
 
@@ -132,25 +128,12 @@ def test_an_interval_holds_its_value_and_shrinks_with_more_flights() -> None:
             truth_of((-10, 20)),
         )[0]
         sample = Bootstrap(flights, 400, 1)
-        interval = sample.interval(1000 * table(names, rows, ()).rate(["written"], sample.weights))
+        interval = sample.interval(1000 * Table(names, rows, ()).rate(["written"], sample.weights))
         assert interval.low <= interval.value <= interval.high
         assert interval.value == 500
         return interval.high - interval.low
 
     assert width(400) < width(24) / 2
-
-
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 3)), min_size=2, max_size=40),
-)
-def test_the_weighted_auc_is_scikit_learns_on_repeated_rows(rows: list[tuple[int, bool, int]]) -> None:
-    forecast, late, weight = (numpy.array(column) for column in zip(*rows, strict=True))
-    repeated = numpy.repeat(late, weight)
-    ours = weighted_auc(forecast / 6, late, weight.astype(float))
-    if repeated.sum() in (0, len(repeated)):
-        assert numpy.isnan(ours)
-    else:
-        assert ours == pytest.approx(roc_auc_score(repeated, numpy.repeat(forecast, weight)))
 
 
 def test_the_journal_keeps_the_first_of_two_and_drops_a_torn_line(tmp_path) -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from examples.flight_desk import host
 
-from antiphon.core.errors import UnavailableError
+from antiphon.core.errors import SetupError
 
 
 def test_a_folder_is_kept_until_what_is_declared_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +69,6 @@ def test_another_platform_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> N
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         (tmp_path / "antiphon.toml").write_text(f"[gateway]\nport = {other.server_port}\n")
-        with pytest.raises(UnavailableError, match="listens there"), host.running(tmp_path, lambda text: None):
+        with pytest.raises(SetupError, match="already in use"), host.running(tmp_path, lambda text: None):
             pass
         other.shutdown()

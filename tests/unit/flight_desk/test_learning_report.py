@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from examples.flight_desk.learning import measure, report, story
 
 from antiphon.catalog.learning.evaluations import IntervalEstimate
-from antiphon.catalog.releases.rollouts import JudgedMetric, Judgement
-from antiphon.core.scope import Scope
 from antiphon.definitions import project
 from antiphon.serving.answering import prompts
 
@@ -24,27 +22,29 @@ PRINTS = {
 }
 
 
-def judgement(sequence: int, decision: str) -> Judgement:
-    metric = JudgedMetric("invalid", 11, 11.0, 16, 0.0, 0.0 if sequence == 1 else 159.1, 0.4, 0.25)
-    return Judgement(
-        rollout="roll_1", sequence=sequence, scope=Scope("default", "dev"), state="canary", step=0,
-        decision=decision, sentence=f"Sentence <{sequence}>.", metrics=(metric,), harm=metric.harm, harm_bound=100.0,
-        safe_bound=20.0, created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )  # fmt: skip
+def judgement(sequence: int, decision: str) -> dict[str, Any]:
+    """One judgement, as the gateway tells it."""
+    metric = {"name": "invalid", "safe": 0.4}
+    return {
+        "decision": decision, "sentence": f"Sentence <{sequence}>.", "metrics": [metric],
+        "harm": 0.0 if sequence == 1 else 159.1, "harm_bound": 100.0, "safe_bound": 20.0,
+    }  # fmt: skip
 
 
 def told(*, learned: bool = True) -> report.Told:
     names = (measure.UNTUNED, measure.TUNED, measure.DAWN, measure.REGRESSION, measure.BASE_RATE)
     names += (measure.LEARNED,) if learned else ()
     trained = {"model": "desk.v1", "stage": "draft", "examples": {"new": 9, "replayed": 0}}
+    judgements = [judgement(1, "hold"), judgement(2, "roll_back")]
     phases = (
         story.Phase("train on history", 148.2, trained),
-        story.Phase("first release", 99.0, {"state": "rolled_back", "questions": 37}),
+        story.Phase("first release", 99.0, {"state": "rolled_back", "questions": 37, "judgements": []}),
         story.Phase("collect outcomes", 10.0, {"questions": 80, "outcomes": {"joined": 70}}),
+        story.Phase("bad release", 9.0, {"state": "rolled_back", "questions": 9, "judgements": judgements}),
         story.Phase("roll back and forth", 9.0, {"questions": 31, "failed": 0, "answered_by": {"a": 12, "b": 19}}),
     )  # fmt: skip
     return report.Told(
-        story.Story(phases, (), {"joined": 70}),
+        story.Story(phases, {"joined": 70}),
         measure.Measured(
             flights=300,
             late=0.24,
@@ -59,7 +59,6 @@ def told(*, learned: bool = True) -> report.Told:
             notices=(measure.Notices(measure.TUNED, 60, 83.3, 0.0),),
             tokens={},
         ),
-        {"bad release": (judgement(1, "hold"), judgement(2, "roll_back")), "second release": ()},
     )  # fmt: skip
 
 

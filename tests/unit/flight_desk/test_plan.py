@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from examples.flight_desk import plan, settings
-from examples.flight_desk.learning.schedule import Schedule
 from examples.flight_desk.machine import Generation, Machine
+from examples.flight_desk.plan import Schedule
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,12 +97,12 @@ def test_learning_again_is_left_out_when_what_came_before_took_too_long() -> Non
     clock, said = Clock(), []
     schedule = Schedule(made, 840.0, clock)
     clock.now = made.seconds - made.left(plan.COLLECT)
-    assert schedule.in_time(plan.COLLECT, said.append)
+    assert schedule.in_time(said.append)
     assert said == []
     clock.now *= 1.5
-    assert not schedule.in_time(plan.COLLECT, said.append)
+    assert not schedule.in_time(said.append)
     assert "left out for time: collect outcomes" in said[0]
-    assert Schedule(None).in_time(plan.COLLECT, said.append), "without a plan nothing is left out"
+    assert Schedule(None).in_time(said.append), "without a plan nothing is left out"
 
 
 def test_each_phase_says_how_long_it_and_the_rest_should_take() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
-from antiphon.core.errors import NotFoundError
+import msgspec
+
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.source import SourceSpec
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.rows import DatasetRowBuilder
@@ -41,6 +45,29 @@ def declared_applications(store: Store) -> Callable[[Scope, str], ApplicationSpe
         return known[name]
 
     return declared
+
+
+def with_history(application: ApplicationSpec, file: Path) -> ApplicationSpec:
+    """The application with another file, of the same columns, in place of its first outcome's history.
+
+    Raises:
+        InvalidInputError: it declares no history, or there is no such file.
+    """
+    outcome = application.outcome
+    if outcome is None or outcome.history is None:
+        raise InvalidInputError(
+            f"{application.name} declares no history whose columns the file could have.",
+            where="--table",
+            next_step="Declare Outcome(history=Source.table(…)), then apply.",
+        )
+    if not file.is_file():
+        raise InvalidInputError(f"There is no file {str(file)!r}.", where="--table")
+    declared = outcome.history
+    history = SourceSpec(
+        declared.name, "table", declared.event_time, declared.available_at, declared.event_id, str(file.resolve()),
+        declared.where,
+    )  # fmt: skip
+    return msgspec.structs.replace(application, outcome=msgspec.structs.replace(outcome, history=history))
 
 
 def outcome_joiner(store: Store) -> OutcomeJoiner:
