@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
+import typer.main
+import typer.testing
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import migration, schema
 
 # Files of tests run side by side: beside busy ones a worker at its usual nice value would starve for minutes.
 os.environ.setdefault("ANTIPHON_WORKER__NICE", "0")
+
+# Typer reads the annotations of all of the program's commands anew whenever it is called, which takes 0.1 s.
+typer.testing._get_command = cache(typer.main.get_command)
 
 _Statements = tuple[tuple[str, tuple[object, ...]], ...]
 
