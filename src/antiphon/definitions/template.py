@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from antiphon.core.errors import InvalidInputError
@@ -19,6 +21,7 @@ class TemplateReads(msgspec.Struct, frozen=True):
     """Retrievals with their lines."""
 
 
+@lru_cache(maxsize=256)
 def template_reads(text: str) -> TemplateReads:
     """Parse a template as the sandbox would; raises ``InvalidInputError`` when its syntax is wrong, whose ``where`` is
     the line."""

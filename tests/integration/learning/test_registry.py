@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -59,8 +60,18 @@ class Trained:
             self.desk.clock.advance(timedelta(minutes=1))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """For tests that only read."""
+    made = Trained(tmp_path_factory.mktemp("trained"))
+    asyncio.run(made.evaluate())
+    yield made
+    made.desk.close()
+
+
 @pytest.fixture
-async def trained(tmp_path: Path) -> Iterator[Trained]:
+async def changed(tmp_path: Path) -> AsyncIterator[Trained]:
+    """For a test that changes the catalog."""
     made = Trained(tmp_path)
     await made.evaluate()
     yield made
@@ -96,7 +107,7 @@ class Page(HTMLParser):
         return sum(one == tag for one, _ in self.seen)
 
 
-async def test_a_card_says_what_the_catalog_has(trained: Trained) -> None:
+def test_a_card_says_what_the_catalog_has(trained: Trained) -> None:
     card = trained.registry.card(SCOPE, "desk.v2")
     assert card.version == trained.versions[1]
     assert [line.id for line in card.releases] == [trained.releases[1].id]
@@ -115,7 +126,7 @@ async def test_a_card_says_what_the_catalog_has(trained: Trained) -> None:
         trained.registry.card(SCOPE, "desk.v9")
 
 
-async def test_the_page_stands_by_itself_and_reads_aloud(trained: Trained) -> None:
+def test_the_page_stands_by_itself_and_reads_aloud(trained: Trained) -> None:
     card = trained.registry.card(SCOPE, "desk.v1")
     text = cards.as_html(card)
     page = Page(text)
@@ -141,18 +152,18 @@ async def test_the_page_stands_by_itself_and_reads_aloud(trained: Trained) -> No
     assert page.count("circle") == len(card.evaluation.reliability)
 
 
-async def test_what_others_wrote_is_no_markup(trained: Trained) -> None:
+async def test_what_others_wrote_is_no_markup(changed: Trained) -> None:
     version = msgspec.structs.replace(
-        trained.versions[0], id="desk.v3", number=3, identity="x", base="<script>alert(1)</script>"
+        changed.versions[0], id="desk.v3", number=3, identity="x", base="<script>alert(1)</script>"
     )
-    trained.desk.models.add(version)
-    text = cards.as_html(trained.registry.card(SCOPE, "desk.v3"))
+    changed.desk.models.add(version)
+    text = cards.as_html(changed.registry.card(SCOPE, "desk.v3"))
     assert "<script>" not in text
     assert "It was not evaluated" in text
     assert Page(text).wrong == []
 
 
-async def test_the_card_may_be_served_under_a_strict_policy(trained: Trained) -> None:
+def test_the_card_may_be_served_under_a_strict_policy(trained: Trained) -> None:
     policy = cards.content_security_policy()
     written = re.findall(r"<style>(.*?)</style>", cards.as_html(trained.registry.card(SCOPE, "desk.v1")), re.DOTALL)
     assert [base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() in policy for style in written] == [True]
@@ -183,7 +194,7 @@ def test_text_has_contrast_in_light_and_dark() -> None:
                 assert contrast(colors[ink], colors[paper]) >= 4.5, (ink, paper)
 
 
-async def test_two_versions_are_compared_on_identical_rows(trained: Trained) -> None:
+def test_two_versions_are_compared_on_identical_rows(trained: Trained) -> None:
     found = trained.registry.compare(SCOPE, "desk.v1", "desk.v2")
     assert {line.field: (line.first, line.second) for line in found.recipe} == {"steps": (100, 200)}
     lineage = {line.field for line in found.lineage}
@@ -208,11 +219,11 @@ async def test_what_was_never_evaluated_together_is_said(tmp_path: Path) -> None
     trained.desk.close()
 
 
-async def test_commands_show_versions(trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_commands_show_versions(changed: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from contextlib import contextmanager
 
     class Store:
-        database, scope = trained.desk.database, SCOPE
+        database, scope = changed.desk.database, SCOPE
 
     @contextmanager
     def stores(root: Path) -> Iterator[Store]:
