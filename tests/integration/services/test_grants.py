@@ -154,7 +154,13 @@ async def test_a_revoked_grant_is_refused_within_a_second(shops: Installation, p
             while (refused := await rival.post(LOOKUP, json=asked("default/today"))).status_code == 200:
                 await asyncio.sleep(0.01)
         assert time.monotonic() - since < 1.0
-        assert refused.status_code == 404
+        # Policy may learn of it a moment before the reader does, for which there is no such view any more.
+        assert refused.status_code in (403, 404), refused.text
+        async with asyncio.timeout(5):
+            while refused.status_code != 404:
+                assert refused.status_code == 403, refused.text
+                refused = await rival.post(LOOKUP, json=asked("default/today"))
+        assert time.monotonic() - since < 1.0
 
 
 async def test_a_grant_ends_and_is_not_served_while_its_owner_is_suspended(shops: Installation) -> None:
