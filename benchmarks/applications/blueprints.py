@@ -19,6 +19,9 @@ SORTED = 'system="You put the products of a store into departments."', 'system="
 
 EXAMPLES = "        examples=EXAMPLES,\n", ""
 
+# A dozen questions, or six shops, have as many prompts: else nearly every answer is one that is known already.
+ANEW = 'reuse=Reuse("never", identical_prompts=False)'
+
 
 def ticket(root: Path, chance: random.Random) -> UserRequest:
     customer, text, urgency, summary = tickets.draw_ticket(chance)
@@ -98,7 +101,11 @@ BLUEPRINTS: dict[str, Blueprint] = {
             question,
             ("night.csv", len(handbook.QUESTIONS)),
             # The examples of the blueprint are what makes it better.
-            declare=(EXAMPLES,),
+            declare=(
+                EXAMPLES,
+                ("    Retrieval,\n", "    Retrieval,\n    Reuse,\n"),
+                ("    guards=[CitationGuard", f"    {ANEW},\n    guards=[CitationGuard"),
+            ),
             improve=(('        template="""Handbook', '        examples=EXAMPLES,\n        template="""Handbook'),),
             # It no longer sees the handbook.
             spoil=(("[{{ chunk.number }}] {{ chunk.text }}\n", ""),),
@@ -108,8 +115,7 @@ BLUEPRINTS: dict[str, Blueprint] = {
             "desk",
             order,
             ("shops.csv", 6),
-            # Six shops have six prompts: else nearly every answer is one that is known already.
-            declare=(('reuse=Reuse("fingerprint")', 'reuse=Reuse("never", identical_prompts=False)'),),
+            declare=(('reuse=Reuse("fingerprint")', ANEW),),
             improve=(("in one short notice", "in one short and friendly notice"),),
             # It states minutes that no order took.
             spoil=(
