@@ -1,7 +1,8 @@
 """Finds rows of an evaluation set that a release has seen: its model in training, or its prompt in the examples. Pure.
 
-A row is the same as another whose prompt shows the same: question, features, and of the entity what the template reads;
-all of the entity where the prompt shows no question.
+A row is the same as another that was asked the same: question, features, and of the entity what the template reads; all
+of the entity where the rows keep no question. A question counts also where the release's own template leaves it out:
+what the model was trained on showed it, and without it every row would look alike.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def seen_rows(application: ApplicationSpec, rows: Iterable[DatasetRow], trained:
 
 
 def _identity(reads: TemplateReads, row: DatasetRow) -> str:
-    question = row.question if row.question and "question" in reads.names else None
+    question = row.question or None
     keys = {key for key, _ in reads.entity_keys}
     whole = question is None or ("entity" in reads.names and not keys)
     entity = {key: value for key, value in row.entity.items() if whole or key in keys}

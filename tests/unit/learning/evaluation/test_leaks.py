@@ -51,6 +51,14 @@ def test_an_entity_that_the_prompt_shows_is_part_of_what_was_seen() -> None:
     assert seen_rows(named, rows, trained) == {rows[1].example: "in-training"}
 
 
+def test_a_template_that_leaves_the_question_out_makes_no_row_seen() -> None:
+    """Else a release that ignores what is asked would have no evaluation set, and no figure that says how bad it is."""
+    blind = msgspec.structs.replace(TICKETS, prompt=Prompt("A ticket of {{ entity.customer }}."))
+    trained = row_identities(blind, [ticket("Please send the refund")])
+    rows = [ticket("Where is the parcel?"), ticket(None, day=2), ticket("Please send the refund", day=3)]
+    assert seen_rows(blind, rows, trained) == {rows[2].example: "in-training"}
+
+
 def test_a_question_in_the_prompts_examples_was_seen() -> None:
     rows = [ticket("my invoice of May is missing."), ticket("May"), ticket("Where is the parcel?")]
     assert seen_rows(TICKETS, rows, ()) == {rows[0].example: "in-examples"}
