@@ -42,6 +42,7 @@ queue_timeout = "100s"
 
 
 _INSIDE = 'antiphon_engine_gate{state="inside"} 1.0'
+_WAITING = 'antiphon_engine_gate{{state="waiting"}} {}.0'
 
 
 class Platform:
@@ -132,15 +133,18 @@ async def test_priority_goes_first_flex_last_and_a_full_flex_is_told(platform: P
             ended.append(name)
             return answer
 
+        async def shown(line: str) -> None:
+            await until(lambda: client.get("/metrics"), lambda told: line in told.text, 20)
+
         async with asyncio.TaskGroup() as group:
             group.create_task(ask("running", 200))
-            await until(lambda: client.get("/metrics"), lambda told: _INSIDE in told.text, 20)
+            await shown(_INSIDE)
             flex = [group.create_task(ask(f"flex {number}", 4, service_tier="flex")) for number in range(2)]
-            await asyncio.sleep(0.2)
+            await shown("antiphon_in_flight 3.0")
             default = group.create_task(ask("default", 4, service_tier="default"))
-            await asyncio.sleep(0.2)
+            await shown(_WAITING.format(1))  # flex passes this gate
             first = group.create_task(ask("priority", 4, service_tier="priority"))
-            await asyncio.sleep(0.2)
+            await shown(_WAITING.format(2))
             full = await chat(client, 4, service_tier="flex")
             assert (full.status_code, full.json()["error"]["code"]) == (429, "resource_unavailable")
             assert int(full.headers["retry-after"]) >= 1

@@ -352,9 +352,11 @@ async def test_a_search_under_way_keeps_what_it_has_unless_it_was_cancelled(stor
 
     nothing: Any = SimpleNamespace(get=lambda *named: None, version=lambda *named: None)
     found = SimpleNamespace(runs=store.runs, evaluations=store.evaluations, releases=nothing, regressions=nothing)
-    workflows = WorkbenchWorkflows(found, None, None, None)  # type: ignore[arg-type]
+    project: Any = found
+    stopped: Any = Stopped()
+    workflows = WorkbenchWorkflows(project, nothing, nothing, nothing)
     with pytest.raises(asyncio.CancelledError):
-        await workflows.optimize(Stopped(), arguments)  # type: ignore[arg-type]
+        await workflows.optimize(stopped, arguments)
     assert len(store.evaluations.answers(store.scope, kept)) == (0 if cancelled else 1)
 
 

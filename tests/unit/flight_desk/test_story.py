@@ -86,7 +86,8 @@ async def test_learning_again_is_told_where_it_is_planned_and_there_is_time(
     schedule = Schedule(plan.make(settings.load(), machine), 840.0, lambda: next(clock))
     size: Any = SimpleNamespace(learns_again=declared, train_examples=960, delta_examples=120)
     said: list[str] = []
-    told = await Rehearsal(settings.load(), size, None, None, None, said.append, schedule).tell()  # type: ignore[arg-type]
+    absent: Any = None
+    told = await Rehearsal(settings.load(), size, absent, absent, absent, said.append, schedule).tell()
     assert bool(told.found("second release")) == bool(told.found("collect outcomes")) == again
     assert all(told.found(name) for name in ("train on history", "first release", "bad release", "roll back and forth"))
     assert any("left out for time" in one for one in said) == (passed > 0)
