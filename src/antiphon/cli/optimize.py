@@ -82,7 +82,7 @@ def _show(found: Optimization, out: Path | None, as_json: bool, *, ended: bool) 
     run, made = found.run, found.result
     if made is None and ended:
         raise OptimizationError(
-            f"The search is {run.status}: {_without(run)}",
+            f"The search is {run.status}: {_reason(run)}",
             where=run.id,
             next_step="What is live is as it was. While it runs, `antiphon runs show` says how far it is; where it "
             "failed, mend the cause and order it again.",
@@ -107,7 +107,7 @@ def _text(found: Optimization) -> str:
     run, made = found.run, found.result
     if made is None:
         far = f" ({run.done} of {run.total})" if run.total else ""
-        return f"{run.id} {run.status}{far}: {_without(run)}"
+        return f"{run.id} {run.status}{far}: {_reason(run)}"
     return (
         f"{made.candidates} texts on {made.set}@{made.version}, {made.requests} requests: visible cases "
         f"{made.visible_before:.0%} before, {made.visible_after:.0%} after; held-out cases that pass "
@@ -115,7 +115,7 @@ def _text(found: Optimization) -> str:
     )
 
 
-def _without(run: Run) -> str:
+def _reason(run: Run) -> str:
     """The reason why a search has no text."""
     if run.status == "cancelled":
         return "the texts that it had tried are gone"

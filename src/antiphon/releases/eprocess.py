@@ -155,6 +155,6 @@ def _log_gamma(values: Floats) -> Floats:
     return np.asarray(np.vectorize(math.lgamma, otypes=[np.float64])(values), np.float64)
 
 
-def value_of(log_value: float) -> float:
+def e_value(log_value: float) -> float:
     """The e-value, within what a float holds."""
     return math.exp(min(log_value, 700.0))

@@ -238,8 +238,8 @@ def _metric(
         canary_bad=failed["canary"],
         control_units=seen["control"],
         control_bad=failed["control"],
-        harm=eprocess.value_of(harm),
-        safe=eprocess.value_of(safe),
+        harm=eprocess.e_value(harm),
+        safe=eprocess.e_value(safe),
         weight=weight,
         note=f"no {kind} in the {' and the '.join(without)}" if without else "",
     )
@@ -266,7 +266,7 @@ def _doubts(everything: Sequence[Exposure], ours: Sequence[Exposure], users: Seq
         doubts.append(
             "no user was seen in the " + " or the ".join(arm for arm in ("canary", "control") if not seen[arm])
         )
-    if eprocess.value_of(float(eprocess.mismatch(canary, control))) >= IMBALANCE_BOUND:
+    if eprocess.e_value(float(eprocess.mismatch(canary, control))) >= IMBALANCE_BOUND:
         doubts.append(f"the arms should be equally large but have {canary} and {control} users")
     elif (publication := _unequal_publication(users)) is not None:
         doubts.append(f"the arms read different features: {publication}")
@@ -283,7 +283,7 @@ def _unequal_publication(users: Sequence[Exposure]) -> str | None:
     values: dict[int | None, float] = {}
     for number, publication in enumerate(dict.fromkeys(one.publication for one in users), start=1):
         value = eprocess.mismatch(strata[publication, "canary"], strata[publication, "control"])
-        values[publication] = eprocess.value_of(float(value)) / (number * (number + 1))
+        values[publication] = eprocess.e_value(float(value)) / (number * (number + 1))
     if sum(values.values()) < IMBALANCE_BOUND:
         return None
     worst = max(values, key=lambda publication: values[publication])

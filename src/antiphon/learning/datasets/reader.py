@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import CorruptionError, FeatureUnavailableError
+from antiphon.core.errors import CorruptionError, FeatureUnavailableError, InvalidInputError
 from antiphon.core.ids import canonical, content_hash
+from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.features.lake.content import Lake
 from antiphon.features.values import FeatureValue, FeatureVector
 from antiphon.learning.datasets.table import FURTHER, USER
@@ -136,6 +138,42 @@ def read_rows(dataset: Dataset, files: Lake) -> tuple[DatasetRow, ...]:
     return tuple(_row(row, dataset, columns) for row in table.to_pylist())
 
 
+def check_fits(release: Release, dataset: Dataset) -> None:
+    """Raises ``InvalidInputError`` unless the application has an outcome and the dataset was built for it, its entity
+    and its definition versions."""
+    application, spec = release.bundle.application, dataset.spec
+    outcome = application.outcome
+    if outcome is None:
+        raise InvalidInputError(
+            f"The application {application.name} declares no outcome, so nothing says what is true.",
+            where=f"application {application.name}",
+            next_step="Declare outcome=Outcome(…) in definitions.py and apply it, or try what needs none: "
+            "`antiphon evaluations safety RELEASE`.",
+        )
+    wrong = [
+        f"{name} {theirs!r} instead of {ours!r}"
+        for name, ours, theirs in (
+            ("application", application.name, spec.application),
+            ("outcome", outcome.property, spec.property),
+            ("positive label", outcome.positive, spec.positive),
+            ("outcomes", _said(application.shapes), _said(spec.outcomes or application.shapes)),
+            ("entity keys", sorted(application.entity_keys), sorted(spec.entity_keys)),
+        )
+        if ours != theirs
+    ]
+    wrong += [
+        f"the view {view!r} in version {spec.views.get(view, '(none)')} instead of {version}"
+        for view, version in application.features.items()
+        if spec.views.get(view) != version
+    ]
+    if wrong:
+        raise InvalidInputError(
+            f"The dataset {dataset.id} was built for something else: {'; '.join(wrong)}.",
+            where=dataset.id,
+            next_step=f"Build one for this release: `antiphon datasets build {application.name} --kind evaluation`.",
+        )
+
+
 def drawing_order(rows: Sequence[DatasetRow]) -> list[DatasetRow]:
     """Rows in the order in which some of them are drawn: by a hash, so that fewer are a part of more."""
     return sorted(rows, key=lambda row: content_hash(row.example.encode()))
@@ -193,3 +231,7 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 def _place(keys: Mapping[str, str], moment: datetime) -> tuple[bytes, int]:
     return canonical({key: str(value) for key, value in keys.items()}), microseconds(moment)
+
+
+def _said(shapes: Sequence[OutcomeShape]) -> str:
+    return ", ".join(f"{shape.name} ({shape.form})" for shape in shapes)

@@ -26,10 +26,9 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import SAMPLED
-from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.features.lake.content import Lake
 from antiphon.governance.identity.principal import Principal
-from antiphon.learning.datasets.reader import DatasetRow, drawing_order, read_rows
+from antiphon.learning.datasets.reader import DatasetRow, check_fits, drawing_order, read_rows
 from antiphon.learning.evaluation import gates
 from antiphon.learning.evaluation.asking import AnswerFactory, KeptAnswers, Progress, answer_each, next_id
 from antiphon.learning.evaluation.judges import ScoredAnswers, with_judges
@@ -372,46 +371,6 @@ class ReleaseEvaluator:
             return self.evaluations.get(scope, id)
         except NotFoundError:
             return None
-
-
-def check_fits(release: Release, dataset: Dataset) -> None:
-    """Raises ``InvalidInputError`` unless the application has an outcome and the dataset was built for it, its entity
-    and its definition versions."""
-    application, spec = release.bundle.application, dataset.spec
-    outcome = application.outcome
-    if outcome is None:
-        raise InvalidInputError(
-            f"The application {application.name} declares no outcome, so nothing says what is true.",
-            where=f"application {application.name}",
-            next_step="Declare outcome=Outcome(…) in definitions.py and apply it, or try what needs none: "
-            "`antiphon evaluations safety RELEASE`.",
-        )
-    wrong = [
-        f"{name} {theirs!r} instead of {ours!r}"
-        for name, ours, theirs in (
-            ("application", application.name, spec.application),
-            ("outcome", outcome.property, spec.property),
-            ("positive label", outcome.positive, spec.positive),
-            ("outcomes", _said(application.shapes), _said(spec.outcomes or application.shapes)),
-            ("entity keys", sorted(application.entity_keys), sorted(spec.entity_keys)),
-        )
-        if ours != theirs
-    ]
-    wrong += [
-        f"the view {view!r} in version {spec.views.get(view, '(none)')} instead of {version}"
-        for view, version in application.features.items()
-        if spec.views.get(view) != version
-    ]
-    if wrong:
-        raise InvalidInputError(
-            f"The dataset {dataset.id} was built for something else: {'; '.join(wrong)}.",
-            where=dataset.id,
-            next_step=f"Build one for this release: `antiphon datasets build {application.name} --kind evaluation`.",
-        )
-
-
-def _said(shapes: Sequence[OutcomeShape]) -> str:
-    return ", ".join(f"{shape.name} ({shape.form})" for shape in shapes)
 
 
 def whole_rows(rows: Sequence[DatasetRow], count: int) -> frozenset[str]:
