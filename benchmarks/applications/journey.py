@@ -32,7 +32,7 @@ FIRST_SECONDS = 420
 """The first release is held against its gates, and features are published, within this."""
 
 LOOK_EVERY, LOOK_PAUSE = 4, 1.0
-"""Requests between two looks at a rollout, and seconds without any after them: answers of a shadow wait for an idle
+"""Requests between two looks at a rollout, and in shadow seconds without any after them: its answers wait for an idle
 engine, and stored ones cost their users no time."""
 
 THUMB = "thumb"
@@ -181,7 +181,8 @@ class Journey:
             moves += [state] if state != moves[-1] else []
             judged = await self._judgement(client, rollout["id"])
             print(f"  {self.blueprint.name}: {requests} requests, {judged}", file=sys.stderr, flush=True)
-            await asyncio.sleep(LOOK_PAUSE)
+            if rollout["state"] == "shadow":
+                await asyncio.sleep(LOOK_PAUSE)
         return {"state": rollout["state"], "requests": requests, "moves": moves, "reason": rollout["reason"]}
 
     async def _spoiled(self, client: httpx2.AsyncClient, live: str) -> dict[str, Any]:

@@ -134,11 +134,14 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         standbys=wired.standbys,
     )  # fmt: skip
     learning.register(registry)
-    executor = Executor(store.database, registry, worker, store.scope, lease=parse_duration(settings.lease), poll=poll)
+    lease = parse_duration(settings.lease)
+    executor = Executor(store.database, registry, worker, store.scope, lease=lease, poll=poll)
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     agreement = ClockAgreement(store.database.clock, seconds_since_boot)
     leases = ProcessLeases(store.database, environment)
-    held = partial(Duties, leases=leases, holder=str(process), gone=process.has_ended)
+    held = partial(
+        Duties, leases=leases, holder=str(process), gone=process.has_ended, seconds=lease.total_seconds()
+    )
     answering = batch_executor(store, wired.files, wired.answer_line, worker, shared)
     consumption = stream_consumption(store, wired.features, name, process)
     abandoned = AbandonedRuns(store.database, environment, process.sees_end_of, own=str(process))
@@ -147,7 +150,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     checks.add(GATES, GateWorkflow(learning).run)
     checking = Executor(
         store.database, checks, f"{worker}/gates", store.scope,
-        concurrency=MOST_CHECKS, lease=parse_duration(settings.lease), poll=poll,
+        concurrency=MOST_CHECKS, lease=lease, poll=poll,
     )  # fmt: skip
     pausing = partial(TenantPause, store.scope.tenant, state=store.keys.principals.tenants.state)
     executors: list[WorkerPart] = [

@@ -312,6 +312,8 @@ class WorkerSettings(Section, frozen=True):
     """Bounds and intervals of the worker: workflows, streamed features, training.
 
     Attributes:
+        lease: how long what this worker does is its own without a sign of life: runs, duties and partitions of streams.
+            Another worker takes it over then, and at once where it sees that the process has ended.
         poll: how often new work is looked for when no other process has told of any; usually it begins at once.
         stream_poll: how often a log on NATS is looked at while there is nothing new.
         stream_batch: events in one go at most.

@@ -17,7 +17,6 @@ from antiphon.orchestration.worker import WorkerPart, wait, work
 
 _log = logging.getLogger("antiphon.worker")
 
-LEASE_SECONDS = 15.0
 LOOK_SECONDS = 2.0
 """Interval at which a process that stands by looks for the lease, without the write lock."""
 
@@ -40,7 +39,7 @@ class Duties:
         holder: str,
         gone: Callable[[str], bool],
         *,
-        seconds: float = LEASE_SECONDS,
+        seconds: float,
         detail: Callable[[], str | None] = lambda: None,
         conflict: str | None = None,
     ) -> None:

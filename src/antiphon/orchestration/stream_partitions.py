@@ -18,7 +18,7 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.core.pauses import almost
 from antiphon.features.online.overlay_records import PARTITIONS
-from antiphon.orchestration.duties import LEASE_SECONDS, LOOK_SECONDS
+from antiphon.orchestration.duties import LOOK_SECONDS
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -94,7 +94,7 @@ class StreamPartitions:
         shares: int = 1,
         changed: Callable[[], None] = lambda: None,
         wakeup: Wakeup | None = None,
-        seconds: float = LEASE_SECONDS,
+        seconds: float = 10.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._leases = leases

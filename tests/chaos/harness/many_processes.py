@@ -65,7 +65,7 @@ class Report(msgspec.Struct, frozen=True):
     faults: dict[str, int]
     violations: dict[str, list[str]]
     take_over: dict[str, list[float]]
-    take_over_partitioned: list[float]
+    take_over_partitioned: dict[str, list[float]]
     acknowledged: int
     unanswered: int
     refused: int
@@ -82,9 +82,13 @@ class Report(msgspec.Struct, frozen=True):
         in_time = all(rank(self.take_over[kind], 0.95) < GOAL_TAKE_OVER for kind in ("run", "duty"))
         return in_time and not any(self.violations.values())
 
-    @property
-    def taken_over(self) -> list[float]:
-        return sorted(self.take_over["run"] + self.take_over["duty"])
+    def tables(self) -> dict[str, list[float]]:
+        """Seconds of each take-over by what is said of them in the table and in the JSON line."""
+        found = {}
+        for words, kinds in (("take_over", self.take_over), ("take_over_partitioned", self.take_over_partitioned)):
+            found[words] = kinds["run"] + kinds["duty"]
+            found |= {f"{words}_{kind}": each for kind, each in kinds.items()}
+        return found
 
 
 class Chaos:
@@ -153,17 +157,14 @@ class Chaos:
                 while not await well(host, self._supervisors[host.name]):
                     await asyncio.sleep(0.1)
 
-    async def taken_over(self) -> tuple[dict[str, list[float]], list[float]]:
+    async def taken_over(self) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
         """Seconds until what killed processes had went on elsewhere, by kind, and what paused or cut off ones had."""
         killed: dict[str, list[float]] = {"duty": [], "run": [], "claim": []}
-        others: list[float] = []
+        others: dict[str, list[float]] = {"duty": [], "run": [], "claim": []}
         for was_killed, watch in self._watching:
             took = await watch
-            if not was_killed:
-                others += took["duty"] + took["run"]
-                continue
             for kind, seconds in took.items():
-                killed[kind] += seconds
+                (killed if was_killed else others)[kind] += seconds
         return killed, others
 
     async def _fault(self, kind: str, host: int) -> str:
@@ -254,7 +255,7 @@ async def run(
         faults=dict(chaos.faults),
         violations=check_all(found),
         take_over=killed,
-        take_over_partitioned=sorted(others),
+        take_over_partitioned=others,
         acknowledged=len(found.acknowledged),
         unanswered=load.unanswered,
         refused=len(found.refused),
@@ -310,12 +311,11 @@ def table(report: Report) -> str:
     ]
     lines += [f"  {name:<16} killed {times:3} times" for name, times in sorted(report.kills.items())]
     lines += [f"  {kind:<16} {times:3} times" for kind, times in sorted(report.faults.items())]
-    for name, seconds in {**report.take_over, "others": report.take_over_partitioned}.items():
+    for name, seconds in report.tables().items():
         if seconds:
             p50, p95 = (rank(seconds, share) for share in (0.5, 0.95))
-            lines.append(
-                f"  {len(seconds)} taken over ({name}): p50 {p50:.2f} s, p95 {p95:.2f} s, longest {max(seconds):.2f} s"
-            )
+            figures = f"p50 {p50:.2f} s, p95 {p95:.2f} s, longest {max(seconds):.2f} s"
+            lines.append(f"  {name.replace('_', ' ')}: {len(seconds)}, {figures}")
     return "\n".join([*lines, *load_and_checks(report)])
 
 
@@ -323,11 +323,7 @@ def summary(report: Report) -> dict[str, object]:
     """The report as one JSON line."""
     whole: dict[str, object] = msgspec.to_builtins(report)
     whole["violations"] = {name: len(wrong) for name, wrong in report.violations.items()}
-    for name, seconds in {
-        "take_over": report.taken_over,
-        **{f"take_over_{kind}": each for kind, each in report.take_over.items()},
-        "take_over_partitioned": report.take_over_partitioned,
-    }.items():
+    for name, seconds in report.tables().items():
         figures = {"p50": rank(seconds, 0.5), "p95": rank(seconds, 0.95), "longest": max(seconds, default=0.0)}
         whole[name] = {"number": len(seconds), **figures}
     return {"benchmark": "many_processes", "holds": report.holds, "cores": os.cpu_count(), **whole}

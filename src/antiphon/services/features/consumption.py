@@ -36,6 +36,7 @@ def stream_consumption(
         shares=settings.stream_shares,
         changed=events.wake,
         wakeup=doorbell.wakeup(environment, "features"),
+        seconds=parse_duration(settings.lease).total_seconds(),
     )
     poller = StreamPoller(
         lambda limit: features.consume(limit, believed=poll, owned=partitions.owned),
