@@ -145,7 +145,7 @@ def test_what_is_not_compared_is_said(flown: Flown) -> None:
     assert "gave no user an answer lately" in said
     flown.world.clock.set(LIVE + DAY)
     (said,) = compare(scope, "desk").problems
-    assert "until 2013-03-28 12:00, are the reference" in said
+    assert "until 2013-03-28 12:00 UTC, are the reference" in said
     assert set(verdicts(compare(scope, "desk")).values()) == {"too-few"}
     with pytest.raises(NotFoundError):
         compare(scope, "gone")

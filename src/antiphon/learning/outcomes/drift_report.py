@@ -349,7 +349,7 @@ def _problems(application: str, read: _Receipts, now: datetime) -> Iterator[str]
     elif now < live.at + WEEK:
         yield (
             f"Release {live.release} is live since {live.at:%Y-%m-%d %H:%M} UTC: its answers of the first week, until "
-            f"{live.at + WEEK:%Y-%m-%d %H:%M}, are the reference, and later ones are compared with them."
+            f"{live.at + WEEK:%Y-%m-%d %H:%M} UTC, are the reference, and later ones are compared with them."
         )
     elif not read.first:
         yield f"Release {live.release} gave no user an answer in its first week: there is nothing to compare with."
