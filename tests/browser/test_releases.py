@@ -11,9 +11,10 @@ import pytest
 from tests.browser.conftest import photograph, require_contrast, require_fit, require_names, signed_in
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.learned_desk import LearnedDesk
-from tests.unit.catalog.examples import DEV
+from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.definitions.learning import Rollout
+from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -93,6 +94,8 @@ async def test_every_page_can_be_read_named_and_fits(page, running, desk, scheme
     rollout = desk.transitions.begin(DEV, desk.validated(2, plan=CANARY).id, principal="ada", reason="better")
     desk.expose(rollout, 30)
     desk.look()
+    thumb = OutcomeSubmission(value="down", kind="thumbs", prediction="p0-0", application="desk", available_at=NOON)
+    assert desk.joiner.take(DEV, "ada", thumb).status == "joined"
     await page.emulate_media(color_scheme=scheme)
     for path in PATHS:
         await page.goto(running.url + path)
@@ -101,6 +104,15 @@ async def test_every_page_can_be_read_named_and_fits(page, running, desk, scheme
         await require_contrast(page)
         await require_names(page)
         assert await page.locator("table:not(:has(caption))").count() == 0, path
+
+
+async def test_an_outcome_leads_to_its_prediction(page, running, desk) -> None:
+    desk.come_true()
+    await page.goto(running.url + "/outcomes")
+    latest = page.locator("section:has(h2:text-is('Latest')) tbody tr").first
+    prediction = await latest.locator("a").inner_text()
+    await latest.locator("a").click()
+    await page.wait_for_url(f"**/requests/{prediction}")
 
 
 async def test_the_pages_work_without_scripts(page, running, desk) -> None:

@@ -42,6 +42,7 @@ from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
 from antiphon.services.learning.training_pauses import training_governance
 from antiphon.services.learning.weights_files import weights_files
+from antiphon.services.learning.workbench_orders import forget_ended_searches
 from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
@@ -139,9 +140,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     agreement = ClockAgreement(store.database.clock, seconds_since_boot)
     leases = ProcessLeases(store.database, environment)
-    held = partial(
-        Duties, leases=leases, holder=str(process), gone=process.has_ended, seconds=lease.total_seconds()
-    )
+    held = partial(Duties, leases=leases, holder=str(process), gone=process.has_ended, seconds=lease.total_seconds())
     answering = batch_executor(store, wired.files, wired.answer_line, worker, shared)
     consumption = stream_consumption(store, wired.features, name, process)
     abandoned = AbandonedRuns(store.database, environment, process.sees_end_of, own=str(process))
@@ -170,6 +169,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     housekeeping: list[WorkerPart] = [
         HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
+        HousekeepingTask(partial(forget_ended_searches, store), name="Searches that ended without a text forgotten"),
     ]
     duties: list[WorkerPart] = [
         rollout_keeper(store, function_scorer(store)),

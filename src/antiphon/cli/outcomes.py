@@ -220,7 +220,7 @@ def signals(application: Application, project: Project = HERE, as_json: Json = F
     with stores(project) as store:
         found = monitor(store).signals(store.scope, application)
     rows = [
-        (one.signal, one.release, one.predictions, one.sent, _counted(one.values), f"{one.good:.0%}", f"{one.bad:.0%}")
+        (one.signal, one.release, one.predictions, one.sent, _counted(one.values), _share(one.good), _share(one.bad))
         for one in found
     ]
     head = ("signal", "release", "predictions", "sent", "values", "good", "bad")
@@ -335,6 +335,10 @@ def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) 
         available_at=None if known in (None, "") else entities.moment_of_cell(known, columns.available_at),
         id=None if identity in (None, "") else str(identity),
     )
+
+
+def _share(part: float | None) -> str:
+    return "-" if part is None else f"{part:.0%}"
 
 
 def _counted(values: dict[str, int]) -> str:

@@ -29,7 +29,8 @@ class Feedback(msgspec.Struct, frozen=True):
 class FeedbackLine(msgspec.Struct, frozen=True):
     """The result of one outcome: ``refused`` with its error, else the status of the first of ``predictions``.
 
-    ``outcomes`` are the ids under which it is kept, one for each prediction.
+    ``outcomes`` are the ids under which it is kept, one for each prediction. One that names an unknown prediction and
+    no application is ``unknown`` and not kept; its ``error`` says so.
     """
 
     status: str
@@ -52,12 +53,13 @@ async def feedback(request: Request) -> Response:
     given = incoming.json_object(await incoming.body(request, services.settings.gateway.max_body_bytes))
     several = "outcomes" in given
     arriving = _several(given) if several else (incoming.typed(given, OutcomeSubmission),)
-    for application in sorted({outcome.application for outcome in arriving}):
+    arriving = await run_in_threadpool(services.learning.joiner.with_applications, services.scope(principal), arriving)
+    for application in sorted({outcome.application for outcome in arriving if outcome.application is not None}):
         await run_in_threadpool(services.access.authorize, principal, "feedback", f"application/{application}")
     taken = await run_in_threadpool(
         services.learning.joiner.take_many, services.scope(principal), principal.id, arriving
     )
-    if not several and taken[0].error is not None:
+    if not several and taken[0].error is not None and taken[0].status is None:
         raise taken[0].error
     lines = tuple(_line(one) for one in taken)
     return JsonResponse(FeedbackResponse(lines, Counter(line.status for line in lines)))
@@ -76,7 +78,7 @@ def _several(given: dict[str, Any]) -> tuple[OutcomeSubmission, ...]:
 
 def _line(taken: OutcomeResult) -> FeedbackLine:
     if taken.error is not None:
-        return FeedbackLine("refused", error=problem.describe(taken.error))
+        return FeedbackLine(taken.status or "refused", error=problem.describe(taken.error))
     return FeedbackLine(
         status=taken.status or "unknown",
         predictions=tuple(outcome.prediction for outcome in taken.outcomes if outcome.prediction is not None),

@@ -67,8 +67,24 @@ def recorded_request(receipt: Receipt, texts: Blobs, conversations: Conversation
         features=receipt.features,
         publication=receipt.publication,
         originating_user=receipt.originating_user,
-        turns=_earlier_turns(receipt, conversations),
+        turns=earlier_turns(receipt, conversations),
     )
+
+
+def earlier_turns(receipt: Receipt, conversations: Conversations) -> tuple[ConversationTurn, ...]:
+    """The earlier turns of a receipt's conversation, none of a request that has no other turn; raises ``NotFoundError``
+    where they were not kept."""
+    said = receipt.conversation
+    if said is None or said.turn == 1:
+        return ()
+    turns = () if said.id is None else conversations.turns(receipt.scope, said.id, said.turn - 1)
+    if len(turns) != said.turn - 1:
+        raise NotFoundError(
+            f"The earlier turns of {receipt.prediction} are not kept.",
+            where=str(receipt.scope),
+            next_step="Take a request that begins a conversation, or one whose conversation is kept.",
+        )
+    return tuple(turns)
 
 
 class RecordedFeatures:
@@ -151,20 +167,6 @@ def answerer_of(request: RecordedRequest, services: Services, scope: Scope) -> A
             decide=features.withholding(services.decide),
         )
     )
-
-
-def _earlier_turns(receipt: Receipt, conversations: Conversations) -> tuple[ConversationTurn, ...]:
-    said = receipt.conversation
-    if said is None or said.turn == 1:
-        return ()
-    turns = () if said.id is None else conversations.turns(receipt.scope, said.id, said.turn - 1)
-    if len(turns) != said.turn - 1:
-        raise NotFoundError(
-            f"The earlier turns of {receipt.prediction} are not kept.",
-            where=str(receipt.scope),
-            next_step="Take a request that begins a conversation, or one whose conversation is kept.",
-        )
-    return tuple(turns)
 
 
 def _facts(feature: FeatureReceipt, as_of: datetime) -> SnapshotFacts:

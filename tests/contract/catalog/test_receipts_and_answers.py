@@ -21,6 +21,9 @@ def test_a_receipt_and_its_texts_are_read_back(database: Database) -> None:
     assert Blobs(database).get(DEV, digest) == b"the text"
     with pytest.raises(NotFoundError, match="no prediction"):
         receipts.get(OTHER, "p1")
+    receipts.add(receipt("p2", application="other"))
+    assert receipts.applications(DEV, ["p2", "p1", "gone"]) == {"p1": "desk", "p2": "other"}
+    assert receipts.applications(OTHER, ["p1"]) == {}
 
 
 @pytest.mark.parametrize("value", [None, True, 7, 0.5, "gold"])

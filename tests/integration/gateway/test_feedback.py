@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import jsonschema
+import msgspec
 import pytest
 from tests.harness import fakes
 from tests.integration.learning.joining import Desk
@@ -76,9 +77,41 @@ async def test_many_outcomes_each_with_what_became_of_it(client: httpx2.AsyncCli
     assert "Send one of on_time, delayed" in refused["error"]["message"]
 
 
+async def test_an_outcome_of_a_named_prediction_needs_no_application(client: httpx2.AsyncClient, desk: Desk) -> None:
+    desk.predict("p1", release=fakes.make_release(desk.database, DEV).id)
+    desk.predict("p2", application="mute", release="rel_2")
+    desk.predict("elsewhere", scope=msgspec.structs.replace(DEV, environment="elsewhere"))
+    alone = sent(id="a")
+    del alone["application"]
+    answer = await client.post("/v1/feedback", json=alone)
+    assert (answer.status_code, answer.json()["counts"]) == (200, {"joined": 1}), answer.text
+    assert (await client.post("/v1/feedback", json=sent(id="a"))).json() == answer.json(), "the same outcome"
+    lines = [
+        {"prediction": "p2", "outcome": "copied", "value": "yes", "available_at": NOON.isoformat()},
+        {"application": "mute", "prediction": "p1", "outcome": "copied", "value": "yes"},
+        {"prediction": "elsewhere", "value": "delayed"},
+        {"application": "desk", "prediction": "gone", "value": "delayed"},
+        {"prediction": "gone", "value": "delayed"},
+        {"value": "delayed"},
+    ]
+    answer = await client.post("/v1/feedback", json={"outcomes": lines})
+    assert answer.status_code == 200, answer.text
+    became = answer.json()["outcomes"]
+    assert [line["status"] for line in became] == ["joined", "refused", "unknown", "unknown", "unknown", "refused"]
+    assert {one.application for one in desk.outcomes.list(DEV)} == {"desk", "mute"}
+    assert "is one of desk, not of mute" in became[1]["error"]["message"]
+    assert [len(line["outcomes"]) for line in became[2:5]] == [0, 1, 0], "without an application none is kept"
+    assert "no prediction 'gone' here: its outcome is not kept" in became[4]["error"]["message"]
+    assert became[3]["error"] is None
+    assert "neither an application nor a prediction" in became[5]["error"]["message"]
+    answer = await client.post("/v1/feedback", json=lines[4])
+    assert (answer.status_code, answer.json()["outcomes"]) == (200, [became[4]])
+
+
 @pytest.mark.parametrize(
     ("body", "status", "told"),
     [
+        ({"value": "delayed"}, 400, "neither an application nor a prediction"),
         (sent("maybe"), 400, "is no label"),
         (sent(available_at=NOON.replace(year=2012).isoformat()), 400, "An outcome before its prediction"),
         (sent(application="gone"), 404, "no application 'gone'"),
@@ -103,8 +136,9 @@ async def test_what_cannot_be_taken_is_said(
 async def test_a_key_that_may_not_is_refused(client: httpx2.AsyncClient, desk: Desk) -> None:
     desk.predict("p1")
     viewer, _ = Keys(desk.database, fakes.SECRET).create("default", "viewer", "viewer")
-    answer = await client.post("/v1/feedback", json=sent(), headers={"authorization": f"Bearer {viewer}"})
-    assert answer.status_code == 403
+    for body in (sent(), sent(application=None), {"outcomes": [sent(application=None)]}):
+        answer = await client.post("/v1/feedback", json=body, headers={"authorization": f"Bearer {viewer}"})
+        assert answer.status_code == 403
     answer = await client.post("/v1/feedback", json=sent(), headers={"authorization": ""})
     assert answer.status_code == 401
     assert desk.outcomes.list(DEV) == []

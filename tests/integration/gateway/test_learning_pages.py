@@ -14,7 +14,7 @@ import pytest
 from tests.harness import fakes
 from tests.harness.gateway_client import gateway_client
 from tests.integration.gateway.learned_desk import LearnedDesk
-from tests.integration.learning.joining import learning_desk
+from tests.integration.learning.joining import SIGNALS, learning_desk
 from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.catalog.learning.outcomes import OutcomeRecord
@@ -24,6 +24,7 @@ from antiphon.durable.run import ProgressReport
 from antiphon.governance.identity.keys import Keys
 from antiphon.learning.outcomes.drift import Drift
 from antiphon.learning.outcomes.drift_report import DriftReport
+from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 CANARY = Rollout(canary=(5, 50), step_units=50)
 
@@ -276,8 +277,31 @@ async def test_signals_are_shown_by_release_without_an_outcome(desk: LearnedDesk
     desk.outcomes.add(thumb)
     page = (await browser.get("/outcomes")).text
     assert "<h2>Signals</h2>" in page
-    assert re.search(r'<th scope="row">thumbs</th><td>release 1</td>', page)
+    assert re.search(r'<th scope="row">thumbs</th><td class="when">release 1</td>', page)
     assert '<td class="right">100.0 %</td>' in page
+
+
+async def test_declared_signals_say_how_they_are_sent_until_one_comes_and_what_came_leads_to_its_prediction(
+    desk: LearnedDesk, browser: httpx2.AsyncClient
+) -> None:
+    release = desk.live(1).id
+    desk.declared.known["desk"] = learning_desk(signals=SIGNALS)
+    page = (await browser.get("/outcomes")).text
+    assert "No signal is counted yet" in page
+    assert "&#34;outcome&#34;: &#34;resolved&#34;, &#34;value&#34;: &#34;yes&#34;" in page.replace('"', "&#34;")
+    assert "<h2>Latest</h2>" not in page
+    desk.predict("p1", desk.clock.now(), release=release)
+    for prediction in ("p1", "gone"):
+        sent = OutcomeSubmission(application="desk", value="yes", outcome="copied", prediction=prediction)
+        desk.joiner.take(DEV, "ada", sent)
+    page = (await browser.get("/outcomes")).text
+    assert "No signal is counted yet" not in page
+    # Nobody sends that an answer was not copied: no share of bad ones is said.
+    assert '<td class="right">100.0 %</td><td class="right">–</td>' in page
+    arrived = f"{desk.clock.now():%Y-%m-%d %H:%M:%S}"
+    assert f'<td class="when">{arrived}</td><td><a href="/requests/p1"><code>p1</code></a></td><td>copied</td>' in page
+    assert '<span class="soft">gone</span></td><td>copied</td>' in page, "no prediction, no link"
+    assert (await browser.get("/requests/p1")).status_code == 200
 
 
 async def test_what_has_drifted_is_a_warning_on_the_page(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
@@ -294,7 +318,7 @@ async def test_what_has_drifted_is_a_warning_on_the_page(desk: LearnedDesk, brow
 async def test_outcomes_are_counted_scored_and_drawn(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     desk.come_true()
     page = (await browser.get("/outcomes")).text
-    assert re.search(r'<th scope="row">label</th>\s*<td class="right">60</td>', page)
+    assert re.search(r'<th scope="row">Labels</th>\s*<td class="right">60</td>', page)
     assert "60 of 60 labelled" in page
     assert page.count('<th scope="row">release 1</th>') == 2
     assert "2013-04-11" in page

@@ -143,7 +143,9 @@ class Flown:
         )
         self.receipts.add(made, [canonical(entity)])
         if label is not None:
-            sent = OutcomeSubmission("desk", label, prediction=prediction, available_at=as_of + timedelta(hours=3))
+            sent = OutcomeSubmission(
+                application="desk", value=label, prediction=prediction, available_at=as_of + timedelta(hours=3)
+            )
             assert self.joiner.take(scope, "me", sent).status == "joined"
 
     def rows(self, path: str) -> list[dict[str, Any]]:

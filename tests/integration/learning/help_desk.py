@@ -260,7 +260,7 @@ class HelpDesk(AskedDesk):
 
     def tell(self, prediction: str, value: Any, outcome: str | None = None, id: str | None = None) -> OutcomeResult:
         """What an agent tells about a ticket."""
-        sent = OutcomeSubmission("help", value, outcome=outcome, prediction=prediction, id=id)
+        sent = OutcomeSubmission(application="help", value=value, outcome=outcome, prediction=prediction, id=id)
         return self.joiner.take(SCOPE, "agent", sent)
 
     def tell_all(self, number: int, prediction: str) -> None:

@@ -16,6 +16,7 @@ from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import Conversations
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import ManualClock
@@ -115,6 +116,7 @@ class Desk:
             applications=self.declared.get,
             lake=None,  # type: ignore[arg-type]
             texts=Blobs(self.database),
+            conversations=Conversations(self.database),
             scorer=AnswerScorer(Blobs(self.database), embedders=WORDS),
             clock=self.clock,
         )

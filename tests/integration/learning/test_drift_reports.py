@@ -18,7 +18,8 @@ from tests.integration.learning.flown import Flown
 from tests.integration.learning.joining import Declared
 
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipt import UsageReceipt
+from antiphon.catalog.serving.conversations import ConversationRecord, Conversations, ConversationTurn
+from antiphon.catalog.serving.receipt import ConversationReceipt, UsageReceipt
 from antiphon.core.errors import InvalidInputError, NotFoundError, SetupError
 from antiphon.definitions import shipped_metrics as metrics
 from antiphon.definitions.application import Figure
@@ -70,6 +71,7 @@ def reports(flown: Flown, embedders: Embedders = WORDS, **fields: Any) -> DriftR
         applications=Declared(watched).get,
         lake=world.lake,
         texts=texts,
+        conversations=Conversations(world.database),
         scorer=AnswerScorer(texts, embedders=embedders),
         clock=world.clock,
     )
@@ -143,7 +145,7 @@ def test_what_is_not_compared_is_said(flown: Flown) -> None:
     assert "gave no user an answer lately" in said
     flown.world.clock.set(LIVE + DAY)
     (said,) = compare(scope, "desk").problems
-    assert "until 2013-03-28 12:00, are the reference" in said
+    assert "until 2013-03-28 12:00 UTC, are the reference" in said
     assert set(verdicts(compare(scope, "desk")).values()) == {"too-few"}
     with pytest.raises(NotFoundError):
         compare(scope, "gone")
@@ -185,6 +187,23 @@ async def test_metrics_without_an_outcome_are_followed_and_those_with_one_are_le
     assert made.reader.compare(scope, "desk").metrics == ()
     (found,) = (await made.reader.compare_all(scope, "desk")).metrics
     assert (found.name, found.verdict, found.reference, found.recent) == ("refusals", "shifted", 100, 100)
+
+
+async def test_metrics_read_the_earlier_turns_of_a_conversation_as_evaluations_do(flown: Flown) -> None:
+    declared = own_metrics([metrics.groundedness()])
+    made = reports(flown, output_schema=None, classes=(), outcome=None, fine_tune=None, own_metrics=declared)
+    database, scope = flown.world.database, flown.world.scope
+    conversations, blobs = Conversations(database), Blobs(database)
+
+    # In the first week the words of an answer stand in its question, later in the turn before alone.
+    serve(flown, 0, 7 * 24, question_blob=blobs.put(scope, b"It leaves when? At ten?"))
+    for number in range(14 * 24, 14 * 24 + 70):
+        if number % 7:  # of every seventh the turns are not kept any more
+            record = ConversationRecord(f"c{number}", scope, "desk", "", "", flown.release.id, None, 1, LIVE, LIVE)
+            conversations.append(record, [ConversationTurn(1, "", "When?", "When?", "It leaves at ten.")])
+        serve(flown, number, number + 1, conversation=ConversationReceipt(f"c{number}", 2, None))
+    (found,) = (await made.reader.compare_all(scope, "desk")).metrics
+    assert (found.name, found.verdict, found.index, found.recent) == ("groundedness", "steady", 0.0, 60)
 
 
 async def worked(flown: Flown, made: DriftReports, run: str) -> Run:

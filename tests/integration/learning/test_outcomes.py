@@ -274,6 +274,9 @@ def test_signals_are_counted_by_release(desk: Desk) -> None:
         ("resolved", 4, 4, {"no": 3, "yes": 1}, 0.25, 0.75),
     ]
     assert desk.monitor.signals(DEV, "mute") == ()
+    desk.joiner.take(DEV, "me", label("yes", prediction="p1", outcome="copied"))
+    copied = next(one for one in desk.monitor.signals(DEV, "desk") if one.signal == "copied")
+    assert (copied.good, copied.bad) == (1.0, None), "nobody sends that an answer was not copied"
 
 
 def test_erased_entity_keys_leave_the_label(desk: Desk) -> None:

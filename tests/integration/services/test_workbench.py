@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from tests.unit.learning.evaluation.test_gates import GOOD
 from antiphon.app.wiring import open_project
 from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.catalog.learning.regressions import Expectation
-from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
+from antiphon.core.errors import EngineError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.durable.claims import ServedRuns
 from antiphon.durable.executor import Executor, WorkflowRegistry
@@ -41,6 +41,7 @@ from antiphon.services.learning.workbench_orders import (
     TrialOrder,
     WorkbenchOrders,
     WorkbenchWorkflows,
+    forget_ended_searches,
     kept_under,
 )
 from antiphon.services.project.store import Store
@@ -61,13 +62,19 @@ Application("triage", ungated="a test asks at once", features=[], purpose="sort 
 Application("replies", ungated="a test asks at once", features=[], purpose="answer tickets", model="smollm2-135m",
             prompt=Prompt("Letter: {{{{ question }}}}"), outcome=Outcome(), metrics=[metrics.groundedness()])
 """
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 ASKER = Principal("asker", "default", "service")
+
+
+def proposes(request: GenerationRequest) -> bool:
+    """True where a search asks for another text."""
+    return "<side_info>" in request.prompt or "instruction" in request.prompt
 
 
 def sorting(request: GenerationRequest) -> ScriptedGeneration:
     """Calls urgent what burns; when it is told so, also what is flooded."""
     prompt = request.prompt
-    if "<side_info>" in prompt or "instruction" in prompt:
+    if proposes(request):
         return ScriptedGeneration(f"```\n{SYSTEM} Floods are urgent.\n```")
     if "Letter" in prompt:
         return ScriptedGeneration("We are sorry.")
@@ -358,6 +365,46 @@ async def test_a_search_under_way_keeps_what_it_has_unless_it_was_cancelled(stor
     with pytest.raises(asyncio.CancelledError):
         await workflows.optimize(stopped, arguments)
     assert len(store.evaluations.answers(store.scope, kept)) == (0 if cancelled else 1)
+
+
+@pytest.mark.parametrize("ends", ["succeeded", "failed"])
+def test_a_search_that_fails_is_tried_again_with_what_it_has_and_forgotten_once_it_is_given_up(
+    antiphon: Run, ask: Any, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    for split, question in (("visible", "a flood"), ("visible", "my flood"), ("held-out", "no flood")):
+        (prediction,) = ask(question)
+        antiphon("evaluations", "add", prediction, "--set", "floods", "--label", "urgency=urgent", "--split", split)
+    order = ["prompts", "optimize", "triage", "--set", "floods", "--by", "smollm2-135m", "--budget", "20"]
+    run = antiphon(*order, "--no-wait", "--json").json()["run"]
+    models = (msgspec.structs.replace(MODEL, name="smollm2-135m"),)
+    proposals: list[int] = []  # requests before each
+
+    def failing(request: GenerationRequest) -> ScriptedGeneration:
+        """Fails when it is asked for a text: at first as an engine that broke, which is tried again."""
+        if not proposes(request):
+            return sorting(request)
+        proposals.append(len(engine.asked))
+        if len(proposals) == 1:
+            return ScriptedGeneration("", error=EngineError("The engine broke.", where="engine"))
+        if ends == "failed":
+            return ScriptedGeneration("", error=InvalidInputError("No such model.", where="model"))
+        return sorting(request)
+
+    engine = ScriptedEngine(failing, models)
+    monkeypatch.setattr(clients, "connect", lambda store, peer: engine)
+    abandoned = store.runs.submit(store.scope, OPTIMIZE, {"of": "another worker"}, not_before=FAR)
+    for kept in (kept_under(abandoned), "eval_of_another_kind"):
+        store.evaluations.keep_answer(store.scope, kept, "score:1", "A question of a user.")
+    asyncio.run(worked(folder, run, ends))
+    assert proposals[1] == proposals[0] + 1, "nothing that was answered is asked again"
+    prompts = [one.prompt for one in engine.asked if not proposes(one)]
+    assert len(prompts) == len(set(prompts))
+    assert bool(store.evaluations.answers(store.scope, kept_under(run))) == (ends == "failed")
+    assert forget_ended_searches(store) == (1 if ends == "failed" else 0)
+    assert store.evaluations.answers(store.scope, kept_under(run)) == {}
+    assert forget_ended_searches(store) == 0, "what goes on, and what is no search, keeps what it has"
+    for kept in (kept_under(abandoned), "eval_of_another_kind"):
+        assert len(store.evaluations.answers(store.scope, kept)) == 1
 
 
 def test_metrics_of_texts_and_of_ones_own_are_compared(antiphon: Run, ask: Any, folder: Path, store: Store) -> None:

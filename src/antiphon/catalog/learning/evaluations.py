@@ -321,8 +321,14 @@ class Evaluations:
             if connection.execute(ended).first() is None:
                 connection.execute(upsert(_answers).values(row).on_conflict_do_nothing())
 
+    def kept(self, scope: Scope, prefix: str) -> set[str]:
+        """The ids that begin so under which answers are kept."""
+        under = _answers.c.evaluation.startswith(prefix, autoescape=True)
+        statement = select(_answers.c.evaluation).where(schema.owned(_answers, scope), under).distinct()
+        return {row.evaluation for row in self._database.rows(statement)}
+
     def forget_answers(self, scope: Scope, evaluation: str, *, within: Connection | None = None) -> None:
-        """Remove the answers of what has ended and is recorded elsewhere."""
+        """Remove the answers of what has ended: it is recorded elsewhere, or given up."""
         self._database.write(delete(_answers).where(schema.owned(_answers, scope, evaluation=evaluation)), within)
 
     def get(self, scope: Scope, evaluation: str) -> Evaluation:

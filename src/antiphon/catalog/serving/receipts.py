@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.dialect import upsert
+from antiphon.catalog.dialect import in_parts, upsert
 from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import SEEN_ROLES, STAND_IN_ROLES, Path, Receipt, Role
@@ -84,6 +84,17 @@ class Receipts:
             NotFoundError: there is none here.
         """
         return self._documents.require(scope, prediction, "prediction", "Check the id, the tenant and the environment.")
+
+    def applications(self, scope: Scope, predictions: Sequence[str]) -> dict[str, str]:
+        """Prediction to the application that it is of, without those that have no receipt here."""
+        columns = (_table.c.prediction, _table.c.application)
+        return {
+            prediction: application
+            for some in in_parts(_table.c.prediction, predictions)
+            for prediction, application in self._database.rows(
+                select(*columns).where(schema.owned(_table, scope), some)
+            )
+        }
 
     def list(
         self,

@@ -65,27 +65,45 @@ def compare(call: PageCall) -> Response:
 
 
 STATUSES = ("joined", "late", "duplicate", "contradictory", "unknown")
+LATEST = 20
+KINDS = {
+    "label": "Labels", "number": "Numbers", "reference": "Reference texts", "correction": "Corrected outputs",
+    "signal": "Signals", "thumbs": "Thumbs", "text": "Remarks",
+}  # fmt: skip
+"""Kinds of outcomes in a reader's words."""
 RUNS = 50
 
 
 def outcomes(call: PageCall) -> Response:
-    """Counts, coverage, measures and drift of one application."""
+    """Counts, coverage, measures, signals and drift of one application, and the outcomes that came last."""
     known = applications(call)
     application = chosen(known, call.query.get("application") or None)
-    found: dict[str, Any] = {"performance": None, "drift": None, "signals": (), "why": None}
+    found: dict[str, Any] = {
+        "performance": None, "drift": None, "signals": (), "declared_signals": (), "latest": (), "why": None
+    }  # fmt: skip
     if application is not None:
         try:
-            call.services.access.records.require_application(call.scope, call.principal, application)
-            drift = call.services.learning.drift
+            records, learning = call.services.access.records, call.services.learning
+            records.require_application(call.scope, call.principal, application)
+            drift = learning.drift
             found["drift"] = drift.newest(call.scope, application) or drift.reader.compare(call.scope, application)
-            found["signals"] = call.services.learning.monitor.signals(call.scope, application)
-            found["releases"] = {one.id: one for one in call.services.learning.releases.list(call.scope, application)}
+            found["releases"] = {one.id: one for one in learning.releases.list(call.scope, application)}
+            found["signals"] = learning.monitor.signals(call.scope, application)
+            found["declared_signals"] = learning.monitor.applications(call.scope, application).signals or ()
+            latest = learning.outcomes.list(call.scope, application, limit=LATEST)
+            found["latest"] = records.readable_outcomes(call.scope, call.principal, application, latest)
             found |= _performance(call, application, call.query.get("outcome") or None)
         except (InvalidInputError, NotFoundError, ForbiddenError) as error:
             # It declares no outcome, is applied no more, or is not for this reader: what to do is shown.
             found["why"] = error
     return call.render(
-        "outcomes.html", page="outcomes", statuses=STATUSES, applications=known, application=application, **found
+        "outcomes.html",
+        page="outcomes",
+        statuses=STATUSES,
+        kinds=KINDS,
+        applications=known,
+        application=application,
+        **found,
     )
 
 

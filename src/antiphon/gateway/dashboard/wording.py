@@ -52,9 +52,9 @@ def money(amount: float, currency: str) -> str:
     return f"{amount:.4g} {currency}" if amount >= 0.001 else f"{amount * 1e6:.3g} µ{currency}"
 
 
-def share(part: float) -> str:
-    """A probability as per cent."""
-    return f"{part * 100:.1f} %"
+def share(part: float | None) -> str:
+    """A probability as per cent; a dash for none."""
+    return "–" if part is None else f"{part * 100:.1f} %"
 
 
 def number(value: float | int | str | None) -> str:

@@ -19,6 +19,7 @@ import msgspec
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.releases.releases import Activation, Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.conversations import Conversations
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
@@ -44,6 +45,7 @@ from antiphon.learning.outcomes.drift import (
 )
 from antiphon.serving.answering.probabilities import said_of
 from antiphon.serving.features.printing import print_all
+from antiphon.serving.recorded import earlier_turns
 
 T = TypeVar("T")
 
@@ -162,6 +164,7 @@ class DriftReader:
     applications: Callable[[Scope, str], ApplicationSpec]
     lake: Lake
     texts: Blobs
+    conversations: Conversations
     scorer: AnswerScorer
     clock: Clock
 
@@ -282,17 +285,19 @@ class DriftReader:
         ]
 
     async def _scores(self, release: Release, receipts: Sequence[Receipt]) -> dict[str, list[Printed]]:
-        """Metric to its values of a few of these answers; erased ones are left out."""
+        """Metric to its values of a few of these answers, each with the earlier turns of its conversation; those of
+        which a text is erased, or an earlier turn not kept, are left out."""
         found: dict[str, list[Printed]] = {}
         for receipt in _spread(receipts, MOST_SCORED):
             blobs = (receipt.entity_blob, receipt.text_blob, receipt.question_blob)
             try:
                 entity, text, question = [await asyncio.to_thread(self._text, receipt.scope, blob) for blob in blobs]
+                earlier = await asyncio.to_thread(earlier_turns, receipt, self.conversations)
             except NotFoundError:
                 continue
             scores = await self.scorer.score(
                 release, receipt, text, entity=msgspec.json.decode(entity, type=dict[str, str]), question=question,
-                outcomes={},
+                outcomes={}, earlier=earlier,
             )  # fmt: skip
             for name, value in scores.values.items():
                 found.setdefault(name, []).append(value)
@@ -344,7 +349,7 @@ def _problems(application: str, read: _Receipts, now: datetime) -> Iterator[str]
     elif now < live.at + WEEK:
         yield (
             f"Release {live.release} is live since {live.at:%Y-%m-%d %H:%M} UTC: its answers of the first week, until "
-            f"{live.at + WEEK:%Y-%m-%d %H:%M}, are the reference, and later ones are compared with them."
+            f"{live.at + WEEK:%Y-%m-%d %H:%M} UTC, are the reference, and later ones are compared with them."
         )
     elif not read.first:
         yield f"Release {live.release} gave no user an answer in its first week: there is nothing to compare with."

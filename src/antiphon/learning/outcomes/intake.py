@@ -32,15 +32,20 @@ _CHUNK = 100
 
 
 class OutcomeResult(msgspec.Struct, frozen=True):
-    """The result of taking an outcome: one record for each prediction it belongs to, or the error that refused it."""
+    """The result of taking an outcome: one record for each prediction it belongs to, or the error for which it is not
+    kept."""
 
     outcomes: tuple[OutcomeRecord, ...] = ()
     error: AntiphonError | None = None
 
     @property
     def status(self) -> OutcomeStatus | None:
-        """Of the first of its outcomes; ``None`` when it was refused."""
-        return self.outcomes[0].status if self.outcomes else None
+        """Of the first of its outcomes; ``unknown`` also where it names no application and an unknown prediction, and
+        ``None`` when it was refused."""
+        if self.outcomes:
+            return self.outcomes[0].status
+        of_no_prediction = isinstance(self.error, NotFoundError) and self.error.where == "prediction"
+        return "unknown" if of_no_prediction else None
 
 
 class _Undone(Exception):
@@ -55,11 +60,16 @@ class OutcomeJoiner:
     outcomes: Outcomes
     matcher: Callable[[Scope], OutcomeMatcher]
 
+    def with_applications(self, scope: Scope, arriving: Sequence[OutcomeSubmission]) -> tuple[OutcomeSubmission, ...]:
+        """The same outcomes, before any right is asked about; one that names a prediction and no application has that
+        of the prediction's receipt, where there is one."""
+        return self.matcher(scope).with_applications(arriving)
+
     def take(self, scope: Scope, principal: str, arriving: OutcomeSubmission) -> OutcomeResult:
         """Takes one outcome.
 
         Raises:
-            NotFoundError: there is no such application.
+            NotFoundError: there is no such application, or it names none and an unknown prediction.
             InvalidInputError: the value is none the application knows, the outcome lies before its prediction or in the
                 future, or the prediction is one that no user saw.
             ConflictError: its id was used for another outcome.

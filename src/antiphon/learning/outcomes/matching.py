@@ -6,7 +6,7 @@ Invariant: what is refused or found depends on the outcome, the declared applica
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -101,18 +101,31 @@ class OutcomeMatcher:
     _declared: dict[str, ApplicationSpec] = field(init=False, default_factory=dict)
     _subjects: dict[tuple[str, str], list[Receipt]] = field(init=False, default_factory=dict)
 
+    def with_applications(self, arriving: Sequence[OutcomeSubmission]) -> tuple[OutcomeSubmission, ...]:
+        """The same outcomes; one that names a prediction and no application has that of the prediction's receipt, where
+        there is one."""
+        open_ones = {sent.prediction for sent in arriving if sent.application is None and sent.prediction}
+        known = self.receipts.applications(self.scope, sorted(open_ones)) if open_ones else {}
+        return tuple(
+            msgspec.structs.replace(sent, application=known.get(sent.prediction or ""))
+            if sent.application is None
+            else sent
+            for sent in arriving
+        )
+
     def match(self, arriving: OutcomeSubmission) -> MatchedOutcome:
         """The outcome with its predictions; none when they do not exist (yet).
 
         Raises:
-            NotFoundError: there is no such application.
+            NotFoundError: there is no such application; of an outcome that names none, no such prediction.
             InvalidInputError: the outcome cannot be used; says why.
         """
         sent = in_utc(arriving)
-        application = self._declared.get(sent.application)
+        name = _named_application(sent)
+        application = self._declared.get(name)
         if application is None:
-            application = self.applications(self.scope, sent.application)
-            self._declared[sent.application] = application
+            application = self.applications(self.scope, name)
+            self._declared[name] = application
         declared = declared_value(sent, application)
         check_whose(sent, application)
         if sent.prediction is not None:
@@ -140,7 +153,7 @@ class OutcomeMatcher:
             raise InvalidInputError(
                 f"The prediction {prediction} is one of {receipt.application}, not of {application.name}.",
                 where="prediction",
-                next_step=f"Send it with application {receipt.application!r}.",
+                next_step=f"Send it with application {receipt.application!r}, or without one.",
             )
         if receipt.role not in SEEN_ROLES + STAND_IN_ROLES:
             raise InvalidInputError(
@@ -215,3 +228,21 @@ class OutcomeMatcher:
             return msgspec.json.decode(self.texts.get(self.scope, receipt.entity_blob), type=dict[str, str])
         except NotFoundError:
             return {}  # erased: the outcome is then in no slice
+
+
+def _named_application(sent: OutcomeSubmission) -> str:
+    """The application's name; raises for an outcome without one, of which :meth:`OutcomeMatcher.with_applications`
+    found no receipt. It is not looked for here: the caller's right to it was not asked about."""
+    if sent.application is not None:
+        return sent.application
+    if sent.prediction:
+        raise NotFoundError(
+            f"There is no prediction {sent.prediction!r} here: its outcome is not kept.",
+            where="prediction",
+            next_step="Check the id. With its application too an outcome is kept until its prediction is there.",
+        )
+    raise InvalidInputError(
+        "The outcome names neither an application nor a prediction.",
+        where="application",
+        next_step="Send application, or prediction.",
+    )

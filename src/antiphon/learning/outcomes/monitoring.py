@@ -59,7 +59,8 @@ class SignalRates(msgspec.Struct, frozen=True):
 
     Attributes:
         predictions: answers of the release that users saw. sent: those of which it was sent.
-        values: how often each was. good, bad: the shares of those sent that speak for and against the answer.
+        values: how often each was. good, bad: the shares of those sent that speak for and against the answer; ``None``
+            where no value is declared that does.
     """
 
     release: str
@@ -67,8 +68,8 @@ class SignalRates(msgspec.Struct, frozen=True):
     predictions: int
     sent: int
     values: dict[str, int]
-    good: float
-    bad: float
+    good: float | None
+    bad: float | None
 
 
 class PendingOutcome(msgspec.Struct, frozen=True):
@@ -161,7 +162,7 @@ class Monitor:
         for (release, name), counts in values.items():
             signal, sent = declared.signal(name), sum(counts.values())
             good, bad = (signal.good, signal.bad) if signal is not None else ((), ())
-            shares = (sum(counts.get(value, 0) for value in side) / sent for side in (good, bad))
+            shares = (sum(counts.get(value, 0) for value in side) / sent if side else None for side in (good, bad))
             found.append(SignalRates(release, name, made.get(release, 0), sent, counts, *shares))
         return tuple(sorted(found, key=lambda one: (one.signal, one.release), reverse=True))
 

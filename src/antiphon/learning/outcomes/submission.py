@@ -21,11 +21,12 @@ _LONGEST = 20_000
 _BOOLEANS = {True: ("true", "t", "yes", "y", "1"), False: ("false", "f", "no", "n", "0")}
 
 
-class OutcomeSubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OutcomeSubmission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An outcome as it is sent: of one prediction, or of the predictions of a subject and moment.
 
     Attributes:
-        application: whose prediction it is; also the ``model`` that was asked.
+        application: whose prediction it is; also the ``model`` that was asked. Of a named prediction that of its
+            receipt by default.
         value: the label, the number, the reference, the corrected output, ``up`` or ``down``, the remark.
         outcome: name of a declared outcome or signal; the first outcome by default.
         kind: of what is no declared outcome: ``thumbs``, ``correction``, or ``text`` for a remark. That of the declared
@@ -36,7 +37,7 @@ class OutcomeSubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         id: the sender's own id, unique in the application; a hash of the content by default.
     """
 
-    application: str
+    application: str | None = None
     value: str | int | float | dict[str, Any]
     outcome: str | None = None
     kind: OutcomeKind | None = None

@@ -137,6 +137,7 @@ def drift_reports(store: Store) -> DriftReports:
         applications=declared_applications(store),
         lake=FeatureStores(store).lake,
         texts=store.blobs,
+        conversations=store.conversations,
         scorer=function_scorer(store),
         clock=store.database.clock,
     )

@@ -41,6 +41,7 @@ from antiphon.services.learning.workbench import Workbench
 from antiphon.services.project.store import Store
 
 MOST_REQUESTS = 1_000
+_SEARCH = "optimize_"
 
 
 class TrialOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -245,7 +246,17 @@ class WorkbenchWorkflows:
 
 def kept_under(run: str) -> str:
     """The id under which a search keeps what it has been told, while it goes on."""
-    return f"optimize_{content_hash(run)[:26]}"
+    return f"{_SEARCH}{content_hash(run)[:26]}"
+
+
+def forget_ended_searches(store: Store) -> int:
+    """Remove what searches had been told that ended without a text: questions and answers of users are among it. One
+    that is tried again has not ended. Returns the number of searches."""
+    kept = store.evaluations.kept(store.scope, _SEARCH)  # before the runs, for a run is older than what it keeps
+    ended = kept - {kept_under(run.id) for run in store.runs.open(store.scope, OPTIMIZE)}
+    for id in sorted(ended):
+        store.evaluations.forget_answers(store.scope, id)
+    return len(ended)
 
 
 def _candidate(store: Store, order: TrialOrder) -> Any:

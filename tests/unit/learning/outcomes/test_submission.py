@@ -40,15 +40,17 @@ def test_a_tables_value_is_the_label_it_means(value: Any, labels: tuple[str, ...
 
 def test_one_outcome_has_one_reference_however_it_is_written() -> None:
     summer = timezone(timedelta(hours=2))
-    there = OutcomeSubmission("desk", "delayed", entity={"a": "1", "b": "2"}, at=NOON.astimezone(summer))
-    here = OutcomeSubmission("desk", "delayed", entity={"b": "2", "a": "1"}, at=NOON)
+    there = OutcomeSubmission(
+        application="desk", value="delayed", entity={"a": "1", "b": "2"}, at=NOON.astimezone(summer)
+    )
+    here = OutcomeSubmission(application="desk", value="delayed", entity={"b": "2", "a": "1"}, at=NOON)
     declared = declared_value(here, learning_desk())
     named = msgspec.structs.replace(here, outcome="outlook", kind="label")
     assert declared_value(named, learning_desk()) == declared
     assert reference_of(in_utc(there), declared) == reference_of(in_utc(here), declared)
-    assert reference_of(OutcomeSubmission("desk", "delayed", id="mine"), declared) == "mine"
+    assert reference_of(OutcomeSubmission(application="desk", value="delayed", id="mine"), declared) == "mine"
     with pytest.raises(InvalidInputError, match="no time zone"):
-        in_utc(OutcomeSubmission("desk", "delayed", at=datetime(2013, 4, 10)))  # noqa: DTZ001
+        in_utc(OutcomeSubmission(application="desk", value="delayed", at=datetime(2013, 4, 10)))  # noqa: DTZ001
 
 
 SCHEMA = {
@@ -83,7 +85,7 @@ TRIAGE = learning_desk(
 def test_a_value_is_of_the_outcome_that_is_named(
     sent: dict[str, Any], value: str, kind: str, name: str | None, days: int
 ) -> None:
-    found = declared_value(OutcomeSubmission("triage", **sent), TRIAGE)
+    found = declared_value(OutcomeSubmission(application="triage", **sent), TRIAGE)
     assert (found.value, found.kind, found.window) == (value, kind, timedelta(days=days))
     assert (None if found.shape is None else found.shape.name) == name
 
@@ -103,4 +105,4 @@ def test_a_value_is_of_the_outcome_that_is_named(
 )
 def test_a_value_that_cannot_be_meant_is_refused(sent: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidInputError, match=re.escape(said)):
-        declared_value(OutcomeSubmission("triage", **sent), TRIAGE)
+        declared_value(OutcomeSubmission(application="triage", **sent), TRIAGE)
