@@ -1,22 +1,26 @@
-"""A request as its receipt records it, to be answered by another release with the features of then.
+"""A request as its receipt records it, to be answered by another release with the features of then; and its prompt.
 
-Invariant: asked of the release that had answered it, within one fingerprint, the text comes out byte for byte. Entity,
+Invariants: asked of the release that had answered it, within one fingerprint, the text comes out byte for byte. Entity,
 question, inputs and moment are the receipt's, values are as contracts had left them, and what was withheld then is
-withheld again.
+withheld again. A prompt to learn from is the one that was served, byte for byte, or it is left out for a reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from antiphon.catalog.features.snapshot_facts import SnapshotFacts
+from antiphon.catalog.learning.datasets import PromptPin
+from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations, ConversationTurn
-from antiphon.catalog.serving.receipt import FeatureReceipt, Receipt
+from antiphon.catalog.serving.receipt import STAND_IN_ROLES, FeatureReceipt, Receipt
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
@@ -69,6 +73,64 @@ def recorded_request(receipt: Receipt, texts: Blobs, conversations: Conversation
         originating_user=receipt.originating_user,
         turns=_earlier_turns(receipt, conversations),
     )
+
+
+class LeftOutError(Exception):
+    """A prediction that nothing is learned from; its text is the reason."""
+
+
+@dataclass(frozen=True)
+class ServedPrompts:
+    """Reads the prompts that predictions of one scope were served with. Its methods raise :class:`LeftOutError` with
+    the reason ``receipt-gone``, ``text-erased``, ``other-prompt``, ``other-model``, ``not-text`` or ``stand-in``."""
+
+    scope: Scope
+    receipts: Receipts
+    texts: Blobs
+    releases: Releases
+
+    def receipt(self, prediction: str) -> Receipt:
+        """The receipt of a prediction."""
+        try:
+            return self.receipts.get(self.scope, prediction)
+        except NotFoundError:
+            raise LeftOutError("receipt-gone") from None
+
+    def first_made(self, receipt: Receipt) -> Receipt:
+        """The prediction whose text one that was answered from store has."""
+        if receipt.attempts or receipt.cache.prediction is None:
+            return receipt
+        return self.receipt(receipt.cache.prediction)
+
+    def require_own(self, receipt: Receipt) -> None:
+        """Raise where something stood in for the release."""
+        if any(one.role in STAND_IN_ROLES for one in (receipt, self.first_made(receipt))):
+            raise LeftOutError("stand-in")
+
+    def blob(self, receipt: Receipt, pin: PromptPin) -> str:
+        """SHA-256 of the prompt of an answer that its own release made with the pinned prompt, schema and base."""
+        made = self.first_made(receipt)
+        try:
+            bundle = self.releases.get(self.scope, made.release).bundle
+        except NotFoundError:  # A draft that was tried and never released.
+            raise LeftOutError("other-prompt") from None
+        application, tune = bundle.application, bundle.application.fine_tune
+        if (application.prompt, application.schema) != (pin.prompt, pin.schema):
+            raise LeftOutError("other-prompt")
+        base = bundle.model.name if bundle.model.version is None else None if tune is None else tune.base
+        if base != pin.base:
+            raise LeftOutError("other-model")
+        if not made.attempts or made.attempts[-1].prompt_form not in (None, "text"):
+            raise LeftOutError("not-text")
+        self.require_own(receipt)
+        return made.attempts[-1].prompt_blob
+
+    def text(self, blob: str) -> str:
+        """A text that a receipt names."""
+        try:
+            return self.texts.get(self.scope, blob).decode()
+        except NotFoundError:
+            raise LeftOutError("text-erased") from None
 
 
 class RecordedFeatures:
