@@ -39,7 +39,7 @@ class PromptPin(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, application: ApplicationSpec, tune: FineTune) -> PromptPin:
-        """What the fine-tuned model will be served with."""
+        """Pins what the fine-tuned model will be served with."""
         return cls(tune.prompt or application.prompt, application.schema, tune.base)
 
 

@@ -106,7 +106,7 @@ def plan(
 
 
 def pinned_prompt(application: ApplicationSpec) -> PromptPin | msgspec.UnsetType:
-    """What a prediction must have been served with to be learned from; unset where prompts are rendered from rows."""
+    """Pins what a prediction must have been served with to be learned from; unset where rows give the prompts."""
     tune = application.fine_tune
     if tune is None or not any(getattr(application, name) for name in _LEARNED_AS_SERVED):
         return msgspec.UNSET
