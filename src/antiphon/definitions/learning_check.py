@@ -34,10 +34,6 @@ from antiphon.definitions.source import Source, SourceSpec
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
 MOST_CANDIDATES = 16
 MOST_SAMPLED = 400
-UNTRAINED = {
-    "retrievals": "chunks of documents", "conversation": "earlier turns", "tools": "results of tools",
-}  # fmt: skip
-"""Parts of prompts that no dataset keeps, by the declaration that brings them."""
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "examples": (2, 10_000_000), "whole_share": (0, 1), "text_weight": (0, 100), "rank": (1, 512),

@@ -229,6 +229,7 @@ class LearningDesk(EvaluatedDesk):
             run_training=self.trainer.run,
             versions=self.versions,
             releases=self.releases,
+            texts=self.blobs,
             serve=self._serve,
             evaluations=self.evaluations,
             evaluator=self.evaluator,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.learning.test_retraining_real import engine_of, work
@@ -16,14 +19,21 @@ from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.learning.models import ModelVersion
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import InvalidInputError
+from antiphon.governance.identity.principal import Principal
+from antiphon.learning.outcomes.submission import OutcomeSubmission
 from antiphon.learning.registry.card import as_html
 from antiphon.learning.registry.models import ModelRegistry
 from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.services.apply.apply import apply
 from antiphon.services.learning.adapters import export_adapter, import_adapter
+from antiphon.services.learning.outcomes import outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.project.store import Store
+from antiphon.serving.request import AnswerRequest
+from antiphon.training.examples import Example, read
+from antiphon.training.folder_seal import folder_seal
+from antiphon.training.order import TrainingOrder, TrainingResult
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import require_libraries
 
@@ -37,7 +47,9 @@ context = 256
 """
 
 DEFINITIONS = """
-from antiphon import Application, Decoding, Entity, FineTune, Gates, MetricGate, Outcome, Prompt, Source, TrainingWindow
+from antiphon import (
+    Application, Conversation, Decoding, Entity, FineTune, Gates, MetricGate, Outcome, Prompt, Source, TrainingWindow,
+)
 
 customer = Entity("customer", keys=["customer"])
 told = Source.table("told", path="told.csv", event_time="asked", available_at="closed", event_id="ticket")
@@ -59,6 +71,11 @@ replies = Application(
     "replies", ungated="a test asks at once", purpose="support",
     features=[], entities=[customer], prompt=Prompt("Ticket: {{ question }}"),
     decoding=Decoding(max_tokens=24), model=learned(), outcome=Outcome(history=told), gates=gates("chrf"),
+)
+talks = Application(
+    "talks", ungated="a test asks at once", purpose="support", conversation=Conversation(),
+    features=[], entities=[customer], prompt=Prompt("Ticket: {{ question }}"),
+    decoding=Decoding(max_tokens=8), model=learned(), outcome=Outcome(history=told), gates=gates("chrf"),
 )
 triage = Application(
     "triage", ungated="a test asks at once", purpose="support",
@@ -128,36 +145,83 @@ def _export_and_import(learning: LearningPlatform, version: ModelVersion, folder
         brought()
 
 
-async def test_free_texts_and_replies_beside_a_label_are_learned_from_questions_and_references(tmp_path: Path) -> None:
+@asynccontextmanager
+async def learning_of(folder: Path, given: list[Example]) -> AsyncIterator[tuple[LearningPlatform, ProcessServices]]:
+    """A project with its engine and a worker's trainings; each adds to ``given`` what it learns from."""
     require_libraries()
-    store = Store.open(project(tmp_path))
+    store = Store.open(project(folder))
     wired = ProcessServices(store, "test")
+    trainer = TrainingProcesses(SystemClock(), floor=0.5, window=5.0)
+
+    async def trained(order: TrainingOrder, *reporting: Any) -> TrainingResult:
+        seal = folder_seal(Path(order.examples_path).parent, store.database.codec, store.scope)
+        given.extend(read(Path(order.examples_path), order.examples_sha256, Example, seal))
+        return await trainer.run(order, *reporting)
+
     try:
         apply(store, principal="me")
-        trainer = TrainingProcesses(SystemClock(), floor=0.5, window=5.0)
         learning = LearningPlatform(
-            store, wired.engine, wired.commit, wired.features, run_training=trainer.run,
+            store, wired.engine, wired.commit, wired.features, run_training=trained,
             served=ServedModels.of(store, wired.engine),
         )  # fmt: skip
         async with engine_of(store, wired):
-            for application, metrics in (("replies", {"chrf"}), ("triage", {"macro_f1", "text.chrf"})):
-                order = TrainingRequest(application, rows=8, texts=0)
-                foreseen = learning.orders.foresee(store.scope, "me", order)
-                assert (foreseen.training.rows, foreseen.problems) == (31, ())
-                run = await work(store, learning, learning.orders.place(store.scope, "me", order))
-                assert run.status == "succeeded", run.error
-                found = run.result
-                assert found["stage"] == "validated", found["reasons"]
-                assert found["examples"]["new"] == 31
-                assert (found["examples"]["refused"], found["examples"]["unwritten"]) == (0, 0)
-                assert [notice for notice in found["notices"] if notice.startswith("1 of 31 examples have more than")]
-                version = store.models.get(store.scope, found["model"])
-                # Three batches of other texts each: that a loss falls is tests/integration/training's.
-                assert all(math.isfinite(loss) for _, loss in version.losses)
-                evaluation = store.evaluations.get(store.scope, found["evaluation"])
-                assert (evaluation.rows, evaluation.mode, evaluation.failed) == (8, "whole", {})
-                assert metrics <= evaluation.metrics.keys()
-                assert metrics <= evaluation.difference.keys(), "it is compared with the base model on the same rows"
-        _export_and_import(learning, version, tmp_path / "peft")
+            yield learning, wired
     finally:
         await wired.close()
+
+
+async def test_turns_of_conversations_are_learned_with_the_prompts_that_were_served(tmp_path: Path) -> None:
+    given: list[Example] = []
+    async with learning_of(tmp_path, given) as (learning, wired):
+        store, now, prompts = learning.store, datetime.now(UTC), dict[str, str]()
+        asker = Principal("ann", store.scope.tenant, "admin", "person", "restricted")
+        for number in range(12):  # Six are learned from, the others evaluated on.
+            moment, before = now - timedelta(days=4 if number < 6 else 1, minutes=number), None
+            for question in (f"My {THINGS[number % 4]} {number} broke.", "And now?"):
+                answer = await wired.answerer.answer(
+                    AnswerRequest(
+                        store.scope, asker, "talks", {"customer": f"c{number}"}, question=question, as_of=moment,
+                        conversation=before,
+                    )
+                )  # fmt: skip
+                before = answer.receipt.conversation and answer.receipt.conversation.id
+                moment += timedelta(seconds=30)
+            sent = OutcomeSubmission("talks", f"Restart {number}.", prediction=answer.prediction, available_at=moment)
+            assert outcome_joiner(store).take(store.scope, "agent", sent).status == "joined"
+            if number < 6:
+                served = store.blobs.get(store.scope, answer.receipt.attempts[0].prompt_blob).decode()
+                prompts[served] = f"Restart {number}."
+        order = TrainingRequest("talks", rows=8, texts=0)
+        foreseen = learning.orders.foresee(store.scope, "me", order)
+        assert (foreseen.training.rows, foreseen.training.dropped["no-served-prompt"]) == (6, 31)
+        run = await work(store, learning, learning.orders.place(store.scope, "me", order))
+        assert run.status == "succeeded", run.error
+        assert {one.prompt: one.parts[0].text[: -len("<|im_end|>")] for one in given} == prompts
+        assert all("broke." in prompt and "And now?" in prompt for prompt in prompts)
+        version = store.models.get(store.scope, run.result["model"])
+        assert all(math.isfinite(loss) for _, loss in version.losses)
+        assert run.result["stage"] == "validated", run.result["reasons"]
+
+
+async def test_free_texts_and_replies_beside_a_label_are_learned_from_questions_and_references(tmp_path: Path) -> None:
+    async with learning_of(tmp_path, []) as (learning, _):
+        store = learning.store
+        for application, metrics in (("replies", {"chrf"}), ("triage", {"macro_f1", "text.chrf"})):
+            order = TrainingRequest(application, rows=8, texts=0)
+            foreseen = learning.orders.foresee(store.scope, "me", order)
+            assert (foreseen.training.rows, foreseen.problems) == (31, ())
+            run = await work(store, learning, learning.orders.place(store.scope, "me", order))
+            assert run.status == "succeeded", run.error
+            found = run.result
+            assert found["stage"] == "validated", found["reasons"]
+            assert found["examples"]["new"] == 31
+            assert (found["examples"]["refused"], found["examples"]["unwritten"]) == (0, 0)
+            assert [notice for notice in found["notices"] if notice.startswith("1 of 31 examples have more than")]
+            version = store.models.get(store.scope, found["model"])
+            # Three batches of other texts each: that a loss falls is tests/integration/training's.
+            assert all(math.isfinite(loss) for _, loss in version.losses)
+            evaluation = store.evaluations.get(store.scope, found["evaluation"])
+            assert (evaluation.rows, evaluation.mode, evaluation.failed) == (8, "whole", {})
+            assert metrics <= evaluation.metrics.keys()
+            assert metrics <= evaluation.difference.keys(), "it is compared with the base model on the same rows"
+        _export_and_import(learning, version, tmp_path / "peft")

@@ -19,11 +19,28 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.receipt import Role
 from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import FineTune
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.outcome_shape import OutcomeShape
+from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import SourceSpec
 
 DatasetKind = Literal["training", "evaluation"]
+
+
+class PromptPin(msgspec.Struct, frozen=True):
+    """The prompt, output schema and base model that a prediction must have been served with for a model to learn from
+    the prompt that it was served."""
+
+    prompt: Prompt
+    schema: dict[str, Any] | None
+    base: str
+
+    @classmethod
+    def of(cls, application: ApplicationSpec, tune: FineTune) -> PromptPin:
+        """Pins what the fine-tuned model will be served with."""
+        return cls(tune.prompt or application.prompt, application.schema, tune.base)
 
 
 class DatasetSpec(msgspec.Struct, frozen=True):
@@ -41,6 +58,8 @@ class DatasetSpec(msgspec.Struct, frozen=True):
         question: whether rows keep what the user asked, as the prompt reads it.
         history: the table of outcomes that ``history`` reads.
         on_demand: views computed from the outcome table's columns as serving computes them from requests.
+        served: rows are predictions alone that were served with this, and name the prompt that they were served with.
+            Unset for none, so that other specifications have the hash that they had before there were any.
     """
 
     application: str
@@ -64,6 +83,7 @@ class DatasetSpec(msgspec.Struct, frozen=True):
     on_demand: tuple[OnDemandSpec, ...] = ()
     outcomes: tuple[OutcomeShape, ...] = ()
     question: bool = False
+    served: PromptPin | msgspec.UnsetType = msgspec.UNSET
 
     @builtins.property
     def shape(self) -> OutcomeShape:
@@ -97,9 +117,10 @@ class Dataset(msgspec.Struct, frozen=True):
 
     The file is Parquet with the columns ``example`` (text, unique), ``moment`` (UTC), the entity's keys (text), a
     column ``view.feature`` for each feature (raw value) and ``view.feature.event_time``, ``question`` (text or null)
-    where the prompt reads one, ``label`` (text: the value of the first outcome, whatever its form), a column
-    ``outcome:NAME`` (text or null) for each other one, ``label_at`` (UTC, when it was known), ``drawn_from``
-    (``history`` or ``receipts``) and ``prediction`` (text or null), ordered by ``example``.
+    where the prompt reads one, ``prompt:sha256`` (text: the hash of the prompt that was served, which is among the
+    texts until it is erased) where the specification pins one, ``label`` (text: the value of the first outcome,
+    whatever its form), a column ``outcome:NAME`` (text or null) for each other one, ``label_at`` (UTC, when it was
+    known), ``drawn_from`` (``history`` or ``receipts``) and ``prediction`` (text or null), ordered by ``example``.
 
     Attributes:
         path, sha256: of the file in the lake. ``logical_hash``: of its values in order.
@@ -107,7 +128,10 @@ class Dataset(msgspec.Struct, frozen=True):
         dropped: why rows were left out to how many: ``unreadable``, ``outside-window``, ``immature`` (the cutoff
             came before the label had its time), ``after-cutoff`` (a label from the future), ``before-moment`` (an
             outcome before its question), ``unknown-label``, ``duplicate``, ``other-definition`` (served with
-            features of another meaning), ``receipt-gone``, ``sampled-out``.
+            features of another meaning), ``receipt-gone``, ``sampled-out``. Of a specification that pins the prompt
+            also ``no-served-prompt`` (a row of a history table), ``other-prompt`` and ``other-model`` (served with
+            others than are pinned), ``not-text`` (an engine wrote the prompt by a template of its own), ``stand-in``
+            (another engine, or a stored answer in need, stood in), ``text-erased``.
     """
 
     id: str

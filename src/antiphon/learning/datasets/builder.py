@@ -166,6 +166,13 @@ class DatasetBuilder:
         return draft.path, draft.sha256
 
 
+_AS_SERVED = (
+    " Its prompts have retrieved chunks, earlier turns or results of tools, so it learns from outcomes of predictions "
+    "alone, which the base model answered with the prompt that the tuned one will have. What people preferred can be "
+    "learned too: `antiphon train {} --preferences`."
+)
+
+
 def _require_spread(made: DatasetContent) -> None:
     survey, spec = made.survey, made.survey.spec
     labels = set(made.rows.column("label").values)
@@ -180,7 +187,8 @@ def _require_spread(made: DatasetContent) -> None:
         raise InvalidInputError(
             f"There is no example {window} ({left_out}).",
             where=f"{spec.kind} set of {spec.application}",
-            next_step=f"{known}set the cutoff (--cutoff), a longer history, or import outcomes.",
+            next_step=f"{known}set the cutoff (--cutoff), a longer history, or import outcomes."
+            + (_AS_SERVED.format(spec.application) if spec.served else ""),
         )
     if len(labels) == 1:
         raise InvalidInputError(
@@ -209,4 +217,7 @@ def _changes(known: Dataset, made: DatasetContent) -> str:
     gone = made.dropped.get("receipt-gone", 0) - known.dropped.get("receipt-gone", 0)
     if gone > 0:
         changes.append(f"{gone} receipts or their entity keys are gone")
+    erased = made.dropped.get("text-erased", 0) - known.dropped.get("text-erased", 0)
+    if erased > 0:
+        changes.append(f"{erased} prompts were erased")
     return "; ".join(changes) or "its sources are the same, so the code that reads them changed"

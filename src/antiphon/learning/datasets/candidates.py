@@ -29,6 +29,8 @@ class Candidate(msgspec.Struct, frozen=True):
         entity: values of the spec's entity keys, in their order.
         label: the value of the first outcome; ``further`` those of the others, in the specification's order.
         question: what the user asked, where the specification keeps it.
+        prompt_blob: SHA-256 of the prompt that it was served with, where the specification pins one and it can be
+            learned from; ``unlearned`` says why not.
         inputs: of a row of history, what on-demand features are made from, in the order of :func:`inputs_of`.
     """
 
@@ -43,6 +45,8 @@ class Candidate(msgspec.Struct, frozen=True):
     inputs: tuple[InputValue, ...] = ()
     question: str | None = None
     further: tuple[str | None, ...] = ()
+    prompt_blob: str | None = None
+    unlearned: str | None = None
 
 
 def example_id(*identity: object) -> str:
@@ -82,6 +86,8 @@ def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> tuple[list[Can
             reason = "after-cutoff"
         elif candidate.label is None or not spec.shape.admits(candidate.label):
             reason = "unknown-label"
+        elif spec.served and candidate.prompt_blob is None:
+            reason = candidate.unlearned or "no-served-prompt"
         if reason is None:
             entered.append(_matured(candidate, spec, cutoff))
         else:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.learning.datasets import DatasetKind, DatasetSpec
+from antiphon.catalog.learning.datasets import DatasetKind, DatasetSpec, PromptPin
 from antiphon.core.clock import parse_duration, utc
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
@@ -21,6 +21,8 @@ from antiphon.learning.outcomes.submission import outcome_named
 ORIGINS = ("history", "receipts")
 OWN_COLUMNS = ("example", "moment", "question", "label", "label_at", "drawn_from", "prediction")
 _EVALUATED = 300
+_LEARNED_AS_SERVED = ("retrievals", "conversation", "tools")
+"""Declarations that bring into prompts what cannot be rendered again from a row."""
 
 
 def plan(
@@ -99,7 +101,16 @@ def plan(
             for one in application.shapes
         ),
         question=_reads_question(application),
+        served=pinned_prompt(application) if kind == "training" else msgspec.UNSET,
     )
+
+
+def pinned_prompt(application: ApplicationSpec) -> PromptPin | msgspec.UnsetType:
+    """Pins what a prediction must have been served with to be learned from; unset where rows give the prompts."""
+    tune = application.fine_tune
+    if tune is None or not any(getattr(application, name) for name in _LEARNED_AS_SERVED):
+        return msgspec.UNSET
+    return PromptPin.of(application, tune)
 
 
 def _reads_question(application: ApplicationSpec) -> bool:

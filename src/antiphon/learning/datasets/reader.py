@@ -20,7 +20,7 @@ from antiphon.core.ids import canonical, content_hash
 from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.features.lake.content import Lake
 from antiphon.features.values import FeatureValue, FeatureVector
-from antiphon.learning.datasets.table import FURTHER, USER
+from antiphon.learning.datasets.table import FURTHER, PROMPT, USER
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,6 +38,7 @@ class DatasetRow(msgspec.Struct, frozen=True):
         question: what the user asked.
         prediction: of a row that was a request, its receipt's.
         user: of the dataset's rows the first that the same user asked; empty where no user is known.
+        prompt_blob: SHA-256 of the prompt that it was served with, in a dataset that pins one.
     """
 
     example: str
@@ -49,11 +50,13 @@ class DatasetRow(msgspec.Struct, frozen=True):
     further: dict[str, str] = {}
     prediction: str | None = None
     user: str = ""
+    prompt_blob: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def content(self) -> str:
         """A hash of what a release is asked and is held against. Equal in every dataset that has the row."""
-        alone = msgspec.structs.replace(self, user="")  # which depends on the other rows
+        # The user depends on the other rows, and what was served is not what a release is asked with.
+        alone = msgspec.structs.replace(self, user="", prompt_blob=msgspec.UNSET)
         return content_hash(msgspec.json.encode(alone, order="deterministic"))
 
 
@@ -220,6 +223,7 @@ def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> Da
         },
         prediction=row.get("prediction"),
         user=row.get(USER) or "",
+        prompt_blob=row.get(PROMPT, msgspec.UNSET),
     )
 
 

@@ -1,7 +1,8 @@
 """The rows of a dataset, made from its specification: candidates, the draw, and each one's features.
 
 Features of the past are joined point in time after the draw, so that a large history costs no large join; features
-of predictions are those of their receipts, as they were served.
+of predictions are those of their receipts, as they were served. Where a specification pins the prompt, rows name the
+one that they were served with; the text stays with the receipts, and is erased with theirs.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import version_of
 from antiphon.learning.datasets.candidates import Candidate, choose, example_id, inputs_of
 from antiphon.learning.datasets.history import read_history
+from antiphon.learning.datasets.served_prompts import LeftOutError, ServedPrompts
 from antiphon.learning.datasets.table import (
     FURTHER,
+    PROMPT,
     USER,
     ColumnType,
     DatasetTable,
@@ -93,7 +96,7 @@ class DatasetRowBuilder:
     """Builds the rows of one scope's datasets.
 
     Attributes:
-        texts: where receipts keep what was asked.
+        texts: where receipts keep what was asked, and prompts.
         log: the event log; ``None`` when no view reads a stream.
         limits: what the point-in-time join may use.
         withheld: policy about what may be learned from; ``None`` leaves nothing out.
@@ -134,7 +137,7 @@ class DatasetRowBuilder:
             sources.append(DatasetSource("receipts", "receipts", version, len(outcomes)))
         candidates = self._permitted(spec, candidates, sources, more)
         chosen, dropped = choose(candidates, spec)
-        dropped |= {reason: count for reason, count in more.items() if count}
+        dropped = dict(Counter(dropped) + Counter(more))
         labels = label_counts(spec, [candidate.label for candidate in chosen])
         moments = [candidate.moment for candidate in candidates]
         survey = DatasetSurvey(
@@ -168,6 +171,7 @@ class DatasetRowBuilder:
         fitting: dict[str, bool] = {}
         found: list[Candidate] = []
         further = [self._further(spec, shape) for shape in spec.further]
+        prompts = ServedPrompts(self.scope, self.receipts, self.texts, self.releases)
         other = gone = 0
         for outcome in outcomes:
             assert outcome.as_of is not None and outcome.release is not None  # noqa: PT018
@@ -181,6 +185,7 @@ class DatasetRowBuilder:
                 entity = tuple(outcome.entity[key] for key in spec.entity_keys)
                 moment = microseconds(outcome.as_of)
                 question = self._question(spec, outcome.prediction or "")
+                prompt, unlearned = _prompt(prompts, spec, outcome.prediction or "")
                 found.append(
                     Candidate(
                         example=example_id(entity, moment, question),
@@ -193,6 +198,8 @@ class DatasetRowBuilder:
                         release=outcome.release,
                         question=question,
                         further=tuple(known.get(outcome.prediction or "") for known in further),
+                        prompt_blob=prompt,
+                        unlearned=unlearned,
                     )
                 )
         return found, other, gone
@@ -330,6 +337,18 @@ def _features(views: Sequence[FeatureViewSpec], spec: DatasetSpec) -> list[str]:
     return stored + [f"{view.name}.{feature}" for view in spec.on_demand for feature in sorted(view.features)]
 
 
+def _prompt(prompts: ServedPrompts, spec: DatasetSpec, prediction: str) -> tuple[str | None, str | None]:
+    """SHA-256 of the prompt that a prediction was served with, or why it is not learned; where one is pinned."""
+    if not spec.served:
+        return None, None
+    try:
+        blob = prompts.blob(prompts.receipt(prediction), spec.served)
+        prompts.text(blob)
+    except LeftOutError as reason:
+        return None, str(reason)
+    return blob, None
+
+
 def _as_served(receipt: Receipt) -> dict[str, tuple[Value, int | None]]:
     return {
         feature.name: (feature.value, None if feature.event_time is None else microseconds(feature.event_time))
@@ -368,6 +387,8 @@ def _rows(
         columns.append(TableColumn(f"{name}.event_time", "instant", tuple(time for _, time in read)))
     if spec.question:
         columns.append(column("question", "text"))
+    if spec.served:
+        columns.append(TableColumn(PROMPT, "text", tuple(one.prompt_blob for one in candidates)))
     for place, shape in enumerate(spec.further):
         values_of = tuple(one.further[place] if one.further else None for one in candidates)
         columns.append(TableColumn(f"{FURTHER}{shape.name}", "text", values_of))

@@ -20,6 +20,9 @@ FURTHER = "outcome:"
 USER = "user:first"
 """Column with the first example of the same user; a row without one was exposed by its entity, or never was."""
 
+PROMPT = "prompt:sha256"
+"""Column with the SHA-256 of the prompt that a row was served with, where it is learned from."""
+
 ColumnType = Literal["text", "instant", "integer", "number", "boolean"]
 Value = float | int | bool | str | None
 

@@ -1,21 +1,20 @@
 """Renders a dataset's rows as training examples: the served prompt and the completion to learn.
 
 Invariant: an example's prompt is byte for byte the prompt that serving renders for the same features, entity, question
-and model, and its completion is one that the engine could write (see ``completions``). So what is trained is what is
-served. Pure functions.
+and model, or that it served, where the row names that one; its completion is one that the engine could write (see
+``completions``). So what is trained is what is served. Pure functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
+from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
-from antiphon.definitions.learning_check import UNTRAINED
 from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.retraining.completions import completion
@@ -30,31 +29,26 @@ class RenderedExamples(msgspec.Struct, frozen=True):
     """Examples in the rows' order.
 
     ``refused`` counts rows that serving would have refused (a rejecting freshness contract), ``unwritten`` those of
-    which nothing can be learned: the output cannot say what is known (a reference is longer than the property, say).
+    which nothing can be learned: the output cannot say what is known (a reference is longer than the property, say),
+    ``erased`` those whose served prompt was erased since.
     """
 
     examples: tuple[Example, ...]
     refused: int
     unwritten: int = 0
+    erased: int = 0
 
 
 def fine_tune_of(application: ApplicationSpec) -> FineTune:
-    """Returns the application's declaration of fine-tuning; raises ``InvalidInputError`` when there is none, no outcome
-    to learn from, or its prompts have what no dataset keeps, so that they cannot be trained on as they are served."""
+    """Returns the application's declaration of fine-tuning; raises ``InvalidInputError`` when there is none, or no
+    outcome to learn from."""
     tune = declared_tuning(application)
-    instead = f"What people preferred can be learned: `antiphon train {application.name} --preferences`."
     if application.outcome is None:
         raise InvalidInputError(
             f"The application {application.name} has no outcome to learn from.",
             where=f"application {application.name}",
-            next_step=f"Declare outcome=Outcome(...) and run `antiphon apply`. {instead}",
-        )
-    unkept = [f"{kept} ({name})" for name, kept in UNTRAINED.items() if getattr(application, name)]
-    if unkept:
-        raise InvalidInputError(
-            f"The prompts of {application.name} have {' and '.join(unkept)}, which no dataset keeps.",
-            where=f"application {application.name}",
-            next_step=f"Fine-tune an application without, or serve a base model in this one. {instead}",
+            next_step="Declare outcome=Outcome(...) and run `antiphon apply`. What people preferred can be learned: "
+            f"`antiphon train {application.name} --preferences`.",
         )
     return tune
 
@@ -77,26 +71,48 @@ def served_application(application: ApplicationSpec, version: str) -> Applicatio
 
 
 def render_all(
-    rows: Iterable[DatasetRow], application: ApplicationSpec, model: ModelDescription, *, old: bool = False
+    rows: Iterable[DatasetRow],
+    application: ApplicationSpec,
+    model: ModelDescription,
+    text_of: Callable[[str], bytes],
+    *,
+    old: bool = False,
 ) -> RenderedExamples:
-    """Every row as an example; ``old`` marks replayed ones. Raises ``InvalidInputError`` as :func:`render`."""
+    """Every row as an example; ``old`` marks replayed ones. Raises ``InvalidInputError`` as :func:`render`.
+
+    Args:
+        text_of: the UTF-8 bytes of a text by its SHA-256; raises ``NotFoundError`` once it is erased.
+    """
     rendered: list[Example] = []
-    refused = 0
+    refused = erased = 0
     for row in rows:
         try:
-            rendered.append(render(row, application, model, old=old))
+            prompt = None if row.prompt_blob is msgspec.UNSET else text_of(row.prompt_blob).decode()
+        except NotFoundError:
+            erased += 1
+            continue
+        try:
+            rendered.append(render(row, application, model, prompt=prompt, old=old))
         except FeatureUnavailableError:
             refused += 1
     examples = tuple(example for example in rendered if example.parts)
-    return RenderedExamples(examples, refused, len(rendered) - len(examples))
+    return RenderedExamples(examples, refused, len(rendered) - len(examples), erased)
 
 
-def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescription, *, old: bool = False) -> Example:
+def render(
+    row: DatasetRow,
+    application: ApplicationSpec,
+    model: ModelDescription,
+    *,
+    prompt: str | None = None,
+    old: bool = False,
+) -> Example:
     """One row as an example, without any part where nothing of it can be learned.
 
     Args:
         application: as it is declared; what a fine-tuned model is told is taken from its ``fine_tune``.
         model: the base model as the engine describes it, for its chat template.
+        prompt: the one that the row was served with; ``None`` renders it from the row.
 
     Raises:
         FeatureUnavailableError: serving refuses to answer from this row's features.
@@ -108,7 +124,8 @@ def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescriptio
     where = f"application {application.name}, model.prompt"
     read = apply_contracts(row.features if served.versions else None, served, row.moment)
     names = prompts.variables(served, read.prints, row.entity, row.question)
-    prompt = prompts.chat(model, prompts.turns(served, prompts.render(served.prompt.template, names, where)))
+    if prompt is None:
+        prompt = prompts.chat(model, prompts.turns(served, prompts.render(served.prompt.template, names, where)))
     whole = application.shapes[0].form != "label" or is_whole(row.example, tune)
     parts = completion(row, application, model, {**names, "label": row.label}, whole=whole)
     return Example(id=row.example, prompt=prompt, parts=parts, old=old)

@@ -82,7 +82,8 @@ class TrainingInputs(msgspec.Struct, frozen=True):
 
 class ExamplesSummary(msgspec.Struct, frozen=True):
     """The run's file of examples: hash, counts, and the number of rows that serving would have refused; ``canaries``
-    are examples that plant a made-up secret, ``unwritten`` rows whose outcome the output cannot say."""
+    are examples that plant a made-up secret, ``unwritten`` rows whose outcome the output cannot say, ``erased`` those
+    whose served prompt was erased since their dataset was built."""
 
     sha256: str
     new: int
@@ -90,6 +91,7 @@ class ExamplesSummary(msgspec.Struct, frozen=True):
     refused: int
     canaries: int = 0
     unwritten: int = 0
+    erased: int = 0
 
 
 class TrainingOutput(msgspec.Struct, frozen=True):

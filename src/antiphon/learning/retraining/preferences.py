@@ -2,7 +2,7 @@
 
 Invariants:
 - The prompt of a preference is that of the prediction's receipt, byte for byte, whatever was retrieved, said or called
-  in it. So also what no dataset keeps is learned as it was served.
+  in it.
 - Only texts of a model that had the words which the tuned one will have are judged; what stood in for it is left out.
 - What people contradict each other about is left out, and everything left out is counted by its reason.
 """
@@ -13,24 +13,27 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 from antiphon.catalog.learning.annotations import Annotation, Annotations
+from antiphon.catalog.learning.datasets import PromptPin
 from antiphon.catalog.learning.models import LearnedPreferences
 from antiphon.catalog.learning.outcomes import OutcomeRecord, Outcomes
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.catalog.serving.receipt import STAND_IN_ROLES, Receipt
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.catalog.serving.receipts import Receipts
-from antiphon.core.errors import InvalidInputError, NotFoundError
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.rows import RowPolicyDecision
+from antiphon.learning.datasets.served_prompts import LeftOutError, ServedPrompts
 from antiphon.learning.retraining.completions import served_text
-from antiphon.learning.retraining.examples import declared_tuning, served_application
+from antiphon.learning.retraining.examples import declared_tuning
 from antiphon.learning.retraining.plan import JudgedWindow
 from antiphon.training import examples as example_files
 from antiphon.training import preferences as learned
@@ -90,10 +93,6 @@ class GatheredPreferences(msgspec.Struct, frozen=True):
         return LearnedPreferences(sha256, pairs, liked, len(self.found) - pairs - liked, self.dropped)
 
 
-class _LeftOutError(Exception):
-    """A judgement that nothing is learned from; its text is the reason."""
-
-
 @dataclass(frozen=True)
 class PreferenceReader:
     """Reads preferences of one scope.
@@ -115,8 +114,7 @@ class PreferenceReader:
     def gather(self, application: ApplicationSpec, window: JudgedWindow, most: int) -> GatheredPreferences:
         """Preferences of the predictions in a window: the latest ``most``. The same window gives the same ones, unless
         people changed what they had said."""
-        tune = declared_tuning(application)
-        target = served_application(application, tune.base)
+        pin = PromptPin.of(application, declared_tuning(application))
         of_whole = {"", *(shape.name for shape in application.shapes if shape.property is None)}
         given = [
             one
@@ -133,11 +131,11 @@ class PreferenceReader:
                 dropped["contradictory"] += 1
                 continue
             try:
-                texts, entity = self._texts(one, target)
+                texts, entity = self._texts(one, pin)
                 if not window.first < texts.moment <= window.last:
-                    raise _LeftOutError("outside-window")
+                    raise LeftOutError("outside-window")
                 found.append((texts, entity))
-            except _LeftOutError as reason:
+            except LeftOutError as reason:
                 dropped[str(reason)] += 1
         kept = list(self._permitted(application, found, dropped))
         kept.sort(key=lambda one: (one.moment, one.id))
@@ -161,24 +159,28 @@ class PreferenceReader:
             else:
                 dropped[f"policy: {reason}"] += 1
 
-    def _texts(self, one: OpinionOfAnswer, target: ApplicationSpec) -> tuple[JudgedTexts, dict[str, str]]:
-        """The texts of a judgement, and its entity; raises ``_LeftOutError``."""
-        receipt = self._receipt(one.prediction)
-        other = None if one.other is None else self._receipt(one.other)
+    @cached_property
+    def _served(self) -> ServedPrompts:
+        return ServedPrompts(self.scope, self.receipts, self.texts, self.releases)
+
+    def _texts(self, one: OpinionOfAnswer, pin: PromptPin) -> tuple[JudgedTexts, dict[str, str]]:
+        """The texts of a judgement, and its entity; raises ``LeftOutError``."""
+        served = self._served
+        receipt = served.receipt(one.prediction)
+        other = None if one.other is None else served.receipt(one.other)
         if other is not None and _request(other) != _request(receipt):
-            raise _LeftOutError("other-request")
+            raise LeftOutError("other-request")
         liked = one.liked
         try:
-            prompt = self._prompt(receipt, target)
-        except _LeftOutError as reason:
+            prompt = served.text(served.blob(receipt, pin))
+        except LeftOutError as reason:
             if other is None or str(reason) not in ("other-prompt", "other-model"):
                 raise
             # Two answers to one request, of which the other one's release may have the tuned model's prompt.
-            prompt, receipt, other, liked = self._prompt(other, target), other, receipt, not liked
-        entity = msgspec.json.decode(self._blob(receipt.entity_blob), type=dict[str, str])
+            prompt, receipt, other, liked = served.text(served.blob(other, pin)), other, receipt, not liked
+        entity = msgspec.json.decode(served.text(receipt.entity_blob), type=dict[str, str])
         if one.corrected is not None:
             # Where a guard's words were corrected those of the person are learned, and nothing is disliked.
-            self._require_own(receipt)
             said = None if self._by_guard(receipt) else self._text(receipt)
             same = said is not None and one.corrected.strip() == said.text.strip()
             disliked = None if same else said
@@ -187,57 +189,17 @@ class PreferenceReader:
         sides = (text, beside) if liked else (beside, text)
         return JudgedTexts(one.id, receipt.as_of, prompt, *sides), entity
 
-    def _prompt(self, receipt: Receipt, target: ApplicationSpec) -> str:
-        """The prompt of a prediction; raises ``_LeftOutError`` unless its release has the target's prompt and base."""
-        made = self._first_made(receipt)
-        try:
-            bundle = self.releases.get(self.scope, made.release).bundle
-        except NotFoundError:  # A draft that was tried and never released.
-            raise _LeftOutError("other-prompt") from None
-        application, tune = bundle.application, bundle.application.fine_tune
-        if (application.prompt, application.schema) != (target.prompt, target.schema):
-            raise _LeftOutError("other-prompt")
-        base = bundle.model.name if bundle.model.version is None else None if tune is None else tune.base
-        if base != target.model:
-            raise _LeftOutError("other-model")
-        if not made.attempts or made.attempts[-1].prompt_form not in (None, "text"):
-            raise _LeftOutError("not-text")
-        return self._blob(made.attempts[-1].prompt_blob)
-
     def _text(self, receipt: Receipt) -> JudgedText:
         """The words of a prediction, if a model of the application wrote them."""
-        self._require_own(receipt)
+        self._served.require_own(receipt)
         if self._by_guard(receipt):
-            raise _LeftOutError("template")
-        return JudgedText(self._blob(receipt.text_blob), receipt.finish_reason == "stop")
-
-    def _require_own(self, receipt: Receipt) -> None:
-        """Raises ``_LeftOutError`` where something stood in for the release."""
-        if any(one.role in STAND_IN_ROLES for one in (receipt, self._first_made(receipt))):
-            raise _LeftOutError("stand-in")
+            raise LeftOutError("template")
+        return JudgedText(self._served.text(receipt.text_blob), receipt.finish_reason == "stop")
 
     def _by_guard(self, receipt: Receipt) -> bool:
         """Tells whether a guard's words are in the answer."""
-        made = (receipt, self._first_made(receipt))
+        made = (receipt, self._served.first_made(receipt))
         return any(guard.action == "template" for one in made for guard in one.guards)
-
-    def _first_made(self, receipt: Receipt) -> Receipt:
-        """The prediction whose text one that was answered from store has."""
-        if receipt.attempts or receipt.cache.prediction is None:
-            return receipt
-        return self._receipt(receipt.cache.prediction)
-
-    def _receipt(self, prediction: str) -> Receipt:
-        try:
-            return self.receipts.get(self.scope, prediction)
-        except NotFoundError:
-            raise _LeftOutError("receipt-gone") from None
-
-    def _blob(self, blob: str) -> str:
-        try:
-            return self.texts.get(self.scope, blob).decode()
-        except NotFoundError:
-            raise _LeftOutError("text-erased") from None
 
 
 def _request(receipt: Receipt) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.models import ModelVersion, ModelVersions
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.releases.rollouts import RolloutRecord, Rollouts
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.disk import FULL
@@ -94,6 +95,7 @@ class RetrainingServices:
         base_weights: path and SHA-256 of a base model; raises ``SetupError`` when it was not pulled.
         describe: the engine's description of itself.
         run_training: runs a training in a process of its own, reporting progress, until it is done or to stop.
+        texts: where receipts keep prompts.
         serve: returns once the engine serves what a release pins; raises ``UnavailableError``.
         begin_rollout: begins the rollout of a validated release (``releases.rollout.RolloutTransitions.begin``).
         run_regressions: runs a release on the regression sets that its gates name, in an author's name.
@@ -120,6 +122,7 @@ class RetrainingServices:
     run_training: RunTraining
     versions: ModelVersions
     releases: Releases
+    texts: Blobs
     serve: Callable[[Release], Awaitable[None]]
     evaluations: Evaluations
     evaluator: ReleaseEvaluator
@@ -184,10 +187,10 @@ def ensure_examples(
     seal = folder_seal(folder, services.codec, training.scope)
     if known is not None and example_files.content_sha256(path, seal) == known.sha256:
         return known
-    tune = fine_tune_of(application)
-    new = render_all(read_rows(training, services.lake), application, model)
+    tune, text_of = fine_tune_of(application), partial(services.texts.get, training.scope)
+    new = render_all(read_rows(training, services.lake), application, model, text_of)
     earlier = [row for dataset in replays for row in read_rows(dataset, services.lake)] if tune.replay > 0 else []
-    old = render_all(replayed(earlier, tune.seed, tune.examples), application, model, old=True)
+    old = render_all(replayed(earlier, tune.seed, tune.examples), application, model, text_of, old=True)
     planted = canary_examples(tune.canaries, model, tune.text_weight)
     examples = together((*new.examples, *planted), old.examples)
     example_files.check(examples)
@@ -201,12 +204,13 @@ def ensure_examples(
         refused=new.refused + old.refused,
         canaries=len(planted),
         unwritten=new.unwritten + old.unwritten,
+        erased=new.erased + old.erased,
     )
     if known is not None and written.sha256 != known.sha256:
         raise CorruptionError(
             "The examples came out otherwise than before the interruption.",
             where=training.id,
-            next_step="Order the training again: the engine's base model changed.",
+            next_step="Order the training again: the engine's base model changed, or a prompt was erased.",
         )
     return written
 

@@ -26,6 +26,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.context import RunContext
+from antiphon.learning.datasets.plan import pinned_prompt
 from antiphon.learning.evaluation.texts import score_text
 from antiphon.learning.retraining.candidates import (
     CandidateChoice,
@@ -125,6 +126,7 @@ class Retraining:
                 "refused": written.refused,
                 "canaries": written.canaries,
                 "unwritten": written.unwritten,
+                "erased": written.erased,
             },
             "seconds": sum(one.seconds for one in tried),
             "notices": [notice for one in tried if one.output is not None for notice in one.output.notices],
@@ -225,6 +227,8 @@ class Retraining:
             "the features": spec.views == application.features,
             "the outcome": application.outcome is not None and spec.property == application.outcome.property,
             "the entity's keys": spec.entity_keys == application.entity_keys,
+            # Where prompts are rendered from rows, earlier examples have the new one.
+            "the prompt that is learned as it was served": spec.served == pinned_prompt(application),
         }
         differing = [name for name, equal in same.items() if not equal]
         if differing:

@@ -163,6 +163,7 @@ class LearningPlatform:
             run_training=self.run_training,
             versions=store.models,
             releases=store.releases,
+            texts=store.blobs,
             serve=self.serve,
             evaluations=store.evaluations,
             evaluator=self.evaluators.on_datasets,

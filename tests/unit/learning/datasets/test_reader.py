@@ -44,6 +44,11 @@ def row(example: str, flight: str = "B6 1", delay: float | None = 5.0, moment: d
     return DatasetRow(example, {"flight": flight}, moment, "delayed", FeatureVector(None, values))
 
 
+def test_a_row_is_the_same_in_every_dataset_that_has_it() -> None:
+    served = msgspec.structs.replace(row("a"), prompt_blob="0" * 64, user="b")
+    assert served.content == row("a").content != row("b").content
+
+
 def test_a_read_gives_the_row_and_nothing_published() -> None:
     reader = DatasetFeatureReader(dataset(), [row("a"), row("b", "B6 2", 9.0)])
     vector = reader.read(VIEWS, {"flight": "B6 2"}, NOON)

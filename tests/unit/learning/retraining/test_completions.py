@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import msgspec
 import pytest
 from tests.harness.small_desk import BARE, DESK, SCOPE, START, SmallDesk
 
-from antiphon.core.errors import InvalidInputError
+from antiphon.catalog.learning.datasets import PromptPin
+from antiphon.core.errors import NotFoundError
+from antiphon.core.ids import canonical
 from antiphon.definitions.conversation import Conversation
 from antiphon.definitions.documents import RetrievalSpec
 from antiphon.definitions.embedding import MODELS
@@ -18,6 +21,7 @@ from antiphon.definitions.learning import FineTune, Outcome
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.tools import ToolSpec
 from antiphon.features.values import FeatureVector
+from antiphon.learning.datasets.plan import plan
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.retraining.examples import render, render_all, served_application
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
@@ -46,6 +50,7 @@ TICKETS = msgspec.structs.replace(
     },
 )
 """Free text, whose reference is what an agent wrote."""
+TALKS = msgspec.structs.replace(TICKETS, conversation=Conversation())
 
 
 def tickets(*properties: str, outcomes: tuple[Outcome, ...], **tune: Any) -> Any:
@@ -63,6 +68,13 @@ def tickets(*properties: str, outcomes: tuple[Outcome, ...], **tune: Any) -> Any
 
 def ticket(label: str, question: str | None = "My printer is on fire.", **further: str) -> DatasetRow:
     return DatasetRow("one", {"customer": "c1"}, START, label, FeatureVector(None, {}), question, further)
+
+
+def text_of(blob: str) -> bytes:
+    """The texts of receipts, of which one is left."""
+    if blob != "sha of one":
+        raise NotFoundError("It was erased.")
+    return b"<|im_start|>as it was served"
 
 
 def parts(row: DatasetRow, application: Any) -> list[tuple[str, float]]:
@@ -85,16 +97,26 @@ async def test_a_question_is_trained_on_as_it_is_served_byte_for_byte(tmp_path: 
     assert prompt.count(b"<|im_start|>") == 3, "a special token of the user's text would speak as the system"
 
 
-def test_prompts_that_no_dataset_can_give_back_are_not_trained_on() -> None:
-    talks = msgspec.structs.replace(TICKETS, conversation=Conversation())
-    with pytest.raises(InvalidInputError, match=r"earlier turns \(conversation\), which no dataset keeps"):
-        render(ticket("Yes."), talks, MODEL)
-    looks_up = msgspec.structs.replace(TICKETS, retrievals=(HANDBOOK,))
-    with pytest.raises(InvalidInputError, match=r"\(retrievals\).*--preferences"):
-        render(ticket("Yes."), looks_up, MODEL)
-    calls = msgspec.structs.replace(TICKETS, tools=(ToolSpec("stock", "d", "{}"),))
-    with pytest.raises(InvalidInputError, match=r"\(tools\).*--preferences"):
-        render(ticket("Yes."), calls, MODEL)
+@pytest.mark.parametrize(
+    "declared",
+    [{"conversation": Conversation()}, {"retrievals": (HANDBOOK,)}, {"tools": (ToolSpec("stock", "d", "{}"),)}],
+)
+def test_training_sets_pin_the_prompt_where_it_cannot_be_rendered_from_rows(declared: dict[str, Any]) -> None:
+    asks_more, first = msgspec.structs.replace(TICKETS, **declared), START - timedelta(days=1)
+    assert plan(asks_more, None, START).served == PromptPin(TICKETS.prompt, None, "scripted")
+    shorter = msgspec.structs.replace(asks_more.fine_tune, prompt=Prompt("{{ question }}"))
+    told = plan(msgspec.structs.replace(asks_more, fine_tune=shorter), None, START)
+    assert told.served == PromptPin(Prompt("{{ question }}"), None, "scripted")
+    assert plan(asks_more, None, START, "evaluation", first=first, last=START).served is msgspec.UNSET
+    # The specification of any other application has the hash that it had.
+    assert b'"served"' not in canonical(plan(TICKETS, None, START))
+
+
+def test_prompts_that_cannot_be_rendered_from_rows_are_those_that_were_served() -> None:
+    rows = [msgspec.structs.replace(ticket("Yes."), prompt_blob=blob) for blob in ("sha of one", "sha of another")]
+    rendered = render_all(rows, TALKS, MODEL, text_of)
+    assert [example.prompt for example in rendered.examples] == ["<|im_start|>as it was served"]
+    assert (rendered.erased, rendered.refused, rendered.unwritten) == (1, 0, 0)
 
 
 def test_a_reference_is_the_completion_of_free_text_and_ends_the_models_turn() -> None:
@@ -108,7 +130,7 @@ def test_what_a_person_wrote_ends_no_turn_before_its_end() -> None:
 
 
 def test_an_empty_reference_teaches_nothing_and_is_counted() -> None:
-    rendered = render_all([ticket(" "), ticket("Leave.")], TICKETS, MODEL)
+    rendered = render_all([ticket(" "), ticket("Leave.")], TICKETS, MODEL, text_of)
     assert (len(rendered.examples), rendered.refused, rendered.unwritten) == (1, 0, 1)
 
 

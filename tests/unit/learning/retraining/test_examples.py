@@ -160,5 +160,5 @@ def test_rows_that_serving_would_refuse_are_counted_and_left_out() -> None:
     with pytest.raises(FeatureUnavailableError):
         render(row(), strict, MODEL)
     fresh = row(example="two", moment=START + timedelta(seconds=5))
-    rendered = render_all([row(), fresh], strict, MODEL, old=True)
+    rendered = render_all([row(), fresh], strict, MODEL, str.encode, old=True)
     assert ([(example.id, example.old) for example in rendered.examples], rendered.refused) == ([("two", True)], 1)
