@@ -106,7 +106,9 @@ class TalkingDesk(LearningDesk):
                 )
             )  # fmt: skip
             late = "delayed" if delay > 25 else "on_time"
-            sent = OutcomeSubmission("desk", late, prediction=answers[-1].prediction, available_at=self.clock.now())
+            sent = OutcomeSubmission(
+                value=late, prediction=answers[-1].prediction, application="desk", available_at=self.clock.now()
+            )
             assert self.joiner.take(SCOPE, "agent", sent).status == "joined"
         return answers
 
@@ -196,7 +198,7 @@ async def test_a_table_of_outcomes_alone_teaches_nothing_and_it_is_said(desk: Ta
     assert (run.status, "3 no-served-prompt" in str(run.error)) == ("failed", True)
 
 
-async def test_prompts_of_other_words_another_model_or_a_form_that_is_no_text_are_left_out(desk: TalkingDesk) -> None:
+async def test_prompts_of_other_words_or_of_another_model_are_left_out(desk: TalkingDesk) -> None:
     await desk.talk("B6 1", 5, 45)
     desk.publish(msgspec.structs.replace(desk.application, prompt=Prompt("Otherwise: {{ question }}")))
     await desk.talk("B6 2", 30)

@@ -186,7 +186,9 @@ async def test_turns_of_conversations_are_learned_with_the_prompts_that_were_ser
                 )  # fmt: skip
                 before = answer.receipt.conversation and answer.receipt.conversation.id
                 moment += timedelta(seconds=30)
-            sent = OutcomeSubmission("talks", f"Restart {number}.", prediction=answer.prediction, available_at=moment)
+            sent = OutcomeSubmission(
+                value=f"Restart {number}.", prediction=answer.prediction, application="talks", available_at=moment
+            )
             assert outcome_joiner(store).take(store.scope, "agent", sent).status == "joined"
             if number < 6:
                 served = store.blobs.get(store.scope, answer.receipt.attempts[0].prompt_blob).decode()
