@@ -553,7 +553,9 @@ async def worked(folder: Path, run: str, ended: str = "succeeded") -> dict[str, 
         registry, stop = WorkflowRegistry(), asyncio.Event()
         scorer = learning.evaluators.scorer
         WorkbenchWorkflows(wired.store, learning.recorded, scorer, learning.serve).register(registry)
-        executor = Executor(wired.store.database, registry, "worker", wired.store.scope, poll=0.01)
+        executor = Executor(
+            wired.store.database, registry, "worker", wired.store.scope, poll=0.01, backoff=timedelta(milliseconds=1)
+        )
         working = asyncio.create_task(executor.run_until(stop))
         async with asyncio.timeout(30):
             while (found := wired.store.runs.get(wired.store.scope, run)).status not in ENDED:
