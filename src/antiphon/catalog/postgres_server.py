@@ -39,9 +39,10 @@ _log = logging.getLogger(__name__)
 OLDEST = 15
 """The oldest major version of a server that is tested."""
 
-LOST_SECONDS = 5
-"""After this the server ends a transaction in which nothing happens: its client hangs, or its host is gone. It is less
-than :data:`BUSY_SECONDS`, so that those who wait for the lock get it."""
+LOST_SECONDS = 2
+"""After this the server ends a transaction in which nothing happens: its client hangs, or its host is gone. Processes of
+a host that is gone may be granted the lock one after another, for they had asked for it; together they take less than
+:data:`BUSY_SECONDS`, so that those who wait get it."""
 
 _MIGRATING_SECONDS = 60
 _CONNECT_SECONDS = 5
