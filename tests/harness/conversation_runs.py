@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -101,7 +102,7 @@ async def converse(
         for turn in range(turns):
             features.set(START, account__open_tickets=turn)
             for number, receipts in enumerate(talks):
-                question = QUESTIONS[turn % TURNS]
+                question = QUESTIONS[(turn + number) % TURNS]  # Or one would find what another one left.
                 own = receipts[-1].conversation if receipts and not by_messages else None
                 said[number].append(Message("user", question))
                 answer = await desk.answerer.answer(
@@ -135,10 +136,9 @@ async def _figures(desk: SmallDesk, talks: list[list[Receipt]]) -> ConversationF
             )
     every = [receipt for receipts in talks for receipt in receipts]
     replays = [await desk.replay(receipt) for receipt in every]
-    cached = sum(one.cached for one in measured)
     return ConversationFigures(
-        of_prompts=cached / sum(one.before for one in measured),
-        of_all=cached / sum(one.before + one.answered for one in measured),
+        of_prompts=_share(measured, [one.before for one in measured]),
+        of_all=_share(measured, [one.before + one.answered for one in measured]),
         turns=len(measured),
         kept=kept,
         answers=len(every),
@@ -146,3 +146,8 @@ async def _figures(desk: SmallDesk, talks: list[list[Receipt]]) -> ConversationF
         summaries=sum(len(one.conversation.summaries) for one in every if one.conversation is not None),
         first_bytes=tuple(receipt.timing.first_byte for receipts in talks for receipt in receipts[1:]),
     )
+
+
+def _share(turns: Sequence[TurnFigures], earlier: Sequence[int]) -> float:
+    """Share of each turn's earlier tokens that was not computed; more of its prompt may have been known."""
+    return sum(min(one.cached, known) for one, known in zip(turns, earlier, strict=True)) / sum(earlier)

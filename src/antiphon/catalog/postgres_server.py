@@ -40,8 +40,8 @@ OLDEST = 15
 """The oldest major version of a server that is tested."""
 
 LOST_SECONDS = 2
-"""After this the server ends a transaction in which nothing happens: its client hangs, or its host is gone. Processes of
-a host that is gone may be granted the lock one after another, for they had asked for it; together they take less than
+"""After this the server ends a transaction in which nothing happens: its client hangs, or its host is gone. Those of a
+host that is gone are granted the lock one after another where they had asked for it, and together have it for less than
 :data:`BUSY_SECONDS`, so that those who wait get it."""
 
 _MIGRATING_SECONDS = 60
