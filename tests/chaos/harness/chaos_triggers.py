@@ -42,7 +42,7 @@ CREATE TRIGGER chaos_end AFTER UPDATE OF status ON runs FOR EACH ROW
     WHEN (OLD.status IN ('succeeded', 'failed', 'cancelled')) EXECUTE FUNCTION chaos_note_end();
 """
 
-LONGEST_TAKE_OVER, LONGEST_LEASE = 90.0, 30.0
+LONGEST_TAKE_OVER = 90.0
 _POLL = 0.05
 
 
@@ -72,15 +72,14 @@ class TakeOver:
         self._runs = {run: (epoch, opened(given)) for run, epoch, given in self._all(running, workers)}
         self._jobs = dict(self._all("SELECT id, epoch FROM jobs"))
 
-    def seconds(self, killed: bool = True) -> dict[str, list[float]]:
-        """Wait for everything; the seconds of each duty, run and claim. What a killed process had and nobody took over
-        takes the longest time; one that goes on may have kept what it had, which does not count."""
-        longest = LONGEST_TAKE_OVER if killed else LONGEST_LEASE
+    def seconds(self, longest: float = LONGEST_TAKE_OVER) -> dict[str, list[float]]:
+        """Wait for everything, at most so many seconds from the strike; those of each duty, run and claim. What nobody
+        took over meanwhile takes the longest time."""
         while self.waits_for() and self._passed() < longest:
             time.sleep(_POLL)
         self._connection.close()
         taken = {
-            kind: [self._took.get(name, longest) for name in held if killed or name in self._took]
+            kind: [self._took.get(name, longest) for name in held]
             for kind, held in (("duty", self._duties), ("run", self._runs))
         }
         return {**taken, "claim": list(self._claimed.values())}
