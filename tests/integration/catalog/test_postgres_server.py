@@ -178,7 +178,7 @@ def test_doctor_says_version_latency_clock_privileges_and_connections(
         assert re.fullmatch(
             r"PostgreSQL 1\d\S*( \([^)]*\))?, answers in [\d.]+ ms, clock 0\.\d{3} s (behind|ahead of) this machine's, "
             rf"reads and writes {len(schema.metadata.tables)} tables, up to 3 connections a process, "
-            rf"\d+ of the server's 40 in use, "
+            rf"\d+ of the server's 100 in use, "
             rf"FSYNC IS OFF[^,]*, schema {schema.REVISION}",
             found,
         ), found

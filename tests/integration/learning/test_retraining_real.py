@@ -185,7 +185,8 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             assert run.status == "succeeded", run.error
             found = run.result
             assert (found["model"], found["stage"]) == ("desk.v1", "validated"), found["reasons"]
-            assert found["examples"] == {"new": 12, "replayed": 0, "refused": 0, "canaries": 0, "unwritten": 0}
+            counted = {"new": 12, "replayed": 0, "refused": 0, "canaries": 0, "unwritten": 0, "erased": 0}
+            assert found["examples"] == counted
             version = store.models.get(store.scope, "desk.v1")
             chosen = learning.services.arithmetic()
             assert (version.recipe["dtype"], version.recipe["device"]) == (chosen.dtype, chosen.device)
