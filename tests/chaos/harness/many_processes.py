@@ -79,7 +79,8 @@ class Report(msgspec.Struct, frozen=True):
     @property
     def holds(self) -> bool:
         """Whether nothing was violated, and what killed processes and hosts that were cut off had went on in time."""
-        taken = [kinds[kind] for kinds in (self.take_over, self.take_over_partitioned) for kind in ("run", "duty")]
+        cut_off = self.take_over_partitioned  # Together: a run of the harness sees a dozen of each.
+        taken = [self.take_over["run"], self.take_over["duty"], cut_off["run"] + cut_off["duty"]]
         in_time = all(rank(seconds, 0.95) < GOAL_TAKE_OVER for seconds in taken)
         return in_time and not any(self.violations.values())
 
