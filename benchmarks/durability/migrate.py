@@ -151,6 +151,7 @@ def killed(project: Path, urls: dict[str, str], kills: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "antiphon.cli.main", "migrate", "--project", str(project)]
     command += [word for store, url in urls.items() for word in (f"--{store}", url)]
     before, seconds, drawn = logical_hashes(project), 8.0, random.Random(SEED)
+    back = dict.fromkeys(STORES, EMBEDDED)
     ended = differ = 0
     for number in range(kills):
         began = time.monotonic()
@@ -160,13 +161,15 @@ def killed(project: Path, urls: dict[str, str], kills: int) -> dict[str, Any]:
         moving.kill()
         if moving.wait() == 0:
             seconds, ended = time.monotonic() - began, ended + 1
-            moved(project, dict.fromkeys(STORES, EMBEDDED))  # Whole, and back for the next.
+            moved(project, back)  # Whole, and back for the next.
         try:
             differ += logical_hashes(project) != before
         except SetupError:  # Between its last two steps: neither side is used, and the next move ends it.
             moved(project, urls)
-            moved(project, dict.fromkeys(STORES, EMBEDDED))
+            moved(project, back)
             differ += logical_hashes(project) != before
+        if urls["log"] in (project / FILE_NAME).read_text():  # It had been decided: all is there.
+            moved(project, back)
         say(f"killed {number + 1} times, {ended} moves ended before")
     return {"kills": kills, "ended": ended, "differ": differ}
 
