@@ -59,7 +59,7 @@ OFF = dict.fromkeys(
 
 
 def gates(*metrics):
-    return Gates(metrics={name: MetricGate() for name in metrics}, rows=5, **OFF)
+    return Gates(metrics={name: MetricGate() for name in metrics}, rows=3, **OFF)
 
 
 def learned():
