@@ -59,7 +59,7 @@ OFF = dict.fromkeys(
 
 
 def gates(*metrics):
-    return Gates(metrics={name: MetricGate() for name in metrics}, rows=3, **OFF)
+    return Gates(metrics={name: MetricGate() for name in metrics}, rows=5, **OFF)
 
 
 def learned():
@@ -177,7 +177,7 @@ async def test_turns_of_conversations_are_learned_with_the_prompts_that_were_ser
         asker = Principal("ann", store.scope.tenant, "admin", "person", "restricted")
         for number in range(12):  # Six are learned from, the others evaluated on.
             moment, before = now - timedelta(days=4 if number < 6 else 1, minutes=number), None
-            for question in (f"My {THINGS[number % 4]} {number} broke.", "And now?"):
+            for question in (f"My {THINGS[number % 4]} {number} broke.", f"And {number} times now?"):
                 answer = await wired.answerer.answer(
                     AnswerRequest(
                         store.scope, asker, "talks", {"customer": f"c{number}"}, question=question, as_of=moment,
@@ -199,10 +199,12 @@ async def test_turns_of_conversations_are_learned_with_the_prompts_that_were_ser
         run = await work(store, learning, learning.orders.place(store.scope, "me", order))
         assert run.status == "succeeded", run.error
         assert {one.prompt: one.parts[0].text[: -len("<|im_end|>")] for one in given} == prompts
-        assert all("broke." in prompt and "And now?" in prompt for prompt in prompts)
+        assert all("broke." in prompt and "times now?" in prompt for prompt in prompts)
         version = store.models.get(store.scope, run.result["model"])
         assert all(math.isfinite(loss) for _, loss in version.losses)
         assert run.result["stage"] == "validated", run.result["reasons"]
+        evaluation = store.evaluations.get(store.scope, run.result["evaluation"])
+        assert (evaluation.rows, evaluation.failed, evaluation.left_out) == (8, {}, {})
 
 
 async def test_free_texts_and_replies_beside_a_label_are_learned_from_questions_and_references(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from babel.localedata import locale_identifiers
 from babel.numbers import format_decimal
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from antiphon.definitions.application import Figure
@@ -68,6 +68,7 @@ ONE = (Figure("visit.wait", step=0.5, unit=("xun",), roles=()),)
     st.sampled_from(("latn", "default")),
     st.booleans(),
 )
+@example("tok", Decimal(1_234_567), "latn", True)  # Groups of two, apart by spaces.
 def test_a_figure_as_its_locale_writes_it_is_true(locale: str, value: Decimal, digits: str, grouped: bool) -> None:
     def text(stated: Decimal) -> str:
         number = format_decimal(stated, locale=locale, numbering_system=digits, group_separator=grouped)

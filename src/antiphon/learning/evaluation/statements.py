@@ -181,7 +181,8 @@ def _notation(locale: str) -> _Notation:
     first, second = (regex.escape(one) for one in ("".join(sorted(decimal)), signs + (_SPACES if spaced else "")))
     least, more = parsed.decimal_formats[None].grouping[:2]
     # What stands between digits belongs to a number, in whatever locale: one that is written otherwise is none.
-    written = rf"\d+(?:[.,{first}{regex.escape(signs)}]\d+" + (rf"|[{_SPACES}]\d{{3}}(?!\d)" if spaced else "") + ")*"
+    apart = rf"|[{_SPACES}](?:\d{{{least}}}|\d{{{more}}})(?!\d)" if spaced else ""
+    written = rf"\d+(?:[.,{first}{regex.escape(signs)}]\d+{apart})*"
     grouped = rf"\d{{1,{more}}}(?:[{second}]\d{{{more}}})*[{second}]\d{{{least}}}"
     conjunction = _LETTERS.findall(parsed.list_patterns["standard"]["2"])
     english = parsed.language == "en"

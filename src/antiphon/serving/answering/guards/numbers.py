@@ -24,9 +24,6 @@ from antiphon.core.errors import SetupError
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Scripts that write without spaces, as part of a set."""
 
-_RUN = regex.compile(
-    rf"(?<![\w--[{UNSPACED}]])(?<!\d[.,])-?(?:(?<!\w)[.,٫])?\d+(?:[.,'٫٬]\d+| \d{{3}}(?!\d))*(?!\d)", regex.VERSION1
-)
 _WORD = regex.compile(r"[^\W\d_]+")
 _ONE = {
     "en": ("a", "an"), "de": ("ein", "eine", "einen", "einem", "einer"), "fr": ("une",), "es": ("un", "una"),
@@ -68,13 +65,8 @@ def localized(print_: str, locale: str) -> str:
 
 def numerals(text: str, locale: str) -> Iterator[Numeral]:
     """Numbers of a :func:`plain` text: those in digits, then those in words."""
-    spaced = plain(get_group_symbol(_locale(locale))) == " "
-    for match in _RUN.finditer(text):
-        begin = match.start()
-        # Outside of locales that group by spaces, a space ends a number.
-        for piece in [match.group()] if spaced else match.group().split(" "):
-            yield Numeral(read(piece, locale), begin, begin + len(piece))
-            begin += len(piece) + 1
+    for match in _digits(locale).finditer(text):
+        yield Numeral(read(match.group(), locale), match.start(), match.end())
     language = _language(locale)
     for run in _runs(text, _vocabulary(language)):
         yield Numeral(_value(run, language), run[0].start(), run[-1].end(), words=True)
@@ -117,10 +109,29 @@ def _language(locale: str) -> str:
     return str(_locale(locale).language)
 
 
+def _signs(locale: str) -> tuple[str, str, int]:
+    """The decimal sign of a locale, the sign between its groups of digits, and the digits of the last group."""
+    parsed = _locale(locale)
+    decimal, group = (plain(one(parsed)) for one in (get_decimal_symbol, get_group_symbol))
+    return decimal, group, parsed.decimal_formats[None].grouping[0]
+
+
+@lru_cache(maxsize=64)
+def _digits(locale: str) -> regex.Pattern[str]:
+    """Digits with what stands between them: signs of any locale, and a space where this one groups by spaces."""
+    decimal, group, last = _signs(locale)
+    signs = regex.escape("".join(sorted({*".,'٫٬", decimal, group} - {" "})))
+    spaced = rf"| \d{{{last}}}(?!\d)" if group == " " else ""
+    return regex.compile(
+        rf"(?<![\w--[{UNSPACED}]])(?<!\d[.,])-?(?:(?<!\w)[.,٫])?\d+(?:[{signs}]\d+{spaced})*(?!\d)", regex.VERSION1
+    )
+
+
 @lru_cache(maxsize=64)
 def _format(locale: str) -> regex.Pattern[str]:
-    decimal, group = (regex.escape(plain(one(_locale(locale)))) for one in (get_decimal_symbol, get_group_symbol))
-    grouped = rf"\d{{1,3}}(?:{group}\d{{2,3}})*{group}\d{{3}}"
+    decimal, group, last = _signs(locale)
+    decimal, group = regex.escape(decimal), regex.escape(group)
+    grouped = rf"\d{{1,3}}(?:{group}\d{{2,3}})*{group}\d{{{last}}}"
     return regex.compile(rf"(?P<sign>-?)(?:(?P<whole>{grouped}|\d+)(?:{decimal}(?P<part>\d+))?|{decimal}(?P<part>\d+))")
 
 

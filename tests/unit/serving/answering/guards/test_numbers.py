@@ -1,8 +1,11 @@
 from decimal import Decimal
 
 import pytest
+from babel import Locale
+from babel.localedata import locale_identifiers
+from babel.numbers import format_decimal, get_decimal_symbol, get_group_symbol
 
-from antiphon.serving.answering.guards.numbers import localized, numerals, read
+from antiphon.serving.answering.guards.numbers import localized, numerals, plain, read
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,19 @@ from antiphon.serving.answering.guards.numbers import localized, numerals, read
 )
 def test_reads_what_the_locale_writes(locale: str, text: str, value: str | None) -> None:
     assert read(text, locale) == (None if value is None else Decimal(value))
+
+
+def test_every_locale_groups_and_parts_digits_in_its_way() -> None:
+    ways = {}
+    for name in sorted(locale_identifiers()):
+        locale = Locale.parse(name)
+        grouping = locale.decimal_formats[None].grouping
+        ways[get_decimal_symbol(locale), get_group_symbol(locale), grouping] = name
+    assert len(ways) > 10
+    for locale in ways.values():
+        for value in map(Decimal, ("100", "12345", "1234567.5")):
+            text = f"Lorem {format_decimal(value, locale=locale, numbering_system='latn')} xun"
+            assert [one.value for one in numerals(plain(text), locale) if not one.words] == [value], (text, locale)
 
 
 @pytest.mark.parametrize(
