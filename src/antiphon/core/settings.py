@@ -95,9 +95,10 @@ def parse(text: bytes, file: Path, environment: Mapping[str, str] | None = None)
     try:
         return msgspec.convert(document, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidInputError(
-            f"{error}.", where=str(file), next_step="See docs/settings.md for every field."
-        ) from None
+        why = str(error)
+        for pattern, name in sections.PATTERNS.items():
+            why = why.replace(f"`str` matching regex {pattern!r}", name)
+        raise InvalidInputError(f"{why}.", where=str(file), next_step="See docs/settings.md for every field.") from None
 
 
 def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.core.settings_sections import Section
+from antiphon.core.settings_sections import Duration, Section
 
 
 class OidcSettings(Section, frozen=True):
@@ -30,7 +30,7 @@ class OidcSettings(Section, frozen=True):
     role_claim: str = "role"
     name_claim: str = "sub"
     roles: dict[str, Literal["admin", "engineer", "service", "viewer"]] = msgspec.field(default_factory=dict)
-    leeway: str = "30s"
+    leeway: Duration = "30s"
 
 
 class IdentitySettings(Section, frozen=True):
@@ -44,9 +44,9 @@ class IdentitySettings(Section, frozen=True):
     """
 
     oidc: OidcSettings = OidcSettings()
-    session: str = "12h"
-    idle: str = "1h"
-    revocation_bound: str = "30s"
+    session: Duration = "12h"
+    idle: Duration = "1h"
+    revocation_bound: Duration = "30s"
 
 
 class EncryptionSettings(Section, frozen=True):
@@ -100,7 +100,7 @@ class AuditSettings(Section, frozen=True):
     """
 
     witness: str = ".antiphon/witness/checkpoints"
-    every: str = "10s"
+    every: Duration = "10s"
     origin: str = "antiphon"
 
 

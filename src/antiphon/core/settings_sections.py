@@ -10,6 +10,20 @@ from antiphon.core.log_files import RotationBounds
 
 MetricsAccess = Literal["open", "key", "off"]
 
+_DURATION = "(?!0+[a-z])[0-9]{1,9}(ms|s|m|h|d)"
+PATTERNS = {
+    f"^{_DURATION}$": "a duration: a whole number and ms, s, m, h or d, as 15m",
+    f"^({_DURATION}|off)$": "a duration, as 15m, or off",
+    "^([1-9]|[1-5][0-9]|60)s$": "whole seconds from 1s to 60s",
+}
+"""Forms of texts to their names in errors."""
+
+_duration, _duration_or_off, _lease = PATTERNS
+Duration = Annotated[str, msgspec.Meta(pattern=_duration)]
+DurationOrOff = Annotated[str, msgspec.Meta(pattern=_duration_or_off)]
+Lease = Annotated[str, msgspec.Meta(pattern=_lease)]
+"""A move of the project waits a little longer than a minute for a process that may have gone with its host."""
+
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of the sections: unknown fields are refused."""
@@ -102,10 +116,10 @@ class FeaturesSettings(Section, frozen=True):
     log_client_certificate: str | None = None
     log_client_key: str | None = None
     max_lag: int = 1_000_000
-    snapshots_kept: str = "30d"
-    quarantine_kept: str = "30d"
-    skew: str = "24h"
-    skew_kept: str = "90d"
+    snapshots_kept: Duration = "30d"
+    quarantine_kept: Duration = "30d"
+    skew: DurationOrOff = "24h"
+    skew_kept: Duration = "90d"
 
 
 class FeastSettings(Section, frozen=True):
@@ -124,9 +138,9 @@ class FeastSettings(Section, frozen=True):
     url: str | None = None
     project: str = "feast"
     token_variable: str | None = None
-    timeout: str = "500ms"
+    timeout: Duration = "500ms"
     failures: int = 5
-    retry: str = "5s"
+    retry: Duration = "5s"
     authority: str | None = None
     client_certificate: str | None = None
     client_key: str | None = None
@@ -185,9 +199,9 @@ class EngineSettings(Section, frozen=True):
     advertise: str | None = None
     certificate: str | None = None
     key: str | None = None
-    first_token: str = "30s"
+    first_token: Duration = "30s"
     fallback: tuple[str, ...] = ()
-    model_check: str = "5m"
+    model_check: DurationOrOff = "5m"
     on_change: Literal["serve", "refuse"] = "serve"
 
 
@@ -254,9 +268,9 @@ class GatewaySettings(Section, frozen=True):
     max_connections: int = 8_192
     max_in_flight: int = 256
     max_flex: int = 64
-    request_timeout: str = "120s"
-    flex_timeout: str = "15m"
-    queue_timeout: str = "10s"
+    request_timeout: Duration = "120s"
+    flex_timeout: Duration = "15m"
+    queue_timeout: Duration = "10s"
     batch_concurrency: int = 8
     metrics: MetricsAccess | None = None
 
@@ -284,7 +298,7 @@ class BatchSettings(Section, frozen=True):
     tables: str | None = None
     max_file_bytes: int = 209_715_200
     quota_bytes: int = 10_737_418_240
-    files_kept: str = "30d"
+    files_kept: Duration = "30d"
     max_requests: int = 50_000
     batches: int = 8
     concurrency: int = 16
@@ -334,21 +348,21 @@ class WorkerSettings(Section, frozen=True):
         nice: the nice value of a worker that `antiphon up` starts, so that gateways and engines come first.
     """
 
-    lease: str = "10s"
-    poll: str = "10s"
-    stream_poll: str = "50ms"
+    lease: Lease = "10s"
+    poll: Duration = "10s"
+    stream_poll: Duration = "50ms"
     stream_batch: int = 2_000
-    stream_budget: str = "250ms"
+    stream_budget: Duration = "250ms"
     stream_shares: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
     refresh: bool = True
     training_governed: bool = True
     training_pause: Literal["host", "everywhere"] = "host"
-    training_quiet: str = "1s"
-    training_poll: str = "50ms"
+    training_quiet: Duration = "1s"
+    training_poll: Duration = "50ms"
     training_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     training_min_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    demand_half_life: str = "6h"
-    drift: str = "24h"
+    demand_half_life: Duration = "6h"
+    drift: DurationOrOff = "24h"
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 15
 
 
@@ -360,8 +374,8 @@ class SupervisionSettings(Section, frozen=True):
         longest_wait: before a process that dies again and again is started again.
     """
 
-    silence: str = "60s"
-    longest_wait: str = "15s"
+    silence: Duration = "60s"
+    longest_wait: Duration = "15s"
 
 
 class ProcessesSettings(Section, frozen=True):

@@ -91,10 +91,10 @@ class StreamPartitions:
         gone: Callable[[str], bool],
         *,
         streams: Callable[[], Collection[str]],
+        seconds: float,
         shares: int = 1,
         changed: Callable[[], None] = lambda: None,
         wakeup: Wakeup | None = None,
-        seconds: float = 10.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._leases = leases

@@ -85,11 +85,20 @@ def sorting(request: GenerationRequest) -> ScriptedGeneration:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def engine() -> ScriptedEngine:
+    return ScriptedEngine(sorting, (msgspec.structs.replace(MODEL, name="smollm2-135m"),))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "antiphon.toml").write_text('[project]\nname = "desk"\n[engine]\nkind = "simulated"\n')
     (tmp_path / "definitions.py").write_text(DEFINITIONS)
-    models = (msgspec.structs.replace(MODEL, name="smollm2-135m"),)
-    monkeypatch.setattr(clients, "connect", lambda store, peer: ScriptedEngine(sorting, models))
+
+    def connected(store: Store, peer: str) -> ScriptedEngine:
+        engine.away = False  # Each command closes its connection.
+        return engine
+
+    monkeypatch.setattr(clients, "connect", connected)
     return tmp_path
 
 
@@ -369,14 +378,13 @@ async def test_a_search_under_way_keeps_what_it_has_unless_it_was_cancelled(stor
 
 @pytest.mark.parametrize("ends", ["succeeded", "failed"])
 def test_a_search_that_fails_is_tried_again_with_what_it_has_and_forgotten_once_it_is_given_up(
-    antiphon: Run, ask: Any, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch, ends: str
+    antiphon: Run, ask: Any, folder: Path, store: Store, engine: ScriptedEngine, ends: str
 ) -> None:
     for split, question in (("visible", "a flood"), ("visible", "my flood"), ("held-out", "no flood")):
         (prediction,) = ask(question)
         antiphon("evaluations", "add", prediction, "--set", "floods", "--label", "urgency=urgent", "--split", split)
     order = ["prompts", "optimize", "triage", "--set", "floods", "--by", "smollm2-135m", "--budget", "20"]
     run = antiphon(*order, "--no-wait", "--json").json()["run"]
-    models = (msgspec.structs.replace(MODEL, name="smollm2-135m"),)
     proposals: list[int] = []  # requests before each
 
     def failing(request: GenerationRequest) -> ScriptedGeneration:
@@ -390,14 +398,14 @@ def test_a_search_that_fails_is_tried_again_with_what_it_has_and_forgotten_once_
             return ScriptedGeneration("", error=InvalidInputError("No such model.", where="model"))
         return sorting(request)
 
-    engine = ScriptedEngine(failing, models)
-    monkeypatch.setattr(clients, "connect", lambda store, peer: engine)
+    engine.follow(failing)
     abandoned = store.runs.submit(store.scope, OPTIMIZE, {"of": "another worker"}, not_before=FAR)
     for kept in (kept_under(abandoned), "eval_of_another_kind"):
         store.evaluations.keep_answer(store.scope, kept, "score:1", "A question of a user.")
+    before = len(engine.asked)
     asyncio.run(worked(folder, run, ends))
     assert proposals[1] == proposals[0] + 1, "nothing that was answered is asked again"
-    prompts = [one.prompt for one in engine.asked if not proposes(one)]
+    prompts = [one.prompt for one in engine.asked[before:] if not proposes(one)]
     assert len(prompts) == len(set(prompts))
     assert bool(store.evaluations.answers(store.scope, kept_under(run))) == (ends == "failed")
     assert forget_ended_searches(store) == (1 if ends == "failed" else 0)

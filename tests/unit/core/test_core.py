@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -75,6 +76,24 @@ def test_an_error_says_what_where_and_what_next() -> None:
     both = InvalidDefinitionsError(["a.py:1: x", "a.py:2: y"])
     assert "a.py:1" in str(both)
     assert "a.py:2" in str(both)
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ('[worker]\nlease = "0s"', "whole seconds from 1s to 60s - at `$.worker.lease`"),
+        ('[worker]\nlease = "10m"', "whole seconds from 1s to 60s - at `$.worker.lease`"),
+        ('[worker]\npoll = "often"', "a duration: a whole number and ms, s, m, h or d, as 15m - at `$.worker.poll`"),
+        ('[features]\nskew = "never"', "a duration, as 15m, or off - at `$.features.skew`"),
+        ('[audit]\nevery = "00s"', "a duration: a whole number and ms, s, m, h or d, as 15m - at `$.audit.every`"),
+    ],
+)
+def test_settings_of_time_are_durations(tmp_path: Path, section: str, why: str) -> None:
+    (tmp_path / "antiphon.toml").write_text(section)
+    with pytest.raises(InvalidInputError, match=re.escape(f"Expected {why}.")):
+        settings.load(tmp_path, {})
+    (tmp_path / "antiphon.toml").write_text('[worker]\nlease = "60s"\ndrift = "off"\n[audit]\nevery = "010s"')
+    settings.load(tmp_path, {})
 
 
 def test_settings_name_the_field_that_is_misspelt(tmp_path: Path) -> None:

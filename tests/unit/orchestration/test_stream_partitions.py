@@ -163,7 +163,9 @@ def test_of_two_processes_of_one_name_one_consumes(host: Host) -> None:
 
 def test_streams_of_other_tenants_are_apart(host: Host) -> None:
     one = host.worker("a")
-    other = StreamPartitions(host.leases, "other", "b", "process 9", lambda _: False, streams=lambda: {"clicks"})
+    other = StreamPartitions(
+        host.leases, "other", "b", "process 9", lambda _: False, streams=lambda: {"clicks"}, seconds=SECONDS
+    )
     one.balance()
     other.balance()
     assert owned(one, other) == [{"clicks": ALL, "orders": ALL}, {"clicks": ALL}]

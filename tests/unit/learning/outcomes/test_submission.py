@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -50,7 +50,7 @@ def test_one_outcome_has_one_reference_however_it_is_written() -> None:
     assert reference_of(in_utc(there), declared) == reference_of(in_utc(here), declared)
     assert reference_of(OutcomeSubmission(application="desk", value="delayed", id="mine"), declared) == "mine"
     with pytest.raises(InvalidInputError, match="no time zone"):
-        in_utc(OutcomeSubmission(application="desk", value="delayed", at=datetime(2013, 4, 10)))  # noqa: DTZ001
+        in_utc(OutcomeSubmission(application="desk", value="delayed", at=NOON.replace(tzinfo=None)))
 
 
 SCHEMA = {
