@@ -23,7 +23,7 @@ from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
-from antiphon.orchestration.duties import Duties
+from antiphon.orchestration.duties import Duties, LeaseHolder
 
 SCOPE, RIVAL, SECRET = Scope(), Scope("rival"), b"s" * 32
 LEASE = timedelta(seconds=6)
@@ -71,7 +71,8 @@ class RunsScenario:
         abandoned = AbandonedRuns(process.database, SCOPE.environment, self.ended, every=2.0, listed_every=2.0)
         leases = ProcessLeases(process.database, SCOPE.environment)
         name, seconds = f"{WORKERS}{named}", LEASE.total_seconds()
-        duties = Duties(name, [executor, abandoned], leases, process.label, self.ended, seconds=seconds)
+        holder = LeaseHolder(leases, process.label, self.ended, seconds=seconds)
+        duties = Duties(name, [executor, abandoned], holder)
         await duties.run_until(process.stop)
 
     def ended(self, holder: str) -> bool:

@@ -22,7 +22,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.overlay_records import PARTITIONS, view_prefix
 from antiphon.features.streaming.consumer import StreamConsumer
-from antiphon.orchestration.duties import Duties
+from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.stream_partitions import StreamPartitions
 from antiphon.orchestration.streams import StreamPoller
 from antiphon.orchestration.worker import work
@@ -179,7 +179,8 @@ class StreamsScenario:
             seconds=LEASE,
             monotonic=now,
         )
-        duties = Duties("duties", [DutyRecord(self.on_duty, process)], leases, process.label, self.gone, seconds=LEASE)
+        holder = LeaseHolder(leases, process.label, self.gone, seconds=LEASE)
+        duties = Duties("duties", [DutyRecord(self.on_duty, process)], holder)
         await work([duties, partitions, poller], process.stop)
 
     def gone(self, holder: str) -> bool:

@@ -28,7 +28,7 @@ from antiphon.gateway.http.transport_security import TransportSecurity, require_
 from antiphon.operations.listening import listen
 from antiphon.operations.preflight import name_lock
 from antiphon.operations.processes import ProcessIdentity
-from antiphon.orchestration.duties import Duties
+from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.services.gateway_shares import PREFIX, GatewayShares
 from antiphon.services.moving.following import MoveWatch, engines_back, open_following
 
@@ -123,7 +123,8 @@ def _presence(wired: ProcessServices, app: Starlette) -> Duties:
     leases = ProcessLeases(store.database, store.scope.environment)
     shares = GatewayShares(leases, (wired.admission.divide, wired.gated.gate.divide, app.state.connections.among))
     parts = shares, AbandonedRuns(store.database, store.scope.environment, process.sees_end_of)
-    return Duties(f"{PREFIX}{process}", parts, leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
+    holder = LeaseHolder(leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
+    return Duties(f"{PREFIX}{process}", parts, holder)
 
 
 def server_of(app: Starlette, listening: GatewaySettings, transport: TransportSecurity | None = None) -> uvicorn.Server:

@@ -39,6 +39,7 @@ from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
 from antiphon.services.batches import ProjectTableJobs, askable, embedding_models, file_contents, file_store
+from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.engines import clients
 from antiphon.services.engines.remote_models import remote_model_lines
@@ -130,6 +131,7 @@ class ProcessServices:
             learning=learning_services(store, self.engine, self.commit, self.features),
             work=WorkServices(
                 runs=ProjectRuns(store, self.features),
+                schedules=partial(ProjectSchedules, store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,
                 batches=request_batches(store, self.files),

@@ -26,16 +26,18 @@ from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.operations.processes import ProcessIdentity
-from antiphon.orchestration.duties import Duties
+from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.tenant_pause import TenantPause
 from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
-from antiphon.services.batches import batch_context, table_jobs
+from antiphon.services.batches import ProjectTableJobs, batch_context, table_jobs
+from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.features.consumption import stream_consumption
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
+from antiphon.services.learning.evaluation_runs import EvaluationRuns
 from antiphon.services.learning.gate_runs import GateWorkflow
 from antiphon.services.learning.outcomes import drift_reports, function_scorer, outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
@@ -47,14 +49,11 @@ from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
-from antiphon.services.workflows import APPLY, DRIFT, GATES, WEBHOOK
+from antiphon.services.workflows import APPLY, DRIFT, EVALUATE, GATES, MOST_CHECKS, WEBHOOK
 from antiphon.training.processes import TrainingProcesses
 
 NAME_TAKEN = "this worker claims no run until that one ends: choose another --name, or end one of the two"
 """Said by a worker whose name another one has for longer than a lease lasts."""
-
-MOST_CHECKS = 16
-"""Releases that are held against their gates at once; most of the time they wait."""
 
 REJOIN_SECONDS = 30.0
 """Interval of joining outcomes that came before their prediction."""
@@ -135,12 +134,16 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         standbys=wired.standbys,
     )  # fmt: skip
     learning.register(registry)
+    registry.add(EVALUATE, EvaluationRuns(learning).run)
+    tables = ProjectTableJobs(store, wired.features, confined=False)
+    orders = ScheduledOrders(store, lambda: learning.orders, tables.create)
     lease = parse_duration(settings.lease)
     executor = Executor(store.database, registry, worker, store.scope, lease=lease, poll=poll)
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     agreement = ClockAgreement(store.database.clock, seconds_since_boot)
     leases = ProcessLeases(store.database, environment)
-    held = partial(Duties, leases=leases, holder=str(process), gone=process.has_ended, seconds=lease.total_seconds())
+    holder = LeaseHolder(leases, str(process), process.has_ended, seconds=lease.total_seconds())
+    held = partial(Duties, holder=holder)
     answering = batch_executor(store, wired.files, wired.answer_line, worker, shared)
     consumption = stream_consumption(store, wired.features, name, process)
     abandoned = AbandonedRuns(store.database, environment, process.sees_end_of, own=str(process))
@@ -172,6 +175,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         HousekeepingTask(partial(forget_ended_searches, store), name="Searches that ended without a text forgotten"),
     ]
     duties: list[WorkerPart] = [
+        conductor(store, orders),
         rollout_keeper(store, function_scorer(store)),
         HousekeepingTask(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Healed"),
         HousekeepingTask(

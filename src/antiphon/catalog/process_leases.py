@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -76,23 +76,26 @@ class ProcessLeases:
         within: Connection | None = None,
     ) -> frozenset[str]:
         """As :meth:`acquire` for several leases in one transaction; the names of those that ``holder`` has now."""
-        rows: list[dict[str, Any]] = []
         with self._database.writing(within) as connection:
             listed = connection.execute(select(*_columns).where(self._own, _table.c.name.in_(names)))
             known = {row.name: _lease(row) for row in listed}
             now = self._database.clock.now()
-            for name in names:
-                found = known.get(name)
-                if self._taken(found, holder, gone):
-                    continue
-                epoch = 1 if found is None else found.epoch + (found.holder != holder)
-                row = {"tenant": ANY, "environment": self._environment, "name": name, "holder": holder}
-                rows.append(row | {"epoch": epoch, "until": now + timedelta(seconds=seconds), "detail": detail})
-            if rows:
-                connection.execute(_put, rows)
+            until = now + timedelta(seconds=seconds)
+            renewed = [name for name, found in known.items() if found.holder == holder]
+            if renewed:
+                kept = update(_table).where(self._own, _table.c.name.in_(renewed))
+                connection.execute(kept.values(until=until, detail=detail))
+            owner = {"tenant": ANY, "environment": self._environment, "holder": holder, "detail": detail}
+            taken = [
+                owner | {"name": name, "epoch": found.epoch + 1 if (found := known.get(name)) else 1, "until": until}
+                for name in names
+                if name not in renewed and not self._taken(known.get(name), holder, gone)
+            ]
+            if taken:
+                connection.execute(_put, taken)
             if len(known) < len(names):  # New names are what could grow.
                 connection.execute(delete(_table).where(self._own, _table.c.until < now - FORGOTTEN))
-        return frozenset(row["name"] for row in rows)
+        return frozenset([*renewed, *(row["name"] for row in taken)])
 
     def _taken(self, found: ProcessLease | None, holder: str, gone: Callable[[str], bool]) -> bool:
         if found is None or found.holder == holder:

@@ -25,6 +25,7 @@ from antiphon.cli import (
     evaluations,
     events,
     features,
+    freeze,
     grants,
     init,
     keys,
@@ -42,6 +43,7 @@ from antiphon.cli import (
     restart,
     rollouts,
     runs,
+    schedules,
     status,
     tenants,
     tls,
@@ -131,10 +133,11 @@ def assemble() -> typer.Typer:
         evaluations.app.command(name)(command)
     for noun in (
         features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, training, events,
+        runs, schedules, freeze, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)
+    app.add_typer(schedules.windows_app)
     return app
 
 

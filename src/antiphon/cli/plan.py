@@ -13,6 +13,7 @@ from antiphon.cli.project import at_terminal, stores
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
+    from antiphon.orchestration.conductor.state import Runtime
     from antiphon.services.apply.apply import ApplyPlan, ApplyReport, PlannedChange
     from antiphon.services.learning.gate_orders import GateCheck, GatesError
     from antiphon.services.project.store import Store
@@ -160,9 +161,20 @@ def _text(planned: ApplyPlan) -> str:
             "\nMaterialized and published first, while what is live goes on answering (rows and seconds of the version "
             f"before):\n{table(('view', 'version', 'rows', 'seconds'), first)}"
         )
+    if planned.schedules:
+        rows = [
+            (one.name, one.work, one.declared, one.outlook.reason, one.outlook.earliest, _took(one.runtime))
+            for one in planned.schedules
+        ]
+        head = ("schedule", "work", "due at", "now", "earliest", "takes")
+        parts.append(f"\nWhat happens by itself once this is applied:\n{table(head, rows)}")
     if planned.under_way is not None:
         parts.append(f"\nAn apply is under way, run {planned.under_way}; applying other definitions takes its place.")
     return "\n".join(parts)
+
+
+def _took(runtime: Runtime | None) -> str:
+    return "" if runtime is None else f"{runtime.p50:.0f} to {runtime.p95:.0f} s ({runtime.runs} runs)"
 
 
 def _level(change: PlannedChange) -> str:

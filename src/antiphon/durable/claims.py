@@ -1,7 +1,10 @@
 """Conditions and order by which runs are claimed and held, and the moments at which the next one may be.
 
-Invariant: a worker of a tenant claims that tenant's runs. Of another tenant it claims runs of shared workflows alone,
-which need nothing of a project's own, and those only while no worker of that tenant lives.
+Invariants:
+- A worker of a tenant claims that tenant's runs. Of another tenant it claims runs of shared workflows alone, which need
+  nothing of a project's own, and those only while no worker of that tenant lives.
+- No run is claimed while a freeze or window holds those of its workflow, whichever worker looks, unless a person
+  released it: the condition is part of the claim.
 """
 
 from __future__ import annotations
@@ -11,13 +14,13 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, func, literal, or_, select
 
 from antiphon.catalog import schema
 from antiphon.core.scope import ANY
 from antiphon.durable.run import Run
 
-_runs, _leases = schema.runs, schema.leases
+_runs, _leases, _holds = schema.runs, schema.leases, schema.run_holds
 
 _now = bindparam("now", type_=_runs.c.not_before.type)
 """The moment of a look, which whoever executes a statement binds: statements are made once, for a worker looks often,
@@ -52,12 +55,24 @@ def claimable(served: ServedRuns) -> ColumnElement[bool]:
     now = _now
     queued, running = _runs.c.status == "queued", _runs.c.status == "running"
     due = or_(and_(queued, _runs.c.not_before <= now), and_(running, _runs.c.lease_until < now))
-    return and_(due, _is_served(served))
+    return and_(due, _is_served(served), ~held_back())
 
 
 def waiting(served: ServedRuns) -> ColumnElement[bool]:
     """True for runs that a worker serves and that wait and are due ``now``."""
-    return and_(_runs.c.status == "queued", _runs.c.not_before <= _now, _is_served(served))
+    return and_(_runs.c.status == "queued", _runs.c.not_before <= _now, _is_served(served), ~held_back())
+
+
+@lru_cache(maxsize=1)
+def held_back() -> ColumnElement[bool]:
+    """True for runs whose workflow is held ``now``, and which nobody has released."""
+    return and_(_runs.c.released_by.is_(None), exists().where(*_holding()))
+
+
+def _holding() -> tuple[ColumnElement[bool], ...]:
+    """The holds of a run's workflow that are in force ``now``."""
+    own = _holds.c.tenant == _runs.c.tenant, _holds.c.environment == _runs.c.environment
+    return *own, _holds.c.workflow == _runs.c.workflow, _holds.c.begins <= _now, _holds.c.until > _now
 
 
 def fair_order(served: ServedRuns) -> tuple[ColumnElement[Any], ...]:
@@ -80,9 +95,14 @@ def fair_order(served: ServedRuns) -> tuple[ColumnElement[Any], ...]:
 
 @lru_cache(maxsize=64)
 def next_moments(served: ServedRuns) -> Select[tuple[datetime | None, datetime | None]]:
-    """Selects the earliest moment that a run waits for, and the earliest end of a lease, of those that are served."""
+    """Selects the earliest moment that a run waits for and the earliest end of a lease, of those that are served; of
+    runs that are held it is the end of that."""
+    # A run that is held is looked for when that ends; its end before is rung.
+    over = select(func.max(_holds.c.until)).where(*_holding()).correlate(_runs).scalar_subquery()
     waits = (
-        select(func.min(moment)).where(_runs.c.status == status, _is_served(served)).scalar_subquery()
+        select(func.min(case((held_back(), over), else_=moment)))
+        .where(_runs.c.status == status, _is_served(served))
+        .scalar_subquery()
         for status, moment in (("queued", _runs.c.not_before), ("running", _runs.c.lease_until))
     )
     return select(*waits)

@@ -22,16 +22,22 @@ from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
 from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
-from antiphon.durable.run import LeaseLostError, Run
+from antiphon.durable.run import LeaseLostError, Run, RunRequest
 from antiphon.durable.runs import Runs
 
 POLL_SECONDS = 10.0
 """Interval of looks for what no ring has told."""
 
+CONCURRENCY = 4
+"""Runs that an executor works on at once, unless it says otherwise."""
+
 _SOON_SECONDS = 0.1
 """The shortest pause while runs are held: one of them may be due, whose lease could not be renewed."""
 _AWAY_SECONDS = 1.0
 """Wait for a catalog that is away, at most."""
+
+YIELD_SECONDS = 1.5
+"""Time that a step may still take once runs of its workflow are held; then it is cancelled and done again later."""
 
 Workflow = Callable[[RunContext, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -107,7 +113,7 @@ class Executor:
         scope: Scope,
         clock: Clock | None = None,
         *,
-        concurrency: int = 4,
+        concurrency: int = CONCURRENCY,
         fair: bool = False,
         lease: timedelta = timedelta(seconds=15),
         poll: float = POLL_SECONDS,
@@ -190,6 +196,9 @@ class Executor:
         heart = asyncio.create_task(self._beat(run, context))
         try:
             await asyncio.wait({workflow, heart}, return_when=asyncio.FIRST_COMPLETED)
+            if heart.done() and not heart.exception() and heart.result() == "yield":
+                context.stop_at_next_step()
+                await asyncio.wait({workflow}, timeout=min(YIELD_SECONDS, self._grace))
         finally:
             # Also when this task itself is cancelled: the workflow stops before the run is left.
             for task in (workflow, heart):
@@ -201,8 +210,8 @@ class Executor:
         with span(f"workflow {run.workflow}", {"antiphon.run": run.id}, traceparent=run.trace):
             return await self._registry.get(run.workflow)(context, run.arguments)
 
-    async def _beat(self, run: Run, context: RunContext) -> bool:
-        """Keep the lease; returns once somebody asked to cancel the run.
+    async def _beat(self, run: Run, context: RunContext) -> RunRequest:
+        """Keep the lease; returns once the run is to be cancelled or given back.
 
         Raises:
             LeaseLostError: the run is not ours any more.
@@ -212,8 +221,9 @@ class Executor:
             while True:
                 await wakeup.wait(every, found=False)
                 try:
-                    if await asyncio.to_thread(self._runs.heartbeat, run, self._lease, context.latest_progress):
-                        return True
+                    beat = self._runs.heartbeat, run, self._lease, context.latest_progress
+                    if (request := await asyncio.to_thread(*beat)) is not None:
+                        return request
                 except UnavailableError:
                     # The lease may last until the catalog is back; if not, the next heartbeat says so.
                     _log.warning("the catalog is away; run %s is held without a heartbeat", run.id)
@@ -225,7 +235,7 @@ class Executor:
             if isinstance(heartbeat, LeaseLostError) or isinstance(ended, LeaseLostError):
                 _log.warning("run %s was taken over; what this worker computed is dropped", run.id)
             elif isinstance(ended, asyncio.CancelledError):
-                leave = self._runs.end_cancelled if heartbeat is True else self._runs.give_back
+                leave = self._runs.end_cancelled if heartbeat == "cancel" else self._runs.give_back
                 await asyncio.to_thread(leave, run)
             elif isinstance(ended, BaseException):
                 await self._leave_failed(run, ended)

@@ -17,6 +17,9 @@ from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
+RunRequest = Literal["cancel", "yield"]
+"""Request to the worker that holds a run: to end it for good, or to give it back because its workflow is held."""
+
 RunStatus = Literal["queued", "running", "succeeded", "succeeded_with_failures", "failed", "cancelled"]
 ARGUMENTS, RESULT, ERROR, STEP = "run-arguments/1", "run-result/1", "run-error/1", "step/1"
 """Schemas of a run's sealed columns."""
@@ -56,7 +59,10 @@ class Run(msgspec.Struct, frozen=True):
         attempts: claims that were not given back; past ``max_attempts`` the run fails.
         not_before: it is not claimed earlier (back-off after a failure).
         done, total, note: how far it is.
+        started_at: its first claim.
         trace: W3C trace context of whoever submitted it.
+        schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended.
+        released_by: who let it go past what holds its workflow.
     """
 
     id: str
@@ -81,6 +87,11 @@ class Run(msgspec.Struct, frozen=True):
     created_at: datetime
     updated_at: datetime
     ended_at: datetime | None
+    started_at: datetime | None = None
+    schedule: str | None = None
+    cause: str | None = None
+    deadline: datetime | None = None
+    released_by: str | None = None
 
 
 class StepRecord(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from antiphon.durable.claims import (
     ServedRuns,
     claimable,
     fair_order,
+    held_back,
     held_by,
     holds,
     next_moments,
@@ -48,6 +49,7 @@ from antiphon.durable.run import (
     STEP,
     ProgressReport,
     Run,
+    RunRequest,
     RunResult,
     RunStatus,
     StepRecord,
@@ -159,13 +161,22 @@ class Runs:
         *,
         workflow: str | None = None,
         status: RunStatus | None = None,
+        schedule: str | None = None,
     ) -> builtins.list[Run]:
         """Runs, latest first."""
-        conditions = (schema.owned(_runs, scope), *schema.given(_runs, workflow=workflow, status=status))
+        equal = schema.given(_runs, workflow=workflow, status=status, schedule=schedule)
+        conditions = (schema.owned(_runs, scope), *equal)
         statement = select(_runs).where(*conditions)
         statement = statement.order_by(_runs.c.created_at.desc(), _runs.c.id.desc()).limit(limit)
         with self._database.read() as connection:
             return [read_run(row, self._database) for row in connection.execute(statement)]
+
+    def under_way(self, scope: Scope) -> builtins.list[Run]:
+        """Runs that are being worked on."""
+        statement = select(_runs).where(_runs.c.status == "running", _runs.c.environment == scope.environment)
+        with self._database.read() as connection:
+            rows = [row for row in connection.execute(statement) if row.tenant == scope.tenant]
+            return [read_run(row, self._database) for row in rows]
 
     def open(self, scope: Scope, workflow: str, *, within: Connection | None = None) -> builtins.list[Run]:
         """Runs of a workflow that have not ended, latest first. Those that have are not gone through."""
@@ -231,6 +242,7 @@ class Runs:
                 else:
                     values = {
                         "status": "running",
+                        "started_at": row.started_at or now,
                         "worker": worker,
                         "attempts": row.attempts + 1,
                         "lease_until": now + lease,
@@ -269,8 +281,8 @@ class Runs:
         with self._database.reading(within) as connection:
             return connection.execute(statement, {"now": now}).first()
 
-    def heartbeat(self, run: Run, lease: timedelta, progress: ProgressReport | None = None) -> bool:
-        """Extend the lease; returns whether somebody asked to cancel the run.
+    def heartbeat(self, run: Run, lease: timedelta, progress: ProgressReport | None = None) -> RunRequest | None:
+        """Extend the lease; returns what is asked of the run's holder.
 
         Raises:
             LeaseLostError: the run is not this holder's any more.
@@ -279,10 +291,13 @@ class Runs:
         values = {"lease_until": now + lease, "updated_at": now, **columns_of(progress)}
         with self._database.transaction() as connection:
             extended = update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
-            held = connection.execute(extended).first()
-        if held is None:
-            raise lease_lost(run)
-        return bool(held.cancel_requested)
+            found = connection.execute(extended).first()
+            if found is None:
+                raise lease_lost(run)
+            if found.cancel_requested:
+                return "cancel"
+            yields = select(_runs.c.id).where(holds(run), held_back())
+            return "yield" if self._first(yields, now, connection) is not None else None
 
     def reclaim(self, worker: str, environment: str, *, parts: bool = False, within: Connection | None = None) -> int:
         """End every lease of a worker that has ended or was started again under its name, with ``parts`` also those of
@@ -386,6 +401,27 @@ class Runs:
             LeaseLostError: the run is not this holder's any more.
         """
         self._leave(run, ended=True, status="cancelled")
+
+    def release(self, scope: Scope, run: str, principal: str, *, within: Connection | None = None) -> Run:
+        """Let a run go past what holds its workflow, now and later. One that ended stays.
+
+        Raises:
+            NotFoundError: there is none of this id here.
+        """
+        with self._database.writing(within) as connection:
+            found = self.get(scope, run, within=connection)
+            if found.status not in ENDED:
+                values = {"released_by": principal, "updated_at": self._clock.now()}
+                connection.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
+                self._database.ring("runs", scope)
+            return self.get(scope, run, within=connection)
+
+    def attribute(
+        self, scope: Scope, run: str, schedule: str, cause: str, deadline: datetime | None, *, within: Connection
+    ) -> None:
+        """Note on a run which schedule ordered it, why it was due, and by when it is to have ended."""
+        values = {"schedule": schedule, "cause": cause, "deadline": deadline}
+        within.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
 
     def cancel(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
         """Cancel a run: at once when nobody holds it, else as soon as its worker sees it. An ended run stays.

@@ -34,6 +34,7 @@ from antiphon.gateway.admin import (
     publications,
     releases,
     rollouts,
+    schedules,
     status,
     tenants,
     views,
@@ -59,7 +60,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        views, feature_watch, documents, work, keys, tenants, grants, policies, audit, workbench, files, batches,
+        views, feature_watch, documents, work, schedules, keys, tenants, grants, policies, audit, workbench, files, batches,
         stored,
     )
     for declared in vars(module).values()

@@ -20,6 +20,7 @@ from antiphon.governance.identity.quotas import Quotas
 from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.batches import ProjectTableJobs
+from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.feature_services import FeatureServices
@@ -97,9 +98,10 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs, batch jobs over tables, and files and batches of OpenAI's API."""
+    """Durable runs and the schedules of a scope, batch jobs over tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
+    schedules: Callable[[Scope], ProjectSchedules]
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches

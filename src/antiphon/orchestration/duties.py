@@ -21,12 +21,68 @@ LOOK_SECONDS = 2.0
 """Interval at which a process that stands by looks for the lease, without the write lock."""
 
 
+_TOGETHER_SECONDS = 0.02
+"""Renewals that are asked for within so long of each other are one transaction."""
+
+
+class LeaseHolder:
+    """A process as the holder of leases, which it takes one by one and renews together.
+
+    Args:
+        name: names this process among all; ``gone`` tells of another one that it is known to have ended.
+        seconds: of a lease: when its holder's machine is gone another process takes over after so long.
+    """
+
+    def __init__(self, leases: ProcessLeases, name: str, gone: Callable[[str], bool], *, seconds: float) -> None:
+        self._leases = leases
+        self._name = name
+        self._gone = gone
+        self.seconds = seconds
+        self._asked: set[str] = set()
+        self._renewal: asyncio.Task[frozenset[str]] | None = None
+
+    async def acquire(self, lease: str, detail: str | None = None) -> bool | None:
+        """Take a lease or renew it; ``None`` when the catalog does not say whether it is ours."""
+        try:
+            return await asyncio.to_thread(self._leases.acquire, lease, self._name, self.seconds, self._gone, detail)
+        except UnavailableError:
+            return None
+
+    async def renew(self, lease: str) -> bool | None:
+        """As :meth:`acquire` for a lease without detail that was held, together with others that are due now."""
+        self._asked.add(lease)
+        if self._renewal is None:
+            self._renewal = asyncio.create_task(self._renew())
+        try:
+            return lease in await asyncio.shield(self._renewal)
+        except UnavailableError:
+            return None
+
+    async def _renew(self) -> frozenset[str]:
+        await asyncio.sleep(_TOGETHER_SECONDS)
+        asked, self._asked, self._renewal = self._asked, set(), None
+        return await asyncio.to_thread(self._leases.acquire_all, sorted(asked), self._name, self.seconds, self._gone)
+
+    async def release(self, lease: str) -> None:
+        """Give a lease back. While the catalog is away it ends by itself."""
+        try:
+            await asyncio.to_thread(self._leases.release, lease, self._name)
+        except UnavailableError:
+            _log.warning("the catalog is away; the lease of %s ends by itself", lease)
+
+    async def other(self, lease: str) -> str | None:
+        """The holder of a lease that is another's; ``None`` where there is none, or the catalog does not say."""
+        try:
+            found = await asyncio.to_thread(self._leases.find, lease)
+        except UnavailableError:
+            return None
+        return None if found is None else found.holder
+
+
 class Duties:
     """Runs parts while this process holds the lease of their name.
 
     Args:
-        holder: names this process among all; ``gone`` tells of another one that it is known to have ended.
-        seconds: of the lease: when its holder's machine is gone another process takes over after so long.
         detail: said with each renewal, for those who list the leases.
         conflict: what to do where another process must not have it for long; ``None`` where one does it for all.
     """
@@ -35,20 +91,14 @@ class Duties:
         self,
         name: str,
         parts: Sequence[WorkerPart],
-        leases: ProcessLeases,
-        holder: str,
-        gone: Callable[[str], bool],
+        holder: LeaseHolder,
         *,
-        seconds: float,
-        detail: Callable[[], str | None] = lambda: None,
+        detail: Callable[[], str] | None = None,
         conflict: str | None = None,
     ) -> None:
         self._name = name
         self._parts = parts
-        self._leases = leases
         self._holder = holder
-        self._gone = gone
-        self._seconds = seconds
         self._detail = detail
         self._conflict = conflict
         self.held = False
@@ -65,48 +115,38 @@ class Duties:
                 elif since is None:
                     _log.info("another process has %s; this one stands by", self._name)
                     since, warned = monotonic(), self._conflict is None
-                elif not warned and monotonic() - since > self._seconds:
+                elif not warned and monotonic() - since > self._holder.seconds:
                     warned = await self._warned()
-                await wait(stop, min(LOOK_SECONDS, self._seconds / 3))
+                await wait(stop, min(LOOK_SECONDS, self._holder.seconds / 3))
                 continue
             since, self.held = None, True
             ended = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 group.create_task(work(self._parts, ended))
                 group.create_task(self._hold(stop, ended))
-            try:
-                await asyncio.to_thread(self._leases.release, self._name, self._holder)
-            except UnavailableError:
-                _log.warning("the catalog is away; the lease of %s ends by itself", self._name)
+            await self._holder.release(self._name)
             self.held = False
 
     async def _warned(self) -> bool:
         """Name the holder, which has renewed the lease since this process began to wait: it is not a dead one's."""
-        try:
-            found = await asyncio.to_thread(self._leases.find, self._name)
-        except UnavailableError:
-            return False
-        if found is not None:
-            _log.warning("%s is held by another process, %s; %s", self._name, found.holder, self._conflict)
-        return found is not None
+        if other := await self._holder.other(self._name):
+            _log.warning("%s is held by another process, %s; %s", self._name, other, self._conflict)
+        return other is not None
 
     async def _hold(self, stop: asyncio.Event, ended: asyncio.Event) -> None:
         """Renew the lease; end the parts when it is another's, or at ``stop``."""
         try:
             while not stop.is_set():
-                await wait(stop, self._seconds / 3)
+                await wait(stop, self._holder.seconds / 3)
                 # While the catalog is away for all, none takes the lease; one that is cut off alone does things twice.
-                if await self._acquired() is False:
+                if await self._renewed() is False:
                     _log.warning("another process took %s over", self._name)
                     return
         finally:
             ended.set()
 
     async def _acquired(self) -> bool | None:
-        """``True`` while the lease is ours, ``None`` when the catalog does not say."""
-        try:
-            return await asyncio.to_thread(
-                self._leases.acquire, self._name, self._holder, self._seconds, self._gone, self._detail()
-            )
-        except UnavailableError:
-            return None
+        return await self._holder.acquire(self._name, None if self._detail is None else self._detail())
+
+    async def _renewed(self) -> bool | None:
+        return await (self._holder.renew(self._name) if self._detail is None else self._acquired())

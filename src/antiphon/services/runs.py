@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +12,11 @@ from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.catalog.batch.batches import Batches
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
+from antiphon.durable.run import Run
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
+from antiphon.orchestration.conductor.waiting import RunWait
+from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import require_cancel
 from antiphon.services.learning.workbench_orders import kept_under
@@ -26,12 +29,17 @@ class ProjectRuns:
     def __init__(self, store: Store, features: FeaturePlatform) -> None:
         self._store = store
         self._features = features
+        self._waits = RunWaits(store)
 
     def get(self, scope: Scope, run: str) -> Any:
         return self._store.runs.get(scope, run)
 
     def list(self, scope: Scope, limit: int = 50) -> Any:
         return self._store.runs.list(scope, limit=limit)
+
+    def waits(self, scope: Scope, runs: Iterable[Run]) -> Mapping[str, RunWait]:
+        """Why those of these runs wait that have not begun, by id."""
+        return self._waits.of(scope, runs)
 
     def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
         require_cancel(self._store, by, self._store.runs.get(scope, run))

@@ -1,7 +1,10 @@
 """Every durable workflow of the product, by the name that its runs are kept under."""
 
+from collections.abc import Mapping
+
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
+from antiphon.definitions.schedules import WorkClass
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.learning.outcomes.drift_runs import WORKFLOW as DRIFT
@@ -17,13 +20,29 @@ APPLY = "apply"
 GATES = "gates"
 """Of ``services/learning/gate_runs.py``."""
 
+MOST_CHECKS = 16
+"""Releases that a worker holds against their gates at once; most of the time they wait."""
+
 WEBHOOK = "webhook"
 """Of ``services/webhooks.py``."""
+
+EVALUATE = "evaluate"
+"""Of ``services/learning/evaluation_runs.py``."""
+
+WORK: Mapping[WorkClass, tuple[str, ...]] = {
+    "refresh": (REFRESH,),
+    "training": (TRAIN, REBUILD),
+    "evaluation": (EVALUATE, TRY, REGRESSIONS, OPTIMIZE, DRIFT, SKEW),
+    "batch": (TABLE_JOB, OPENAI_BATCH),
+}
+"""Workflows of each class of work that a freeze or a window holds. Applies, gates and deliveries are never held."""
 
 __all__ = [
     "APPLY",
     "DRIFT",
+    "EVALUATE",
     "GATES",
+    "MOST_CHECKS",
     "OPENAI_BATCH",
     "OPTIMIZE",
     "REBUILD",
@@ -34,4 +53,5 @@ __all__ = [
     "TRAIN",
     "TRY",
     "WEBHOOK",
+    "WORK",
 ]

@@ -10,7 +10,7 @@ from tests.unit.catalog.examples import open_database
 
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import UnavailableError
-from antiphon.orchestration.duties import Duties
+from antiphon.orchestration.duties import Duties, LeaseHolder
 
 SECONDS = 0.09
 
@@ -38,7 +38,8 @@ class Worker:
             self.looks += 1
             return holder in gone
 
-        self.duties = Duties("duties", [self.part], leases, name, has_ended, seconds=SECONDS, conflict=conflict)
+        holder = LeaseHolder(leases, name, has_ended, seconds=SECONDS)
+        self.duties = Duties("duties", [self.part], holder, conflict=conflict)
         self.task = asyncio.create_task(self.duties.run_until(self.stop))
 
     async def end(self) -> None:

@@ -245,6 +245,13 @@ class Outcomes:
             counted.setdefault(row.kind, {})[row.status] = row.outcomes
         return counted
 
+    def arrived(self, scope: Scope, application: str, since: datetime) -> int:
+        """Counts the values of declared outcomes that arrived for predictions of an application after a moment."""
+        conditions = schema.owned(_table, scope, application=application, status="joined"), _table.c.created_at > since
+        declared = _table.c.kind.not_in(("thumbs", "signal"))
+        statement = select(func.count()).select_from(_table).where(*conditions, declared)
+        return int(self._database.scalar(statement))
+
     def coverage(self, scope: Scope, application: str, outcome: str) -> builtins.list[Coverage]:
         """For every release of an application: predictions that users saw, and those with a joined value of a declared
         outcome."""

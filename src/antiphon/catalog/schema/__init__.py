@@ -31,6 +31,12 @@ from antiphon.catalog.schema.batch import batches as batches
 from antiphon.catalog.schema.batch import files as files
 from antiphon.catalog.schema.batch import job_rows as job_rows
 from antiphon.catalog.schema.batch import jobs as jobs
+from antiphon.catalog.schema.durable import leases as leases
+from antiphon.catalog.schema.durable import run_holds as run_holds
+from antiphon.catalog.schema.durable import runs as runs
+from antiphon.catalog.schema.durable import schedules as schedules
+from antiphon.catalog.schema.durable import steps as steps
+from antiphon.catalog.schema.durable import training_checkpoints as training_checkpoints
 from antiphon.catalog.schema.governance import api_keys as api_keys
 from antiphon.catalog.schema.governance import audit_entries as audit_entries
 from antiphon.catalog.schema.governance import audit_heads as audit_heads
@@ -301,65 +307,6 @@ judgements = table(
     "judgements",
     numbered("rollout"),
     dated("document"),
-)
-
-# --- Durable runs and their steps; and what one process of an environment does at a time (the tenant of such a row is
-# ``*``). In an encrypted project ``key`` holds a keyed hash that a run is found by, and
-# ``key_sealed`` the key itself.
-
-runs = table(
-    "runs",
-    key("id"),
-    columns(TEXT, "workflow"),
-    optional(TEXT, "key"),
-    columns(sa.LargeBinary, "arguments"),
-    columns(TEXT, "status"),
-    columns(sa.BigInteger, "epoch", "attempts", "max_attempts"),
-    optional(TEXT, "worker"),
-    optional(Instant, "lease_until"),
-    columns(Instant, "not_before"),
-    columns(sa.Boolean, "cancel_requested"),
-    columns(sa.BigInteger, "done"),
-    optional(sa.BigInteger, "total"),
-    columns(TEXT, "note"),
-    optional(sa.LargeBinary, "result"),
-    optional(TEXT, "error", "trace"),
-    columns(Instant, "created_at", "updated_at"),
-    optional(Instant, "ended_at"),
-    optional(sa.LargeBinary, "key_sealed"),
-    unique("key"),
-    index("ix_runs_created", "created_at"),
-    sa.Index("ix_runs_claimable", "status", "environment", "not_before", "created_at"),
-)
-
-steps = table(
-    "steps",
-    key("run", "name"),
-    key("occurrence", kind=sa.BigInteger),
-    columns(sa.BigInteger, "epoch"),
-    columns(sa.LargeBinary, "result"),
-    columns(Instant, "started_at", "ended_at"),
-    refers("run", "runs"),
-)
-
-# Checkpoints of runs that train: files of the lake by their hash.
-training_checkpoints = table(
-    "training_checkpoints",
-    key("run"),
-    key("step", kind=sa.BigInteger),
-    columns(TEXT, "identity", "sha256"),
-    columns(sa.BigInteger, "size"),
-    columns(Instant, "created_at"),
-    refers("run", "runs"),
-)
-
-leases = table(
-    "leases",
-    key("name"),
-    columns(TEXT, "holder"),
-    columns(sa.BigInteger, "epoch"),
-    columns(Instant, "until"),
-    optional(TEXT, "detail"),
 )
 
 # --- Models behind servers elsewhere, which a tenant's settings name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +16,7 @@ from antiphon.catalog.serving.receipts import ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.scope import Scope
 from antiphon.core.settings_sections import PriceSettings
+from antiphon.durable.run import Run
 from antiphon.engine.api.messages import EngineLoad, ModelDescription
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.http.bounds import Few
@@ -25,6 +26,7 @@ from antiphon.governance.identity.principal import NO_LIMITS, Limits
 from antiphon.learning.outcomes.drift_runs import DriftWarning
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
+from antiphon.orchestration.conductor.waiting import RunWait
 from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.learning.gate_orders import GateCheck
@@ -63,7 +65,12 @@ def read_all(values: Iterable[Any], shape: type[T]) -> tuple[T, ...]:
 
 
 class RunLine(msgspec.Struct, frozen=True):
-    """One execution of a workflow."""
+    """One execution of a workflow.
+
+    Attributes:
+        schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended.
+        wait: why it has not begun.
+    """
 
     id: str
     workflow: str
@@ -77,6 +84,15 @@ class RunLine(msgspec.Struct, frozen=True):
     worker: str | None = None
     updated_at: datetime | None = None
     ended_at: datetime | None = None
+    schedule: str | None = None
+    cause: str | None = None
+    deadline: datetime | None = None
+    wait: RunWait | None = None
+
+
+def run_lines(runs: Iterable[Run], waits: Mapping[str, RunWait]) -> tuple[RunLine, ...]:
+    """Runs as they are shown, with the reasons why they wait."""
+    return tuple(msgspec.structs.replace(read(run, RunLine), wait=waits.get(run.id)) for run in runs)
 
 
 class RunList(msgspec.Struct, frozen=True):

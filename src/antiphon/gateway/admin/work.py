@@ -18,7 +18,7 @@ from antiphon.gateway.admin.shapes import (
     batch_lines,
     batch_outlook,
     read,
-    read_all,
+    run_lines,
 )
 from antiphon.gateway.http.bounds import MOST
 from antiphon.gateway.operation import OperationCall, operation
@@ -69,12 +69,16 @@ def _rows(call: OperationCall, query: BatchRowQuery) -> BatchRows:
 
 @operation("GET", "/admin/runs", "List workflow runs, newest first.", "read")
 def _runs(call: OperationCall, query: ListQuery) -> RunList:
-    return RunList(read_all(call.services.work.runs.list(call.scope, query.limit), RunLine))
+    runs = call.services.work.runs
+    found = runs.list(call.scope, query.limit)
+    return RunList(run_lines(found, runs.waits(call.scope, found)))
 
 
 @operation("GET", "/admin/runs/{run}", "One run.", "read")
 def _run(call: OperationCall) -> RunLine:
-    return read(call.services.work.runs.get(call.scope, call.path["run"]), RunLine)
+    runs = call.services.work.runs
+    found = runs.get(call.scope, call.path["run"])
+    return run_lines([found], runs.waits(call.scope, [found]))[0]
 
 
 @operation("POST", "/admin/runs/{run}/cancel", "Ask a run to stop; for those who may order it.", None, changes=True)

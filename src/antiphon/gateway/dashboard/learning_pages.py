@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.gateway.admin.evaluations import card_shown, lines_shown
+from antiphon.gateway.admin.shapes import RunLine, run_lines
 from antiphon.gateway.dashboard.pages import PageCall
 from antiphon.gateway.dashboard.plots import by_day
 from antiphon.gateway.dashboard.release_pages import applications, chosen
@@ -109,12 +110,18 @@ def outcomes(call: PageCall) -> Response:
 
 def runs(call: PageCall) -> Response:
     """Runs of workflows, newest first."""
-    return call.render("runs.html", page="runs", runs=call.services.work.runs.list(call.scope, RUNS))
+    return call.render("runs.html", page="runs", runs=_runs(call))
 
 
 def run_rows(call: PageCall) -> Response:
     """The same, to be put into the page."""
-    return call.render("run_rows.html", runs=call.services.work.runs.list(call.scope, RUNS))
+    return call.render("run_rows.html", runs=_runs(call))
+
+
+def _runs(call: PageCall) -> tuple[RunLine, ...]:
+    runs = call.services.work.runs
+    found = runs.list(call.scope, RUNS)
+    return run_lines(found, runs.waits(call.scope, found))
 
 
 def _performance(call: PageCall, application: str, outcome: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from antiphon.gateway.dashboard import (
     pages,
     policy_pages,
     release_pages,
+    schedule_pages,
     skew_pages,
     workbench_pages,
 )
@@ -63,6 +64,8 @@ def routes() -> list[BaseRoute]:
         Route("/policy", endpoint(policy_pages.policy), methods=["GET"]),
         Route("/policy", endpoint(policy_pages.act), methods=["POST"]),
         Route("/runs", endpoint(learning_pages.runs), methods=["GET"]),
+        Route("/schedules", endpoint(schedule_pages.schedules), methods=["GET"]),
+        Route("/schedules", endpoint(schedule_pages.act), methods=["POST"]),
         Route("/dashboard/figures", endpoint(pages.figures, part=True), methods=["GET"]),
         Route("/dashboard/series", endpoint(pages.series, part=True), methods=["GET"]),
         Route("/dashboard/rollout", endpoint(release_pages.rollout, part=True), methods=["GET"]),

@@ -15,7 +15,9 @@ import msgspec
 from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.core.token_bucket import Meter
 
-Role = Literal["admin", "engineer", "service", "viewer"]
+Role = Literal["admin", "engineer", "service", "viewer", "conductor"]
+"""``conductor`` is the role of schedules: no key and no token has it."""
+
 Kind = Literal["person", "service"]
 Clearance = Literal["public", "internal", "confidential", "restricted"]
 
@@ -27,6 +29,9 @@ KEY_SCOPE = "key-scope"
 
 TOKEN = "token:"
 """Prefix of the id of a token's principal: ``token:ISSUER#SUBJECT``."""
+
+SCHEDULE = "schedule:"
+"""Prefix of the id of a declared schedule, which orders runs in its own name."""
 
 TERMINAL = "@terminal"
 """Suffix of the local user's id."""
@@ -152,6 +157,18 @@ class Principal(msgspec.Struct, frozen=True):
         return self.role in _ORIGINATING_ROLES and (not actions or ORIGINATE in actions)
 
 
+def schedule_principal(tenant: str, schedule: str) -> Principal:
+    """The identity in whose name a schedule orders; it comes with no credential."""
+    return Principal(f"{SCHEDULE}{schedule}", tenant, "conductor", "service", "restricted")
+
+
+def orderer(principal: str, tenant: str) -> Principal:
+    """The identity behind a run's order, by its id: a schedule, or a person who could read the project's secrets."""
+    if principal.startswith(SCHEDULE):
+        return schedule_principal(tenant, principal.removeprefix(SCHEDULE))
+    return Principal(principal, tenant, "admin", "person", "restricted")
+
+
 def token_principal(issuer: str, subject: str) -> str:
     """The id of whom an issuer's token names: it carries the issuer, so that no key's principal is ever the same."""
     return f"{TOKEN}{issuer.partition('://')[2].rstrip('/') or issuer}#{subject}"
@@ -166,6 +183,8 @@ def reserved(name: str) -> str | None:
     """For whom a name is kept that no key may have; ``None``: it is free."""
     if name.startswith(TOKEN):
         return "tokens of an issuer"
+    if name.startswith(SCHEDULE):
+        return "declared schedules"
     return "whoever is at the terminal" if name.endswith(TERMINAL) else None
 
 
@@ -179,7 +198,7 @@ def check_key_name(name: str) -> None:
         raise InvalidInputError(
             f"{name!r} is kept for {kept}: no key is made for it.",
             where="name",
-            next_step=f"Use a name that does not begin with {TOKEN!r} and does not end in {TERMINAL!r}.",
+            next_step=f"Begin it with neither {TOKEN!r} nor {SCHEDULE!r}, and do not end it in {TERMINAL!r}.",
         )
 
 

@@ -7,8 +7,8 @@ then what was in force stays so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -34,6 +34,7 @@ from antiphon.services.apply.workflow import (
     order,
     put_in_force,
 )
+from antiphon.services.conducting.schedules import ScheduleLine, schedule_lines
 from antiphon.services.features.feast import require_servable
 from antiphon.services.learning.gate_orders import Goal
 from antiphon.services.project.feature_stores import object_store
@@ -44,10 +45,10 @@ Change = Literal["new", "changed", "unchanged", "removed"]
 
 
 class PlannedChange(msgspec.Struct, frozen=True):
-    """The change that apply would make to one view or application; ``fields`` are those that differ. Of a view that
+    """The change that apply would make to one declaration; ``fields`` are those that differ. Of a view that
     is there already, ``level`` says whether its readers can go on with it, and ``sentences`` what differs."""
 
-    noun: Literal["view", "application"]
+    noun: Literal["view", "application", "schedule", "window"]
     name: str
     change: Change
     fields: tuple[str, ...] = ()
@@ -76,6 +77,7 @@ class ApplyPlan(msgspec.Struct, frozen=True):
         under_way: the run of an apply that has not ended; applying something else takes its place.
         missing: files that views are made from and that are not there, a sentence each.
         unread: for applications whose texts no gate reads, a sentence each.
+        schedules: what the declared schedules will cause to run.
     """
 
     project: str
@@ -85,6 +87,7 @@ class ApplyPlan(msgspec.Struct, frozen=True):
     under_way: str | None = None
     missing: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    schedules: tuple[ScheduleLine, ...] = ()
 
 
 class ApplyReport(msgspec.Struct, frozen=True):
@@ -129,6 +132,7 @@ def plan(store: Store) -> ApplyPlan:
         under_way=next((run.id for run in open_applies(store)), None),
         missing=_find_missing_files(project),
         unread=_find_unread_texts(project),
+        schedules=schedule_lines(store, scope, project),
     )
 
 
@@ -329,16 +333,22 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> tuple[PlannedCha
         change: Change = "changed" if fields else "unchanged"
         changes.append(PlannedChange("view", name, change, fields, found.level, found.sentences))
     changes += [PlannedChange("view", name, "removed") for name in before.views if name not in project.views]
-    for name, application in project.applications.items():
-        known = before.applications.get(name)
+    changes += _differences("application", before.applications, project.applications)
+    changes += _differences("schedule", before.schedules, project.schedules)
+    return (*changes, *_differences("window", before.windows, project.windows))
+
+
+def _differences(
+    noun: Literal["application", "schedule", "window"], before: Mapping[str, Any], declared: Mapping[str, Any]
+) -> Iterator[PlannedChange]:
+    for name, spec in declared.items():
+        known = before.get(name)
         if known is None:
-            changes.append(PlannedChange("application", name, "new"))
+            yield PlannedChange(noun, name, "new")
             continue
-        names = ApplicationSpec.__struct_fields__
-        fields = tuple(field for field in names if getattr(known, field) != getattr(application, field))
-        changes.append(PlannedChange("application", name, "changed" if fields else "unchanged", fields))
-    gone = [name for name in before.applications if name not in project.applications]
-    return (*changes, *(PlannedChange("application", name, "removed") for name in gone))
+        fields = tuple(field for field in spec.__struct_fields__ if getattr(known, field) != getattr(spec, field))
+        yield PlannedChange(noun, name, "changed" if fields else "unchanged", fields)
+    yield from (PlannedChange(noun, name, "removed") for name in before if name not in declared)
 
 
 def _find_missing_files(project: definitions.ProjectSpec) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from antiphon.engine.api.listener import NetworkListener
 from antiphon.engine.api.messages import EngineInstance, EngineLoad
 from antiphon.engine.backends.remote.front import UpstreamFront
 from antiphon.operations.processes import ProcessIdentity
-from antiphon.orchestration.duties import Duties
+from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.worker import WorkerPart
 from antiphon.services.project.store import Store
 
@@ -63,7 +63,8 @@ def joining(
         return msgspec.json.encode(instance).decode()
 
     leases = ProcessLeases(store.database, store.scope.environment)
-    return Duties(lease, parts, leases, str(process), process.has_ended, seconds=LEASE_SECONDS, detail=detail)
+    holder = LeaseHolder(leases, str(process), process.has_ended, seconds=LEASE_SECONDS)
+    return Duties(lease, parts, holder, detail=detail)
 
 
 def fronting(store: Store, engine: str, front: UpstreamFront, listener: NetworkListener, advertise: str) -> Duties:

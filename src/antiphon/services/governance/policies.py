@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from antiphon.batch.table_job import RowDecisions
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.releases.rollouts import RolloutRecord
@@ -13,7 +15,7 @@ from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.run import Run
-from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.principal import Principal, orderer
 from antiphon.governance.identity.provenance import IdentityProvenance
 from antiphon.governance.policy.engine import Decision, Resource
 from antiphon.governance.policy.request import Action, PolicyRow, application_resource
@@ -109,9 +111,38 @@ def promotion_policy(store: Store) -> PromotionPolicy:
                 f"explain {by.id} {action} release/{application.name}` says what would have to hold.",
             )
         what = f"Release {release.number} of {application.name}"
+        if by.role == "conductor":
+            # Its definitions were approved with the live release: only then is there nothing for a person to approve.
+            require_same_definitions(release, store.releases.live(release.scope, application.name), by, what)
+            return
         IdentityProvenance(store.keys).require_another(release.scope, release.author, by, what)
 
     return ask
+
+
+def require_same_definitions(release: Release, live: Release | None, by: Principal, what: str) -> None:
+    """Refuse to let a schedule promote anything but other weights under the definitions that are live.
+
+    Raises:
+        ForbiddenError: the release differs from the live one in more than its model.
+    """
+
+    def definitions(one: Release) -> Any:
+        bundle = one.bundle
+        application = msgspec.structs.replace(bundle.application, model="")
+        return msgspec.structs.replace(bundle, application=application, model=release.bundle.model)
+
+    if live is None or definitions(live) != definitions(release):
+        than = (
+            "nothing is live"
+            if live is None
+            else f"its definitions are not those of release {live.number}, which is live"
+        )
+        raise ForbiddenError(
+            f"{what} is no retraining of what is live: {than}.",
+            where=by.id,
+            next_step="Another person sends it on its way: `antiphon releases rollout`.",
+        )
 
 
 def require_cancel(store: Store, by: Principal, run: Run) -> None:
@@ -153,7 +184,7 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
                 if live is None
                 else application_resource(live.bundle.application, tenant=run.scope.tenant),
             )
-        case workflows.TRY | workflows.REGRESSIONS | workflows.OPTIMIZE:
+        case workflows.TRY | workflows.REGRESSIONS | workflows.OPTIMIZE | workflows.EVALUATE:
             yield "train", Resource("application", str(run.arguments.get("application", "*")), run.scope.tenant)
         case workflows.REBUILD:
             yield "release", Resource("model", str(run.arguments.get("model", "*")), run.scope.tenant)
@@ -165,10 +196,11 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
 
 
 def unattended(store: Store, transitions: RolloutTransitions) -> Callable[..., RolloutRecord]:
-    """``begin`` for a training that nobody watches: what it made is its orderer's, who promotes it in ``dev`` only."""
+    """``begin`` for a training that nobody watches: what it made is its orderer's, a person who promotes it in ``dev``
+    only, or a schedule."""
 
     def begin(scope: Scope, release: str, *, principal: str, reason: str) -> RolloutRecord:
-        by = Principal(principal, scope.tenant, "admin", "person", "restricted")
+        by = orderer(principal, scope.tenant)
         return transitions.begin(scope, release, principal=principal, reason=reason, by=by)
 
     return begin

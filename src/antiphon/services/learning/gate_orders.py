@@ -17,7 +17,7 @@ from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import AntiphonError, ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.durable.run import ENDED, Run
-from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.principal import orderer
 from antiphon.releases.candidate import NOT_PASSED
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
@@ -121,7 +121,7 @@ def order_checks(
     goal: Goal = "rollout" if rollout and live is not None else "validated"
     held = f"`antiphon releases rollout {release.id}` sends it on its way"
     if goal == "rollout":
-        by = Principal(principal, scope.tenant, "admin", "person", "restricted")
+        by = orderer(principal, scope.tenant)
         try:
             rollout_transitions(store).require_permission(
                 scope, application, release.id, reason=reason, by=by, within=connection

@@ -27,6 +27,8 @@ from antiphon.catalog.learning.trials import Trials
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
+from antiphon.catalog.run_holds import RunHolds
+from antiphon.catalog.schedules import Schedules
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
@@ -99,6 +101,8 @@ class Store:
     tool_journal = _repository(ToolJournal)
     jobs = _repository(Jobs)
     runs = _repository(Runs)
+    run_holds = _repository(RunHolds)
+    schedules = _repository(Schedules)
     recent_requests = _repository(RecentRequests)
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:

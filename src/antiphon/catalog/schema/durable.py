@@ -1,0 +1,92 @@
+"""Tables of durable runs: their steps, what holds them, what orders them; and what one process does at a time.
+
+The tenant of a lease is ``*``. In an encrypted project a run's ``key`` holds a keyed hash that it is found by, and
+``key_sealed`` the key itself.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from antiphon.catalog.dialect import TEXT
+from antiphon.catalog.schema.base import Instant, columns, index, key, optional, refers, table, unique
+
+runs = table(
+    "runs",
+    key("id"),
+    columns(TEXT, "workflow"),
+    optional(TEXT, "key"),
+    columns(sa.LargeBinary, "arguments"),
+    columns(TEXT, "status"),
+    columns(sa.BigInteger, "epoch", "attempts", "max_attempts"),
+    optional(TEXT, "worker"),
+    optional(Instant, "lease_until"),
+    columns(Instant, "not_before"),
+    columns(sa.Boolean, "cancel_requested"),
+    columns(sa.BigInteger, "done"),
+    optional(sa.BigInteger, "total"),
+    columns(TEXT, "note"),
+    optional(sa.LargeBinary, "result"),
+    optional(TEXT, "error", "trace"),
+    columns(Instant, "created_at", "updated_at"),
+    optional(Instant, "started_at", "ended_at"),
+    optional(sa.LargeBinary, "key_sealed"),
+    # Of a run that a schedule ordered: its name, why it was due, and by when it is to have ended.
+    optional(TEXT, "schedule", "cause"),
+    optional(Instant, "deadline"),
+    # Who let it go past what holds runs of its workflow.
+    optional(TEXT, "released_by"),
+    unique("key"),
+    index("ix_runs_created", "created_at"),
+    index("ix_runs_schedule", "schedule", "created_at"),
+    sa.Index("ix_runs_claimable", "status", "environment", "not_before", "created_at"),
+)
+
+steps = table(
+    "steps",
+    key("run", "name"),
+    key("occurrence", kind=sa.BigInteger),
+    columns(sa.BigInteger, "epoch"),
+    columns(sa.LargeBinary, "result"),
+    columns(Instant, "started_at", "ended_at"),
+    refers("run", "runs"),
+)
+
+# Checkpoints of runs that train: files of the lake by their hash.
+training_checkpoints = table(
+    "training_checkpoints",
+    key("run"),
+    key("step", kind=sa.BigInteger),
+    columns(TEXT, "identity", "sha256"),
+    columns(sa.BigInteger, "size"),
+    columns(Instant, "created_at"),
+    refers("run", "runs"),
+)
+
+leases = table(
+    "leases",
+    key("name"),
+    columns(TEXT, "holder"),
+    columns(sa.BigInteger, "epoch"),
+    columns(Instant, "until"),
+    optional(TEXT, "detail"),
+)
+
+# Times in which no run of a workflow begins: a row for each workflow of a freeze or of a window.
+run_holds = table(
+    "run_holds",
+    key("id", "workflow"),
+    columns(TEXT, "kind", "name", "reason", "principal"),
+    columns(Instant, "begins", "until", "created_at"),
+    index("ix_run_holds_until", "until"),
+)
+
+# Declared schedules as they stand: ``sequence`` counts their runs, conditions count from ``since`` on.
+schedules = table(
+    "schedules",
+    key("name"),
+    columns(sa.BigInteger, "sequence"),
+    columns(Instant, "since", "full_since"),
+    optional(TEXT, "run", "paused_by", "pause_reason", "problem"),
+    optional(Instant, "paused_until", "tried_at"),
+)

@@ -1,0 +1,79 @@
+"""``antiphon schedules`` and ``antiphon windows``: what is declared to happen by itself, and when."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from antiphon.cli.options import HERE, Json, Project, Reason
+from antiphon.cli.output import show, table
+from antiphon.cli.project import allowed, stores
+
+app = typer.Typer(name="schedules", help="Work that is declared to happen by itself.", no_args_is_help=True)
+windows_app = typer.Typer(name="windows", help="Times declared for work or against it.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The schedule's name.")]
+Until = Annotated[str, typer.Option("--until", metavar="TIME", help="It ends then, such as 2026-12-24T18:00+01:00.")]
+For = Annotated[str, typer.Option("--for", metavar="DURATION", help="It ends after so long, such as 2h.")]
+
+
+@app.command("list")
+def list_schedules(project: Project = HERE, as_json: Json = False) -> None:
+    """Each schedule with its conditions, and what it waits for or does now."""
+    from antiphon.services.conducting.schedules import ProjectSchedules
+
+    with stores(project) as store:
+        found = ProjectSchedules(store, store.scope).list()
+    head = ("schedule", "work", "due at", "now", "why", "earliest", "runs")
+    rows = [
+        (
+            one.name,
+            one.work,
+            one.declared,
+            one.outlook.stage,
+            one.outlook.reason,
+            one.outlook.earliest,
+            one.record.sequence,
+        )
+        for one in found
+    ]
+    none = "No schedule is applied. Declare one beside an application: docs/schedules.md."
+    show(found, as_json, lambda: table(head, rows, none))
+
+
+@app.command()
+def pause(
+    name: Name, reason: Reason, until: Until = "", duration: For = "", project: Project = HERE, as_json: Json = False
+) -> None:
+    """Keep a schedule from ordering anything for a while; a run that it ordered goes on."""
+    from antiphon.services.conducting.schedules import ProjectSchedules, until_of
+
+    with stores(project) as store:
+        who = allowed(store, "release", "application/*")
+        end = until_of(until, duration, store.database.clock.now())
+        record = ProjectSchedules(store, store.scope).pause(who.id, name, reason, end)
+    show(record, as_json, lambda: f"{name} is paused until {record.paused_until:%Y-%m-%d %H:%M}Z.")
+
+
+@app.command()
+def resume(name: Name, project: Project = HERE, as_json: Json = False) -> None:
+    """End a schedule's pause."""
+    from antiphon.services.conducting.schedules import ProjectSchedules
+
+    with stores(project) as store:
+        who = allowed(store, "release", "application/*")
+        record = ProjectSchedules(store, store.scope).resume(who.id, name)
+    show(record, as_json, lambda: f"{name} goes on.")
+
+
+@windows_app.command("list")
+def list_windows(project: Project = HERE, as_json: Json = False) -> None:
+    """The declared windows of the next three days, and the next one of each."""
+    from antiphon.services.conducting.schedules import ProjectSchedules
+
+    with stores(project) as store:
+        found = ProjectSchedules(store, store.scope).windows()
+    head = ("window", "kind", "work", "begins", "until")
+    rows = [(one.window.name, one.window.kind, ", ".join(one.window.work), one.begins, one.until) for one in found]
+    show(found, as_json, lambda: table(head, rows, "No window is declared."))

@@ -1,0 +1,1 @@
+"""The conductor: decides what declared schedules have due, orders it, and says why anything waits."""

@@ -1,0 +1,85 @@
+"""The conductor's loop: reads the state of declared schedules, decides, orders what is due, and looks again in time.
+
+Invariant: an order is one transaction with the count of its schedule, or its run is found by the schedule's key: what a
+crash left half done is finished by whoever looks next, and nothing is ordered twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from antiphon.catalog.doorbell import Wakeup
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.orchestration.conductor.decide import decide
+from antiphon.orchestration.conductor.state import PlannedRun, ScheduleState
+
+_log = logging.getLogger("antiphon.worker")
+
+
+class Conductor:
+    """Orders what declared schedules have due. One process of an environment does at a time; two for a moment harm
+    nothing.
+
+    Args:
+        prepare: writes what windows hold ahead of time; called before each look.
+        read: the state of every declared schedule.
+        order: orders a run; raises what keeps it from being ordered. ``refuse`` notes that.
+        poll: seconds between looks, at most: conditions that no moment tells of are looked at so often.
+        wakeup: rings when schedules, publications or runs change.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[], None],
+        read: Callable[[], Sequence[ScheduleState]],
+        order: Callable[[ScheduleState, PlannedRun], str],
+        refuse: Callable[[ScheduleState, str], None],
+        clock: Clock,
+        *,
+        poll: float = 10.0,
+        wakeup: Wakeup | None = None,
+    ) -> None:
+        self._prepare = prepare
+        self._read = read
+        self._order = order
+        self._refuse = refuse
+        self._clock = clock
+        self._poll = poll
+        self._wakeup = wakeup or Wakeup()
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Look for what is due until ``stop``. A look that fails is made again."""
+        with self._wakeup as wakeup:
+            while not stop.is_set():
+                try:
+                    pause = await asyncio.to_thread(self.look)
+                except UnavailableError:
+                    _log.warning("The catalog is away; schedules are looked at again.")
+                    pause = self._poll
+                except Exception:  # One broken schedule, or a definition of another version, ends no other part.
+                    _log.exception("The schedules cannot be read; they are looked at again.")
+                    pause = self._poll
+                await wakeup.wait_until(stop, pause, found=False)
+
+    def look(self) -> float:
+        """Order what is due; returns the seconds until there may be more."""
+        self._prepare()
+        states = {one.spec.name: one for one in self._read()}
+        decision = decide(tuple(states.values()), self._clock.now())
+        for planned in decision.orders:
+            state = states[planned.schedule]
+            try:
+                run = self._order(state, planned)
+            except UnavailableError:
+                raise
+            except AntiphonError as error:
+                _log.warning("The schedule %s ordered nothing: %s", planned.schedule, error)
+                self._refuse(state, str(error))
+            else:
+                _log.info("The schedule %s ordered %s: %s", planned.schedule, run, planned.cause)
+        if decision.orders or decision.next_look is None:
+            return self._poll
+        return min(self._poll, max((decision.next_look - self._clock.now()).total_seconds(), 0.0))

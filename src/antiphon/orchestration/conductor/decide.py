@@ -1,0 +1,115 @@
+"""The decision of the conductor: a pure function of the schedules' state and the time.
+
+Invariants:
+- A schedule has at most one run that has not ended: a slow one never piles up others behind it.
+- Every schedule that orders nothing has one reason, and an earliest time where a time is what it waits for.
+- Work with a deadline begins as long before it as such work has taken (95 of 100 runs), and what holds runs of its
+  class in between is not counted as time to work in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from antiphon.catalog.run_holds import RunHold
+from antiphon.definitions.schedules import RetrainWork
+from antiphon.orchestration.conductor.state import (
+    Decision,
+    PlannedRun,
+    ScheduleOutlook,
+    ScheduleState,
+)
+from antiphon.orchestration.conductor.trigger_states import state_of
+
+SHORTEST_RETRY = timedelta(minutes=1)
+"""Pause before what was refused is ordered again, at least; else what a schedule settles for."""
+
+
+def decide(schedules: Sequence[ScheduleState], now: datetime) -> Decision:
+    """What is due now, and why the others wait."""
+    orders: list[PlannedRun] = []
+    outlooks: list[ScheduleOutlook] = []
+    for state in schedules:
+        outlook = _hindered(state, now)
+        if outlook is None:
+            found = _by_deadline(state, now) if state.spec.ready_by is not None else _by_trigger(state, now)
+            if isinstance(found, PlannedRun):
+                orders.append(found)
+                outlook = ScheduleOutlook(found.schedule, "due", found.cause, now, found.deadline)
+            else:
+                outlook = found
+        outlooks.append(outlook)
+    return Decision(tuple(orders), tuple(outlooks))
+
+
+def _hindered(state: ScheduleState, now: datetime) -> ScheduleOutlook | None:
+    """The reason for which a schedule orders nothing whatever its conditions are."""
+    record, spec = state.record, state.spec
+    if record.paused_until is not None and record.paused_until > now:
+        why = f"paused by {record.paused_by}: {record.pause_reason}"
+        return ScheduleOutlook(spec.name, "paused", why, record.paused_until)
+    if state.open_run is not None:
+        return ScheduleOutlook(spec.name, "runs", f"its run {state.open_run} is {state.open_status}")
+    settle = timedelta(seconds=spec.settle)
+    if record.problem is not None and record.tried_at is not None:
+        again = record.tried_at + max(settle, SHORTEST_RETRY)
+        if again > now:
+            return ScheduleOutlook(spec.name, "refused", record.problem, again)
+    if state.ended_at is not None and state.ended_at + settle > now:
+        return ScheduleOutlook(spec.name, "waits", "its last run has only just ended", state.ended_at + settle)
+    return None
+
+
+def _by_trigger(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOutlook:
+    spec, record, catch_up = state.spec, state.record, timedelta(seconds=state.spec.catch_up)
+    assert spec.when is not None
+    found = state_of(spec.when, now, record.since, state.observed, catch_up)
+    full = False
+    if isinstance(spec.work, RetrainWork):
+        full = not spec.work.delta
+        if spec.work.full_when is not None:
+            whole = state_of(spec.work.full_when, now, record.full_since, state.observed_full, catch_up)
+            if whole.met:
+                return PlannedRun(spec.name, f"{whole.sentence}: a full training", full=True)
+    if found.met:
+        return PlannedRun(spec.name, found.sentence, full=full)
+    return ScheduleOutlook(spec.name, "waits", found.sentence, found.earliest)
+
+
+def _by_deadline(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOutlook:
+    spec, record = state.spec, state.record
+    assert spec.ready_by is not None
+    served = record.since if state.served is None else max(state.served, record.since)
+    deadline = spec.ready_by.after(max(served, now - timedelta(seconds=spec.catch_up)))
+    if deadline is None:
+        return ScheduleOutlook(spec.name, "waits", f"{spec.ready_by.line} ({spec.ready_by.zone}) never comes again")
+    takes = timedelta(seconds=spec.lead if state.runtime is None else max(state.runtime.p95, 1.0))
+    known = "declared" if state.runtime is None else f"95 of 100 of its {state.runtime.runs} runs"
+    start = latest_start(deadline, takes, state.holds)
+    cause = f"to be ready by {deadline:%Y-%m-%d %H:%M}Z; it takes {_minutes(takes)} ({known})"
+    if start > now:
+        return ScheduleOutlook(spec.name, "waits", f"begins later {cause}", start, deadline)
+    late = now + takes > deadline
+    return PlannedRun(spec.name, f"{cause}, which it is not expected to be" if late else cause, deadline, late)
+
+
+def latest_start(deadline: datetime, takes: timedelta, holds: Sequence[RunHold]) -> datetime:
+    """The latest moment at which work may begin to end by a deadline, where holds interrupt it."""
+    end, left = deadline, takes
+    for hold in sorted(holds, key=lambda one: one.until, reverse=True):
+        if hold.begins >= end:
+            continue
+        free = max(end - hold.until, timedelta())
+        if free >= left:
+            break
+        left -= free
+        end = min(end, hold.begins)
+    return end - left
+
+
+def _minutes(span: timedelta) -> str:
+    seconds = span.total_seconds()
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"

@@ -1,0 +1,104 @@
+"""The state that the conductor decides on, and its decisions, as values."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from antiphon.catalog.run_holds import RunHold
+from antiphon.catalog.schedules import ScheduleRecord
+from antiphon.definitions.schedules import ScheduleSpec
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """Events of an application and its views since a moment.
+
+    Attributes:
+        outcomes: those that arrived for its predictions.
+        drifted: variables that its newest report names as drifted, where that was found since.
+        published: views of which a snapshot was published, at their latest.
+    """
+
+    outcomes: int = 0
+    drifted: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """The time in seconds that runs of a schedule took, of so many that ended well."""
+
+    p50: float
+    p95: float
+    runs: int
+
+
+class ScheduleState(msgspec.Struct, frozen=True):
+    """A declared schedule and all that decides about its next run.
+
+    Attributes:
+        open_run: the run that it ordered and that has not ended, with its status in ``open_status``.
+        ended_at: the end of its last run. served: the deadline that this run had.
+        observed, observed_full: since its record's ``since`` and ``full_since``.
+        runtime: of its runs; ``None`` before the first one ended well.
+        holds: freezes and windows of its class of work that are not over.
+    """
+
+    spec: ScheduleSpec
+    record: ScheduleRecord
+    open_run: str | None = None
+    open_status: str = ""
+    ended_at: datetime | None = None
+    served: datetime | None = None
+    observed: Observation = Observation()
+    observed_full: Observation = Observation()
+    runtime: Runtime | None = None
+    holds: tuple[RunHold, ...] = ()
+
+
+class PlannedRun(msgspec.Struct, frozen=True):
+    """A run that is due now.
+
+    Attributes:
+        cause: why, a sentence.
+        deadline: by when it is to have ended. ``late``: it is not expected to.
+        full: a training from the base model, where the schedule's are deltas otherwise.
+    """
+
+    schedule: str
+    cause: str
+    deadline: datetime | None = None
+    late: bool = False
+    full: bool = False
+
+
+Stage = Literal["waits", "runs", "paused", "refused", "due"]
+
+
+class ScheduleOutlook(msgspec.Struct, frozen=True):
+    """A schedule's next step, for people.
+
+    Attributes:
+        stage: ``waits`` for its conditions, ``runs`` (or its run waits in turn), is ``paused``, was ``refused`` or is
+            ``due``.
+        reason: a sentence. ``earliest``: when it can be due at the earliest, where a time is known.
+    """
+
+    schedule: str
+    stage: Stage
+    reason: str
+    earliest: datetime | None = None
+    deadline: datetime | None = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What to order now, and why the other schedules wait."""
+
+    orders: tuple[PlannedRun, ...]
+    outlooks: tuple[ScheduleOutlook, ...]
+
+    @property
+    def next_look(self) -> datetime | None:
+        """The earliest moment that a schedule waits for."""
+        return min((one.earliest for one in self.outlooks if one.earliest is not None), default=None)

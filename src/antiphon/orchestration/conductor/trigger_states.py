@@ -1,0 +1,98 @@
+"""Triggers as they stand: whether what was observed meets one, and what it waits for otherwise."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from antiphon.core.clock import parse_duration
+from antiphon.definitions.cron import CronTime
+from antiphon.definitions.triggers import (
+    AllOf,
+    AnyOf,
+    Interval,
+    NewDrift,
+    NewOutcomes,
+    NewPublication,
+    Trigger,
+)
+from antiphon.orchestration.conductor.state import Observation
+
+
+class TriggerState(msgspec.Struct, frozen=True):
+    """A trigger as it stands.
+
+    Attributes:
+        sentence: what met it, or what it waits for.
+        earliest: when a time meets it that does not yet; ``None`` where only events do.
+    """
+
+    met: bool
+    sentence: str
+    earliest: datetime | None = None
+
+
+def state_of(
+    trigger: Trigger, now: datetime, since: datetime, observed: Observation, catch_up: timedelta
+) -> TriggerState:
+    """Holds a trigger against what happened since a moment.
+
+    Args:
+        catch_up: a time of a clock that came longer ago is not made up for.
+    """
+    match trigger:
+        case Interval():
+            at = since + parse_duration(trigger.every)
+            if at <= now:
+                return TriggerState(True, f"{trigger.every} have passed since {_said(since)}")
+            return TriggerState(False, f"{trigger.every} pass at {_said(at)}", at)
+        case CronTime():
+            return _clock(trigger, now, since, catch_up)
+        case NewOutcomes():
+            met = observed.outcomes >= trigger.count
+            return TriggerState(met, f"{observed.outcomes} of {trigger.count} new outcomes since {_said(since)}")
+        case NewDrift():
+            named = [one for one in observed.drifted if not trigger.variables or one in trigger.variables]
+            if named:
+                return TriggerState(True, f"{', '.join(named)} drifted since {_said(since)}")
+            return TriggerState(
+                False, f"no drift of {' or '.join(trigger.variables) or 'anything'} since {_said(since)}"
+            )
+        case NewPublication():
+            new = [view for view in trigger.views if view in observed.published]
+            if new:
+                return TriggerState(True, f"{', '.join(new)} was published since {_said(since)}")
+            return TriggerState(
+                False, f"no snapshot of {' or '.join(trigger.views)} was published since {_said(since)}"
+            )
+        case AnyOf():
+            parts = [state_of(one, now, since, observed, catch_up) for one in trigger.triggers]
+            for part in parts:
+                if part.met:
+                    return part
+            times = [part.earliest for part in parts if part.earliest is not None]
+            return TriggerState(False, "; or ".join(part.sentence for part in parts), min(times, default=None))
+        case AllOf():
+            parts = [state_of(one, now, since, observed, catch_up) for one in trigger.triggers]
+            open_parts = [part for part in parts if not part.met]
+            if not open_parts:
+                return TriggerState(True, ", and ".join(part.sentence for part in parts))
+            times = [part.earliest for part in open_parts if part.earliest is not None]
+            known = max(times) if len(times) == len(open_parts) else None
+            return TriggerState(False, ", and ".join(part.sentence for part in open_parts), known)
+
+
+def _clock(trigger: CronTime, now: datetime, since: datetime, catch_up: timedelta) -> TriggerState:
+    next_time, latest = trigger.after(now), trigger.before(now)
+    missed = latest is not None and latest > since
+    if missed and latest is not None and now - latest <= catch_up:
+        return TriggerState(True, f"{trigger.line} ({trigger.zone}) came at {_said(latest)}")
+    if next_time is None:
+        return TriggerState(False, f"{trigger.line} ({trigger.zone}) never comes again")
+    late = f"; that of {_said(latest)} is too long ago" if missed and latest is not None else ""
+    return TriggerState(False, f"{trigger.line} ({trigger.zone}) comes at {_said(next_time)}{late}", next_time)
+
+
+def _said(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}Z"

@@ -1,0 +1,81 @@
+"""The reason for which a queued run waits, and when it can begin at the earliest: one of each, for every run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from antiphon.catalog.run_holds import RunHold
+from antiphon.durable.run import Run
+
+WaitKind = Literal["held", "retry", "later", "worker", "turn"]
+
+
+class RunWait(msgspec.Struct, frozen=True):
+    """The wait of a queued run.
+
+    Attributes:
+        kind: ``held`` by a freeze or window, until a ``retry`` after a failure, for a moment ``later``, for a
+            ``worker`` that serves it, or for its ``turn``.
+        earliest: when it can begin, as far as is known.
+    """
+
+    run: str
+    kind: WaitKind
+    reason: str
+    earliest: datetime
+
+
+class Slots(msgspec.Struct, frozen=True):
+    """The place that runs of a workflow have: runs under way of all that share it, of so many at once.
+
+    Attributes:
+        frees_at: when the first of them is expected to end.
+    """
+
+    running: int = 0
+    most: int = 0
+    frees_at: datetime | None = None
+
+
+def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: Slots) -> RunWait:
+    """The reason why a queued run has not begun.
+
+    Args:
+        holds: freezes and windows that are not over.
+        slots: of living workers together; ``most`` is 0 where none lives.
+    """
+    own = [hold for hold in holds if run.workflow in hold.workflows]
+    at = max(now, run.not_before)
+    holding = None
+    if run.released_by is None:
+        holding = next((hold for hold in own if hold.begins <= now < hold.until), None)
+        at = _free_from(at, own)
+    if holding is not None:
+        why = f"a freeze by {holding.principal}: {holding.reason}" if holding.kind == "freeze" else holding.reason
+        return RunWait(run.id, "held", f"held until {_said(holding.until)} by {why}", at)
+    if run.not_before > now:
+        if run.attempts and run.error:
+            return RunWait(run.id, "retry", f"tried again at {_said(run.not_before)} after: {run.error}", at)
+        return RunWait(run.id, "later", f"begins at {_said(run.not_before)} or later", at)
+    if slots.most == 0:
+        return RunWait(run.id, "worker", "no worker runs that would do it: start `antiphon up`", at)
+    if slots.running >= slots.most:
+        later = at if slots.frees_at is None else max(at, slots.frees_at)
+        return RunWait(run.id, "turn", f"waits for its turn: {slots.running} of {slots.most} runs are under way", later)
+    return RunWait(run.id, "turn", "is about to begin", at)
+
+
+def _free_from(moment: datetime, holds: Sequence[RunHold]) -> datetime:
+    """The first moment from one on that no hold covers."""
+    for hold in sorted(holds, key=lambda one: one.begins):
+        if hold.begins <= moment < hold.until:
+            moment = hold.until
+    return moment
+
+
+def _said(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}Z"

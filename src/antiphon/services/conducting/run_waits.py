@@ -1,0 +1,58 @@
+"""Reasons for which queued runs of one project wait, read from its catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.core.scope import Scope
+from antiphon.durable.claims import WORKERS
+from antiphon.durable.executor import CONCURRENCY
+from antiphon.durable.run import Run
+from antiphon.orchestration.conductor.waiting import RunWait, Slots, wait_of
+from antiphon.services.project.store import Store
+from antiphon.services.workflows import GATES, MOST_CHECKS, OPENAI_BATCH
+
+_APART = {GATES, OPENAI_BATCH}
+"""Workflows that have slots of their own; all others share those of a worker."""
+
+
+class RunWaits:
+    """Says why runs wait."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def of(self, scope: Scope, runs: Iterable[Run]) -> Mapping[str, RunWait]:
+        """The wait of each of these runs that is queued, by its id."""
+        queued = [run for run in runs if run.status == "queued"]
+        if not queued:
+            return {}
+        now, holds = self._store.database.clock.now(), self._store.run_holds.lasting(scope)
+        slots = self._slots(scope, now)
+        return {run.id: wait_of(run, now, holds, slots[_group(run.workflow)]) for run in queued}
+
+    def _slots(self, scope: Scope, now: datetime) -> dict[str, Slots]:
+        leases = ProcessLeases(self._store.database, self._store.scope.environment)
+        workers = len(leases.living(f"{WORKERS}{scope.tenant}/"))
+        most = {"": CONCURRENCY, GATES: MOST_CHECKS, OPENAI_BATCH: self._store.settings.batch.batches}
+        running: dict[str, list[Run]] = {group: [] for group in most}
+        for run in self._store.runs.under_way(scope):
+            running[_group(run.workflow)].append(run)
+        found = {}
+        for group, runs in running.items():
+            ends = [end for run in runs if (end := _expected_end(run, now)) is not None]
+            found[group] = Slots(len(runs), most[group] * workers, min(ends, default=None))
+        return found
+
+
+def _group(workflow: str) -> str:
+    return workflow if workflow in _APART else ""
+
+
+def _expected_end(run: Run, now: datetime) -> datetime | None:
+    """The end of a run that goes on as it went so far; ``None`` where it does not say how far it is."""
+    if run.started_at is None or not run.total or not run.done:
+        return None
+    return now + (now - run.started_at) * (max(run.total - run.done, 0) / run.done)

@@ -1,0 +1,109 @@
+"""The state of one project's declared schedules, read from its catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from antiphon.catalog.schedules import ScheduleRecord
+from antiphon.core.errors import NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.definitions.project import ProjectSpec
+from antiphon.definitions.schedules import ScheduleSpec
+from antiphon.durable.run import ENDED, Run
+from antiphon.learning.outcomes.drift_runs import DriftReports
+from antiphon.orchestration.conductor.state import Observation, Runtime, ScheduleState
+from antiphon.services.learning.outcomes import drift_reports
+from antiphon.services.project.store import Store
+from antiphon.services.workflows import WORK
+
+MEASURED_RUNS = 50
+"""Runs of a schedule, at most, by which the time that its next one takes is predicted."""
+
+
+class ScheduleStates:
+    """Reads the state of a tenant's schedules."""
+
+    def __init__(self, store: Store, scope: Scope) -> None:
+        self._store = store
+        self._scope = scope
+        self._drift = drift_reports(store)
+
+    def read(self) -> tuple[ScheduleState, ...]:
+        """The state of every schedule that is applied, by name; those that are new begin to count."""
+        project = self._store.applied.project(self._scope)
+        if not project.schedules:
+            return ()
+        self._store.schedules.enroll(self._scope, project.schedules)
+        return self.of(project)
+
+    def of(self, project: ProjectSpec) -> tuple[ScheduleState, ...]:
+        """The state of declared schedules; one that is not applied yet counts from now."""
+        store, scope = self._store, self._scope
+        if not project.schedules:
+            return ()
+        known, now = store.schedules.list(scope), store.database.clock.now()
+        records = {name: known.get(name) or ScheduleRecord(name, 0, now, now) for name in project.schedules}
+        holds = store.run_holds.lasting(scope)
+        states = []
+        for name, spec in sorted(project.schedules.items()):
+            record = records[name]
+            last = self._last(scope, record.run)
+            open_run = last is not None and last.status not in ENDED
+            workflows = WORK[spec.work_class]
+            states.append(
+                ScheduleState(
+                    spec,
+                    record,
+                    last.id if last is not None and open_run else None,
+                    last.status if last is not None and open_run else "",
+                    None if last is None else last.ended_at,
+                    None if last is None else last.deadline,
+                    self._observed(scope, project, spec, record.since),
+                    self._observed(scope, project, spec, record.full_since),
+                    self._runtime(scope, name),
+                    tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
+                )
+            )
+        return tuple(states)
+
+    def _last(self, scope: Scope, run: str | None) -> Run | None:
+        try:
+            return None if run is None else self._store.runs.get(scope, run)
+        except NotFoundError:
+            return None
+
+    def _observed(self, scope: Scope, project: ProjectSpec, spec: ScheduleSpec, since: datetime) -> Observation:
+        return Observation(
+            self._store.outcomes.arrived(scope, spec.application, since),
+            _drifted(self._drift, scope, spec.application, since),
+            self._published(scope, since),
+        )
+
+    def _published(self, scope: Scope, since: datetime) -> tuple[str, ...]:
+        publications = self._store.publications
+        before, now = publications.at(scope, since), publications.snapshots(scope)
+        then = {} if before is None else before.snapshots
+        return tuple(sorted({key.partition("@")[0] for key, snapshot in now.items() if then.get(key) != snapshot}))
+
+    def _runtime(self, scope: Scope, schedule: str) -> Runtime | None:
+        runs = self._store.runs.list(scope, MEASURED_RUNS, status="succeeded", schedule=schedule)
+        return runtime_of(runs)
+
+
+def runtime_of(runs: Sequence[Run]) -> Runtime | None:
+    """Quantiles of the time that runs took, from their first claim to their end; ``None`` of none."""
+    took = sorted(
+        (run.ended_at - run.started_at).total_seconds()
+        for run in runs
+        if run.ended_at is not None and run.started_at is not None
+    )
+    if not took:
+        return None
+    return Runtime(took[len(took) // 2], took[min(len(took) - 1, int(0.95 * len(took)))], len(took))
+
+
+def _drifted(reports: DriftReports, scope: Scope, application: str, since: datetime) -> tuple[str, ...]:
+    # A variable that had drifted before the last run, and still does, is no new drift.
+    found = (one for one in reports.warnings(scope) if one.application == application and one.latest > since)
+    return tuple(name for one in found for name in one.variables)

@@ -1,0 +1,124 @@
+"""Orders of the runs that schedules have due, each in the name of its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from sqlalchemy.engine import Connection
+
+from antiphon.batch.orders import TableOrder
+from antiphon.catalog.batch.jobs import BatchJob
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork
+from antiphon.governance.identity.principal import Principal, schedule_principal
+from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
+from antiphon.orchestration.conductor.conductor import Conductor
+from antiphon.orchestration.conductor.state import PlannedRun, ScheduleState
+from antiphon.services.conducting.schedule_states import ScheduleStates
+from antiphon.services.conducting.windows import put_windows
+from antiphon.services.governance.policies import may_train
+from antiphon.services.project.store import Store
+from antiphon.services.workflows import EVALUATE, TABLE_JOB
+
+PlaceTable = Callable[[Scope, Principal, TableOrder], BatchJob]
+
+
+class ScheduledOrders:
+    """Places the orders of one project's schedules.
+
+    Args:
+        trainings: takes orders of trainings. tables: takes orders of table jobs.
+    """
+
+    def __init__(self, store: Store, trainings: Callable[[], TrainingOrders], tables: PlaceTable) -> None:
+        self._store = store
+        self._trainings = trainings
+        self._tables = tables
+
+    def place(self, state: ScheduleState, planned: PlannedRun) -> str:
+        """Order a schedule's next run, once; its id. What an earlier attempt ordered and did not count is counted.
+
+        Raises:
+            AntiphonError: what is ordered cannot be; nothing is counted.
+        """
+        store, scope, record = self._store, self._store.scope, state.record
+        known = store.runs.find(scope, record.key)
+        run = self._order(state, planned) if known is None else known.id
+        with store.database.transaction() as connection:
+            now = store.database.clock.now()
+            if store.schedules.advance(scope, record, run, now, full=planned.full, within=connection):
+                store.runs.attribute(scope, run, planned.schedule, planned.cause, planned.deadline, within=connection)
+                self._record(state, planned, run, connection)
+        return run
+
+    def refuse(self, state: ScheduleState, problem: str) -> None:
+        """Note why a schedule could not order its run."""
+        self._store.schedules.refuse(self._store.scope, state.record, problem, self._store.database.clock.now())
+
+    def _order(self, state: ScheduleState, planned: PlannedRun) -> str:
+        store, scope, spec, key = self._store, self._store.scope, state.spec, state.record.key
+        by = schedule_principal(scope.tenant, spec.name)
+        match spec.work:
+            case RetrainWork() as work:
+                live = store.releases.live(scope, spec.application)
+                trained = live is not None and live.bundle.model.version is not None
+                request = TrainingRequest(
+                    spec.application,
+                    # A delta goes on from a trained version: the first training is of everything.
+                    delta=work.delta and not planned.full and trained,
+                    examples=work.examples,
+                    rows=work.rows,
+                    texts=work.texts,
+                    rollout=work.rollout,
+                    reason=f"{spec.name}: {planned.cause}",
+                    key=key,
+                )
+                return self._trainings().place(scope, by.id, request, by)
+            case PrecomputeWork() as work:
+                left = None if planned.deadline is None else planned.deadline - store.database.clock.now()
+                order = TableOrder(
+                    spec.application,
+                    work.entities,
+                    within=f"{max(left.total_seconds(), 1):.0f}s" if left is not None else None,
+                    accept_late=True,
+                    precompute=True,
+                    key=key,
+                    max_failed_rows=work.max_failed_rows,
+                )
+                job = self._tables(scope, by, order)
+                found = store.runs.find(scope, f"{TABLE_JOB}:{job.id}")
+                assert found is not None
+                return found.id
+            case EvaluateWork() as work:
+                live = store.releases.live(scope, spec.application)
+                if live is None:
+                    raise NotFoundError(
+                        f"No release of {spec.application} is live, so there is none to evaluate.",
+                        where=spec.name,
+                        next_step="`antiphon apply` makes one.",
+                    )
+                may_train(store)(scope, by.id, live.bundle.application, by)
+                arguments = {"release": live.id, "rows": work.rows, "texts": work.texts, "principal": by.id}
+                return store.runs.submit(scope, EVALUATE, arguments, key=key)
+
+    def _record(self, state: ScheduleState, planned: PlannedRun, run: str, connection: Connection) -> None:
+        detail = {"run": run, "reason": planned.cause}
+        by = schedule_principal(self._store.scope.tenant, state.spec.name)
+        self._store.audit.append(self._store.scope, by.id, "schedule.order", state.spec.name, detail, within=connection)
+
+
+def conductor(store: Store, orders: ScheduledOrders) -> Conductor:
+    """The part of a worker that conducts one project's schedules."""
+    environment = store.scope.environment
+    return Conductor(
+        partial(put_windows, store),
+        ScheduleStates(store, store.scope).read,
+        orders.place,
+        orders.refuse,
+        store.database.clock,
+        poll=parse_duration(store.settings.worker.poll).total_seconds(),
+        wakeup=store.database.doorbell.wakeup(environment, "features"),
+    )

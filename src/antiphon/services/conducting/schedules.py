@@ -1,0 +1,230 @@
+"""Schedules, windows and freezes of one project, as people read and move them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import get_args
+
+import msgspec
+
+from antiphon.catalog.run_holds import RunHold
+from antiphon.catalog.schedules import ScheduleRecord
+from antiphon.core.clock import parse_duration, utc
+from antiphon.core.errors import InvalidInputError, NotFoundError
+from antiphon.core.ids import new_id
+from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
+from antiphon.definitions.project import ProjectSpec
+from antiphon.definitions.schedules import ScheduleSpec, WorkClass
+from antiphon.definitions.triggers import describe
+from antiphon.orchestration.conductor.decide import decide
+from antiphon.orchestration.conductor.state import Runtime, ScheduleOutlook
+from antiphon.services.conducting.schedule_states import ScheduleStates
+from antiphon.services.conducting.windows import AHEAD, WindowOccurrence, held_workflows, occurrences
+from antiphon.services.project.store import Store
+from antiphon.services.workflows import WORK
+
+LONGEST = timedelta(days=90)
+"""A freeze or pause lasts so long at most: one that is forgotten ends."""
+
+EXPENSIVE: tuple[WorkClass, ...] = ("training", "evaluation", "batch")
+"""Classes of work that a freeze holds unless it says otherwise: features stay fresh."""
+
+
+class ScheduleLine(msgspec.Struct, frozen=True):
+    """A schedule as it is declared, as it stands, and what it does next."""
+
+    name: str
+    application: str
+    work: WorkClass
+    declared: str
+    outlook: ScheduleOutlook
+    record: ScheduleRecord
+    runtime: Runtime | None
+
+
+class ProjectSchedules:
+    """Schedules, windows and freezes of one tenant in one project's environment."""
+
+    def __init__(self, store: Store, scope: Scope) -> None:
+        self._store = store
+        self._scope = scope
+
+    def list(self) -> tuple[ScheduleLine, ...]:
+        """Every schedule that is applied, with what it waits for."""
+        return schedule_lines(self._store, self._scope, self._store.applied.project(self._scope))
+
+    def pause(self, principal: str, name: str, reason: str, until: datetime) -> ScheduleRecord:
+        """Keep a schedule from ordering anything until a moment; a run that it ordered goes on. It is on record.
+
+        Raises:
+            NotFoundError: no schedule of this name is applied.
+            InvalidInputError: no reason, or a moment that is past or too far away.
+        """
+        self._require(name)
+        until = self._checked(until, reason)
+        store = self._store
+        with store.database.transaction() as connection:
+            record = store.schedules.pause(self._scope, name, principal, reason, until, within=connection)
+            detail = {"reason": reason, "until": until.isoformat()}
+            store.audit.append(self._scope, principal, "schedule.pause", name, detail, within=connection)
+        return record
+
+    def resume(self, principal: str, name: str) -> ScheduleRecord:
+        """End a schedule's pause; raises ``NotFoundError`` when no schedule of this name is applied."""
+        self._require(name)
+        store = self._store
+        with store.database.transaction() as connection:
+            record = store.schedules.resume(self._scope, name, within=connection)
+            store.audit.append(self._scope, principal, "schedule.resume", name, within=connection)
+        return record
+
+    def freeze(
+        self, principal: str, reason: str, until: datetime, work: Sequence[str] = (), begins: datetime | None = None
+    ) -> RunHold:
+        """Let no run of these classes of work begin until a moment, and have those under way given back. It is on
+        record, and ends by itself.
+
+        Raises:
+            InvalidInputError: an unknown class, no reason, or a moment that is past or too far away.
+        """
+        store, now = self._store, self._now()
+        classes = tuple(dict.fromkeys(_work_class(one) for one in work)) or EXPENSIVE
+        start, end = max(now, utc(begins)) if begins is not None else now, self._checked(until, reason)
+        if end <= start:
+            raise InvalidInputError(
+                "The freeze ends before it begins.", where="--until", next_step="Name a later time."
+            )
+        name = new_id("freeze")
+        hold = RunHold(name, "freeze", name, held_workflows(classes), start, end, reason, principal)
+        with store.database.transaction() as connection:
+            store.run_holds.add(self._scope, hold, within=connection)
+            detail = {"reason": reason, "until": end.isoformat(), "work": " ".join(classes)}
+            store.audit.append(self._scope, principal, "freeze.begin", name, detail, within=connection)
+        return hold
+
+    def thaw(self, principal: str, hold: str) -> RunHold:
+        """End a freeze before its time; raises ``NotFoundError`` when there is none of this id, and
+        ``InvalidInputError`` for a window, which is declared."""
+        store = self._store
+        with store.database.transaction() as connection:
+            found = next(
+                (one for one in store.run_holds.lasting(self._scope, within=connection) if one.id == hold), None
+            )
+            if found is not None and found.kind == "window":
+                raise InvalidInputError(
+                    f"{found.name} is a declared window.",
+                    where=hold,
+                    next_step="Change it in definitions.py, or let one run go: `antiphon runs release RUN`.",
+                )
+            ended = store.run_holds.end(self._scope, hold, within=connection)
+            store.audit.append(self._scope, principal, "freeze.end", hold, within=connection)
+        return ended
+
+    def holds(self) -> tuple[RunHold, ...]:
+        """Freezes and windows that are not over."""
+        return self._store.run_holds.lasting(self._scope)
+
+    def windows(self, until: datetime | None = None) -> tuple[WindowOccurrence, ...]:
+        """The declared windows as they come, until a moment (three days from now by default)."""
+        now = self._now()
+        project = self._store.applied.project(self._scope)
+        found = [one for spec in project.windows.values() for one in occurrences(spec, now, until or now + AHEAD)]
+        return tuple(sorted(found, key=lambda one: (one.begins, one.window.name)))
+
+    def release(self, principal: str, run: str, reason: str) -> None:
+        """Let one run go past freezes and windows, on record; raises ``NotFoundError`` when there is none of this
+        id."""
+        store = self._store
+        if not reason.strip():
+            raise InvalidInputError("A run is released for a reason.", where="--reason", next_step="Say why.")
+        with store.database.transaction() as connection:
+            store.runs.release(self._scope, run, principal, within=connection)
+            store.audit.append(self._scope, principal, "run.release", run, {"reason": reason}, within=connection)
+
+    def _require(self, name: str) -> None:
+        known = self._store.applied.project(self._scope).schedules
+        if name not in known:
+            raise NotFoundError(
+                f"There is no schedule {name!r}.",
+                where=str(self._scope),
+                next_step=nearest(name, known, "`antiphon schedules list` shows those that are applied."),
+            )
+        self._store.schedules.enroll(self._scope, [name])
+
+    def _checked(self, until: datetime, reason: str) -> datetime:
+        now, end = self._now(), utc(until)
+        if not reason.strip():
+            raise InvalidInputError("It is done for a reason.", where="--reason", next_step="Say why.")
+        if not now < end <= now + LONGEST:
+            raise InvalidInputError(
+                f"{end:%Y-%m-%d %H:%M}Z is {'past' if end <= now else f'more than {LONGEST.days} days away'}.",
+                where="--until",
+                next_step="Name a later time." if end <= now else "Name an earlier time; it can be prolonged.",
+            )
+        return end
+
+    def _now(self) -> datetime:
+        return self._store.database.clock.now()
+
+
+def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[ScheduleLine, ...]:
+    """The schedules of declarations, with what each will do next once they are applied; nothing is written."""
+    states = ScheduleStates(store, scope).of(project)
+    outlooks = decide(states, store.database.clock.now()).outlooks
+    return tuple(
+        ScheduleLine(
+            state.spec.name,
+            state.spec.application,
+            state.spec.work_class,
+            declared(state.spec),
+            outlook,
+            state.record,
+            state.runtime,
+        )
+        for state, outlook in zip(states, outlooks, strict=True)
+    )
+
+
+def until_of(until: str, duration: str, now: datetime) -> datetime:
+    """The moment that ``--until`` or ``--for`` names.
+
+    Raises:
+        InvalidInputError: neither or both are given, or one is malformed.
+    """
+    if bool(until) == bool(duration):
+        raise InvalidInputError(
+            "It ends at some time.", where="--until", next_step="Give either --until 2026-12-24T18:00Z or --for 2h."
+        )
+    if duration:
+        return now + parse_duration(duration)
+    try:
+        moment = datetime.fromisoformat(until)
+    except ValueError:
+        raise InvalidInputError(
+            f"{until!r} is no time.", where="--until", next_step="Write 2026-12-24T18:00+01:00."
+        ) from None
+    if moment.tzinfo is None:
+        raise InvalidInputError(
+            f"{until!r} has no zone.", where="--until", next_step="Write 2026-12-24T18:00+01:00, or Z for UTC."
+        )
+    return moment
+
+
+def declared(spec: ScheduleSpec) -> str:
+    """The condition of a schedule in words."""
+    if spec.ready_by is not None:
+        return f"ready by {spec.ready_by.line} ({spec.ready_by.zone})"
+    return "" if spec.when is None else describe(spec.when)
+
+
+def _work_class(name: str) -> WorkClass:
+    for known in WORK:
+        if name == known:
+            return known
+    raise InvalidInputError(
+        f"There is no class of work {name!r}.",
+        where="--work",
+        next_step=f"Choose some of {', '.join(get_args(WorkClass))}.",
+    )

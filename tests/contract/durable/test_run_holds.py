@@ -1,0 +1,121 @@
+"""Freezes and windows: no run of their workflows is claimed inside of one, and those under way are asked to yield."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+from tests.unit.catalog.examples import DEV, NOON, OTHER
+
+from antiphon.catalog.database import Database
+from antiphon.catalog.run_holds import RunHold, RunHolds
+from antiphon.core.clock import ManualClock
+from antiphon.core.errors import NotFoundError
+from antiphon.durable.claims import ServedRuns
+from antiphon.durable.runs import Runs
+
+LEASE = timedelta(seconds=10)
+ALL = ServedRuns("dev")
+
+
+def hold(name: str, begins: datetime, until: datetime, *workflows: str, kind: str = "freeze") -> RunHold:
+    return RunHold(name, kind, name, tuple(sorted(workflows)), begins, until, "the launch", "ada")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def holds(database: Database) -> RunHolds:
+    return RunHolds(database)
+
+
+def test_no_run_of_a_held_workflow_is_claimed_until_the_hold_is_over(
+    database: Database, holds: RunHolds, clock: ManualClock
+) -> None:
+    runs = Runs(database)
+    training, refresh = runs.submit(DEV, "train", {}), runs.submit(DEV, "refresh", {})
+    holds.add(DEV, hold("f1", NOON, NOON + timedelta(hours=1), "train", "table_job"))
+    found = runs.claim("w", ALL, LEASE)
+    assert found is not None
+    assert found.id == refresh
+    assert runs.claim("w", ALL, LEASE) is None
+    assert not runs.queued(ALL)
+    runs.end(found, {})
+    assert runs.next_due(ALL) == timedelta(hours=1)  # The executor sleeps until then, instead of looking again at once.
+    clock.advance(timedelta(minutes=59))
+    assert runs.claim("w", ALL, LEASE) is None
+    clock.advance(timedelta(minutes=1))
+    found = runs.claim("w", ALL, LEASE)
+    assert found is not None
+    assert found.id == training
+
+
+def test_a_hold_is_of_its_scope_and_begins_when_it_says(
+    database: Database, holds: RunHolds, clock: ManualClock
+) -> None:
+    runs = Runs(database)
+    holds.add(OTHER, hold("f1", NOON, NOON + timedelta(hours=1), "train"))
+    holds.add(DEV, hold("f2", NOON + timedelta(minutes=5), NOON + timedelta(hours=1), "train"))
+    runs.submit(DEV, "train", {})
+    assert runs.claim("w", ALL, LEASE) is not None
+    runs.submit(DEV, "train", {})
+    clock.advance(timedelta(minutes=5))
+    assert runs.claim("w", ALL, LEASE) is None
+    assert [one.id for one in holds.lasting(DEV)] == ["f2"]
+
+
+def test_a_run_under_way_is_asked_to_yield_and_one_that_was_released_is_not(
+    database: Database, holds: RunHolds
+) -> None:
+    runs = Runs(database)
+    first, second = runs.submit(DEV, "train", {}), runs.submit(DEV, "train", {})
+    held, released = runs.claim("w", ALL, LEASE), runs.claim("w", ALL, LEASE)
+    assert held is not None
+    assert released is not None
+    assert (held.id, released.id) == (first, second)
+    assert runs.heartbeat(held, LEASE) is None
+    holds.add(DEV, hold("f1", NOON, NOON + timedelta(hours=1), "train"))
+    assert runs.release(DEV, second, "ada").released_by == "ada"
+    assert (runs.heartbeat(held, LEASE), runs.heartbeat(released, LEASE)) == ("yield", None)
+    runs.give_back(held)
+    again = runs.get(DEV, first)
+    assert (again.status, again.attempts) == ("queued", 0)
+    assert runs.claim("w", ALL, LEASE) is None
+    runs.release(DEV, first, "ada")
+    assert runs.claim("w", ALL, LEASE) is not None
+    runs.cancel(DEV, second)
+    assert runs.heartbeat(released, LEASE) == "cancel"
+
+
+def test_a_run_whose_worker_died_does_not_begin_again_inside_a_hold(
+    database: Database, holds: RunHolds, clock: ManualClock
+) -> None:
+    runs = Runs(database)
+    run = runs.submit(DEV, "train", {})
+    assert runs.claim("dead", ALL, LEASE) is not None
+    holds.add(DEV, hold("f1", NOON, NOON + timedelta(hours=1), "train"))
+    clock.advance(timedelta(minutes=1))
+    assert runs.claim("w", ALL, LEASE) is None
+    assert runs.next_due(ALL) == timedelta(minutes=59)
+    holds.end(DEV, "f1")
+    found = runs.claim("w", ALL, LEASE)
+    assert found is not None
+    assert (found.id, found.attempts, found.started_at) == (run, 2, NOON)
+
+
+def test_windows_take_the_place_of_others_and_leave_freezes_alone(holds: RunHolds, clock: ManualClock) -> None:
+    hour = timedelta(hours=1)
+    freeze = hold("f1", NOON, NOON + hour, "train")
+    holds.add(DEV, freeze)
+    windows = [hold(f"w{n}", NOON + n * hour, NOON + (n + 1) * hour, "train", kind="window") for n in (2, 4)]
+    assert holds.put_windows(DEV, windows)
+    assert not holds.put_windows(DEV, windows)
+    assert holds.lasting(DEV) == (freeze, *windows)
+    assert holds.put_windows(DEV, windows[1:])
+    assert holds.lasting(DEV) == (freeze, windows[1])
+    clock.advance(timedelta(hours=6))
+    assert holds.lasting(DEV) == ()
+    assert holds.list(DEV, NOON) == (freeze, windows[1])
+    clock.advance(timedelta(days=31))
+    holds.add(DEV, hold("f2", clock.now(), clock.now() + hour, "train"))
+    assert [one.id for one in holds.list(DEV, NOON)] == ["f2"]
+    with pytest.raises(NotFoundError, match="no hold 'f1'"):
+        holds.end(DEV, "f1")

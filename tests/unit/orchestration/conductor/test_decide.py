@@ -1,0 +1,213 @@
+"""The conductor's decisions, as a function of the schedules' state and the time."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from antiphon.definitions.cron import CronTime
+from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec
+from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewDrift, NewOutcomes, NewPublication
+
+from antiphon.catalog.run_holds import RunHold
+from antiphon.catalog.schedules import ScheduleRecord
+from antiphon.core.clock import UTC
+from antiphon.orchestration.conductor.decide import decide, latest_start
+from antiphon.orchestration.conductor.state import Observation, PlannedRun, Runtime, ScheduleOutlook, ScheduleState
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def schedule(spec: ScheduleSpec | None = None, **changes: Any) -> ScheduleState:
+    spec = spec or ScheduleSpec("nightly", "desk", EvaluateWork(), Interval("24h"), settle=600, catch_up=7 * 86_400)
+    record = ScheduleRecord(spec.name, 0, NOON, NOON)
+    return msgspec.structs.replace(ScheduleState(spec, record), **changes)
+
+
+def when(trigger: Any, **observed: Any) -> ScheduleState:
+    spec = ScheduleSpec("nightly", "desk", EvaluateWork(), trigger, settle=600, catch_up=3_600)
+    return schedule(spec, observed=Observation(**observed))
+
+
+def one(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOutlook:
+    decision = decide([state], now)
+    assert len(decision.outlooks) == 1  # Whatever happens, there is one sentence about it.
+    return decision.orders[0] if decision.orders else decision.outlooks[0]
+
+
+def order(state: ScheduleState, now: datetime) -> PlannedRun:
+    found = one(state, now)
+    assert isinstance(found, PlannedRun), found
+    return found
+
+
+def outlook(state: ScheduleState, now: datetime) -> ScheduleOutlook:
+    found = one(state, now)
+    assert isinstance(found, ScheduleOutlook), found
+    return found
+
+
+def hold(begins: datetime, until: datetime) -> RunHold:
+    return RunHold("h", "window", "peak", ("table_job",), begins, until, "the window peak", "ada")
+
+
+def test_an_interval_is_due_once_it_has_passed() -> None:
+    waiting = outlook(schedule(), NOON + 23 * HOUR)
+    assert (waiting.stage, waiting.earliest) == ("waits", NOON + DAY)
+    assert order(schedule(), NOON + DAY).cause == "24h have passed since 2026-06-01 12:00Z"
+    assert decide([schedule()], NOON).next_look == NOON + DAY
+
+
+def test_a_clock_time_is_due_when_it_came_since_the_last_run_and_not_too_long_ago() -> None:
+    clock = when(CronTime("0 3 * * *", "Europe/Berlin"))  # 01:00 UTC in summer
+    at = datetime(2026, 6, 2, 1, tzinfo=UTC)
+    assert outlook(clock, at - HOUR).earliest == at
+    assert order(clock, at).cause == "0 3 * * * (Europe/Berlin) came at 2026-06-02 01:00Z"
+    assert order(clock, at + HOUR)  # The last minute of an hour of catching up.
+    missed = outlook(clock, at + 2 * HOUR)
+    assert missed.earliest == at + DAY
+    assert "too long ago" in missed.reason
+
+
+def test_events_are_counted_since_the_last_run() -> None:
+    assert outlook(when(NewOutcomes(500), outcomes=499), NOON).reason.startswith("499 of 500 new outcomes")
+    assert order(when(NewOutcomes(500), outcomes=500), NOON).cause.startswith("500 of 500 new outcomes")
+    assert order(when(NewDrift(), drifted=("delay",)), NOON).cause.startswith("delay drifted")
+    assert outlook(when(NewDrift(("wind",)), drifted=("delay",)), NOON).reason.startswith("no drift of wind")
+    assert order(when(NewPublication(("congestion",)), published=("congestion",)), NOON)
+    assert outlook(when(NewPublication(("congestion",)), published=("weather",)), NOON).earliest is None
+
+
+def test_any_is_due_with_one_and_all_with_every_one_of_its_parts() -> None:
+    either = AnyOf((NewOutcomes(500), Interval("24h")))
+    assert order(when(either, outcomes=7), NOON + DAY).cause.startswith("24h have passed")
+    waiting = outlook(when(either, outcomes=7), NOON)
+    assert waiting.earliest == NOON + DAY
+    assert "7 of 500" in waiting.reason
+    assert "24h pass" in waiting.reason
+    both = AllOf((NewOutcomes(500), Interval("24h")))
+    assert outlook(when(both, outcomes=7), NOON + DAY).earliest is None  # No time alone makes it due.
+    assert outlook(when(both, outcomes=500), NOON).earliest == NOON + DAY
+    assert order(when(both, outcomes=500), NOON + DAY).cause.count("since") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "reason", "earliest"),
+    [
+        ({"open_run": "run_1", "open_status": "running"}, "runs", "its run run_1 is running", None),
+        ({"ended_at": NOON + DAY}, "waits", "its last run has only just ended", NOON + DAY + timedelta(minutes=10)),
+    ],
+)
+def test_a_run_that_has_not_ended_or_only_just_has_keeps_the_next_one_waiting(
+    changes: dict[str, Any], stage: str, reason: str, earliest: datetime | None
+) -> None:
+    found = outlook(schedule(**changes), NOON + DAY)
+    assert (found.stage, found.reason, found.earliest) == (stage, reason, earliest)
+
+
+def test_a_pause_and_a_refusal_are_said_until_they_are_over() -> None:
+    state = schedule()
+    paused = msgspec.structs.replace(
+        state.record, paused_by="ada", pause_reason="the launch", paused_until=NOON + 2 * DAY
+    )
+    found = outlook(schedule(record=paused), NOON + DAY)
+    assert (found.stage, found.reason, found.earliest) == ("paused", "paused by ada: the launch", NOON + 2 * DAY)
+    assert order(schedule(record=paused), NOON + 2 * DAY)
+    refused = msgspec.structs.replace(state.record, problem="no model was pulled", tried_at=NOON + DAY)
+    found = outlook(schedule(record=refused), NOON + DAY)
+    assert (found.stage, found.reason) == ("refused", "no model was pulled")
+    assert order(schedule(record=refused), NOON + DAY + timedelta(minutes=10))
+
+
+def test_a_retraining_is_full_by_its_own_condition_and_else_a_delta() -> None:
+    work = RetrainWork(delta=True, full_when=Interval("30d"))
+    spec = ScheduleSpec("retrain", "desk", work, NewOutcomes(500), settle=600, catch_up=86_400)
+    assert not order(schedule(spec, observed=Observation(500)), NOON + DAY).full
+    whole = order(schedule(spec), NOON + 30 * DAY)
+    assert whole.full
+    assert whole.cause.endswith("a full training")
+    assert order(
+        schedule(
+            ScheduleSpec("retrain", "desk", RetrainWork(delta=False), NewOutcomes(1), catch_up=1),
+            observed=Observation(1),
+        ),
+        NOON,
+    ).full
+
+
+def briefing(**changes: Any) -> ScheduleState:
+    spec = ScheduleSpec(
+        "briefing", "desk", PrecomputeWork("flights.csv"), None, CronTime("0 6 * * *"), lead=3_600, catch_up=6 * 3_600
+    )
+    return schedule(spec, **changes)
+
+
+SIX = datetime(2026, 6, 2, 6, tzinfo=UTC)
+
+
+def test_work_with_a_deadline_begins_as_long_before_it_as_it_takes() -> None:
+    waiting = outlook(briefing(), NOON)
+    assert (waiting.earliest, waiting.deadline) == (SIX - HOUR, SIX)
+    begun = order(briefing(), SIX - HOUR)
+    assert begun.deadline == SIX
+    assert not begun.late
+    assert "declared" in begun.cause
+    known = briefing(runtime=Runtime(600.0, 900.0, 20))
+    assert outlook(known, SIX - HOUR).earliest == SIX - timedelta(minutes=15)
+    assert "95 of 100 of its 20 runs" in order(known, SIX - timedelta(minutes=15)).cause
+
+
+def test_time_that_is_held_is_no_time_to_work_in() -> None:
+    peak = hold(SIX - 3 * HOUR, SIX - timedelta(minutes=30))
+    assert outlook(briefing(holds=(peak,)), NOON).earliest == SIX - 3 * HOUR - timedelta(minutes=30)
+
+
+def test_a_deadline_that_cannot_be_met_is_said_and_tried_all_the_same() -> None:
+    late = order(briefing(), SIX - timedelta(minutes=10))
+    assert late.late
+    assert late.cause.endswith("which it is not expected to be")
+    after = order(briefing(), SIX + HOUR)  # Nothing ran in the night.
+    assert after.late
+    assert after.deadline == SIX
+    assert outlook(briefing(), SIX + 7 * HOUR).deadline == SIX + DAY  # That of today is not made up for any more.
+
+
+def test_the_next_deadline_follows_the_one_that_was_served() -> None:
+    record = msgspec.structs.replace(briefing().record, sequence=1, since=SIX - HOUR)
+    assert outlook(briefing(record=record, served=SIX), SIX - timedelta(minutes=5)).deadline == SIX + DAY
+
+
+@pytest.mark.parametrize(
+    ("holds", "start"),
+    [
+        ((), 9),
+        (((10, 11),), 8),
+        (((9, 13),), 8),
+        (((5, 6),), 9),
+        (((10, 11), (8, 9)), 7),
+        (((9, 11), (10, 13)), 6),
+        (((13, 14),), 9),
+        (((8, 9),), 9),
+    ],
+)
+def test_the_latest_start_leaves_enough_free_time(holds: tuple[tuple[int, int], ...], start: int) -> None:
+    def at(hour: int) -> datetime:
+        return datetime(2026, 6, 1, hour, tzinfo=UTC)
+
+    found = latest_start(at(12), 3 * HOUR, [hold(at(begins), at(until)) for begins, until in holds])
+    assert found == at(start)
+
+
+def test_ten_thousand_schedules_are_decided_without_one_in_another_s_way() -> None:
+    states = [
+        schedule(
+            ScheduleSpec(f"s{n}", "desk", EvaluateWork(), NewOutcomes(n + 1), catch_up=60), observed=Observation(9)
+        )
+        for n in range(10_000)
+    ]
+    decision = decide(states, NOON)
+    assert len(decision.orders) == 9
+    assert len(decision.outlooks) == 10_000
