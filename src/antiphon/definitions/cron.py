@@ -36,10 +36,10 @@ class CronTime(Condition, frozen=True, tag="cron"):
     named, either of them is enough. Beside it ``L`` and ``LW`` are a month's last day and last weekday, ``MON#1`` its
     first Monday, ``5L`` its last Friday.
 
-    When the zone's clock is set, the rules are Debian's too. A line that names its times (neither minute nor hour begins
-    with ``*``) fires once for each: a time that is skipped is made up for at the moment to which the clock jumps, and
-    one that comes twice counts when it comes first. Any other line follows the clock: it does not fire at times that are
-    skipped, and fires twice at those that come twice.
+    When the zone's clock is set, the rules are Debian's too. A line that names its times (neither minute nor hour
+    begins with ``*``) fires once for each: a time that is skipped is made up for at the moment to which the clock
+    jumps, and one that comes twice counts when it comes first. Any other line follows the clock: it does not fire at
+    times that are skipped, and fires twice at those that come twice.
 
     Attributes:
         line: minute, hour, day of month, month, day of week.
