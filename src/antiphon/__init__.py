@@ -78,6 +78,15 @@ _HOMES = {
     "sum": ("feature", "sum_"),
     "target": ("feature", "target"),
     "when": ("functions", "when"),
+    "Evaluate": ("schedules", "Evaluate"),
+    "Precompute": ("schedules", "Precompute"),
+    "Retrain": ("schedules", "Retrain"),
+    "Window": ("schedules", "Window"),
+    "cron": ("triggers", "cron"),
+    "drift": ("triggers", "drift"),
+    "every": ("triggers", "every"),
+    "outcomes": ("triggers", "outcomes"),
+    "published": ("triggers", "published"),
 }
 __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
@@ -90,6 +99,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Outcome", "Signal", "metric", "metrics", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences",
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
+    "Retrain", "Precompute", "Evaluate", "Window", "every", "cron", "outcomes", "drift", "published",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -143,9 +153,11 @@ if TYPE_CHECKING:
     from antiphon.definitions.own_metrics import JudgeMetric, metric
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
+    from antiphon.definitions.schedules import Evaluate, Precompute, Retrain, Window
     from antiphon.definitions.signals import Signal
     from antiphon.definitions.source import Source
     from antiphon.definitions.tools import ToolBounds, http_tool, tool
+    from antiphon.definitions.triggers import cron, drift, every, outcomes, published
     from antiphon.services.export.frames import open_project as open  # noqa: F401
 
 

@@ -23,6 +23,16 @@ from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.on_demand import OnDemandSpec, OnDemandView
 from antiphon.definitions.place import CodeLocation, collecting
 from antiphon.definitions.quality import Quality
+from antiphon.definitions.schedules import (
+    DeclaredSchedule,
+    Evaluate,
+    Precompute,
+    Retrain,
+    ScheduleSpec,
+    Window,
+    WindowSpec,
+)
+from antiphon.definitions.schedules_check import schedule_mistakes, window_mistakes
 from antiphon.definitions.source import Source, SourceSpec
 
 
@@ -33,6 +43,8 @@ class ProjectSpec(msgspec.Struct, frozen=True):
     views: dict[str, FeatureViewSpec]
     applications: dict[str, ApplicationSpec]
     sources: dict[str, SourceSpec]
+    schedules: dict[str, ScheduleSpec] = {}
+    windows: dict[str, WindowSpec] = {}
 
     @property
     def on_demand(self) -> dict[str, OnDemandSpec]:
@@ -80,6 +92,8 @@ def load(
         views={view.name: view.spec(root) for view in items if isinstance(view, FeatureView)},
         applications={app.name: application_spec(app, root) for app in items if isinstance(app, Application)},
         sources={source.name: source.spec(root) for source in items if isinstance(source, Source)},
+        schedules={item.name: item.spec(root) for item in items if isinstance(item, DeclaredSchedule)},
+        windows={window.name: window.spec for window in items if isinstance(window, Window)},
     )
 
 
@@ -135,8 +149,23 @@ def _mistakes(items: list[object]) -> list[tuple[CodeLocation, str]]:
                 problems += list(item.mistakes())
             case Application():
                 problems += [(item.place, text) for text in application_mistakes(item)]
+    problems += list(_schedule_mistakes(items))
     problems += list(_clashes(items))
     return problems
+
+
+def _schedule_mistakes(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
+    applications = {str(item.name): item for item in items if isinstance(item, Application)}
+    views = {item.name for item in items if isinstance(item, FeatureView)}
+    blackouts: list[WindowSpec] = []
+    for window in (item for item in items if isinstance(item, Window)):
+        found = list(window_mistakes(window))
+        yield from ((window.place, text) for text in found)
+        if not found and window.kind == "blackout":
+            blackouts.append(window.spec)
+    for item in items:
+        if isinstance(item, DeclaredSchedule):
+            yield from ((item.place, text) for text in schedule_mistakes(item, applications, views, blackouts))
 
 
 def _resolve_granted(
@@ -158,9 +187,9 @@ def _missing_histories(items: list[object], root: Path) -> Iterator[tuple[CodeLo
 
 
 def _clashes(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
-    first: dict[tuple[str, str], Entity | Source | FeatureView | OnDemandView | Application] = {}
+    first: dict[tuple[str, str], _Named] = {}
     for item in items:
-        if not isinstance(item, (Entity, Source, FeatureView, OnDemandView, Application)):
+        if not isinstance(item, _Named):
             continue
         noun = _NOUNS[type(item)]
         known = first.setdefault((noun, str(item.name)), item)
@@ -168,9 +197,11 @@ def _clashes(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
             continue
         if isinstance(item, Entity) and isinstance(known, Entity) and item.keys == known.keys:
             continue
-        yield item.place, f"{noun} {item.name!r} is declared already, at {known.place}."
+        advice = " Give one of them another name." if isinstance(item, DeclaredSchedule) else ""
+        yield item.place, f"{noun} {item.name!r} is declared already, at {known.place}.{advice}"
 
 
+_Named = Entity | Source | FeatureView | OnDemandView | Application | DeclaredSchedule | Window
 _NOUNS: dict[type, str] = {
     Entity: "entity",
     Source: "source",
@@ -178,4 +209,8 @@ _NOUNS: dict[type, str] = {
     Documents: "view",
     OnDemandView: "view",
     Application: "application",
+    Retrain: "schedule",
+    Precompute: "schedule",
+    Evaluate: "schedule",
+    Window: "window",
 }

@@ -40,7 +40,7 @@ from antiphon.engine.api.messages import (
     TextEmbeddings,
 )
 from antiphon.engine.api.port import GenerationEngine
-from antiphon.serving.admission.gradient import Gradient, Window
+from antiphon.serving.admission.gradient import Gradient, SampleWindow
 from antiphon.serving.admission.refusals import RefusalThrottle, SlotReleaseRate
 
 WINDOW_SECONDS = 0.25
@@ -192,7 +192,7 @@ class EngineGate:
         count = len(self._seconds)
         reported = sum(self._queued) / count if len(self._queued) == count else None
         if self._adaptive:
-            self.gradient = self.gradient.after(Window(sum(self._seconds) / count, reported, self._most))
+            self.gradient = self.gradient.after(SampleWindow(sum(self._seconds) / count, reported, self._most))
         self._opened, self._seconds, self._queued, self._most = now, [], [], self._inside
         self._admit()
 

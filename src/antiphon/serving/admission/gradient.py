@@ -29,7 +29,7 @@ LONG_WINDOWS = 600
 WARM_WINDOWS = 10
 
 
-class Window(msgspec.Struct, frozen=True):
+class SampleWindow(msgspec.Struct, frozen=True):
     """Measurements between two adjustments.
 
     Attributes:
@@ -58,7 +58,7 @@ class Gradient(msgspec.Struct, frozen=True):
     reference: float = 0.0
     windows: int = 0
 
-    def after(self, window: Window) -> Gradient:
+    def after(self, window: SampleWindow) -> Gradient:
         """The state after one more window."""
         reference, windows = self._referred(window), min(self.windows + 1, LONG_WINDOWS)
         limit = self.limit
@@ -72,7 +72,7 @@ class Gradient(msgspec.Struct, frozen=True):
             limit = max(self.least, min(self.most, limit))
         return Gradient(limit, self.least, self.most, reference, windows)
 
-    def _referred(self, window: Window) -> float:
+    def _referred(self, window: SampleWindow) -> float:
         """A mean of the first windows, then a long moving average that falls fast once it is far too high."""
         measured = window.seconds - (window.queued or 0.0)
         if self.windows < WARM_WINDOWS:

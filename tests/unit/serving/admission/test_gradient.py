@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from antiphon.serving.admission.gradient import Gradient, Window
+from antiphon.serving.admission.gradient import Gradient, SampleWindow
 
 
 def after(state: Gradient, windows: int, *, seconds: float, queued: float | None = 0.0, most: int = 1000) -> Gradient:
     for _ in range(windows):
-        state = state.after(Window(seconds, queued, most))
+        state = state.after(SampleWindow(seconds, queued, most))
     return state
 
 
@@ -19,7 +19,7 @@ def test_it_grows_while_nobody_waits_up_to_its_bound() -> None:
 
 
 def test_it_shrinks_while_requests_wait_in_the_engine_by_at_most_a_tenth() -> None:
-    waiting = Gradient(100.0).after(Window(4.0, 3.0, 100))
+    waiting = Gradient(100.0).after(SampleWindow(4.0, 3.0, 100))
     assert waiting.limit == pytest.approx(100 * 0.9 + 10 * 0.2)
     assert after(Gradient(100.0), 400, seconds=4.0, queued=3.0).limit == pytest.approx(4.0, abs=0.5)
 

@@ -1,0 +1,376 @@
+"""Schedules and windows: when which work of an application is done, and when work may not be done or had better be.
+
+A schedule is declared beside its application and is no part of it, so that no release changes with one. The conductor
+orders the work.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import msgspec
+
+from antiphon.core.clock import parse_duration, utc
+from antiphon.definitions.application import Application
+from antiphon.definitions.conditions import Condition
+from antiphon.definitions.cron import CronTime
+from antiphon.definitions.objects import is_objects
+from antiphon.definitions.place import CodeLocation, caller, declared
+from antiphon.definitions.source import Source
+from antiphon.definitions.triggers import Trigger
+
+WorkClass = Literal["refresh", "training", "evaluation", "batch"]
+"""Classes of work that windows keep apart: refreshes of views, trainings, evaluations, batch jobs."""
+
+WindowKind = Literal["blackout", "preferred"]
+
+JOINED_AT_MOST = 1_500
+"""Occurrences of a window that are joined to one where each begins before the one before has ended."""
+
+_TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?:\s+(\S+))?\Z", re.ASCII)
+
+
+class RetrainWork(msgspec.Struct, frozen=True, tag="retrain"):
+    """A training of the application's model, as ``antiphon train`` orders it.
+
+    Attributes:
+        delta: only what is new, going on from the live version.
+        full_when: the condition under which one is full all the same; it counts from the last full one.
+        rollout: whether the release's rollout begins when it passes its gates.
+        examples: at most so many are learned from; ``None``: as the application declares.
+        rows: rows that are evaluated.
+        texts: so many of them are asked for the whole output.
+    """
+
+    delta: bool = True
+    full_when: Trigger | None = None
+    rollout: bool = True
+    examples: int | None = None
+    rows: int = 400
+    texts: int = 100
+
+
+class PrecomputeWork(msgspec.Struct, frozen=True, tag="precompute"):
+    """Answers that are stored ahead, about the entities of a table.
+
+    Attributes:
+        entities: path of the table, from the root of the machine, or ``s3://BUCKET/KEY``.
+        rows: at most so many of its rows, the first ones; ``None``: all.
+        max_failed_rows: the job fails once more rows have failed; ``None``: it comes to its end.
+    """
+
+    entities: str
+    rows: int | None = None
+    max_failed_rows: int | None = None
+
+
+class EvaluateWork(msgspec.Struct, frozen=True, tag="evaluate"):
+    """An evaluation of the live release.
+
+    Attributes:
+        rows: rows that are evaluated.
+        texts: so many of them are asked for the whole output.
+    """
+
+    rows: int = 400
+    texts: int = 100
+
+
+ScheduledWork = RetrainWork | PrecomputeWork | EvaluateWork
+_CLASSES: dict[type, WorkClass] = {
+    RetrainWork: "training",
+    PrecomputeWork: "batch",
+    EvaluateWork: "evaluation",
+}
+
+
+class ScheduleSpec(msgspec.Struct, frozen=True):
+    """A declared schedule as a value. Durations are in seconds.
+
+    Attributes:
+        when: the condition under which the work is due; ``None`` where ``ready_by`` is given.
+        ready_by: deadlines, by which the work has been done; it begins so long before that it will be.
+        lead: how long before a deadline it begins while its duration is not known from earlier runs.
+        settle: it is not ordered sooner than this after the last one ended.
+        catch_up: a time that was missed for longer is not made up for.
+    """
+
+    name: str
+    application: str
+    work: ScheduledWork
+    when: Trigger | None = None
+    ready_by: CronTime | None = None
+    lead: float = 0.0
+    settle: float = 0.0
+    catch_up: float = 0.0
+
+    @property
+    def work_class(self) -> WorkClass:
+        """The class of its work, by which windows hold it."""
+        return _CLASSES[type(self.work)]
+
+
+class WindowSpec(msgspec.Struct, frozen=True):
+    """A declared window as a value.
+
+    Attributes:
+        begins: the times at which it begins.
+        lasts: seconds from each beginning to its end, whatever the clock does meanwhile.
+        kind: in a ``blackout`` the work does not run; in a ``preferred`` window it runs sooner than outside.
+        work: the classes of work that it is about.
+    """
+
+    name: str
+    begins: CronTime
+    lasts: float
+    kind: WindowKind = "blackout"
+    work: tuple[WorkClass, ...] = ("training", "evaluation", "batch")
+
+    def occurrence(self, moment: datetime) -> tuple[datetime, datetime] | None:
+        """Beginning and end, in UTC, of the occurrence that holds at an instant, else of the next one.
+
+        It holds from its beginning until before its end. Occurrences of which one begins before or when another ends
+        are one, so that after the end the window is surely open, or over. ``None`` when none follows within 50 years.
+
+        Raises:
+            InvalidInputError: the instant has no zone, or the window begins at no readable time.
+        """
+        moment, lasts = utc(moment), timedelta(seconds=self.lasts)
+        begin = self.begins.before(moment)
+        if begin is None or begin + lasts <= moment:
+            begin = self.begins.after(moment)
+            return None if begin is None else (begin, self.end_of(begin))
+        for _ in range(JOINED_AT_MOST):
+            earliest = self.begins.after(begin - lasts - timedelta(microseconds=1))
+            if earliest is None or earliest >= begin:
+                break
+            begin = earliest
+        return begin, self.end_of(begin)
+
+    def end_of(self, begin: datetime) -> datetime:
+        """The end of the occurrence that begins then, with those that are joined to it (:data:`JOINED_AT_MOST`)."""
+        lasts = timedelta(seconds=self.lasts)
+        end = begin + lasts
+        for _ in range(JOINED_AT_MOST):
+            latest = self.begins.before(end)
+            if latest is None or latest + lasts <= end:
+                break
+            end = latest + lasts
+        return end
+
+
+class DeclaredSchedule:
+    """A declared schedule: :class:`Retrain`, :class:`Precompute` or :class:`Evaluate`."""
+
+    def __init__(
+        self,
+        place: CodeLocation,
+        verb: str,
+        application: Application | str,
+        work: ScheduledWork,
+        *,
+        name: str | None,
+        when: Condition | None,
+        settle: str,
+        catch_up: str,
+        ready_by: str | CronTime | None = None,
+        lead: str | None = None,
+    ) -> None:
+        self.place = place
+        self.application: Any = application
+        self.application_name = application if isinstance(application, str) else str(getattr(application, "name", ""))
+        self.name = f"{verb}-{self.application_name}" if name is None else name
+        self.work = work
+        self.when = when
+        self.ready_by = ready_by
+        self.deadline = time_of_day(ready_by) if isinstance(ready_by, str) else ready_by
+        self.lead = lead
+        self.settle = settle
+        self.catch_up = catch_up
+        declared(self)
+
+    def spec(self, root: Path | None = None) -> ScheduleSpec:
+        """The frozen value; ``root`` is where a relative path starts. A project checks it before
+        (``schedules_check``); raises ``InvalidInputError`` when a duration is none."""
+        return ScheduleSpec(
+            name=self.name,
+            application=self.application_name,
+            work=self._rooted(root),
+            when=cast(Trigger | None, self.when),
+            ready_by=self.deadline,
+            lead=0.0 if self.lead is None else parse_duration(self.lead).total_seconds(),
+            settle=parse_duration(self.settle).total_seconds(),
+            catch_up=parse_duration(self.catch_up).total_seconds(),
+        )
+
+    def _rooted(self, root: Path | None) -> ScheduledWork:
+        work = self.work
+        if root is None or not isinstance(work, PrecomputeWork) or is_objects(work.entities):
+            return work
+        return msgspec.structs.replace(work, entities=str(root / work.entities))
+
+
+class Retrain(DeclaredSchedule):
+    """A schedule of trainings: the application's model learns when a condition holds.
+
+    Each is a run of its own as ``antiphon train`` orders it, with an evaluation and gates, and makes nothing live that
+    does not pass.
+
+    Args:
+        application: one with a :class:`FineTune` and an :class:`Outcome`, or its name.
+        when: the condition under which a training is due, such as ``outcomes(500) | every("7d")``.
+        name: of the schedule; ``retrain-APPLICATION`` by default.
+        delta: only what is new is learned, going on from the live version.
+        full_when: a condition under which everything is learned anew all the same, such as ``every("30d")``.
+        rollout: the release's rollout begins when it passes its gates.
+        examples: at most so many are learned from; by default as the application declares.
+        rows, texts: of the evaluation: rows, and how many of them are asked for the whole output.
+        settle: none is ordered sooner than this after the last one ended.
+        catch_up: a time that was missed for longer, while nothing ran, is not made up for.
+
+    Example::
+
+        Retrain(triage, when=outcomes(500) | drift(), full_when=every("30d"))
+    """
+
+    def __init__(
+        self,
+        application: Application | str,
+        *,
+        when: Condition,
+        name: str | None = None,
+        delta: bool = True,
+        full_when: Condition | None = None,
+        rollout: bool = True,
+        examples: int | None = None,
+        rows: int = 400,
+        texts: int = 100,
+        settle: str = "10m",
+        catch_up: str = "7d",
+    ) -> None:
+        work = RetrainWork(delta, cast(Trigger | None, full_when), rollout, examples, rows, texts)
+        super().__init__(caller(), "retrain", application, work, name=name, when=when, settle=settle, catch_up=catch_up)
+
+
+class Precompute(DeclaredSchedule):
+    """A schedule of stored answers: those about the entities of a table are made ahead, or made anew where their
+    figures have changed.
+
+    Args:
+        application: the application that answers, or its name.
+        entities: table of the entities, a row each, with their key columns: a path from the project's folder, or a
+            :meth:`Source.table` of files, whose path is taken.
+        name: of the schedule; ``precompute-APPLICATION`` by default.
+        when: the condition under which the work is due; or else
+        ready_by: the time of every day by which it has been done, ``"06:00 Europe/Berlin"`` (without a zone UTC), or
+            other deadlines as ``cron(…)``.
+        lead: how long before a deadline it begins, while its duration is not known from earlier runs.
+        rows: at most so many rows of the table, the first ones.
+        settle, catch_up: as of :class:`Retrain`.
+        max_failed_rows: the job fails once more rows have failed.
+
+    Example::
+
+        Precompute(triage, entities="customers.csv", ready_by="06:00 Europe/Berlin")
+    """
+
+    def __init__(
+        self,
+        application: Application | str,
+        *,
+        entities: str | Source,
+        name: str | None = None,
+        when: Condition | None = None,
+        ready_by: str | CronTime | None = None,
+        lead: str = "1h",
+        rows: int | None = None,
+        settle: str = "1m",
+        catch_up: str = "6h",
+        max_failed_rows: int | None = None,
+    ) -> None:
+        self.entities = entities
+        path: Any = entities.options.get("path") if isinstance(entities, Source) else entities
+        super().__init__(
+            caller(), "precompute", application, PrecomputeWork(path, rows, max_failed_rows),
+            name=name, when=when, ready_by=ready_by, lead=lead, settle=settle, catch_up=catch_up,
+        )  # fmt: skip
+
+
+class Evaluate(DeclaredSchedule):
+    """A schedule of evaluations: the live release is measured anew.
+
+    Args:
+        application: the application, or its name.
+        when: the condition under which an evaluation is due, such as ``outcomes(1000)``.
+        name: of the schedule; ``evaluate-APPLICATION`` by default.
+        rows, texts, settle, catch_up: as of :class:`Retrain`.
+    """
+
+    def __init__(
+        self,
+        application: Application | str,
+        *,
+        when: Condition,
+        name: str | None = None,
+        rows: int = 400,
+        texts: int = 100,
+        settle: str = "10m",
+        catch_up: str = "1d",
+    ) -> None:
+        super().__init__(
+            caller(), "evaluate", application, EvaluateWork(rows, texts),
+            name=name, when=when, settle=settle, catch_up=catch_up,
+        )  # fmt: skip
+
+
+class Window:
+    """A declared window: a time that begins by the calendar, in which work does not run or had better run.
+
+    Args:
+        name: lower-case letters, digits and hyphens.
+        begins: a cron line in the zone, or ``cron(…)``.
+        lasts: how long, from each beginning.
+        zone: of the line.
+        kind: ``blackout``: work of these classes does not run; ``preferred``: it runs sooner than outside.
+        work: classes of work: ``refresh``, ``training``, ``evaluation``, ``batch``.
+
+    Example::
+
+        Window("opening-hours", "0 8 * * MON-FRI", lasts="10h", zone="Europe/Berlin", work=("training",))
+    """
+
+    def __init__(
+        self,
+        name: str,
+        begins: CronTime | str,
+        *,
+        lasts: str,
+        zone: str = "UTC",
+        kind: WindowKind = "blackout",
+        work: tuple[WorkClass, ...] = ("training", "evaluation", "batch"),
+    ) -> None:
+        self.place = caller()
+        self.name = name
+        self.begins: Any = CronTime(begins, zone) if isinstance(begins, str) else begins
+        self.lasts = lasts
+        self.zone = zone
+        self.kind = kind
+        self.work = (work,) if isinstance(work, str) else tuple(work)
+        declared(self)
+
+    @property
+    def spec(self) -> WindowSpec:
+        """The frozen value; raises ``InvalidInputError`` when its duration is none."""
+        return WindowSpec(self.name, self.begins, parse_duration(self.lasts).total_seconds(), self.kind, self.work)
+
+
+def time_of_day(text: str) -> CronTime | None:
+    """Every day's time: ``06:00 Europe/Berlin``, without a zone UTC; ``None`` when the text is none."""
+    found = _TIME_OF_DAY.match(text.strip())
+    if found is None:
+        return None
+    hour, minute, zone = found.groups()
+    return CronTime(f"{int(minute)} {int(hour)} * * *", zone or "UTC")
