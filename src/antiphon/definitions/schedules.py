@@ -58,12 +58,10 @@ class PrecomputeWork(msgspec.Struct, frozen=True, tag="precompute"):
 
     Attributes:
         entities: path of the table, from the root of the machine, or ``s3://BUCKET/KEY``.
-        rows: at most so many of its rows, the first ones; ``None``: all.
         max_failed_rows: the job fails once more rows have failed; ``None``: it comes to its end.
     """
 
     entities: str
-    rows: int | None = None
     max_failed_rows: int | None = None
 
 
@@ -268,7 +266,6 @@ class Precompute(DeclaredSchedule):
         ready_by: the time of every day by which it has been done, ``"06:00 Europe/Berlin"`` (without a zone UTC), or
             other deadlines as ``cron(…)``.
         lead: how long before a deadline it begins, while its duration is not known from earlier runs.
-        rows: at most so many rows of the table, the first ones.
         settle, catch_up: as of :class:`Retrain`.
         max_failed_rows: the job fails once more rows have failed.
 
@@ -286,7 +283,6 @@ class Precompute(DeclaredSchedule):
         when: Condition | None = None,
         ready_by: str | CronTime | None = None,
         lead: str = "1h",
-        rows: int | None = None,
         settle: str = "1m",
         catch_up: str = "6h",
         max_failed_rows: int | None = None,
@@ -294,7 +290,7 @@ class Precompute(DeclaredSchedule):
         self.entities = entities
         path: Any = entities.options.get("path") if isinstance(entities, Source) else entities
         super().__init__(
-            caller(), "precompute", application, PrecomputeWork(path, rows, max_failed_rows),
+            caller(), "precompute", application, PrecomputeWork(path, max_failed_rows),
             name=name, when=when, ready_by=ready_by, lead=lead, settle=settle, catch_up=catch_up,
         )  # fmt: skip
 

@@ -35,7 +35,7 @@ _ENDLESS = timedelta(days=31)
 _LEAST = {"examples": 1, "rows": 1, "texts": 1, "max_failed_rows": 0}
 _OPTIONAL: dict[type, tuple[str, ...]] = {
     RetrainWork: ("examples",),
-    PrecomputeWork: ("rows", "max_failed_rows"),
+    PrecomputeWork: ("max_failed_rows",),
     EvaluateWork: (),
 }
 _BATCH: WorkClass = "batch"

@@ -47,7 +47,7 @@ plain = Application("plain", features=[Tickets], prompt=Prompt("{{ question }}")
 
 retrain = Retrain(desk, when=outcomes(500) | every("24h"), full_when=every("30d"))
 night = Precompute(desk, entities=customers, ready_by="06:00 Europe/Berlin")
-again = Precompute("plain", entities="all.csv", when=published(Tickets), name="plain-again", rows=50)
+again = Precompute("plain", entities="all.csv", when=published(Tickets), name="plain-again", max_failed_rows=50)
 measure = Evaluate(desk, when=drift("urgency"), rows=100)
 hours = Window("hours", "0 8 * * MON-FRI", lasts="10h", zone="Europe/Berlin", work=("training",))
 idle = Window("idle", cron("0 22 * * *"), lasts="8h", kind="preferred")
@@ -75,7 +75,7 @@ def test_a_sound_project_becomes_values(tmp_path: Path) -> None:
             ready_by=CronTime("0 6 * * *", "Europe/Berlin"), lead=3600.0, settle=60.0, catch_up=21_600.0,
         ),
         "plain-again": ScheduleSpec(
-            "plain-again", "plain", PrecomputeWork(str(tmp_path / "all.csv"), rows=50),
+            "plain-again", "plain", PrecomputeWork(str(tmp_path / "all.csv"), 50),
             when=found.schedules["plain-again"].when, lead=3600.0, settle=60.0, catch_up=21_600.0,
         ),
         "evaluate-desk": ScheduleSpec(
