@@ -162,12 +162,12 @@ def _text(planned: ApplyPlan) -> str:
             f"before):\n{table(('view', 'version', 'rows', 'seconds'), first)}"
         )
     if planned.schedules:
-        rows = [
+        next_runs = [
             (one.name, one.work, one.declared, one.outlook.reason, one.outlook.earliest, _took(one.runtime))
             for one in planned.schedules
         ]
         head = ("schedule", "work", "due at", "now", "earliest", "takes")
-        parts.append(f"\nWhat happens by itself once this is applied:\n{table(head, rows)}")
+        parts.append(f"\nWhat happens by itself once this is applied:\n{table(head, next_runs)}")
     if planned.under_way is not None:
         parts.append(f"\nAn apply is under way, run {planned.under_way}; applying other definitions takes its place.")
     return "\n".join(parts)

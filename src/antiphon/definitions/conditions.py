@@ -10,7 +10,7 @@ nonetheless: that file says here by what.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -39,5 +39,5 @@ def register_compound(sign: Sign, compound: Callable[[tuple[Condition, ...]], Co
 
 def _join(sign: Sign, first: Condition, second: object) -> Condition:
     if not isinstance(second, Condition):
-        return NotImplemented
+        return cast(Condition, NotImplemented)
     return _COMPOUNDS[sign]((*first.operands(sign), *second.operands(sign)))

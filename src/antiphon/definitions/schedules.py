@@ -346,7 +346,7 @@ class Window:
         lasts: str,
         zone: str = "UTC",
         kind: WindowKind = "blackout",
-        work: tuple[WorkClass, ...] = ("training", "evaluation", "batch"),
+        work: WorkClass | tuple[WorkClass, ...] = ("training", "evaluation", "batch"),
     ) -> None:
         self.place = caller()
         self.name = name

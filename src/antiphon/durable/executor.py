@@ -221,8 +221,8 @@ class Executor:
             while True:
                 await wakeup.wait(every, found=False)
                 try:
-                    beat = self._runs.heartbeat, run, self._lease, context.latest_progress
-                    if (request := await asyncio.to_thread(*beat)) is not None:
+                    beat = partial(self._runs.heartbeat, run, self._lease, context.latest_progress)
+                    if (request := await asyncio.to_thread(beat)) is not None:
                         return request
                 except UnavailableError:
                     # The lease may last until the catalog is back; if not, the next heartbeat says so.
