@@ -152,7 +152,7 @@ def _turn(face: datetime, zone: ZoneInfo) -> timedelta:
 
 
 def _repetition(face: datetime, zone: ZoneInfo) -> timedelta:
-    """How much later a time of the clock comes again; 0 where it does not."""
+    """The time after which a time of the clock comes again; 0 where it does not."""
     return max(_turn(face, zone), timedelta())
 
 
