@@ -144,6 +144,8 @@ WINDOW = 'Window("hours", "0 8 * * MON-FRI", lasts="10h", zone="Europe/Berlin", 
         ('ready_by="06:00 Europe/Berlin"', "ready_by=6", "ready_by: 6 is no time of day"),
         ('ready_by="06:00 Europe/Berlin"', "ready_by=cron('0 0 31 4 *')", "ready_by: '0 0 31 4 *' never fires"),
         ("06:00 Europe/Berlin\"", "06:00\", lead='25h'", "the lead of 25h is longer than the time from one deadline"),
+        # One day of that year has 25 hours.
+        ("06:00 Europe/Berlin\"", "06:00 America/Santiago\", lead='25h'", "the lead of 25h is longer than the time"),
         ("06:00 Europe/Berlin\"", "06:00\", lead=''", "lead: '' is not a duration"),
         ("06:00 Europe/Berlin\"", "06:00\", max_failed_rows=-1", "max_failed_rows is a whole number from 0, not -1"),
         ("entities=customers", "entities=''", "entities: '' is neither the path of a table nor"),
