@@ -10,7 +10,7 @@ nonetheless: that file says here by what.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Literal
 
 import msgspec
 
@@ -22,10 +22,10 @@ class Condition(msgspec.Struct, frozen=True):
     """A condition for which work is due: ``a | b`` holds when either does, ``a & b`` when both do."""
 
     def __or__(self, other: Condition) -> Condition:
-        return _join("|", self, other)
+        return _join("|", self, other) if isinstance(other, Condition) else NotImplemented
 
     def __and__(self, other: Condition) -> Condition:
-        return _join("&", self, other)
+        return _join("&", self, other) if isinstance(other, Condition) else NotImplemented
 
     def operands(self, sign: Sign) -> tuple[Condition, ...]:
         """Those that the sign joined to this condition; itself where it is a single one."""
@@ -37,7 +37,5 @@ def register_compound(sign: Sign, compound: Callable[[tuple[Condition, ...]], Co
     _COMPOUNDS[sign] = compound
 
 
-def _join(sign: Sign, first: Condition, second: object) -> Condition:
-    if not isinstance(second, Condition):
-        return cast(Condition, NotImplemented)
+def _join(sign: Sign, first: Condition, second: Condition) -> Condition:
     return _COMPOUNDS[sign]((*first.operands(sign), *second.operands(sign)))

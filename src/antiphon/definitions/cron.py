@@ -70,11 +70,11 @@ class CronTime(Condition, frozen=True, tag="cron"):
         zone, moment = self._checked(), utc(moment)
         wall = _wall(moment, zone)
         found: datetime | None = None
-        # Of a time that comes twice the second one may follow what is later on the clock.
+        # Within the first of two equal hours, their second follows, with times that the clock has shown.
         for face in _faces(self.line, wall - _repetition(wall, zone), reverse=False):
             later = [instant for instant in self._instants(face, zone) if instant > moment]
             found = min(later if found is None else (*later, found), default=None)
-            if found is not None and face > wall and not _repetition(face, zone):
+            if found is not None and face > wall:
                 break
         return found
 
@@ -86,13 +86,14 @@ class CronTime(Condition, frozen=True, tag="cron"):
         """
         zone, moment = self._checked(), utc(moment)
         wall = _wall(moment, zone)
-        # Reverse iteration begins below its start, and occurrences are whole minutes.
+        # Within the second, the first was before, with times that the clock has yet to show. Reverse iteration begins
+        # below its start, and occurrences are whole minutes.
         start = (wall + _repetition(wall, zone)).replace(second=0, microsecond=0) + _MINUTE
         found: datetime | None = None
         for face in _faces(self.line, start, reverse=True):
             earlier = [instant for instant in self._instants(face, zone) if instant <= moment]
             found = max(earlier if found is None else (*earlier, found), default=None)
-            if found is not None and face <= wall and not _repetition(face, zone):
+            if found is not None and face <= wall:
                 break
         return found
 
@@ -152,7 +153,7 @@ def _turn(face: datetime, zone: ZoneInfo) -> timedelta:
 
 
 def _repetition(face: datetime, zone: ZoneInfo) -> timedelta:
-    """How much later a time of the clock comes again; 0 where it does not."""
+    """The time after which a time of the clock comes again; 0 where it does not."""
     return max(_turn(face, zone), timedelta())
 
 

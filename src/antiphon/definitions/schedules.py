@@ -141,12 +141,13 @@ class WindowSpec(msgspec.Struct, frozen=True):
         if begin is None or begin + lasts <= moment:
             begin = self.begins.after(moment)
             return None if begin is None else (begin, self.end_of(begin))
+        end = self.end_of(begin)
         for _ in range(JOINED_AT_MOST):
             earliest = self.begins.after(begin - lasts - timedelta(microseconds=1))
             if earliest is None or earliest >= begin:
                 break
             begin = earliest
-        return begin, self.end_of(begin)
+        return begin, end
 
     def end_of(self, begin: datetime) -> datetime:
         """The end of the occurrence that begins then, with those that are joined to it (:data:`JOINED_AT_MOST`)."""

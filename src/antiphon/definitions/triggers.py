@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.conditions import Condition, Sign, register_compound
@@ -122,7 +122,8 @@ def published(*views: object) -> NewPublication:
     Args:
         *views: feature views or documents of the project, or their names.
     """
-    return NewPublication(tuple(getattr(view, "name", view) for view in views))  # type: ignore[arg-type]
+    names: list[Any] = [getattr(view, "name", view) for view in views]
+    return NewPublication(tuple(names))
 
 
 def is_timed(trigger: Condition) -> bool:

@@ -22,10 +22,10 @@ def at(text: str) -> datetime:
 
 def fired(line: str, zone: str, begin: str, end: str) -> list[str]:
     """The occurrences after an instant up to another, on the zone's clock; the same ones backwards."""
-    time, found = CronTime(line, zone), []
-    moment: datetime | None = at(begin)
-    while moment is not None and (moment := time.after(moment)) is not None and moment <= at(end):
-        found.append(moment)
+    time, found, moment = CronTime(line, zone), [], at(begin)
+    while (following := time.after(moment)) is not None and following <= at(end):
+        assert following > moment
+        found.append(moment := following)
     backwards, latest = [], time.before(at(end))
     while latest is not None and latest > at(begin):
         backwards.append(latest)
@@ -99,6 +99,7 @@ def test_named_times_are_those_of_the_library_over_a_year(line: str, zone: str) 
     while len(found) < len(expected):
         following = CronTime(line, zone).after(moment)
         assert following is not None
+        assert following > moment
         found.append(moment := following)
     assert found == expected
 
