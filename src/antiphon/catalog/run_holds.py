@@ -95,9 +95,9 @@ class RunHolds:
         """Make these the window holds that are not over, in place of others; tells whether any changed."""
         with self._database.writing(within) as connection:
             known = {one.id: one for one in self.lasting(scope, within=connection) if one.kind == "window"}
-            wanted = {one.id: one for one in windows}
-            changed = [one for one in wanted.values() if known.get(one.id) != one]
-            gone = [name for name, one in known.items() if wanted.get(name) != one]
+            put = {one.id: one for one in windows}
+            changed = [one for one in put.values() if known.get(one.id) != one]
+            gone = [name for name, one in known.items() if put.get(name) != one]
             if gone:
                 connection.execute(delete(_table).where(schema.owned(_table, scope), _table.c.id.in_(gone)))
                 self._ring(scope)

@@ -13,7 +13,7 @@ from antiphon.cli.project import at_terminal, stores
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
-    from antiphon.orchestration.conductor.state import Runtime
+    from antiphon.orchestration.conductor.state import RunDurations
     from antiphon.services.apply.apply import ApplyPlan, ApplyReport, PlannedChange
     from antiphon.services.learning.gate_orders import GateCheck, GatesError
     from antiphon.services.project.store import Store
@@ -173,7 +173,7 @@ def _text(planned: ApplyPlan) -> str:
     return "\n".join(parts)
 
 
-def _took(runtime: Runtime | None) -> str:
+def _took(runtime: RunDurations | None) -> str:
     return "" if runtime is None else f"{runtime.p50:.0f} to {runtime.p95:.0f} s ({runtime.runs} runs)"
 
 

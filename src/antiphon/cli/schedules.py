@@ -25,7 +25,7 @@ def list_schedules(project: Project = HERE, as_json: Json = False) -> None:
 
     with stores(project) as store:
         found = ProjectSchedules(store, store.scope).list()
-    head = ("schedule", "work", "due at", "now", "why", "earliest", "runs")
+    head = ("schedule", "work", "due at", "now", "why", "earliest", "runs", "last run")
     rows = [
         (
             one.name,
@@ -35,6 +35,7 @@ def list_schedules(project: Project = HERE, as_json: Json = False) -> None:
             one.outlook.reason,
             one.outlook.earliest,
             one.record.sequence,
+            one.last,
         )
         for one in found
     ]

@@ -43,6 +43,7 @@ class RetrainWork(msgspec.Struct, frozen=True, tag="retrain"):
         examples: at most so many are learned from; ``None``: as the application declares.
         rows: rows that are evaluated.
         texts: so many of them are asked for the whole output.
+        probes: at most so many of each half of a safety suite; ``None``: all.
     """
 
     delta: bool = True
@@ -51,6 +52,7 @@ class RetrainWork(msgspec.Struct, frozen=True, tag="retrain"):
     examples: int | None = None
     rows: int = 400
     texts: int = 100
+    probes: int | None = None
 
 
 class PrecomputeWork(msgspec.Struct, frozen=True, tag="precompute"):
@@ -227,6 +229,7 @@ class Retrain(DeclaredSchedule):
         rollout: the release's rollout begins when it passes its gates.
         examples: at most so many are learned from; by default as the application declares.
         rows, texts: of the evaluation: rows, and how many of them are asked for the whole output.
+        probes: at most so many probes of each half of a safety suite; all by default.
         settle: none is ordered sooner than this after the last one ended.
         catch_up: a time that was missed for longer, while nothing ran, is not made up for.
 
@@ -247,10 +250,11 @@ class Retrain(DeclaredSchedule):
         examples: int | None = None,
         rows: int = 400,
         texts: int = 100,
+        probes: int | None = None,
         settle: str = "10m",
         catch_up: str = "7d",
     ) -> None:
-        work = RetrainWork(delta, cast(Trigger | None, full_when), rollout, examples, rows, texts)
+        work = RetrainWork(delta, cast(Trigger | None, full_when), rollout, examples, rows, texts, probes)
         super().__init__(caller(), "retrain", application, work, name=name, when=when, settle=settle, catch_up=catch_up)
 
 

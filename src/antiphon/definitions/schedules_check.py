@@ -35,9 +35,9 @@ _EXCEPTIONS = 2
 """Deadlines among them before which there may be time all the same: a clock that is set twice a year lends an hour."""
 
 _ENDLESS = timedelta(days=31)
-_LEAST = {"examples": 1, "rows": 1, "texts": 1, "max_failed_rows": 0}
+_LEAST = {"examples": 1, "rows": 1, "texts": 1, "probes": 1, "max_failed_rows": 0}
 _OPTIONAL: dict[type, tuple[str, ...]] = {
-    RetrainWork: ("examples",),
+    RetrainWork: ("examples", "probes"),
     PrecomputeWork: ("max_failed_rows",),
     EvaluateWork: (),
 }

@@ -38,7 +38,7 @@ class LeaseHolder:
         self._name = name
         self._gone = gone
         self.seconds = seconds
-        self._asked: set[str] = set()
+        self._due: set[str] = set()
         self._renewal: asyncio.Task[frozenset[str]] | None = None
 
     async def acquire(self, lease: str, detail: str | None = None) -> bool | None:
@@ -50,7 +50,7 @@ class LeaseHolder:
 
     async def renew(self, lease: str) -> bool | None:
         """As :meth:`acquire` for a lease without detail that was held, together with others that are due now."""
-        self._asked.add(lease)
+        self._due.add(lease)
         if self._renewal is None:
             self._renewal = asyncio.create_task(self._renew())
         try:
@@ -60,8 +60,8 @@ class LeaseHolder:
 
     async def _renew(self) -> frozenset[str]:
         await asyncio.sleep(_TOGETHER_SECONDS)
-        asked, self._asked, self._renewal = self._asked, set(), None
-        return await asyncio.to_thread(self._leases.acquire_all, sorted(asked), self._name, self.seconds, self._gone)
+        due, self._due, self._renewal = self._due, set(), None
+        return await asyncio.to_thread(self._leases.acquire_all, sorted(due), self._name, self.seconds, self._gone)
 
     async def release(self, lease: str) -> None:
         """Give a lease back. While the catalog is away it ends by itself."""

@@ -38,7 +38,7 @@ class ProjectRuns:
         return self._store.runs.list(scope, limit=limit)
 
     def waits(self, scope: Scope, runs: Iterable[Run]) -> Mapping[str, RunWait]:
-        """Why those of these runs wait that have not begun, by id."""
+        """The wait of those of these runs that have not begun, by id."""
         return self._waits.of(scope, runs)
 
     def cancel(self, scope: Scope, run: str, by: Principal) -> Any:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from antiphon.catalog.run_holds import RunHold
 from antiphon.definitions.schedules import RetrainWork
 from antiphon.orchestration.conductor.state import (
-    Decision,
+    ConductorDecision,
     PlannedRun,
     ScheduleOutlook,
     ScheduleState,
@@ -26,8 +26,8 @@ SHORTEST_RETRY = timedelta(minutes=1)
 """Pause before what was refused is ordered again, at least; else what a schedule settles for."""
 
 
-def decide(schedules: Sequence[ScheduleState], now: datetime) -> Decision:
-    """What is due now, and why the others wait."""
+def decide(schedules: Sequence[ScheduleState], now: datetime) -> ConductorDecision:
+    """Decides which schedules order a run now, and says why the others wait."""
     orders: list[PlannedRun] = []
     outlooks: list[ScheduleOutlook] = []
     for state in schedules:
@@ -40,7 +40,7 @@ def decide(schedules: Sequence[ScheduleState], now: datetime) -> Decision:
             else:
                 outlook = found
         outlooks.append(outlook)
-    return Decision(tuple(orders), tuple(outlooks))
+    return ConductorDecision(tuple(orders), tuple(outlooks))
 
 
 def _hindered(state: ScheduleState, now: datetime) -> ScheduleOutlook | None:

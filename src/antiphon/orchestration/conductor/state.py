@@ -26,7 +26,7 @@ class Observation(msgspec.Struct, frozen=True):
     published: tuple[str, ...] = ()
 
 
-class Runtime(msgspec.Struct, frozen=True):
+class RunDurations(msgspec.Struct, frozen=True):
     """The time in seconds that runs of a schedule took, of so many that ended well."""
 
     p50: float
@@ -39,7 +39,7 @@ class ScheduleState(msgspec.Struct, frozen=True):
 
     Attributes:
         open_run: the run that it ordered and that has not ended, with its status in ``open_status``.
-        ended_at: the end of its last run. served: the deadline that this run had.
+        last: sentence about the last run it ordered. ended_at: that run's end; served: the deadline that it had.
         observed, observed_full: since its record's ``since`` and ``full_since``.
         runtime: of its runs; ``None`` before the first one ended well.
         holds: freezes and windows of its class of work that are not over.
@@ -49,11 +49,12 @@ class ScheduleState(msgspec.Struct, frozen=True):
     record: ScheduleRecord
     open_run: str | None = None
     open_status: str = ""
+    last: str = ""
     ended_at: datetime | None = None
     served: datetime | None = None
     observed: Observation = Observation()
     observed_full: Observation = Observation()
-    runtime: Runtime | None = None
+    runtime: RunDurations | None = None
     holds: tuple[RunHold, ...] = ()
 
 
@@ -92,8 +93,8 @@ class ScheduleOutlook(msgspec.Struct, frozen=True):
     deadline: datetime | None = None
 
 
-class Decision(msgspec.Struct, frozen=True):
-    """What to order now, and why the other schedules wait."""
+class ConductorDecision(msgspec.Struct, frozen=True):
+    """The runs to order now, and the reasons of the schedules that order none."""
 
     orders: tuple[PlannedRun, ...]
     outlooks: tuple[ScheduleOutlook, ...]

@@ -12,7 +12,7 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import ScheduleSpec
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
-from antiphon.orchestration.conductor.state import Observation, Runtime, ScheduleState
+from antiphon.orchestration.conductor.state import Observation, RunDurations, ScheduleState
 from antiphon.services.learning.outcomes import drift_reports
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import WORK
@@ -57,6 +57,7 @@ class ScheduleStates:
                     record,
                     last.id if last is not None and open_run else None,
                     last.status if last is not None and open_run else "",
+                    "" if last is None else _said_of(last),
                     None if last is None else last.ended_at,
                     None if last is None else last.deadline,
                     self._observed(scope, project, spec, record.since),
@@ -86,12 +87,12 @@ class ScheduleStates:
         then = {} if before is None else before.snapshots
         return tuple(sorted({key.partition("@")[0] for key, snapshot in now.items() if then.get(key) != snapshot}))
 
-    def _runtime(self, scope: Scope, schedule: str) -> Runtime | None:
+    def _runtime(self, scope: Scope, schedule: str) -> RunDurations | None:
         runs = self._store.runs.list(scope, MEASURED_RUNS, status="succeeded", schedule=schedule)
         return runtime_of(runs)
 
 
-def runtime_of(runs: Sequence[Run]) -> Runtime | None:
+def runtime_of(runs: Sequence[Run]) -> RunDurations | None:
     """Quantiles of the time that runs took, from their first claim to their end; ``None`` of none."""
     took = sorted(
         (run.ended_at - run.started_at).total_seconds()
@@ -100,7 +101,13 @@ def runtime_of(runs: Sequence[Run]) -> Runtime | None:
     )
     if not took:
         return None
-    return Runtime(took[len(took) // 2], took[min(len(took) - 1, int(0.95 * len(took)))], len(took))
+    return RunDurations(took[len(took) // 2], took[min(len(took) - 1, int(0.95 * len(took)))], len(took))
+
+
+def _said_of(run: Run) -> str:
+    """A run's status, with its error or note."""
+    detail = run.error or run.note
+    return f"{run.status}: {detail}" if detail else run.status
 
 
 def _drifted(reports: DriftReports, scope: Scope, application: str, since: datetime) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class ScheduledOrders:
                     examples=work.examples,
                     rows=work.rows,
                     texts=work.texts,
+                    probes=work.probes,
                     rollout=work.rollout,
                     reason=f"{spec.name}: {planned.cause}",
                     key=key,

@@ -19,7 +19,7 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import ScheduleSpec, WorkClass
 from antiphon.definitions.triggers import describe
 from antiphon.orchestration.conductor.decide import decide
-from antiphon.orchestration.conductor.state import Runtime, ScheduleOutlook
+from antiphon.orchestration.conductor.state import RunDurations, ScheduleOutlook
 from antiphon.services.conducting.schedule_states import ScheduleStates
 from antiphon.services.conducting.windows import AHEAD, WindowOccurrence, held_workflows, occurrences
 from antiphon.services.project.store import Store
@@ -33,7 +33,7 @@ EXPENSIVE: tuple[WorkClass, ...] = ("training", "evaluation", "batch")
 
 
 class ScheduleLine(msgspec.Struct, frozen=True):
-    """A schedule as it is declared, as it stands, and what it does next."""
+    """A schedule as it is declared, as it stands, and what it does next; ``last`` tells of its last run."""
 
     name: str
     application: str
@@ -41,7 +41,8 @@ class ScheduleLine(msgspec.Struct, frozen=True):
     declared: str
     outlook: ScheduleOutlook
     record: ScheduleRecord
-    runtime: Runtime | None
+    runtime: RunDurations | None
+    last: str = ""
 
 
 class ProjectSchedules:
@@ -116,7 +117,7 @@ class ProjectSchedules:
                 raise InvalidInputError(
                     f"{found.name} is a declared window.",
                     where=hold,
-                    next_step="Change it in definitions.py, or let one run go: `antiphon runs release RUN`.",
+                    next_step="Change it in definitions.py, or let one run go: `antiphon runs release RUN --reason …`.",
                 )
             ended = store.run_holds.end(self._scope, hold, within=connection)
             store.audit.append(self._scope, principal, "freeze.end", hold, within=connection)
@@ -182,6 +183,7 @@ def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[Sc
             outlook,
             state.record,
             state.runtime,
+            state.last,
         )
         for state, outlook in zip(states, outlooks, strict=True)
     )

@@ -15,7 +15,7 @@ from antiphon.definitions.cron import CronTime
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewDrift, NewOutcomes, NewPublication
 from antiphon.orchestration.conductor.decide import decide, latest_start
-from antiphon.orchestration.conductor.state import Observation, PlannedRun, Runtime, ScheduleOutlook, ScheduleState
+from antiphon.orchestration.conductor.state import Observation, PlannedRun, RunDurations, ScheduleOutlook, ScheduleState
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -155,7 +155,7 @@ def test_work_with_a_deadline_begins_as_long_before_it_as_it_takes() -> None:
     assert begun.deadline == SIX
     assert not begun.late
     assert "declared" in begun.cause
-    known = briefing(runtime=Runtime(600.0, 900.0, 20))
+    known = briefing(runtime=RunDurations(600.0, 900.0, 20))
     assert outlook(known, SIX - HOUR).earliest == SIX - timedelta(minutes=15)
     assert "95 of 100 of its 20 runs" in order(known, SIX - timedelta(minutes=15)).cause
 
