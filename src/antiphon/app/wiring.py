@@ -52,6 +52,7 @@ from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
+from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.project.store import Store
 from antiphon.services.runs import ProjectRuns
 from antiphon.serving.answerer import Answerer
@@ -130,6 +131,7 @@ class ProcessServices:
             learning=learning_services(store, self.engine, self.commit, self.features),
             work=WorkServices(
                 runs=ProjectRuns(store, self.features),
+                lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,
                 batches=request_batches(store, self.files),

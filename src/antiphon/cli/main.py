@@ -28,6 +28,7 @@ from antiphon.cli import (
     grants,
     init,
     keys,
+    lineage,
     migrate,
     models,
     outcomes,
@@ -131,7 +132,7 @@ def assemble() -> typer.Typer:
         evaluations.app.command(name)(command)
     for noun in (
         features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, training, events,
+        runs, lineage, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -28,6 +28,7 @@ from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.learning.learning_services import LearningServices
+from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.runs import ProjectRuns
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.answerer import Answerer
@@ -97,9 +98,10 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs, batch jobs over tables, and files and batches of OpenAI's API."""
+    """Durable runs and their lineage, batch jobs over tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
+    lineage: ProjectLineage
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches

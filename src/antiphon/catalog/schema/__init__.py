@@ -329,6 +329,7 @@ runs = table(
     optional(sa.LargeBinary, "key_sealed"),
     unique("key"),
     index("ix_runs_created", "created_at"),
+    index("ix_runs_ended", "ended_at"),
     sa.Index("ix_runs_claimable", "status", "environment", "not_before", "created_at"),
 )
 
@@ -340,6 +341,26 @@ steps = table(
     columns(sa.LargeBinary, "result"),
     columns(Instant, "started_at", "ended_at"),
     refers("run", "runs"),
+)
+
+# How much of each run's lineage the receiver has, and since when none is missing: marks of runs that ended before are
+# removed.
+lineage_marks = table(
+    "lineage_marks",
+    key("run"),
+    columns(sa.BigInteger, "events"),
+    columns(Instant, "at"),
+    optional(TEXT, "refused"),
+    refers("run", "runs"),
+)
+
+lineage_progress = table(
+    "lineage_progress",
+    columns(TEXT, "receiver"),
+    columns(Instant, "begun_at", "complete_until"),
+    columns(sa.BigInteger, "failures"),
+    optional(Instant, "failed_at"),
+    optional(TEXT, "error"),
 )
 
 # Checkpoints of runs that train: files of the lake by their hash.
