@@ -78,6 +78,7 @@ from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.learning.learning_services import LearningServices, learning_services
+from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import GateStatus
@@ -333,6 +334,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "documents": platform.project_documents,
         "lineage": FeatureLineage(store, platform),
         "runs": NoRuns(),
+        "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),
         "batches": request_batches(database, files, SECRET),

@@ -60,8 +60,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        views, feature_watch, documents, work, lineage, keys, tenants, grants, policies, audit, workbench, files, batches,
-        stored,
+        views, feature_watch, documents, work, lineage, keys, tenants, grants, policies, audit, workbench, files,
+        batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

@@ -101,7 +101,7 @@ class WorkServices:
     """Durable runs and their lineage, batch jobs over tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
-    lineage: ProjectLineage
+    run_lineage: ProjectLineage
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches

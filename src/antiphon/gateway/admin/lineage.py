@@ -41,7 +41,7 @@ def _graph(call: OperationCall, query: LineageQuery) -> LineageGraph:
 
 @operation("GET", "/admin/lineage-events", "What runs read and made, as events of their lineage.", "read")
 def _events(call: OperationCall, query: LineageEventQuery) -> LineageEventList:
-    found = call.services.work.lineage.events(call.scope, query.run, limit=query.limit, since=query.since)
+    found = call.services.work.run_lineage.events(call.scope, query.run, limit=query.limit, since=query.since)
     return LineageEventList(tuple(one.placeless() for one in found))
 
 
@@ -51,7 +51,7 @@ def readable_graph(call: OperationCall, of: str | None, direction: Direction = "
     Raises:
         NotFoundError: there is nothing of this name. ForbiddenError: policy keeps the prediction from this principal.
     """
-    lineage = call.services.work.lineage
+    lineage = call.services.work.run_lineage
     if of is not None and lineage.node(call.scope, of).kind == "prediction":
         call.services.access.records.require_prediction(call.scope, call.principal, of)
     return lineage.graph(call.scope, of, direction)

@@ -140,9 +140,7 @@ class Assets:
     def _model(self, scope: Scope, id: str) -> LineageDataset:
         model = self._store.models.get(scope, id)
         size = model.adapter.size + model.weights.size
-        return msgspec.structs.replace(
-            self.names.own("model", model.application, model.id), bytes=size, files=2
-        )
+        return msgspec.structs.replace(self.names.own("model", model.application, model.id), bytes=size, files=2)
 
     def _release(self, scope: Scope, id: str) -> LineageDataset:
         release = self._store.releases.get(scope, id)
@@ -154,7 +152,9 @@ class Assets:
 
     def _safety_report(self, scope: Scope, id: str) -> LineageDataset:
         found = self._store.safety_reports.get(scope, id)
-        return msgspec.structs.replace(self.names.own("safety-report", found.application, found.id), rows=found.requests)
+        return msgspec.structs.replace(
+            self.names.own("safety-report", found.application, found.id), rows=found.requests
+        )
 
     def _regression_run(self, scope: Scope, id: str) -> LineageDataset:
         found = self._store.regressions.run(scope, id)

@@ -133,7 +133,9 @@ class LineageDelivery:
         if url is None:
             return DeliveryStatus(None, "off", LineageBacklog(0, None), (), "no receiver: kept here alone")
         progress, backlog, refused = marks.progress(scope), marks.backlog(scope), tuple(marks.refused(scope))
-        late = f"{backlog.runs} runs are not sent" + (f", since {backlog.since:%Y-%m-%d %H:%MZ}" if backlog.since else "")
+        late = f"{backlog.runs} runs are not sent" + (
+            f", since {backlog.since:%Y-%m-%d %H:%MZ}" if backlog.since else ""
+        )
         behind = f"{late}; {len(refused)} of the last hour were refused" if refused else late
         if progress is not None and progress.receiver == url and progress.failures:
             said = f"{url} took nothing in {progress.failures} attempts: {progress.error} {behind}."
@@ -162,7 +164,9 @@ class LineageDelivery:
     def _written(self, due: DueRun) -> list[bytes]:
         """The events that the receiver does not have; raises ``EventRefusedError`` where the run cannot be told of."""
         try:
-            return [openlineage.encode(event) for event in self._lineage.events(self._store.scope, due.run)[due.events :]]
+            return [
+                openlineage.encode(event) for event in self._lineage.events(self._store.scope, due.run)[due.events :]
+            ]
         except UnavailableError:
             raise  # The catalog is away.
         except Exception as error:

@@ -79,7 +79,7 @@ class LineageNeighbors:
         if receipt.release.startswith("rel_"):
             yield LineageStep(self._release(scope, receipt.release))
         else:
-            yield LineageStep(_node("base-model", receipt.application))
+            yield LineageStep(_node("base-model", receipt.release.removeprefix("model:")))
         read = {one.snapshot: one.name.partition(".")[0] for one in receipt.features if one.snapshot}
         read |= {one.snapshot: one.view for one in receipt.retrievals}
         for snapshot, view in sorted(read.items()):
