@@ -42,7 +42,7 @@ class Today:
 
 
 Application("replies", features=[Today], entities=[customer], model="{model}", purpose="answer customers",
-    figures=[Figure(Today.orders)],
+    figures=[Figure(Today.orders), Figure(Today.wish)],
     prompt=Prompt("{{{{ entity.customer }}}} wants {{{{ features.today.wish }}}}, "
         "{{{{ features.today.orders }}}} orders: {{{{ question }}}}",
         system="You answer customers of a bakery."))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-
-import pytest
 from tests.unit.services.lineage.records import SCOPE
 
 from antiphon.core.scope import Scope
@@ -89,7 +85,3 @@ def test_an_outline_says_what_it_comes_from_and_by_which_run() -> None:
 def test_graphviz_gets_quoted_texts() -> None:
     found = graph('a "quoted" \\ name')
     assert r'label="view\nthe a \"quoted\" \\ name"' in dot(found)
-    program = shutil.which("dot")
-    if program is None:
-        pytest.skip("Graphviz is not installed")
-    subprocess.run([program, "-Tplain"], input=dot(found).encode(), check=True, capture_output=True)

@@ -65,7 +65,8 @@ def test_datasets_have_version_schema_and_counts_in_the_standard_facets() -> Non
 
 def test_a_run_has_its_parent_its_moment_and_where_its_failure_is_explained() -> None:
     facets = document(events("failed")[-1])["run"]["facets"]
-    assert facets["parent"]["job"] == {"namespace": NAMESPACE, "name": "apply.desk"}
+    job = facets["parent"]["job"]
+    assert (job["namespace"], job["name"]) == (NAMESPACE, "apply.desk")
     assert facets["nominalTime"]["nominalStartTime"].startswith("2026-03-02T11:00:00")
     assert "antiphon runs show run_01" in facets["errorMessage"]["message"]
     assert facets["processing_engine"]["name"] == "Antiphon"

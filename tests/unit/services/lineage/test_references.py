@@ -128,8 +128,8 @@ def test_jobs_are_both_read_and_made_of_for_the_catalog_says_the_rest() -> None:
 
 def test_the_workbench_reads_releases_and_sets() -> None:
     order = {"application": "desk", "release": "rel_1"}
-    assert read("try", {"order": order}) == ["release rel_1", "answers desk"]
-    assert made("try", {"order": order}, {"trial": "trial_1"}) == ["trial trial_1"]
+    assert read(workflows.TRY, {"order": order}) == ["release rel_1", "answers desk"]
+    assert made(workflows.TRY, {"order": order}, {"trial": "trial_1"}) == ["trial trial_1"]
     regressions = {"order": {"release": "rel_1", "split": None}, "set": "complaints@3"}
     assert read(workflows.REGRESSIONS, regressions) == ["release rel_1", "regression-set complaints@3"]
     assert made(workflows.REGRESSIONS, regressions, {"regression_run": "regress_1"}) == ["regression-run regress_1"]
