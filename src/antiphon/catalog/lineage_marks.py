@@ -106,7 +106,7 @@ class LineageMarks:
         return [DueRun(row.id, row.events) for row in found[:limit]]
 
     def backlog(self, scope: Scope) -> LineageBacklog:
-        """How many runs have events to send, and since when."""
+        """Counts the runs with events to send, and finds since when the oldest waits."""
         runs, since = 0, list[datetime]()
         with self._database.read() as connection:
             for condition, order in self._conditions(scope, connection):

@@ -49,8 +49,8 @@ def show_graph(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """What something was made from and what was made of it, from source to answer; without --of everything behind the
-    live releases."""
+    """The graph of one thing: all that it was made from and that was made of it, from source to answer; without --of
+    of everything behind the live releases."""
     from antiphon.services.governance.policy_versions import records
     from antiphon.services.lineage.graph import dot, outline
     from antiphon.services.lineage.project import ProjectLineage

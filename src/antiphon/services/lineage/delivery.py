@@ -128,15 +128,15 @@ class LineageDelivery:
         return len(events)
 
     def status(self) -> DeliveryStatus:
-        """How far the delivery is."""
+        """Describes the delivery: receiver, backlog, and the failure that keeps it."""
         url, marks, scope = self._store.settings.lineage.url, self._store.lineage_marks, self._store.scope
         if url is None:
             return DeliveryStatus(None, "off", LineageBacklog(0, None), (), "no receiver: kept here alone")
         progress, backlog, refused = marks.progress(scope), marks.backlog(scope), tuple(marks.refused(scope))
-        late = f"{backlog.runs} runs are not sent" + (
-            f", since {backlog.since:%Y-%m-%d %H:%MZ}" if backlog.since else ""
-        )
-        behind = f"{late}; {len(refused)} of the last hour were refused" if refused else late
+        since = "" if backlog.since is None else f", since {backlog.since:%Y-%m-%d %H:%MZ}"
+        behind = f"{backlog.runs} runs are not sent{since}" if backlog.runs else "everything is sent"
+        if refused:
+            behind += f"; {len(refused)} of the last hour were refused"
         if progress is not None and progress.receiver == url and progress.failures:
             said = f"{url} took nothing in {progress.failures} attempts: {progress.error} {behind}."
             return DeliveryStatus(url, "failing", backlog, refused, said)
@@ -171,7 +171,7 @@ class LineageDelivery:
             raise  # The catalog is away.
         except Exception as error:
             why = error.what if isinstance(error, AntiphonError) else f"{type(error).__name__}: {error}"
-            raise EventRefusedError(f"It cannot be told of: {why[:400]}", where=due.run) from error
+            raise EventRefusedError(f"The run cannot be told of: {why[:400]}", where=due.run) from error
 
     def _client(self) -> HttpClient:
         settings = self._store.settings.lineage
@@ -205,7 +205,7 @@ class LineageDelivery:
 
 
 def require_delivered(root: Path) -> str:
-    """How far the delivery of the project in a folder is, in words.
+    """Describes the delivery of the project in a folder, for ``antiphon doctor``.
 
     Raises:
         SetupError: the client is not installed, the receiver takes nothing, or it refused events.

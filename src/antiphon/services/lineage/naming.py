@@ -60,7 +60,7 @@ class DatasetNames:
         return LineageDataset(kind, self.namespace, f"file/{path}")
 
     def sources(self, source: SourceSpec) -> Iterator[LineageDataset]:
-        """What a declared source reads, each with the source's name as its other name."""
+        """The files, tables and streams of a declared source, each with the source's name as its other name."""
         for part in source.over:
             yield from self.sources(part)
         if source.over:

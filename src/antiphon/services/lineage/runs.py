@@ -27,7 +27,7 @@ class RunLineage:
         return Assets(self._store, DatasetNames.of(scope, self._store.paths.root, namespace))
 
     def references(self, run: Run) -> RunReferences:
-        """What a run read and made, by ids."""
+        """The inputs and outputs of a run, by ids."""
         found = references_of(run, self._store.runs.steps(run.scope, run.id))
         return found if found.subject else self._with_application(run, found)
 
