@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tests.integration.services.lineage.told_bakery import BAKER, PRIVATE, ToldBakery
+from tests.integration.services.lineage.told_bakery import BAKER, PRIVATE, QUESTION, ToldBakery
 
 from antiphon.core.errors import NotFoundError
+from antiphon.durable.claims import ServedRuns
 from antiphon.services.features.refreshing import finish_apply
 from antiphon.services.lineage.graph import LineageGraph, dot, outline
 from antiphon.services.lineage.openlineage import document
@@ -112,6 +114,10 @@ async def test_nothing_of_anybody_is_in_any_event_or_graph(bakery: ToldBakery) -
     await bakery.table()
     (bakery.folder / "orders.csv").write_text("id,customer,at,paid,wish\n1,Wilhelmina Featherstone,no time,x,y\n")
     await bakery.refresh(ends="failed")
+    bakery.store.runs.submit(bakery.scope, "drift", {})
+    run = bakery.store.runs.claim("worker", ServedRuns("dev", ("drift",)), timedelta(minutes=1))
+    assert run is not None
+    bakery.store.runs.fail(run, f"{PRIVATE[0]!r} is no number, as {QUESTION!r} says.")
     lineage = ProjectLineage(bakery.store)
     events = lineage.events(bakery.scope)
     assert {event.type for event in events} == {"START", "COMPLETE", "FAIL"}
