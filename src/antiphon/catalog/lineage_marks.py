@@ -28,7 +28,7 @@ ALL_EVENTS = 2
 _marks, _progress, _runs = schema.lineage_marks, schema.lineage_progress, schema.runs
 _Conditions = builtins.list[tuple[ColumnElement[bool], ColumnElement[datetime]]]
 _put = upsert(_marks)
-_put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in ("events", "at", "refused")})
+_put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in ("sent", "at", "refused")})
 
 
 class LineageProgress(msgspec.Struct, frozen=True):
@@ -50,10 +50,10 @@ class LineageProgress(msgspec.Struct, frozen=True):
 
 
 class DueRun(msgspec.Struct, frozen=True):
-    """A run of which the receiver has this many ``events``, the first ones."""
+    """A run of which the receiver was ``sent`` so many events, the first ones."""
 
     run: str
-    events: int
+    sent: int
 
 
 class RefusedLineage(msgspec.Struct, frozen=True):
@@ -97,13 +97,13 @@ class LineageMarks:
 
     def due(self, scope: Scope, limit: int) -> builtins.list[DueRun]:
         """Runs with events to send, those that ended first before the others."""
-        columns = (_runs.c.id, func.coalesce(_marks.c.events, 0).label("events"))
+        columns = (_runs.c.id, func.coalesce(_marks.c.sent, 0).label("sent"))
         with self._database.read() as connection:
             found: builtins.list[Any] = []
             for condition, order in self._conditions(scope, connection):
                 statement = select(*columns).select_from(_joined()).where(condition)
                 found += connection.execute(statement.order_by(order, _runs.c.id).limit(limit)).all()
-        return [DueRun(row.id, row.events) for row in found[:limit]]
+        return [DueRun(row.id, row.sent) for row in found[:limit]]
 
     def backlog(self, scope: Scope) -> LineageBacklog:
         """Counts the runs with events to send, and finds since when the oldest waits."""
@@ -122,12 +122,12 @@ class LineageMarks:
         rows = self._database.rows(statement.order_by(_marks.c.at.desc(), _marks.c.run).limit(limit))
         return [value_of(RefusedLineage, row) for row in rows]
 
-    def mark(self, scope: Scope, run: str, events: int, refused: str | None = None) -> None:
+    def mark(self, scope: Scope, run: str, sent: int, refused: str | None = None) -> None:
         """Say that the receiver has so many events of a run, or that it is not sent again."""
         now = self._database.clock.now()
         values = {"tenant": scope.tenant, "environment": scope.environment, "run": run}
         with self._database.transaction() as connection:
-            connection.execute(_put.values(**values, events=events, at=now, refused=refused))
+            connection.execute(_put.values(**values, sent=sent, at=now, refused=refused))
 
     def complete(self, scope: Scope, until: datetime) -> None:
         """Let the state move on to a moment before which nothing is due, and remove the marks of runs that ended
@@ -154,7 +154,7 @@ class LineageMarks:
         progress = self.progress(scope, within=connection)
         if progress is None:
             return []
-        of_scope, sent = schema.owned(_runs, scope), func.coalesce(_marks.c.events, 0)
+        of_scope, sent = schema.owned(_runs, scope), func.coalesce(_marks.c.sent, 0)
         ended = and_(of_scope, _runs.c.ended_at >= progress.complete_until, sent < ALL_EVENTS)
         works = and_(of_scope, _runs.c.status == "running", or_(_marks.c.run.is_(None), sent < 1))
         return [(ended, _runs.c.ended_at), (works, _runs.c.created_at)]

@@ -348,7 +348,7 @@ steps = table(
 lineage_marks = table(
     "lineage_marks",
     key("run"),
-    columns(sa.BigInteger, "events"),
+    columns(sa.BigInteger, "sent"),
     columns(Instant, "at"),
     optional(TEXT, "refused"),
     refers("run", "runs"),

@@ -110,7 +110,7 @@ class LineageDelivery:
         """The events that the next look would send, at most those of :data:`AT_ONCE` runs."""
         scope = self._store.scope
         runs = self._store.lineage_marks.due(scope, AT_ONCE)
-        return [event for one in runs for event in self._lineage.events(scope, one.run)[one.events :]]
+        return [event for one in runs for event in self._lineage.events(scope, one.run)[one.sent :]]
 
     def send(self, events: list[LineageEvent]) -> int:
         """Send these events at once, whether the receiver has them or not; how many it took.
@@ -148,7 +148,7 @@ class LineageDelivery:
         try:
             for one in due:
                 try:
-                    for number, body in enumerate(self._written(one), one.events + 1):
+                    for number, body in enumerate(self._written(one), one.sent + 1):
                         self._post(client, body, one.run)
                         marks.mark(scope, one.run, number)
                         sent += 1
@@ -165,7 +165,7 @@ class LineageDelivery:
         """The events that the receiver does not have; raises ``EventRefusedError`` where the run cannot be told of."""
         try:
             return [
-                openlineage.encode(event) for event in self._lineage.events(self._store.scope, due.run)[due.events :]
+                openlineage.encode(event) for event in self._lineage.events(self._store.scope, due.run)[due.sent :]
             ]
         except UnavailableError:
             raise  # The catalog is away.
