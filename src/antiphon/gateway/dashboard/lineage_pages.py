@@ -13,11 +13,11 @@ from antiphon.gateway.dashboard.pages import PageCall
 from antiphon.services.lineage.graph import LineageGraph, layers
 from antiphon.services.lineage.nodes import LineageNode
 
-WIDTH, HEIGHT, ACROSS, DOWN, EDGE = 190, 44, 60, 14, 6
+WIDTH, HEIGHT, ACROSS, DOWN, EDGE = 200, 44, 60, 14, 6
 """Of a box, the gaps between boxes, and the margin, in the units of the drawing."""
 
-LETTERS = 26
-"""Letters of a name that fit into a box; the whole is in its title and in the list."""
+LETTERS, VERSION = 24, 8
+"""Letters of a name that fit into a box, and of a definition version; the whole is in its title and in the list."""
 
 _DETAILS = {"prediction": "/requests/{}", "model": "/models/{}"}
 """Pages about single nodes."""
@@ -78,7 +78,7 @@ def drawn(graph: LineageGraph) -> DrawnGraph:
         for down, node in enumerate(column):
             places[node.id] = (EDGE + across * (WIDTH + ACROSS), EDGE + down * (HEIGHT + DOWN))
     boxes = tuple(
-        DrawnNode(node, *places[node.id], _short(node.label), link(node), node.id in graph.begins)
+        DrawnNode(node, *places[node.id], _words(node), link(node), node.id in graph.begins)
         for column in columns
         for node in column
     )
@@ -106,7 +106,10 @@ def link(node: LineageNode) -> str | None:
     return f"/lineage?{urlencode({'of': node.name})}" if node.kind in _LINKED else None
 
 
-def _short(label: str) -> str:
+def _words(node: LineageNode) -> str:
+    """What fits of a label; of a version the first digits tell it from the others in a drawing."""
+    view, at, version = node.label.partition("@")
+    label = f"{view}@{version[:VERSION]}" if at and node.kind in ("view", "snapshot") else node.label
     return label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}…"
 
 
