@@ -197,6 +197,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     ]
     if store.settings.lineage.url is not None:
         lineage = LineageDelivery(store)
+        lineage.begin()  # What ends before the first look is told as well.
         duties.append(HousekeepingTask(lineage.send_due, every=LINEAGE_SECONDS, name="Sent events of lineage"))
     refreshed = AnswerSources(
         applications=store.releases.applications,

@@ -77,6 +77,11 @@ class LineageDelivery:
         self._store = store
         self._lineage = RunLineage(store)
 
+    def begin(self) -> None:
+        """Note from when on runs are told to the receiver of the settings, where that is another one than before."""
+        if self._store.settings.lineage.url is not None:
+            self._store.lineage_marks.begin(self._store.scope, self._store.settings.lineage.url)
+
     def send_due(self) -> int:
         """Send what is due; how many events it were. One failure ends it, for the next look after a longer pause.
 

@@ -15,13 +15,15 @@ class Receiver:
 
     Attributes:
         bodies: of the events that it took, as they came.
-        status: of its answers; of ``refused`` runs it answers 422.
+        status: of its answers; of ``refused`` jobs it answers 422.
+        silent: it takes what comes and answers nothing.
     """
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.status = 201
+        self.silent = False
         self.refused: set[str] = set()
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -80,6 +82,8 @@ class Receiver:
         if self.status < 300:
             self.bodies.append(body)
             self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        while self.silent:
+            await asyncio.sleep(0.01)
         return web.Response(status=self.status)
 
     def _call(self, work: Any) -> None:
