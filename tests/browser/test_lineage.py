@@ -10,7 +10,7 @@ import pytest
 from tests.browser.conftest import photograph, require_contrast, require_fit, require_names, signed_in
 from tests.harness import fakes
 from tests.integration.gateway.conftest import Running, serve
-from tests.integration.services.lineage.told_bakery import ToldBakery
+from tests.integration.services.lineage.lineage_bakery import LineageBakery
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-async def bakery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ToldBakery]:
-    made = ToldBakery(tmp_path)
+async def bakery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LineageBakery]:
+    made = LineageBakery(tmp_path)
     monkeypatch.setattr(fakes, "SECRET", made.store.secret("server"))
     await made.open_shop()
     await made.table()
@@ -29,7 +29,7 @@ async def bakery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 @pytest.fixture
-async def running(bakery: ToldBakery) -> AsyncIterator[Running]:
+async def running(bakery: LineageBakery) -> AsyncIterator[Running]:
     async with serve(bakery.wired.gateway_services()) as started:
         yield started
 

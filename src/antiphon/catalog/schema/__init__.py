@@ -343,10 +343,10 @@ steps = table(
     refers("run", "runs"),
 )
 
-# How much of each run's lineage the receiver has, and since when none is missing: marks of runs that ended before are
+# How much of each run's lineage the receiver has, and since when none is missing: rows of runs that ended before are
 # removed.
-lineage_marks = table(
-    "lineage_marks",
+lineage_acknowledgments = table(
+    "lineage_acknowledgments",
     key("run"),
     columns(sa.BigInteger, "sent"),
     columns(Instant, "at"),

@@ -60,10 +60,12 @@ class LinkedNode(msgspec.Struct, frozen=True):
 def lineage(call: PageCall) -> Response:
     """Shows the graph around what the address names, or of everything behind the live releases."""
     of = call.query.get("of", "").strip() or None
+    graph = LineageGraph((), (), ())
+    problem: NotFoundError | None = None
     try:
-        graph, problem = readable_graph(call, of), None
+        graph = readable_graph(call, of)
     except NotFoundError as error:
-        graph, problem = LineageGraph((), (), ()), error
+        problem = error
     return call.render(
         "lineage_graph.html", problem, page="runs", of=of, graph=graph, drawn=drawn(graph), lines=lines(graph),
         box=(WIDTH, HEIGHT),
@@ -107,7 +109,7 @@ def link(node: LineageNode) -> str | None:
 
 
 def _words(node: LineageNode) -> str:
-    """What fits of a label; of a version the first digits tell it from the others in a drawing."""
+    """The part of a label that fits; the first digits of a version tell it from others in a drawing."""
     view, at, version = node.label.partition("@")
     label = f"{view}@{version[:VERSION]}" if at and node.kind in ("view", "snapshot") else node.label
     return label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}…"

@@ -1,10 +1,10 @@
 """Sends the events of runs to the receiver of the settings, in the order in which runs ended, until it has them.
 
 Invariants:
-- An event is marked after the receiver took it: one that it took just before a crash is sent again, the same to the
-  byte. None is left out, however long the receiver is away.
-- There is no queue: what is due follows from the runs and the marks, so that a backlog takes no room of its own.
-- An event that the receiver refuses as malformed is marked as refused and said; it does not hold up the others.
+- An event is acknowledged here after the receiver took it: one that it took just before a crash is sent again, the
+  same to the byte. None is left out, however long the receiver is away.
+- There is no queue: what is due follows from the runs and what is acknowledged, so a backlog takes no room of its own.
+- An event that the receiver refuses as malformed is recorded as refused and said; it does not hold up the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.lineage_marks import ALL_EVENTS, DueRun, LineageBacklog, LineageProgress, RefusedLineage
+from antiphon.catalog.lineage_acknowledgments import ALL_EVENTS, DueRun, LineageBacklog, LineageProgress, RefusedLineage
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
 from antiphon.core.http_client import HttpClient
 from antiphon.core.tls import ClientTls
@@ -80,7 +80,7 @@ class LineageDelivery:
     def begin(self) -> None:
         """Note from when on runs are told to the receiver of the settings, where that is another one than before."""
         if self._store.settings.lineage.url is not None:
-            self._store.lineage_marks.begin(self._store.scope, self._store.settings.lineage.url)
+            self._store.lineage_acknowledgments.begin(self._store.scope, self._store.settings.lineage.url)
 
     def send_due(self) -> int:
         """Send what is due; how many events it were. One failure ends it, for the next look after a longer pause.
@@ -92,29 +92,29 @@ class LineageDelivery:
         url = self._store.settings.lineage.url
         if url is None:
             return 0
-        marks, scope = self._store.lineage_marks, self._store.scope
-        progress, now = marks.begin(scope, url), self._store.database.clock.now()
+        acknowledgments, scope = self._store.lineage_acknowledgments, self._store.scope
+        progress, now = acknowledgments.begin(scope, url), self._store.database.clock.now()
         if _pausing(progress, now):
             return 0
-        due = marks.due(scope, AT_ONCE)
+        due = acknowledgments.due(scope, AT_ONCE)
         sent = 0
         try:
             if due:
                 sent = self._send_all(due)
         except (UnavailableError, SetupError, InvalidInputError) as error:
-            marks.failed(scope, error.what)
+            acknowledgments.failed(scope, error.what)
             if not isinstance(error, UnavailableError):
                 raise
             _log.warning("%s", error)
             return sent
         if len(due) < AT_ONCE:
-            marks.complete(scope, now - SETTLED)
+            acknowledgments.complete(scope, now - SETTLED)
         return sent
 
     def due(self) -> list[LineageEvent]:
         """The events that the next look would send, at most those of :data:`AT_ONCE` runs."""
         scope = self._store.scope
-        runs = self._store.lineage_marks.due(scope, AT_ONCE)
+        runs = self._store.lineage_acknowledgments.due(scope, AT_ONCE)
         return [event for one in runs for event in self._lineage.events(scope, one.run)[one.sent :]]
 
     def send(self, events: list[LineageEvent]) -> int:
@@ -134,10 +134,18 @@ class LineageDelivery:
 
     def status(self) -> DeliveryStatus:
         """Describes the delivery: receiver, backlog, and the failure that keeps it."""
-        url, marks, scope = self._store.settings.lineage.url, self._store.lineage_marks, self._store.scope
+        url, acknowledgments, scope = (
+            self._store.settings.lineage.url,
+            self._store.lineage_acknowledgments,
+            self._store.scope,
+        )
         if url is None:
             return DeliveryStatus(None, "off", LineageBacklog(0, None), (), "no receiver: kept here alone")
-        progress, backlog, refused = marks.progress(scope), marks.backlog(scope), tuple(marks.refused(scope))
+        progress, backlog, refused = (
+            acknowledgments.progress(scope),
+            acknowledgments.backlog(scope),
+            tuple(acknowledgments.refused(scope)),
+        )
         since = "" if backlog.since is None else f", since {backlog.since:%Y-%m-%d %H:%MZ}"
         behind = f"{backlog.runs} runs are not sent{since}" if backlog.runs else "everything is sent"
         if refused:
@@ -148,20 +156,20 @@ class LineageDelivery:
         return DeliveryStatus(url, "behind" if backlog.runs else "well", backlog, refused, f"{url}: {behind}")
 
     def _send_all(self, due: list[DueRun]) -> int:
-        marks, scope, sent = self._store.lineage_marks, self._store.scope, 0
+        acknowledgments, scope, sent = self._store.lineage_acknowledgments, self._store.scope, 0
         client = self._client()
         try:
             for one in due:
                 try:
                     for number, body in enumerate(self._written(one), one.sent + 1):
                         self._post(client, body, one.run)
-                        marks.mark(scope, one.run, number)
+                        acknowledgments.acknowledge(scope, one.run, number)
                         sent += 1
                         if sent == 1:
-                            marks.succeeded(scope)
+                            acknowledgments.succeeded(scope)
                 except EventRefusedError as error:  # It does not hold up the others.
                     _log.warning("The lineage of %s is not sent: %s", one.run, error.what)
-                    marks.mark(scope, one.run, ALL_EVENTS, refused=error.what)
+                    acknowledgments.acknowledge(scope, one.run, ALL_EVENTS, refused=error.what)
         finally:
             client.close()
         return sent
@@ -169,9 +177,7 @@ class LineageDelivery:
     def _written(self, due: DueRun) -> list[bytes]:
         """The events that the receiver does not have; raises ``EventRefusedError`` where the run cannot be told of."""
         try:
-            return [
-                openlineage.encode(event) for event in self._lineage.events(self._store.scope, due.run)[due.sent :]
-            ]
+            return [openlineage.encode(event) for event in self._lineage.events(self._store.scope, due.run)[due.sent :]]
         except UnavailableError:
             raise  # The catalog is away.
         except Exception as error:

@@ -9,7 +9,7 @@ import msgspec
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.granted import owner_of
-from antiphon.services.lineage.nodes import LineageNode, NodeKind, release_node, source_node
+from antiphon.services.lineage.nodes import LineageNode, NodeKind, labeled, source_node
 from antiphon.services.lineage.runs import RunLineage
 from antiphon.services.lineage.values import AssetReference
 from antiphon.services.project.store import Store
@@ -215,7 +215,7 @@ class LineageNeighbors:
         return _node(reference.kind, reference.id)
 
     def _release(self, scope: Scope, release: str) -> LineageNode:
-        return release_node(self._store, scope, release)
+        return labeled(self._store, scope, _node("release", release))
 
     def _snapshot(self, scope: Scope, snapshot: str, view: str) -> LineageNode:
         manifest = self._store.snapshots.find(scope, snapshot)
@@ -225,7 +225,7 @@ class LineageNeighbors:
 
 def live_nodes(store: Store, scope: Scope) -> list[LineageNode]:
     """The live releases, from which the whole graph of what is in use is walked."""
-    return [release_node(store, scope, release.id) for release in store.releases.live_ones(scope)]
+    return [labeled(store, scope, _node("release", release.id)) for release in store.releases.live_ones(scope)]
 
 
 def _node(kind: NodeKind, name: str) -> LineageNode:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -14,13 +16,10 @@ from antiphon.services.project.store import Store
 
 NodeKind = AssetKind | Literal["run", "prediction", "base-model"]
 
-_PREFIXES: dict[str, tuple[str, str]] = {
-    "run_": ("run", "runs"),
-    "pred_": ("prediction", "receipts"),
-    "rel_": ("release", "releases"),
-    "job_": ("job", "jobs"),
-}
-_PREFIXES["batch_"] = _PREFIXES["job_"]
+_PREFIXES: dict[str, NodeKind] = {
+    "run_": "run", "pred_": "prediction", "rel_": "release", "job_": "job", "batch_": "job",
+}  # fmt: skip
+"""Beginnings of ids that say what an id is of."""
 
 
 class LineageNode(msgspec.Struct, frozen=True):
@@ -58,35 +57,37 @@ def node_named(store: Store, scope: Scope, name: str) -> LineageNode:
     Raises:
         NotFoundError: there is none of this id or name here.
     """
-    for prefix, (kind, repository) in _PREFIXES.items():
-        if name.startswith(prefix):
-            getattr(store, repository).get(scope, name)
-            return _labeled(store, scope, LineageNode(kind, name, name))  # type: ignore[arg-type]
-    if (snapshot := store.snapshots.find(scope, name)) is not None:
-        return LineageNode("snapshot", name, f"{snapshot.key} {name}")
-    for kind, repository in (
-        ("dataset", store.datasets), ("evaluation", store.evaluations), ("safety-report", store.safety_reports),
-        ("model", store.models),
-    ):  # fmt: skip
-        try:
-            repository.get(scope, name)  # type: ignore[attr-defined]
-        except NotFoundError:
-            continue
-        return LineageNode(kind, name, name)  # type: ignore[arg-type]
+    repositories: dict[NodeKind, Callable[[Scope, str], object]] = {
+        "run": store.runs.get,
+        "prediction": store.receipts.get,
+        "release": store.releases.get,
+        "job": store.jobs.get,
+        "snapshot": store.snapshots.get,
+        "dataset": store.datasets.get,
+        "evaluation": store.evaluations.get,
+        "safety-report": store.safety_reports.get,
+        "model": store.models.get,
+    }
+    prefixed = next((kind for prefix, kind in _PREFIXES.items() if name.startswith(prefix)), None)
+    if prefixed is not None:
+        repositories[prefixed](scope, name)
+        return labeled(store, scope, LineageNode(prefixed, name, name))
+    for kind, get in repositories.items():
+        if kind not in _PREFIXES.values():
+            with suppress(NotFoundError):
+                get(scope, name)
+                return labeled(store, scope, LineageNode(kind, name, name))
     return _view(store, scope, name)
 
 
-def release_node(store: Store, scope: Scope, release: str) -> LineageNode:
-    """The node of a release, with its application and number; one that is gone has its id."""
-    return _labeled(store, scope, LineageNode("release", release, release))
-
-
-def _labeled(store: Store, scope: Scope, node: LineageNode) -> LineageNode:
-    """The node with a label that says more than its id."""
+def labeled(store: Store, scope: Scope, node: LineageNode) -> LineageNode:
+    """The node with a label that says more than its id; one that is gone stays as it is."""
     try:
         if node.kind == "release":
             release = store.releases.get(scope, node.name)
             label = f"{release.bundle.application.name} release {release.number}"
+        elif node.kind == "snapshot":
+            label = f"{store.snapshots.get(scope, node.name).key} {node.name}"
         elif node.kind == "run":
             run = store.runs.get(scope, node.name)
             label = f"{run.workflow} {run.id}"

@@ -24,7 +24,7 @@ from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.learning.regressions import RegressionSets
 from antiphon.catalog.learning.safety import SafetyReports
 from antiphon.catalog.learning.trials import Trials
-from antiphon.catalog.lineage_marks import LineageMarks
+from antiphon.catalog.lineage_acknowledgments import LineageAcknowledgments
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -100,7 +100,7 @@ class Store:
     tool_journal = _repository(ToolJournal)
     jobs = _repository(Jobs)
     runs = _repository(Runs)
-    lineage_marks = _repository(LineageMarks)
+    lineage_acknowledgments = _repository(LineageAcknowledgments)
     recent_requests = _repository(RecentRequests)
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.integration.services.lineage.lineage_bakery import LineageBakery
 from tests.integration.services.lineage.receiver import Receiver
-from tests.integration.services.lineage.told_bakery import ToldBakery
 
-from antiphon.catalog.lineage_marks import LineageMarks
+from antiphon.catalog.lineage_acknowledgments import LineageAcknowledgments
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.durable.claims import ServedRuns
@@ -29,16 +29,16 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-async def bakery(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ToldBakery]:
+async def bakery(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LineageBakery]:
     monkeypatch.setenv("RECEIVER_KEY", KEY)
-    made = ToldBakery(tmp_path, f'[lineage]\nurl = "{receiver.url}"\napi_key_variable = "RECEIVER_KEY"\n')
-    made.store.lineage_marks.begin(made.scope, receiver.url)
+    made = LineageBakery(tmp_path, f'[lineage]\nurl = "{receiver.url}"\napi_key_variable = "RECEIVER_KEY"\n')
+    made.store.lineage_acknowledgments.begin(made.scope, receiver.url)
     yield made
     await made.close()
 
 
 @pytest.fixture
-def later(bakery: ToldBakery, monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], datetime]:
+def later(bakery: LineageBakery, monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], datetime]:
     """Lets time pass for the delivery alone."""
     clock = ManualClock(bakery.store.database.clock.now())
 
@@ -50,7 +50,7 @@ def later(bakery: ToldBakery, monkeypatch: pytest.MonkeyPatch) -> Callable[[time
     return move
 
 
-async def test_runs_are_told_once_in_order_with_the_receivers_key(bakery: ToldBakery, receiver: Receiver) -> None:
+async def test_runs_are_told_once_in_order_with_the_receivers_key(bakery: LineageBakery, receiver: Receiver) -> None:
     await bakery.open_shop()
     delivery = LineageDelivery(bakery.store)
     assert delivery.send_due() == 4
@@ -63,7 +63,7 @@ async def test_runs_are_told_once_in_order_with_the_receivers_key(bakery: ToldBa
 
 
 async def test_a_receiver_that_was_away_gets_all_that_it_missed(
-    bakery: ToldBakery, receiver: Receiver, later: Callable[[timedelta], datetime]
+    bakery: LineageBakery, receiver: Receiver, later: Callable[[timedelta], datetime]
 ) -> None:
     receiver.stop()
     await bakery.open_shop()
@@ -86,7 +86,7 @@ async def test_a_receiver_that_was_away_gets_all_that_it_missed(
 
 @pytest.mark.parametrize("status", [500, 503, 401, 404, 429])
 async def test_an_answer_that_is_no_refusal_of_the_event_is_a_failure_of_the_receiver(
-    bakery: ToldBakery, receiver: Receiver, later: Callable[[timedelta], datetime], status: int
+    bakery: LineageBakery, receiver: Receiver, later: Callable[[timedelta], datetime], status: int
 ) -> None:
     await bakery.open_shop()
     delivery = LineageDelivery(bakery.store)
@@ -99,7 +99,7 @@ async def test_an_answer_that_is_no_refusal_of_the_event_is_a_failure_of_the_rec
 
 
 async def test_an_event_that_is_refused_is_said_and_does_not_hold_up_the_others(
-    bakery: ToldBakery, receiver: Receiver
+    bakery: LineageBakery, receiver: Receiver
 ) -> None:
     await bakery.open_shop()
     receiver.refused = {"refresh.today"}
@@ -117,24 +117,24 @@ async def test_an_event_that_is_refused_is_said_and_does_not_hold_up_the_others(
     assert delivery.send(ProjectLineage(bakery.store).events(bakery.scope, refused.run)) == 2
 
 
-async def test_a_worker_that_died_between_sending_and_its_mark_sends_the_same_bytes_again(
-    bakery: ToldBakery, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+async def test_a_worker_that_died_between_sending_and_its_record_sends_the_same_bytes_again(
+    bakery: LineageBakery, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bakery.open_shop()
 
     class Killed(BaseException):
         pass
 
-    mark, marked = LineageMarks.mark, 0
+    acknowledge, times = LineageAcknowledgments.acknowledge, 0
 
-    def dies(marks: LineageMarks, *given: object, **more: object) -> None:
-        nonlocal marked
-        marked += 1
-        if marked == 2:
+    def dies(repository: LineageAcknowledgments, *given: object, **more: object) -> None:
+        nonlocal times
+        times += 1
+        if times == 2:
             raise Killed
-        mark(marks, *given, **more)  # type: ignore[arg-type]
+        acknowledge(repository, *given, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(LineageMarks, "mark", dies)
+    monkeypatch.setattr(LineageAcknowledgments, "acknowledge", dies)
     with pytest.raises(Killed):
         LineageDelivery(bakery.store).send_due()
     assert len(receiver.bodies) == 2
@@ -145,7 +145,9 @@ async def test_a_worker_that_died_between_sending_and_its_mark_sends_the_same_by
     assert len(set(receiver.bodies)) == 4
 
 
-async def test_a_run_whose_end_was_committed_late_is_told_all_the_same(bakery: ToldBakery, receiver: Receiver) -> None:
+async def test_a_run_whose_end_was_committed_late_is_told_all_the_same(
+    bakery: LineageBakery, receiver: Receiver
+) -> None:
     store, scope = bakery.store, bakery.scope
     await bakery.open_shop()
     store.runs.submit(scope, "drift", {})
@@ -162,22 +164,22 @@ async def test_a_run_whose_end_was_committed_late_is_told_all_the_same(bakery: T
     assert receiver.jobs("COMPLETE")[-1] == "drift.outcomes"
 
 
-async def test_marks_go_once_nothing_before_them_can_be_missing(
-    bakery: ToldBakery, later: Callable[[timedelta], datetime]
+async def test_records_go_once_nothing_before_them_can_be_missing(
+    bakery: LineageBakery, later: Callable[[timedelta], datetime]
 ) -> None:
     await bakery.open_shop()
-    delivery, marks = LineageDelivery(bakery.store), bakery.store.lineage_marks
+    delivery, acknowledgments = LineageDelivery(bakery.store), bakery.store.lineage_acknowledgments
     delivery.send_due()
     now = later(SETTLED + timedelta(minutes=1))
     assert delivery.send_due() == 0
-    progress = marks.progress(bakery.scope)
+    progress = acknowledgments.progress(bakery.scope)
     assert progress is not None
     assert progress.complete_until == now - SETTLED
-    assert delivery.send_due() == 0, "what has no mark any more is not due either"
+    assert delivery.send_due() == 0, "what has no record any more is not due either"
 
 
 async def test_what_ended_before_a_receiver_was_named_is_sent_on_request(tmp_path: Path, receiver: Receiver) -> None:
-    bakery = ToldBakery(tmp_path, f'[lineage]\nurl = "{receiver.url}"\n')
+    bakery = LineageBakery(tmp_path, f'[lineage]\nurl = "{receiver.url}"\n')
     await bakery.open_shop()
     delivery = LineageDelivery(bakery.store)
     assert delivery.send_due() == 0
@@ -190,7 +192,7 @@ async def test_what_ended_before_a_receiver_was_named_is_sent_on_request(tmp_pat
 
 
 async def test_without_a_receiver_nothing_is_sent(tmp_path: Path) -> None:
-    bakery = ToldBakery(tmp_path)
+    bakery = LineageBakery(tmp_path)
     await bakery.open_shop()
     delivery = LineageDelivery(bakery.store)
     assert (delivery.send_due(), delivery.status().state) == (0, "off")
@@ -200,7 +202,7 @@ async def test_without_a_receiver_nothing_is_sent(tmp_path: Path) -> None:
 
 
 async def test_a_key_that_is_not_set_stops_the_delivery_and_loses_nothing(
-    bakery: ToldBakery, later: Callable[[timedelta], datetime], monkeypatch: pytest.MonkeyPatch
+    bakery: LineageBakery, later: Callable[[timedelta], datetime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bakery.open_shop()
     monkeypatch.delenv("RECEIVER_KEY")

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from tests.harness.gateway_client import sign_in
+from tests.integration.services.lineage.lineage_bakery import PRIVATE, LineageBakery
 from tests.integration.services.lineage.receiver import Receiver
-from tests.integration.services.lineage.told_bakery import PRIVATE, ToldBakery
 from typer.testing import CliRunner
 
 from antiphon.cli.main import assemble
@@ -29,25 +29,25 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-async def bakery(tmp_path: Path, receiver: Receiver) -> AsyncIterator[ToldBakery]:
-    made = ToldBakery(tmp_path, f'[lineage]\nurl = "{receiver.url}"\n')
+async def bakery(tmp_path: Path, receiver: Receiver) -> AsyncIterator[LineageBakery]:
+    made = LineageBakery(tmp_path, f'[lineage]\nurl = "{receiver.url}"\n')
     await made.open_shop()
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def http(bakery: ToldBakery) -> AsyncIterator[httpx2.AsyncClient]:
+async def http(bakery: LineageBakery) -> AsyncIterator[httpx2.AsyncClient]:
     transport = httpx2.ASGITransport(create_app(bakery.wired.gateway_services(), sampling=False))
     async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as client:
         yield client
 
 
-def key_of(bakery: ToldBakery, role: str = "viewer") -> str:
+def key_of(bakery: LineageBakery, role: str = "viewer") -> str:
     return Keys(bakery.store.database, bakery.store.secret("server")).create("default", f"the-{role}", role)[0]
 
 
-def run(bakery: ToldBakery, *arguments: str) -> str:
+def run(bakery: LineageBakery, *arguments: str) -> str:
     """Standard output of a command; raises as it does."""
     done = CliRunner().invoke(assemble(), ["lineage", *arguments, "--project", str(bakery.folder)])
     if isinstance(done.exception, AntiphonError):
@@ -56,7 +56,7 @@ def run(bakery: ToldBakery, *arguments: str) -> str:
     return done.stdout
 
 
-def test_events_are_listed_and_printed_as_they_are_sent(bakery: ToldBakery) -> None:
+def test_events_are_listed_and_printed_as_they_are_sent(bakery: LineageBakery) -> None:
     listed = run(bakery, "events")
     assert "refresh.today" in listed
     assert "file/orders.csv" in listed
@@ -65,7 +65,7 @@ def test_events_are_listed_and_printed_as_they_are_sent(bakery: ToldBakery) -> N
     assert json.loads(run(bakery, "events", "--since", "2100-01-01T00:00:00Z", "--json")) == []
 
 
-def test_a_graph_is_printed_as_outline_json_and_dot(bakery: ToldBakery) -> None:
+def test_a_graph_is_printed_as_outline_json_and_dot(bakery: LineageBakery) -> None:
     live = bakery.live_id("replies")
     assert live is not None
     outline = run(bakery, "graph")
@@ -78,7 +78,7 @@ def test_a_graph_is_printed_as_outline_json_and_dot(bakery: ToldBakery) -> None:
         run(bakery, "graph", "--direction", "sideways")
 
 
-def test_events_are_sent_on_request(bakery: ToldBakery, receiver: Receiver) -> None:
+def test_events_are_sent_on_request(bakery: LineageBakery, receiver: Receiver) -> None:
     assert "4 events would be sent" in run(bakery, "send", "--since", "2020-01-01T00:00:00Z", "--dry-run")
     assert receiver.bodies == []
     assert "2 events were sent" in run(bakery, "send", "--run", bakery.latest("refresh").id)
@@ -87,7 +87,7 @@ def test_events_are_sent_on_request(bakery: ToldBakery, receiver: Receiver) -> N
         run(bakery, "send")
 
 
-async def test_graph_and_events_over_http(bakery: ToldBakery, http: httpx2.AsyncClient) -> None:
+async def test_graph_and_events_over_http(bakery: LineageBakery, http: httpx2.AsyncClient) -> None:
     assert (await http.get("/admin/lineage")).status_code == 401
     headers = {"authorization": f"Bearer {key_of(bakery)}"}
     answer = await bakery.question()
@@ -100,7 +100,7 @@ async def test_graph_and_events_over_http(bakery: ToldBakery, http: httpx2.Async
 
 
 async def test_the_page_leads_from_an_answer_to_its_sources_by_links(
-    bakery: ToldBakery, http: httpx2.AsyncClient
+    bakery: LineageBakery, http: httpx2.AsyncClient
 ) -> None:
     answer = await bakery.question()
     await sign_in(http, key_of(bakery, "engineer"))
@@ -118,7 +118,7 @@ async def test_the_page_leads_from_an_answer_to_its_sources_by_links(
     assert [one for one in PRIVATE if one in page.text.replace("the-engineer", "")] == []
 
 
-async def test_the_page_says_what_is_not_there(bakery: ToldBakery, http: httpx2.AsyncClient) -> None:
+async def test_the_page_says_what_is_not_there(bakery: LineageBakery, http: httpx2.AsyncClient) -> None:
     await sign_in(http, key_of(bakery, "engineer"))
     missing = await http.get("/lineage?of=todday")
     assert missing.status_code == 404
@@ -128,7 +128,7 @@ async def test_the_page_says_what_is_not_there(bakery: ToldBakery, http: httpx2.
     assert "<script>alert" not in hostile.text
 
 
-def test_boxes_lie_apart_and_edges_lead_to_the_right(bakery: ToldBakery) -> None:
+def test_boxes_lie_apart_and_edges_lead_to_the_right(bakery: LineageBakery) -> None:
     picture = drawn(ProjectLineage(bakery.store).graph(bakery.scope))
     places = [(one.x, one.y) for one in picture.boxes]
     assert len(set(places)) == len(places)

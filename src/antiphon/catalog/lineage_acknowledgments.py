@@ -1,9 +1,10 @@
-"""Marks of runs whose lineage a receiver has, and the moment before which it misses none.
+"""Acknowledgments of a receiver of lineage: of which runs it has the events, and the moment before which it has all.
 
 Invariants:
-- A run that has ended since that moment, or works now, is due until it is marked: a mark is written after the receiver
-  took the event, so that a crash between the two sends it again and never loses it.
-- The moment moves only past runs that are marked, and marks before it are removed: there are as many as of an hour.
+- A run that has ended since that moment, or works now, is due until it is acknowledged: that is recorded after the
+  receiver took the event, so that a crash between the two sends it again and never loses it.
+- The moment moves only past runs that are acknowledged, and records before it are removed: there are as many as of an
+  hour.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from antiphon.core.scope import Scope
 ALL_EVENTS = 2
 """Events of a run: that it started, and how it ended."""
 
-_marks, _progress, _runs = schema.lineage_marks, schema.lineage_progress, schema.runs
+_acknowledged, _progress, _runs = schema.lineage_acknowledgments, schema.lineage_progress, schema.runs
 _Conditions = builtins.list[tuple[ColumnElement[bool], ColumnElement[datetime]]]
-_put = upsert(_marks)
+_put = upsert(_acknowledged)
 _put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in ("sent", "at", "refused")})
 
 
@@ -36,7 +37,7 @@ class LineageProgress(msgspec.Struct, frozen=True):
 
     Attributes:
         receiver: its URL. begun_at: runs that had ended before are not sent by themselves.
-        complete_until: every run that ended before is marked.
+        complete_until: every run that ended before is acknowledged.
         failures: of deliveries in a row, the last at ``failed_at`` because of ``error``.
     """
 
@@ -71,7 +72,7 @@ class LineageBacklog(msgspec.Struct, frozen=True):
     since: datetime | None
 
 
-class LineageMarks:
+class LineageAcknowledgments:
     """Repository of what was sent of the lineage of runs."""
 
     def __init__(self, database: Database) -> None:
@@ -90,14 +91,14 @@ class LineageMarks:
         now = self._database.clock.now()
         begun = LineageProgress(scope, receiver, now, now)
         with self._database.transaction() as connection:
-            connection.execute(delete(_marks).where(schema.owned(_marks, scope)))
+            connection.execute(delete(_acknowledged).where(schema.owned(_acknowledged, scope)))
             connection.execute(delete(_progress).where(schema.owned(_progress, scope)))
             connection.execute(upsert(_progress).values(row_of(_progress, begun)))
         return begun
 
     def due(self, scope: Scope, limit: int) -> builtins.list[DueRun]:
         """Runs with events to send, those that ended first before the others."""
-        columns = (_runs.c.id, func.coalesce(_marks.c.sent, 0).label("sent"))
+        columns = (_runs.c.id, func.coalesce(_acknowledged.c.sent, 0).label("sent"))
         with self._database.read() as connection:
             found: builtins.list[Any] = []
             for condition, order in self._conditions(scope, connection):
@@ -118,11 +119,13 @@ class LineageMarks:
 
     def refused(self, scope: Scope, limit: int = 20) -> builtins.list[RefusedLineage]:
         """Runs of the last hour that are not sent again, latest first."""
-        statement = select(_marks).where(schema.owned(_marks, scope), _marks.c.refused.is_not(None))
-        rows = self._database.rows(statement.order_by(_marks.c.at.desc(), _marks.c.run).limit(limit))
+        statement = select(_acknowledged).where(
+            schema.owned(_acknowledged, scope), _acknowledged.c.refused.is_not(None)
+        )
+        rows = self._database.rows(statement.order_by(_acknowledged.c.at.desc(), _acknowledged.c.run).limit(limit))
         return [value_of(RefusedLineage, row) for row in rows]
 
-    def mark(self, scope: Scope, run: str, sent: int, refused: str | None = None) -> None:
+    def acknowledge(self, scope: Scope, run: str, sent: int, refused: str | None = None) -> None:
         """Say that the receiver has so many events of a run, or that it is not sent again."""
         now = self._database.clock.now()
         values = {"tenant": scope.tenant, "environment": scope.environment, "run": run}
@@ -130,13 +133,15 @@ class LineageMarks:
             connection.execute(_put.values(**values, sent=sent, at=now, refused=refused))
 
     def complete(self, scope: Scope, until: datetime) -> None:
-        """Let the state move on to a moment before which nothing is due, and remove the marks of runs that ended
+        """Let the state move on to a moment before which nothing is due, and remove the records of runs that ended
         before it."""
         ended = select(_runs.c.id).where(schema.owned(_runs, scope), _runs.c.ended_at < until)
         with self._database.transaction() as connection:
             moved = and_(schema.owned(_progress, scope), _progress.c.complete_until < until)
             connection.execute(update(_progress).where(moved).values(complete_until=until))
-            connection.execute(delete(_marks).where(schema.owned(_marks, scope), _marks.c.run.in_(ended)))
+            connection.execute(
+                delete(_acknowledged).where(schema.owned(_acknowledged, scope), _acknowledged.c.run.in_(ended))
+            )
 
     def succeeded(self, scope: Scope) -> None:
         """Say that the receiver took something."""
@@ -154,14 +159,16 @@ class LineageMarks:
         progress = self.progress(scope, within=connection)
         if progress is None:
             return []
-        of_scope, sent = schema.owned(_runs, scope), func.coalesce(_marks.c.sent, 0)
+        of_scope, sent = schema.owned(_runs, scope), func.coalesce(_acknowledged.c.sent, 0)
         ended = and_(of_scope, _runs.c.ended_at >= progress.complete_until, sent < ALL_EVENTS)
-        works = and_(of_scope, _runs.c.status == "running", or_(_marks.c.run.is_(None), sent < 1))
+        works = and_(of_scope, _runs.c.status == "running", or_(_acknowledged.c.run.is_(None), sent < 1))
         return [(ended, _runs.c.ended_at), (works, _runs.c.created_at)]
 
 
 def _joined() -> FromClause:
     of_run = and_(
-        _marks.c.tenant == _runs.c.tenant, _marks.c.environment == _runs.c.environment, _marks.c.run == _runs.c.id
+        _acknowledged.c.tenant == _runs.c.tenant,
+        _acknowledged.c.environment == _runs.c.environment,
+        _acknowledged.c.run == _runs.c.id,
     )
-    return _runs.outerjoin(_marks, of_run)
+    return _runs.outerjoin(_acknowledged, of_run)

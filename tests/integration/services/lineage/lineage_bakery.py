@@ -55,7 +55,7 @@ def reply(request: GenerationRequest) -> ScriptedGeneration:
     return ScriptedGeneration(REPLY)
 
 
-class ToldBakery(GatedProject):
+class LineageBakery(GatedProject):
     """The bakery's project. ``settings`` are further sections."""
 
     def __init__(self, folder: Path, settings: str = "") -> None:

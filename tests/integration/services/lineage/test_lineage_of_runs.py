@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.integration.services.lineage.told_bakery import BAKER, PRIVATE, QUESTION, ToldBakery
+from tests.integration.services.lineage.lineage_bakery import BAKER, PRIVATE, QUESTION, LineageBakery
 
 from antiphon.core.errors import NotFoundError
 from antiphon.durable.claims import ServedRuns
@@ -22,13 +22,13 @@ from antiphon.services.lineage.project import ProjectLineage
 
 
 @pytest.fixture
-async def bakery(tmp_path: Path) -> AsyncIterator[ToldBakery]:
-    made = ToldBakery(tmp_path)
+async def bakery(tmp_path: Path) -> AsyncIterator[LineageBakery]:
+    made = LineageBakery(tmp_path)
     yield made
     await made.close()
 
 
-def ended(bakery: ToldBakery, run: str) -> dict[str, Any]:
+def ended(bakery: LineageBakery, run: str) -> dict[str, Any]:
     """The last event of a run, as it is sent."""
     return document(ProjectLineage(bakery.store).events(bakery.scope, run)[-1])
 
@@ -40,7 +40,7 @@ def named(datasets: list[dict[str, Any]]) -> dict[str, str | None]:
     }  # fmt: skip
 
 
-async def test_a_refresh_is_told_from_source_to_snapshot(bakery: ToldBakery) -> None:
+async def test_a_refresh_is_told_from_source_to_snapshot(bakery: LineageBakery) -> None:
     await bakery.open_shop()
     event = ended(bakery, bakery.latest("refresh").id)
     (manifest,) = bakery.store.snapshots.list(bakery.scope)
@@ -56,7 +56,7 @@ async def test_a_refresh_is_told_from_source_to_snapshot(bakery: ToldBakery) -> 
     assert made["outputFacets"]["outputStatistics"]["rowCount"] == 2
 
 
-async def test_gates_are_told_from_release_to_the_report_that_decided(bakery: ToldBakery) -> None:
+async def test_gates_are_told_from_release_to_the_report_that_decided(bakery: LineageBakery) -> None:
     event = ended(bakery, await bakery.open_shop())
     live = bakery.live("replies")
     assert live is not None
@@ -67,7 +67,7 @@ async def test_gates_are_told_from_release_to_the_report_that_decided(bakery: To
     assert named(event["outputs"]) == {"safety-report/replies": report.id}
 
 
-async def test_a_table_job_is_told_from_table_release_and_view_to_answers(bakery: ToldBakery) -> None:
+async def test_a_table_job_is_told_from_table_release_and_view_to_answers(bakery: LineageBakery) -> None:
     await bakery.open_shop()
     event = ended(bakery, await bakery.table())
     live, (job,) = bakery.live("replies"), bakery.store.jobs.list(bakery.scope)
@@ -81,7 +81,7 @@ async def test_a_table_job_is_told_from_table_release_and_view_to_answers(bakery
     assert event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 2
 
 
-async def test_a_refresh_that_failed_is_told_with_its_source_and_without_its_reason(bakery: ToldBakery) -> None:
+async def test_a_refresh_that_failed_is_told_with_its_source_and_without_its_reason(bakery: LineageBakery) -> None:
     await bakery.open_shop()
     (bakery.folder / "orders.csv").unlink()
     event = ended(bakery, await bakery.refresh(ends="failed"))
@@ -90,7 +90,7 @@ async def test_a_refresh_that_failed_is_told_with_its_source_and_without_its_rea
     assert event["run"]["facets"]["errorMessage"]["message"].startswith("`antiphon runs show run_")
 
 
-async def test_an_apply_is_the_parent_of_the_gates_that_it_ordered(bakery: ToldBakery) -> None:
+async def test_an_apply_is_the_parent_of_the_gates_that_it_ordered(bakery: LineageBakery) -> None:
     await bakery.open_shop()
     text = (bakery.folder / "definitions.py").read_text()
     applied = bakery.apply(text.replace("count(window=None)", 'count(window="900d")'))
@@ -108,7 +108,7 @@ async def test_an_apply_is_the_parent_of_the_gates_that_it_ordered(bakery: ToldB
     assert parent["job"]["name"] == "apply.replies"
 
 
-async def test_nothing_of_anybody_is_in_any_event_or_graph(bakery: ToldBakery) -> None:
+async def test_nothing_of_anybody_is_in_any_event_or_graph(bakery: LineageBakery) -> None:
     await bakery.open_shop()
     answer = await bakery.question()
     await bakery.table()
@@ -134,7 +134,7 @@ def kinds(graph: LineageGraph) -> set[str]:
     return {node.kind for node in graph.nodes}
 
 
-async def test_an_answer_is_walked_back_to_its_sources(bakery: ToldBakery) -> None:
+async def test_an_answer_is_walked_back_to_its_sources(bakery: LineageBakery) -> None:
     await bakery.open_shop()
     answer = await bakery.question()
     graph = ProjectLineage(bakery.store).graph(bakery.scope, answer.prediction)
@@ -146,7 +146,7 @@ async def test_an_answer_is_walked_back_to_its_sources(bakery: ToldBakery) -> No
     assert {edge.target for edge in graph.after(snapshot.id)} >= {f"prediction:{answer.prediction}"}
 
 
-async def test_a_view_is_walked_on_to_what_reads_it(bakery: ToldBakery) -> None:
+async def test_a_view_is_walked_on_to_what_reads_it(bakery: LineageBakery) -> None:
     await bakery.open_shop()
     await bakery.table()
     lineage, live = ProjectLineage(bakery.store), bakery.live("replies")
@@ -160,7 +160,7 @@ async def test_a_view_is_walked_on_to_what_reads_it(bakery: ToldBakery) -> None:
     assert {"run", "source", "release", "job"} <= kinds(lineage.graph(bakery.scope, run))
 
 
-async def test_a_name_that_is_nothing_is_refused_with_what_there_is(bakery: ToldBakery) -> None:
+async def test_a_name_that_is_nothing_is_refused_with_what_there_is(bakery: LineageBakery) -> None:
     await bakery.open_shop()
     with pytest.raises(NotFoundError, match="nothing of the name 'todday'") as refused:
         ProjectLineage(bakery.store).graph(bakery.scope, "todday")
