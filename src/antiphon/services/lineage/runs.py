@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import msgspec
+
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.durable.run import ENDED, Run
@@ -13,6 +15,7 @@ from antiphon.services.lineage.naming import DatasetNames
 from antiphon.services.lineage.references import references_of
 from antiphon.services.lineage.values import LineageEvent, RunReferences
 from antiphon.services.project.store import Store
+from antiphon.services.workflows import TABLE_JOB
 
 
 class RunLineage:
@@ -29,7 +32,7 @@ class RunLineage:
     def references(self, run: Run) -> RunReferences:
         """The inputs and outputs of a run, by ids."""
         found = references_of(run, self._store.runs.steps(run.scope, run.id))
-        return found if found.subject else self._with_application(run, found)
+        return self._with_application(run, found) if run.workflow == TABLE_JOB else found
 
     def events(self, scope: Scope, run: str) -> tuple[LineageEvent, ...]:
         """The events of a run so far.
@@ -61,14 +64,12 @@ class RunLineage:
         return sorted(events, key=lambda event: (event.at, event.run, event.type != "START"))
 
     def _with_application(self, run: Run, references: RunReferences) -> RunReferences:
-        job = next((one.id for one in references.inputs if one.kind == "job"), None)
-        if job is None:
-            return references
+        """The same about the application of a table job, which never changes; a batch learns its model on its way."""
         try:
-            application = self._store.jobs.get(run.scope, job).application
+            application = self._store.jobs.get(run.scope, str(run.arguments["job"])).application
         except NotFoundError:
             return references
-        return RunReferences(application, references.inputs, references.outputs, references.parent, references.moment)
+        return msgspec.structs.replace(references, subject=application)
 
     def _job_of(self, scope: Scope, run: str | None) -> str | None:
         if run is None:
