@@ -181,8 +181,12 @@ class LineageDelivery:
         except UnavailableError:
             raise  # The catalog is away.
         except Exception as error:
-            why = error.what if isinstance(error, AntiphonError) else f"{type(error).__name__}: {error}"
-            raise EventRefusedError(f"The run cannot be told of: {why[:400]}", where=due.run) from error
+            # By its kind alone: what it says may quote what was read, and this is kept in the clear.
+            why = error.code if isinstance(error, AntiphonError) else type(error).__name__
+            _log.exception("The run %s cannot be told of", due.run)
+            raise EventRefusedError(
+                f"The run cannot be told of: {why}; the worker's log says more.", where=due.run
+            ) from error
 
     def _client(self) -> HttpClient:
         settings = self._store.settings.lineage

@@ -213,3 +213,20 @@ async def test_a_key_that_is_not_set_stops_the_delivery_and_loses_nothing(
     monkeypatch.setenv("RECEIVER_KEY", KEY)
     later(timedelta(minutes=5))
     assert delivery.send_due() == 4
+
+
+async def test_a_run_that_cannot_be_told_of_holds_up_no_other_and_its_reason_is_not_kept(
+    bakery: LineageBakery, receiver: Receiver
+) -> None:
+    await bakery.open_shop()
+    bakery.store.runs.submit(bakery.scope, "refresh", {"views": 7, "of": "Wilhelmina Featherstone"})
+    run = bakery.store.runs.claim("worker", ServedRuns("dev", ("refresh",)), timedelta(minutes=1))
+    assert run is not None
+    bakery.store.runs.fail(run, "the arguments do not fit")
+    delivery = LineageDelivery(bakery.store)
+    assert delivery.send_due() == 4
+    (refused,) = delivery.status().refused
+    assert (refused.run, refused.refused) == (
+        run.id, "The run cannot be told of: TypeError; the worker's log says more.",
+    )  # fmt: skip
+    assert receiver.jobs("COMPLETE") == ["refresh.today", "gates.replies"]
