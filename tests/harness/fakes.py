@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -67,6 +68,7 @@ from antiphon.governance.secret import load_secret
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
 from antiphon.services.features.lineage import FeatureLineage
@@ -78,6 +80,7 @@ from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.learning.learning_services import LearningServices, learning_services
+from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import GateStatus
@@ -333,6 +336,8 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "documents": platform.project_documents,
         "lineage": FeatureLineage(store, platform),
         "runs": NoRuns(),
+        "schedules": partial(ProjectSchedules, store),
+        "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),
         "batches": request_batches(database, files, SECRET),
@@ -438,6 +443,9 @@ class NoRuns:
 
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]:
         return ()
+
+    def waits(self, scope: Scope, runs: Sequence[Any]) -> Mapping[str, Any]:
+        return {}
 
     def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
         return self.get(scope, run)

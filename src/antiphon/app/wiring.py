@@ -52,6 +52,7 @@ from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
+from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
 from antiphon.services.runs import ProjectRuns
@@ -132,6 +133,7 @@ class ProcessServices:
             work=WorkServices(
                 runs=ProjectRuns(store, self.features),
                 schedules=partial(ProjectSchedules, store),
+                run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,
                 batches=request_batches(store, self.files),

@@ -45,6 +45,8 @@ from antiphon.services.learning.training import LearningPlatform, TrainingRecord
 from antiphon.services.learning.training_pauses import training_governance
 from antiphon.services.learning.weights_files import weights_files
 from antiphon.services.learning.workbench_orders import forget_ended_searches
+from antiphon.services.lineage.delivery import LOOK_SECONDS as LINEAGE_SECONDS
+from antiphon.services.lineage.delivery import LineageDelivery
 from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
@@ -197,6 +199,10 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             wakeup=doorbell.wakeup(environment, "releases"),
         ),
     ]
+    if store.settings.lineage.url is not None:
+        lineage = LineageDelivery(store)
+        lineage.begin()  # What ends before the first look is told as well.
+        duties.append(HousekeepingTask(lineage.send_due, every=LINEAGE_SECONDS, name="Sent events of lineage"))
     refreshed = AnswerSources(
         applications=store.releases.applications,
         live=wired.live.live,

@@ -52,6 +52,7 @@ def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "catalog", lambda: _catalog(project)
     yield "stores", lambda: _stores(project)
     yield "features", lambda: _features(project)
+    yield "lineage", lambda: _lineage(project)
     yield "encryption", lambda: _encryption(project)
     yield "port", lambda: _port(project)
     yield "tls", lambda: _tls(project)
@@ -183,6 +184,17 @@ def _features(project: Path) -> str:
     from antiphon.services.features.health import require_whole
 
     return require_whole(project)
+
+
+def _lineage(project: Path) -> str:
+    loaded, paths = settings.load(project)
+    if loaded.lineage.url is None:
+        return "no receiver, events are kept here alone"
+    if loaded.catalog.url is None and not paths.catalog.exists():
+        return f"{loaded.lineage.url}: nothing to send yet"
+    from antiphon.services.lineage.delivery import require_delivered
+
+    return require_delivered(project)
 
 
 def _encryption(project: Path) -> str:

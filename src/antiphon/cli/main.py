@@ -29,6 +29,7 @@ from antiphon.cli import (
     grants,
     init,
     keys,
+    lineage,
     migrate,
     models,
     outcomes,
@@ -133,7 +134,7 @@ def assemble() -> typer.Typer:
         evaluations.app.command(name)(command)
     for noun in (
         features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, schedules, freeze, training, events,
+        runs, lineage, schedules, freeze, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -35,6 +35,7 @@ class Settings(sections.Section, frozen=True):
     engines: dict[str, sections.StandbyEngineSettings] = msgspec.field(default_factory=dict)
     webhooks: dict[str, governance.WebhookSettings] = msgspec.field(default_factory=dict)
     changes: governance.ChangesSettings = governance.ChangesSettings()
+    lineage: governance.LineageSettings = governance.LineageSettings()
     gateway: sections.GatewaySettings = sections.GatewaySettings()
     batch: sections.BatchSettings = sections.BatchSettings()
     telemetry: sections.TelemetrySettings = sections.TelemetrySettings()

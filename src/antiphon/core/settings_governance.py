@@ -1,4 +1,4 @@
-"""Sections of ``antiphon.toml`` about identity, encryption, TLS, audit, policy and change log, a frozen value each."""
+"""Sections of ``antiphon.toml`` about identity, encryption, TLS, audit, policy, lineage and changes, frozen values."""
 
 from __future__ import annotations
 
@@ -126,6 +126,23 @@ class WebhookSettings(Section, frozen=True):
     secret_variable: str
     form: Literal["internal", "public"] = "internal"
     applications: tuple[str, ...] = ()
+    authority: str | None = None
+
+
+class LineageSettings(Section, frozen=True):
+    """A receiver of OpenLineage events; without a ``url`` they are kept here alone.
+
+    Attributes:
+        url: that events are posted to, such as ``https://marquez.example.com/api/v1/lineage``.
+        api_key_variable: name of the environment variable with the receiver's key, sent as a bearer token; the URL is
+            then https or of this machine.
+        namespace: of jobs and of datasets that have no name elsewhere; ``None`` is ``antiphon://TENANT/ENVIRONMENT``.
+        authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
+    """
+
+    url: str | None = None
+    api_key_variable: str | None = None
+    namespace: str | None = None
     authority: str | None = None
 
 

@@ -27,6 +27,7 @@ from antiphon.gateway.admin import (
     feature_watch,
     grants,
     keys,
+    lineage,
     models,
     outcomes,
     policies,
@@ -60,7 +61,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        views, feature_watch, documents, work, schedules, keys, tenants, grants, policies, audit, workbench, files,
+        views, feature_watch, documents, work, schedules, lineage, keys, tenants, grants, policies, audit, workbench,
+        files,
         batches, stored,
     )
     for declared in vars(module).values()

@@ -38,6 +38,8 @@ KINDS = {
     "conversations": "prediction",
     "events": "stream",
     "features": "view",
+    "lineage": "platform",
+    "lineage-events": "platform",
     "outcomes": "application",
     "policies": "policy",
     "responses": "prediction",

@@ -29,6 +29,7 @@ from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.learning.learning_services import LearningServices
+from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.runs import ProjectRuns
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.answerer import Answerer
@@ -98,9 +99,11 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs and the schedules of a scope, batch jobs over tables, and files and batches of OpenAI's API."""
+    """Durable runs with their lineage, the schedules of a scope, batch jobs over tables, and files and batches of
+    OpenAI's API."""
 
     runs: ProjectRuns
+    run_lineage: ProjectLineage
     schedules: Callable[[Scope], ProjectSchedules]
     tables: ProjectTableJobs
     files: FileStore

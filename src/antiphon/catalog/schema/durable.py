@@ -38,6 +38,7 @@ runs = table(
     optional(TEXT, "released_by"),
     unique("key"),
     index("ix_runs_created", "created_at"),
+    index("ix_runs_ended", "ended_at"),
     index("ix_runs_schedule", "schedule", "created_at"),
     sa.Index("ix_runs_claimable", "status", "environment", "not_before", "created_at"),
 )
@@ -50,6 +51,26 @@ steps = table(
     columns(sa.LargeBinary, "result"),
     columns(Instant, "started_at", "ended_at"),
     refers("run", "runs"),
+)
+
+# How much of each run's lineage the receiver has, and since when none is missing: rows of runs that ended before are
+# removed.
+lineage_acknowledgments = table(
+    "lineage_acknowledgments",
+    key("run"),
+    columns(sa.BigInteger, "sent"),
+    columns(Instant, "at"),
+    optional(TEXT, "refused"),
+    refers("run", "runs"),
+)
+
+lineage_progress = table(
+    "lineage_progress",
+    columns(TEXT, "receiver"),
+    columns(Instant, "begun_at", "complete_until"),
+    columns(sa.BigInteger, "failures"),
+    optional(Instant, "failed_at"),
+    optional(TEXT, "error"),
 )
 
 # Checkpoints of runs that train: files of the lake by their hash.

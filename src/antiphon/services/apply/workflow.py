@@ -151,7 +151,7 @@ class ApplyWorkflow:
                 next_step="`antiphon apply` tries again.",
             )
         project = self._project(order, connection)
-        result = put_in_force(store, project, order.activations, order.principal, order.reason, connection)
+        result = put_in_force(store, project, order.activations, order.principal, order.reason, connection, run)
         found: dict[str, Any] = msgspec.to_builtins(result)
         return found
 
@@ -163,10 +163,11 @@ def put_in_force(
     principal: str,
     reason: str,
     connection: Connection,
+    ordered_by: str | None = None,
 ) -> ApplyResult:
     """Record the definitions as applied, move the live pointers and begin rollouts, in one transaction; a release that
     has not passed its gates is ordered to be held against them. Whether this principal may was asked when it was
-    ordered.
+    ordered; ``ordered_by`` is the run that does it, if one does.
 
     Raises:
         ConflictError: a release is to go live at once while a rollout of its application is under way.
@@ -192,8 +193,9 @@ def put_in_force(
         found = transitions.clearance_of(release, within=connection)
         if not found.passed and found.ungated is None:
             gates = GateArguments(
-                one.application, one.release, release.number, one.instead_of, one.goal, principal, reason
-            )
+                one.application, one.release, release.number, one.instead_of, one.goal, principal, reason,
+                ordered_by=ordered_by,
+            )  # fmt: skip
             checks[one.application] = order_gates(store, gates, connection)
         elif one.goal == "rollout":
             try:

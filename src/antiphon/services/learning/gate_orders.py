@@ -46,6 +46,7 @@ class GateArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         goal: where it goes by passing; one that nothing could be compared with goes live in place of a rollout.
         principal: who ordered it, and why.
         trained: whether a training made it. held: why it stays validated when it passes.
+        ordered_by: the run that ordered it, if one did.
     """
 
     application: str
@@ -57,6 +58,7 @@ class GateArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
     trained: bool = False
     held: str = "another person makes it live"
+    ordered_by: str | None = None
 
 
 class GatesRunResult(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.learning.regressions import RegressionSets
 from antiphon.catalog.learning.safety import SafetyReports
 from antiphon.catalog.learning.trials import Trials
+from antiphon.catalog.lineage_acknowledgments import LineageAcknowledgments
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -103,6 +104,7 @@ class Store:
     runs = _repository(Runs)
     run_holds = _repository(RunHolds)
     schedules = _repository(Schedules)
+    lineage_acknowledgments = _repository(LineageAcknowledgments)
     recent_requests = _repository(RecentRequests)
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:

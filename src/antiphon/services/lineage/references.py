@@ -1,0 +1,189 @@
+"""Derives what a run read and made from its arguments, its result and its steps. Pure: one rule a workflow.
+
+A run that failed or was canceled has the inputs that its arguments name, and the outputs that its steps had made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from antiphon.durable.run import Run, StepRecord
+from antiphon.services.lineage.values import AssetKind, AssetReference, RunReferences
+from antiphon.services.workflows import (
+    APPLY,
+    DRIFT,
+    GATES,
+    OPENAI_BATCH,
+    OPTIMIZE,
+    REBUILD,
+    REFRESH,
+    REGRESSIONS,
+    SKEW,
+    TABLE_JOB,
+    TRAIN,
+    TRY,
+    WEBHOOK,
+)
+
+_MATERIALIZE, _GATE, _BUILD = "materialize ", "gate ", "build "
+_Rule = Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], RunReferences]
+"""Of arguments, result and results of steps by their names."""
+
+
+def references_of(run: Run, steps: Sequence[StepRecord] = ()) -> RunReferences:
+    """The references of a run. Of a workflow that is not known there are none.
+
+    Args:
+        steps: of the run; without them those are left out that only a step names.
+    """
+    rule = _RULES.get(run.workflow)
+    if rule is None:
+        return RunReferences("")
+    return rule(run.arguments, run.result or {}, {step.name: step.result for step in steps})
+
+
+def _refresh(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    views = [str(view) for view in arguments["views"]]
+    made = _passed(views, steps)
+    inputs = [AssetReference("source", made.get(view, view)) for view in views]
+    subject = "+".join(sorted(view.partition("@")[0] for view in views))
+    outputs = _named("snapshot", made.values())
+    moment = (steps.get("pin") or {}).get("as_of") or arguments.get("as_of")
+    return RunReferences(subject, tuple(inputs), outputs, moment=None if moment is None else _instant(moment))
+
+
+def _passed(views: Sequence[str], steps: Mapping[str, Any]) -> dict[str, str]:
+    """Definition versions to the snapshots that passed their gates."""
+    found = {}
+    for view in views:
+        made, judged = steps.get(f"{_MATERIALIZE}{view}"), steps.get(f"{_GATE}{view}")
+        if made and judged and "id" in made and judged["outcome"] != "blocked":
+            found[view] = str(made["id"])
+    return found
+
+
+def _apply(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    refreshed = _refresh(arguments, result, steps)
+    activated = set(result.get("activated", ()))
+    live = [one["release"] for one in arguments["activations"] if one["application"] in activated]
+    outputs = (*refreshed.outputs, *_named("release", live))
+    subject = "+".join(sorted(one["application"] for one in arguments["activations"])) or refreshed.subject
+    return RunReferences(subject, refreshed.inputs, outputs, moment=refreshed.moment)
+
+
+def _train(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    application = str(arguments["application"])
+    pinned, plan = steps.get("pin") or {}, steps.get("plan") or {}
+    read = {f"{view}@{version}" for spec in plan.values() for view, version in spec["views"].items()}
+    datasets = [made for name, made in steps.items() if name.startswith(_BUILD)]
+    seen = arguments.get("preferences") or any("receipts" in spec["origins"] for spec in plan.values())
+    inputs = (
+        *_named("view", sorted(read)),
+        *_named("answers", [application] if seen else []),
+        *_named("model", [pinned.get("parent")]),
+        *_named("evaluation", [pinned.get("before")]),
+    )
+    forgetting = result.get("forgetting") or {}
+    models = [one for one in steps.get("register versions") or () if one]
+    outputs = (
+        *_named("dataset", datasets),
+        *_named("model", [*models, result.get("model")]),
+        *_named("release", [result.get("release")]),
+        *_named("evaluation", [result.get("evaluation"), forgetting.get("evaluation")]),
+    )
+    cutoff = pinned.get("cutoff") or arguments.get("cutoff")
+    return RunReferences(application, inputs, outputs, moment=None if cutoff is None else _instant(cutoff))
+
+
+def _rebuild(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    model = _named("model", [arguments["model"]])
+    return RunReferences(_application(str(arguments["model"])), model, model if result.get("equal") else ())
+
+
+def _gates(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    chosen, on = steps.get("choose the evaluation set") or {}, str(result.get("on") or "")
+    # The set is looked for also where it is too small to be asked.
+    dataset = [] if chosen.get("why") else [chosen.get("dataset")]
+    kind: AssetKind = "evaluation" if on.startswith("eval_") else "safety-report"
+    inputs = (*_named("release", [arguments["release"], arguments["instead_of"]]), *_named("dataset", dataset))
+    return RunReferences(str(arguments["application"]), inputs, _named(kind, [on]), arguments.get("ordered_by"))
+
+
+def _table_job(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    job = _named("job", [arguments["job"]])
+    return RunReferences("", job, job)
+
+
+def _batch(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    job = _named("job", [arguments["batch"]])
+    return RunReferences("", job, job)
+
+
+def _skew(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    return RunReferences("features", outputs=_named("report", ["skew"] if result else []))
+
+
+def _drift(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    names = sorted(result.get("reports", {}) or steps.get("applications") or ())
+    reports = [f"drift/{name}" for name in sorted(result.get("reports", {}))]
+    return RunReferences("outcomes", _named("answers", names), _named("report", reports))
+
+
+def _trial(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    order = arguments["order"]
+    inputs = (*_named("release", [order.get("release")]), *_named("answers", [order["application"]]))
+    return RunReferences(str(order["application"]), inputs, _named("trial", [result.get("trial")]))
+
+
+def _regressions(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    named = str(arguments["set"])
+    inputs = (*_named("release", [arguments["order"]["release"]]), *_named("regression-set", [named]))
+    return RunReferences(named.partition("@")[0], inputs, _named("regression-run", [result.get("regression_run")]))
+
+
+def _search(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    order = arguments["order"]
+    inputs = (*_named("release", [order.get("release")]), *_named("regression-set", [order["set"]]))
+    return RunReferences(str(order["set"]), inputs)
+
+
+def _webhook(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    return RunReferences(str(arguments["webhook"]), _named("answers", [arguments["application"]]))
+
+
+_RULES: dict[str, _Rule] = {
+    REFRESH: _refresh,
+    APPLY: _apply,
+    TRAIN: _train,
+    REBUILD: _rebuild,
+    GATES: _gates,
+    TABLE_JOB: _table_job,
+    OPENAI_BATCH: _batch,
+    SKEW: _skew,
+    DRIFT: _drift,
+    TRY: _trial,
+    REGRESSIONS: _regressions,
+    OPTIMIZE: _search,
+    WEBHOOK: _webhook,
+}
+
+
+def _named(kind: AssetKind, ids: Iterable[Any]) -> tuple[AssetReference, ...]:
+    """References to the ids that are there, each once, in their order."""
+    return tuple(dict.fromkeys(_each(kind, ids)))
+
+
+def _each(kind: AssetKind, ids: Iterable[Any]) -> Iterator[AssetReference]:
+    for id in ids:
+        if id:
+            yield AssetReference(kind, str(id))
+
+
+def _application(model: str) -> str:
+    return model.rpartition(".")[0]
+
+
+def _instant(moment: str | datetime) -> datetime:
+    return moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
