@@ -42,7 +42,6 @@ __all__ = [
     "DRIFT",
     "EVALUATE",
     "GATES",
-    "MOST_CHECKS",
     "OPENAI_BATCH",
     "OPTIMIZE",
     "REBUILD",
@@ -53,5 +52,4 @@ __all__ = [
     "TRAIN",
     "TRY",
     "WEBHOOK",
-    "WORK",
 ]

@@ -29,7 +29,7 @@ class RunWait(msgspec.Struct, frozen=True):
     earliest: datetime
 
 
-class Slots(msgspec.Struct, frozen=True):
+class SlotUse(msgspec.Struct, frozen=True):
     """The place that runs of a workflow have: runs under way of all that share it, of so many at once.
 
     Attributes:
@@ -41,7 +41,7 @@ class Slots(msgspec.Struct, frozen=True):
     frees_at: datetime | None = None
 
 
-def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: Slots) -> RunWait:
+def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: SlotUse) -> RunWait:
     """The reason why a queued run has not begun.
 
     Args:

@@ -10,7 +10,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.executor import CONCURRENCY
 from antiphon.durable.run import Run
-from antiphon.orchestration.conductor.waiting import RunWait, Slots, wait_of
+from antiphon.orchestration.conductor.waiting import RunWait, SlotUse, wait_of
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import GATES, MOST_CHECKS, OPENAI_BATCH
 
@@ -33,7 +33,7 @@ class RunWaits:
         slots = self._slots(scope, now)
         return {run.id: wait_of(run, now, holds, slots[_group(run.workflow)]) for run in queued}
 
-    def _slots(self, scope: Scope, now: datetime) -> dict[str, Slots]:
+    def _slots(self, scope: Scope, now: datetime) -> dict[str, SlotUse]:
         leases = ProcessLeases(self._store.database, self._store.scope.environment)
         workers = len(leases.living(f"{WORKERS}{scope.tenant}/"))
         most = {"": CONCURRENCY, GATES: MOST_CHECKS, OPENAI_BATCH: self._store.settings.batch.batches}
@@ -43,7 +43,7 @@ class RunWaits:
         found = {}
         for group, runs in running.items():
             ends = [end for run in runs if (end := _expected_end(run, now)) is not None]
-            found[group] = Slots(len(runs), most[group] * workers, min(ends, default=None))
+            found[group] = SlotUse(len(runs), most[group] * workers, min(ends, default=None))
         return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.batch.orders import TableOrder
@@ -20,6 +21,7 @@ from antiphon.orchestration.conductor.state import PlannedRun, ScheduleState
 from antiphon.services.conducting.schedule_states import ScheduleStates
 from antiphon.services.conducting.windows import put_windows
 from antiphon.services.governance.policies import may_train
+from antiphon.services.learning.evaluation_runs import EvaluationOrder
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import EVALUATE, TABLE_JOB
 
@@ -102,8 +104,8 @@ class ScheduledOrders:
                         next_step="`antiphon apply` makes one.",
                     )
                 may_train(store)(scope, by.id, live.bundle.application, by)
-                arguments = {"release": live.id, "rows": work.rows, "texts": work.texts, "principal": by.id}
-                return store.runs.submit(scope, EVALUATE, arguments, key=key)
+                evaluation = EvaluationOrder(spec.application, live.id, work.rows, work.texts, by.id)
+                return store.runs.submit(scope, EVALUATE, msgspec.to_builtins(evaluation), key=key)
 
     def _record(self, state: ScheduleState, planned: PlannedRun, run: str, connection: Connection) -> None:
         detail = {"run": run, "reason": planned.cause}

@@ -15,8 +15,9 @@ from antiphon.services.learning.training import LearningPlatform
 
 
 class EvaluationOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A release to evaluate on so many rows, ``texts`` of them whole, in the name of a principal."""
+    """A release of an application to evaluate on so many rows, ``texts`` of them whole, in the name of a principal."""
 
+    application: str
     release: str
     rows: int
     texts: int

@@ -14,6 +14,7 @@ from antiphon.services.lineage.values import AssetKind, AssetReference, RunRefer
 from antiphon.services.workflows import (
     APPLY,
     DRIFT,
+    EVALUATE,
     GATES,
     OPENAI_BATCH,
     OPTIMIZE,
@@ -131,6 +132,13 @@ def _drift(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mappi
     return RunReferences("outcomes", _named("answers", names), _named("report", reports))
 
 
+def _evaluate(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    dataset = [steps.get("choose the evaluation set")]
+    inputs = (*_named("release", [arguments["release"]]), *_named("dataset", dataset))
+    outputs = _named("evaluation", [result.get("evaluation")])
+    return RunReferences(str(arguments["application"]), inputs, outputs)
+
+
 def _trial(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
     order = arguments["order"]
     inputs = (*_named("release", [order.get("release")]), *_named("answers", [order["application"]]))
@@ -163,6 +171,7 @@ _RULES: dict[str, _Rule] = {
     OPENAI_BATCH: _batch,
     SKEW: _skew,
     DRIFT: _drift,
+    EVALUATE: _evaluate,
     TRY: _trial,
     REGRESSIONS: _regressions,
     OPTIMIZE: _search,

@@ -11,11 +11,11 @@ from antiphon.catalog.run_holds import RunHold
 from antiphon.core.clock import UTC
 from antiphon.core.scope import Scope
 from antiphon.durable.run import Run
-from antiphon.orchestration.conductor.waiting import Slots, wait_of
+from antiphon.orchestration.conductor.waiting import SlotUse, wait_of
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-FREE = Slots(0, 4)
+FREE = SlotUse(0, 4)
 
 
 def run(**changes: Any) -> Run:
@@ -44,13 +44,13 @@ def hold(begins: float, until: float, kind: Any = "freeze", workflow: str = "tra
         (run(not_before=NOON + HOUR), [], FREE, "later", 1),
         (run(not_before=NOON + HOUR), [hold(0.5, 4)], FREE, "later", 4),
         (run(not_before=NOON + HOUR, attempts=2, error="the disk is full"), [], FREE, "retry", 1),
-        (run(), [], Slots(), "worker", 0),
-        (run(), [], Slots(4, 4, NOON + HOUR), "turn", 1),
-        (run(), [], Slots(4, 4), "turn", 0),
+        (run(), [], SlotUse(), "worker", 0),
+        (run(), [], SlotUse(4, 4, NOON + HOUR), "turn", 1),
+        (run(), [], SlotUse(4, 4), "turn", 0),
     ],
 )
 def test_a_queued_run_has_a_reason_and_an_earliest_start(
-    waiting: Run, holds: list[RunHold], slots: Slots, kind: str, earliest: float
+    waiting: Run, holds: list[RunHold], slots: SlotUse, kind: str, earliest: float
 ) -> None:
     found = wait_of(waiting, NOON, holds, slots)
     assert (found.kind, found.earliest) == (kind, NOON + earliest * HOUR)
@@ -61,4 +61,4 @@ def test_the_reason_names_who_froze_and_why() -> None:
     assert wait_of(run(), NOON, [hold(-1, 2)], FREE).reason == (
         "held until 2026-06-01 14:00Z by a freeze by ada: the launch"
     )
-    assert wait_of(run(), NOON, [], Slots(4, 4)).reason == "waits for its turn: 4 of 4 runs are under way"
+    assert wait_of(run(), NOON, [], SlotUse(4, 4)).reason == "waits for its turn: 4 of 4 runs are under way"

@@ -142,6 +142,12 @@ def test_reports_are_made_of_answers() -> None:
     assert made(workflows.DRIFT, {}, result) == ["report drift/desk"]
 
 
+def test_a_scheduled_evaluation_reads_a_release_and_rows() -> None:
+    arguments = {"application": "desk", "release": "rel_1", "rows": 40, "texts": 10, "principal": "schedule:weekly"}
+    assert read(workflows.EVALUATE, arguments) == ["release rel_1"]
+    assert made(workflows.EVALUATE, arguments, {"evaluation": "eval_1"}) == ["evaluation eval_1"]
+
+
 def test_a_model_is_made_again_only_where_it_is_equal() -> None:
     assert made(workflows.REBUILD, {"model": "desk.v1"}, {"equal": False}) == []
     assert made(workflows.REBUILD, {"model": "desk.v1"}, {"equal": True}) == ["model desk.v1"]
