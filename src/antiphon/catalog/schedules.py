@@ -30,6 +30,7 @@ class ScheduleRecord(msgspec.Struct, frozen=True):
         run: the run that it ordered last.
         paused_until: end of its pause; ``paused_by`` ordered that, for ``pause_reason``.
         problem: why its last order was refused, at ``tried_at``.
+        due_at: since when it is due and waits for a quiet time, for the reason ``due_cause``.
     """
 
     name: str
@@ -42,6 +43,8 @@ class ScheduleRecord(msgspec.Struct, frozen=True):
     paused_until: datetime | None = None
     problem: str | None = None
     tried_at: datetime | None = None
+    due_at: datetime | None = None
+    due_cause: str | None = None
 
     @property
     def key(self) -> str:
@@ -89,6 +92,7 @@ class Schedules:
     ) -> bool:
         """Count a run that was ordered at a moment; ``False`` when another process has counted it."""
         values = {"sequence": record.sequence + 1, "since": at, "run": run, "problem": None, "tried_at": None}
+        values |= {"due_at": None, "due_cause": None}
         values |= {"full_since": at} if full else {}
         unchanged = schema.owned(_table, scope, name=record.name, sequence=record.sequence)
         return within.execute(update(_table).where(unchanged).values(values)).rowcount == 1
@@ -97,6 +101,11 @@ class Schedules:
         """Note that the next run could not be ordered, and why."""
         unchanged = schema.owned(_table, scope, name=record.name, sequence=record.sequence)
         self._database.write(update(_table).where(unchanged).values(problem=problem, tried_at=at))
+
+    def mark_due(self, scope: Scope, record: ScheduleRecord, cause: str, at: datetime) -> None:
+        """Note that a schedule is due from a moment on, and why; what was noted first stays until its run."""
+        unchanged = schema.owned(_table, scope, name=record.name, sequence=record.sequence) & _table.c.due_at.is_(None)
+        self._database.write(update(_table).where(unchanged).values(due_at=at, due_cause=cause))
 
     def pause(
         self, scope: Scope, name: str, principal: str, reason: str, until: datetime, *, within: Connection

@@ -94,6 +94,7 @@ class ScheduleSpec(msgspec.Struct, frozen=True):
         when: the condition under which the work is due; ``None`` where ``ready_by`` is given.
         ready_by: deadlines, by which the work has been done; it begins so long before that it will be.
         lead: how long before a deadline it begins while its duration is not known from earlier runs.
+        within: how long it may wait for a quiet time once it is due.
         settle: it is not ordered sooner than this after the last one ended.
         catch_up: a time that was missed for longer is not made up for.
     """
@@ -104,6 +105,7 @@ class ScheduleSpec(msgspec.Struct, frozen=True):
     when: Trigger | None = None
     ready_by: CronTime | None = None
     lead: float = 0.0
+    within: float = 0.0
     settle: float = 0.0
     catch_up: float = 0.0
 
@@ -179,6 +181,7 @@ class DeclaredSchedule:
         catch_up: str,
         ready_by: str | CronTime | None = None,
         lead: str | None = None,
+        within: str | None = None,
     ) -> None:
         self.place = place
         self.application: Any = application
@@ -189,6 +192,7 @@ class DeclaredSchedule:
         self.ready_by = ready_by
         self.deadline = time_of_day(ready_by) if isinstance(ready_by, str) else ready_by
         self.lead = lead
+        self.within = within
         self.settle = settle
         self.catch_up = catch_up
         declared(self)
@@ -203,6 +207,7 @@ class DeclaredSchedule:
             when=cast(Trigger | None, self.when),
             ready_by=self.deadline,
             lead=0.0 if self.lead is None else parse_duration(self.lead).total_seconds(),
+            within=0.0 if self.within is None else parse_duration(self.within).total_seconds(),
             settle=parse_duration(self.settle).total_seconds(),
             catch_up=parse_duration(self.catch_up).total_seconds(),
         )
@@ -230,6 +235,8 @@ class Retrain(DeclaredSchedule):
         examples: at most so many are learned from; by default as the application declares.
         rows, texts: of the evaluation: rows, and how many of them are asked for the whole output.
         probes: at most so many probes of each half of a safety suite; all by default.
+        within: how long it may wait, once it is due, for a time at which few requests are expected; not at all by
+            default.
         settle: none is ordered sooner than this after the last one ended.
         catch_up: a time that was missed for longer, while nothing ran, is not made up for.
 
@@ -251,11 +258,15 @@ class Retrain(DeclaredSchedule):
         rows: int = 400,
         texts: int = 100,
         probes: int | None = None,
+        within: str | None = None,
         settle: str = "10m",
         catch_up: str = "7d",
     ) -> None:
         work = RetrainWork(delta, cast(Trigger | None, full_when), rollout, examples, rows, texts, probes)
-        super().__init__(caller(), "retrain", application, work, name=name, when=when, settle=settle, catch_up=catch_up)
+        super().__init__(
+            caller(), "retrain", application, work,
+            name=name, when=when, within=within, settle=settle, catch_up=catch_up,
+        )  # fmt: skip
 
 
 class Precompute(DeclaredSchedule):
@@ -307,7 +318,7 @@ class Evaluate(DeclaredSchedule):
         application: the application, or its name.
         when: the condition under which an evaluation is due, such as ``outcomes(1000)``.
         name: of the schedule; ``evaluate-APPLICATION`` by default.
-        rows, texts, settle, catch_up: as of :class:`Retrain`.
+        rows, texts, within, settle, catch_up: as of :class:`Retrain`.
     """
 
     def __init__(
@@ -318,12 +329,13 @@ class Evaluate(DeclaredSchedule):
         name: str | None = None,
         rows: int = 400,
         texts: int = 100,
+        within: str | None = None,
         settle: str = "10m",
         catch_up: str = "1d",
     ) -> None:
         super().__init__(
             caller(), "evaluate", application, EvaluateWork(rows, texts),
-            name=name, when=when, settle=settle, catch_up=catch_up,
+            name=name, when=when, within=within, settle=settle, catch_up=catch_up,
         )  # fmt: skip
 
 

@@ -155,8 +155,8 @@ def _time_mistakes(schedule: DeclaredSchedule, views: Set[str]) -> Iterator[str]
                 f"ready_by: {schedule.ready_by!r} is no time of day; write hours, minutes and a zone, such as "
                 "'06:00 Europe/Berlin', or cron('0 6 * * MON-FRI')."
             )
-    for option in ("lead", "settle", "catch_up"):
-        if option != "lead" or schedule.lead is not None:
+    for option in ("lead", "within", "settle", "catch_up"):
+        if getattr(schedule, option) is not None:
             yield from duration_mistakes(getattr(schedule, option), option)
 
 

@@ -108,6 +108,6 @@ schedules = table(
     key("name"),
     columns(sa.BigInteger, "sequence"),
     columns(Instant, "since", "full_since"),
-    optional(TEXT, "run", "paused_by", "pause_reason", "problem"),
-    optional(Instant, "paused_until", "tried_at"),
+    optional(TEXT, "run", "paused_by", "pause_reason", "problem", "due_cause"),
+    optional(Instant, "paused_until", "tried_at", "due_at"),
 )

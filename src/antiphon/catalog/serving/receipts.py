@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import BigInteger, ColumnElement, and_, func, select, type_coerce
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -16,6 +16,7 @@ from antiphon.catalog.dialect import in_parts, upsert
 from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import SEEN_ROLES, STAND_IN_ROLES, Path, Receipt, Role
+from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
@@ -48,6 +49,7 @@ class SubjectRequest(msgspec.Struct, frozen=True):
 
 
 _table = schema.receipts
+_QUARTER = 15 * 60 * 1_000_000
 _add = upsert(_table).on_conflict_do_nothing()
 _seen_online = and_(_table.c.path == "online", _table.c.role.in_(SEEN_ROLES + STAND_IN_ROLES))
 
@@ -169,6 +171,16 @@ class Receipts:
             .order_by(*keys)
         )
         return [ReuseCount(*row) for row in self._database.rows(statement)]
+
+    def by_quarter(self, scope: Scope, since: datetime) -> dict[datetime, int]:
+        """Online requests since an instant, by the beginning of their quarter of an hour."""
+        quarter = (type_coerce(_table.c.created_at, BigInteger) // _QUARTER).label("quarter")
+        statement = select(quarter, func.count()).where(
+            schema.owned(_table, scope), _table.c.created_at >= since, _seen_online
+        )
+        return {
+            from_microseconds(row[0] * _QUARTER): row[1] for row in self._database.rows(statement.group_by(quarter))
+        }
 
     def demanded(
         self, scope: Scope, application: str, since: datetime, until: datetime, limit: int

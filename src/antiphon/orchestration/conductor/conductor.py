@@ -27,6 +27,7 @@ class Conductor:
         prepare: writes what windows hold ahead of time; called before each look.
         read: the state of every declared schedule.
         order: orders a run; raises what keeps it from being ordered. ``refuse`` notes that.
+        mark_due: notes why a schedule is due that waits for a quiet time.
         poll: seconds between looks, at most: conditions that no moment tells of are looked at so often.
         wakeup: rings when schedules, publications or runs change.
     """
@@ -36,6 +37,7 @@ class Conductor:
         prepare: Callable[[], None],
         read: Callable[[], Sequence[ScheduleState]],
         order: Callable[[ScheduleState, PlannedRun], str],
+        mark_due: Callable[[ScheduleState, str], None],
         refuse: Callable[[ScheduleState, str], None],
         clock: Clock,
         *,
@@ -45,6 +47,7 @@ class Conductor:
         self._prepare = prepare
         self._read = read
         self._order = order
+        self._mark_due = mark_due
         self._refuse = refuse
         self._clock = clock
         self._poll = poll
@@ -69,6 +72,9 @@ class Conductor:
         self._prepare()
         states = {one.spec.name: one for one in self._read()}
         decision = decide(tuple(states.values()), self._clock.now())
+        for outlook in decision.outlooks:
+            if outlook.due is not None and states[outlook.schedule].record.due_at is None:
+                self._mark_due(states[outlook.schedule], outlook.due)
         for planned in decision.orders:
             state = states[planned.schedule]
             try:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from antiphon.catalog.run_holds import RunHold
 from antiphon.definitions.schedules import RetrainWork
+from antiphon.orchestration.conductor.placement import latest_start, quiet_start
 from antiphon.orchestration.conductor.state import (
     ConductorDecision,
     PlannedRun,
@@ -24,6 +24,10 @@ from antiphon.orchestration.conductor.trigger_states import state_of
 
 SHORTEST_RETRY = timedelta(minutes=1)
 """Pause before what was refused is ordered again, at least; else what a schedule settles for."""
+
+
+UNKNOWN_TAKES = timedelta(hours=1)
+"""The time that work is taken to need before anything is known of it."""
 
 
 def decide(schedules: Sequence[ScheduleState], now: datetime) -> ConductorDecision:
@@ -72,9 +76,30 @@ def _by_trigger(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOut
             whole = state_of(spec.work.full_when, now, record.full_since, state.observed_full, catch_up)
             if whole.met:
                 return PlannedRun(spec.name, f"{whole.sentence}: a full training", full=True)
-    if found.met:
-        return PlannedRun(spec.name, found.sentence, full=full)
-    return ScheduleOutlook(spec.name, "waits", found.sentence, found.earliest)
+    if record.due_at is None and not found.met:
+        return ScheduleOutlook(spec.name, "waits", found.sentence, found.earliest)
+    return _in_quiet_time(state, now, record.due_cause or found.sentence, full)
+
+
+def _in_quiet_time(state: ScheduleState, now: datetime, cause: str, full: bool) -> PlannedRun | ScheduleOutlook:
+    """A run that is due, now or when it is expected to be in users' way least."""
+    name, within = state.spec.name, timedelta(seconds=state.spec.within)
+    if not within:
+        return PlannedRun(name, cause, full=full)
+    deadline = (state.record.due_at or now) + within
+    latest = latest_start(deadline, _takes(state), state.holds)
+    start = quiet_start(now, latest, _takes(state), state.forecast, state.holds, state.preferred)
+    if start <= now:
+        return PlannedRun(name, cause, deadline, now + _takes(state) > deadline, full)
+    why = f"{cause}; it waits for a quieter time, until {deadline:%Y-%m-%d %H:%M}Z at the latest"
+    return ScheduleOutlook(name, "waits", why, start, deadline, due=cause)
+
+
+def _takes(state: ScheduleState) -> timedelta:
+    """The time that 95 of 100 runs take; what is declared, or an hour, before the first."""
+    if state.runtime is not None:
+        return timedelta(seconds=max(state.runtime.p95, 1.0))
+    return timedelta(seconds=state.spec.lead) or UNKNOWN_TAKES
 
 
 def _by_deadline(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOutlook:
@@ -84,7 +109,7 @@ def _by_deadline(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOu
     deadline = spec.ready_by.after(max(served, now - timedelta(seconds=spec.catch_up)))
     if deadline is None:
         return ScheduleOutlook(spec.name, "waits", f"{spec.ready_by.line} ({spec.ready_by.zone}) never comes again")
-    takes = timedelta(seconds=spec.lead if state.runtime is None else max(state.runtime.p95, 1.0))
+    takes = _takes(state)
     known = "declared" if state.runtime is None else f"95 of 100 of its {state.runtime.runs} runs"
     start = latest_start(deadline, takes, state.holds)
     cause = f"to be ready by {deadline:%Y-%m-%d %H:%M}Z; it takes {_minutes(takes)} ({known})"
@@ -92,20 +117,6 @@ def _by_deadline(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOu
         return ScheduleOutlook(spec.name, "waits", f"begins later {cause}", start, deadline)
     late = now + takes > deadline
     return PlannedRun(spec.name, f"{cause}, which it is not expected to be" if late else cause, deadline, late)
-
-
-def latest_start(deadline: datetime, takes: timedelta, holds: Sequence[RunHold]) -> datetime:
-    """The latest moment at which work may begin to end by a deadline, where holds interrupt it."""
-    end, left = deadline, takes
-    for hold in sorted(holds, key=lambda one: one.until, reverse=True):
-        if hold.begins >= end:
-            continue
-        free = max(end - hold.until, timedelta())
-        if free >= left:
-            break
-        left -= free
-        end = min(end, hold.begins)
-    return end - left
 
 
 def _minutes(span: timedelta) -> str:

@@ -10,6 +10,8 @@ import msgspec
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.definitions.schedules import ScheduleSpec
+from antiphon.orchestration.conductor.forecast import LoadForecast
+from antiphon.orchestration.conductor.placement import Span
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -43,6 +45,8 @@ class ScheduleState(msgspec.Struct, frozen=True):
         observed, observed_full: since its record's ``since`` and ``full_since``.
         runtime: of its runs; ``None`` before the first one ended well.
         holds: freezes and windows of its class of work that are not over.
+        preferred: spans in which its work had better run.
+        forecast: of online load; ``None`` before there is one.
     """
 
     spec: ScheduleSpec
@@ -56,6 +60,8 @@ class ScheduleState(msgspec.Struct, frozen=True):
     observed_full: Observation = Observation()
     runtime: RunDurations | None = None
     holds: tuple[RunHold, ...] = ()
+    preferred: tuple[Span, ...] = ()
+    forecast: LoadForecast | None = None
 
 
 class PlannedRun(msgspec.Struct, frozen=True):
@@ -84,6 +90,7 @@ class ScheduleOutlook(msgspec.Struct, frozen=True):
         stage: ``waits`` for its conditions, ``runs`` (or its run waits in turn), is ``paused``, was ``refused`` or is
             ``due``.
         reason: a sentence. ``earliest``: when it can be due at the earliest, where a time is known.
+        due: why it is due already, where it only waits for a quiet time.
     """
 
     schedule: str
@@ -91,6 +98,7 @@ class ScheduleOutlook(msgspec.Struct, frozen=True):
     reason: str
     earliest: datetime | None = None
     deadline: datetime | None = None
+    due: str | None = None
 
 
 class ConductorDecision(msgspec.Struct, frozen=True):

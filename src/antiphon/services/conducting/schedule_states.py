@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.errors import NotFoundError
@@ -12,7 +12,10 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import ScheduleSpec
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
+from antiphon.orchestration.conductor.placement import Span
 from antiphon.orchestration.conductor.state import Observation, RunDurations, ScheduleState
+from antiphon.services.conducting.traffic import Traffic
+from antiphon.services.conducting.windows import occurrences
 from antiphon.services.learning.outcomes import drift_reports
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import WORK
@@ -27,6 +30,7 @@ class ScheduleStates:
     def __init__(self, store: Store, scope: Scope) -> None:
         self._store = store
         self._scope = scope
+        self._traffic = Traffic(store, scope)
         self._drift = drift_reports(store)
 
     def read(self) -> tuple[ScheduleState, ...]:
@@ -64,6 +68,8 @@ class ScheduleStates:
                     self._observed(scope, project, spec, record.full_since),
                     self._runtime(scope, name),
                     tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
+                    tuple(_preferred(project, spec, now)),
+                    self._traffic.forecast() if spec.within else None,
                 )
             )
         return tuple(states)
@@ -102,6 +108,14 @@ def runtime_of(runs: Sequence[Run]) -> RunDurations | None:
     if not took:
         return None
     return RunDurations(took[len(took) // 2], took[min(len(took) - 1, int(0.95 * len(took)))], len(took))
+
+
+def _preferred(project: ProjectSpec, spec: ScheduleSpec, now: datetime) -> Iterator[Span]:
+    """The occurrences of windows in which work of this class had better run, as far as it may wait."""
+    for window in project.windows.values():
+        if window.kind == "preferred" and spec.work_class in window.work and spec.within:
+            for one in occurrences(window, now, now + timedelta(seconds=spec.within)):
+                yield one.begins, one.until
 
 
 def _said_of(run: Run) -> str:

@@ -56,6 +56,10 @@ class ScheduledOrders:
                 self._record(state, planned, run, connection)
         return run
 
+    def mark_due(self, state: ScheduleState, cause: str) -> None:
+        """Note why a schedule is due that waits for a quiet time."""
+        self._store.schedules.mark_due(self._store.scope, state.record, cause, self._store.database.clock.now())
+
     def refuse(self, state: ScheduleState, problem: str) -> None:
         """Note why a schedule could not order its run."""
         self._store.schedules.refuse(self._store.scope, state.record, problem, self._store.database.clock.now())
@@ -120,6 +124,7 @@ def conductor(store: Store, orders: ScheduledOrders) -> Conductor:
         partial(put_windows, store),
         ScheduleStates(store, store.scope).read,
         orders.place,
+        orders.mark_due,
         orders.refuse,
         store.database.clock,
         poll=parse_duration(store.settings.worker.poll).total_seconds(),

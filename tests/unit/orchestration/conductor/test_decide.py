@@ -14,7 +14,8 @@ from antiphon.core.clock import UTC
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewDrift, NewOutcomes, NewPublication
-from antiphon.orchestration.conductor.decide import decide, latest_start
+from antiphon.orchestration.conductor.decide import decide
+from antiphon.orchestration.conductor.placement import latest_start
 from antiphon.orchestration.conductor.state import Observation, PlannedRun, RunDurations, ScheduleOutlook, ScheduleState
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -211,3 +212,35 @@ def test_ten_thousand_schedules_are_decided_without_one_in_another_s_way() -> No
     decision = decide(states, NOON)
     assert len(decision.orders) == 9
     assert len(decision.outlooks) == 10_000
+
+
+NIGHT = (NOON + 9 * HOUR, NOON + 11 * HOUR)
+
+
+def may_wait(**changes: Any) -> ScheduleState:
+    spec = ScheduleSpec("nightly", "desk", EvaluateWork(), NewOutcomes(500), within=12 * 3_600, catch_up=3_600)
+    known = {"observed": Observation(500), "runtime": RunDurations(1_800.0, 3_600.0, 9), "preferred": (NIGHT,)}
+    return schedule(spec, **(known | changes))
+
+
+def test_work_that_is_due_and_may_wait_says_what_it_waits_for_and_since_when_it_is_due() -> None:
+    found = outlook(may_wait(), NOON)
+    assert (found.stage, found.earliest, found.deadline) == ("waits", NIGHT[0], NOON + 12 * HOUR)
+    assert found.due is not None
+    assert found.due.startswith("500 of 500 new outcomes")
+
+
+def test_work_that_was_due_stays_so_whatever_is_observed_later() -> None:
+    record = msgspec.structs.replace(may_wait().record, due_at=NOON, due_cause="500 of 500 new outcomes")
+    due = may_wait(record=record, observed=Observation(0))
+    assert outlook(due, NOON + 2 * HOUR).earliest == NIGHT[0]
+    begun = order(due, NIGHT[0])
+    assert (begun.cause, begun.deadline, begun.late) == ("500 of 500 new outcomes", NOON + 12 * HOUR, False)
+    # Without the window it begins an hour before the end of its patience at the latest.
+    assert order(may_wait(record=record, preferred=()), NOON + 11 * HOUR).deadline == NOON + 12 * HOUR
+
+
+def test_work_that_may_not_wait_does_not() -> None:
+    waiting = may_wait()
+    spec = msgspec.structs.replace(waiting.spec, within=0.0)
+    assert order(msgspec.structs.replace(waiting, spec=spec), NOON).deadline is None
