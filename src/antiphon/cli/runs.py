@@ -43,6 +43,18 @@ def _why(run: RunLine) -> str:
     return f"{run.schedule}: {run.cause}" if run.schedule else ""
 
 
+@app.command()
+def plan(project: Project = HERE, as_json: Json = False) -> None:
+    """Work that is under way and to come, in the order in which it can begin, and what each waits for."""
+    from antiphon.services.conducting.upcoming import upcoming_work
+
+    with stores(project) as store:
+        found = upcoming_work(store, store.scope)
+    head = ("work", "state", "earliest", "deadline", "why", "run")
+    rows = [(one.what, one.state, one.earliest, one.deadline, one.why, one.run) for one in found]
+    show(found, as_json, lambda: table(head, rows, "There is no work to come."))
+
+
 @app.command("show")
 def show_run(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
     """One run with its steps and, while it trains, the checkpoints that another worker would go on from."""

@@ -44,6 +44,23 @@ def list_schedules(project: Project = HERE, as_json: Json = False) -> None:
 
 
 @app.command()
+def forecast(
+    hours: Annotated[int, typer.Option("--hours", min=1, max=168, help="So far ahead.")] = 24,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Requests that each hour is expected to bring, by which work that may wait is placed."""
+    from antiphon.services.conducting.traffic import hourly_forecast
+
+    with stores(project) as store:
+        found = hourly_forecast(store, store.scope, hours)
+    head = ("hour", "expected", "low", "high")
+    rows = [(one.begins, round(one.expected), round(one.low), round(one.high)) for one in found]
+    none = "Nothing is forecast before there was a day of requests."
+    show(found, as_json, lambda: table(head, rows, none))
+
+
+@app.command()
 def pause(
     name: Name, reason: Reason, until: Until = "", duration: For = "", project: Project = HERE, as_json: Json = False
 ) -> None:

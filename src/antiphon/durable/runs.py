@@ -178,6 +178,13 @@ class Runs:
             rows = [row for row in connection.execute(statement) if row.tenant == scope.tenant]
             return [read_run(row, self._database) for row in rows]
 
+    def unended(self, scope: Scope, limit: int) -> builtins.list[Run]:
+        """Runs that wait or are being worked on, those that are due for longest first."""
+        waiting = _runs.c.status.in_(("queued", "running")), _runs.c.environment == scope.environment
+        statement = select(_runs).where(*waiting, _runs.c.tenant == scope.tenant).order_by(*OLDEST_FIRST).limit(limit)
+        with self._database.read() as connection:
+            return [read_run(row, self._database) for row in connection.execute(statement)]
+
     def open(self, scope: Scope, workflow: str, *, within: Connection | None = None) -> builtins.list[Run]:
         """Runs of a workflow that have not ended, latest first. Those that have are not gone through."""
         # Without the scope: SQLite would take its index, which holds every run there ever was.

@@ -119,3 +119,22 @@ def test_answers_about_a_subject_are_forgotten(database: Database) -> None:
     assert answers.forget(DEV, "5b") == 1
     assert answers.latest(DEV, "rel_1", "5b", "q") is None
     assert answers.latest(DEV, "rel_1", "7f", "q") is not None
+
+
+def test_online_requests_are_counted_by_the_quarter_of_an_hour(database: Database) -> None:
+    receipts, minute = Receipts(database), timedelta(minutes=1)
+    for number, (at, changes) in enumerate(
+        (
+            (NOON - minute, {}),
+            (NOON, {}),
+            (NOON + 14 * minute, {}),
+            (NOON + 15 * minute, {}),
+            (NOON + minute, {"path": "batch"}),
+            (NOON + minute, {"role": "shadow"}),
+            (NOON + minute, {"scope": OTHER}),
+        )
+    ):
+        receipts.add(receipt(f"pred_{number}", created_at=at, **changes))
+    quarter = timedelta(minutes=15)
+    assert receipts.by_quarter(DEV, NOON - quarter) == {NOON - quarter: 1, NOON: 2, NOON + quarter: 1}
+    assert receipts.by_quarter(DEV, NOON + quarter) == {NOON + quarter: 1}

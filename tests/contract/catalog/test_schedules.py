@@ -60,3 +60,16 @@ def test_a_pause_is_ordered_and_ended(schedules: Schedules, database: Database) 
         assert schedules.resume(DEV, "nightly", within=connection).paused_until is None
         with pytest.raises(NotFoundError, match="no schedule 'hourly'"):
             schedules.pause(DEV, "hourly", "ada", "the launch", until, within=connection)
+
+
+def test_what_is_due_is_noted_once_and_forgotten_with_its_run(
+    schedules: Schedules, database: Database, clock: ManualClock
+) -> None:
+    record = schedules.enroll(DEV, ["nightly"])["nightly"]
+    schedules.mark_due(DEV, record, "500 new outcomes", NOON)
+    schedules.mark_due(DEV, record, "501 new outcomes", NOON + timedelta(hours=1))
+    due = schedules.get(DEV, "nightly")
+    assert (due.due_at, due.due_cause) == (NOON, "500 new outcomes")
+    with database.transaction() as connection:
+        schedules.advance(DEV, due, "run_1", clock.now(), full=False, within=connection)
+    assert schedules.get(DEV, "nightly").due_at is None

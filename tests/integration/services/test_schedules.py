@@ -28,8 +28,9 @@ from antiphon.services.batches import ProjectTableJobs, batch_context, table_job
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.conducting.upcoming import upcoming_work
 from antiphon.services.rollouts import rollout_transitions
-from antiphon.services.workflows import TABLE_JOB
+from antiphon.services.workflows import EVALUATE, TABLE_JOB
 
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -319,6 +320,51 @@ async def test_what_cannot_be_ordered_is_said_and_tried_again(project: GatedProj
     look.look()
     assert len(runs(project)) == 1
     assert schedules(project).list()[0].record.problem is None
+
+
+QUIET = """
+from antiphon import Precompute, Retrain, Window, Evaluate, every
+Evaluate("replies", when=every("1h"), within="12h")
+Window("night", "0 22 * * *", lasts="4h", kind="preferred")
+"""
+
+
+async def test_work_that_may_wait_is_noted_as_due_and_begins_in_its_window(project: GatedProject) -> None:
+    project.apply(replies(QUIET))
+    look, _ = conducting(project)
+    look.look()
+    clock(project).advance(HOUR)
+    look.look()
+    (line,) = schedules(project).list()
+    assert (line.outlook.earliest, line.record.due_at) == (START + 10 * HOUR, START + HOUR)
+    clock(project).advance(5 * HOUR)
+    look.look()  # It is counted from when it was due first.
+    (line,) = schedules(project).list()
+    assert (line.record.due_at, line.outlook.deadline) == (START + HOUR, START + 13 * HOUR)
+    assert runs(project, EVALUATE) == []
+    clock(project).advance(4 * HOUR)
+    look.look()
+    # Nothing of this application can be evaluated: the order is there all the same, or says why not.
+    (line,) = schedules(project).list()
+    assert line.record.sequence + (line.outlook.stage == "refused") == 1
+
+
+async def test_the_work_to_come_is_told_in_its_order(project: GatedProject) -> None:
+    project.apply(replies(BRIEFING + QUIET))
+    look, _ = conducting(project)
+    look.look()
+    clock(project).advance(HOUR)
+    schedules(project).freeze("ada", "the launch", START + 3 * HOUR)
+    look.look()
+    first, second = upcoming_work(project.store, project.scope)
+    (run,) = runs(project)
+    assert (first.what, first.state, first.earliest) == (
+        f"table_job {run.arguments['job']}",
+        "queued",
+        START + 3 * HOUR,
+    )
+    assert (second.what, second.state, second.earliest) == ("evaluate-replies", "scheduled", START + 10 * HOUR)
+    assert all(one.why for one in (first, second))
 
 
 async def test_plan_says_what_will_happen_by_itself(project: GatedProject) -> None:

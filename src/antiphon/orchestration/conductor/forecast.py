@@ -4,8 +4,9 @@ Invariant: it knows nothing of a quarter of an hour beyond the counts before it,
 interval is made of the errors that the same rule made on the past, each without the quarter itself.
 
 Method: weighted means of a slot's earlier counts, with weights that halve in two weeks, those of the week's slot
-shrunk toward those of the day's times the share of that day of the week; the interval by the empirical quantiles of leave-one-out ratios, as split conformal
-prediction does (Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random World*, 2005).
+shrunk toward those of the day's times the share of that day of the week; the interval by the empirical quantiles of
+leave-one-out ratios, as split conformal prediction does (Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random
+World*, 2005).
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class LoadForecast:
         return sum(map(self._expected, range(first, last))) / (last - first)
 
     def _expected(self, quarter: int) -> float:
-        return self._rate(quarter) * self._level ** exp(-max(quarter - self._end, 0) / _LEVEL_FADES)
+        fading = exp(-max(quarter - self._end, 0) / _LEVEL_FADES)
+        return self._rate(quarter) * float(self._level**fading)
 
     def _weight(self, quarter: int) -> float:
         return exp(-log(2) * (self._end - quarter) / _HALF_LIFE)

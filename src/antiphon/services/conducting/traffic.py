@@ -6,7 +6,10 @@ Receipts of a quarter that is over do not become more: each is counted once in a
 from __future__ import annotations
 
 import threading
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import msgspec
 
 from antiphon.core.scope import Scope
 from antiphon.orchestration.conductor.forecast import HISTORY, QUARTER, LoadForecast, learn, moment_of, quarter_of
@@ -37,3 +40,27 @@ class Traffic:
                 self._counted = present
                 self._forecast = learn(self._counts, now)
             return self._forecast
+
+
+class HourlyLoad(msgspec.Struct, frozen=True):
+    """Requests that an hour is expected to bring; the bounds are those of its quarters together, wider than its own."""
+
+    begins: datetime
+    expected: float
+    low: float
+    high: float
+
+
+def hourly_forecast(store: Store, scope: Scope, hours: int) -> tuple[HourlyLoad, ...]:
+    """The forecast by the hour from now on; nothing before there was a day of requests."""
+    forecast = Traffic(store, scope).forecast()
+    return () if forecast is None else tuple(_hours(forecast, store.database.clock.now(), hours))
+
+
+def _hours(forecast: LoadForecast, now: datetime, hours: int) -> Iterator[HourlyLoad]:
+    first = now.replace(minute=0, second=0, microsecond=0)
+    for number in range(hours):
+        begins = first + timedelta(hours=number)
+        quarters = [forecast.at(begins + QUARTER * part) for part in range(4)]
+        sums = (sum(getattr(one, name) for one in quarters) for name in ("expected", "low", "high"))
+        yield HourlyLoad(begins, *sums)

@@ -1,0 +1,73 @@
+"""The work to come of one project, in the order in which it can begin: runs, schedules and refreshes by cadence."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.durable.run import Run
+from antiphon.orchestration.refreshing import due
+from antiphon.services.conducting.run_waits import RunWaits
+from antiphon.services.conducting.schedules import schedule_lines
+from antiphon.services.project.store import Store
+
+MOST_RUNS = 1_000
+"""Runs that have not ended and are told of, at most; the oldest of them."""
+
+WorkState = Literal["runs", "queued", "scheduled"]
+
+
+class UpcomingWork(msgspec.Struct, frozen=True):
+    """One piece of work that is under way or to come.
+
+    Attributes:
+        what: a run's workflow with its subject, a schedule's name, or the views of a refresh.
+        run: the run, where there is one.
+        why: the reason why it is there, or why it has not begun.
+        earliest: when it can begin; ``None`` while it waits for events, or runs.
+    """
+
+    what: str
+    state: WorkState
+    why: str
+    earliest: datetime | None = None
+    deadline: datetime | None = None
+    run: str | None = None
+
+
+def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
+    """All work that is under way, queued or declared, what runs first; then by earliest beginning, and last what waits
+    for events."""
+    project, now = store.applied.project(scope), store.database.clock.now()
+    open_runs = store.runs.unended(scope, MOST_RUNS)
+    waits = RunWaits(store).of(scope, open_runs)
+    found = [_of_run(run, waits[run.id].reason, waits[run.id].earliest) for run in open_runs if run.id in waits]
+    found += [_of_run(run, run.note or run.cause or "", None) for run in open_runs if run.id not in waits]
+    found += [
+        UpcomingWork(line.name, "scheduled", line.outlook.reason, line.outlook.earliest, line.outlook.deadline)
+        for line in schedule_lines(store, scope, project)
+        if line.outlook.stage != "runs"
+    ]
+    found += _refreshes(project.views, now)
+    order: dict[WorkState, int] = {"runs": 0, "queued": 1, "scheduled": 1}
+    return tuple(sorted(found, key=lambda one: (order[one.state], one.earliest is None, one.earliest or now, one.what)))
+
+
+def _of_run(run: Run, why: str, earliest: datetime | None) -> UpcomingWork:
+    subject = run.arguments.get("application") or run.arguments.get("job") or run.arguments.get("views") or ""
+    named = ", ".join(map(str, subject)) if isinstance(subject, list) else str(subject)
+    what = f"{run.workflow} {named}".strip()
+    return UpcomingWork(what, "runs" if earliest is None else "queued", why, earliest, run.deadline, run.id)
+
+
+def _refreshes(views: dict[str, FeatureViewSpec], now: datetime) -> list[UpcomingWork]:
+    """The next slot of each cadence of the applied views."""
+    slots = due({view.key: view for view in views.values() if view.source.kind != "feast"}, now)
+    return [
+        UpcomingWork(f"refresh {', '.join(slot.views)}", "scheduled", "its views' declared cadence", slot.ends)
+        for slot in slots
+    ]
