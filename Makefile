@@ -228,6 +228,10 @@ bench-scale: environment  ## requests a second of two gateways on one catalog be
 bench-durable: environment  ## step cost of the durable journal beside DBOS
 	@$(BIN)/python -m benchmarks.durability.durable_spike
 
+bench-conductor: environment  ## deadlines missed and requests disturbed beside cron, freezes, time to decide (SIZE)
+	@scripts/servers
+	@$(BIN)/python -m benchmarks.conductor --size $(SIZE) --keep
+
 bench-wakeups: environment  ## idle processes, and how soon a submitted run begins
 	@$(BIN)/python -m benchmarks.durability.wakeups --keep
 

@@ -13,7 +13,7 @@ from antiphon.cli.project import at_terminal, stores
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
-    from antiphon.orchestration.conductor.state import RunDurations
+    from antiphon.orchestration.conductor.durations import RunDurations
     from antiphon.services.apply.apply import ApplyPlan, ApplyReport, PlannedChange
     from antiphon.services.learning.gate_orders import GateCheck, GatesError
     from antiphon.services.project.store import Store
@@ -174,7 +174,7 @@ def _text(planned: ApplyPlan) -> str:
 
 
 def _took(runtime: RunDurations | None) -> str:
-    return "" if runtime is None else f"{runtime.p50:.0f} to {runtime.p95:.0f} s ({runtime.runs} runs)"
+    return "" if runtime is None else f"{runtime.low:.0f} to {runtime.high:.0f} s (9 of 10, by {runtime.runs} runs)"
 
 
 def _level(change: PlannedChange) -> str:

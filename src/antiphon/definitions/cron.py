@@ -29,6 +29,10 @@ _FIELDS = {
 """Fields of a line in their order, with their values."""
 
 
+_kept: dict[tuple[str, str], tuple[datetime | None, datetime | None]] = {}
+_MOST_KEPT = 1_000
+
+
 class CronTime(Condition, frozen=True, tag="cron"):
     """Times by the calendar: a cron line of five fields, read in the zone's local time.
 
@@ -95,6 +99,21 @@ class CronTime(Condition, frozen=True, tag="cron"):
             found = max(earlier if found is None else (*earlier, found), default=None)
             if found is not None and face <= wall:
                 break
+        return found
+
+    def around(self, moment: datetime) -> tuple[datetime | None, datetime | None]:
+        """The latest occurrence at or before an instant, and the first one later; raises as :meth:`after`.
+
+        Between the two the answer stays the same, and is kept: it is asked for every few seconds.
+        """
+        key = (self.line, self.zone)
+        latest, first = _kept.get(key, (None, None))
+        if latest is not None and first is not None and latest <= moment < first:
+            return latest, first
+        found = self.before(moment), self.after(moment)
+        if len(_kept) >= _MOST_KEPT:
+            _kept.clear()
+        _kept[key] = found
         return found
 
     def describe(self) -> str:

@@ -178,3 +178,12 @@ def test_it_survives_json_and_is_described() -> None:
     assert msgspec.to_builtins(time) == {"type": "cron", "line": "0 3 * * *", "zone": BERLIN}
     assert time.describe() == "at 03:00 every day (Europe/Berlin)"
     assert CronTime("0 3 * *").describe() == "at '0 3 * *' (UTC)"
+
+
+def test_what_is_kept_of_an_occurrence_is_what_would_be_found() -> None:
+    nightly, other = CronTime("0 3 * * *", "Europe/Berlin"), CronTime("0 3 * * *")
+    at = datetime(2026, 3, 28, tzinfo=UTC)
+    for minutes in (0, 10, 125, 130, 1_500, 1_570, 5, 100_000):
+        for time in (nightly, other):
+            moment = at + timedelta(minutes=minutes)
+            assert time.around(moment) == (time.before(moment), time.after(moment))

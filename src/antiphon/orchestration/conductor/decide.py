@@ -3,8 +3,8 @@
 Invariants:
 - A schedule has at most one run that has not ended: a slow one never piles up others behind it.
 - Every schedule that orders nothing has one reason, and an earliest time where a time is what it waits for.
-- Work with a deadline begins as long before it as such work has taken (95 of 100 runs), and what holds runs of its
-  class in between is not counted as time to work in.
+- Work with a deadline begins as long before it as 999 of 1,000 such runs take by what is known, and what holds runs of
+  its class in between is not counted as time to work in.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def _in_quiet_time(state: ScheduleState, now: datetime, cause: str, full: bool) 
 
 
 def _takes(state: ScheduleState) -> timedelta:
-    """The time that 95 of 100 runs take; what is declared, or an hour, before the first."""
+    """The time that a run takes at most, as far as is known; what is declared, or an hour, before the first."""
     if state.runtime is not None:
-        return timedelta(seconds=max(state.runtime.p95, 1.0))
+        return timedelta(seconds=max(state.runtime.bound, 1.0))
     return timedelta(seconds=state.spec.lead) or UNKNOWN_TAKES
 
 
@@ -110,7 +110,7 @@ def _by_deadline(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOu
     if deadline is None:
         return ScheduleOutlook(spec.name, "waits", f"{spec.ready_by.line} ({spec.ready_by.zone}) never comes again")
     takes = _takes(state)
-    known = "declared" if state.runtime is None else f"95 of 100 of its {state.runtime.runs} runs"
+    known = "declared" if state.runtime is None else f"at most, by {state.runtime.runs} runs"
     start = latest_start(deadline, takes, state.holds)
     cause = f"to be ready by {deadline:%Y-%m-%d %H:%M}Z; it takes {_minutes(takes)} ({known})"
     if start > now:

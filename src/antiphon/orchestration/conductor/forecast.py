@@ -82,13 +82,13 @@ class LoadForecast:
         expected = self._expected(quarter_of(moment))
         return LoadEstimate(expected, max((expected + 1) * self._low - 1, 0.0), (expected + 1) * self._high - 1)
 
-    def mean(self, begin: datetime, end: datetime) -> float:
-        """Requests of a quarter, on average over a span."""
-        first = quarter_of(begin)
-        last = max(quarter_of(end), first + 1)
-        if self._end <= first and last - self._end <= _AHEAD:
-            return (self._ahead[last - self._end] - self._ahead[first - self._end]) / (last - first)
-        return sum(map(self._expected, range(first, last))) / (last - first)
+    def means(self, first: int, last: int, width: int) -> list[float]:
+        """Requests of a quarter, on average over so many of them from each of these quarters on."""
+        begin, end = first - self._end, last - self._end
+        if begin >= 0 and end + width < len(self._ahead):
+            sums = self._ahead
+            return [(sums[at + width] - sums[at]) / width for at in range(begin, end + 1)]
+        return [sum(map(self._expected, range(at, at + width))) / width for at in range(first, last + 1)]
 
     def _expected(self, quarter: int) -> float:
         fading = exp(-max(quarter - self._end, 0) / _LEVEL_FADES)

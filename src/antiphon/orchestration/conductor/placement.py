@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from math import ceil
 
 from antiphon.catalog.run_holds import RunHold
 from antiphon.orchestration.conductor.forecast import QUARTER, LoadForecast, moment_of, quarter_of
@@ -47,16 +48,22 @@ def quiet_start(
     """
     if latest <= now:
         return now
-    starts = [now, *map(moment_of, range(quarter_of(now) + 1, quarter_of(latest) + 1))]
-    free = [at for at in starts if not any(hold.begins < at + takes and at < hold.until for hold in holds)]
-    if not free:
-        return now
-    for at in free:
+    present, last = quarter_of(now), quarter_of(latest)
+
+    def begins(quarter: int) -> datetime:
+        return now if quarter == present else moment_of(quarter)
+
+    def is_free(at: datetime) -> bool:
+        return not any(hold.begins < at + takes and at < hold.until for hold in holds)
+
+    quarters = range(present, last + 1)
+    free = [one for one in quarters if is_free(begins(one))] if holds else quarters
+    for quarter in free if preferred else ():
+        at = begins(quarter)
         if any(begin <= at and at + takes <= end for begin, end in preferred):
             return at
-    if forecast is None:
+    if forecast is None or not free:
         return now
-    loads = {at: forecast.mean(at, at + max(takes, QUARTER)) for at in free}
-    best = min(free, key=lambda at: (loads[at], at))
-    present = forecast.mean(now, now + max(takes, QUARTER))
-    return best if best > now and loads[best] <= WORTH_WAITING * present else now
+    loads = forecast.means(present, last, max(ceil(takes / QUARTER), 1))
+    best = min(free, key=lambda quarter: loads[quarter - present])
+    return begins(best) if loads[best - present] <= WORTH_WAITING * loads[0] else now

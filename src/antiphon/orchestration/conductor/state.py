@@ -10,6 +10,7 @@ import msgspec
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.definitions.schedules import ScheduleSpec
+from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.forecast import LoadForecast
 from antiphon.orchestration.conductor.placement import Span
 
@@ -26,14 +27,6 @@ class Observation(msgspec.Struct, frozen=True):
     outcomes: int = 0
     drifted: tuple[str, ...] = ()
     published: tuple[str, ...] = ()
-
-
-class RunDurations(msgspec.Struct, frozen=True):
-    """The time in seconds that runs of a schedule took, of so many that ended well."""
-
-    p50: float
-    p95: float
-    runs: int
 
 
 class ScheduleState(msgspec.Struct, frozen=True):

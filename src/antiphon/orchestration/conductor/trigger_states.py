@@ -84,7 +84,7 @@ def state_of(
 
 
 def _clock(trigger: CronTime, now: datetime, since: datetime, catch_up: timedelta) -> TriggerState:
-    next_time, latest = trigger.after(now), trigger.before(now)
+    latest, next_time = trigger.around(now)
     missed = latest is not None and latest > since
     if missed and latest is not None and now - latest <= catch_up:
         return TriggerState(True, f"{trigger.line} ({trigger.zone}) came at {_said(latest)}")

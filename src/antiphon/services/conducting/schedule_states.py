@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
@@ -12,8 +13,9 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import ScheduleSpec
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
+from antiphon.orchestration.conductor.durations import RunDurations, durations_of
 from antiphon.orchestration.conductor.placement import Span
-from antiphon.orchestration.conductor.state import Observation, RunDurations, ScheduleState
+from antiphon.orchestration.conductor.state import Observation, ScheduleState
 from antiphon.services.conducting.traffic import Traffic
 from antiphon.services.conducting.windows import occurrences
 from antiphon.services.learning.outcomes import drift_reports
@@ -95,19 +97,29 @@ class ScheduleStates:
 
     def _runtime(self, scope: Scope, schedule: str) -> RunDurations | None:
         runs = self._store.runs.list(scope, MEASURED_RUNS, status="succeeded", schedule=schedule)
-        return runtime_of(runs)
+        started = [run.started_at for run in runs if run.started_at is not None]
+        return predicted(runs, self._store.run_holds.list(scope, min(started)) if started else ())
 
 
-def runtime_of(runs: Sequence[Run]) -> RunDurations | None:
-    """Quantiles of the time that runs took, from their first claim to their end; ``None`` of none."""
-    took = sorted(
-        (run.ended_at - run.started_at).total_seconds()
-        for run in runs
-        if run.ended_at is not None and run.started_at is not None
+def predicted(runs: Sequence[Run], holds: Sequence[RunHold]) -> RunDurations | None:
+    """The time that the next run takes, by the runs before, without that in which they were held; ``None`` of none."""
+    return durations_of(
+        [
+            (run.ended_at - run.started_at - _held(run, run.started_at, run.ended_at, holds)).total_seconds()
+            for run in runs
+            if run.ended_at is not None and run.started_at is not None
+        ]
     )
-    if not took:
-        return None
-    return RunDurations(took[len(took) // 2], took[min(len(took) - 1, int(0.95 * len(took)))], len(took))
+
+
+def _held(run: Run, begin: datetime, end: datetime, holds: Sequence[RunHold]) -> timedelta:
+    """The part of a span in which a run was held."""
+    found, at = timedelta(), begin
+    for hold in sorted(holds, key=lambda one: one.begins):
+        if run.workflow in hold.workflows and run.released_by is None and hold.until > at:
+            found += max(min(hold.until, end) - max(hold.begins, at), timedelta())
+            at = max(at, min(hold.until, end))
+    return found
 
 
 def _preferred(project: ProjectSpec, spec: ScheduleSpec, now: datetime) -> Iterator[Span]:

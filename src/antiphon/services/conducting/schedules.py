@@ -19,7 +19,8 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import ScheduleSpec, WorkClass
 from antiphon.definitions.triggers import describe
 from antiphon.orchestration.conductor.decide import decide
-from antiphon.orchestration.conductor.state import RunDurations, ScheduleOutlook
+from antiphon.orchestration.conductor.durations import RunDurations
+from antiphon.orchestration.conductor.state import ScheduleOutlook
 from antiphon.services.conducting.schedule_states import ScheduleStates
 from antiphon.services.conducting.windows import AHEAD, WindowOccurrence, held_workflows, occurrences
 from antiphon.services.project.store import Store

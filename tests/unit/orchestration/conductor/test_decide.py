@@ -15,8 +15,9 @@ from antiphon.definitions.cron import CronTime
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewDrift, NewOutcomes, NewPublication
 from antiphon.orchestration.conductor.decide import decide
+from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.placement import latest_start
-from antiphon.orchestration.conductor.state import Observation, PlannedRun, RunDurations, ScheduleOutlook, ScheduleState
+from antiphon.orchestration.conductor.state import Observation, PlannedRun, ScheduleOutlook, ScheduleState
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -156,9 +157,9 @@ def test_work_with_a_deadline_begins_as_long_before_it_as_it_takes() -> None:
     assert begun.deadline == SIX
     assert not begun.late
     assert "declared" in begun.cause
-    known = briefing(runtime=RunDurations(600.0, 900.0, 20))
+    known = briefing(runtime=RunDurations(20, 600.0, 500.0, 800.0, 900.0))
     assert outlook(known, SIX - HOUR).earliest == SIX - timedelta(minutes=15)
-    assert "95 of 100 of its 20 runs" in order(known, SIX - timedelta(minutes=15)).cause
+    assert "at most, by 20 runs" in order(known, SIX - timedelta(minutes=15)).cause
 
 
 def test_time_that_is_held_is_no_time_to_work_in() -> None:
@@ -219,7 +220,11 @@ NIGHT = (NOON + 9 * HOUR, NOON + 11 * HOUR)
 
 def may_wait(**changes: Any) -> ScheduleState:
     spec = ScheduleSpec("nightly", "desk", EvaluateWork(), NewOutcomes(500), within=12 * 3_600, catch_up=3_600)
-    known = {"observed": Observation(500), "runtime": RunDurations(1_800.0, 3_600.0, 9), "preferred": (NIGHT,)}
+    known = {
+        "observed": Observation(500),
+        "runtime": RunDurations(9, 1_800.0, 1_200.0, 2_400.0, 3_600.0),
+        "preferred": (NIGHT,),
+    }
     return schedule(spec, **(known | changes))
 
 

@@ -1,0 +1,1 @@
+"""The conductor: deadlines, quiet times, freezes, and the time that its decisions take."""
