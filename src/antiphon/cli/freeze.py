@@ -43,12 +43,14 @@ def begin(
 def list_holds(project: Project = HERE, as_json: Json = False) -> None:
     """Freezes, and windows that keep work from beginning, that are not over."""
     from antiphon.services.conducting.schedules import ProjectSchedules
+    from antiphon.services.conducting.windows import held_work
 
     with stores(project) as store:
         found = ProjectSchedules(store, store.scope).holds()
-    head = ("id", "kind", "workflows", "from", "until", "reason", "by")
+    head = ("id", "kind", "work", "from", "until", "reason", "by")
     rows = [
-        (one.id, one.kind, ", ".join(one.workflows), one.begins, one.until, one.reason, one.principal) for one in found
+        (one.id, one.kind, ", ".join(held_work(one.workflows)), one.begins, one.until, one.reason, one.principal)
+        for one in found
     ]
     show(found, as_json, lambda: table(head, rows, "Work may begin at any time."))
 

@@ -43,6 +43,8 @@ KINDS = {
     "outcomes": "application",
     "policies": "policy",
     "responses": "prediction",
+    "runs-plan": "run",
+    "schedules-forecast": "schedule",
     "status": "platform",
     "train": "application",
 }

@@ -12,7 +12,10 @@ from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.definitions.schedules import WorkClass
 from antiphon.gateway.admin.shapes import ReasonRequest, RunLine, run_lines
 from antiphon.gateway.operation import OperationCall, operation
-from antiphon.services.conducting.schedules import ProjectSchedules, ScheduleLine
+from antiphon.services.conducting.schedule_lines import ScheduleLine
+from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.conducting.traffic import HourlyLoad
+from antiphon.services.conducting.upcoming import UpcomingWork
 from antiphon.services.conducting.windows import WindowOccurrence
 
 
@@ -32,6 +35,24 @@ class HoldList(msgspec.Struct, frozen=True):
     """By beginning."""
 
     freezes: tuple[RunHold, ...]
+
+
+class UpcomingList(msgspec.Struct, frozen=True):
+    """By the earliest beginning; what runs is first, and what waits for events last."""
+
+    work: tuple[UpcomingWork, ...]
+
+
+class ForecastList(msgspec.Struct, frozen=True):
+    """By the hour from the present one on; none before there was a day of requests."""
+
+    hours: tuple[HourlyLoad, ...]
+
+
+class ForecastQuery(msgspec.Struct, frozen=True):
+    """So many hours ahead."""
+
+    hours: Annotated[int, msgspec.Meta(ge=1, le=168)] = 24
 
 
 class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +93,16 @@ def _pause(call: OperationCall, body: PauseRequest) -> ScheduleRecord:
 @operation("POST", "/admin/schedules/{schedule}/resume", "End a schedule's pause.", "release")
 def _resume(call: OperationCall) -> ScheduleRecord:
     return _schedules(call).resume(call.principal.id, call.path["schedule"])
+
+
+@operation("GET", "/admin/schedules-forecast", "Requests that each hour is expected to bring.", "read")
+def _forecast(call: OperationCall, query: ForecastQuery) -> ForecastList:
+    return ForecastList(_schedules(call).forecast(query.hours))
+
+
+@operation("GET", "/admin/runs-plan", "List work that is under way and to come, by when it can begin.", "read")
+def _plan(call: OperationCall) -> UpcomingList:
+    return UpcomingList(_schedules(call).upcoming())
 
 
 @operation("GET", "/admin/windows", "List declared windows as they come, three days ahead.", "read")

@@ -10,6 +10,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.gateway.dashboard.pages import SAFE, PageCall, required_reason
 from antiphon.services.conducting.schedules import EXPENSIVE
+from antiphon.services.conducting.windows import held_work
 
 AHEAD = timedelta(days=3)
 
@@ -52,7 +53,9 @@ def _show(call: PageCall, problem: AntiphonError | None = None) -> Response:
         reason=call.form.get("reason", ""),
         schedules=found.list(),
         windows=found.windows(call.services.clock.now() + AHEAD),
-        holds=found.holds(),
+        holds=[(hold, held_work(hold.workflows)) for hold in found.holds()],
+        upcoming=found.upcoming(),
+        forecast=found.forecast(),
         work=EXPENSIVE,
         may=call.may("release", "application/*"),
     )

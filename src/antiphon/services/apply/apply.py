@@ -34,7 +34,7 @@ from antiphon.services.apply.workflow import (
     order,
     put_in_force,
 )
-from antiphon.services.conducting.schedules import ScheduleLine, schedule_lines
+from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
 from antiphon.services.features.feast import require_servable
 from antiphon.services.learning.gate_orders import Goal
 from antiphon.services.project.feature_stores import object_store

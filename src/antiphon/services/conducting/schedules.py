@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import get_args
 
-import msgspec
-
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.clock import parse_duration, utc
@@ -15,13 +13,10 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
-from antiphon.definitions.project import ProjectSpec
-from antiphon.definitions.schedules import ScheduleSpec, WorkClass
-from antiphon.definitions.triggers import describe
-from antiphon.orchestration.conductor.decide import decide
-from antiphon.orchestration.conductor.durations import RunDurations
-from antiphon.orchestration.conductor.state import ScheduleOutlook
-from antiphon.services.conducting.schedule_states import ScheduleStates
+from antiphon.definitions.schedules import WorkClass
+from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
+from antiphon.services.conducting.traffic import HourlyLoad, hourly_forecast
+from antiphon.services.conducting.upcoming import UpcomingWork, upcoming_work
 from antiphon.services.conducting.windows import AHEAD, WindowOccurrence, held_workflows, occurrences
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import WORK
@@ -31,19 +26,6 @@ LONGEST = timedelta(days=90)
 
 EXPENSIVE: tuple[WorkClass, ...] = ("training", "evaluation", "batch")
 """Classes of work that a freeze holds unless it says otherwise: features stay fresh."""
-
-
-class ScheduleLine(msgspec.Struct, frozen=True):
-    """A schedule as it is declared, as it stands, and what it does next; ``last`` tells of its last run."""
-
-    name: str
-    application: str
-    work: WorkClass
-    declared: str
-    outlook: ScheduleOutlook
-    record: ScheduleRecord
-    runtime: RunDurations | None
-    last: str = ""
 
 
 class ProjectSchedules:
@@ -135,6 +117,14 @@ class ProjectSchedules:
         found = [one for spec in project.windows.values() for one in occurrences(spec, now, until or now + AHEAD)]
         return tuple(sorted(found, key=lambda one: (one.begins, one.window.name)))
 
+    def upcoming(self) -> tuple[UpcomingWork, ...]:
+        """Work that is under way and to come, in the order in which it can begin."""
+        return upcoming_work(self._store, self._scope)
+
+    def forecast(self, hours: int = 24) -> tuple[HourlyLoad, ...]:
+        """Requests that each hour from now on is expected to bring; none before there was a day of them."""
+        return hourly_forecast(self._store, self._scope, hours)
+
     def release(self, principal: str, run: str, reason: str) -> None:
         """Let one run go past freezes and windows, on record; raises ``NotFoundError`` when there is none of this
         id."""
@@ -171,25 +161,6 @@ class ProjectSchedules:
         return self._store.database.clock.now()
 
 
-def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[ScheduleLine, ...]:
-    """The schedules of declarations, with what each will do next once they are applied; nothing is written."""
-    states = ScheduleStates(store, scope).of(project)
-    outlooks = decide(states, store.database.clock.now()).outlooks
-    return tuple(
-        ScheduleLine(
-            state.spec.name,
-            state.spec.application,
-            state.spec.work_class,
-            declared(state.spec),
-            outlook,
-            state.record,
-            state.runtime,
-            state.last,
-        )
-        for state, outlook in zip(states, outlooks, strict=True)
-    )
-
-
 def until_of(until: str, duration: str, now: datetime) -> datetime:
     """The moment that ``--until`` or ``--for`` names.
 
@@ -213,13 +184,6 @@ def until_of(until: str, duration: str, now: datetime) -> datetime:
             f"{until!r} has no zone.", where="--until", next_step="Write 2026-12-24T18:00+01:00, or Z for UTC."
         )
     return moment
-
-
-def declared(spec: ScheduleSpec) -> str:
-    """The condition of a schedule in words."""
-    if spec.ready_by is not None:
-        return f"ready by {spec.ready_by.line} ({spec.ready_by.zone})"
-    return "" if spec.when is None else describe(spec.when)
 
 
 def _work_class(name: str) -> WorkClass:

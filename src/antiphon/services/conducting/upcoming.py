@@ -12,7 +12,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.run import Run
 from antiphon.orchestration.refreshing import due
 from antiphon.services.conducting.run_waits import RunWaits
-from antiphon.services.conducting.schedules import schedule_lines
+from antiphon.services.conducting.schedule_lines import schedule_lines
 from antiphon.services.project.store import Store
 
 MOST_RUNS = 1_000

@@ -5,7 +5,7 @@ Invariant: what a blackout holds is written days ahead, so that it holds also wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 
 import msgspec
@@ -56,6 +56,13 @@ def put_windows(store: Store) -> None:
 def held_workflows(work: tuple[WorkClass, ...]) -> tuple[str, ...]:
     """The workflows of these classes of work."""
     return tuple(sorted(workflow for one in work for workflow in WORK[one]))
+
+
+def held_work(workflows: Collection[str]) -> tuple[str, ...]:
+    """The classes of work of which a hold holds every workflow, and the workflows of others that it holds."""
+    classes = [one for one, names in WORK.items() if set(names) <= set(workflows)]
+    known = {name for one in classes for name in WORK[one]}
+    return (*classes, *(name for name in workflows if name not in known))
 
 
 def _holds(project: ProjectSpec, principal: str, now: datetime) -> Iterator[RunHold]:

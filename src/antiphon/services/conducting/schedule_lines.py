@@ -1,0 +1,55 @@
+"""Declared schedules as people read them: what each is due for, and what it waits for or does now."""
+
+from __future__ import annotations
+
+import msgspec
+
+from antiphon.catalog.schedules import ScheduleRecord
+from antiphon.core.scope import Scope
+from antiphon.definitions.project import ProjectSpec
+from antiphon.definitions.schedules import ScheduleSpec, WorkClass
+from antiphon.definitions.triggers import describe
+from antiphon.orchestration.conductor.decide import decide
+from antiphon.orchestration.conductor.durations import RunDurations
+from antiphon.orchestration.conductor.state import ScheduleOutlook
+from antiphon.services.conducting.schedule_states import ScheduleStates
+from antiphon.services.project.store import Store
+
+
+class ScheduleLine(msgspec.Struct, frozen=True):
+    """A schedule as it is declared, as it stands, and what it does next; ``last`` tells of its last run."""
+
+    name: str
+    application: str
+    work: WorkClass
+    declared: str
+    outlook: ScheduleOutlook
+    record: ScheduleRecord
+    runtime: RunDurations | None
+    last: str = ""
+
+
+def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[ScheduleLine, ...]:
+    """The schedules of declarations, with what each will do next once they are applied; nothing is written."""
+    states = ScheduleStates(store, scope).of(project)
+    outlooks = decide(states, store.database.clock.now()).outlooks
+    return tuple(
+        ScheduleLine(
+            state.spec.name,
+            state.spec.application,
+            state.spec.work_class,
+            declared(state.spec),
+            outlook,
+            state.record,
+            state.runtime,
+            state.last,
+        )
+        for state, outlook in zip(states, outlooks, strict=True)
+    )
+
+
+def declared(spec: ScheduleSpec) -> str:
+    """The condition of a schedule in words."""
+    if spec.ready_by is not None:
+        return f"ready by {spec.ready_by.line} ({spec.ready_by.zone})"
+    return "" if spec.when is None else describe(spec.when)
