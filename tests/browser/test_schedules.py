@@ -75,9 +75,9 @@ async def test_a_freeze_is_ordered_with_a_reason_and_ended_by_keyboard(page: Pag
 
 
 async def test_a_schedule_is_paused_and_goes_on(page: Page) -> None:
-    await page.click("text=Pause")
+    await page.click("summary")
     await page.fill("#reason-precompute-replies", "wrong labels")
     await page.click("button[value=pause]")
     await page.wait_for_selector("text=wrong labels")
     await page.click("button[value=resume]")
-    await page.wait_for_selector("button[value=pause]")
+    await page.wait_for_selector("button[value=pause]", state="attached")
