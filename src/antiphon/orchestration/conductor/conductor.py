@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.orchestration.conductor.decide import decide
-from antiphon.orchestration.conductor.state import PlannedRun, ScheduleState
+from antiphon.orchestration.conductor.state import ConductorDecision, PlannedRun, ScheduleState
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -51,6 +52,7 @@ class Conductor:
         self._refuse = refuse
         self._clock = clock
         self._poll = poll
+        self._warned: frozenset[tuple[str, datetime | None]] = frozenset()
         self._wakeup = wakeup or Wakeup()
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -72,6 +74,7 @@ class Conductor:
         self._prepare()
         states = {one.spec.name: one for one in self._read()}
         decision = decide(tuple(states.values()), self._clock.now())
+        self._warn(decision)
         for outlook in decision.outlooks:
             if outlook.due is not None and states[outlook.schedule].record.due_at is None:
                 self._mark_due(states[outlook.schedule], outlook.due)
@@ -89,3 +92,11 @@ class Conductor:
         if decision.orders or decision.next_look is None:
             return self._poll
         return min(self._poll, max((decision.next_look - self._clock.now()).total_seconds(), 0.0))
+
+    def _warn(self, decision: ConductorDecision) -> None:
+        """Say of each run that is not expected to keep its deadline, once."""
+        late = [one for one in decision.outlooks if one.late]
+        for outlook in late:
+            if (outlook.schedule, outlook.deadline) not in self._warned:
+                _log.warning("The schedule %s is late: %s", outlook.schedule, outlook.reason)
+        self._warned = frozenset((one.schedule, one.deadline) for one in late)

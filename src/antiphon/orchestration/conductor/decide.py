@@ -54,7 +54,7 @@ def _hindered(state: ScheduleState, now: datetime) -> ScheduleOutlook | None:
         why = f"paused by {record.paused_by}: {record.pause_reason}"
         return ScheduleOutlook(spec.name, "paused", why, record.paused_until)
     if state.open_run is not None:
-        return ScheduleOutlook(spec.name, "runs", f"its run {state.open_run} is {state.open_status}")
+        return _of_open_run(state, now)
     settle = timedelta(seconds=spec.settle)
     if record.problem is not None and record.tried_at is not None:
         again = record.tried_at + max(settle, SHORTEST_RETRY)
@@ -63,6 +63,22 @@ def _hindered(state: ScheduleState, now: datetime) -> ScheduleOutlook | None:
     if state.ended_at is not None and state.ended_at + settle > now:
         return ScheduleOutlook(spec.name, "waits", "its last run has only just ended", state.ended_at + settle)
     return None
+
+
+def _of_open_run(state: ScheduleState, now: datetime) -> ScheduleOutlook:
+    """A run that has not ended; of one with a deadline also whether it is expected to keep it."""
+    why, deadline = f"its run {state.open_run} is {state.open_status}", state.served
+    if deadline is None:
+        return ScheduleOutlook(state.spec.name, "runs", why)
+    end = state.open_until
+    if end is None:  # It has not begun, or says nothing: it takes what others took, around what is held.
+        late = latest_start(deadline, _takes(state), state.holds) < now
+    else:
+        late = end > deadline
+    if late:
+        until = "" if end is None else f", expected to end at {end:%Y-%m-%d %H:%M}Z"
+        why = f"{why}{until}; its deadline is {deadline:%Y-%m-%d %H:%M}Z, which it is not expected to keep"
+    return ScheduleOutlook(state.spec.name, "runs", why, deadline=deadline, late=late)
 
 
 def _by_trigger(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOutlook:

@@ -8,9 +8,12 @@ the predictive distribution, which is as much wider as the middle is uncertain.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from math import exp, log, sqrt
 
 import msgspec
+
+from antiphon.durable.run import Run
 
 _PRIOR_SPREAD, _PRIOR_RUNS = 0.3, 3.0
 _Z90, _Z999 = 1.645, 3.09
@@ -32,6 +35,16 @@ class RunDurations(msgspec.Struct, frozen=True):
     low: float
     high: float
     bound: float
+
+
+def expected_end(run: Run, now: datetime, known: RunDurations | None = None) -> datetime | None:
+    """The end of a run under way, if it goes on as it went so far, or takes as long as others took; ``None`` where
+    neither is known."""
+    if run.started_at is None or run.status != "running":
+        return None
+    if run.total and run.done:
+        return now + (now - run.started_at) * (max(run.total - run.done, 0) / run.done)
+    return None if known is None else max(run.started_at + timedelta(seconds=known.p50), now)
 
 
 def durations_of(took: Sequence[float]) -> RunDurations | None:

@@ -33,7 +33,8 @@ class ScheduleState(msgspec.Struct, frozen=True):
     """A declared schedule and all that decides about its next run.
 
     Attributes:
-        open_run: the run that it ordered and that has not ended, with its status in ``open_status``.
+        open_run: the run that it ordered and that has not ended, with its status in ``open_status`` and, where that is
+            known, its expected end in ``open_until``.
         last: sentence about the last run it ordered. ended_at: that run's end; served: the deadline that it had.
         observed, observed_full: since its record's ``since`` and ``full_since``.
         runtime: of its runs; ``None`` before the first one ended well.
@@ -46,6 +47,7 @@ class ScheduleState(msgspec.Struct, frozen=True):
     record: ScheduleRecord
     open_run: str | None = None
     open_status: str = ""
+    open_until: datetime | None = None
     last: str = ""
     ended_at: datetime | None = None
     served: datetime | None = None
@@ -84,6 +86,7 @@ class ScheduleOutlook(msgspec.Struct, frozen=True):
             ``due``.
         reason: a sentence. ``earliest``: when it can be due at the earliest, where a time is known.
         due: why it is due already, where it only waits for a quiet time.
+        late: its run is not expected to end by its deadline.
     """
 
     schedule: str
@@ -92,6 +95,7 @@ class ScheduleOutlook(msgspec.Struct, frozen=True):
     earliest: datetime | None = None
     deadline: datetime | None = None
     due: str | None = None
+    late: bool = False
 
 
 class ConductorDecision(msgspec.Struct, frozen=True):

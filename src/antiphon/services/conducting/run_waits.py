@@ -10,6 +10,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.executor import CONCURRENCY
 from antiphon.durable.run import Run
+from antiphon.orchestration.conductor.durations import expected_end
 from antiphon.orchestration.conductor.waiting import RunWait, SlotUse, wait_of
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import GATES, MOST_CHECKS, OPENAI_BATCH
@@ -42,17 +43,10 @@ class RunWaits:
             running[_group(run.workflow)].append(run)
         found = {}
         for group, runs in running.items():
-            ends = [end for run in runs if (end := _expected_end(run, now)) is not None]
+            ends = [end for run in runs if (end := expected_end(run, now)) is not None]
             found[group] = SlotUse(len(runs), most[group] * workers, min(ends, default=None))
         return found
 
 
 def _group(workflow: str) -> str:
     return workflow if workflow in _APART else ""
-
-
-def _expected_end(run: Run, now: datetime) -> datetime | None:
-    """The end of a run that goes on as it went so far; ``None`` where it does not say how far it is."""
-    if run.started_at is None or not run.total or not run.done:
-        return None
-    return now + (now - run.started_at) * (max(run.total - run.done, 0) / run.done)

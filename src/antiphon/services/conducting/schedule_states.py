@@ -13,7 +13,7 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import ScheduleSpec
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
-from antiphon.orchestration.conductor.durations import RunDurations, durations_of
+from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
 from antiphon.orchestration.conductor.placement import Span
 from antiphon.orchestration.conductor.state import Observation, ScheduleState
 from antiphon.services.conducting.traffic import Traffic
@@ -63,6 +63,7 @@ class ScheduleStates:
                     record,
                     last.id if last is not None and open_run else None,
                     last.status if last is not None and open_run else "",
+                    expected_end(last, now) if last is not None and open_run else None,
                     "" if last is None else _said_of(last),
                     None if last is None else last.ended_at,
                     None if last is None else last.deadline,

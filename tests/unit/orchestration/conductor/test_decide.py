@@ -249,3 +249,22 @@ def test_work_that_may_not_wait_does_not() -> None:
     waiting = may_wait()
     spec = msgspec.structs.replace(waiting.spec, within=0.0)
     assert order(msgspec.structs.replace(waiting, spec=spec), NOON).deadline is None
+
+
+@pytest.mark.parametrize(
+    ("now", "until", "late"),
+    [
+        (SIX - HOUR, None, False),
+        (SIX - timedelta(minutes=10), None, True),  # It takes a quarter of an hour, and says nothing of itself.
+        (SIX - timedelta(minutes=10), SIX - timedelta(minutes=2), False),
+        (SIX - timedelta(minutes=50), SIX + timedelta(minutes=2), True),
+    ],
+)
+def test_a_run_that_is_not_expected_to_keep_its_deadline_is_told_before_that_is_over(
+    now: datetime, until: datetime | None, late: bool
+) -> None:
+    known = RunDurations(20, 600.0, 500.0, 800.0, 900.0)
+    state = briefing(open_run="run_1", open_status="running", open_until=until, served=SIX, runtime=known)
+    found = outlook(state, now)
+    assert (found.late, found.deadline) == (late, SIX)
+    assert ("not expected to keep" in found.reason) == late
