@@ -71,10 +71,8 @@ def _of_open_run(state: ScheduleState, now: datetime) -> ScheduleOutlook:
     if deadline is None:
         return ScheduleOutlook(state.spec.name, "runs", why)
     end = state.open_until
-    if end is None:  # It has not begun, or says nothing: it takes what others took, around what is held.
-        late = latest_start(deadline, _takes(state), state.holds) < now
-    else:
-        late = end > deadline
+    # One that has not begun, or says nothing of itself, takes what others took, around what is held.
+    late = latest_start(deadline, _takes(state), state.holds) < now if end is None else end > deadline
     if late:
         until = "" if end is None else f", expected to end at {end:%Y-%m-%d %H:%M}Z"
         why = f"{why}{until}; its deadline is {deadline:%Y-%m-%d %H:%M}Z, which it is not expected to keep"
