@@ -80,6 +80,8 @@ _HOMES = {
     "when": ("functions", "when"),
     "Evaluate": ("schedules", "Evaluate"),
     "Precompute": ("schedules", "Precompute"),
+    "Schedule": ("schedules", "Schedule"),
+    "workflow": ("workflows", "workflow"),
     "Retrain": ("schedules", "Retrain"),
     "Window": ("schedules", "Window"),
     "cron": ("triggers", "cron"),
@@ -99,7 +101,8 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Outcome", "Signal", "metric", "metrics", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences",
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
-    "Retrain", "Precompute", "Evaluate", "Window", "every", "cron", "outcomes", "drift", "published",
+    "Schedule", "workflow", "Retrain", "Precompute", "Evaluate", "Window",
+    "every", "cron", "outcomes", "drift", "published",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -153,11 +156,12 @@ if TYPE_CHECKING:
     from antiphon.definitions.own_metrics import JudgeMetric, metric
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
-    from antiphon.definitions.schedules import Evaluate, Precompute, Retrain, Window
+    from antiphon.definitions.schedules import Evaluate, Precompute, Retrain, Schedule, Window
     from antiphon.definitions.signals import Signal
     from antiphon.definitions.source import Source
     from antiphon.definitions.tools import ToolBounds, http_tool, tool
     from antiphon.definitions.triggers import cron, drift, every, outcomes, published
+    from antiphon.definitions.workflows import workflow
     from antiphon.services.export.frames import open_project as open  # noqa: F401
 
 

@@ -29,6 +29,7 @@ SETTINGS = """
 [project]
 name = "gated"
 environment = "{environment}"
+{own}
 [engine]
 kind = "simulated"
 models = ["{model}"]
@@ -42,12 +43,15 @@ class GatedProject:
 
     Args:
         script: what the engine writes for a request, by its prompt.
-        settings: further sections.
+        settings: further sections. own: further lines of ``[project]``.
     """
 
-    def __init__(self, folder: Path, script: Script, environment: str = "dev", settings: str = "") -> None:
+    def __init__(
+        self, folder: Path, script: Script, environment: str = "dev", settings: str = "", own: str = ""
+    ) -> None:
         self.folder = folder
-        (folder / "antiphon.toml").write_text(SETTINGS.format(environment=environment, model=MODEL_NAME) + settings)
+        text = SETTINGS.format(environment=environment, model=MODEL_NAME, own=own)
+        (folder / "antiphon.toml").write_text(text + settings)
         self.store = Store.open(folder)
         self.scope = self.store.scope
         self.wired = ProcessServices(self.store, "test")

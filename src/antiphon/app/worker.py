@@ -34,6 +34,7 @@ from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
 from antiphon.services.batches import ProjectTableJobs, batch_context, table_jobs
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
+from antiphon.services.conducting.user_workflows import UserWorkflows
 from antiphon.services.features.consumption import stream_consumption
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
@@ -51,7 +52,7 @@ from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
-from antiphon.services.workflows import APPLY, DRIFT, EVALUATE, GATES, MOST_CHECKS, WEBHOOK
+from antiphon.services.workflows import APPLY, DRIFT, EVALUATE, GATES, MOST_CHECKS, USER_WORKFLOWS, WEBHOOK
 from antiphon.training.processes import TrainingProcesses
 
 NAME_TAKEN = "this worker claims no run until that one ends: choose another --name, or end one of the two"
@@ -136,6 +137,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         standbys=wired.standbys,
     )  # fmt: skip
     learning.register(registry)
+    for name in USER_WORKFLOWS.values():
+        registry.add(name, UserWorkflows(store).run)
     registry.add(EVALUATE, EvaluationRuns(learning).run)
     tables = ProjectTableJobs(store, wired.features, confined=False)
     orders = ScheduledOrders(store, lambda: learning.orders, tables.create)

@@ -37,6 +37,7 @@ class ProjectSettings(Section, frozen=True):
             definitions too.
         tool_modules: the same of tools that applications declare; ``tool_urls``: URLs that tools may call, and what is
             below them.
+        workflow_modules: the same of workflows that schedules run, in workers.
     """
 
     name: str = "antiphon"
@@ -47,6 +48,7 @@ class ProjectSettings(Section, frozen=True):
     guard_modules: tuple[str, ...] = ()
     tool_modules: tuple[str, ...] = ()
     tool_urls: tuple[str, ...] = ()
+    workflow_modules: tuple[str, ...] = ()
 
 
 class CatalogSettings(Section, frozen=True):

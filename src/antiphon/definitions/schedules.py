@@ -7,6 +7,7 @@ orders the work.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,9 +22,8 @@ from antiphon.definitions.objects import is_objects
 from antiphon.definitions.place import CodeLocation, caller, declared
 from antiphon.definitions.source import Source
 from antiphon.definitions.triggers import Trigger
-
-WorkClass = Literal["refresh", "training", "evaluation", "batch"]
-"""Classes of work that windows keep apart: refreshes of views, trainings, evaluations, batch jobs."""
+from antiphon.definitions.workflows import WorkClass as WorkClass
+from antiphon.definitions.workflows import WorkflowSpec, workflow_spec
 
 WindowKind = Literal["blackout", "preferred"]
 
@@ -79,7 +79,14 @@ class EvaluateWork(msgspec.Struct, frozen=True, tag="evaluate"):
     texts: int = 100
 
 
-ScheduledWork = RetrainWork | PrecomputeWork | EvaluateWork
+class WorkflowWork(msgspec.Struct, frozen=True, tag="workflow"):
+    """A run of a workflow of the user's own, with these arguments."""
+
+    workflow: WorkflowSpec
+    arguments: dict[str, Any] = {}
+
+
+ScheduledWork = RetrainWork | PrecomputeWork | EvaluateWork | WorkflowWork
 _CLASSES: dict[type, WorkClass] = {
     RetrainWork: "training",
     PrecomputeWork: "batch",
@@ -91,7 +98,8 @@ class ScheduleSpec(msgspec.Struct, frozen=True):
     """A declared schedule as a value. Durations are in seconds.
 
     Attributes:
-        when: the condition under which the work is due; ``None`` where ``ready_by`` is given.
+        application: what it is of; empty for a workflow of no application.
+        when: the condition under which the work is due; ``None`` where ``ready_by`` is given, or it is begun by hand.
         ready_by: deadlines, by which the work has been done; it begins so long before that it will be.
         lead: how long before a deadline it begins while its duration is not known from earlier runs.
         within: how long it may wait for a quiet time once it is due.
@@ -112,7 +120,7 @@ class ScheduleSpec(msgspec.Struct, frozen=True):
     @property
     def work_class(self) -> WorkClass:
         """The class of its work, by which windows hold it."""
-        return _CLASSES[type(self.work)]
+        return self.work.workflow.work if isinstance(self.work, WorkflowWork) else _CLASSES[type(self.work)]
 
 
 class WindowSpec(msgspec.Struct, frozen=True):
@@ -336,6 +344,47 @@ class Evaluate(DeclaredSchedule):
         super().__init__(
             caller(), "evaluate", application, EvaluateWork(rows, texts),
             name=name, when=when, within=within, settle=settle, catch_up=catch_up,
+        )  # fmt: skip
+
+
+class Schedule(DeclaredSchedule):
+    """A schedule of a workflow of the user's own: a function under :func:`workflow`.
+
+    Args:
+        function: the workflow.
+        when: the condition under which it is due; without one, or ``ready_by``, it is begun by hand:
+            ``antiphon schedules run NAME``.
+        arguments: what the function is called with, beside its run.
+        application: whose outcomes and drift a condition speaks of.
+        name: of the schedule; the workflow's by default.
+        ready_by, lead: as of :class:`Precompute`. within, settle, catch_up: as of :class:`Retrain`.
+
+    Example::
+
+        Schedule(nightly_report, when=cron("0 3 * * *"), arguments={"days": 7})
+    """
+
+    def __init__(
+        self,
+        function: Any,
+        *,
+        when: Condition | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        application: Application | str = "",
+        name: str | None = None,
+        ready_by: str | CronTime | None = None,
+        lead: str = "1h",
+        within: str | None = None,
+        settle: str = "1m",
+        catch_up: str = "1d",
+    ) -> None:
+        self.function = function
+        found = workflow_spec(function)
+        named = name or (found.name.replace("_", "-") if found is not None else "")
+        work = WorkflowWork(found or WorkflowSpec("", ""), dict(arguments or {}))
+        super().__init__(
+            caller(), "", application, work, name=named, when=when, ready_by=ready_by, lead=lead, within=within,
+            settle=settle, catch_up=catch_up,
         )  # fmt: skip
 
 

@@ -17,13 +17,16 @@ from antiphon.definitions.schedules import (
     Precompute,
     PrecomputeWork,
     RetrainWork,
+    Schedule,
     Window,
     WindowKind,
     WindowSpec,
     WorkClass,
+    WorkflowWork,
 )
 from antiphon.definitions.source import Source
-from antiphon.definitions.triggers import NewOutcomes, simple_triggers, trigger_mistakes
+from antiphon.definitions.triggers import NewDrift, NewOutcomes, describe, simple_triggers, trigger_mistakes
+from antiphon.definitions.workflows import workflow_mistakes
 
 _FROM = datetime(2026, 1, 1, tzinfo=UTC)
 """Calendars are tried from here on, whatever the day is, so that the same file has the same mistakes tomorrow."""
@@ -40,6 +43,7 @@ _OPTIONAL: dict[type, tuple[str, ...]] = {
     RetrainWork: ("examples", "probes"),
     PrecomputeWork: ("max_failed_rows",),
     EvaluateWork: (),
+    WorkflowWork: (),
 }
 _BATCH: WorkClass = "batch"
 
@@ -104,7 +108,8 @@ def schedule_mistakes(
     label = f"schedule {schedule.name!r}"
     found = (
         *_name_mistakes(schedule.name),
-        *_application_mistakes(schedule, applications),
+        *(_workflow_mistakes(schedule) if isinstance(schedule, Schedule) else ()),
+        *(_application_mistakes(schedule, applications) if _has_application(schedule) else ()),
         *_time_mistakes(schedule, views),
         *_work_mistakes(schedule, views),
     )
@@ -135,12 +140,28 @@ def _application_mistakes(schedule: DeclaredSchedule, applications: Mapping[str,
         yield f"when: {application.name!r} has no outcome that could arrive; declare outcome=Outcome(…)."
 
 
+def _has_application(schedule: DeclaredSchedule) -> bool:
+    return not isinstance(schedule, Schedule) or schedule.application != ""
+
+
+def _workflow_mistakes(schedule: Schedule) -> Iterator[str]:
+    arguments = schedule.work.arguments if isinstance(schedule.work, WorkflowWork) else {}
+    yield from workflow_mistakes(schedule.function, arguments)
+    if not _has_application(schedule) and schedule.when is not None:
+        for one in simple_triggers(schedule.when):
+            if isinstance(one, NewOutcomes | NewDrift):
+                yield f"when: {describe(one)} is of an application; give application=…"
+
+
 def _counts_outcomes(schedule: DeclaredSchedule) -> bool:
     return schedule.when is not None and any(isinstance(one, NewOutcomes) for one in simple_triggers(schedule.when))
 
 
 def _time_mistakes(schedule: DeclaredSchedule, views: Set[str]) -> Iterator[str]:
-    if isinstance(schedule, Precompute):
+    if isinstance(schedule, Schedule):
+        if schedule.when is not None and schedule.ready_by is not None:
+            yield "give when or ready_by, or neither, and not both."
+    elif isinstance(schedule, Precompute):
         if (schedule.when is None) == (schedule.ready_by is None):
             yield "give when or ready_by, and not both."
     elif schedule.when is None:

@@ -6,7 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -111,16 +111,19 @@ def spec_of(declared: Any) -> Any:
     return getattr(declared, _DECLARED, declared)
 
 
-def arguments_type(function: Callable[..., Any]) -> type[msgspec.Struct]:
-    """The type that a function's arguments are read as, without its key; raises as :func:`tool` does."""
+def arguments_type(
+    function: Callable[..., Any], without: str = KEY, noun: Literal["tool", "workflow"] = "tool"
+) -> type[msgspec.Struct]:
+    """The type that a function's arguments are read as, without one that its caller gives by itself; raises as
+    :func:`tool` does."""
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-        fields = [_field(one, hints) for one in inspect.signature(function).parameters.values() if one.name != KEY]
+        fields = [_field(one, hints) for one in inspect.signature(function).parameters.values() if one.name != without]
         return msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
     except (TypeError, NameError, KeyError) as error:
         raise InvalidInputError(
-            f"The tool {function.__name__!r} has a parameter whose type is not known: {error}.",
-            where="tool",
+            f"The {noun} {function.__name__!r} has a parameter whose type is not known: {error}.",
+            where=noun,
             next_step="Give each parameter a type that JSON has.",
         ) from None
 

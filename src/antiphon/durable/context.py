@@ -41,6 +41,11 @@ class RunContext:
         return self._run.id
 
     @property
+    def resumed(self) -> bool:
+        """True when steps of an earlier attempt are recorded."""
+        return bool(self._recorded)
+
+    @property
     def scope(self) -> Scope:
         """The scope the run works in."""
         return self._run.scope

@@ -1,6 +1,7 @@
 """Every durable workflow of the product, by the name that its runs are kept under."""
 
 from collections.abc import Mapping
+from typing import get_args
 
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
@@ -29,11 +30,14 @@ WEBHOOK = "webhook"
 EVALUATE = "evaluate"
 """Of ``services/learning/evaluation_runs.py``."""
 
+USER_WORKFLOWS: Mapping[WorkClass, str] = {one: f"user-{one}" for one in get_args(WorkClass)}
+"""Of ``services/conducting/user_workflows.py``: workflows of the user's own, one for each class of work."""
+
 WORK: Mapping[WorkClass, tuple[str, ...]] = {
-    "refresh": (REFRESH,),
-    "training": (TRAIN, REBUILD),
-    "evaluation": (EVALUATE, TRY, REGRESSIONS, OPTIMIZE, DRIFT, SKEW),
-    "batch": (TABLE_JOB, OPENAI_BATCH),
+    "refresh": (REFRESH, USER_WORKFLOWS["refresh"]),
+    "training": (TRAIN, REBUILD, USER_WORKFLOWS["training"]),
+    "evaluation": (EVALUATE, TRY, REGRESSIONS, OPTIMIZE, DRIFT, SKEW, USER_WORKFLOWS["evaluation"]),
+    "batch": (TABLE_JOB, OPENAI_BATCH, USER_WORKFLOWS["batch"]),
 }
 """Workflows of each class of work that a freeze or a window holds. Applies, gates and deliveries are never held."""
 

@@ -39,7 +39,7 @@ class UserFunctions:
         self,
         modules: Sequence[str] = (),
         folder: Path | None = None,
-        setting: Literal["guard_modules", "tool_modules"] = "guard_modules",
+        setting: Literal["guard_modules", "tool_modules", "workflow_modules"] = "guard_modules",
     ) -> None:
         self._modules = tuple(modules)
         self._folder = folder

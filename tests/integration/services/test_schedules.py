@@ -177,7 +177,7 @@ async def test_a_freeze_keeps_work_waiting_with_its_reason_until_it_is_over_or_t
     [
         ({"until": START}, "is past"),
         ({"until": START + timedelta(days=91)}, "more than 90 days away"),
-        ({"reason": " "}, "for a reason"),
+        ({"reason": " "}, "has a reason"),
         ({"work": ["sleep"]}, "no class of work 'sleep'"),
         ({"begins": START + 5 * HOUR}, "ends before it begins"),
     ],

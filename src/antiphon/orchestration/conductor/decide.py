@@ -81,7 +81,8 @@ def _of_open_run(state: ScheduleState, now: datetime) -> ScheduleOutlook:
 
 def _by_trigger(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOutlook:
     spec, record, catch_up = state.spec, state.record, timedelta(seconds=state.spec.catch_up)
-    assert spec.when is not None
+    if spec.when is None:
+        return ScheduleOutlook(spec.name, "waits", "it is begun by hand")
     found = state_of(spec.when, now, record.since, state.observed, catch_up)
     full = False
     if isinstance(spec.work, RetrainWork):

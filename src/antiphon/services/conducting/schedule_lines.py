@@ -52,4 +52,4 @@ def declared(spec: ScheduleSpec) -> str:
     """The condition of a schedule in words."""
     if spec.ready_by is not None:
         return f"ready by {spec.ready_by.line} ({spec.ready_by.zone})"
-    return "" if spec.when is None else describe(spec.when)
+    return "by hand" if spec.when is None else describe(spec.when)

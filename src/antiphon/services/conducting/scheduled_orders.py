@@ -11,14 +11,16 @@ from sqlalchemy.engine import Connection
 from antiphon.batch.orders import TableOrder
 from antiphon.catalog.batch.jobs import BatchJob
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import NotFoundError
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork
+from antiphon.core.suggestions import nearest
+from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, WorkflowWork
 from antiphon.governance.identity.principal import Principal, schedule_principal
 from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
 from antiphon.orchestration.conductor.conductor import Conductor
 from antiphon.orchestration.conductor.state import PlannedRun, ScheduleState
 from antiphon.services.conducting.schedule_states import ScheduleStates
+from antiphon.services.conducting.user_workflows import UserWorkflows
 from antiphon.services.conducting.windows import put_windows
 from antiphon.services.governance.policies import may_train
 from antiphon.services.learning.evaluation_runs import EvaluationOrder
@@ -39,6 +41,7 @@ class ScheduledOrders:
         self._store = store
         self._trainings = trainings
         self._tables = tables
+        self._workflows = UserWorkflows(store)
 
     def place(self, state: ScheduleState, planned: PlannedRun) -> str:
         """Order a schedule's next run, once; its id. What an earlier attempt ordered and did not count is counted.
@@ -55,6 +58,31 @@ class ScheduledOrders:
                 store.runs.attribute(scope, run, planned.schedule, planned.cause, planned.deadline, within=connection)
                 self._record(state, planned, run, connection)
         return run
+
+    def begin(self, name: str, by: Principal, reason: str) -> str:
+        """Order a schedule's run now, whatever its conditions are, on record; its id.
+
+        Raises:
+            NotFoundError: no schedule of this name is applied. ConflictError: its run has not ended.
+            InvalidInputError: there is no reason. AntiphonError: what is ordered cannot be.
+        """
+        if not reason.strip():
+            raise InvalidInputError("A schedule is begun for a reason.", where="--reason", next_step="Say why.")
+        states = {one.spec.name: one for one in ScheduleStates(self._store, self._store.scope).read()}
+        if name not in states:
+            raise NotFoundError(
+                f"There is no schedule {name!r}.",
+                where=str(self._store.scope),
+                next_step=nearest(name, states, "`antiphon schedules list` shows those that are applied."),
+            )
+        state = states[name]
+        if state.open_run is not None:
+            raise ConflictError(
+                f"The schedule {name} has the run {state.open_run}, which is {state.open_status}.",
+                where=name,
+                next_step=f"Wait for it, or end it: `antiphon runs cancel {state.open_run}`.",
+            )
+        return self.place(state, PlannedRun(name, f"begun by {by.id}: {reason}"))
 
     def mark_due(self, state: ScheduleState, cause: str) -> None:
         """Note why a schedule is due that waits for a quiet time."""
@@ -99,6 +127,8 @@ class ScheduledOrders:
                 found = store.runs.find(scope, f"{TABLE_JOB}:{job.id}")
                 assert found is not None
                 return found.id
+            case WorkflowWork() as work:
+                return self._workflows.order(scope, by, work, key)
             case EvaluateWork() as work:
                 live = store.releases.live(scope, spec.application)
                 if live is None:

@@ -148,7 +148,7 @@ class ProjectSchedules:
     def _checked(self, until: datetime, reason: str) -> datetime:
         now, end = self._now(), utc(until)
         if not reason.strip():
-            raise InvalidInputError("It is done for a reason.", where="--reason", next_step="Say why.")
+            raise InvalidInputError("A pause or freeze has a reason.", where="--reason", next_step="Say why.")
         if not now < end <= now + LONGEST:
             raise InvalidInputError(
                 f"{end:%Y-%m-%d %H:%M}Z is {'past' if end <= now else f'more than {LONGEST.days} days away'}.",
@@ -169,7 +169,9 @@ def until_of(until: str, duration: str, now: datetime) -> datetime:
     """
     if bool(until) == bool(duration):
         raise InvalidInputError(
-            "It ends at some time.", where="--until", next_step="Give either --until 2026-12-24T18:00Z or --for 2h."
+            "A pause or freeze ends at some time.",
+            where="--until",
+            next_step="Give either --until 2026-12-24T18:00Z or --for 2h.",
         )
     if duration:
         return now + parse_duration(duration)

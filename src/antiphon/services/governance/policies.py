@@ -188,6 +188,8 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
             yield "train", Resource("application", str(run.arguments.get("application", "*")), run.scope.tenant)
         case workflows.REBUILD:
             yield "release", Resource("model", str(run.arguments.get("model", "*")), run.scope.tenant)
+        case name if name in workflows.USER_WORKFLOWS.values():
+            yield "batch", Resource("workflow", str(run.arguments.get("workflow", "*")), run.scope.tenant)
         case workflows.TABLE_JOB | workflows.OPENAI_BATCH:
             job = store.jobs.get(run.scope, str(run.arguments.get("job") or run.arguments.get("batch")))
             yield "batch", Resource("job", job.id, run.scope.tenant, author=job.principal)

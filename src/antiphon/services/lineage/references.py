@@ -25,6 +25,7 @@ from antiphon.services.workflows import (
     TABLE_JOB,
     TRAIN,
     TRY,
+    USER_WORKFLOWS,
     WEBHOOK,
 )
 
@@ -39,6 +40,8 @@ def references_of(run: Run, steps: Sequence[StepRecord] = ()) -> RunReferences:
     Args:
         steps: of the run; without them those are left out that only a step names.
     """
+    if run.workflow in USER_WORKFLOWS.values():
+        return RunReferences(str(run.arguments["workflow"]))
     rule = _RULES.get(run.workflow)
     if rule is None:
         return RunReferences("")

@@ -1,0 +1,135 @@
+"""Workflows of the user's own as durable runs: ordered with the code that they were ordered under, and called.
+
+Invariant: a run does not go on under other code than its steps were recorded under. One without a recorded step begins
+under the code that there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, UnavailableError
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
+from antiphon.definitions.schedules import WorkflowWork
+from antiphon.definitions.workflows import WorkflowSpec, workflow_arguments
+from antiphon.durable.context import RunContext
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Resource
+from antiphon.services.project.store import Store
+from antiphon.services.workflows import USER_WORKFLOWS
+from antiphon.serving.user_functions import UserFunctions
+
+_LOADED = "__antiphon_code__"
+CHANGED = "Order it anew, and cancel this run: what it did so far stays done."
+
+
+class WorkflowOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run of a workflow; ``code`` is the hash of its module's file at the order."""
+
+    workflow: str
+    spec: WorkflowSpec
+    arguments: dict[str, Any]
+    code: str
+    principal: str
+
+
+class WorkflowFailedError(AntiphonError):
+    """A workflow of the user's own raised, or took too long; it is tried again. What it raised stands in its run."""
+
+    code = "workflow_failed"
+    http_status = 500
+
+
+class UserWorkflows:
+    """Orders and runs workflows of one project's own modules."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        settings = store.settings.project
+        folder = (store.paths.root / settings.definitions).parent
+        self._functions = UserFunctions(settings.workflow_modules, folder, "workflow_modules")
+
+    def order(self, scope: Scope, by: Principal, work: WorkflowWork, key: str) -> str:
+        """Submit a run; its id.
+
+        Raises:
+            SetupError: its module may not be imported here. InvalidInputError: it cannot be, or the arguments are not
+                its own. ForbiddenError: policy does not let this principal order it.
+        """
+        spec = work.workflow
+        context = {"environment": scope.environment, "tenant": scope.tenant}
+        self._store.decider.require(by, "batch", Resource("workflow", spec.name, scope.tenant), context)
+        function, code = self._imported(spec)
+        try:
+            msgspec.convert(work.arguments, workflow_arguments(function))
+        except msgspec.ValidationError as error:
+            raise InvalidInputError(
+                f"{error}.", where=spec.function, next_step="Mend the schedule's arguments."
+            ) from None
+        order = WorkflowOrder(spec.name, spec, work.arguments, code, by.id)
+        name = USER_WORKFLOWS[spec.work]
+        return self._store.runs.submit(scope, name, msgspec.to_builtins(order), key, max_attempts=spec.attempts)
+
+    async def run(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Call the function; what it returns is the run's result.
+
+        Raises:
+            ConflictError: steps were recorded under other code. UnavailableError: this worker has older code than the
+                file. WorkflowFailedError: it raised, or took longer than it declares.
+        """
+        order = msgspec.convert(arguments, WorkflowOrder)
+        function, loaded = await asyncio.to_thread(self._imported, order.spec)
+        if loaded != order.code:
+            if run.resumed:
+                raise ConflictError(
+                    f"The code of {order.workflow} is another than that of the steps that are done.",
+                    where=order.spec.function,
+                    next_step=CHANGED,
+                )
+            if loaded != _hash_of(order.spec):
+                raise UnavailableError(
+                    f"The worker has older code of {order.workflow} than its file.",
+                    where=order.spec.function,
+                    next_step="`antiphon restart worker` takes the new one.",
+                )
+        values = msgspec.structs.asdict(msgspec.convert(order.arguments, workflow_arguments(function)))
+        try:
+            async with asyncio.timeout(order.spec.timeout):
+                return {"result": await function(run, **values)}
+        except AntiphonError:
+            raise
+        except TimeoutError:
+            raise WorkflowFailedError(
+                f"{order.workflow} took longer than {order.spec.timeout:.0f} s.", where=order.spec.function
+            ) from None
+        except Exception as error:
+            raise WorkflowFailedError(
+                f"{order.workflow} raised {type(error).__name__}: {error}", where=order.spec.function
+            ) from error
+
+    def _imported(self, spec: WorkflowSpec) -> tuple[Any, str]:
+        """The function, and the hash of its module's file as it was imported."""
+        try:
+            function = self._functions.function(spec.function)
+        except (ImportError, AttributeError, SyntaxError) as error:
+            raise InvalidInputError(
+                f"{spec.function} cannot be imported: {type(error).__name__}: {error}.",
+                where="workflow",
+                next_step="Put the module beside definitions.py, or install it, on each host with a worker.",
+            ) from None
+        module = sys.modules[spec.function.partition(":")[0]]
+        # On the module: it stays what it was imported from, whoever asks and whatever the file becomes.
+        loaded: str = module.__dict__.setdefault(_LOADED, _hash_of(spec))
+        return function, loaded
+
+
+def _hash_of(spec: WorkflowSpec) -> str:
+    """The hash of the file that a workflow's module was imported from."""
+    file = getattr(sys.modules.get(spec.function.partition(":")[0]), "__file__", None)
+    return content_hash(Path(file).read_bytes()) if file is not None and Path(file).is_file() else ""
