@@ -353,7 +353,7 @@ class Schedule(DeclaredSchedule):
     Args:
         function: the workflow.
         when: the condition under which it is due; without one, or ``ready_by``, it is begun by hand:
-            ``antiphon schedules run NAME``.
+            ``antiphon schedules run NAME --reason …``.
         arguments: what the function is called with, beside its run.
         application: whose outcomes and drift a condition speaks of.
         name: of the schedule; the workflow's by default.
