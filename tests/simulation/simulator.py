@@ -11,6 +11,7 @@ from random import Random
 import msgspec
 from tests.simulation import (
     batches_scenario,
+    conductor_scenario,
     evidence_scenario,
     publications_scenario,
     requests_scenario,
@@ -33,6 +34,7 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
     "rollouts": rollouts_scenario.play,
     "evidence": evidence_scenario.play,
     "streams": streams_scenario.play,
+    "conductor": conductor_scenario.play,
 }
 
 
