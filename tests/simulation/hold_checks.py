@@ -1,7 +1,8 @@
-"""Invariants of holds: no run is claimed inside of one, no step begins there past the bound, and yielding is no attempt.
+"""Invariants of holds: no run is claimed inside of one, no step begins there past the bound, and yielding counts no
+attempt.
 
 The bound: of a run that was claimed before a freeze or blackout began, the next heartbeat, :data:`HEARTBEAT_SECONDS`
-later at most, says that it is held. No step begins after that, and the run is given back ``YIELD_SECONDS`` later at most.
+later at most, says that it is held. No step begins after that, and the run is given back within ``YIELD_SECONDS`` more.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class HoldChecks:
         if since is not None and self.calm:
             late = now - max(since, self.calm_from or 0.0) - HEARTBEAT_SECONDS
             if late > MARGIN_SECONDS:
-                self._world.violate(f"a step of {run} began {late:.1f} s later in a hold than a heartbeat takes to tell")
+                self._world.violate(
+                    f"a step of {run} began {late:.1f} s later in a hold than a heartbeat takes to tell"
+                )
 
     def look(self, process: Process, what: str) -> None:
         """A process looks for something that is due."""
@@ -94,7 +97,9 @@ class HoldChecks:
     def _claimed(self, process: Process, run: ConductedRun, past: CatalogRows, rows: CatalogRows) -> None:
         if holding := rows.holding(run, run.updated_at):
             inside = (run.updated_at - holding[0].begins) / MICROS
-            require(False, f"{run.id} was claimed {inside:.3f} s after {holding[0].id} began, which holds {run.workflow}")
+            require(
+                False, f"{run.id} was claimed {inside:.3f} s after {holding[0].id} began, which holds {run.workflow}"
+            )
         if self._exact:
             # There is one writer at a time: a hold that was there before this commit was before its whole transaction.
             for hold in past.holding(run, self._observer.now):

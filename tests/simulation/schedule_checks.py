@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from itertools import pairwise
 
 import msgspec
 from tests.simulation.conductor_rows import (
@@ -24,9 +25,11 @@ from antiphon.definitions.cron import CronTime
 from antiphon.definitions.schedules import EvaluateWork, ScheduleSpec
 from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewOutcomes, NewPublication, Trigger
 
-LATEST_ORDER = 25.0
-"""Seconds within which what is due is ordered once nothing goes wrong: a look of the conductor, and before that the
-lease of the one that died."""
+LATEST_ORDER = 12.0
+"""Seconds within which what is due is ordered once nothing goes wrong: a conductor looks again after ten at most."""
+
+LONG_AGO = 300.0
+"""Seconds after which a time is not made up for, where it is to be made up for whenever it was."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -70,7 +73,9 @@ class ScheduleChecks:
                 self._moved(before, row, rows)
             if name in self.told:
                 told = self.told[name]
-                require(row.paused_until == told, f"{name} was told to be paused until {told} and is {row.paused_until}")
+                require(
+                    row.paused_until == told, f"{name} was told to be paused until {told} and is {row.paused_until}"
+                )
             spec = self.specs.get(name)
             if spec is not None and self._holds.calm:
                 self._in_time(spec, row, rows)
@@ -99,6 +104,10 @@ class ScheduleChecks:
             apart = run.created_at - last.created_at + self._tolerance
             every = _micros(parse_duration(spec.when.every))
             require(apart >= every, f"{name} ordered two runs {apart / MICROS:.1f} s apart")
+        if spec.when is not None:
+            due = self._due_at(spec.when, row.since)
+            early = due is None or due > run.created_at + self._tolerance
+            require(not early, f"{name} ordered a run that was not due")
         if isinstance(spec.when, CronTime):
             latest = spec.when.before(START + timedelta(microseconds=run.created_at - microseconds(START)))
             assert latest is not None
@@ -119,7 +128,7 @@ class ScheduleChecks:
         require(run.schedule == name, f"{run.id} does not say that {name} ordered it")
         runs = self.runs_of(name, rows)
         deadlines = [runs[number].deadline or 0 for number in range(1, row.sequence + 1) if number in runs]
-        increases = all(one < other for one, other in zip(deadlines, deadlines[1:], strict=False) if other)
+        increases = all(one < other for one, other in pairwise(deadlines) if other)
         require(increases, f"{name} worked for one deadline twice")
 
     def _in_time(self, spec: ScheduleSpec, row: ScheduleRow, rows: CatalogRows) -> None:
@@ -132,22 +141,22 @@ class ScheduleChecks:
         last = runs.get(row.sequence)
         if spec.when is None or any(run.status not in ENDED for run in runs.values()):
             return
-        due = self._due_at(spec.when, spec.catch_up, row.since)
-        if due is None:
+        due = self._due_at(spec.when, row.since)
+        if due is None or (isinstance(spec.when, CronTime) and spec.catch_up < LONG_AGO):
             return
         settled = 0 if last is None or last.ended_at is None else last.ended_at + int(spec.settle * MICROS)
         calm = moment_of(self._holds.calm_from or 0.0)
         waited = (self._observer.now - max(due, settled, row.paused_until or 0, calm)) / MICROS
         require(waited <= LATEST_ORDER, f"{spec.name} has been due for {waited:.0f} s and ordered nothing")
 
-    def _due_at(self, trigger: Trigger, catch_up: float, since: int) -> int | None:
-        """The moment from which a trigger holds; ``None`` where it does not, or its time may be too long ago."""
+    def _due_at(self, trigger: Trigger, since: int) -> int | None:
+        """The moment from which a trigger holds; ``None`` where it does not yet."""
         match trigger:
             case Interval():
                 return since + _micros(parse_duration(trigger.every))
             case CronTime():
                 following = trigger.after(START + timedelta(microseconds=since - microseconds(START)))
-                return None if following is None or catch_up < 300 else microseconds(following)
+                return None if following is None else microseconds(following)
             case NewOutcomes():
                 query = "SELECT created_at FROM outcomes WHERE created_at > ? ORDER BY 1 LIMIT 1 OFFSET ?"
                 found = self._observer.database.execute(query, (since, trigger.count - 1)).fetchone()
@@ -158,10 +167,10 @@ class ScheduleChecks:
                 found = self._observer.database.execute(query, (since,)).fetchone()[0]
                 return None if found is None else int(found)
             case AnyOf():
-                times = [self._due_at(one, catch_up, since) for one in trigger.triggers]
+                times = [self._due_at(one, since) for one in trigger.triggers]
                 return min((one for one in times if one is not None), default=None)
             case AllOf():
-                times = [self._due_at(one, catch_up, since) for one in trigger.triggers]
+                times = [self._due_at(one, since) for one in trigger.triggers]
                 return None if None in times else max(one for one in times if one is not None)
         raise TypeError(trigger)
 

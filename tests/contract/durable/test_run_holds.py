@@ -150,3 +150,14 @@ def test_windows_take_the_place_of_others_and_leave_freezes_alone(holds: RunHold
     assert [one.id for one in holds.list(DEV, NOON)] == ["f2"]
     with pytest.raises(NotFoundError, match="no hold 'f1'"):
         holds.end(DEV, "f1")
+
+
+def test_a_window_that_ended_while_it_was_to_be_written_stays_as_it_is(
+    database: Database, holds: RunHolds, clock: ManualClock
+) -> None:
+    peak = hold("w1", NOON, NOON + timedelta(minutes=1), "train", "table_job", kind="window")
+    late = hold("w2", NOON, NOON + timedelta(minutes=1), "train", kind="window")
+    assert holds.put_windows(DEV, [peak])
+    clock.advance(timedelta(minutes=1))
+    assert not holds.put_windows(DEV, [peak, late])
+    assert holds.list(DEV, NOON) == (peak,)
