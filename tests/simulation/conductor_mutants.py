@@ -9,7 +9,7 @@ from antiphon.catalog.schedules import Schedules
 from antiphon.durable import runs
 from antiphon.durable.runs import Runs
 from antiphon.orchestration.conductor import decide, trigger_states, waiting
-from antiphon.services.conducting import windows
+from antiphon.services.conducting import scheduled_orders
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders
 
 CONDUCTOR_MUTANTS = (
@@ -80,7 +80,7 @@ CONDUCTOR_MUTANTS = (
     one_change(
         "windows of a project that is not in force",
         "conductor",
-        windows,
+        scheduled_orders,
         "put_windows",
         "if holds or any(",
         "if holds and not any(",

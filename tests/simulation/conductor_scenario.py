@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import msgspec
 from tests.simulation.audit_checks import check_log
 from tests.simulation.conductor_rows import ENDED, ConductorObserver, require
 from tests.simulation.hold_checks import HoldChecks
@@ -52,6 +53,9 @@ from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.workflows import REFRESH, TABLE_JOB, TRAIN
 
 SCOPE, SECRET, LEASE = Scope(), b"s" * 32, timedelta(seconds=6)
+STALL = 8.0
+"""Seconds for which what is slow takes: longer than a lease, and soon over once nothing goes wrong."""
+
 APPLICATION, VIEW, PERSON = "desk", "congestion", "ada"
 EVERY_MINUTE = CronTime("* * * * *")
 SETTINGS = SimpleNamespace(worker=SimpleNamespace(poll="10s"), batch=SimpleNamespace(batches=4))
@@ -129,6 +133,7 @@ class ConductorScenario:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        world.faults = msgspec.structs.replace(world.faults, stall=STALL)
         self.random = world.random
         self.one_host = self.random.random() < 0.5
         self.specs = drawn_schedules(self.random)
@@ -201,7 +206,7 @@ class ConductorScenario:
         steps, temper = plan.randint(1, 4), plan.random()
         slow = plan.randrange(steps) if plan.random() < 0.2 else None
         for number in range(steps):
-            takes = plan.uniform(8.0, 25.0) if number == slow else plan.uniform(0.2, 2.5)
+            takes = plan.uniform(6.0, 15.0) if number == slow else plan.uniform(0.2, 2.5)
             await run.step(f"step-{number % 2}", self.step, process, run.id, takes)
         if temper < 0.1:
             raise InvalidInputError("This can never be done.")
@@ -220,7 +225,7 @@ class ConductorScenario:
         return START + timedelta(seconds=self.world.loop.time())
 
     async def person(self) -> None:
-        acts = (self.freeze, self.freeze, self.thaw, self.pause, self.pause, self.resume, self.release, self.apply)
+        acts = (self.freeze, self.launch, self.thaw, self.pause, self.pause, self.resume, self.release, self.apply)
         for _ in range(self.random.randint(3, 6)):
             await asyncio.sleep(self.random.random() * 9)
             await self.random.choice(acts)()
@@ -245,6 +250,10 @@ class ConductorScenario:
         hold = await self.asked(lambda one: one.freeze(PERSON, "the launch", until, classes, begins))
         if hold is not None:
             self.frozen[hold.id] = hold
+
+    async def launch(self) -> None:
+        """Order a run and freeze at once: the freeze comes while the run is claimed."""
+        await asyncio.gather(self.plain_run(len(self.observer.rows.runs) + 100), self.freeze())
 
     async def thaw(self) -> None:
         if self.frozen:
@@ -359,7 +368,7 @@ class ConductorScenario:
                 held = self.observer.rows.holding(row, microseconds(now))
                 if bool(held) != (wait.kind == "held") or wait.earliest < max(now, run.not_before):
                     self.world.violate(f"{run.id} is {'held' if held else 'free'}, and said to wait so: {wait}")
-            await asyncio.sleep(6.0)
+            await asyncio.sleep(8.0)
 
     # --- The play.
 
