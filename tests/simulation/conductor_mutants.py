@@ -22,8 +22,8 @@ CONDUCTOR_MUTANTS = (
         "if self._first(select(_runs.c.id).where(due).limit(1), self._clock.now()) is None:\n            return None",
         "if (seen := self._first(select(_runs.c.id).where(due).limit(1), self._clock.now())) is None:\n"
         "            return None\n"
-        "        due = (_runs.c.id == seen.id) & "
-        '((_runs.c.status == "queued") | (_runs.c.lease_until < self._clock.now()))',
+        '        waits = (_runs.c.status == "queued") & (_runs.c.not_before <= self._clock.now())\n'
+        "        due = (_runs.c.id == seen.id) & (waits | (_runs.c.lease_until < self._clock.now()))",
     ),
     one_change(
         "claim as of the moment before it waited",

@@ -225,7 +225,17 @@ class ConductorScenario:
         return START + timedelta(seconds=self.world.loop.time())
 
     async def person(self) -> None:
-        acts = (self.freeze, self.launch, self.thaw, self.pause, self.pause, self.resume, self.release, self.apply)
+        acts = (
+            self.freeze,
+            self.launch,
+            self.launch,
+            self.thaw,
+            self.pause,
+            self.pause,
+            self.resume,
+            self.release,
+            self.apply,
+        )
         for _ in range(self.random.randint(3, 6)):
             await asyncio.sleep(self.random.random() * 9)
             await self.random.choice(acts)()
@@ -243,7 +253,8 @@ class ConductorScenario:
         except AntiphonError:
             return None
 
-    async def freeze(self, lasts: float | None = None) -> None:
+    async def freeze(self, lasts: float | None = None, after: float = 0.0) -> None:
+        await asyncio.sleep(after)
         until = self.now + timedelta(seconds=self.random.uniform(3, 20) if lasts is None else lasts)
         begins = None if self.random.random() < 0.7 else self.now + timedelta(seconds=self.random.random() * 5)
         classes = self.random.choice(((), ("training",), ("training", "batch")))
@@ -252,8 +263,10 @@ class ConductorScenario:
             self.frozen[hold.id] = hold
 
     async def launch(self) -> None:
-        """Order a run and freeze at once: the freeze comes while the run is claimed."""
-        await asyncio.gather(self.plain_run(len(self.observer.rows.runs) + 100), self.freeze())
+        """Order runs and freeze at once: the freeze comes while they are claimed."""
+        first = len(self.observer.rows.runs) + 100
+        orders = [self.plain_run(first + number, TRAIN) for number in range(2)]
+        await asyncio.gather(*orders, self.freeze(after=self.random.random() * 0.05))
 
     async def thaw(self) -> None:
         if self.frozen:
@@ -330,8 +343,9 @@ class ConductorScenario:
 
         await self.world.told("gateway", act)
 
-    async def plain_run(self, number: int) -> None:
-        submission = SCOPE, self.random.choice((TRAIN, TABLE_JOB, REFRESH)), {}, f"plain-{number}"
+    async def plain_run(self, number: int, workflow: str = "") -> None:
+        workflow = workflow or self.random.choice((TRAIN, TABLE_JOB, REFRESH))
+        submission = SCOPE, workflow, {}, f"plain-{number}"
         await self.world.told("gateway", lambda process: process.call(Runs(process.database).submit, *submission))
 
     # --- What must hold.
