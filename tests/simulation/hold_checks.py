@@ -42,7 +42,6 @@ class HoldChecks:
         self._held_since: dict[str, float] = {}
         self._free_since: dict[str, float] = {}
         self._released_claims: set[tuple[str, int]] = set()
-        self._owners: dict[str, Process] = {}
         self._looks: dict[tuple[str, str], list[float]] = {}
         self.calm_from: float | None = None
         self.seen: set[str] = set()
@@ -105,7 +104,6 @@ class HoldChecks:
             for hold in past.holding(run, self._observer.now):
                 early = (hold.created_at - run.updated_at) / MICROS
                 require(early <= 0, f"{run.id} was claimed after {hold.id} began, as of {early:.3f} s before that")
-        self._owners[run.id] = process
         if run.released_by is not None:
             self._released_claims.add((run.id, run.epoch))
 
@@ -148,7 +146,7 @@ class HoldChecks:
                 self._free_since.pop(run.id, None)
             if not self.calm or self.calm_from is None:
                 continue
-            if held and run.status == "running" and self._owners[run.id].alive:
+            if held and run.status == "running" and (run.lease_until or 0) >= moment:
                 over = now - max(self._held_since[run.id], self.calm_from) - HEARTBEAT_SECONDS - YIELD_SECONDS
                 require(over <= MARGIN_SECONDS, f"{run.id} runs on, {over:.1f} s longer than a hold allows")
             if run.id in self._free_since:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 import msgspec
@@ -109,15 +109,16 @@ class ScheduleChecks:
             early = due is None or due > run.created_at + self._tolerance
             require(not early, f"{name} ordered a run that was not due")
         if isinstance(spec.when, CronTime):
-            latest = spec.when.before(START + timedelta(microseconds=run.created_at - microseconds(START)))
+            # A look may take its time between the decision and the order, and the clock may be set meanwhile.
+            latest = spec.when.before(_time_of(run.created_at + self._tolerance))
             assert latest is not None
-            # A look may take its time between the decision and the order.
             late = look.moment - microseconds(latest) - self._tolerance
             require(late <= spec.catch_up * MICROS, f"{name} made up for a time that came {late / MICROS:.1f} s ago")
 
     def _moved(self, before: ScheduleRow, row: ScheduleRow, rows: CatalogRows) -> None:
         name = row.name
         require(row.sequence in (before.sequence, before.sequence + 1), f"{name} went from {before} to {row}")
+        require(row.problem is None or name == "refused", f"{name} could not order its run: {row.problem}")
         if row.sequence == before.sequence:
             require((row.since, row.run) == (before.since, before.run), f"{name} counts anew without a run")
             return
@@ -155,7 +156,7 @@ class ScheduleChecks:
             case Interval():
                 return since + _micros(parse_duration(trigger.every))
             case CronTime():
-                following = trigger.after(START + timedelta(microseconds=since - microseconds(START)))
+                following = trigger.after(_time_of(since))
                 return None if following is None else microseconds(following)
             case NewOutcomes():
                 query = "SELECT created_at FROM outcomes WHERE created_at > ? ORDER BY 1 LIMIT 1 OFFSET ?"
@@ -199,3 +200,7 @@ class ScheduleChecks:
 
 def _micros(span: timedelta) -> int:
     return span // timedelta(microseconds=1)
+
+
+def _time_of(moment: int) -> datetime:
+    return START + timedelta(microseconds=moment - microseconds(START))
