@@ -4,16 +4,10 @@ They share nothing with the checks: each is a text that stands in a function, an
 """
 
 from __future__ import annotations
-import __future__
 
-import inspect
-import textwrap
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
-from unittest import mock
-
-import msgspec
+from tests.simulation.conductor_mutants import CONDUCTOR_MUTANTS
+from tests.simulation.mutant import Change, Mutant
+from tests.simulation.mutant import one_change as _one
 
 from antiphon.batch.batch_job import BatchJobs
 from antiphon.batch.row_runner import RowRunner
@@ -40,57 +34,6 @@ from antiphon.orchestration.rollouts import RolloutKeeper
 from antiphon.orchestration.stream_partitions import StreamPartitions
 from antiphon.releases.rollout import RolloutTransitions
 
-
-class Change(msgspec.Struct, frozen=True):
-    """A text in the source of ``owner.function``, and the one in its place."""
-
-    owner: Any
-    function: str
-    old: str
-    new: str
-
-
-class Mutant(msgspec.Struct, frozen=True):
-    """A fault.
-
-    Attributes:
-        kind: of scenario in which it shows.
-    """
-
-    name: str
-    kind: str
-    changes: tuple[Change, ...]
-
-    @contextmanager
-    def planted(self) -> Iterator[None]:
-        """Production code has this fault."""
-        with ExitStack() as stack:
-            for change in self.changes:
-                stack.enter_context(mock.patch.object(change.owner, change.function, _changed(change)))
-            yield
-
-
-def _changed(change: Change) -> Any:
-    original = inspect.unwrap(inspect.getattr_static(change.owner, change.function))
-    source = textwrap.dedent(inspect.getsource(original))
-    if source.count(change.old) != 1:
-        raise ValueError(f"{change.old!r} stands {source.count(change.old)} times in {change.function}.")
-    code = compile(
-        source.replace(change.old, change.new),
-        f"<mutant of {change.function}>",
-        "exec",
-        flags=__future__.annotations.compiler_flag,
-        dont_inherit=True,
-    )
-    made: dict[str, Any] = {}
-    exec(code, original.__globals__, made)
-    return made[change.function]
-
-
-def _one(name: str, kind: str, owner: Any, function: str, old: str, new: str) -> Mutant:
-    return Mutant(name, kind, (Change(owner, function, old, new),))
-
-
 _LEAVING = """with self._database.transaction() as connection:
         if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
             raise lease_lost(run)
@@ -98,8 +41,15 @@ _LEAVING = """with self._database.transaction() as connection:
             self._database.ring("runs", run.scope)"""
 _RUN = "schema.owned(_runs, run.scope, id=run.id"
 
-MUTANTS = (
-    _one("heartbeat without the epoch", "runs", Runs, "heartbeat", "holds(run)", _RUN + ', status="running")'),
+MUTANTS: tuple[Mutant, ...] = (
+    _one(
+        "heartbeat without the epoch",
+        "runs",
+        Runs,
+        "heartbeat",
+        "update(_runs).where(holds(run))",
+        f'update(_runs).where({_RUN}, status="running"))',
+    ),
     _one(
         "heartbeat revives a lost lease",
         "runs",
@@ -444,4 +394,5 @@ MUTANTS = (
         "if await self._renewed() is False:",
         "if await self._renewed() and False:",
     ),
+    *CONDUCTOR_MUTANTS,
 )

@@ -11,6 +11,7 @@ from random import Random
 import msgspec
 from tests.simulation import (
     batches_scenario,
+    conductor_scenario,
     evidence_scenario,
     publications_scenario,
     requests_scenario,
@@ -33,7 +34,11 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
     "rollouts": rollouts_scenario.play,
     "evidence": evidence_scenario.play,
     "streams": streams_scenario.play,
+    "conductor": conductor_scenario.play,
 }
+
+_SHARES = [kind for kind in SCENARIOS for _ in range(1 if kind == "conductor" else 2)]
+"""A seed of the conductor takes as long as four others, and has half of a share."""
 
 
 class Played(msgspec.Struct, frozen=True):
@@ -55,7 +60,7 @@ class Played(msgspec.Struct, frozen=True):
 
 def kind_of(seed: int) -> str:
     """The scenario that a seed plays."""
-    return Random(f"kind {seed}").choice(list(SCENARIOS))
+    return Random(f"kind {seed}").choice(_SHARES)
 
 
 @contextmanager

@@ -92,10 +92,13 @@ class RunHolds:
         return self._find(scope, _table.c.until > since)
 
     def put_windows(self, scope: Scope, windows: Sequence[RunHold], *, within: Connection | None = None) -> bool:
-        """Make these the window holds that are not over, in place of others; tells whether any changed."""
+        """Make these the window holds that are not over, in place of others; tells whether any changed. One of them that
+        ended since it was found stays as it is."""
         with self._database.writing(within) as connection:
-            known = {one.id: one for one in self.lasting(scope, within=connection) if one.kind == "window"}
-            put = {one.id: one for one in windows}
+            now = self._database.clock.now()
+            lasting = self._find(scope, _table.c.until > now, within=connection)
+            known = {one.id: one for one in lasting if one.kind == "window"}
+            put = {one.id: one for one in windows if one.until > now}
             changed = [one for one in put.values() if known.get(one.id) != one]
             gone = [name for name, one in known.items() if put.get(name) != one]
             if gone:

@@ -227,14 +227,14 @@ class Runs:
         another.
         """
         while True:
-            now = self._clock.now()
             due = claimable(served)
             if held:
                 due = and_(due, _runs.c.id.not_in(held))
             # Most looks find nothing: they do not take the write lock.
-            if self._first(select(_runs.c.id).where(due).limit(1), now) is None:
+            if self._first(select(_runs.c.id).where(due).limit(1), self._clock.now()) is None:
                 return None
             with self._database.transaction() as connection:
+                now = self._clock.now()  # A hold that began while others wrote is in force.
                 order = fair_order(served) if fair else OLDEST_FIRST
                 row = self._first(select(_runs).where(due).order_by(*order).limit(1), now, connection)
                 if row is None:

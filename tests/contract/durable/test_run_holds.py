@@ -48,6 +48,37 @@ def test_no_run_of_a_held_workflow_is_claimed_until_the_hold_is_over(
     assert found.id == training
 
 
+class FreezingClock:
+    """The clock of a worker of which the first look is followed by a freeze before it writes."""
+
+    def __init__(self, holds: RunHolds, clock: ManualClock) -> None:
+        self._holds = holds
+        self._clock = clock
+        self._frozen = False
+
+    def now(self) -> datetime:
+        found = self._clock.now()
+        if not self._frozen:
+            self._frozen = True
+            self._clock.advance(timedelta(seconds=1))
+            begins = self._clock.now()
+            self._holds.add(DEV, hold("f1", begins, begins + timedelta(hours=1), "train"))
+            self._clock.advance(timedelta(seconds=1))
+        return found
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+
+def test_a_freeze_that_is_committed_while_a_claim_waits_for_the_catalog_holds_it(
+    database: Database, holds: RunHolds, clock: ManualClock
+) -> None:
+    Runs(database).submit(DEV, "train", {})
+    assert Runs(database, FreezingClock(holds, clock)).claim("w", ALL, LEASE) is None
+    clock.advance(timedelta(hours=1))
+    assert Runs(database).claim("w", ALL, LEASE) is not None
+
+
 def test_a_hold_is_of_its_scope_and_begins_when_it_says(
     database: Database, holds: RunHolds, clock: ManualClock
 ) -> None:
@@ -119,3 +150,14 @@ def test_windows_take_the_place_of_others_and_leave_freezes_alone(holds: RunHold
     assert [one.id for one in holds.list(DEV, NOON)] == ["f2"]
     with pytest.raises(NotFoundError, match="no hold 'f1'"):
         holds.end(DEV, "f1")
+
+
+def test_a_window_that_ended_while_it_was_to_be_written_stays_as_it_is(
+    database: Database, holds: RunHolds, clock: ManualClock
+) -> None:
+    peak = hold("w1", NOON, NOON + timedelta(minutes=1), "train", "table_job", kind="window")
+    late = hold("w2", NOON, NOON + timedelta(minutes=1), "train", kind="window")
+    assert holds.put_windows(DEV, [peak])
+    clock.advance(timedelta(minutes=1))
+    assert not holds.put_windows(DEV, [peak, late])
+    assert holds.list(DEV, NOON) == (peak,)

@@ -1,0 +1,119 @@
+"""Planted faults of the conductor: in what schedules decide and count, and in what holds runs back."""
+
+from __future__ import annotations
+
+from tests.simulation.mutant import one_change
+
+from antiphon.catalog.run_holds import RunHolds
+from antiphon.catalog.schedules import Schedules
+from antiphon.durable import runs
+from antiphon.durable.runs import Runs
+from antiphon.orchestration.conductor import decide, trigger_states, waiting
+from antiphon.services.conducting import scheduled_orders
+from antiphon.services.conducting.scheduled_orders import ScheduledOrders
+
+CONDUCTOR_MUTANTS = (
+    one_change("claim without the holds", "conductor", runs, "claimable", ", ~held_back())", ")"),
+    one_change(
+        "holds read outside of the claim's transaction",
+        "conductor",
+        Runs,
+        "claim",
+        "if self._first(select(_runs.c.id).where(due).limit(1), self._clock.now()) is None:\n            return None",
+        "if (seen := self._first(select(_runs.c.id).where(due).limit(1), self._clock.now())) is None:\n"
+        "            return None\n"
+        '        waits = (_runs.c.status == "queued") & (_runs.c.not_before <= self._clock.now())\n'
+        "        due = (_runs.c.id == seen.id) & (waits | (_runs.c.lease_until < self._clock.now()))",
+    ),
+    one_change(
+        "claim as of the moment before it waited",
+        "conductor",
+        Runs,
+        "claim",
+        "with self._database.transaction() as connection:\n            now = self._clock.now()",
+        "now = self._clock.now()\n        with self._database.transaction() as connection:\n            pass",
+    ),
+    one_change(
+        "heartbeat that never asks to yield",
+        "conductor",
+        Runs,
+        "heartbeat",
+        'return "yield" if self._first(yields, now, connection) is not None else None',
+        "return None",
+    ),
+    one_change(
+        "yielding counts as an attempt",
+        "conductor",
+        Runs,
+        "give_back",
+        "attempts=run.attempts - 1",
+        "attempts=run.attempts",
+    ),
+    one_change(
+        "run that was released is asked to yield",
+        "conductor",
+        runs,
+        "held_back",
+        "and_(_runs.c.released_by.is_(None), exists().where(*_holding()))",
+        "exists().where(*_holding())",
+    ),
+    one_change(
+        "run that was released is not claimed",
+        "conductor",
+        runs,
+        "claimable",
+        "~held_back()",
+        "~exists().where(*_holding())",
+    ),
+    one_change(
+        "look for the next run that does not rest",
+        "conductor",
+        runs,
+        "next_moments",
+        "case((held_back(), over), else_=moment)",
+        "moment",
+    ),
+    one_change("windows in place of freezes", "conductor", RunHolds, "put_windows", ' if one.kind == "window"', ""),
+    one_change(
+        "end of one freeze ends all", "conductor", RunHolds, "end", "scope, id=hold) & (_table.c.until > now)", "scope)"
+    ),
+    one_change(
+        "windows of a project that is not in force",
+        "conductor",
+        scheduled_orders,
+        "put_windows",
+        "if holds or any(",
+        "if holds and not any(",
+    ),
+    one_change(
+        "count of what another counted",
+        "conductor",
+        Schedules,
+        "advance",
+        ", sequence=record.sequence)",
+        ")",
+    ),
+    one_change("conditions count from the first order", "conductor", Schedules, "advance", '"since": at, ', ""),
+    one_change(
+        "order without its key",
+        "conductor",
+        ScheduledOrders,
+        "_order",
+        "state.spec, state.record.key",
+        'state.spec, f"{self._store.database.clock.now().microsecond}:{state.record.key}"',
+    ),
+    one_change(
+        "order beside a run under way", "conductor", decide, "_hindered", "if state.open_run is not None:", "if False:"
+    ),
+    one_change("pause that is not looked at", "conductor", decide, "_hindered", "record.paused_until > now:", "False:"),
+    one_change(
+        "schedule that does not settle", "conductor", decide, "_hindered", "state.ended_at + settle > now", "False"
+    ),
+    one_change(
+        "times made up for however late", "conductor", trigger_states, "_clock", " and now - latest <= catch_up", ""
+    ),
+    one_change(
+        "fewer outcomes than were asked for", "conductor", trigger_states, "state_of", ">= trigger.count", ">= 1"
+    ),
+    one_change("run said to begin in a hold", "conductor", waiting, "_free_from", "moment = hold.until", "pass"),
+)
