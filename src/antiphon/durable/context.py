@@ -41,6 +41,11 @@ class RunContext:
         return self._run.id
 
     @property
+    def workflow(self) -> str:
+        """The workflow's name."""
+        return self._run.workflow
+
+    @property
     def scope(self) -> Scope:
         """The scope the run works in."""
         return self._run.scope

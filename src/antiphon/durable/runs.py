@@ -13,12 +13,12 @@ Data-Intensive Applications*, ch. 8.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Select, and_, insert, select, update
+from sqlalchemy import Select, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -30,10 +30,9 @@ from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
 from antiphon.durable.claims import (
-    OLDEST_FIRST,
     ServedRuns,
     claimable,
-    fair_order,
+    first_of,
     held_back,
     held_by,
     holds,
@@ -207,11 +206,14 @@ class Runs:
         *,
         fair: bool = False,
         held: Collection[str] = (),
+        turn: Callable[[Set[str]], Set[str]] = frozenset,
     ) -> Run | None:
         """Take the oldest run that is served and due: queued, or held by a worker whose lease is over.
 
         Those that the caller works on itself (``held``) are not taken: after a machine slept past a lease it goes on
         with them, where nobody else has taken them since.
+
+        ``turn`` is told of which workflows a run waits, and says of which one is taken now; by default of any.
 
         With ``fair`` the tenant goes first of whose runs fewest are under way, and of its runs the one that was left
         alone for longest.
@@ -219,21 +221,24 @@ class Runs:
         A run whose lease ended too often, or that cannot be read, fails here instead of killing one worker after
         another.
         """
+        candidates = claimable(served, fair)
         while True:
             now = self._clock.now()
-            due = claimable(served)
-            if held:
-                due = and_(due, _runs.c.id.not_in(held))
+            due = {"now": now, "held": list(held)}
             # Most looks find nothing: they do not take the write lock.
-            if self._first(select(_runs.c.id).where(due).limit(1), now) is None:
+            if not self._found(candidates, due):
                 return None
             with self._database.transaction() as connection:
-                order = fair_order(served) if fair else OLDEST_FIRST
-                row = self._first(select(_runs).where(due).order_by(*order).limit(1), now, connection)
-                if row is None:
+                if not (found := self._found(candidates, due, connection)):
                     return None
-                values: dict[str, Any] = {"worker": None, "lease_until": None}
+                first = turn({workflow for workflow, _ in found} - {""})
+                of_found = {
+                    "environment": served.environment,
+                    "found": [run for workflow, run in found if workflow in first or not workflow],
+                }
+                row = connection.execute(first_of(), of_found).one()
                 scope = Scope(row.tenant, row.environment)
+                values: dict[str, Any] = {"worker": None, "lease_until": None}
                 if row.cancel_requested:
                     values |= {"status": "cancelled", "ended_at": now}
                 elif (why := self._hopeless(row)) is not None:
@@ -252,6 +257,15 @@ class Runs:
                 if values["status"] == "running":
                     return self.get(scope, row.id, within=connection)
 
+    def _found(
+        self, candidates: Select[tuple[str, str | None]], due: Mapping[str, Any], within: Connection | None = None
+    ) -> builtins.list[tuple[str, tuple[str, str]]]:
+        """The runs that were found: workflow, tenant and id."""
+        with self._database.reading(within) as connection:
+            rows = connection.execute(candidates, due).all()
+        named = ((workflow, name.rpartition("/")) for workflow, name in rows if name)
+        return [(workflow, (tenant, run)) for workflow, (tenant, _, run) in named]
+
     def _hopeless(self, row: Row[Any]) -> str | None:
         """The reason for which no worker can bring a run to its end; ``None`` for one that may be claimed."""
         if row.attempts >= row.max_attempts:
@@ -266,20 +280,22 @@ class Runs:
 
     def queued(self, served: ServedRuns) -> bool:
         """Tells whether one of these runs waits to be claimed."""
-        return self._first(select(_runs.c.id).where(waiting(served)).limit(1), self._clock.now()) is not None
+        return self._first(select(_runs.c.id).where(waiting(served)).limit(1), {"now": self._clock.now()}) is not None
 
     def next_due(self, served: ServedRuns) -> timedelta | None:
         """Time until the next of these runs may be claimed: until the moment that one waits for, or until a lease
         ends; ``None`` while there is neither."""
         now = self._clock.now()
-        row = self._first(next_moments(served), now)
+        row = self._first(next_moments(served), {"now": now})
         moments = [moment for moment in row or () if moment is not None]
         return max(min(moments) - now, timedelta()) if moments else None
 
-    def _first(self, statement: Select[Any], now: datetime, within: Connection | None = None) -> Row[Any] | None:
-        """The first row of a statement as of a moment."""
+    def _first(
+        self, statement: Select[Any], values: Mapping[str, Any], within: Connection | None = None
+    ) -> Row[Any] | None:
+        """The first row of a statement that is made once, with these values."""
         with self._database.reading(within) as connection:
-            return connection.execute(statement, {"now": now}).first()
+            return connection.execute(statement, values).first()
 
     def heartbeat(self, run: Run, lease: timedelta, progress: ProgressReport | None = None) -> RunRequest | None:
         """Extend the lease; returns what is asked of the run's holder.
@@ -297,7 +313,7 @@ class Runs:
             if found.cancel_requested:
                 return "cancel"
             yields = select(_runs.c.id).where(holds(run), held_back())
-            return "yield" if self._first(yields, now, connection) is not None else None
+            return "yield" if self._first(yields, {"now": now}, connection) is not None else None
 
     def reclaim(self, worker: str, environment: str, *, parts: bool = False, within: Connection | None = None) -> int:
         """End every lease of a worker that has ended or was started again under its name, with ``parts`` also those of

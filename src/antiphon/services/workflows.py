@@ -1,10 +1,12 @@
 """Every durable workflow of the product, by the name that its runs are kept under."""
 
 from collections.abc import Mapping
+from typing import get_args
 
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.definitions.schedules import WorkClass
+from antiphon.durable.policy import CONTROL, WorkflowPolicy
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.learning.outcomes.drift_runs import WORKFLOW as DRIFT
@@ -29,11 +31,26 @@ WEBHOOK = "webhook"
 EVALUATE = "evaluate"
 """Of ``services/learning/evaluation_runs.py``."""
 
+POLICIES: Mapping[str, WorkflowPolicy] = {
+    REFRESH: WorkflowPolicy("refresh"),
+    TRAIN: WorkflowPolicy("training"),
+    REBUILD: WorkflowPolicy("training"),
+    EVALUATE: WorkflowPolicy("evaluation"),
+    TRY: WorkflowPolicy("evaluation"),
+    REGRESSIONS: WorkflowPolicy("evaluation"),
+    OPTIMIZE: WorkflowPolicy("evaluation"),
+    DRIFT: WorkflowPolicy("evaluation"),
+    SKEW: WorkflowPolicy("evaluation"),
+    TABLE_JOB: WorkflowPolicy("batch"),
+    OPENAI_BATCH: WorkflowPolicy("batch"),
+    APPLY: WorkflowPolicy(CONTROL),
+    GATES: WorkflowPolicy(CONTROL),
+    WEBHOOK: WorkflowPolicy(CONTROL),
+}
+"""Every workflow, with the class of work whose slots its runs take."""
+
 WORK: Mapping[WorkClass, tuple[str, ...]] = {
-    "refresh": (REFRESH,),
-    "training": (TRAIN, REBUILD),
-    "evaluation": (EVALUATE, TRY, REGRESSIONS, OPTIMIZE, DRIFT, SKEW),
-    "batch": (TABLE_JOB, OPENAI_BATCH),
+    work: tuple(name for name, policy in POLICIES.items() if policy.work == work) for work in get_args(WorkClass)
 }
 """Workflows of each class of work that a freeze or a window holds. Applies, gates and deliveries are never held."""
 
@@ -45,6 +62,7 @@ __all__ = [
     "MOST_CHECKS",
     "OPENAI_BATCH",
     "OPTIMIZE",
+    "POLICIES",
     "REBUILD",
     "REFRESH",
     "REGRESSIONS",

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from antiphon.catalog.dialect import TEXT
 from antiphon.catalog.schema.base import Instant, columns, index, key, optional, refers, table, unique
 
+_HELD = sa.text("lease_until IS NOT NULL")
+
 runs = table(
     "runs",
     key("id"),
@@ -39,7 +41,10 @@ runs = table(
     unique("key"),
     index("ix_runs_created", "created_at"),
     index("ix_runs_schedule", "schedule", "created_at"),
-    sa.Index("ix_runs_claimable", "status", "environment", "not_before", "created_at"),
+    # The order of claims, of each workflow by itself: one's runs do not stand before another's.
+    sa.Index("ix_runs_claimable", "status", "workflow", "environment", "not_before", "created_at", "id"),
+    # Runs that are held, which are few: those whose lease ran out are found among them.
+    sa.Index("ix_runs_held", "environment", "lease_until", sqlite_where=_HELD, postgresql_where=_HELD),
 )
 
 steps = table(
