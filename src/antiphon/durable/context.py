@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.engine import Connection
@@ -17,7 +18,7 @@ from sqlalchemy.engine import Connection
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
-from antiphon.durable.run import ProgressReport, Run
+from antiphon.durable.run import ProgressReport, Run, StepUnderWay
 from antiphon.durable.runs import Runs
 
 T = TypeVar("T")
@@ -32,6 +33,8 @@ class RunContext:
         self._clock = clock
         self._recorded = recorded
         self._seen: Counter[str] = Counter()
+        self._under_way: dict[tuple[str, int], StepUnderWay] = {}
+        self._broken: set[tuple[str, int]] = set()
         self._progress: ProgressReport | None = None
         self._stopping = False
 
@@ -69,7 +72,7 @@ class RunContext:
         if (name, occurrence) in self._recorded:
             return self._recorded[name, occurrence]
         started = self._clock.now()
-        with span(f"step {name}", {"antiphon.run": self.id}):
+        with self._running(name, occurrence), span(f"step {name}", {"antiphon.run": self.id}):
             if inspect.iscoroutinefunction(fn):
                 result = await fn(*args)
             else:
@@ -90,7 +93,8 @@ class RunContext:
         occurrence = self._enter(name)
         if (name, occurrence) in self._recorded:
             return cast(T, self._recorded[name, occurrence])
-        with span(f"transaction {name}", {"antiphon.run": self.id}):
+        running = self._running(name, occurrence, transactional=True)
+        with running, span(f"transaction {name}", {"antiphon.run": self.id}):
             result = await asyncio.to_thread(self._runs.transact, self._run, name, occurrence, fn, self._clock.now())
         return cast(T, result)
 
@@ -113,6 +117,11 @@ class RunContext:
         return self._progress
 
     @property
+    def under_way(self) -> tuple[StepUnderWay, ...]:
+        """Steps that have begun and not ended; a failed one until the next begins."""
+        return tuple(self._under_way.values())
+
+    @property
     def stopping(self) -> bool:
         """True when the worker wants to stop: a workflow that works outside of steps should end soon."""
         return self._stopping
@@ -127,3 +136,17 @@ class RunContext:
         occurrence = self._seen[name]
         self._seen[name] += 1
         return occurrence
+
+    @contextmanager
+    def _running(self, name: str, occurrence: int, *, transactional: bool = False) -> Iterator[None]:
+        """Count a step as under way until it ends well."""
+        for broken in self._broken:  # The workflow went on past them.
+            self._under_way.pop(broken, None)
+        self._broken.clear()
+        self._under_way[name, occurrence] = StepUnderWay(name, occurrence, transactional)
+        try:
+            yield
+        except Exception:
+            self._broken.add((name, occurrence))
+            raise
+        del self._under_way[name, occurrence]

@@ -265,7 +265,7 @@ class Executor:
             while True:
                 await wakeup.wait(every, found=False)
                 try:
-                    beat = partial(self._runs.heartbeat, run, self._lease, context.latest_progress)
+                    beat = partial(self._runs.heartbeat, run, self._lease, context.latest_progress, context.under_way)
                     if (request := await asyncio.to_thread(beat)) is not None:
                         return request
                 except UnavailableError:
@@ -282,7 +282,7 @@ class Executor:
                 leave = self._runs.end_cancelled if heartbeat == "cancel" else self._runs.give_back
                 await asyncio.to_thread(leave, run)
             elif isinstance(ended, BaseException):
-                await self._leave_failed(run, ended)
+                await self._leave_failed(run, context, ended)
             else:
                 await asyncio.to_thread(self._runs.end, run, ended or {}, context.latest_progress)
         except LeaseLostError:
@@ -291,9 +291,9 @@ class Executor:
             if isinstance(ended, BaseException) or isinstance(error, UnavailableError):
                 _log.exception("run %s cannot be left in order; its lease will end", run.id)
                 return
-            await self._leave_failed(run, error)
+            await self._leave_failed(run, context, error)
 
-    async def _leave_failed(self, run: Run, error: BaseException) -> None:
+    async def _leave_failed(self, run: Run, context: RunContext, error: BaseException) -> None:
         _log.error("run %s (%s) failed in attempt %d", run.id, run.workflow, run.attempts, exc_info=error)
         what = str(error) if isinstance(error, AntiphonError) else described(error)
         retry_at = None
@@ -301,7 +301,7 @@ class Executor:
             wait = min(self._backoff * 2 ** (run.attempts - 1), timedelta(minutes=5))
             retry_at = self._clock.now() + wait
         with contextlib.suppress(LeaseLostError):
-            await asyncio.to_thread(self._runs.fail, run, what, retry_at)
+            await asyncio.to_thread(self._runs.fail, run, what, retry_at, context.under_way)
 
     async def _patiently(self, call: Any, *args: Any) -> Any:
         try:

@@ -13,7 +13,7 @@ Data-Intensive Applications*, ch. 8.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
+from antiphon.durable.attempts import RunAttempt, RunAttempts
 from antiphon.durable.claims import (
     ServedRuns,
     claimable,
@@ -52,10 +53,13 @@ from antiphon.durable.run import (
     RunResult,
     RunStatus,
     StepRecord,
+    StepUnderWay,
     columns_of,
     encode_json,
     lease_lost,
     read_run,
+    read_under_way,
+    write_under_way,
 )
 
 T = TypeVar("T")
@@ -76,6 +80,7 @@ class Runs:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock or database.clock
+        self._attempts = RunAttempts(database)
 
     def submit(
         self,
@@ -186,7 +191,7 @@ class Runs:
             found = [read_run(row, self._database) for row in rows]
         return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
 
-    def steps(self, scope: Scope, run: str) -> builtins.list[StepRecord]:
+    def steps(self, scope: Scope, run: str, *, within: Connection | None = None) -> builtins.list[StepRecord]:
         """The run's completed steps, in the order in which they ended."""
 
         def opened(row: Row[Any]) -> StepRecord:
@@ -194,9 +199,8 @@ class Runs:
             return value_of(StepRecord, row, result=msgspec.json.decode(result))
 
         order = (_steps.c.ended_at, _steps.c.started_at, _steps.c.name, _steps.c.occurrence)
-        with self._database.read() as connection:
-            rows = connection.execute(select(_steps).where(schema.owned(_steps, scope, run=run)).order_by(*order))
-            return [opened(row) for row in rows]
+        found = select(_steps).where(schema.owned(_steps, scope, run=run)).order_by(*order)
+        return [opened(row) for row in self._database.rows(found, within)]
 
     def claim(
         self,
@@ -238,6 +242,8 @@ class Runs:
                 }
                 row = connection.execute(first_of(), of_found).one()
                 scope = Scope(row.tenant, row.environment)
+                if row.status == "running":
+                    self._note_lost(scope, row, connection)
                 values: dict[str, Any] = {"worker": None, "lease_until": None}
                 if row.cancel_requested:
                     values |= {"status": "cancelled", "ended_at": now}
@@ -251,6 +257,8 @@ class Runs:
                         "worker": worker,
                         "attempts": row.attempts + 1,
                         "lease_until": now + lease,
+                        "claimed_at": now,
+                        "under_way": None,
                     }
                 values |= {"epoch": row.epoch + 1, "updated_at": now}
                 connection.execute(update(_runs).where(schema.owned(_runs, scope, id=row.id)).values(values))
@@ -265,6 +273,21 @@ class Runs:
             rows = connection.execute(candidates, due).all()
         named = ((workflow, name.rpartition("/")) for workflow, name in rows if name)
         return [(workflow, (tenant, run)) for workflow, (tenant, _, run) in named]
+
+    def _note_lost(self, scope: Scope, row: Row[Any], within: Connection) -> None:
+        """Note the attempt of a worker whose lease is over."""
+        attempt = RunAttempt(
+            row.epoch, row.attempts, "lost", row.worker, row.claimed_at, row.lease_until,
+            read_under_way(row.under_way), None,
+        )  # fmt: skip
+        self._attempts.add(scope, row.id, attempt, within=within)
+
+    def _note_failed(self, run: Run, error: str, under_way: Sequence[StepUnderWay], within: Connection) -> None:
+        now = self._clock.now()
+        attempt = RunAttempt(
+            run.epoch, run.attempts, "failed", run.worker, run.claimed_at or now, now, tuple(under_way), error
+        )
+        self._attempts.add(run.scope, run.id, attempt, within=within)
 
     def _hopeless(self, row: Row[Any]) -> str | None:
         """The reason for which no worker can bring a run to its end; ``None`` for one that may be claimed."""
@@ -297,14 +320,21 @@ class Runs:
         with self._database.reading(within) as connection:
             return connection.execute(statement, values).first()
 
-    def heartbeat(self, run: Run, lease: timedelta, progress: ProgressReport | None = None) -> RunRequest | None:
-        """Extend the lease; returns what is asked of the run's holder.
+    def heartbeat(
+        self,
+        run: Run,
+        lease: timedelta,
+        progress: ProgressReport | None = None,
+        under_way: Sequence[StepUnderWay] = (),
+    ) -> RunRequest | None:
+        """Extend the lease, and say which steps are under way; returns what is asked of the run's holder.
 
         Raises:
             LeaseLostError: the run is not this holder's any more.
         """
         now = self._clock.now()
-        values = {"lease_until": now + lease, "updated_at": now, **columns_of(progress)}
+        values = {"lease_until": now + lease, "updated_at": now, "under_way": write_under_way(under_way)}
+        values |= columns_of(progress)
         with self._database.transaction() as connection:
             extended = update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
             found = connection.execute(extended).first()
@@ -388,19 +418,23 @@ class Runs:
         ended = result if isinstance(result, RunResult) else RunResult(result, "succeeded")
         error = None if ended.error is None else self._database.seal_text(run.scope, ERROR, run.id, ended.error)
         sealed = self._database.seal(run.scope, RESULT, run.id, encode_json(dict(ended), "result"))
-        self._leave(run, ended=True, status=ended.status, result=sealed, error=error, **columns_of(progress))
+        values = {"status": ended.status, "result": sealed, "error": error, "under_way": None, **columns_of(progress)}
+        failed = ended.error or "" if ended.status == "failed" else None
+        self._leave(run, ended=True, failed=failed, **values)
 
-    def fail(self, run: Run, error: str, retry_at: datetime | None = None) -> None:
-        """End a run with an error, or queue it again for ``retry_at``.
+    def fail(
+        self, run: Run, error: str, retry_at: datetime | None = None, under_way: Sequence[StepUnderWay] = ()
+    ) -> None:
+        """End a run with an error, or queue it again for ``retry_at``; the attempt is kept with the error and the steps
+        that were under way.
 
         Raises:
             LeaseLostError: the run is not this holder's any more.
         """
         sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
-        if retry_at is None:
-            self._leave(run, ended=True, status="failed", error=sealed)
-        else:
-            self._leave(run, status="queued", error=sealed, not_before=retry_at)
+        values = {"status": "failed"} if retry_at is None else {"status": "queued", "not_before": retry_at}
+        values |= {"error": sealed, "under_way": write_under_way(under_way)}
+        self._leave(run, ended=retry_at is None, failed=error, under=under_way, **values)
 
     def give_back(self, run: Run) -> None:
         """Queue a run again because its worker stops; the attempt does not count.
@@ -456,11 +490,21 @@ class Runs:
                 self._database.ring("cancellations", scope)
             return self.get(scope, run, within=connection)
 
-    def _leave(self, run: Run, *, ended: bool = False, **values: Any) -> None:
+    def _leave(
+        self,
+        run: Run,
+        *,
+        ended: bool = False,
+        failed: str | None = None,
+        under: Sequence[StepUnderWay] = (),
+        **values: Any,
+    ) -> None:
         now = self._clock.now()
         values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
         with self._database.transaction() as connection:
             if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
                 raise lease_lost(run)
+            if failed is not None:
+                self._note_failed(run, failed, under, connection)
             if not ended:
                 self._database.ring("runs", run.scope)

@@ -32,6 +32,7 @@ from antiphon.catalog.schema.batch import files as files
 from antiphon.catalog.schema.batch import job_rows as job_rows
 from antiphon.catalog.schema.batch import jobs as jobs
 from antiphon.catalog.schema.durable import leases as leases
+from antiphon.catalog.schema.durable import run_attempts as run_attempts
 from antiphon.catalog.schema.durable import run_holds as run_holds
 from antiphon.catalog.schema.durable import runs as runs
 from antiphon.catalog.schema.durable import schedules as schedules

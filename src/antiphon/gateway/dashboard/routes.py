@@ -64,6 +64,7 @@ def routes() -> list[BaseRoute]:
         Route("/policy", endpoint(policy_pages.policy), methods=["GET"]),
         Route("/policy", endpoint(policy_pages.act), methods=["POST"]),
         Route("/runs", endpoint(learning_pages.runs), methods=["GET"]),
+        Route("/runs", endpoint(learning_pages.retry), methods=["POST"]),
         Route("/schedules", endpoint(schedule_pages.schedules), methods=["GET"]),
         Route("/schedules", endpoint(schedule_pages.act), methods=["POST"]),
         Route("/dashboard/figures", endpoint(pages.figures, part=True), methods=["GET"]),
