@@ -28,9 +28,9 @@ _runs, _steps = schema.runs, schema.steps
 class DeadLetters:
     """Queues runs again that failed for good."""
 
-    def __init__(self, database: Database, runs: Runs) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._runs = runs
+        self._runs = Runs(database)
 
     def retry(self, scope: Scope, run: str, *, within: Connection) -> Run:
         """Queue a run again from where it was: its recorded steps stay, its attempts begin anew.

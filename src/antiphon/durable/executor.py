@@ -16,9 +16,11 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import msgspec
+
 from antiphon.catalog.database import Database
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError, UnavailableError
+from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError, NotFoundError, UnavailableError
 from antiphon.core.logs import described
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
@@ -59,7 +61,7 @@ class WorkflowRegistry:
         """Register a workflow.
 
         Args:
-            policy: whose slots its runs take.
+            policy: whose slots its runs take, how often and how long they are tried.
             shared: its runs need nothing of a project's own, so that a worker does those of any tenant that has no
                 worker itself.
 
@@ -84,8 +86,8 @@ class WorkflowRegistry:
             raise NotFoundError(f"There is no workflow {name!r}.", where="durable") from None
 
     def policy(self, name: str) -> WorkflowPolicy:
-        """The policy of a workflow that is registered."""
-        return self._policies[name]
+        """The policy of a workflow, the default one of a workflow that is not registered."""
+        return self._policies.get(name, DEFAULT_POLICY)
 
     def served(self, scope: Scope, full: frozenset[str] = frozenset()) -> ServedRuns:
         """The runs that a worker of this scope with these workflows serves.
@@ -121,7 +123,7 @@ class Executor:
         grace: seconds a step may still take after ``stop`` before it is cancelled.
         fair: of runs that are due, those of the tenant go first that has fewest under way, and of these those that were
             left alone for longest; else the oldest.
-        backoff: wait before the second attempt; doubled for every further one, at most 5 minutes.
+        backoff: wait before the second attempt, in place of what policies say.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class Executor:
         lease: timedelta = timedelta(seconds=15),
         poll: float = POLL_SECONDS,
         grace: float = 10.0,
-        backoff: timedelta = timedelta(seconds=1),
+        backoff: timedelta | None = None,
     ) -> None:
         self._clock = clock or database.clock
         self._doorbell = database.doorbell
@@ -201,7 +203,7 @@ class Executor:
 
     async def _claim(self, served: ServedRuns) -> Run | None:
         held = [context.id for context in self._contexts.values()]
-        claim = partial(self._runs.claim, fair=self._fair, held=held, turn=self._turn)
+        claim = partial(self._runs.claim, fair=self._fair, held=held, turn=self._turn, policy=self._registry.policy)
         claimed: Run | None = await self._patiently(claim, self._worker, served, self._lease)
         if claimed is not None:
             self._began[self._group(claimed.workflow)] = next(self._count)
@@ -236,10 +238,20 @@ class Executor:
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _hold(self, run: Run, context: RunContext) -> None:
+        timed_out: DeadlineExceededError | None = None
         workflow = asyncio.create_task(self._call(run, context))
         heart = asyncio.create_task(self._beat(run, context))
         try:
-            await asyncio.wait({workflow, heart}, return_when=asyncio.FIRST_COMPLETED)
+            bound = self._registry.policy(run.workflow).timeout
+            seconds = None if bound is None else bound.total_seconds()
+            ended_first, _ = await asyncio.wait({workflow, heart}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not ended_first:
+                timed_out = DeadlineExceededError(
+                    f"The attempt took longer than {seconds:g} s.",
+                    next_step=f"`antiphon runs show {run.id}` says at which step.",
+                )
+                # What runs in a thread cannot be stopped from outside; it sees this, and records nothing any more.
+                context.stop_at_next_step()
             if heart.done() and not heart.exception() and heart.result() == "yield":
                 context.stop_at_next_step()
                 await asyncio.wait({workflow}, timeout=min(YIELD_SECONDS, self._grace))
@@ -248,6 +260,8 @@ class Executor:
             for task in (workflow, heart):
                 task.cancel()
             ended, heartbeat = await asyncio.gather(workflow, heart, return_exceptions=True)
+            if timed_out is not None and isinstance(ended, asyncio.CancelledError):
+                ended = timed_out
             await self._leave(run, context, ended, heartbeat)
 
     async def _call(self, run: Run, context: RunContext) -> dict[str, Any]:
@@ -298,8 +312,10 @@ class Executor:
         what = str(error) if isinstance(error, AntiphonError) else described(error)
         retry_at = None
         if _worth_retrying(error) and run.attempts < run.max_attempts:
-            wait = min(self._backoff * 2 ** (run.attempts - 1), timedelta(minutes=5))
-            retry_at = self._clock.now() + wait
+            policy = self._registry.policy(run.workflow)
+            if self._backoff is not None:
+                policy = msgspec.structs.replace(policy, first_wait=self._backoff)
+            retry_at = self._clock.now() + policy.wait_after(run.attempts)
         with contextlib.suppress(LeaseLostError):
             await asyncio.to_thread(self._runs.fail, run, what, retry_at, context.under_way)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import msgspec
 
 CONTROL = "control"
@@ -13,9 +15,21 @@ class WorkflowPolicy(msgspec.Struct, frozen=True):
 
     Attributes:
         work: the class of work whose slots they take.
+        attempts: at most so many, unless an order says otherwise.
+        first_wait: before the second attempt; doubled for every further one, and at most ``longest_wait``.
+        timeout: of an attempt; then it is canceled and has failed. ``None``: no bound.
     """
 
     work: str = CONTROL
+    attempts: int = 5
+    first_wait: timedelta = timedelta(seconds=1)
+    longest_wait: timedelta = timedelta(minutes=5)
+    timeout: timedelta | None = None
+
+    def wait_after(self, attempt: int) -> timedelta:
+        """The wait after an attempt that failed, by its number from 1."""
+        # Beyond 2**20 times the first one the longest is reached, and numbers stay small.
+        return min(self.first_wait * 2 ** min(attempt - 1, 20), self.longest_wait)
 
 
 DEFAULT_POLICY = WorkflowPolicy()

@@ -40,6 +40,7 @@ from antiphon.durable.claims import (
     next_moments,
     waiting,
 )
+from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -64,7 +65,8 @@ from antiphon.durable.run import (
 
 T = TypeVar("T")
 
-MAX_ATTEMPTS = 5
+BY_POLICY = 0
+"""In the column ``max_attempts`` until its first claim: as many attempts as the workflow's policy says."""
 
 _runs, _steps = schema.runs, schema.steps
 
@@ -89,11 +91,14 @@ class Runs:
         arguments: Mapping[str, Any],
         key: str | None = None,
         *,
-        max_attempts: int = MAX_ATTEMPTS,
+        max_attempts: int = BY_POLICY,
         not_before: datetime | None = None,
         within: Connection | None = None,
     ) -> str:
         """Queue a run in the caller's trace and return its id; the same key again returns the id it gave before.
+
+        Args:
+            max_attempts: at most so many; without it as many as the policy of its workflow says, where it is claimed.
 
         Raises:
             ConflictError: the key was used for another workflow or other arguments.
@@ -211,11 +216,14 @@ class Runs:
         fair: bool = False,
         held: Collection[str] = (),
         turn: Callable[[Set[str]], Set[str]] = frozenset,
+        policy: Callable[[str], WorkflowPolicy] = lambda workflow: DEFAULT_POLICY,
     ) -> Run | None:
         """Take the oldest run that is served and due: queued, or held by a worker whose lease is over.
 
         Those that the caller works on itself (``held``) are not taken: after a machine slept past a lease it goes on
         with them, where nobody else has taken them since.
+
+        ``policy`` of its workflow says how many attempts a run has that was submitted without a number.
 
         ``turn`` is told of which workflows a run waits, and says of which one is taken now; by default of any.
 
@@ -245,9 +253,10 @@ class Runs:
                 if row.status == "running":
                     self._note_lost(scope, row, connection)
                 values: dict[str, Any] = {"worker": None, "lease_until": None}
+                most = row.max_attempts or policy(row.workflow).attempts
                 if row.cancel_requested:
                     values |= {"status": "cancelled", "ended_at": now}
-                elif (why := self._hopeless(row)) is not None:
+                elif (why := self._hopeless(row, most)) is not None:
                     error = self._database.seal_text(scope, ERROR, row.id, why)
                     values |= {"status": "failed", "ended_at": now, "error": error}
                 else:
@@ -256,6 +265,7 @@ class Runs:
                         "started_at": row.started_at or now,
                         "worker": worker,
                         "attempts": row.attempts + 1,
+                        "max_attempts": most,
                         "lease_until": now + lease,
                         "claimed_at": now,
                         "under_way": None,
@@ -289,9 +299,9 @@ class Runs:
         )
         self._attempts.add(run.scope, run.id, attempt, within=within)
 
-    def _hopeless(self, row: Row[Any]) -> str | None:
+    def _hopeless(self, row: Row[Any], most: int) -> str | None:
         """The reason for which no worker can bring a run to its end; ``None`` for one that may be claimed."""
-        if row.attempts >= row.max_attempts:
+        if row.attempts >= most:
             return f"The run's worker died or lost its lease in each of {row.attempts} attempts."
         try:
             read_run(row, self._database)

@@ -78,7 +78,7 @@ class ProjectRuns:
         """
         store = self._store
         require_cancel(store, by, store.runs.get(scope, run))
-        letters = DeadLetters(store.database, store.runs)
+        letters = DeadLetters(store.database)
         with store.database.transaction() as connection:
             if from_step:
                 found = letters.fork(scope, run, from_step, within=connection)
@@ -116,7 +116,7 @@ class ProjectRuns:
             raise InvalidInputError("A step is skipped for a reason.", where="--reason", next_step="Say why.")
         require_cancel(store, by, store.runs.get(scope, run))
         with store.database.transaction() as connection:
-            found = DeadLetters(store.database, store.runs).skip(scope, run, step, result, by.id, within=connection)
+            found = DeadLetters(store.database).skip(scope, run, step, result, by.id, within=connection)
             self._reopen(found, run, connection)
             detail = {"reason": reason, "name": step}
             store.audit.append(scope, by.id, "run.skip", run, detail, within=connection)

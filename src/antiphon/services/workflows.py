@@ -1,6 +1,7 @@
 """Every durable workflow of the product, by the name that its runs are kept under."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import get_args
 
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
@@ -31,23 +32,31 @@ WEBHOOK = "webhook"
 EVALUATE = "evaluate"
 """Of ``services/learning/evaluation_runs.py``."""
 
+_DAY = timedelta(days=1)
+
 POLICIES: Mapping[str, WorkflowPolicy] = {
-    REFRESH: WorkflowPolicy("refresh"),
-    TRAIN: WorkflowPolicy("training"),
-    REBUILD: WorkflowPolicy("training"),
-    EVALUATE: WorkflowPolicy("evaluation"),
-    TRY: WorkflowPolicy("evaluation"),
-    REGRESSIONS: WorkflowPolicy("evaluation"),
-    OPTIMIZE: WorkflowPolicy("evaluation"),
-    DRIFT: WorkflowPolicy("evaluation"),
-    SKEW: WorkflowPolicy("evaluation"),
-    TABLE_JOB: WorkflowPolicy("batch"),
-    OPENAI_BATCH: WorkflowPolicy("batch"),
+    # A source that answers no more must not hold a slot for ever.
+    REFRESH: WorkflowPolicy("refresh", timeout=_DAY / 4),
+    # An attempt counts for every worker that died with it: a training is long, and goes on where it was. It may be
+    # stopped for days while users are served.
+    TRAIN: WorkflowPolicy("training", attempts=20),
+    REBUILD: WorkflowPolicy("training", attempts=20),
+    EVALUATE: WorkflowPolicy("evaluation", timeout=_DAY),
+    TRY: WorkflowPolicy("evaluation", timeout=_DAY),
+    REGRESSIONS: WorkflowPolicy("evaluation", timeout=_DAY),
+    OPTIMIZE: WorkflowPolicy("evaluation", timeout=_DAY),
+    DRIFT: WorkflowPolicy("evaluation", timeout=_DAY / 4),
+    SKEW: WorkflowPolicy("evaluation", timeout=_DAY / 4),
+    # Workers may die often while a long job runs: its rows stay, so that each attempt comes further.
+    TABLE_JOB: WorkflowPolicy("batch", attempts=1_000),
+    OPENAI_BATCH: WorkflowPolicy("batch", attempts=1_000),
+    # Both may wait long: for an embargo, and for an engine.
     APPLY: WorkflowPolicy(CONTROL),
     GATES: WorkflowPolicy(CONTROL),
-    WEBHOOK: WorkflowPolicy(CONTROL),
+    # With doubled pauses they take about half an hour.
+    WEBHOOK: WorkflowPolicy(CONTROL, attempts=12, timeout=_DAY / 96),
 }
-"""Every workflow, with the class of work whose slots its runs take."""
+"""Every workflow, with the class of work whose slots its runs take, how often and how long they are tried."""
 
 WORK: Mapping[WorkClass, tuple[str, ...]] = {
     work: tuple(name for name, policy in POLICIES.items() if policy.work == work) for work in get_args(WorkClass)

@@ -100,7 +100,7 @@ def test_a_retried_run_goes_on_from_its_records_with_attempts_anew(database: Dat
     run, runs = failed(database, clock), Runs(database)
     clock.advance(MINUTE)
     with database.transaction() as connection:
-        queued = DeadLetters(database, runs).retry(DEV, run.id, within=connection)
+        queued = DeadLetters(database).retry(DEV, run.id, within=connection)
     assert (queued.status, queued.attempts, queued.error, queued.ended_at, queued.key) == (
         "queued",
         0,
@@ -117,7 +117,7 @@ def test_a_retried_run_goes_on_from_its_records_with_attempts_anew(database: Dat
 
 def test_only_a_run_that_failed_is_retried(database: Database) -> None:
     runs = Runs(database)
-    letters, identity = DeadLetters(database, runs), runs.submit(DEV, "refresh", {})
+    letters, identity = DeadLetters(database), runs.submit(DEV, "refresh", {})
     for _ in range(2):
         with database.transaction() as connection, pytest.raises(ConflictError, match="has not failed"):
             letters.retry(DEV, identity, within=connection)
@@ -134,7 +134,7 @@ def test_a_fork_has_the_records_before_a_step_and_leaves_the_old_run(
     run, runs = failed(database, clock, StepUnderWay("publish", 0, True)), Runs(database)
     before = runs.steps(DEV, run.id)
     with database.transaction() as connection:
-        fork = DeadLetters(database, runs).fork(DEV, run.id, step, within=connection)
+        fork = DeadLetters(database).fork(DEV, run.id, step, within=connection)
     assert (fork.status, fork.workflow, fork.arguments, fork.max_attempts) == ("queued", "refresh", {"views": ["a"]}, 1)
     assert [one.name for one in runs.steps(DEV, fork.id)] == kept
     old = runs.get(DEV, run.id)
@@ -153,7 +153,7 @@ def test_what_ran_beside_a_step_is_done_again_in_a_fork(database: Database, cloc
     runs.record(held, "step", 0, 2, began)
     runs.end(held, {})
     with database.transaction() as connection:
-        fork = DeadLetters(database, runs).fork(DEV, identity, "step", within=connection)
+        fork = DeadLetters(database).fork(DEV, identity, "step", within=connection)
     assert runs.steps(DEV, fork.id) == []
 
 
@@ -162,16 +162,16 @@ def test_a_fork_begins_at_a_step_of_a_run_that_has_ended(database: Database, clo
     other = runs.submit(DEV, "refresh", {})
     with database.transaction() as connection:
         with pytest.raises(NotFoundError, match="came to no step 'rea'") as refused:
-            DeadLetters(database, runs).fork(DEV, run.id, "rea", within=connection)
+            DeadLetters(database).fork(DEV, run.id, "rea", within=connection)
         assert "read, build" in str(refused.value.next_step)
         with pytest.raises(ConflictError, match="has not ended"):
-            DeadLetters(database, runs).fork(DEV, other, "read", within=connection)
+            DeadLetters(database).fork(DEV, other, "read", within=connection)
 
 
 def test_a_skipped_step_has_the_result_that_was_given(database: Database, clock: ManualClock) -> None:
     run, runs = failed(database, clock, StepUnderWay("publish", 1)), Runs(database)
     with database.transaction() as connection:
-        queued = DeadLetters(database, runs).skip(DEV, run.id, "publish", {"n": 7}, "ada", within=connection)
+        queued = DeadLetters(database).skip(DEV, run.id, "publish", {"n": 7}, "ada", within=connection)
     assert (queued.status, queued.under_way) == ("queued", ())
     *_, skipped = runs.steps(DEV, run.id)
     assert (skipped.name, skipped.occurrence, skipped.result, skipped.recorded_by) == ("publish", 1, {"n": 7}, "ada")
@@ -199,6 +199,6 @@ def test_a_step_is_skipped_only_where_its_record_says_nothing_of_its_effect(
 ) -> None:
     run = failed(database, clock, *([under_way] if under_way else []))
     with pytest.raises(error, match=why), database.transaction() as connection:
-        DeadLetters(database, Runs(database)).skip(DEV, run.id, step, result, "ada", within=connection)
+        DeadLetters(database).skip(DEV, run.id, step, result, "ada", within=connection)
     assert Runs(database).get(DEV, run.id).status == "failed"
     assert [one.name for one in Runs(database).steps(DEV, run.id)] == ["read", "build"]
