@@ -235,6 +235,10 @@ bench-conductor: environment  ## deadlines missed and requests disturbed beside 
 bench-wakeups: environment  ## idle processes, and how soon a submitted run begins
 	@$(BIN)/python -m benchmarks.durability.wakeups --keep
 
+bench-drain: environment  ## runs a second while 10,000 queued ones drain, and how soon another class begins; SIZE=ci|demo|full
+	@scripts/servers
+	@$(BIN)/python -m benchmarks.durability.drain --size $(SIZE) --record
+
 bench-rolling: environment  ## every process replaced one by one under load: how many requests fail
 	@$(BIN)/python -m benchmarks.durability.rolling --keep
 

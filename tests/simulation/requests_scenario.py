@@ -34,6 +34,7 @@ from antiphon.durable.runs import Runs
 from antiphon.features.lake.local import LocalLake
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.principal import Principal
+from antiphon.services.workflows import POLICIES
 from antiphon.serving.request import Answer, AnswerRequest
 
 ENDPOINT, MODEL = "/v1/chat/completions", "scripted"
@@ -111,7 +112,7 @@ class RequestsScenario:
             Batches(database), Jobs(database), self.files(process), database, EndpointStub(), self.answer,
             lambda scope, endpoint: (MODEL,), context, AuditLog(database, SECRET), RequestFileLimits(100, 10_000),
         )  # fmt: skip
-        registry.add(WORKFLOW, jobs.run)
+        registry.add(WORKFLOW, jobs.run, POLICIES[WORKFLOW])
         executor = Executor(database, registry, process.name, Scope(), concurrency=2, lease=LEASE, grace=3.0)
         await executor.run_until(process.stop)
 

@@ -56,6 +56,7 @@ from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
 from antiphon.services.runs import ProjectRuns
+from antiphon.services.workflows import POLICIES
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.builtin import PLAIN_DECODING
 from antiphon.serving.embedding import Embedding, EmbeddingRequest, Embeddings
@@ -244,7 +245,7 @@ def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: s
         limits=RequestFileLimits(limits.max_requests, store.settings.gateway.max_body_bytes),
         waiting=lambda: store.runs.queued(registry.served(store.scope)),
     )
-    registry.add(WORKFLOW, jobs.run, shared=True)
+    registry.add(WORKFLOW, jobs.run, POLICIES[WORKFLOW], shared=True)
     lease = parse_duration(store.settings.worker.lease)
     return Executor(
         store.database,

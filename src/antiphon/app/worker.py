@@ -52,7 +52,7 @@ from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
-from antiphon.services.workflows import APPLY, DRIFT, EVALUATE, GATES, MOST_CHECKS, USER_WORKFLOWS, WEBHOOK
+from antiphon.services.workflows import APPLY, DRIFT, EVALUATE, GATES, MOST_CHECKS, POLICIES, USER_WORKFLOWS, WEBHOOK
 from antiphon.training.processes import TrainingProcesses
 
 NAME_TAKEN = "this worker claims no run until that one ends: choose another --name, or end one of the two"
@@ -117,15 +117,15 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     shared = batch_context(store, worker)
     jobs = table_jobs(store, wired.features, wired.answerer.answer, shared)
     registry = WorkflowRegistry()
-    registry.add(TABLE_JOB, jobs.run, shared=True)
-    registry.add(REFRESH, wired.features.refresher.refresh)
-    registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run)
+    registry.add(TABLE_JOB, jobs.run, POLICIES[TABLE_JOB], shared=True)
+    registry.add(REFRESH, wired.features.refresher.refresh, POLICIES[REFRESH])
+    registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run, POLICIES[APPLY])
     skew = ProjectSkew(store, wired.features)
-    registry.add(SKEW, skew.compare)
+    registry.add(SKEW, skew.compare, POLICIES[SKEW])
     drift = drift_reports(store)
-    registry.add(DRIFT, drift.make)
+    registry.add(DRIFT, drift.make, POLICIES[DRIFT])
     webhooks = Webhooks(store)
-    registry.add(WEBHOOK, webhooks.deliver)
+    registry.add(WEBHOOK, webhooks.deliver, POLICIES[WEBHOOK])
     training = TrainingProcesses(
         store.database.clock, codec=store.database.codec, scope=store.scope, floor=settings.training_min_share
     )
@@ -138,12 +138,15 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     )  # fmt: skip
     learning.register(registry)
     for name in USER_WORKFLOWS.values():
-        registry.add(name, UserWorkflows(store).run)
-    registry.add(EVALUATE, EvaluationRuns(learning).run)
+        registry.add(name, UserWorkflows(store).run, POLICIES[name])
+    registry.add(EVALUATE, EvaluationRuns(learning).run, POLICIES[EVALUATE])
     tables = ProjectTableJobs(store, wired.features, confined=False)
     orders = ScheduledOrders(store, lambda: learning.orders, tables.create)
     lease = parse_duration(settings.lease)
-    executor = Executor(store.database, registry, worker, store.scope, lease=lease, poll=poll)
+    executor = Executor(
+        store.database, registry, worker, store.scope,
+        slots=settings.slots.by_work, lease=lease, poll=poll,
+    )  # fmt: skip
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     agreement = ClockAgreement(store.database.clock, seconds_since_boot)
     leases = ProcessLeases(store.database, environment)
@@ -154,7 +157,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     abandoned = AbandonedRuns(store.database, environment, process.sees_end_of, own=str(process))
     # Apart from other runs, for a release may wait long for an engine or for features, which those publish.
     checks = WorkflowRegistry()
-    checks.add(GATES, GateWorkflow(learning).run)
+    checks.add(GATES, GateWorkflow(learning).run, POLICIES[GATES])
     checking = Executor(
         store.database, checks, f"{worker}/gates", store.scope,
         concurrency=MOST_CHECKS, lease=lease, poll=poll,

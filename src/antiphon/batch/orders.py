@@ -38,9 +38,6 @@ from antiphon.serving.features.on_demand import input_types
 
 WORKFLOW = "table_job"
 
-MOST_ATTEMPTS = 1_000
-"""Workers may die often while a long job runs: its rows stay, so that each attempt comes further."""
-
 
 LONGEST_WINDOW = timedelta(days=30)
 
@@ -282,7 +279,6 @@ class TableOrders:
                 WORKFLOW,
                 {"job": job.id},
                 key=f"{WORKFLOW}:{job.id}",
-                max_attempts=MOST_ATTEMPTS,
                 within=connection,
             )
         return job

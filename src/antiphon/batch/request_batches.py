@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from antiphon.batch.files import FileStore, check_lifetime
-from antiphon.batch.orders import MOST_ATTEMPTS
 from antiphon.catalog.batch.batches import Batch, Batches
 from antiphon.catalog.database import Database
 from antiphon.core.clock import Clock
@@ -95,7 +94,7 @@ class RequestBatches:
                 within=connection,
             )
             self.runs.submit(
-                scope, WORKFLOW, {"batch": batch.id}, key=f"{WORKFLOW}:{batch.id}", max_attempts=MOST_ATTEMPTS,
+                scope, WORKFLOW, {"batch": batch.id}, key=f"{WORKFLOW}:{batch.id}",
                 within=connection,
             )  # fmt: skip
             detail: dict[str, Any] = {"input": file.id, "kind": order.endpoint}

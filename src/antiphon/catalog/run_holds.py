@@ -92,8 +92,10 @@ class RunHolds:
         return self._find(scope, _table.c.until > since)
 
     def put_windows(self, scope: Scope, windows: Sequence[RunHold], *, within: Connection | None = None) -> bool:
-        """Make these the window holds that are not over, in place of others; tells whether any changed. One of them that
-        ended since it was found stays as it is."""
+        """Make these the window holds that are not over, in place of others; tells whether any changed.
+
+        One of them that ended since it was found stays as it is.
+        """
         with self._database.writing(within) as connection:
             now = self._database.clock.now()
             lasting = self._find(scope, _table.c.until > now, within=connection)

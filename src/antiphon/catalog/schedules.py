@@ -97,6 +97,11 @@ class Schedules:
         unchanged = schema.owned(_table, scope, name=record.name, sequence=record.sequence)
         return within.execute(update(_table).where(unchanged).values(values)).rowcount == 1
 
+    def reopen(self, scope: Scope, name: str, run: str, *, within: Connection) -> None:
+        """Count a run of the schedule that was queued again, or one that goes on for it, as the one that is open."""
+        within.execute(update(_table).where(schema.owned(_table, scope, name=name)).values(run=run))
+        self._database.ring("features", scope)
+
     def refuse(self, scope: Scope, record: ScheduleRecord, problem: str, at: datetime) -> None:
         """Note that the next run could not be ordered, and why."""
         unchanged = schema.owned(_table, scope, name=record.name, sequence=record.sequence)

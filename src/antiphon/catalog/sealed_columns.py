@@ -82,6 +82,7 @@ SEALED_COLUMNS = (
     SealedColumn("regression_runs", "document", "regression-run/1", ("id",)),
     SealedColumn("regression_sets", "document", "regression-set/1", ("name", "version")),
     SealedColumn("releases", "bundle", "release/1", ("id",)),
+    SealedColumn("run_attempts", "error", "run-attempt-error/1", ("run", "epoch"), text=True),
     SealedColumn("runs", "arguments", "run-arguments/1", ("id",)),
     SealedColumn("runs", "error", "run-error/1", ("id",), text=True),
     RUN_KEY,

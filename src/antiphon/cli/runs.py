@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import msgspec
 import typer
@@ -14,6 +14,7 @@ from antiphon.cli.output import show, table
 from antiphon.cli.project import allowed, at_terminal, services, stores
 
 if TYPE_CHECKING:
+    from antiphon.durable.run import RunStatus
     from antiphon.gateway.admin.shapes import RunLine
 
 app = typer.Typer(name="runs", help="Executions of workflows.", no_args_is_help=True)
@@ -22,13 +23,18 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="Its id.")]
 
 
 @app.command("list")
-def list_runs(limit: Limit = 20, project: Project = HERE, as_json: Json = False) -> None:
+def list_runs(
+    limit: Limit = 20,
+    status: Annotated[str, typer.Option("--status", help="Only of this status, such as failed.")] = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
     """Runs, newest first, and why those that have not begun wait."""
     from antiphon.gateway.admin.shapes import run_lines
     from antiphon.services.conducting.run_waits import RunWaits
 
     with stores(project) as store:
-        found = store.runs.list(store.scope, limit=limit)
+        found = store.runs.list(store.scope, limit=limit, status=_status(status))
         runs = run_lines(found, RunWaits(store).of(store.scope, found))
     head = ("run", "workflow", "status", "done", "total", "note", "created", "why")
     rows = [
@@ -37,7 +43,27 @@ def list_runs(limit: Limit = 20, project: Project = HERE, as_json: Json = False)
     show(runs, as_json, lambda: table(head, rows))
 
 
+def _status(name: str) -> RunStatus | None:
+    from typing import get_args
+
+    from antiphon.core.errors import InvalidInputError
+    from antiphon.durable.run import RunStatus
+
+    for known in get_args(RunStatus):
+        if name == known:
+            return cast("RunStatus", known)
+    if name:
+        raise InvalidInputError(
+            f"There is no status {name!r}.",
+            where="--status",
+            next_step=f"Choose one of {', '.join(get_args(RunStatus))}.",
+        )
+    return None
+
+
 def _why(run: RunLine) -> str:
+    if run.error is not None and run.status == "failed":
+        return run.error
     if run.wait is not None:
         return f"{run.wait.reason} (at the earliest {run.wait.earliest:%Y-%m-%d %H:%M:%S}Z)"
     return f"{run.schedule}: {run.cause}" if run.schedule else ""
@@ -57,14 +83,18 @@ def plan(project: Project = HERE, as_json: Json = False) -> None:
 
 @app.command("show")
 def show_run(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
-    """One run with its steps and, while it trains, the checkpoints that another worker would go on from."""
+    """One run with its steps, its attempts that failed and, while it trains, the checkpoints that another worker would
+    go on from."""
     from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
+    from antiphon.durable.attempts import RunAttempts
 
     with stores(project) as store:
         found = {
             "run": msgspec.to_builtins(store.runs.get(store.scope, run)),
             "steps": msgspec.to_builtins(store.runs.steps(store.scope, run)),
         }
+        if failed := RunAttempts(store.database).list(store.scope, run):
+            found["attempts"] = msgspec.to_builtins(failed)
         if kept := TrainingCheckpoints(store.database).list(store.scope, run):
             found["checkpoints"] = msgspec.to_builtins(kept)
     show(found, as_json, lambda: outline(found))
@@ -95,3 +125,58 @@ def cancel(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
 
     found = asyncio.run(cancelled())
     show(found, as_json, lambda: f"{found.id} {found.status}")
+
+
+@app.command()
+def retry(
+    run: RunId,
+    reason: Reason = "",
+    from_step: Annotated[
+        str, typer.Option("--from", help="Begin another run, with the records of this one before a step of this name.")
+    ] = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Queue a run again that failed, from where it was."""
+    from antiphon.gateway.admin.shapes import RunLine, read
+
+    async def retried() -> RunLine:
+        async with services(project) as (ports, store):
+            queue = ports.work.runs.retry
+            return read(
+                await asyncio.to_thread(queue, store.scope, run, at_terminal(store), reason, from_step), RunLine
+            )
+
+    found = asyncio.run(retried())
+    before = f" with the records of {found.forked_from}" if from_step else ""
+    show(found, as_json, lambda: f"{found.id} {found.status}{before}")
+
+
+@app.command()
+def skip(
+    run: RunId,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="The step at which it failed.")],
+    result: Annotated[str, typer.Option("--result", help="Its result, as JSON.")],
+    reason: Reason,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Record a step's result by hand, and queue the run again."""
+    from antiphon.core.errors import InvalidInputError
+    from antiphon.gateway.admin.shapes import RunLine, read
+
+    try:
+        value = msgspec.json.decode(result)
+    except msgspec.DecodeError as error:
+        raise InvalidInputError(
+            f"The result is no JSON: {error}.", where="--result", next_step="Write a number, a text in quotes or {…}."
+        ) from None
+
+    async def skipped() -> RunLine:
+        async with services(project) as (ports, store):
+            record = ports.work.runs.skip
+            who = at_terminal(store)
+            return read(await asyncio.to_thread(record, store.scope, run, step, value, who, reason), RunLine)
+
+    found = asyncio.run(skipped())
+    show(found, as_json, lambda: f"{found.id} {found.status} past {step}")

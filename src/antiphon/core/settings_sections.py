@@ -23,6 +23,7 @@ Duration = Annotated[str, msgspec.Meta(pattern=_duration)]
 DurationOrOff = Annotated[str, msgspec.Meta(pattern=_duration_or_off)]
 Lease = Annotated[str, msgspec.Meta(pattern=_lease)]
 """A move of the project waits a little longer than a minute for a process that may have gone with its host."""
+SlotCount = Annotated[int, msgspec.Meta(ge=1, le=64)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -324,6 +325,25 @@ class TelemetrySettings(Section, frozen=True):
         return RotationBounds(self.max_bytes, self.files)
 
 
+class SlotSettings(Section, frozen=True):
+    """The number of runs of each class of work that a worker has under way at once; one class takes none of another's.
+
+    Attributes:
+        control: applies and deliveries of webhooks.
+    """
+
+    refresh: SlotCount = 2
+    training: SlotCount = 1
+    evaluation: SlotCount = 1
+    batch: SlotCount = 2
+    control: SlotCount = 4
+
+    @property
+    def by_work(self) -> dict[str, int]:
+        """The slots by class of work."""
+        return msgspec.structs.asdict(self)
+
+
 class WorkerSettings(Section, frozen=True):
     """Bounds and intervals of the worker: workflows, streamed features, training.
 
@@ -348,6 +368,7 @@ class WorkerSettings(Section, frozen=True):
         drift: how often the worker compares what is asked and answered with the live release's first week; ``off``:
             only on request.
         nice: the nice value of a worker that `antiphon up` starts, so that gateways and engines come first.
+        slots: how many runs of each class of work it has under way at once.
     """
 
     lease: Lease = "10s"
@@ -366,6 +387,7 @@ class WorkerSettings(Section, frozen=True):
     demand_half_life: Duration = "6h"
     drift: DurationOrOff = "24h"
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 15
+    slots: SlotSettings = SlotSettings()
 
 
 class SupervisionSettings(Section, frozen=True):

@@ -7,20 +7,27 @@ that is called again meets its own records; steps that run side by side need nam
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.engine import Connection
 
 from antiphon.core.clock import Clock
+from antiphon.core.errors import DeadlineExceededError
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
-from antiphon.durable.run import ProgressReport, Run
+from antiphon.durable.run import ProgressReport, Run, StepUnderWay
 from antiphon.durable.runs import Runs
+from antiphon.durable.step_threads import StepThreads
 
 T = TypeVar("T")
+
+_STEP_THREADS = StepThreads()
 
 
 class RunContext:
@@ -32,6 +39,8 @@ class RunContext:
         self._clock = clock
         self._recorded = recorded
         self._seen: Counter[str] = Counter()
+        self._under_way: dict[tuple[str, int], StepUnderWay] = {}
+        self._broken: set[tuple[str, int]] = set()
         self._progress: ProgressReport | None = None
         self._stopping = False
 
@@ -46,6 +55,11 @@ class RunContext:
         return bool(self._recorded)
 
     @property
+    def workflow(self) -> str:
+        """The workflow's name."""
+        return self._run.workflow
+
+    @property
     def scope(self) -> Scope:
         """The scope the run works in."""
         return self._run.scope
@@ -55,13 +69,18 @@ class RunContext:
         """Number of this attempt, from 1."""
         return self._run.attempts
 
-    async def step(self, name: str, fn: Callable[..., Any], *args: Any) -> Any:
-        """Run a step at least once; a synchronous function runs in a thread.
+    async def step(self, name: str, fn: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
+        """Run a step at least once; a synchronous function runs in a thread of its own.
 
         The result is recorded as JSON and returned as JSON reads it back, the first time as well. A crash between
         the effect and its record runs the step again: the effect must be idempotent.
 
+        Args:
+            timeout: seconds after which the step is canceled and has failed. A thread cannot be stopped: it goes on to
+                its end, and its result is dropped.
+
         Raises:
+            DeadlineExceededError: the step took longer than its timeout.
             LeaseLostError: another worker took the run over; nothing is recorded.
             InvalidInputError: the result is no JSON.
         """
@@ -69,13 +88,14 @@ class RunContext:
         if (name, occurrence) in self._recorded:
             return self._recorded[name, occurrence]
         started = self._clock.now()
-        with span(f"step {name}", {"antiphon.run": self.id}):
-            if inspect.iscoroutinefunction(fn):
-                result = await fn(*args)
-            else:
-                result = await asyncio.to_thread(fn, *args)
-                if inspect.isawaitable(result):
-                    result = await result
+        with self._running(name, occurrence), span(f"step {name}", {"antiphon.run": self.id}):
+            try:
+                async with asyncio.timeout(timeout) as bound:
+                    result = await _called(fn, *args)
+            except TimeoutError:
+                if not bound.expired():
+                    raise
+                raise DeadlineExceededError(f"Step {name!r} took longer than {timeout:g} s.") from None
             return await asyncio.to_thread(self._runs.record, self._run, name, occurrence, result, started)
 
     async def transaction(self, name: str, fn: Callable[[Connection], T]) -> T:
@@ -90,7 +110,8 @@ class RunContext:
         occurrence = self._enter(name)
         if (name, occurrence) in self._recorded:
             return cast(T, self._recorded[name, occurrence])
-        with span(f"transaction {name}", {"antiphon.run": self.id}):
+        running = self._running(name, occurrence, transactional=True)
+        with running, span(f"transaction {name}", {"antiphon.run": self.id}):
             result = await asyncio.to_thread(self._runs.transact, self._run, name, occurrence, fn, self._clock.now())
         return cast(T, result)
 
@@ -113,6 +134,11 @@ class RunContext:
         return self._progress
 
     @property
+    def under_way(self) -> tuple[StepUnderWay, ...]:
+        """Steps that have begun and not ended; a failed one until the next begins."""
+        return tuple(self._under_way.values())
+
+    @property
     def stopping(self) -> bool:
         """True when the worker wants to stop: a workflow that works outside of steps should end soon."""
         return self._stopping
@@ -127,3 +153,25 @@ class RunContext:
         occurrence = self._seen[name]
         self._seen[name] += 1
         return occurrence
+
+    @contextmanager
+    def _running(self, name: str, occurrence: int, *, transactional: bool = False) -> Iterator[None]:
+        """Count a step as under way until it ends well."""
+        for broken in self._broken:  # The workflow went on past them.
+            self._under_way.pop(broken, None)
+        self._broken.clear()
+        self._under_way[name, occurrence] = StepUnderWay(name, occurrence, transactional)
+        try:
+            yield
+        except Exception:
+            self._broken.add((name, occurrence))
+            raise
+        del self._under_way[name, occurrence]
+
+
+async def _called(fn: Callable[..., Any], *args: Any) -> Any:
+    if inspect.iscoroutinefunction(fn):
+        return await fn(*args)
+    call = partial(contextvars.copy_context().run, fn, *args)
+    result = await asyncio.get_running_loop().run_in_executor(_STEP_THREADS, call)
+    return await result if inspect.isawaitable(result) else result

@@ -9,19 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Set
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from typing import Any
+
+import msgspec
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError, UnavailableError
+from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError, NotFoundError, UnavailableError
 from antiphon.core.logs import described
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
 from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
+from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
 from antiphon.durable.run import LeaseLostError, Run, RunRequest
 from antiphon.durable.runs import Runs
 
@@ -47,12 +52,16 @@ class WorkflowRegistry:
 
     def __init__(self) -> None:
         self._workflows: dict[str, Workflow] = {}
+        self._policies: dict[str, WorkflowPolicy] = {}
         self._shared: set[str] = set()
 
-    def add(self, name: str, workflow: Workflow, *, shared: bool = False) -> None:
+    def add(
+        self, name: str, workflow: Workflow, policy: WorkflowPolicy = DEFAULT_POLICY, *, shared: bool = False
+    ) -> None:
         """Register a workflow.
 
         Args:
+            policy: whose slots its runs take, how often and how long they are tried.
             shared: its runs need nothing of a project's own, so that a worker does those of any tenant that has no
                 worker itself.
 
@@ -61,7 +70,7 @@ class WorkflowRegistry:
         """
         if name in self._workflows:
             raise ConflictError(f"A workflow {name!r} is registered already.", where="durable")
-        self._workflows[name] = workflow
+        self._workflows[name], self._policies[name] = workflow, policy
         if shared:
             self._shared.add(name)
 
@@ -76,9 +85,19 @@ class WorkflowRegistry:
         except KeyError:
             raise NotFoundError(f"There is no workflow {name!r}.", where="durable") from None
 
-    def served(self, scope: Scope) -> ServedRuns:
-        """The runs that a worker of this scope with these workflows serves."""
-        return ServedRuns(scope.environment, tuple(self._workflows), scope.tenant, tuple(self._shared))
+    def policy(self, name: str) -> WorkflowPolicy:
+        """The policy of a workflow, the default one of a workflow that is not registered."""
+        return self._policies.get(name, DEFAULT_POLICY)
+
+    def served(self, scope: Scope, full: frozenset[str] = frozenset()) -> ServedRuns:
+        """The runs that a worker of this scope with these workflows serves.
+
+        Args:
+            full: classes of work of which it takes no more now.
+        """
+        served = tuple(name for name in self._workflows if self._policies[name].work not in full)
+        shared = tuple(name for name in served if name in self._shared)
+        return ServedRuns(scope.environment, served, scope.tenant, shared)
 
 
 _log = logging.getLogger(__name__)
@@ -95,6 +114,8 @@ class Executor:
         scope: the one whose runs it claims; of other tenants of its environment those of shared workflows.
         clock: wall time of leases.
         concurrency: runs at once.
+        slots: runs at once of each class of work, which are its bulkhead, and of a class that is not named
+            ``concurrency``. ``None``: all classes share ``concurrency``.
         lease: how long a run is held without a heartbeat; a dead worker's runs wait this long, unless its end is seen
             (``durable.abandoned_runs``).
         poll: seconds between looks for new runs when the doorbell does not ring; a run that is due at a moment, or
@@ -102,7 +123,7 @@ class Executor:
         grace: seconds a step may still take after ``stop`` before it is cancelled.
         fair: of runs that are due, those of the tenant go first that has fewest under way, and of these those that were
             left alone for longest; else the oldest.
-        backoff: wait before the second attempt; doubled for every further one, at most 5 minutes.
+        backoff: wait before the second attempt, in place of what policies say.
     """
 
     def __init__(
@@ -114,11 +135,12 @@ class Executor:
         clock: Clock | None = None,
         *,
         concurrency: int = CONCURRENCY,
+        slots: Mapping[str, int] | None = None,
         fair: bool = False,
         lease: timedelta = timedelta(seconds=15),
         poll: float = POLL_SECONDS,
         grace: float = 10.0,
-        backoff: timedelta = timedelta(seconds=1),
+        backoff: timedelta | None = None,
     ) -> None:
         self._clock = clock or database.clock
         self._doorbell = database.doorbell
@@ -128,11 +150,14 @@ class Executor:
         self._worker = worker_id
         self._environment = scope.environment
         self._concurrency = concurrency
+        self._slots = slots
         self._fair = fair
         self._lease = lease
         self._poll = poll
         self._grace = grace
         self._backoff = backoff
+        self._count = count(1)
+        self._began: Counter[str] = Counter()
         self._contexts: dict[asyncio.Task[None], RunContext] = {}
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -143,29 +168,50 @@ class Executor:
             with self._doorbell.wakeup(self._environment, "runs") as wakeup:
                 await self._patiently(self._runs.reclaim, self._worker, self._environment)
                 while not stop.is_set():
-                    full = len(self._contexts) >= self._concurrency
-                    claimed = None if full else await self._claim()
+                    served = self._served()
+                    claimed = await self._claim(served) if served.workflows else None
                     if claimed is not None:
                         found = True
                         await self._start(claimed)
                         continue
-                    poll = self._poll if full else await self._idle_seconds()
+                    poll = await self._idle_seconds(served) if served.workflows else self._poll
                     await wakeup.wait(poll, stopping, *self._contexts, found=found)
                     found = False
         finally:
             stopping.cancel()
             await self._drain()
 
-    async def _claim(self) -> Run | None:
-        claim = partial(self._runs.claim, fair=self._fair, held=[context.id for context in self._contexts.values()])
-        claimed: Run | None = await self._patiently(
-            claim, self._worker, self._registry.served(self._scope), self._lease
-        )
+    def _served(self) -> ServedRuns:
+        """The runs for which there is a free slot."""
+        taken = Counter(self._group(context.workflow) for context in self._contexts.values())
+        full = frozenset(group for group, held in taken.items() if held >= self._most(group))
+        if self._slots is None and full:
+            return ServedRuns(self._environment, (), self._scope.tenant)
+        return self._registry.served(self._scope, full)
+
+    def _group(self, workflow: str) -> str:
+        return "" if self._slots is None else self._registry.policy(workflow).work
+
+    def _most(self, group: str) -> int:
+        return self._concurrency if self._slots is None else self._slots.get(group, self._concurrency)
+
+    def _turn(self, workflows: Set[str]) -> Set[str]:
+        """Of the workflows of which a run waits those of the class that began one longest ago: a long queue of short
+        runs, which always has a free slot, keeps no other class waiting."""
+        longest_ago = min((self._group(name) for name in workflows), key=self._began.__getitem__, default="")
+        return {name for name in workflows if self._group(name) == longest_ago}
+
+    async def _claim(self, served: ServedRuns) -> Run | None:
+        held = [context.id for context in self._contexts.values()]
+        claim = partial(self._runs.claim, fair=self._fair, held=held, turn=self._turn, policy=self._registry.policy)
+        claimed: Run | None = await self._patiently(claim, self._worker, served, self._lease)
+        if claimed is not None:
+            self._began[self._group(claimed.workflow)] = next(self._count)
         return claimed
 
-    async def _idle_seconds(self) -> float:
-        """Seconds for which there is nothing to claim, unless it rings."""
-        due = await self._patiently(self._runs.next_due, self._registry.served(self._scope))
+    async def _idle_seconds(self, served: ServedRuns) -> float:
+        """Seconds for which there is nothing to claim, unless it rings or a slot becomes free."""
+        due = await self._patiently(self._runs.next_due, served)
         # What is due and was not claimed is a run that this worker holds, and cannot renew the lease of.
         soonest = _SOON_SECONDS if self._contexts else 0.0
         return self._poll if due is None else min(self._poll, max(due.total_seconds(), soonest))
@@ -192,10 +238,20 @@ class Executor:
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _hold(self, run: Run, context: RunContext) -> None:
+        timed_out: DeadlineExceededError | None = None
         workflow = asyncio.create_task(self._call(run, context))
         heart = asyncio.create_task(self._beat(run, context))
         try:
-            await asyncio.wait({workflow, heart}, return_when=asyncio.FIRST_COMPLETED)
+            bound = self._registry.policy(run.workflow).timeout
+            seconds = None if bound is None else bound.total_seconds()
+            ended_first, _ = await asyncio.wait({workflow, heart}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not ended_first:
+                timed_out = DeadlineExceededError(
+                    f"The attempt took longer than {seconds:g} s.",
+                    next_step=f"`antiphon runs show {run.id}` says at which step.",
+                )
+                # What runs in a thread cannot be stopped from outside; it sees this, and records nothing any more.
+                context.stop_at_next_step()
             if heart.done() and not heart.exception() and heart.result() == "yield":
                 context.stop_at_next_step()
                 await asyncio.wait({workflow}, timeout=min(YIELD_SECONDS, self._grace))
@@ -204,6 +260,8 @@ class Executor:
             for task in (workflow, heart):
                 task.cancel()
             ended, heartbeat = await asyncio.gather(workflow, heart, return_exceptions=True)
+            if timed_out is not None and isinstance(ended, asyncio.CancelledError):
+                ended = timed_out
             await self._leave(run, context, ended, heartbeat)
 
     async def _call(self, run: Run, context: RunContext) -> dict[str, Any]:
@@ -221,7 +279,7 @@ class Executor:
             while True:
                 await wakeup.wait(every, found=False)
                 try:
-                    beat = partial(self._runs.heartbeat, run, self._lease, context.latest_progress)
+                    beat = partial(self._runs.heartbeat, run, self._lease, context.latest_progress, context.under_way)
                     if (request := await asyncio.to_thread(beat)) is not None:
                         return request
                 except UnavailableError:
@@ -238,7 +296,7 @@ class Executor:
                 leave = self._runs.end_cancelled if heartbeat == "cancel" else self._runs.give_back
                 await asyncio.to_thread(leave, run)
             elif isinstance(ended, BaseException):
-                await self._leave_failed(run, ended)
+                await self._leave_failed(run, context, ended)
             else:
                 await asyncio.to_thread(self._runs.end, run, ended or {}, context.latest_progress)
         except LeaseLostError:
@@ -247,17 +305,19 @@ class Executor:
             if isinstance(ended, BaseException) or isinstance(error, UnavailableError):
                 _log.exception("run %s cannot be left in order; its lease will end", run.id)
                 return
-            await self._leave_failed(run, error)
+            await self._leave_failed(run, context, error)
 
-    async def _leave_failed(self, run: Run, error: BaseException) -> None:
+    async def _leave_failed(self, run: Run, context: RunContext, error: BaseException) -> None:
         _log.error("run %s (%s) failed in attempt %d", run.id, run.workflow, run.attempts, exc_info=error)
         what = str(error) if isinstance(error, AntiphonError) else described(error)
         retry_at = None
         if _worth_retrying(error) and run.attempts < run.max_attempts:
-            wait = min(self._backoff * 2 ** (run.attempts - 1), timedelta(minutes=5))
-            retry_at = self._clock.now() + wait
+            policy = self._registry.policy(run.workflow)
+            if self._backoff is not None:
+                policy = msgspec.structs.replace(policy, first_wait=self._backoff)
+            retry_at = self._clock.now() + policy.wait_after(run.attempts)
         with contextlib.suppress(LeaseLostError):
-            await asyncio.to_thread(self._runs.fail, run, what, retry_at)
+            await asyncio.to_thread(self._runs.fail, run, what, retry_at, context.under_way)
 
     async def _patiently(self, call: Any, *args: Any) -> Any:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -50,6 +50,18 @@ class LeaseLostError(ConflictError):
     code = "lease_lost"
 
 
+class StepUnderWay(msgspec.Struct, frozen=True):
+    """A step that has begun and not ended.
+
+    Attributes:
+        transactional: its effect and its record are one transaction.
+    """
+
+    name: str
+    occurrence: int = 0
+    transactional: bool = False
+
+
 class Run(msgspec.Struct, frozen=True):
     """One execution of a workflow.
 
@@ -63,6 +75,9 @@ class Run(msgspec.Struct, frozen=True):
         trace: W3C trace context of whoever submitted it.
         schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended.
         released_by: who let it go past what holds its workflow.
+        claimed_at: when its present or last attempt began, and ``under_way`` the steps of that which had begun and not
+            ended when it was last heard of.
+        forked_from: the run whose records it began with; ``forked_to`` is the one that began last with its own.
     """
 
     id: str
@@ -92,10 +107,15 @@ class Run(msgspec.Struct, frozen=True):
     cause: str | None = None
     deadline: datetime | None = None
     released_by: str | None = None
+    claimed_at: datetime | None = None
+    under_way: tuple[StepUnderWay, ...] = ()
+    forked_from: str | None = None
+    forked_to: str | None = None
 
 
 class StepRecord(msgspec.Struct, frozen=True):
-    """A completed step. ``occurrence`` counts the steps of this name in the run from 0."""
+    """A completed step. ``occurrence`` counts the steps of this name in the run from 0; ``recorded_by`` is the
+    principal who wrote the result of one that was skipped."""
 
     name: str
     occurrence: int
@@ -103,6 +123,7 @@ class StepRecord(msgspec.Struct, frozen=True):
     result: Any
     started_at: datetime
     ended_at: datetime
+    recorded_by: str | None = None
 
 
 class ProgressReport(msgspec.Struct, frozen=True):
@@ -132,7 +153,18 @@ def read_run(row: Row[Any], database: Database) -> Run:
         arguments=opened(ARGUMENTS, row.arguments),
         result=None if row.result is None else opened(RESULT, row.result),
         error=None if row.error is None else database.unseal_text(scope, ERROR, row.id, row.error),
+        under_way=read_under_way(row.under_way),
     )
+
+
+def read_under_way(column: str | None) -> tuple[StepUnderWay, ...]:
+    """The steps that a column ``under_way`` names."""
+    return () if column is None else msgspec.json.decode(column, type=tuple[StepUnderWay, ...])
+
+
+def write_under_way(steps: Sequence[StepUnderWay]) -> str | None:
+    """Steps as a column ``under_way`` holds them."""
+    return msgspec.json.encode(steps).decode() if steps else None
 
 
 def lease_lost(run: Run) -> LeaseLostError:

@@ -13,12 +13,12 @@ Data-Intensive Applications*, ch. 8.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Select, and_, insert, select, update
+from sqlalchemy import Select, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -29,17 +29,20 @@ from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
+from antiphon.durable.attempts import RunAttempt, RunAttempts
 from antiphon.durable.claims import (
     OLDEST_FIRST,
+    Candidates,
     ServedRuns,
     claimable,
-    fair_order,
+    first_of,
     held_back,
     held_by,
     holds,
     next_moments,
     waiting,
 )
+from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -53,15 +56,19 @@ from antiphon.durable.run import (
     RunResult,
     RunStatus,
     StepRecord,
+    StepUnderWay,
     columns_of,
     encode_json,
     lease_lost,
     read_run,
+    read_under_way,
+    write_under_way,
 )
 
 T = TypeVar("T")
 
-MAX_ATTEMPTS = 5
+BY_POLICY = 0
+"""In the column ``max_attempts`` until its first claim: as many attempts as the workflow's policy says."""
 
 _runs, _steps = schema.runs, schema.steps
 
@@ -77,6 +84,7 @@ class Runs:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock or database.clock
+        self._attempts = RunAttempts(database)
 
     def submit(
         self,
@@ -85,11 +93,14 @@ class Runs:
         arguments: Mapping[str, Any],
         key: str | None = None,
         *,
-        max_attempts: int = MAX_ATTEMPTS,
+        max_attempts: int = BY_POLICY,
         not_before: datetime | None = None,
         within: Connection | None = None,
     ) -> str:
         """Queue a run in the caller's trace and return its id; the same key again returns the id it gave before.
+
+        Args:
+            max_attempts: at most so many; without it as many as the policy of its workflow says, where it is claimed.
 
         Raises:
             ConflictError: the key was used for another workflow or other arguments.
@@ -194,7 +205,7 @@ class Runs:
             found = [read_run(row, self._database) for row in rows]
         return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
 
-    def steps(self, scope: Scope, run: str) -> builtins.list[StepRecord]:
+    def steps(self, scope: Scope, run: str, *, within: Connection | None = None) -> builtins.list[StepRecord]:
         """The run's completed steps, in the order in which they ended."""
 
         def opened(row: Row[Any]) -> StepRecord:
@@ -202,9 +213,8 @@ class Runs:
             return value_of(StepRecord, row, result=msgspec.json.decode(result))
 
         order = (_steps.c.ended_at, _steps.c.started_at, _steps.c.name, _steps.c.occurrence)
-        with self._database.read() as connection:
-            rows = connection.execute(select(_steps).where(schema.owned(_steps, scope, run=run)).order_by(*order))
-            return [opened(row) for row in rows]
+        found = select(_steps).where(schema.owned(_steps, scope, run=run)).order_by(*order)
+        return [opened(row) for row in self._database.rows(found, within)]
 
     def claim(
         self,
@@ -214,11 +224,17 @@ class Runs:
         *,
         fair: bool = False,
         held: Collection[str] = (),
+        turn: Callable[[Set[str]], Set[str]] = frozenset,
+        policy: Callable[[str], WorkflowPolicy] = lambda workflow: DEFAULT_POLICY,
     ) -> Run | None:
         """Take the oldest run that is served and due: queued, or held by a worker whose lease is over.
 
         Those that the caller works on itself (``held``) are not taken: after a machine slept past a lease it goes on
         with them, where nobody else has taken them since.
+
+        ``policy`` of its workflow says how many attempts a run has that was submitted without a number.
+
+        ``turn`` is told of which workflows a run waits, and says of which one is taken now; by default of any.
 
         With ``fair`` the tenant goes first of whose runs fewest are under way, and of its runs the one that was left
         alone for longest.
@@ -226,24 +242,30 @@ class Runs:
         A run whose lease ended too often, or that cannot be read, fails here instead of killing one worker after
         another.
         """
+        candidates = claimable(served, fair)
         while True:
-            due = claimable(served)
-            if held:
-                due = and_(due, _runs.c.id.not_in(held))
             # Most looks find nothing: they do not take the write lock.
-            if self._first(select(_runs.c.id).where(due).limit(1), self._clock.now()) is None:
+            if not self._found(candidates, {"now": self._clock.now(), "held": list(held)}):
                 return None
             with self._database.transaction() as connection:
                 now = self._clock.now()  # A hold that began while others wrote is in force.
-                order = fair_order(served) if fair else OLDEST_FIRST
-                row = self._first(select(_runs).where(due).order_by(*order).limit(1), now, connection)
-                if row is None:
+                due = {"now": now, "held": list(held)}
+                if not (found := self._found(candidates, due, connection)):
                     return None
-                values: dict[str, Any] = {"worker": None, "lease_until": None}
+                first = turn({workflow for workflow, _ in found} - {""})
+                of_found = {
+                    "environment": served.environment,
+                    "found": [run for workflow, run in found if workflow in first or not workflow],
+                }
+                row = connection.execute(first_of(), of_found).one()
                 scope = Scope(row.tenant, row.environment)
+                if row.status == "running":
+                    self._note_lost(scope, row, connection)
+                values: dict[str, Any] = {"worker": None, "lease_until": None}
+                most = row.max_attempts or policy(row.workflow).attempts
                 if row.cancel_requested:
                     values |= {"status": "cancelled", "ended_at": now}
-                elif (why := self._hopeless(row)) is not None:
+                elif (why := self._hopeless(row, most)) is not None:
                     error = self._database.seal_text(scope, ERROR, row.id, why)
                     values |= {"status": "failed", "ended_at": now, "error": error}
                 else:
@@ -252,16 +274,43 @@ class Runs:
                         "started_at": row.started_at or now,
                         "worker": worker,
                         "attempts": row.attempts + 1,
+                        "max_attempts": most,
                         "lease_until": now + lease,
+                        "claimed_at": now,
+                        "under_way": None,
                     }
                 values |= {"epoch": row.epoch + 1, "updated_at": now}
                 connection.execute(update(_runs).where(schema.owned(_runs, scope, id=row.id)).values(values))
                 if values["status"] == "running":
                     return self.get(scope, row.id, within=connection)
 
-    def _hopeless(self, row: Row[Any]) -> str | None:
+    def _found(
+        self, candidates: Candidates, due: Mapping[str, Any], within: Connection | None = None
+    ) -> builtins.list[tuple[str, tuple[str, str]]]:
+        """The runs that were found: workflow, tenant and id."""
+        with self._database.reading(within) as connection:
+            rows = connection.execute(candidates, due).all()
+        named = ((str(row[0]), str(row[1]).rpartition("/")) for row in rows if row[1])
+        return [(workflow, (tenant, run)) for workflow, (tenant, _, run) in named]
+
+    def _note_lost(self, scope: Scope, row: Row[Any], within: Connection) -> None:
+        """Note the attempt of a worker whose lease is over."""
+        attempt = RunAttempt(
+            row.epoch, row.attempts, "lost", row.worker, row.claimed_at, row.lease_until,
+            read_under_way(row.under_way), None,
+        )  # fmt: skip
+        self._attempts.add(scope, row.id, attempt, within=within)
+
+    def _note_failed(self, run: Run, error: str, under_way: Sequence[StepUnderWay], within: Connection) -> None:
+        now = self._clock.now()
+        attempt = RunAttempt(
+            run.epoch, run.attempts, "failed", run.worker, run.claimed_at or now, now, tuple(under_way), error
+        )
+        self._attempts.add(run.scope, run.id, attempt, within=within)
+
+    def _hopeless(self, row: Row[Any], most: int) -> str | None:
         """The reason for which no worker can bring a run to its end; ``None`` for one that may be claimed."""
-        if row.attempts >= row.max_attempts:
+        if row.attempts >= most:
             return f"The run's worker died or lost its lease in each of {row.attempts} attempts."
         try:
             read_run(row, self._database)
@@ -273,29 +322,38 @@ class Runs:
 
     def queued(self, served: ServedRuns) -> bool:
         """Tells whether one of these runs waits to be claimed."""
-        return self._first(select(_runs.c.id).where(waiting(served)).limit(1), self._clock.now()) is not None
+        return self._first(select(_runs.c.id).where(waiting(served)).limit(1), {"now": self._clock.now()}) is not None
 
     def next_due(self, served: ServedRuns) -> timedelta | None:
         """Time until the next of these runs may be claimed: until the moment that one waits for, or until a lease
         ends; ``None`` while there is neither."""
         now = self._clock.now()
-        row = self._first(next_moments(served), now)
+        row = self._first(next_moments(served), {"now": now})
         moments = [moment for moment in row or () if moment is not None]
         return max(min(moments) - now, timedelta()) if moments else None
 
-    def _first(self, statement: Select[Any], now: datetime, within: Connection | None = None) -> Row[Any] | None:
-        """The first row of a statement as of a moment."""
+    def _first(
+        self, statement: Select[Any], values: Mapping[str, Any], within: Connection | None = None
+    ) -> Row[Any] | None:
+        """The first row of a statement that is made once, with these values."""
         with self._database.reading(within) as connection:
-            return connection.execute(statement, {"now": now}).first()
+            return connection.execute(statement, values).first()
 
-    def heartbeat(self, run: Run, lease: timedelta, progress: ProgressReport | None = None) -> RunRequest | None:
-        """Extend the lease; returns what is asked of the run's holder.
+    def heartbeat(
+        self,
+        run: Run,
+        lease: timedelta,
+        progress: ProgressReport | None = None,
+        under_way: Sequence[StepUnderWay] = (),
+    ) -> RunRequest | None:
+        """Extend the lease, and say which steps are under way; returns what is asked of the run's holder.
 
         Raises:
             LeaseLostError: the run is not this holder's any more.
         """
         now = self._clock.now()
-        values = {"lease_until": now + lease, "updated_at": now, **columns_of(progress)}
+        values = {"lease_until": now + lease, "updated_at": now, "under_way": write_under_way(under_way)}
+        values |= columns_of(progress)
         with self._database.transaction() as connection:
             extended = update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
             found = connection.execute(extended).first()
@@ -304,7 +362,7 @@ class Runs:
             if found.cancel_requested:
                 return "cancel"
             yields = select(_runs.c.id).where(holds(run), held_back())
-            return "yield" if self._first(yields, now, connection) is not None else None
+            return "yield" if self._first(yields, {"now": now}, connection) is not None else None
 
     def reclaim(self, worker: str, environment: str, *, parts: bool = False, within: Connection | None = None) -> int:
         """End every lease of a worker that has ended or was started again under its name, with ``parts`` also those of
@@ -379,19 +437,25 @@ class Runs:
         ended = result if isinstance(result, RunResult) else RunResult(result, "succeeded")
         error = None if ended.error is None else self._database.seal_text(run.scope, ERROR, run.id, ended.error)
         sealed = self._database.seal(run.scope, RESULT, run.id, encode_json(dict(ended), "result"))
-        self._leave(run, ended=True, status=ended.status, result=sealed, error=error, **columns_of(progress))
+        values = {"status": ended.status, "result": sealed, "error": error, "under_way": None, **columns_of(progress)}
+        failed = ended.error or "" if ended.status == "failed" else None
+        self._leave(run, ended=True, failed=failed, **values)
 
-    def fail(self, run: Run, error: str, retry_at: datetime | None = None) -> None:
-        """End a run with an error, or queue it again for ``retry_at``.
+    def fail(
+        self, run: Run, error: str, retry_at: datetime | None = None, under_way: Sequence[StepUnderWay] = ()
+    ) -> None:
+        """End a run with an error, or queue it again for ``retry_at``; the attempt is kept with the error and the steps
+        that were under way.
 
         Raises:
             LeaseLostError: the run is not this holder's any more.
         """
         sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
-        if retry_at is None:
-            self._leave(run, ended=True, status="failed", error=sealed)
-        else:
-            self._leave(run, status="queued", error=sealed, not_before=retry_at)
+        values: dict[str, Any] = {"status": "failed"}
+        if retry_at is not None:
+            values = {"status": "queued", "not_before": retry_at}
+        values |= {"error": sealed, "under_way": write_under_way(under_way)}
+        self._leave(run, ended=retry_at is None, failed=error, under=under_way, **values)
 
     def give_back(self, run: Run) -> None:
         """Queue a run again because its worker stops; the attempt does not count.
@@ -447,11 +511,21 @@ class Runs:
                 self._database.ring("cancellations", scope)
             return self.get(scope, run, within=connection)
 
-    def _leave(self, run: Run, *, ended: bool = False, **values: Any) -> None:
+    def _leave(
+        self,
+        run: Run,
+        *,
+        ended: bool = False,
+        failed: str | None = None,
+        under: Sequence[StepUnderWay] = (),
+        **values: Any,
+    ) -> None:
         now = self._clock.now()
         values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
         with self._database.transaction() as connection:
             if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
                 raise lease_lost(run)
+            if failed is not None:
+                self._note_failed(run, failed, under, connection)
             if not ended:
                 self._database.ring("runs", run.scope)

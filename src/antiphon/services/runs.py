@@ -1,4 +1,4 @@
-"""Durable runs of one project: reading, canceling, and starting a refresh."""
+"""Durable runs of one project: reading, canceling, queueing again what failed, and starting a refresh."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.catalog.batch.batches import Batches
-from antiphon.core.errors import ConflictError
+from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.durable.run import Run
+from antiphon.durable.attempts import RunAttempt, RunAttempts
+from antiphon.durable.dead_letters import DeadLetters
+from antiphon.durable.run import ENDED, Run, RunStatus
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
 from antiphon.orchestration.conductor.waiting import RunWait
@@ -34,8 +38,12 @@ class ProjectRuns:
     def get(self, scope: Scope, run: str) -> Any:
         return self._store.runs.get(scope, run)
 
-    def list(self, scope: Scope, limit: int = 50) -> Any:
-        return self._store.runs.list(scope, limit=limit)
+    def list(self, scope: Scope, limit: int = 50, status: RunStatus | None = None) -> Any:
+        return self._store.runs.list(scope, limit=limit, status=status)
+
+    def attempts(self, scope: Scope, run: str) -> tuple[RunAttempt, ...]:
+        """The attempts of a run that failed or were lost, the first one first."""
+        return tuple(RunAttempts(self._store.database).list(scope, run))
 
     def waits(self, scope: Scope, runs: Iterable[Run]) -> Mapping[str, RunWait]:
         """The wait of those of these runs that have not begun, by id."""
@@ -58,6 +66,84 @@ class ProjectRuns:
                 with contextlib.suppress(ConflictError):  # it ended before
                     self._store.jobs.set_status(scope, str(job), "cancelled", within=connection)
         return cancelled
+
+    def retry(self, scope: Scope, run: str, by: Principal, reason: str = "", from_step: str = "") -> Run:
+        """Queue a run again that failed, from where it was; or with ``from_step`` begin another one that goes on from
+        before that step. It is on record.
+
+        Raises:
+            ForbiddenError: ``by`` may not order what the run does.
+            NotFoundError: there is no such run, or it came to no such step.
+            ConflictError: the run is in no state for it, or its schedule has another one open.
+        """
+        store = self._store
+        require_cancel(store, by, store.runs.get(scope, run))
+        letters = DeadLetters(store.database)
+        with store.database.transaction() as connection:
+            if from_step:
+                found = letters.fork(scope, run, from_step, within=connection)
+                detail = {"reason": reason, "name": from_step, "run": found.id}
+            else:
+                found = letters.retry(scope, run, within=connection)
+                detail = {"reason": reason}
+            self._reopen(found, run, connection)
+            store.audit.append(scope, by.id, "run.fork" if from_step else "run.retry", run, detail, within=connection)
+        return found
+
+    def retryable(self, scope: Scope, runs: Iterable[Run], by: Principal) -> frozenset[str]:
+        """Those of these runs that failed and that ``by`` may queue again, by id."""
+        return frozenset(
+            run.id for run in runs if run.status == "failed" and run.workflow != OPENAI_BATCH and self._may(run, by)
+        )
+
+    def _may(self, run: Run, by: Principal) -> bool:
+        try:
+            require_cancel(self._store, by, run)
+        except (ForbiddenError, NotFoundError):  # Also where the release or job that it is about is gone.
+            return False
+        return True
+
+    def skip(self, scope: Scope, run: str, step: str, result: Any, by: Principal, reason: str) -> Run:
+        """Record the result of the step at which a run failed by hand, and queue the run again. It is on record.
+
+        Raises:
+            ForbiddenError, NotFoundError: as :meth:`retry`.
+            ConflictError: the run did not fail at this step, or the step is transactional.
+            InvalidInputError: no reason.
+        """
+        store = self._store
+        if not reason.strip():
+            raise InvalidInputError("A step is skipped for a reason.", where="--reason", next_step="Say why.")
+        require_cancel(store, by, store.runs.get(scope, run))
+        with store.database.transaction() as connection:
+            found = DeadLetters(store.database).skip(scope, run, step, result, by.id, within=connection)
+            self._reopen(found, run, connection)
+            detail = {"reason": reason, "name": step}
+            store.audit.append(scope, by.id, "run.skip", run, detail, within=connection)
+        return found
+
+    def _reopen(self, run: Run, failed: str, within: Connection) -> None:
+        """Queue what the run works on again, and count it as the one that its schedule has open."""
+        store, scope = self._store, run.scope
+        if run.workflow == OPENAI_BATCH:
+            raise ConflictError(
+                "A batch that ended has the files of what was done.",
+                where=failed,
+                next_step="Send what is left of it as a new batch.",
+            )
+        if run.workflow == TABLE_JOB:
+            store.jobs.reopen(scope, str(run.arguments["job"]), within=within)
+        if run.schedule is None or (record := store.schedules.list(scope, within=within).get(run.schedule)) is None:
+            return
+        if record.run not in (None, failed):
+            other = store.runs.get(scope, str(record.run), within=within)
+            if other.status not in ENDED:
+                raise ConflictError(
+                    f"The schedule {run.schedule} has another run open: {other.id}.",
+                    where=failed,
+                    next_step=f"Wait for its end, or cancel it: `antiphon runs cancel {other.id}`.",
+                )
+        store.schedules.reopen(scope, run.schedule, run.id, within=within)
 
     def refresh(
         self, scope: Scope, views: Sequence[str], as_of: datetime | None, key: str | None = None, whole: bool = False

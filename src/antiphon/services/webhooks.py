@@ -40,9 +40,6 @@ LOOK_SECONDS = 5.0
 SENT_FOR = timedelta(days=1)
 """Notes that are older are not sent: neither those from before a webhook was set up, nor after a long absence."""
 
-ATTEMPTS = 12
-"""Deliveries of a note at most; with doubled pauses they take about half an hour."""
-
 NOTES = 20
 """Notes of an application that are looked at."""
 
@@ -96,7 +93,7 @@ class Webhooks:
                 key = f"webhook:{name}:{named}"
                 if store.runs.find(scope, key) is None:
                     built = msgspec.to_builtins(WebhookArguments(name, application, note))
-                    store.runs.submit(scope, WEBHOOK, built, key, max_attempts=ATTEMPTS)
+                    store.runs.submit(scope, WEBHOOK, built, key)
                     ordered += 1
         return ordered
 

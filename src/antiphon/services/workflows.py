@@ -1,11 +1,13 @@
 """Every durable workflow of the product, by the name that its runs are kept under."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import get_args
 
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.definitions.schedules import WorkClass
+from antiphon.durable.policy import CONTROL, WorkflowPolicy
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.learning.outcomes.drift_runs import WORKFLOW as DRIFT
@@ -33,11 +35,35 @@ EVALUATE = "evaluate"
 USER_WORKFLOWS: Mapping[WorkClass, str] = {one: f"user-{one}" for one in get_args(WorkClass)}
 """Of ``services/conducting/user_workflows.py``: workflows of the user's own, one for each class of work."""
 
+_DAY = timedelta(days=1)
+
+POLICIES: Mapping[str, WorkflowPolicy] = {
+    # A source that answers no more must not hold a slot for ever.
+    REFRESH: WorkflowPolicy("refresh", timeout=_DAY / 4),
+    # An attempt counts for every worker that died with it: a training is long, and goes on where it was. It may be
+    # stopped for days while users are served.
+    TRAIN: WorkflowPolicy("training", attempts=20),
+    REBUILD: WorkflowPolicy("training", attempts=20),
+    EVALUATE: WorkflowPolicy("evaluation", timeout=_DAY),
+    TRY: WorkflowPolicy("evaluation", timeout=_DAY),
+    REGRESSIONS: WorkflowPolicy("evaluation", timeout=_DAY),
+    OPTIMIZE: WorkflowPolicy("evaluation", timeout=_DAY),
+    DRIFT: WorkflowPolicy("evaluation", timeout=_DAY / 4),
+    SKEW: WorkflowPolicy("evaluation", timeout=_DAY / 4),
+    # Workers may die often while a long job runs: its rows stay, so that each attempt comes further.
+    TABLE_JOB: WorkflowPolicy("batch", attempts=1_000),
+    OPENAI_BATCH: WorkflowPolicy("batch", attempts=1_000),
+    # Both may wait long: for an embargo, and for an engine.
+    APPLY: WorkflowPolicy(CONTROL),
+    GATES: WorkflowPolicy(CONTROL),
+    # With doubled pauses they take about half an hour.
+    WEBHOOK: WorkflowPolicy(CONTROL, attempts=12, timeout=_DAY / 96),
+    **{name: WorkflowPolicy(work) for work, name in USER_WORKFLOWS.items()},
+}
+"""Every workflow, with the class of work whose slots its runs take, how often and how long they are tried."""
+
 WORK: Mapping[WorkClass, tuple[str, ...]] = {
-    "refresh": (REFRESH, USER_WORKFLOWS["refresh"]),
-    "training": (TRAIN, REBUILD, USER_WORKFLOWS["training"]),
-    "evaluation": (EVALUATE, TRY, REGRESSIONS, OPTIMIZE, DRIFT, SKEW, USER_WORKFLOWS["evaluation"]),
-    "batch": (TABLE_JOB, OPENAI_BATCH, USER_WORKFLOWS["batch"]),
+    work: tuple(name for name, policy in POLICIES.items() if policy.work == work) for work in get_args(WorkClass)
 }
 """Workflows of each class of work that a freeze or a window holds. Applies, gates and deliveries are never held."""
 

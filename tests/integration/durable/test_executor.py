@@ -22,10 +22,11 @@ from antiphon.core.errors import (
     UnavailableError,
     WriteConflictError,
 )
+from antiphon.durable.attempts import RunAttempts
 from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.durable.run import ENDED, Run, RunResult, RunStatus
+from antiphon.durable.run import ENDED, Run, RunResult, RunStatus, StepUnderWay
 from antiphon.durable.runs import Runs
 
 Body = Callable[[RunContext], Awaitable[dict[str, Any]]]
@@ -152,6 +153,48 @@ async def test_a_run_fails_after_its_attempts_and_says_why(database: Database) -
     async with working(database, workflow=workflow) as run_to_end:
         run = await run_to_end(max_attempts=2)
     assert (run.status, run.attempts, run.error) == ("failed", 2, "ZeroDivisionError: (its message is withheld)")
+
+
+async def test_an_attempt_keeps_its_error_and_the_step_at_which_it_failed(database: Database) -> None:
+    def fail(*_: object) -> None:
+        raise UnavailableError("The engine is away.")
+
+    async def workflow(run: RunContext) -> dict[str, Any]:
+        await run.step("read", lambda: 1)
+        with pytest.raises(UnavailableError):
+            await run.step("tolerated", fail)
+        if run.attempt == 1:
+            await run.step("ask", fail)
+        await run.step("ask", lambda: 1)
+        await run.transaction("publish", fail)
+        return {}
+
+    async with working(database, workflow=workflow) as run_to_end:
+        run = await run_to_end(max_attempts=2)
+    found = RunAttempts(database).list(DEV, run.id)
+    assert [(one.attempt, one.under_way, one.error, one.worker) for one in found] == [
+        (1, (StepUnderWay("ask"),), "The engine is away.", "w1"),
+        (2, (StepUnderWay("publish", 0, True),), "The engine is away.", "w1"),
+    ]
+    assert run.under_way == (StepUnderWay("publish", 0, True),)
+
+
+async def test_the_steps_under_way_are_shown_while_they_run(database: Database) -> None:
+    release, runs = asyncio.Event(), Runs(database)
+
+    async def workflow(run: RunContext) -> dict[str, Any]:
+        await asyncio.gather(run.step("a", release.wait), run.step("b", release.wait))
+        return {}
+
+    async with working(database, workflow=workflow, lease=timedelta(milliseconds=300)) as run_to_end:
+        ending = asyncio.create_task(run_to_end())
+        async with asyncio.timeout(20):
+            while not (shown := [step.name for run in runs.list(DEV) for step in run.under_way]):
+                await asyncio.sleep(0.01)
+        release.set()
+        run = await ending
+    assert shown == ["a", "b"]
+    assert run.under_way == ()
 
 
 @pytest.mark.parametrize("where", ["step", "result"])

@@ -25,6 +25,7 @@ from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.tenants import TenantQuota, Tenants
+from antiphon.services.workflows import POLICIES
 
 SCOPE = Scope("default", "dev")
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
@@ -42,7 +43,7 @@ async def working(database: Database, answerer: fakes.FakeAnswerer) -> AsyncIter
     files = file_store(database, fakes.SECRET)
     jobs = batch_jobs(database, files, fakes.SECRET, answerer.answer, (fakes.APPLICATION, fakes.MODEL))
     registry, stop = WorkflowRegistry(), asyncio.Event()
-    registry.add(WORKFLOW, jobs.run)
+    registry.add(WORKFLOW, jobs.run, POLICIES[WORKFLOW])
     executor = Executor(database, registry, "worker", Scope(), lease=timedelta(seconds=5), poll=0.02, fair=True)
     task = asyncio.create_task(executor.run_until(stop))
     yield

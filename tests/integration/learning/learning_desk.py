@@ -47,6 +47,7 @@ from antiphon.learning.retraining.steps import RetrainingServices
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.workflows import POLICIES
 from antiphon.testing.scripted_engine import MODEL
 from antiphon.training.order import TrainedFile, TrainingOrder, TrainingProgress, TrainingResult
 from antiphon.training.recipe import Arithmetic, code_identity, libraries
@@ -267,8 +268,8 @@ class LearningDesk(EvaluatedDesk):
     async def work(self, run: str, until: Callable[[Run], bool] = lambda run: run.status in ENDED) -> Run:
         """Work until the run is as wished, for at most 90 s; then the worker stops."""
         registry = WorkflowRegistry()
-        registry.add(TRAIN, Retraining(self.retraining).run)
-        registry.add(REBUILD, ModelRebuild(self.retraining).run)
+        registry.add(TRAIN, Retraining(self.retraining).run, POLICIES[TRAIN])
+        registry.add(REBUILD, ModelRebuild(self.retraining).run, POLICIES[REBUILD])
         stop = asyncio.Event()
         executor = Executor(
             self.database,

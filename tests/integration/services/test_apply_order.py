@@ -343,7 +343,7 @@ def test_open_applies_are_found_without_going_through_those_that_ended(harbor: H
         plan = connection.exec_driver_sql(
             f"EXPLAIN QUERY PLAN {statement}", ("queued", "running", *["x"] * (statement.count("?") - 2))
         ).all()
-    assert [row[3] for row in plan] == ["SEARCH runs USING INDEX ix_runs_claimable (status=?)"]
+    assert [row[3] for row in plan] == ["SEARCH runs USING INDEX ix_runs_claimable (status=? AND workflow=?)"]
 
 
 def test_the_old_version_stays_refreshed_while_a_release_pins_it(harbor: Harbor) -> None:

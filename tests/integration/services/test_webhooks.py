@@ -28,7 +28,7 @@ from antiphon.learning.outcomes.drift_report import DriftReport
 from antiphon.releases.feed import atom
 from antiphon.services.changes import release_notes
 from antiphon.services.webhooks import Webhooks, signature
-from antiphon.services.workflows import DRIFT, WEBHOOK
+from antiphon.services.workflows import DRIFT, POLICIES, WEBHOOK
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of this test").decode()
 
@@ -90,7 +90,7 @@ async def project(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.Monkey
 async def deliver(project: GatedProject, webhooks: Webhooks) -> list[Run]:
     """Work until every delivery has ended."""
     registry = WorkflowRegistry()
-    registry.add(WEBHOOK, webhooks.deliver)
+    registry.add(WEBHOOK, webhooks.deliver, POLICIES[WEBHOOK])
     executor = Executor(
         project.store.database, registry, "worker", project.scope, poll=0.05,
         backoff=timedelta(milliseconds=1),

@@ -238,6 +238,13 @@ class Jobs:
             self._write(connection, scope, job, status=status, error=sealed, updated_at=self._database.clock.now())
             return self.get(scope, job, within=connection)
 
+    def reopen(self, scope: Scope, job: str, *, within: Connection) -> BatchJob:
+        """Queue a job again that failed, with the rows that it has; raises ``NotFoundError`` when there is none."""
+        if self.get(scope, job, within=within).status == "failed":
+            now = self._database.clock.now()
+            self._write(within, scope, job, status="queued", error=None, updated_at=now)
+        return self.get(scope, job, within=within)
+
     def take_over(self, scope: Scope, job: str, within: Connection | None = None) -> int:
         """Raise the epoch and return it: from now on only its holder writes rows. Sets the job running. A worker does
         it ``within`` a transaction that makes sure of its run: a lost one would take the job from the run's holder.

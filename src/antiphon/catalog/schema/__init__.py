@@ -34,6 +34,7 @@ from antiphon.catalog.schema.batch import jobs as jobs
 from antiphon.catalog.schema.durable import leases as leases
 from antiphon.catalog.schema.durable import lineage_acknowledgments as lineage_acknowledgments
 from antiphon.catalog.schema.durable import lineage_progress as lineage_progress
+from antiphon.catalog.schema.durable import run_attempts as run_attempts
 from antiphon.catalog.schema.durable import run_holds as run_holds
 from antiphon.catalog.schema.durable import runs as runs
 from antiphon.catalog.schema.durable import schedules as schedules

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from antiphon.catalog.dialect import TEXT
 from antiphon.catalog.schema.base import Instant, columns, index, key, optional, refers, table, unique
 
+_HELD = sa.text("lease_until IS NOT NULL")
+
 runs = table(
     "runs",
     key("id"),
@@ -36,11 +38,19 @@ runs = table(
     optional(Instant, "deadline"),
     # Who let it go past what holds runs of its workflow.
     optional(TEXT, "released_by"),
+    # Of its present or last attempt: when it was claimed, and the steps that have begun and not ended, as JSON.
+    optional(Instant, "claimed_at"),
+    optional(TEXT, "under_way"),
+    # The run whose records it began with, and the one that began last with its own.
+    optional(TEXT, "forked_from", "forked_to"),
     unique("key"),
     index("ix_runs_created", "created_at"),
     index("ix_runs_ended", "ended_at"),
     index("ix_runs_schedule", "schedule", "created_at"),
-    sa.Index("ix_runs_claimable", "status", "environment", "not_before", "created_at"),
+    # The order of claims, of each workflow by itself: one's runs do not stand before another's.
+    sa.Index("ix_runs_claimable", "status", "workflow", "environment", "not_before", "created_at", "id"),
+    # Runs that are held, which are few: those whose lease ran out are found among them.
+    sa.Index("ix_runs_held", "environment", "lease_until", sqlite_where=_HELD, postgresql_where=_HELD),
 )
 
 steps = table(
@@ -49,6 +59,20 @@ steps = table(
     key("occurrence", kind=sa.BigInteger),
     columns(sa.BigInteger, "epoch"),
     columns(sa.LargeBinary, "result"),
+    columns(Instant, "started_at", "ended_at"),
+    # Who wrote the result of a step that was skipped.
+    optional(TEXT, "recorded_by"),
+    refers("run", "runs"),
+)
+
+# Attempts that failed or were lost; ``under_way`` as of runs.
+run_attempts = table(
+    "run_attempts",
+    key("run"),
+    key("epoch", kind=sa.BigInteger),
+    columns(sa.BigInteger, "attempt"),
+    columns(TEXT, "outcome"),
+    optional(TEXT, "worker", "under_way", "error"),
     columns(Instant, "started_at", "ended_at"),
     refers("run", "runs"),
 )

@@ -16,7 +16,8 @@ from antiphon.catalog.serving.receipts import ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.scope import Scope
 from antiphon.core.settings_sections import PriceSettings
-from antiphon.durable.run import Run
+from antiphon.durable.attempts import RunAttempt
+from antiphon.durable.run import Run, StepUnderWay
 from antiphon.engine.api.messages import EngineLoad, ModelDescription
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.http.bounds import Few
@@ -70,6 +71,9 @@ class RunLine(msgspec.Struct, frozen=True):
     Attributes:
         schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended.
         wait: why it has not begun.
+        failures: of a run that is read by itself, its attempts that failed or were lost; ``under_way`` are the steps
+            that had begun in the last one.
+        forked_from: the run whose records it began with; ``forked_to`` is the one that began last with its own.
     """
 
     id: str
@@ -88,6 +92,10 @@ class RunLine(msgspec.Struct, frozen=True):
     cause: str | None = None
     deadline: datetime | None = None
     wait: RunWait | None = None
+    under_way: tuple[StepUnderWay, ...] = ()
+    forked_from: str | None = None
+    forked_to: str | None = None
+    failures: tuple[RunAttempt, ...] = ()
 
 
 def run_lines(runs: Iterable[Run], waits: Mapping[str, RunWait]) -> tuple[RunLine, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from antiphon.batch.orders import TableOrder
+from antiphon.durable.run import RunStatus
 from antiphon.gateway.admin.shapes import (
     BatchLine,
     BatchList,
@@ -20,7 +21,7 @@ from antiphon.gateway.admin.shapes import (
     read,
     run_lines,
 )
-from antiphon.gateway.http.bounds import MOST
+from antiphon.gateway.http.bounds import MOST, Few
 from antiphon.gateway.operation import OperationCall, operation
 
 
@@ -67,18 +68,45 @@ def _rows(call: OperationCall, query: BatchRowQuery) -> BatchRows:
     return BatchRows(tuple(readable), listed[-1].line if len(listed) == query.limit else None)
 
 
+class RunQuery(msgspec.Struct, frozen=True):
+    """Only runs of this status; bounds their number."""
+
+    limit: Few = 50
+    status: RunStatus | None = None
+
+
+class RetryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A retry with its reason, for the record.
+
+    Attributes:
+        from_step: begin another run with the records of this one up to, and without, a step of this name.
+    """
+
+    reason: Annotated[str, msgspec.Meta(max_length=2_000)] = ""
+    from_step: str = ""
+
+
+class SkipRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The result of the step at which a run failed, with the reason, for the record."""
+
+    step: str
+    result: Any
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+
+
 @operation("GET", "/admin/runs", "List workflow runs, newest first.", "read")
-def _runs(call: OperationCall, query: ListQuery) -> RunList:
+def _runs(call: OperationCall, query: RunQuery) -> RunList:
     runs = call.services.work.runs
-    found = runs.list(call.scope, query.limit)
+    found = runs.list(call.scope, query.limit, query.status)
     return RunList(run_lines(found, runs.waits(call.scope, found)))
 
 
-@operation("GET", "/admin/runs/{run}", "One run.", "read")
+@operation("GET", "/admin/runs/{run}", "One run, with its attempts that failed.", "read")
 def _run(call: OperationCall) -> RunLine:
-    runs = call.services.work.runs
-    found = runs.get(call.scope, call.path["run"])
-    return run_lines([found], runs.waits(call.scope, [found]))[0]
+    runs, run = call.services.work.runs, call.path["run"]
+    found = runs.get(call.scope, run)
+    line = run_lines([found], runs.waits(call.scope, [found]))[0]
+    return msgspec.structs.replace(line, failures=runs.attempts(call.scope, run))
 
 
 @operation("POST", "/admin/runs/{run}/cancel", "Ask a run to stop; for those who may order it.", None, changes=True)
@@ -86,3 +114,25 @@ def _cancel(call: OperationCall) -> RunLine:
     runs, run = call.services.work.runs, call.path["run"]
     runs.cancel(call.scope, run, call.principal)
     return read(runs.get(call.scope, run), RunLine)
+
+
+@operation(
+    "POST",
+    "/admin/runs/{run}/retry",
+    "Queue a failed run again from where it was, or another one from a step on; for those who may order it.",
+    None,
+)
+def _retry(call: OperationCall, body: RetryRequest) -> RunLine:
+    runs = call.services.work.runs
+    return read(runs.retry(call.scope, call.path["run"], call.principal, body.reason, body.from_step), RunLine)
+
+
+@operation(
+    "POST",
+    "/admin/runs/{run}/skip",
+    "Record the result of the step at which a run failed, and queue it again; for those who may order it.",
+    None,
+)
+def _skip(call: OperationCall, body: SkipRequest) -> RunLine:
+    runs, run = call.services.work.runs, call.path["run"]
+    return read(runs.skip(call.scope, run, body.step, body.result, call.principal, body.reason), RunLine)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
-from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
+from antiphon.core.errors import AntiphonError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.gateway.admin.evaluations import card_shown, lines_shown
-from antiphon.gateway.admin.shapes import RunLine, run_lines
-from antiphon.gateway.dashboard.pages import PageCall
+from antiphon.gateway.admin.shapes import run_lines
+from antiphon.gateway.dashboard.pages import SAFE, PageCall
 from antiphon.gateway.dashboard.plots import by_day
 from antiphon.gateway.dashboard.release_pages import applications, chosen
 from antiphon.gateway.operation import HtmlPage
@@ -110,18 +110,30 @@ def outcomes(call: PageCall) -> Response:
 
 def runs(call: PageCall) -> Response:
     """Runs of workflows, newest first."""
-    return call.render("runs.html", page="runs", runs=_runs(call))
+    return call.render("runs.html", page="runs", **_runs(call))
+
+
+def retry(call: PageCall) -> Response:
+    """Queue a run again that failed; then the page again, with what was wrong if anything was."""
+    try:
+        call.services.work.runs.retry(call.scope, call.form.get("run", ""), call.principal, "on the page Runs")
+    except ForbiddenError:
+        raise
+    except AntiphonError as error:
+        return call.render("runs.html", error, page="runs", **_runs(call))
+    return RedirectResponse("/runs", 303, headers=SAFE)
 
 
 def run_rows(call: PageCall) -> Response:
     """The same, to be put into the page."""
-    return call.render("run_rows.html", runs=_runs(call))
+    return call.render("run_rows.html", **_runs(call))
 
 
-def _runs(call: PageCall) -> tuple[RunLine, ...]:
+def _runs(call: PageCall) -> dict[str, Any]:
     runs = call.services.work.runs
     found = runs.list(call.scope, RUNS)
-    return run_lines(found, runs.waits(call.scope, found))
+    lines = run_lines(found, runs.waits(call.scope, found))
+    return {"runs": lines, "retryable": runs.retryable(call.scope, found, call.principal)}
 
 
 def _performance(call: PageCall, application: str, outcome: str | None) -> dict[str, Any]:

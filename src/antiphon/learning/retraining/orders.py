@@ -25,10 +25,6 @@ from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.training.recipe import Arithmetic, require_libraries
 
-ATTEMPTS = 20
-"""A run counts an attempt for every worker that died with it: a training is long, and goes on where it was."""
-
-
 NO_PREFERENCES = (
     "Thumbs and corrections from users, `antiphon prompts annotate` and blind comparisons say what is preferred; "
     "`antiphon train APPLICATION --preferences --dry-run` says why what there is was left out."
@@ -122,7 +118,7 @@ class TrainingOrders:
         elif problems := self._tuning.preview(scope, request).problems:
             raise InvalidInputError(" ".join(problems), where=request.application, next_step=NO_PREFERENCES)
         arguments = {name: value for name, value in plain(request).items() if value is not None}
-        return self._runs.submit(scope, TRAIN, arguments, order.key, max_attempts=ATTEMPTS)
+        return self._runs.submit(scope, TRAIN, arguments, order.key)
 
     def foresee(self, scope: Scope, principal: str, order: TrainingRequest) -> TrainingPreview | PreferencePreview:
         """Previews an order; nothing is written. Raises as :meth:`place`."""
@@ -174,7 +170,7 @@ class TrainingOrders:
                 next_step="Import its adapter again, or learn preferences again, where its files are lost.",
             )
         arguments = plain(RebuildArguments(model=model, principal=principal))
-        return self._runs.submit(scope, REBUILD, arguments, key, max_attempts=ATTEMPTS)
+        return self._runs.submit(scope, REBUILD, arguments, key)
 
 
 def _arguments(order: TrainingRequest, principal: str) -> TrainArguments:

@@ -30,15 +30,17 @@ class RunWait(msgspec.Struct, frozen=True):
 
 
 class SlotUse(msgspec.Struct, frozen=True):
-    """The place that runs of a workflow have: runs under way of all that share it, of so many at once.
+    """The slots that runs of a workflow take: runs under way of all that share them, of so many at once.
 
     Attributes:
         frees_at: when the first of them is expected to end.
+        work: the class of work, or the workflow, whose slots they are.
     """
 
     running: int = 0
     most: int = 0
     frees_at: datetime | None = None
+    work: str = ""
 
 
 def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: SlotUse) -> RunWait:
@@ -65,7 +67,8 @@ def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: SlotUse) -
         return RunWait(run.id, "worker", "no worker runs that would do it: start `antiphon up`", at)
     if slots.running >= slots.most:
         later = at if slots.frees_at is None else max(at, slots.frees_at)
-        return RunWait(run.id, "turn", f"waits for its turn: {slots.running} of {slots.most} runs are under way", later)
+        taken = f"{slots.running} of {slots.most} slots for {slots.work} are taken"
+        return RunWait(run.id, "turn", f"waits for its turn: {taken}", later)
     return RunWait(run.id, "turn", "is about to begin", at)
 
 

@@ -8,15 +8,15 @@ from datetime import datetime
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.scope import Scope
 from antiphon.durable.claims import WORKERS
-from antiphon.durable.executor import CONCURRENCY
+from antiphon.durable.policy import DEFAULT_POLICY
 from antiphon.durable.run import Run
 from antiphon.orchestration.conductor.durations import expected_end
 from antiphon.orchestration.conductor.waiting import RunWait, SlotUse, wait_of
 from antiphon.services.project.store import Store
-from antiphon.services.workflows import GATES, MOST_CHECKS, OPENAI_BATCH
+from antiphon.services.workflows import GATES, MOST_CHECKS, OPENAI_BATCH, POLICIES
 
 _APART = {GATES, OPENAI_BATCH}
-"""Workflows that have slots of their own; all others share those of a worker."""
+"""Workflows that have slots of their own; all others take those of their class of work."""
 
 
 class RunWaits:
@@ -37,16 +37,17 @@ class RunWaits:
     def _slots(self, scope: Scope, now: datetime) -> dict[str, SlotUse]:
         leases = ProcessLeases(self._store.database, self._store.scope.environment)
         workers = len(leases.living(f"{WORKERS}{scope.tenant}/"))
-        most = {"": CONCURRENCY, GATES: MOST_CHECKS, OPENAI_BATCH: self._store.settings.batch.batches}
+        settings = self._store.settings
+        most = settings.worker.slots.by_work | {GATES: MOST_CHECKS, OPENAI_BATCH: settings.batch.batches}
         running: dict[str, list[Run]] = {group: [] for group in most}
         for run in self._store.runs.under_way(scope):
             running[_group(run.workflow)].append(run)
         found = {}
         for group, runs in running.items():
             ends = [end for run in runs if (end := expected_end(run, now)) is not None]
-            found[group] = SlotUse(len(runs), most[group] * workers, min(ends, default=None))
+            found[group] = SlotUse(len(runs), most[group] * workers, min(ends, default=None), group)
         return found
 
 
 def _group(workflow: str) -> str:
-    return workflow if workflow in _APART else ""
+    return workflow if workflow in _APART else POLICIES.get(workflow, DEFAULT_POLICY).work

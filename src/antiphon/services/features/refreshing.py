@@ -21,7 +21,7 @@ from antiphon.operations.processes import statuses
 from antiphon.services.apply.workflow import NOTHING_CHANGED, ApplyResult, ApplyWorkflow
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
-from antiphon.services.workflows import APPLY
+from antiphon.services.workflows import APPLY, POLICIES
 
 _LOOK_SECONDS = 0.05
 _LEFT_TO_WORKER_SECONDS = 1.0
@@ -111,8 +111,8 @@ def _begin(store: Store, platform: FeaturePlatform, run: str, left: threading.Ev
 
 async def _work_until_ended(store: Store, platform: FeaturePlatform, run: str, left: threading.Event) -> None:
     registry = WorkflowRegistry()
-    registry.add(WORKFLOW, platform.refresher.refresh)
-    registry.add(APPLY, ApplyWorkflow(store, platform.refresher).run)
+    registry.add(WORKFLOW, platform.refresher.refresh, POLICIES[WORKFLOW])
+    registry.add(APPLY, ApplyWorkflow(store, platform.refresher).run, POLICIES[APPLY])
     executor = Executor(store.database, registry, f"in-process-{os.getpid()}-{secrets.token_hex(4)}", store.scope)
     stop = asyncio.Event()
     working = asyncio.create_task(executor.run_until(stop))

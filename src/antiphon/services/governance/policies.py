@@ -146,7 +146,8 @@ def require_same_definitions(release: Release, live: Release | None, by: Princip
 
 
 def require_cancel(store: Store, by: Principal, run: Run) -> None:
-    """Let policy decide about ending a run: it takes the right to order what the run does, on what it does it to.
+    """Let policy decide about ending a run, or queueing it again: it takes the right to order what the run does, on
+    what it does it to.
 
     Raises:
         ForbiddenError: policy denies one of these.

@@ -55,6 +55,7 @@ from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.workbench_orders import WorkbenchWorkflows
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import feature_exists, rollout_transitions
+from antiphon.services.workflows import POLICIES
 from antiphon.serving.services import Services
 from antiphon.training.arithmetic import choose, speeds_of_this_machine
 from antiphon.training.processes import TrainingProcesses
@@ -185,8 +186,8 @@ class LearningPlatform:
 
     def register(self, registry: WorkflowRegistry) -> None:
         """Let a worker run trainings."""
-        registry.add(TRAIN, Retraining(self.services).run)
-        registry.add(REBUILD, ModelRebuild(self.services).run)
+        registry.add(TRAIN, Retraining(self.services).run, POLICIES[TRAIN])
+        registry.add(REBUILD, ModelRebuild(self.services).run, POLICIES[REBUILD])
         WorkbenchWorkflows(self.store, self.recorded, self.evaluators.scorer, self.serve).register(registry)
 
     def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:

@@ -39,6 +39,7 @@ from antiphon.services.learning.prompt_trials import (
 )
 from antiphon.services.learning.workbench import Workbench
 from antiphon.services.project.store import Store
+from antiphon.services.workflows import POLICIES
 
 MOST_REQUESTS = 1_000
 _SEARCH = "optimize_"
@@ -180,9 +181,9 @@ class WorkbenchWorkflows:
 
     def register(self, registry: WorkflowRegistry) -> None:
         """Let a worker run them."""
-        registry.add(TRY, self.try_release)
-        registry.add(REGRESSIONS, self.run_regressions)
-        registry.add(OPTIMIZE, self.optimize)
+        registry.add(TRY, self.try_release, POLICIES[TRY])
+        registry.add(REGRESSIONS, self.run_regressions, POLICIES[REGRESSIONS])
+        registry.add(OPTIMIZE, self.optimize, POLICIES[OPTIMIZE])
 
     async def try_release(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """Try what was ordered; the trial's id."""

@@ -61,4 +61,5 @@ def test_the_reason_names_who_froze_and_why() -> None:
     assert wait_of(run(), NOON, [hold(-1, 2)], FREE).reason == (
         "held until 2026-06-01 14:00Z by a freeze by ada: the launch"
     )
-    assert wait_of(run(), NOON, [], SlotUse(4, 4)).reason == "waits for its turn: 4 of 4 runs are under way"
+    full = wait_of(run(), NOON, [], SlotUse(1, 1, work="training"))
+    assert full.reason == "waits for its turn: 1 of 1 slots for training are taken"
