@@ -290,7 +290,7 @@ class Runs:
         """The runs that were found: workflow, tenant and id."""
         with self._database.reading(within) as connection:
             rows = connection.execute(candidates, due).all()
-        named = ((str(row[0]), str(row[1]).rpartition("/")) for row in rows if row[1])
+        named = ((workflow, str(name).rpartition("/")) for workflow, name in map(tuple, rows) if name)
         return [(workflow, (tenant, run)) for workflow, (tenant, _, run) in named]
 
     def _note_lost(self, scope: Scope, row: Row[Any], within: Connection) -> None:
