@@ -17,7 +17,7 @@ import msgspec
 from antiphon.engine.api.messages import Priority
 from antiphon.engine.backends.remote.admission import SentRequest, UpstreamAdmission
 from antiphon.engine.scheduling.service_level import ServiceLevel
-from antiphon.serving.admission.gradient import Gradient, Window
+from antiphon.serving.admission.gradient import Gradient, SampleWindow
 
 SIZES = (400, 800, 1200)
 """Characters of a prompt."""
@@ -203,7 +203,7 @@ class GradientAlone(Sender):
         self._window.append(now - sent)
         if len(self._window) >= 10:
             mean = sum(self._window) / len(self._window)
-            self._gradient = self._gradient.after(Window(mean, None, self._most))
+            self._gradient = self._gradient.after(SampleWindow(mean, None, self._most))
             self._window, self._most = [], self._inside
 
 

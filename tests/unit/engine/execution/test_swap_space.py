@@ -99,7 +99,9 @@ def test_what_was_changed_on_disk_is_refused(tmp_path: Path) -> None:
     settled(states, 1)
     with Path(files_of_this_process(tmp_path)[0]).open("r+b") as file:
         file.seek(500)
-        file.write(b"?")
+        (byte,) = file.read(1)
+        file.seek(500)
+        file.write(bytes([byte ^ 1]))
     with pytest.raises(EngineError, match="cannot be read back"):
         states.take(1)
 
