@@ -4,7 +4,7 @@ resume, release runs and apply other windows."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -101,14 +101,12 @@ class ConductorScenario:
             registry.add(workflow, partial(self.work, process))
         named = f"{SCOPE.tenant}/{process.name}"
         executor = Executor(database, registry, named, SCOPE, concurrency=3, lease=LEASE, grace=3.0)
-        executor._runs.next_due = self.noted(  # type: ignore[method-assign]
-            partial(self.holds.look, process, "runs"), executor._runs.next_due
-        )
-        orders = ScheduledOrders(store, partial(TrainingOrdersStub, store.runs), partial(place_table_job, store))  # type: ignore[arg-type]
-        conducting = conductor(store, orders)
-        conducting.look = self.noted(  # type: ignore[method-assign]
-            partial(self.conducts, process), conducting.look
-        )
+        runs: Any = executor._runs
+        runs.next_due = self.noted(partial(self.holds.look, process, "runs"), runs.next_due)
+        trainings: Any = partial(TrainingOrdersStub, store.runs)
+        orders = ScheduledOrders(store, trainings, partial(place_table_job, store))
+        conducting: Any = conductor(store, orders)
+        conducting.look = self.noted(partial(self.conducts, process), conducting.look)
         leases = ProcessLeases(database, SCOPE.environment)
         holder = LeaseHolder(leases, process.label, self.gone, seconds=LEASE.total_seconds())
         duties = Duties("duties", [conducting], holder)
@@ -163,7 +161,7 @@ class ConductorScenario:
         return START + timedelta(seconds=self.world.loop.time())
 
     async def person(self) -> None:
-        acts = (
+        acts: tuple[Callable[[], Awaitable[None]], ...] = (
             self.freeze,
             self.launch,
             self.launch,
@@ -241,10 +239,9 @@ class ConductorScenario:
         made = {}
         for minute in minutes:
             lasts = float(self.random.randint(3, 20))
-            classes = self.random.choice((("training",), ("training", "batch")))
-            made[f"window-{minute}"] = WindowSpec(
-                f"window-{minute}", CronTime(f"{minute} 12 * * *"), lasts, work=classes
-            )  # type: ignore[arg-type]
+            classes: Any = self.random.choice((("training",), ("training", "batch")))
+            begins = CronTime(f"{minute} 12 * * *")
+            made[f"window-{minute}"] = WindowSpec(f"window-{minute}", begins, lasts, work=classes)
         project = ProjectSpec("desk", {}, {}, {}, self.specs if schedules else {}, made)
 
         async def act(process: Process) -> Any:
@@ -257,9 +254,11 @@ class ConductorScenario:
     # --- What arrives.
 
     async def arrivals(self) -> None:
+        kinds: tuple[Callable[[int], Awaitable[None]], ...]
+        kinds = self.outcome, self.outcome, self.publication, self.plain_run
         for number in range(self.random.randint(3, 8)):
             await asyncio.sleep(self.random.random() * 7)
-            await self.random.choice((self.outcome, self.outcome, self.publication, self.plain_run))(number)
+            await self.random.choice(kinds)(number)
 
     async def outcome(self, number: int) -> None:
         record = OutcomeRecord(f"outcome-{number}", SCOPE, APPLICATION, "label", "joined", "late", self.now, self.now)
@@ -273,10 +272,11 @@ class ConductorScenario:
     async def publication(self, number: int) -> None:
         made = manifest(f"snapshot-{number}", SCOPE, START + timedelta(minutes=number), view=VIEW)
         given: Any = [(made, SimpleNamespace(key=made.key))]
+        lake: Any = None
+        online: Any = OnlineSnapshotsStub()
 
         async def act(process: Process) -> Any:
-            lake, online = None, OnlineSnapshotsStub()
-            publisher = Publisher(FeatureCatalog(process.database, SCOPE, lake), online)  # type: ignore[arg-type]
+            publisher = Publisher(FeatureCatalog(process.database, SCOPE, lake), online)
             return await process.call(partial(publisher.publish, given, reason=made.id, principal="client"))
 
         await self.world.told("gateway", act)
@@ -374,7 +374,8 @@ class ConductorScenario:
     def check(self, process: Process) -> None:
         self.runs.check_end()
         recorded = "SELECT subject, count(*) FROM audit_entries WHERE action = 'schedule.order' GROUP BY subject"
-        self.schedules.check_end(dict(read(self.observer.database, recorded)))  # type: ignore[arg-type]
+        found: Any = read(self.observer.database, recorded)
+        self.schedules.check_end(dict(found))
         check_log(process, SCOPE, SECRET)
         self.world.note(None, f"seen: {', '.join(sorted(self.holds.seen))}")
 
