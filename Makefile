@@ -315,7 +315,7 @@ chaos-hosts: environment  ## the same hosts in networks of their own: 100 partit
 	@scripts/servers
 	@$(BIN)/python -m tests.chaos.harness.many_processes --partitions 100 --results benchmarks/results/many_processes.jsonl
 
-simulate: environment  ## 100,000 seeds of catalog, workers, releases, batches, streams and audit with faults, and planted faults; SIZE=ci|demo|full, or SEEDS=FROM:TO; JOBS=N
+simulate: environment  ## 100,000 seeds of catalog, workers, schedules, releases, batches, streams and audit with faults, and planted faults; SIZE=ci|demo|full, or SEEDS=FROM:TO; JOBS=N
 	@$(BIN)/python -m benchmarks.durability.simulation --keep $(if $(JOBS),--jobs $(JOBS)) \
 	  $(if $(SEEDS),--seeds $(SEEDS),--size $(if $(filter file,$(origin SIZE)),full,$(SIZE)))
 

@@ -1,7 +1,7 @@
 """Does the platform keep its promises whatever happens, in whatever order? Seeds of the simulation, and planted faults.
 
-Each seed plays the real catalog, workers, releases, batches, streams or audit in one process of Python under a
-scheduler that the seed drives, with crashes, stalls, a busy catalog and clocks that are wrong (``tests/simulation``).
+Each seed plays the real catalog, workers, schedules, releases, batches, streams or audit in one process of Python under
+a scheduler that the seed drives, with crashes, stalls, a busy catalog and clocks that are wrong (``tests/simulation``).
 Without planted faults nothing may be violated; each planted fault must be found within 2,000 seeds.
 """
 

@@ -1,1 +1,2 @@
-"""The simulation: catalog, workers, releases, batches, streams and audit in one process, under one seeded scheduler."""
+"""The simulation: catalog, workers, schedules, releases, batches, streams and audit in one process, as a seed orders
+them."""

@@ -4,7 +4,7 @@ were before."""
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 from tests.simulation.process import START, Process, Violation
@@ -14,8 +14,6 @@ from antiphon.core.clock import microseconds
 
 MICROS = 1_000_000
 ENDED = ("succeeded", "succeeded_with_failures", "failed", "cancelled")
-
-T = TypeVar("T")
 
 
 class ConductedRun(msgspec.Struct, frozen=True):
@@ -131,6 +129,6 @@ def require(holds: bool, what: str) -> None:
         raise Violation(what)
 
 
-def _read(database: sqlite3.Connection, table: str, kind: type[T]) -> list[T]:
-    names: Any = kind.__struct_fields__  # type: ignore[attr-defined]
+def _read(database: sqlite3.Connection, table: str, kind: Any) -> list[Any]:
+    names = kind.__struct_fields__
     return [kind(*row) for row in database.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY 1, 2").fetchall()]

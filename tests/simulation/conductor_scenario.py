@@ -4,7 +4,7 @@ resume, release runs and apply other windows."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -14,36 +14,42 @@ from unittest import mock
 
 import msgspec
 from tests.simulation.audit_checks import check_log
+from tests.simulation.conductor_project import (
+    APPLICATION,
+    SCOPE,
+    SECRET,
+    VIEW,
+    DriftReportsStub,
+    TrainingOrdersStub,
+    drawn_schedules,
+    place_table_job,
+    project_store,
+)
 from tests.simulation.conductor_rows import ENDED, ConductorObserver, require
 from tests.simulation.hold_checks import HoldChecks
 from tests.simulation.process import START, Process
 from tests.simulation.publications_scenario import OnlineSnapshotsStub
 from tests.simulation.run_checks import RunObserver, read
-from tests.simulation.schedule_checks import LATEST_ORDER, LONG_AGO, ScheduleChecks
+from tests.simulation.schedule_checks import LATEST_ORDER, ScheduleChecks
 from tests.simulation.world import World
 from tests.unit.catalog.examples import manifest
 
 from antiphon.catalog.features.definitions import AppliedProjects
-from antiphon.catalog.features.publications import Publications
-from antiphon.catalog.learning.outcomes import OutcomeRecord, Outcomes
+from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.catalog.process_leases import ProcessLeases
-from antiphon.catalog.releases.releases import Releases
-from antiphon.catalog.run_holds import RunHold, RunHolds
-from antiphon.catalog.schedules import ScheduleRecord, Schedules
+from antiphon.catalog.run_holds import RunHold
+from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
-from antiphon.core.scope import Scope
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.project import ProjectSpec
-from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec, WindowSpec
-from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewOutcomes, NewPublication
+from antiphon.definitions.schedules import WindowSpec
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.runs import Runs
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.publication.publish import Publisher
-from antiphon.governance.audit.log import AuditLog
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.worker import work
 from antiphon.services.conducting import schedule_states
@@ -52,74 +58,11 @@ from antiphon.services.conducting.scheduled_orders import ScheduledOrders, condu
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.workflows import REFRESH, TABLE_JOB, TRAIN
 
-SCOPE, SECRET, LEASE = Scope(), b"s" * 32, timedelta(seconds=6)
+LEASE = timedelta(seconds=6)
 STALL = 8.0
 """Seconds for which what is slow takes: longer than a lease, and soon over once nothing goes wrong."""
 
-APPLICATION, VIEW, PERSON = "desk", "congestion", "ada"
-EVERY_MINUTE = CronTime("* * * * *")
-SETTINGS = SimpleNamespace(worker=SimpleNamespace(poll="10s"), batch=SimpleNamespace(batches=4))
-
-
-class DriftReportsStub:
-    """Reports of drift, which are not what is simulated."""
-
-    def warnings(self, scope: Scope) -> tuple[()]:
-        return ()
-
-
-class TrainingOrdersStub:
-    """Submits the run of a training without its checks of data and models, as ``TrainingOrders`` does: with the reason
-    among its arguments."""
-
-    def __init__(self, runs: Runs) -> None:
-        self._runs = runs
-
-    def place(self, scope: Scope, principal: str, order: Any, by: Any) -> str:
-        return self._runs.submit(scope, TRAIN, {"reason": order.reason, "principal": principal}, order.key)
-
-
-def project_store(process: Process) -> Any:
-    """A project's store as one process has it open: of its repositories those that schedules need."""
-    database = process.database
-    return SimpleNamespace(
-        scope=SCOPE,
-        database=database,
-        settings=SETTINGS,
-        applied=AppliedProjects(database),
-        schedules=Schedules(database),
-        run_holds=RunHolds(database),
-        runs=Runs(database),
-        outcomes=Outcomes(database),
-        publications=Publications(database),
-        releases=Releases(database),
-        audit=AuditLog(database, SECRET),
-    )
-
-
-def drawn_schedules(random: Random) -> dict[str, ScheduleSpec]:
-    """Two or three schedules, of every trigger there is over the seeds."""
-    retrain, precompute, evaluate = RetrainWork(), PrecomputeWork("/shops.csv"), EvaluateWork()
-    every = f"{random.randint(4, 15)}s"
-    catch_up = random.choice((4.0, 15.0, LONG_AGO))
-    choices: list[tuple[str, dict[str, Any]]] = [
-        ("interval", {"when": Interval(every)}),
-        ("interval", {"when": Interval(every)}),
-        ("clock", {"when": EVERY_MINUTE, "catch_up": catch_up}),
-        ("outcomes", {"when": NewOutcomes(random.randint(1, 3))}),
-        ("published", {"when": NewPublication((VIEW,))}),
-        ("any", {"when": AnyOf((NewOutcomes(2), Interval("20s")))}),
-        ("all", {"when": AllOf((Interval(every), NewOutcomes(1)))}),
-        ("deadline", {"ready_by": EVERY_MINUTE, "lead": random.choice((5.0, 20.0)), "catch_up": catch_up}),
-    ]
-    found = {}
-    for name, trigger in random.sample(choices, random.choice((1, 2, 2, 3))):
-        work_of = random.choice((retrain, retrain, precompute))
-        settle = random.choice((0.0, 3.0, 6.0))
-        found[name] = ScheduleSpec(name, APPLICATION, work_of, **{"settle": settle, **trigger})
-    if random.random() < 0.15:
-        found["refused"] = ScheduleSpec("refused", APPLICATION, evaluate, Interval("10s"))
-    return found
+PERSON = "ada"
 
 
 class ConductorScenario:
@@ -158,14 +101,12 @@ class ConductorScenario:
             registry.add(workflow, partial(self.work, process))
         named = f"{SCOPE.tenant}/{process.name}"
         executor = Executor(database, registry, named, SCOPE, concurrency=3, lease=LEASE, grace=3.0)
-        executor._runs.next_due = self.noted(  # type: ignore[method-assign]
-            partial(self.holds.look, process, "runs"), executor._runs.next_due
-        )
-        orders = ScheduledOrders(store, partial(TrainingOrdersStub, store.runs), partial(self.table_job, store))  # type: ignore[arg-type]
-        conducting = conductor(store, orders)
-        conducting.look = self.noted(  # type: ignore[method-assign]
-            partial(self.conducts, process), conducting.look
-        )
+        runs: Any = executor._runs
+        runs.next_due = self.noted(partial(self.holds.look, process, "runs"), runs.next_due)
+        trainings: Any = partial(TrainingOrdersStub, store.runs)
+        orders = ScheduledOrders(store, trainings, partial(place_table_job, store))
+        conducting: Any = conductor(store, orders)
+        conducting.look = self.noted(partial(self.conducts, process), conducting.look)
         leases = ProcessLeases(database, SCOPE.environment)
         holder = LeaseHolder(leases, process.label, self.gone, seconds=LEASE.total_seconds())
         duties = Duties("duties", [conducting], holder)
@@ -194,11 +135,6 @@ class ConductorScenario:
     async def gateway(self, process: Process) -> None:
         await process.stop.wait()
 
-    def table_job(self, store: Any, scope: Scope, by: Any, order: Any) -> Any:
-        """Submits the run of a table job, as ``TableOrders`` does: by a key that is made of the order's."""
-        store.runs.submit(scope, TABLE_JOB, {"job": f"job_{order.key}"}, f"{TABLE_JOB}:job_{order.key}")
-        return SimpleNamespace(id=f"job_{order.key}")
-
     # --- What runs do.
 
     async def work(self, process: Process, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -225,7 +161,7 @@ class ConductorScenario:
         return START + timedelta(seconds=self.world.loop.time())
 
     async def person(self) -> None:
-        acts = (
+        acts: tuple[Callable[[], Awaitable[None]], ...] = (
             self.freeze,
             self.launch,
             self.launch,
@@ -303,10 +239,9 @@ class ConductorScenario:
         made = {}
         for minute in minutes:
             lasts = float(self.random.randint(3, 20))
-            classes = self.random.choice((("training",), ("training", "batch")))
-            made[f"window-{minute}"] = WindowSpec(
-                f"window-{minute}", CronTime(f"{minute} 12 * * *"), lasts, work=classes
-            )  # type: ignore[arg-type]
+            classes: Any = self.random.choice((("training",), ("training", "batch")))
+            begins = CronTime(f"{minute} 12 * * *")
+            made[f"window-{minute}"] = WindowSpec(f"window-{minute}", begins, lasts, work=classes)
         project = ProjectSpec("desk", {}, {}, {}, self.specs if schedules else {}, made)
 
         async def act(process: Process) -> Any:
@@ -319,9 +254,11 @@ class ConductorScenario:
     # --- What arrives.
 
     async def arrivals(self) -> None:
+        kinds: tuple[Callable[[int], Awaitable[None]], ...]
+        kinds = self.outcome, self.outcome, self.publication, self.plain_run
         for number in range(self.random.randint(3, 8)):
             await asyncio.sleep(self.random.random() * 7)
-            await self.random.choice((self.outcome, self.outcome, self.publication, self.plain_run))(number)
+            await self.random.choice(kinds)(number)
 
     async def outcome(self, number: int) -> None:
         record = OutcomeRecord(f"outcome-{number}", SCOPE, APPLICATION, "label", "joined", "late", self.now, self.now)
@@ -335,10 +272,11 @@ class ConductorScenario:
     async def publication(self, number: int) -> None:
         made = manifest(f"snapshot-{number}", SCOPE, START + timedelta(minutes=number), view=VIEW)
         given: Any = [(made, SimpleNamespace(key=made.key))]
+        lake: Any = None
+        online: Any = OnlineSnapshotsStub()
 
         async def act(process: Process) -> Any:
-            lake, online = None, OnlineSnapshotsStub()
-            publisher = Publisher(FeatureCatalog(process.database, SCOPE, lake), online)  # type: ignore[arg-type]
+            publisher = Publisher(FeatureCatalog(process.database, SCOPE, lake), online)
             return await process.call(partial(publisher.publish, given, reason=made.id, principal="client"))
 
         await self.world.told("gateway", act)
@@ -436,7 +374,8 @@ class ConductorScenario:
     def check(self, process: Process) -> None:
         self.runs.check_end()
         recorded = "SELECT subject, count(*) FROM audit_entries WHERE action = 'schedule.order' GROUP BY subject"
-        self.schedules.check_end(dict(read(self.observer.database, recorded)))  # type: ignore[arg-type]
+        found: Any = read(self.observer.database, recorded)
+        self.schedules.check_end(dict(found))
         check_log(process, SCOPE, SECRET)
         self.world.note(None, f"seen: {', '.join(sorted(self.holds.seen))}")
 

@@ -7,6 +7,7 @@ later at most, says that it is held. No step begins after that, and the run is g
 
 from __future__ import annotations
 
+import msgspec
 from tests.simulation.conductor_rows import MICROS, CatalogRows, ConductedRun, ConductorObserver, require
 from tests.simulation.process import Process
 
@@ -104,6 +105,8 @@ class HoldChecks:
             for hold in past.holding(run, self._observer.now):
                 early = (hold.created_at - run.updated_at) / MICROS
                 require(early <= 0, f"{run.id} was claimed after {hold.id} began, as of {early:.3f} s before that")
+        if run.released_by is not None and rows.holding(msgspec.structs.replace(run, released_by=None), run.updated_at):
+            self.seen.add("let past a hold")
         if run.released_by is not None:
             self._released_claims.add((run.id, run.epoch))
 

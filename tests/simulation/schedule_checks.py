@@ -118,8 +118,12 @@ class ScheduleChecks:
     def _moved(self, before: ScheduleRow, row: ScheduleRow, rows: CatalogRows) -> None:
         name = row.name
         require(row.sequence in (before.sequence, before.sequence + 1), f"{name} went from {before} to {row}")
+        if row.problem is not None:
+            self._holds.seen.add("refused")
         require(row.problem is None or name == "refused", f"{name} could not order its run: {row.problem}")
         if row.sequence == before.sequence:
+            if row.paused_until not in (None, before.paused_until):
+                self._holds.seen.add("paused")
             require((row.since, row.run) == (before.since, before.run), f"{name} counts anew without a run")
             return
         run = rows.runs.get(row.run or "")
@@ -127,6 +131,8 @@ class ScheduleChecks:
         assert run is not None
         require(row.since + self._tolerance >= run.created_at, f"{name} counts from before its last order")
         require(run.schedule == name, f"{run.id} does not say that {name} ordered it")
+        if run.created_at + MICROS < row.since:
+            self._holds.seen.add("counted later")
         runs = self.runs_of(name, rows)
         deadlines = [runs[number].deadline or 0 for number in range(1, row.sequence + 1) if number in runs]
         increases = all(one < other for one, other in pairwise(deadlines) if other)

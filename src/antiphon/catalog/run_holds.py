@@ -92,17 +92,15 @@ class RunHolds:
         return self._find(scope, _table.c.until > since)
 
     def put_windows(self, scope: Scope, windows: Sequence[RunHold], *, within: Connection | None = None) -> bool:
-        """Make these the window holds that are not over, in place of others; tells whether any changed.
-
-        One of them that ended since it was found stays as it is.
-        """
+        """Make these the window holds that are not over, in place of others; tells whether any changed. One that ended
+        since it was found stays as it is."""
         with self._database.writing(within) as connection:
             now = self._database.clock.now()
             lasting = self._find(scope, _table.c.until > now, within=connection)
             known = {one.id: one for one in lasting if one.kind == "window"}
-            put = {one.id: one for one in windows if one.until > now}
-            changed = [one for one in put.values() if known.get(one.id) != one]
-            gone = [name for name, one in known.items() if put.get(name) != one]
+            declared = {one.id: one for one in windows if one.until > now}
+            changed = [one for one in declared.values() if known.get(one.id) != one]
+            gone = [name for name, one in known.items() if declared.get(name) != one]
             if gone:
                 connection.execute(delete(_table).where(schema.owned(_table, scope), _table.c.id.in_(gone)))
                 self._ring(scope)

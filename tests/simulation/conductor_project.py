@@ -1,0 +1,96 @@
+"""The project that the conductor's scenario conducts: its repositories, its schedules, and who takes their orders."""
+
+from __future__ import annotations
+
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from tests.simulation.process import Process
+from tests.simulation.schedule_checks import LONG_AGO
+
+from antiphon.catalog.features.definitions import AppliedProjects
+from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.run_holds import RunHolds
+from antiphon.catalog.schedules import Schedules
+from antiphon.core.scope import Scope
+from antiphon.definitions.cron import CronTime
+from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec
+from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewOutcomes, NewPublication
+from antiphon.durable.runs import Runs
+from antiphon.governance.audit.log import AuditLog
+from antiphon.services.workflows import TABLE_JOB, TRAIN
+
+SCOPE, SECRET = Scope(), b"s" * 32
+APPLICATION, VIEW = "desk", "congestion"
+EVERY_MINUTE = CronTime("* * * * *")
+SETTINGS = SimpleNamespace(worker=SimpleNamespace(poll="10s"), batch=SimpleNamespace(batches=4))
+
+
+class DriftReportsStub:
+    """Reports of drift, which are not what is simulated."""
+
+    def warnings(self, scope: Scope) -> tuple[()]:
+        return ()
+
+
+class TrainingOrdersStub:
+    """Submits the run of a training without its checks of data and models, as ``TrainingOrders`` does: with the reason
+    among its arguments."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+
+    def place(self, scope: Scope, principal: str, order: Any, by: Any) -> str:
+        return self._runs.submit(scope, TRAIN, {"reason": order.reason, "principal": principal}, order.key)
+
+
+def project_store(process: Process) -> Any:
+    """A project's store as one process has it open: of its repositories those that schedules need."""
+    database = process.database
+    return SimpleNamespace(
+        scope=SCOPE,
+        database=database,
+        settings=SETTINGS,
+        applied=AppliedProjects(database),
+        schedules=Schedules(database),
+        run_holds=RunHolds(database),
+        runs=Runs(database),
+        outcomes=Outcomes(database),
+        publications=Publications(database),
+        releases=Releases(database),
+        audit=AuditLog(database, SECRET),
+    )
+
+
+def drawn_schedules(random: Random) -> dict[str, ScheduleSpec]:
+    """Two or three schedules, of every trigger there is over the seeds."""
+    retrain, precompute, evaluate = RetrainWork(), PrecomputeWork("/shops.csv"), EvaluateWork()
+    every = f"{random.randint(4, 15)}s"
+    catch_up = random.choice((4.0, 15.0, LONG_AGO))
+    choices: list[tuple[str, dict[str, Any]]] = [
+        ("interval", {"when": Interval(every)}),
+        ("interval", {"when": Interval(every)}),
+        ("clock", {"when": EVERY_MINUTE, "catch_up": catch_up}),
+        ("outcomes", {"when": NewOutcomes(random.randint(1, 3))}),
+        ("published", {"when": NewPublication((VIEW,))}),
+        ("any", {"when": AnyOf((NewOutcomes(2), Interval("20s")))}),
+        ("all", {"when": AllOf((Interval(every), NewOutcomes(1)))}),
+        ("deadline", {"ready_by": EVERY_MINUTE, "lead": random.choice((5.0, 20.0)), "catch_up": catch_up}),
+    ]
+    found = {}
+    for name, trigger in random.sample(choices, random.choice((1, 2, 2, 3))):
+        work_of = random.choice((retrain, retrain, precompute))
+        settle = random.choice((0.0, 3.0, 6.0))
+        found[name] = ScheduleSpec(name, APPLICATION, work_of, **{"settle": settle, **trigger})
+    if random.random() < 0.15:
+        found["refused"] = ScheduleSpec("refused", APPLICATION, evaluate, Interval("10s"))
+    return found
+
+
+def place_table_job(store: Any, scope: Scope, by: Any, order: Any) -> Any:
+    """Submits the run of a table job, as ``TableOrders`` does: by a key that is made of the order's."""
+    store.runs.submit(scope, TABLE_JOB, {"job": f"job_{order.key}"}, f"{TABLE_JOB}:job_{order.key}")
+    return SimpleNamespace(id=f"job_{order.key}")
