@@ -441,13 +441,28 @@ class NoRuns:
     def get(self, scope: Scope, run: str) -> Any:
         raise NotFoundError(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs list`.")
 
-    def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]:
+    def list(self, scope: Scope, limit: int = 50, status: str | None = None) -> Sequence[Any]:
         return ()
 
     def waits(self, scope: Scope, runs: Sequence[Any]) -> Mapping[str, Any]:
         return {}
 
+    def attempts(self, scope: Scope, run: str) -> Sequence[Any]:
+        return ()
+
+    def broken(self, scope: Scope) -> Sequence[Any]:
+        return ()
+
+    def retryable(self, scope: Scope, runs: Sequence[Any], by: Principal) -> frozenset[str]:
+        return frozenset()
+
     def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
+        return self.get(scope, run)
+
+    def retry(self, scope: Scope, run: str, by: Principal, reason: str = "", from_step: str = "") -> Any:
+        return self.get(scope, run)
+
+    def skip(self, scope: Scope, run: str, step: str, result: Any, by: Principal, reason: str) -> Any:
         return self.get(scope, run)
 
     def refresh(

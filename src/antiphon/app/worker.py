@@ -29,6 +29,7 @@ from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
+from antiphon.orchestration.restarted_parts import BrokenParts, RestartedPart
 from antiphon.orchestration.tenant_pause import TenantPause
 from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
@@ -163,10 +164,13 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         concurrency=MOST_CHECKS, lease=lease, poll=poll,
     )  # fmt: skip
     pausing = partial(TenantPause, store.scope.tenant, state=store.keys.principals.tenants.state)
-    executors: list[WorkerPart] = [
-        executor, answering, checking, pausing("its streams", consumption), abandoned
-    ]  # fmt: skip
-    of_all: list[WorkerPart] = [
+    broken = BrokenParts()
+
+    def kept(*parts: WorkerPart) -> list[WorkerPart]:
+        return [RestartedPart(part, broken) for part in parts]
+
+    executors = kept(executor, answering, checking, pausing("its streams", kept(consumption)), abandoned)
+    of_all = kept(
         store.trail.checkpointing,
         HousekeepingTask(
             wired.files.expire,
@@ -176,12 +180,12 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             settled=SETTLED_SECONDS,
         ),
         HousekeepingTask(wired.files.collect, name="Removed contents that no file names", clock=agreement),
-    ]
-    housekeeping: list[WorkerPart] = [
+    )
+    housekeeping = kept(
         HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
         HousekeepingTask(partial(forget_ended_searches, store), name="Searches that ended without a text forgotten"),
-    ]
+    )
     duties: list[WorkerPart] = [
         conductor(store, orders),
         rollout_keeper(store, function_scorer(store)),
@@ -235,15 +239,17 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         clock = store.database.clock
         duties.append(RefreshSchedule(features.scheduled, features.refresh_slot, clock, poll=poll, wakeup=changes))
     parts: list[WorkerPart] = [
-        held(f"{WORKERS}{worker}", executors, conflict=NAME_TAKEN),
+        held(f"{WORKERS}{worker}", executors, conflict=NAME_TAKEN, detail=broken.detail),
         held(
             f"duties/{store.scope.tenant}",
-            [*housekeeping, pausing("its schedules, rollouts and answers", duties)],
+            [*housekeeping, pausing("its schedules, rollouts and answers", kept(*duties))],
         ),
         held("duties", of_all),
-        served,
-        TrainingRecords(training, store.paths.run, store.database.clock),
-        *training_governance(store, wired.engine, training, worker, process),
+        *kept(
+            served,
+            TrainingRecords(training, store.paths.run, store.database.clock),
+            *training_governance(store, wired.engine, training, worker, process),
+        ),
         watch,
     ]
     beating = asyncio.create_task(supervision.beat())

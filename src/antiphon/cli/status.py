@@ -66,6 +66,13 @@ def _text(found: Status) -> str:
             "no process",
         ),
     ]
+    if found.broken:
+        parts.append(
+            table(
+                ("broken part of a worker", "failures in a row", "begun again after"),
+                [(one.name, one.failures, one.error) for one in found.broken],
+            )
+        )
     if found.engine.instances:
         parts.append(engines_table(found.engine.instances))
     if found.remote_models:

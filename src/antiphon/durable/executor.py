@@ -148,6 +148,7 @@ class Executor:
         self._registry = registry
         self._scope = scope
         self._worker = worker_id
+        self.name = f"runs of {worker_id}"
         self._environment = scope.environment
         self._concurrency = concurrency
         self._slots = slots

@@ -83,7 +83,7 @@ class Duties:
     """Runs parts while this process holds the lease of their name.
 
     Args:
-        detail: said with each renewal, for those who list the leases.
+        detail: said with each renewal, for those who list the leases; ``None`` while there is nothing to say.
         conflict: what to do where another process must not have it for long; ``None`` where one does it for all.
     """
 
@@ -146,7 +146,10 @@ class Duties:
             ended.set()
 
     async def _acquired(self) -> bool | None:
-        return await self._holder.acquire(self._name, None if self._detail is None else self._detail())
+        return await self._holder.acquire(self._name, self._said())
 
     async def _renewed(self) -> bool | None:
-        return await (self._holder.renew(self._name) if self._detail is None else self._acquired())
+        return await (self._holder.renew(self._name) if self._said() is None else self._acquired())
+
+    def _said(self) -> str | None:
+        return None if self._detail is None else self._detail()

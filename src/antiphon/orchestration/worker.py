@@ -30,7 +30,8 @@ async def work(parts: Sequence[WorkerPart], stop: asyncio.Event) -> None:
     """Run until ``stop``: runs finish their step, streams their batch of events.
 
     When one part ends with an error the others are stopped and the error is raised: the supervisor starts the
-    worker again, and leases and offsets carry on where it was.
+    worker again, and leases and offsets carry on where it was. Parts that fail by themselves are
+    ``orchestration.restarted_parts``.
     """
     async with asyncio.TaskGroup() as group:
         for part in parts:
@@ -75,7 +76,7 @@ class HousekeepingTask:
         self._collect = collect
         self._clock = clock
         self._settled = settled
-        self._name = name
+        self.name = name
         self._every = every
         self._wakeup = wakeup or Wakeup()
         self._due = due
@@ -93,9 +94,9 @@ class HousekeepingTask:
                     continue
                 try:
                     if found := await asyncio.to_thread(self._collect):
-                        _log.info("%s: %s", self._name, found)
+                        _log.info("%s: %s", self.name, found)
                 except Exception:  # It ends neither the worker nor the duties beside it.
-                    _log.exception("%s: it failed and is tried again later.", self._name)
+                    _log.exception("%s: it failed and is tried again later.", self.name)
                 pause = await self._pause()
 
     async def _pause(self) -> float:

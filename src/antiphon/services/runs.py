@@ -12,14 +12,17 @@ from sqlalchemy.engine import Connection
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.catalog.batch.batches import Batches
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.durable.attempts import RunAttempt, RunAttempts
+from antiphon.durable.claims import WORKERS
 from antiphon.durable.dead_letters import DeadLetters
 from antiphon.durable.run import ENDED, Run, RunStatus
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
 from antiphon.orchestration.conductor.waiting import RunWait
+from antiphon.orchestration.restarted_parts import BrokenPart, broken_parts
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import require_cancel
@@ -44,6 +47,13 @@ class ProjectRuns:
     def attempts(self, scope: Scope, run: str) -> tuple[RunAttempt, ...]:
         """The attempts of a run that failed or were lost, the first one first."""
         return tuple(RunAttempts(self._store.database).list(scope, run))
+
+    def broken(self, scope: Scope) -> tuple[BrokenPart, ...]:
+        """Parts of the tenant's workers that failed and are begun again."""
+        leases = ProcessLeases(self._store.database, scope.environment)
+        return tuple(
+            part for worker in leases.living(f"{WORKERS}{scope.tenant}/") for part in broken_parts(worker.detail)
+        )
 
     def waits(self, scope: Scope, runs: Iterable[Run]) -> Mapping[str, RunWait]:
         """The wait of those of these runs that have not begun, by id."""

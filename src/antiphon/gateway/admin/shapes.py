@@ -28,6 +28,7 @@ from antiphon.learning.outcomes.drift_runs import DriftWarning
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
 from antiphon.orchestration.conductor.waiting import RunWait
+from antiphon.orchestration.restarted_parts import BrokenPart
 from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.learning.gate_orders import GateCheck
@@ -241,7 +242,11 @@ class EngineElsewhere(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Status of the platform, in one call. Latencies are of the last five minutes of this gateway."""
+    """Status of the platform, in one call. Latencies are of the last five minutes of this gateway.
+
+    Attributes:
+        broken: parts of the tenant's workers that failed and are begun again.
+    """
 
     environment: str
     tenant: str
@@ -263,6 +268,7 @@ class Status(msgspec.Struct, frozen=True):
     remote_models: tuple[RemoteModelLine, ...] = ()
     gates: tuple[GateCheck, ...] = ()
     drift: tuple[DriftWarning, ...] = ()
+    broken: tuple[BrokenPart, ...] = ()
 
 
 class ReuseLine(msgspec.Struct, frozen=True):

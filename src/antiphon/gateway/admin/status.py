@@ -102,6 +102,7 @@ def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> d
         "freshness": readable_statuses(services, scope, who, services.features.freshness(scope)),
         "streams": tuple(services.features.streams.status(scope)),
         "jobs": shapes.batch_lines(services, scope, services.work.tables.list(scope, 10)),
+        "broken": services.work.runs.broken(scope),
         "applications": tuple(services.generation.models(scope)),
         "drift": tuple(
             one
