@@ -169,7 +169,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     def kept(*parts: WorkerPart) -> list[WorkerPart]:
         return [RestartedPart(part, broken) for part in parts]
 
-    executors = kept(executor, answering, checking, pausing("its streams", kept(consumption)), abandoned)
+    executors = kept(executor, answering, checking, pausing("its streams", kept(*consumption)), abandoned)
     of_all = kept(
         store.trail.checkpointing,
         HousekeepingTask(

@@ -93,7 +93,7 @@ class Duties:
         parts: Sequence[WorkerPart],
         holder: LeaseHolder,
         *,
-        detail: Callable[[], str] | None = None,
+        detail: Callable[[], str | None] = lambda: None,
         conflict: str | None = None,
     ) -> None:
         self._name = name
@@ -146,10 +146,8 @@ class Duties:
             ended.set()
 
     async def _acquired(self) -> bool | None:
-        return await self._holder.acquire(self._name, self._said())
+        return await self._holder.acquire(self._name, self._detail())
 
     async def _renewed(self) -> bool | None:
-        return await (self._holder.renew(self._name) if self._said() is None else self._acquired())
-
-    def _said(self) -> str | None:
-        return None if self._detail is None else self._detail()
+        detail = self._detail()
+        return await (self._holder.renew(self._name) if detail is None else self._holder.acquire(self._name, detail))
