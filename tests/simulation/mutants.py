@@ -94,6 +94,8 @@ def _one(name: str, kind: str, owner: Any, function: str, old: str, new: str) ->
 _LEAVING = """with self._database.transaction() as connection:
         if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
             raise lease_lost(run)
+        if failed is not None:
+            self._note_failed(run, failed, under, connection)
         if not ended:
             self._database.ring("runs", run.scope)"""
 _RUN = "schema.owned(_runs, run.scope, id=run.id"
@@ -172,7 +174,12 @@ MUTANTS = (
         "if False:",
     ),
     _one(
-        "retry forgets the attempts", "runs", Runs, "fail", "not_before=retry_at)", "not_before=retry_at, attempts=0)"
+        "retry forgets the attempts",
+        "runs",
+        Runs,
+        "fail",
+        '"not_before": retry_at}',
+        '"not_before": retry_at, "attempts": 0}',
     ),
     _one(
         "submission forgets its key",

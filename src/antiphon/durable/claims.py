@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import (
     ColumnElement,
+    Executable,
     Select,
     and_,
     bindparam,
@@ -63,7 +64,7 @@ class ServedRuns(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=64)
-def claimable(served: ServedRuns, fair: bool = False) -> Select[tuple[str, str | None]]:
+def claimable(served: ServedRuns, fair: bool = False) -> Executable:
     """Selects runs of which a worker claims one next, each as a workflow and ``TENANT/ID``: those that it serves, and
     that wait and are due ``now``, or whose lease ran out (without the workflow). Those in ``held`` are left out.
 

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import Executable, Select, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -276,7 +276,7 @@ class Runs:
                     return self.get(scope, row.id, within=connection)
 
     def _found(
-        self, candidates: Select[tuple[str, str | None]], due: Mapping[str, Any], within: Connection | None = None
+        self, candidates: Executable, due: Mapping[str, Any], within: Connection | None = None
     ) -> builtins.list[tuple[str, tuple[str, str]]]:
         """The runs that were found: workflow, tenant and id."""
         with self._database.reading(within) as connection:
@@ -343,7 +343,8 @@ class Runs:
             LeaseLostError: the run is not this holder's any more.
         """
         now = self._clock.now()
-        values = {"lease_until": now + lease, "updated_at": now, "under_way": write_under_way(under_way)}
+        values: dict[str, Any] = {"lease_until": now + lease, "updated_at": now}
+        values |= {"under_way": write_under_way(under_way)}
         values |= columns_of(progress)
         with self._database.transaction() as connection:
             extended = update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
@@ -428,7 +429,8 @@ class Runs:
         ended = result if isinstance(result, RunResult) else RunResult(result, "succeeded")
         error = None if ended.error is None else self._database.seal_text(run.scope, ERROR, run.id, ended.error)
         sealed = self._database.seal(run.scope, RESULT, run.id, encode_json(dict(ended), "result"))
-        values = {"status": ended.status, "result": sealed, "error": error, "under_way": None, **columns_of(progress)}
+        values: dict[str, Any] = {"status": ended.status, "result": sealed, "error": error, "under_way": None}
+        values |= columns_of(progress)
         failed = ended.error or "" if ended.status == "failed" else None
         self._leave(run, ended=True, failed=failed, **values)
 
@@ -442,7 +444,9 @@ class Runs:
             LeaseLostError: the run is not this holder's any more.
         """
         sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
-        values = {"status": "failed"} if retry_at is None else {"status": "queued", "not_before": retry_at}
+        values: dict[str, Any] = {"status": "queued", "not_before": retry_at}
+        if retry_at is None:
+            values = {"status": "failed"}
         values |= {"error": sealed, "under_way": write_under_way(under_way)}
         self._leave(run, ended=retry_at is None, failed=error, under=under_way, **values)
 
