@@ -37,6 +37,8 @@ from antiphon.releases.rollout import RolloutTransitions
 _LEAVING = """with self._database.transaction() as connection:
         if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
             raise lease_lost(run)
+        if failed is not None:
+            self._note_failed(run, failed, under, connection)
         if not ended:
             self._database.ring("runs", run.scope)"""
 _RUN = "schema.owned(_runs, run.scope, id=run.id"
@@ -122,7 +124,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
     ),
     _one(
-        "retry forgets the attempts", "runs", Runs, "fail", "not_before=retry_at)", "not_before=retry_at, attempts=0)"
+        "retry forgets the attempts",
+        "runs",
+        Runs,
+        "fail",
+        '"not_before": retry_at}',
+        '"not_before": retry_at, "attempts": 0}',
     ),
     _one(
         "submission forgets its key",

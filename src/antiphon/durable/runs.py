@@ -352,7 +352,8 @@ class Runs:
             LeaseLostError: the run is not this holder's any more.
         """
         now = self._clock.now()
-        values = {"lease_until": now + lease, "updated_at": now, "under_way": write_under_way(under_way)}
+        values: dict[str, Any] = {"lease_until": now + lease, "updated_at": now}
+        values |= {"under_way": write_under_way(under_way)}
         values |= columns_of(progress)
         with self._database.transaction() as connection:
             extended = update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
@@ -437,7 +438,8 @@ class Runs:
         ended = result if isinstance(result, RunResult) else RunResult(result, "succeeded")
         error = None if ended.error is None else self._database.seal_text(run.scope, ERROR, run.id, ended.error)
         sealed = self._database.seal(run.scope, RESULT, run.id, encode_json(dict(ended), "result"))
-        values = {"status": ended.status, "result": sealed, "error": error, "under_way": None, **columns_of(progress)}
+        values: dict[str, Any] = {"status": ended.status, "result": sealed, "error": error, "under_way": None}
+        values |= columns_of(progress)
         failed = ended.error or "" if ended.status == "failed" else None
         self._leave(run, ended=True, failed=failed, **values)
 

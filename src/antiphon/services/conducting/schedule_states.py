@@ -10,7 +10,7 @@ from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.project import ProjectSpec
-from antiphon.definitions.schedules import ScheduleSpec
+from antiphon.definitions.schedules import RetrainWork, ScheduleSpec
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
@@ -68,7 +68,7 @@ class ScheduleStates:
                     None if last is None else last.ended_at,
                     None if last is None else last.deadline,
                     self._observed(scope, project, spec, record.since),
-                    self._observed(scope, project, spec, record.full_since),
+                    self._observed(scope, project, spec, record.full_since) if _has_full(spec) else Observation(),
                     self._runtime(scope, name),
                     tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
                     tuple(_preferred(project, spec, now)),
@@ -129,6 +129,10 @@ def _preferred(project: ProjectSpec, spec: ScheduleSpec, now: datetime) -> Itera
         if window.kind == "preferred" and spec.work_class in window.work and spec.within:
             for one in occurrences(window, now, now + timedelta(seconds=spec.within)):
                 yield one.begins, one.until
+
+
+def _has_full(spec: ScheduleSpec) -> bool:
+    return isinstance(spec.work, RetrainWork) and spec.work.full_when is not None
 
 
 def _said_of(run: Run) -> str:

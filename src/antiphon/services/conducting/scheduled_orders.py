@@ -51,7 +51,7 @@ class ScheduledOrders:
         """
         store, scope, record = self._store, self._store.scope, state.record
         known = store.runs.find(scope, record.key)
-        run = self._order(state, planned) if known is None else known.id
+        run = self._ordered(state, planned) if known is None else known.id
         with store.database.transaction() as connection:
             now = store.database.clock.now()
             if store.schedules.advance(scope, record, run, now, full=planned.full, within=connection):
@@ -91,6 +91,15 @@ class ScheduledOrders:
     def refuse(self, state: ScheduleState, problem: str) -> None:
         """Note why a schedule could not order its run."""
         self._store.schedules.refuse(self._store.scope, state.record, problem, self._store.database.clock.now())
+
+    def _ordered(self, state: ScheduleState, planned: PlannedRun) -> str:
+        try:
+            return self._order(state, planned)
+        except ConflictError:
+            # Another process, which conducted for a moment too, ordered it with a cause of its own.
+            if (known := self._store.runs.find(self._store.scope, state.record.key)) is None:
+                raise
+            return known.id
 
     def _order(self, state: ScheduleState, planned: PlannedRun) -> str:
         store, scope, spec, key = self._store, self._store.scope, state.spec, state.record.key
