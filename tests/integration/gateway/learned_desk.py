@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tests.integration.learning.joining import Desk, learning_desk
 from tests.unit.catalog.examples import DEV, NOON
 from tests.unit.learning.evaluation.test_gates import GOOD
 
+from antiphon.catalog.database import Database
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Bin, Evaluation, EvaluationGate, Evaluations, IntervalEstimate
 from antiphon.catalog.learning.models import ModelVersions
@@ -26,6 +27,8 @@ from antiphon.catalog.releases.releases import Bundle, ModelPin, Release, Releas
 from antiphon.catalog.releases.rollouts import Arm, Exposure, RolloutRecord, Rollouts, ShadowPair
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout
+from antiphon.durable.dead_letters import DeadLetters
+from antiphon.durable.run import Run
 from antiphon.durable.runs import Runs
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.audit.log import AuditLog
@@ -36,6 +39,28 @@ from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
 
 PLAN = Rollout(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50)
+
+
+class DeskRuns:
+    """Runs as the pages show them; whoever looks may retry those that failed."""
+
+    def __init__(self, database: Database) -> None:
+        self.runs, self.letters = Runs(database), DeadLetters(database)
+        self.database = database
+        self.list, self.get = self.runs.list, self.runs.get
+
+    def waits(self, scope: Scope, runs: Sequence[Run]) -> Mapping[str, Any]:
+        return {}
+
+    def broken(self, scope: Scope) -> Sequence[Any]:
+        return ()
+
+    def retryable(self, scope: Scope, runs: Sequence[Run], by: Any) -> frozenset[str]:
+        return frozenset(run.id for run in runs if run.status == "failed")
+
+    def retry(self, scope: Scope, run: str, by: Any, reason: str = "") -> Run:
+        with self.database.transaction() as connection:
+            return self.letters.retry(scope, run, within=connection)
 
 
 class LearnedDesk(Desk):
@@ -75,7 +100,7 @@ class LearnedDesk(Desk):
             joiner=self.joiner,
             monitor=self.monitor,
             drift=self.drift,
-            runs=self.runs,
+            runs=DeskRuns(self.database),
         )
 
     def release(self, number: int, model: str | None = None, plan: Rollout = PLAN, **fields: Any) -> Release:

@@ -18,6 +18,7 @@ from tests.integration.learning.joining import SIGNALS, learning_desk
 from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.catalog.learning.outcomes import OutcomeRecord
+from antiphon.core.errors import ConflictError
 from antiphon.definitions.learning import Rollout
 from antiphon.durable.claims import ServedRuns
 from antiphon.durable.run import ProgressReport
@@ -346,4 +347,14 @@ async def test_runs_tell_step_loss_and_time_left(desk: LearnedDesk, browser: htt
         assert "training: loss 0.412, 3 min left" in page, path
         assert '<progress max="100" value="30" aria-label="train: 30 of 100">' in page, path
     desk.runs.fail(claimed, "The disk is <full>.")
-    assert "The disk is &lt;full&gt;." in (await browser.get("/runs")).text
+    page = (await browser.get("/runs")).text
+    assert "The disk is &lt;full&gt;." in page
+    assert f'<button name="run" value="{claimed.id}">Retry' in page
+    (token,) = set(re.findall(r'name="csrf" value="([^"]+)"', page))
+    form = {"csrf": token, "run": claimed.id}
+    answer = await browser.post("/runs", data=form, headers={"origin": str(browser.base_url).rstrip("/")})
+    assert answer.status_code == 303
+    assert desk.runs.get(DEV, claimed.id).status == "queued"
+    assert "Retry" not in (await browser.get("/dashboard/runs")).text
+    answer = await browser.post("/runs", data=form, headers={"origin": str(browser.base_url).rstrip("/")})
+    assert (answer.status_code, "has not failed" in answer.text) == (ConflictError.http_status, True)
