@@ -41,7 +41,6 @@ class ScheduledOrders:
         self._store = store
         self._trainings = trainings
         self._tables = tables
-        self._workflows = UserWorkflows(store)
 
     def place(self, state: ScheduleState, planned: PlannedRun) -> str:
         """Order a schedule's next run, once; its id. What an earlier attempt ordered and did not count is counted.
@@ -137,7 +136,7 @@ class ScheduledOrders:
                 assert found is not None
                 return found.id
             case WorkflowWork() as work:
-                return self._workflows.order(scope, by, work, key)
+                return UserWorkflows(store).order(scope, by, work, key)
             case EvaluateWork() as work:
                 live = store.releases.live(scope, spec.application)
                 if live is None:
