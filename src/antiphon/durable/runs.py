@@ -295,10 +295,11 @@ class Runs:
 
     def _note_lost(self, scope: Scope, row: Row[Any], within: Connection) -> None:
         """Note the attempt of a worker whose lease is over."""
+        # A row without these moments, written by other hands, is claimed as well: it would strand all others.
+        begun, over = row.claimed_at or row.updated_at, row.lease_until or row.updated_at
         attempt = RunAttempt(
-            row.epoch, row.attempts, "lost", row.worker, row.claimed_at, row.lease_until,
-            read_under_way(row.under_way), None,
-        )  # fmt: skip
+            row.epoch, row.attempts, "lost", row.worker, begun, over, read_under_way(row.under_way), None
+        )
         self._attempts.add(scope, row.id, attempt, within=within)
 
     def _note_failed(self, run: Run, error: str, under_way: Sequence[StepUnderWay], within: Connection) -> None:

@@ -202,3 +202,15 @@ def test_a_step_is_skipped_only_where_its_record_says_nothing_of_its_effect(
         DeadLetters(database).skip(DEV, run.id, step, result, "ada", within=connection)
     assert Runs(database).get(DEV, run.id).status == "failed"
     assert [one.name for one in Runs(database).steps(DEV, run.id)] == ["read", "build"]
+
+
+def test_a_run_whose_claim_left_no_moment_is_claimed_like_any_other(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    run = runs.submit(DEV, "refresh", {})
+    values = {"status": "running", "worker": "ghost", "lease_until": NOON, "epoch": 1, "attempts": 1}
+    with database.transaction() as connection:
+        connection.execute(sa.update(schema.runs).where(schema.runs.c.id == run).values(**values))
+    clock.advance(MINUTE)
+    assert claimed(runs).id == run
+    (lost,) = RunAttempts(database).list(DEV, run)
+    assert (lost.outcome, lost.worker) == ("lost", "ghost")
