@@ -13,17 +13,23 @@ from antiphon.services.conducting import scheduled_orders
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders
 
 CONDUCTOR_MUTANTS = (
-    one_change("claim without the holds", "conductor", runs, "claimable", ", ~held_back())", ")"),
+    one_change("claim without the holds", "conductor", runs, "claimable", "~held_back(), ", ""),
     one_change(
         "holds read outside of the claim's transaction",
         "conductor",
         Runs,
         "claim",
-        "if self._first(select(_runs.c.id).where(due).limit(1), self._clock.now()) is None:\n            return None",
-        "if (seen := self._first(select(_runs.c.id).where(due).limit(1), self._clock.now())) is None:\n"
+        'if not self._found(candidates, {"now": self._clock.now(), "held": list(held)}):\n'
         "            return None\n"
-        '        waits = (_runs.c.status == "queued") & (_runs.c.not_before <= self._clock.now())\n'
-        "        due = (_runs.c.id == seen.id) & (waits | (_runs.c.lease_until < self._clock.now()))",
+        "        with self._database.transaction() as connection:\n"
+        "            now = self._clock.now()  # A hold that began while others wrote is in force.\n"
+        '            due = {"now": now, "held": list(held)}\n'
+        "            if not (found := self._found(candidates, due, connection)):",
+        'if not (found := self._found(candidates, {"now": self._clock.now(), "held": list(held)})):\n'
+        "            return None\n"
+        "        with self._database.transaction() as connection:\n"
+        "            now = self._clock.now()\n"
+        "            if not found:",
     ),
     one_change(
         "claim as of the moment before it waited",
@@ -38,7 +44,7 @@ CONDUCTOR_MUTANTS = (
         "conductor",
         Runs,
         "heartbeat",
-        'return "yield" if self._first(yields, now, connection) is not None else None',
+        'return "yield" if self._first(yields, {"now": now}, connection) is not None else None',
         "return None",
     ),
     one_change(
