@@ -16,6 +16,7 @@ from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.run_holds import RunHolds
 from antiphon.catalog.schedules import Schedules
 from antiphon.core.scope import Scope
+from antiphon.core.settings import Settings
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewOutcomes, NewPublication
@@ -26,7 +27,7 @@ from antiphon.services.workflows import TABLE_JOB, TRAIN
 SCOPE, SECRET = Scope(), b"s" * 32
 APPLICATION, VIEW = "desk", "congestion"
 EVERY_MINUTE = CronTime("* * * * *")
-SETTINGS = SimpleNamespace(worker=SimpleNamespace(poll="10s"), batch=SimpleNamespace(batches=4))
+SETTINGS = Settings()
 
 
 class DriftReportsStub:

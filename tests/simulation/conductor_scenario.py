@@ -309,6 +309,9 @@ class ConductorScenario:
                 waits, now = RunWaits(store).of(SCOPE, queued), self.now
             except UnavailableError:
                 queued, waits = [], {}
+            except Exception as error:  # A watcher that died would find nothing any more.
+                self.world.violate(f"runs that wait cannot be told of: {type(error).__name__}: {error}")
+                return
             for run in queued:
                 wait = waits.get(run.id)
                 if wait is None or not wait.reason:
