@@ -18,8 +18,9 @@ import numpy as np
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.definitions.cron import CronTime
-from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, ScheduleSpec, WindowSpec
+from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, ScheduleSpec
 from antiphon.definitions.triggers import NewOutcomes
+from antiphon.definitions.windows import WindowSpec
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of
 from antiphon.orchestration.conductor.forecast import QUARTER, LoadForecast, learn, moment_of, quarter_of

@@ -80,7 +80,7 @@ async def freeze_runs(folder: Path, freezes: int, seed: int) -> FreezeFigures:
     yielded: list[float] = []
     inside = 0
     try:
-        for number in range(freezes):
+        for _ in range(freezes):
             await asyncio.sleep(draw.uniform(0.2, 0.6))
             name, now = new_id("freeze"), database.clock.now()
             hold = RunHold(name, "freeze", name, (WORK,), now, now + timedelta(minutes=5), "a benchmark", "nobody")
@@ -99,7 +99,6 @@ async def freeze_runs(folder: Path, freezes: int, seed: int) -> FreezeFigures:
                 if all(run.status in ENDED for run in await asyncio.to_thread(runs.list, SCOPE, freezes)):
                     break
                 await asyncio.sleep(0.005)
-            del number
     finally:
         stop.set()
         await asyncio.gather(*workers)

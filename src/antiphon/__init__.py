@@ -83,7 +83,7 @@ _HOMES = {
     "Schedule": ("schedules", "Schedule"),
     "workflow": ("workflows", "workflow"),
     "Retrain": ("schedules", "Retrain"),
-    "Window": ("schedules", "Window"),
+    "Window": ("windows", "Window"),
     "cron": ("triggers", "cron"),
     "drift": ("triggers", "drift"),
     "every": ("triggers", "every"),
@@ -156,11 +156,12 @@ if TYPE_CHECKING:
     from antiphon.definitions.own_metrics import JudgeMetric, metric
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
-    from antiphon.definitions.schedules import Evaluate, Precompute, Retrain, Schedule, Window
+    from antiphon.definitions.schedules import Evaluate, Precompute, Retrain, Schedule
     from antiphon.definitions.signals import Signal
     from antiphon.definitions.source import Source
     from antiphon.definitions.tools import ToolBounds, http_tool, tool
     from antiphon.definitions.triggers import cron, drift, every, outcomes, published
+    from antiphon.definitions.windows import Window
     from antiphon.definitions.workflows import workflow
     from antiphon.services.export.frames import open_project as open  # noqa: F401
 

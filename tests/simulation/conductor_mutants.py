@@ -56,15 +56,15 @@ CONDUCTOR_MUTANTS = (
         "attempts=run.attempts",
     ),
     one_change(
-        "run that was released is asked to yield",
+        "run that was exempted is asked to yield",
         "conductor",
         runs,
         "held_back",
-        "and_(_runs.c.released_by.is_(None), exists().where(*_holding()))",
+        "and_(_runs.c.exempted_by.is_(None), exists().where(*_holding()))",
         "exists().where(*_holding())",
     ),
     one_change(
-        "run that was released is not claimed",
+        "run that was exempted is not claimed",
         "conductor",
         runs,
         "claimable",

@@ -33,7 +33,7 @@ class ConductedRun(msgspec.Struct, frozen=True):
     ended_at: int | None
     schedule: str | None
     deadline: int | None
-    released_by: str | None
+    exempted_by: str | None
 
     @property
     def order(self) -> tuple[str, int] | None:
@@ -73,8 +73,8 @@ class CatalogRows(msgspec.Struct, frozen=True):
     schedules: dict[str, ScheduleRow] = {}
 
     def holding(self, run: ConductedRun, moment: int) -> list[HeldWorkflow]:
-        """The holds of a run that are in force at a moment; none of one that was released."""
-        if run.released_by is not None:
+        """The holds of a run that are in force at a moment; none of one that was exempted."""
+        if run.exempted_by is not None:
             return []
         return [one for one in self.holds.values() if one.workflow == run.workflow and one.begins <= moment < one.until]
 

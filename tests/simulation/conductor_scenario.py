@@ -43,7 +43,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.project import ProjectSpec
-from antiphon.definitions.schedules import WindowSpec
+from antiphon.definitions.windows import WindowSpec
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
@@ -86,7 +86,7 @@ class ConductorScenario:
         self.schedules = ScheduleChecks(self.observer, self.holds, self.specs)
         self.observer.checks.append(self.keeps_promises)
         self.frozen: dict[str, RunHold] = {}
-        self.released: set[str] = set()
+        self.exempted: set[str] = set()
         self.windows: set[str] = set()
         self.looked: dict[Process, float] = {}
 
@@ -226,12 +226,12 @@ class ConductorScenario:
             until = record.paused_until
             self.schedules.told[name] = None if until is None else microseconds(until)
 
-    async def release(self) -> None:
+    async def exempt(self) -> None:
         waiting = sorted(run.id for run in self.observer.rows.runs.values() if run.status not in ENDED)
         if waiting:
             run = self.random.choice(waiting)
-            await self.asked(lambda one: one.release(PERSON, run, "it is urgent"))
-            self.released.add(run)
+            await self.asked(lambda one: one.exempt(PERSON, run, "it is urgent"))
+            self.exempted.add(run)
 
     async def apply(self, *, schedules: bool = True, windows: bool = True) -> None:
         """Apply the project, with windows of a few seconds in the minutes to come."""
@@ -296,9 +296,9 @@ class ConductorScenario:
             require(row is not None, f"{name}, which a person was told of, is gone")
             assert row is not None
             require(row.until == microseconds(hold.until), f"{name} ends at another time than a person was told")
-        for name in self.released:
+        for name in self.exempted:
             run = rows.runs[name]
-            require(run.status in ENDED or run.released_by == PERSON, f"{name} was released, and is so no more")
+            require(run.status in ENDED or run.exempted_by == PERSON, f"{name} was exempted, and is so no more")
 
     async def watch(self, process: Process) -> None:
         """Asks now and then why runs wait: every queued one has a reason, and begins in no hold."""
@@ -346,7 +346,7 @@ class ConductorScenario:
         await self.until(lambda: self.holds.calm, 60.0)
         await self.freeze(12.0)
         await asyncio.sleep(6.0)
-        await self.release()
+        await self.exempt()
         await self.until(lambda: False, LATEST_ORDER + 1.0)
         self.check_windows()
         self.schedules.specs = {}

@@ -74,7 +74,7 @@ class HoldChecks:
         """A step of a run begins in a process."""
         now, row = self._world.loop.time(), self._observer.rows.runs[run]
         asked = self._asked.get((run, process.label))
-        if asked is not None and now - asked > self._delivery and row.released_by is None:
+        if asked is not None and now - asked > self._delivery and row.exempted_by is None:
             self._world.violate(f"a step of {run} began {now - asked:.1f} s after its worker was told that it is held")
         since = self._held_since.get(run)
         if since is not None and self.calm:
@@ -105,9 +105,9 @@ class HoldChecks:
             for hold in past.holding(run, self._observer.now):
                 early = (hold.created_at - run.updated_at) / MICROS
                 require(early <= 0, f"{run.id} was claimed after {hold.id} began, as of {early:.3f} s before that")
-        if run.released_by is not None and rows.holding(msgspec.structs.replace(run, released_by=None), run.updated_at):
+        if run.exempted_by is not None and rows.holding(msgspec.structs.replace(run, exempted_by=None), run.updated_at):
             self.seen.add("let past a hold")
-        if run.released_by is not None:
+        if run.exempted_by is not None:
             self._released_claims.add((run.id, run.epoch))
 
     def _beaten(self, process: Process, before: ConductedRun, run: ConductedRun, rows: CatalogRows) -> None:
@@ -125,7 +125,7 @@ class HoldChecks:
         require(run.attempts == before.attempts - 1, f"{run.id} was given back and its attempt counts")
         self.seen.add("given back")
         if self.calm and (run.id, run.epoch) in self._released_claims:
-            require(False, f"{run.id} was given back although it was released")
+            require(False, f"{run.id} was given back although it was exempted")
 
     def _forget(self, run: ConductedRun) -> None:
         for key in [key for key in self._asked if key[0] == run.id]:

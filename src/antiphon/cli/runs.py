@@ -101,14 +101,14 @@ def show_run(run: RunId, project: Project = HERE, as_json: Json = False) -> None
 
 
 @app.command()
-def release(run: RunId, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
+def exempt(run: RunId, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
     """Let one run go past freezes and windows."""
     from antiphon.gateway.admin.shapes import RunLine, read
     from antiphon.services.conducting.schedules import ProjectSchedules
 
     with stores(project) as store:
         who = allowed(store, "administer", f"run/{run}")
-        ProjectSchedules(store, store.scope).release(who.id, run, reason)
+        ProjectSchedules(store, store.scope).exempt(who.id, run, reason)
         found = read(store.runs.get(store.scope, run), RunLine)
     show(found, as_json, lambda: f"{found.id} ({found.status}) is held by nothing any more.")
 

@@ -114,6 +114,11 @@ def utc(moment: datetime) -> datetime:
         ) from None
 
 
+def to_the_minute(moment: datetime) -> str:
+    """A moment in UTC as people read it in a sentence: ``2026-06-01 12:00Z``."""
+    return f"{moment:%Y-%m-%d %H:%M}Z"
+
+
 def microseconds(moment: datetime) -> int:
     """Whole microseconds since 1970-01-01 UTC: how instants are stored and compared."""
     delta = utc(moment) - datetime(1970, 1, 1, tzinfo=UTC)

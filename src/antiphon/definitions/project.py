@@ -23,18 +23,10 @@ from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.on_demand import OnDemandSpec, OnDemandView
 from antiphon.definitions.place import CodeLocation, collecting
 from antiphon.definitions.quality import Quality
-from antiphon.definitions.schedules import (
-    DeclaredSchedule,
-    Evaluate,
-    Precompute,
-    Retrain,
-    Schedule,
-    ScheduleSpec,
-    Window,
-    WindowSpec,
-)
+from antiphon.definitions.schedules import DeclaredSchedule, Evaluate, Precompute, Retrain, Schedule, ScheduleSpec
 from antiphon.definitions.schedules_check import schedule_mistakes, window_mistakes
 from antiphon.definitions.source import Source, SourceSpec
+from antiphon.definitions.windows import Window, WindowSpec
 
 
 class ProjectSpec(msgspec.Struct, frozen=True):

@@ -18,14 +18,12 @@ from antiphon.definitions.schedules import (
     PrecomputeWork,
     RetrainWork,
     Schedule,
-    Window,
-    WindowKind,
-    WindowSpec,
     WorkClass,
     WorkflowWork,
 )
 from antiphon.definitions.source import Source
 from antiphon.definitions.triggers import NewDrift, NewOutcomes, describe, simple_triggers, trigger_mistakes
+from antiphon.definitions.windows import Window, WindowKind, WindowSpec
 from antiphon.definitions.workflows import workflow_mistakes
 
 _FROM = datetime(2026, 1, 1, tzinfo=UTC)

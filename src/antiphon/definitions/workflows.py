@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -20,24 +20,6 @@ _DECLARED = "__antiphon_workflow__"
 
 WorkClass = Literal["refresh", "training", "evaluation", "batch"]
 """Classes of work that windows keep apart: refreshes of views, trainings, evaluations, batch jobs."""
-
-
-class WorkflowRun(Protocol):
-    """A run as its workflow sees it: the first argument of a function under ``@workflow``."""
-
-    @property
-    def id(self) -> str:
-        """The run's id."""
-        ...
-
-    async def step(self, name: str, fn: Callable[..., Any], *args: Any) -> Any:
-        """Calls a function at least once, a synchronous one in a thread, and records what it returned as JSON: an
-        attempt that follows gets the record. A crash between the effect and its record calls it again."""
-        ...
-
-    def progress(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Says how far the run is."""
-        ...
 
 
 class WorkflowSpec(msgspec.Struct, frozen=True):
@@ -60,7 +42,11 @@ class WorkflowSpec(msgspec.Struct, frozen=True):
 def workflow(
     *, name: str = "", work: WorkClass = "batch", attempts: int = 5, timeout: float | None = None
 ) -> Callable[[F], F]:
-    """Makes a coroutine function a workflow: ``async def nightly(run, day: str)``, with steps ``await run.step(…)``.
+    """Makes a coroutine function a workflow: ``async def nightly(run, day: str)``.
+
+    ``await run.step(name, function, *args)`` calls a function at least once, a synchronous one in a thread, and records
+    what it returned as JSON: an attempt that follows gets the record. ``run.progress(done, total, note)`` says how far
+    the run is.
 
     Args:
         name: the function's own by default.

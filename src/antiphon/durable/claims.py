@@ -4,7 +4,7 @@ Invariants:
 - A worker of a tenant claims that tenant's runs. Of another tenant it claims runs of shared workflows alone, which need
   nothing of a project's own, and those only while no worker of that tenant lives.
 - No run is claimed while a freeze or window holds those of its workflow, whichever worker looks, unless a person
-  released it: the condition is part of the claim.
+  exempted it: the condition is part of the claim.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def waiting(served: ServedRuns) -> ColumnElement[bool]:
 
 @lru_cache(maxsize=1)
 def held_back() -> ColumnElement[bool]:
-    """True for runs whose workflow is held ``now``, and which nobody has released."""
-    return and_(_runs.c.released_by.is_(None), exists().where(*_holding()))
+    """True for runs whose workflow is held ``now``, and which nobody has exempted."""
+    return and_(_runs.c.exempted_by.is_(None), exists().where(*_holding()))
 
 
 def _holding() -> tuple[ColumnElement[bool], ...]:

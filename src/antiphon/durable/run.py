@@ -74,7 +74,7 @@ class Run(msgspec.Struct, frozen=True):
         started_at: its first claim.
         trace: W3C trace context of whoever submitted it.
         schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended.
-        released_by: who let it go past what holds its workflow.
+        exempted_by: who let it go past what holds its workflow.
         claimed_at: when its present or last attempt began, and ``under_way`` the steps of that which had begun and not
             ended when it was last heard of.
         forked_from: the run whose records it began with; ``forked_to`` is the one that began last with its own.
@@ -106,7 +106,7 @@ class Run(msgspec.Struct, frozen=True):
     schedule: str | None = None
     cause: str | None = None
     deadline: datetime | None = None
-    released_by: str | None = None
+    exempted_by: str | None = None
     claimed_at: datetime | None = None
     under_way: tuple[StepUnderWay, ...] = ()
     forked_from: str | None = None

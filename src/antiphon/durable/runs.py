@@ -476,7 +476,7 @@ class Runs:
         """
         self._leave(run, ended=True, status="cancelled")
 
-    def release(self, scope: Scope, run: str, principal: str, *, within: Connection | None = None) -> Run:
+    def exempt(self, scope: Scope, run: str, principal: str, *, within: Connection | None = None) -> Run:
         """Let a run go past what holds its workflow, now and later. One that ended stays.
 
         Raises:
@@ -485,7 +485,7 @@ class Runs:
         with self._database.writing(within) as connection:
             found = self.get(scope, run, within=connection)
             if found.status not in ENDED:
-                values = {"released_by": principal, "updated_at": self._clock.now()}
+                values = {"exempted_by": principal, "updated_at": self._clock.now()}
                 connection.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
                 self._database.ring("runs", scope)
             return self.get(scope, run, within=connection)

@@ -93,27 +93,27 @@ def test_a_hold_is_of_its_scope_and_begins_when_it_says(
     assert [one.id for one in holds.lasting(DEV)] == ["f2"]
 
 
-def test_a_run_under_way_is_asked_to_yield_and_one_that_was_released_is_not(
+def test_a_run_under_way_is_asked_to_yield_and_one_that_was_exempted_is_not(
     database: Database, holds: RunHolds
 ) -> None:
     runs = Runs(database)
     first, second = runs.submit(DEV, "train", {}), runs.submit(DEV, "train", {})
-    held, released = runs.claim("w", ALL, LEASE), runs.claim("w", ALL, LEASE)
+    held, exempted = runs.claim("w", ALL, LEASE), runs.claim("w", ALL, LEASE)
     assert held is not None
-    assert released is not None
-    assert (held.id, released.id) == (first, second)
+    assert exempted is not None
+    assert (held.id, exempted.id) == (first, second)
     assert runs.heartbeat(held, LEASE) is None
     holds.add(DEV, hold("f1", NOON, NOON + timedelta(hours=1), "train"))
-    assert runs.release(DEV, second, "ada").released_by == "ada"
-    assert (runs.heartbeat(held, LEASE), runs.heartbeat(released, LEASE)) == ("yield", None)
+    assert runs.exempt(DEV, second, "ada").exempted_by == "ada"
+    assert (runs.heartbeat(held, LEASE), runs.heartbeat(exempted, LEASE)) == ("yield", None)
     runs.give_back(held)
     again = runs.get(DEV, first)
     assert (again.status, again.attempts) == ("queued", 0)
     assert runs.claim("w", ALL, LEASE) is None
-    runs.release(DEV, first, "ada")
+    runs.exempt(DEV, first, "ada")
     assert runs.claim("w", ALL, LEASE) is not None
     runs.cancel(DEV, second)
-    assert runs.heartbeat(released, LEASE) == "cancel"
+    assert runs.heartbeat(exempted, LEASE) == "cancel"
 
 
 def test_a_run_whose_worker_died_does_not_begin_again_inside_a_hold(

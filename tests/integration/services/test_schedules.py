@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -75,21 +76,27 @@ def runs(project: GatedProject, workflow: str = TABLE_JOB) -> list[Run]:
     return project.store.runs.list(project.scope, workflow=workflow)
 
 
+@asynccontextmanager
+async def working(project: GatedProject, registry: WorkflowRegistry) -> AsyncIterator[None]:
+    """A worker of these workflows works meanwhile, for 30 seconds at most."""
+    executor, stop = Executor(project.store.database, registry, "worker", project.scope, poll=0.05), asyncio.Event()
+    running = asyncio.create_task(executor.run_until(stop))
+    try:
+        async with asyncio.timeout(30):
+            yield
+    finally:
+        stop.set()
+        await running
+
+
 async def work(project: GatedProject) -> None:
     """Do the table jobs that wait, as a worker does."""
     registry = WorkflowRegistry()
     jobs = table_jobs(project.store, project.wired.features, project.ask, batch_context(project.store, "worker"))
     registry.add(TABLE_JOB, jobs.run, shared=True)
-    executor = Executor(project.store.database, registry, "worker", project.scope, poll=0.05)
-    stop = asyncio.Event()
-    working = asyncio.create_task(executor.run_until(stop))
-    try:
-        async with asyncio.timeout(30):
-            while any(run.status not in ENDED for run in runs(project)):
-                await asyncio.sleep(0.02)
-    finally:
-        stop.set()
-        await working
+    async with working(project, registry):
+        while any(run.status not in ENDED for run in runs(project)):
+            await asyncio.sleep(0.02)
 
 
 async def test_a_schedule_orders_its_run_when_it_is_due_and_not_again_before_that_has_ended(
@@ -147,7 +154,7 @@ async def test_what_was_ordered_before_a_crash_is_counted_and_not_ordered_again(
     assert schedules(project).list()[0].record.sequence == 1
 
 
-async def test_a_freeze_keeps_work_waiting_with_its_reason_until_it_is_over_or_the_run_is_released(
+async def test_a_freeze_keeps_work_waiting_with_its_reason_until_it_is_over_or_the_run_is_exempted(
     project: GatedProject,
 ) -> None:
     project.apply(replies(BRIEFING))
@@ -161,7 +168,7 @@ async def test_a_freeze_keeps_work_waiting_with_its_reason_until_it_is_over_or_t
     wait = RunWaits(project.store).of(project.scope, [run])[run.id]
     assert (wait.kind, wait.earliest) == ("held", START + 3 * HOUR)
     assert wait.reason == "held until 2026-06-01 15:00Z by a freeze by ada: the launch"
-    found.release("ada", run.id, "the demo needs it")
+    found.exempt("ada", run.id, "the demo needs it")
     assert RunWaits(project.store).of(project.scope, [project.store.runs.get(project.scope, run.id)])[run.id].kind != (
         "held"
     )
@@ -169,7 +176,7 @@ async def test_a_freeze_keeps_work_waiting_with_its_reason_until_it_is_over_or_t
     assert found.thaw("ada", frozen.id).until == START + HOUR
     assert found.holds() == ()
     said = {entry.action for entry in project.store.audit.query(project.scope)}
-    assert {"freeze.begin", "freeze.end", "run.release"} <= said
+    assert {"freeze.begin", "freeze.end", "run.exempt"} <= said
 
 
 @pytest.mark.parametrize(
@@ -210,24 +217,17 @@ async def test_a_run_under_way_gives_way_to_a_freeze_at_its_next_step_and_goes_o
     registry = WorkflowRegistry()
     registry.add(TABLE_JOB, steps)
     run = project.store.runs.submit(project.scope, TABLE_JOB, {})
-    executor = Executor(project.store.database, registry, "worker", project.scope, poll=0.05)
-    stop = asyncio.Event()
-    working = asyncio.create_task(executor.run_until(stop))
-    try:
-        async with asyncio.timeout(20):
-            while len(entered) < 2:
-                await asyncio.sleep(0.01)
-            frozen = schedules(project).freeze("ada", "the launch", START + HOUR, ["batch"])
-            while project.store.runs.get(project.scope, run).status != "queued":
-                await asyncio.sleep(0.01)
-            found = project.store.runs.get(project.scope, run)
-            assert (entered, found.attempts) == ([0, 1], 0)  # The step ended, the next did not begin.
-            schedules(project).thaw("ada", frozen.id)
-            while project.store.runs.get(project.scope, run).status != "succeeded":
-                await asyncio.sleep(0.01)
-    finally:
-        stop.set()
-        await working
+    async with working(project, registry):
+        while len(entered) < 2:
+            await asyncio.sleep(0.01)
+        frozen = schedules(project).freeze("ada", "the launch", START + HOUR, ["batch"])
+        while project.store.runs.get(project.scope, run).status != "queued":
+            await asyncio.sleep(0.01)
+        found = project.store.runs.get(project.scope, run)
+        assert (entered, found.attempts) == ([0, 1], 0)  # The step ended, the next did not begin.
+        schedules(project).thaw("ada", frozen.id)
+        while project.store.runs.get(project.scope, run).status != "succeeded":
+            await asyncio.sleep(0.01)
     assert entered == [0, 1, 2]
 
 
@@ -249,22 +249,15 @@ async def test_a_step_that_does_not_end_is_cancelled_for_a_freeze_and_done_again
     registry = WorkflowRegistry()
     registry.add(TABLE_JOB, hangs)
     run = project.store.runs.submit(project.scope, TABLE_JOB, {})
-    executor = Executor(project.store.database, registry, "worker", project.scope, poll=0.05)
-    stop = asyncio.Event()
-    working = asyncio.create_task(executor.run_until(stop))
-    try:
-        async with asyncio.timeout(20):
-            while not entered:
-                await asyncio.sleep(0.01)
-            frozen = schedules(project).freeze("ada", "the launch", START + HOUR, ["batch"])
-            while project.store.runs.get(project.scope, run).status != "queued":
-                await asyncio.sleep(0.01)
-            schedules(project).thaw("ada", frozen.id)
-            while project.store.runs.get(project.scope, run).status != "succeeded":
-                await asyncio.sleep(0.01)
-    finally:
-        stop.set()
-        await working
+    async with working(project, registry):
+        while not entered:
+            await asyncio.sleep(0.01)
+        frozen = schedules(project).freeze("ada", "the launch", START + HOUR, ["batch"])
+        while project.store.runs.get(project.scope, run).status != "queued":
+            await asyncio.sleep(0.01)
+        schedules(project).thaw("ada", frozen.id)
+        while project.store.runs.get(project.scope, run).status != "succeeded":
+            await asyncio.sleep(0.01)
     assert entered == [1, 1]  # It was no attempt that failed.
 
 

@@ -13,14 +13,8 @@ from antiphon import Window, cron, drift, every, outcomes
 from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.project import ProjectSpec, load
-from antiphon.definitions.schedules import (
-    EvaluateWork,
-    PrecomputeWork,
-    RetrainWork,
-    ScheduleSpec,
-    WindowSpec,
-    time_of_day,
-)
+from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec, time_of_day
+from antiphon.definitions.windows import WindowSpec
 
 SOUND = """
 from antiphon import (

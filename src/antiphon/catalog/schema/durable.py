@@ -37,7 +37,7 @@ runs = table(
     optional(TEXT, "schedule", "cause"),
     optional(Instant, "deadline"),
     # Who let it go past what holds runs of its workflow.
-    optional(TEXT, "released_by"),
+    optional(TEXT, "exempted_by"),
     # Of its present or last attempt: when it was claimed, and the steps that have begun and not ended, as JSON.
     optional(Instant, "claimed_at"),
     optional(TEXT, "under_way"),

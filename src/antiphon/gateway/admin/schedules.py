@@ -125,8 +125,8 @@ def _thaw(call: OperationCall) -> RunHold:
     return _schedules(call).thaw(call.principal.id, call.path["hold"])
 
 
-@operation("POST", "/admin/runs/{run}/release", "Let one run go past freezes and blackouts.", "administer")
-def _release(call: OperationCall, body: ReasonRequest) -> RunLine:
+@operation("POST", "/admin/runs/{run}/exempt", "Let one run go past freezes and blackouts.", "administer")
+def _exempt(call: OperationCall, body: ReasonRequest) -> RunLine:
     run = call.path["run"]
-    _schedules(call).release(call.principal.id, run, body.reason)
+    _schedules(call).exempt(call.principal.id, run, body.reason)
     return run_lines([call.services.work.runs.get(call.scope, run)], {})[0]

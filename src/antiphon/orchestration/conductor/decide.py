@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from antiphon.core.clock import to_the_minute
 from antiphon.definitions.schedules import RetrainWork
 from antiphon.orchestration.conductor.placement import latest_start, quiet_start
 from antiphon.orchestration.conductor.state import (
@@ -74,8 +75,8 @@ def _of_open_run(state: ScheduleState, now: datetime) -> ScheduleOutlook:
     # One that has not begun, or says nothing of itself, takes what others took, around what is held.
     late = latest_start(deadline, _takes(state), state.holds) < now if end is None else end > deadline
     if late:
-        until = "" if end is None else f", expected to end at {end:%Y-%m-%d %H:%M}Z"
-        why = f"{why}{until}; its deadline is {deadline:%Y-%m-%d %H:%M}Z, which it is not expected to keep"
+        until = "" if end is None else f", expected to end at {to_the_minute(end)}"
+        why = f"{why}{until}; its deadline is {to_the_minute(deadline)}, which it is not expected to keep"
     return ScheduleOutlook(state.spec.name, "runs", why, deadline=deadline, late=late)
 
 
@@ -106,7 +107,7 @@ def _in_quiet_time(state: ScheduleState, now: datetime, cause: str, full: bool) 
     start = quiet_start(now, latest, _takes(state), state.forecast, state.holds, state.preferred)
     if start <= now:
         return PlannedRun(name, cause, deadline, now + _takes(state) > deadline, full)
-    why = f"{cause}; it waits for a quieter time, until {deadline:%Y-%m-%d %H:%M}Z at the latest"
+    why = f"{cause}; it waits for a quieter time, until {to_the_minute(deadline)} at the latest"
     return ScheduleOutlook(name, "waits", why, start, deadline, due=cause)
 
 
@@ -127,7 +128,7 @@ def _by_deadline(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOu
     takes = _takes(state)
     known = "declared" if state.runtime is None else f"at most, by {state.runtime.runs} runs"
     start = latest_start(deadline, takes, state.holds)
-    cause = f"to be ready by {deadline:%Y-%m-%d %H:%M}Z; it takes {_minutes(takes)} ({known})"
+    cause = f"to be ready by {to_the_minute(deadline)}; it takes {_minutes(takes)} ({known})"
     if start > now:
         return ScheduleOutlook(spec.name, "waits", f"begins later {cause}", start, deadline)
     late = now + takes > deadline

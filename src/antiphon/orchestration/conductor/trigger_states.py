@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from antiphon.core.clock import parse_duration
+from antiphon.core.clock import parse_duration, to_the_minute
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.triggers import (
     AllOf,
@@ -45,26 +45,28 @@ def state_of(
         case Interval():
             at = since + parse_duration(trigger.every)
             if at <= now:
-                return TriggerState(True, f"{trigger.every} have passed since {_said(since)}")
-            return TriggerState(False, f"{trigger.every} pass at {_said(at)}", at)
+                return TriggerState(True, f"{trigger.every} have passed since {to_the_minute(since)}")
+            return TriggerState(False, f"{trigger.every} pass at {to_the_minute(at)}", at)
         case CronTime():
             return _clock(trigger, now, since, catch_up)
         case NewOutcomes():
             met = observed.outcomes >= trigger.count
-            return TriggerState(met, f"{observed.outcomes} of {trigger.count} new outcomes since {_said(since)}")
+            return TriggerState(
+                met, f"{observed.outcomes} of {trigger.count} new outcomes since {to_the_minute(since)}"
+            )
         case NewDrift():
             named = [one for one in observed.drifted if not trigger.variables or one in trigger.variables]
             if named:
-                return TriggerState(True, f"{', '.join(named)} drifted since {_said(since)}")
+                return TriggerState(True, f"{', '.join(named)} drifted since {to_the_minute(since)}")
             return TriggerState(
-                False, f"no drift of {' or '.join(trigger.variables) or 'anything'} since {_said(since)}"
+                False, f"no drift of {' or '.join(trigger.variables) or 'anything'} since {to_the_minute(since)}"
             )
         case NewPublication():
             new = [view for view in trigger.views if view in observed.published]
             if new:
-                return TriggerState(True, f"{', '.join(new)} was published since {_said(since)}")
+                return TriggerState(True, f"{', '.join(new)} was published since {to_the_minute(since)}")
             return TriggerState(
-                False, f"no snapshot of {' or '.join(trigger.views)} was published since {_said(since)}"
+                False, f"no snapshot of {' or '.join(trigger.views)} was published since {to_the_minute(since)}"
             )
         case AnyOf():
             parts = [state_of(one, now, since, observed, catch_up) for one in trigger.triggers]
@@ -87,12 +89,8 @@ def _clock(trigger: CronTime, now: datetime, since: datetime, catch_up: timedelt
     latest, next_time = trigger.around(now)
     missed = latest is not None and latest > since
     if missed and latest is not None and now - latest <= catch_up:
-        return TriggerState(True, f"{trigger.line} ({trigger.zone}) came at {_said(latest)}")
+        return TriggerState(True, f"{trigger.line} ({trigger.zone}) came at {to_the_minute(latest)}")
     if next_time is None:
         return TriggerState(False, f"{trigger.line} ({trigger.zone}) never comes again")
-    late = f"; that of {_said(latest)} is too long ago" if missed and latest is not None else ""
-    return TriggerState(False, f"{trigger.line} ({trigger.zone}) comes at {_said(next_time)}{late}", next_time)
-
-
-def _said(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M}Z"
+    late = f"; that of {to_the_minute(latest)} is too long ago" if missed and latest is not None else ""
+    return TriggerState(False, f"{trigger.line} ({trigger.zone}) comes at {to_the_minute(next_time)}{late}", next_time)

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.catalog.run_holds import RunHold
+from antiphon.core.clock import to_the_minute
 from antiphon.durable.run import Run
 
 WaitKind = Literal["held", "retry", "later", "worker", "turn"]
@@ -53,16 +54,16 @@ def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: SlotUse) -
     own = [hold for hold in holds if run.workflow in hold.workflows]
     at = max(now, run.not_before)
     holding = None
-    if run.released_by is None:
+    if run.exempted_by is None:
         holding = next((hold for hold in own if hold.begins <= now < hold.until), None)
         at = _free_from(at, own)
     if holding is not None:
         why = f"a freeze by {holding.principal}: {holding.reason}" if holding.kind == "freeze" else holding.reason
-        return RunWait(run.id, "held", f"held until {_said(holding.until)} by {why}", at)
+        return RunWait(run.id, "held", f"held until {to_the_minute(holding.until)} by {why}", at)
     if run.not_before > now:
         if run.attempts and run.error:
-            return RunWait(run.id, "retry", f"tried again at {_said(run.not_before)} after: {run.error}", at)
-        return RunWait(run.id, "later", f"begins at {_said(run.not_before)} or later", at)
+            return RunWait(run.id, "retry", f"tried again at {to_the_minute(run.not_before)} after: {run.error}", at)
+        return RunWait(run.id, "later", f"begins at {to_the_minute(run.not_before)} or later", at)
     if slots.most == 0:
         return RunWait(run.id, "worker", "no worker runs that would do it: start `antiphon up`", at)
     if slots.running >= slots.most:
@@ -78,7 +79,3 @@ def _free_from(moment: datetime, holds: Sequence[RunHold]) -> datetime:
         if hold.begins <= moment < hold.until:
             moment = hold.until
     return moment
-
-
-def _said(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M}Z"

@@ -117,7 +117,7 @@ def _held(run: Run, begin: datetime, end: datetime, holds: Sequence[RunHold]) ->
     """The part of a span in which a run was held."""
     found, at = timedelta(), begin
     for hold in sorted(holds, key=lambda one: one.begins):
-        if run.workflow in hold.workflows and run.released_by is None and hold.until > at:
+        if run.workflow in hold.workflows and run.exempted_by is None and hold.until > at:
             found += max(min(hold.until, end) - max(hold.begins, at), timedelta())
             at = max(at, min(hold.until, end))
     return found

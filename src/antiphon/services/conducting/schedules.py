@@ -100,7 +100,7 @@ class ProjectSchedules:
                 raise InvalidInputError(
                     f"{found.name} is a declared window.",
                     where=hold,
-                    next_step="Change it in definitions.py, or let one run go: `antiphon runs release RUN --reason …`.",
+                    next_step="Change it in definitions.py, or let one run go: `antiphon runs exempt RUN --reason …`.",
                 )
             ended = store.run_holds.end(self._scope, hold, within=connection)
             store.audit.append(self._scope, principal, "freeze.end", hold, within=connection)
@@ -125,15 +125,15 @@ class ProjectSchedules:
         """Requests that each hour from now on is expected to bring; none before there was a day of them."""
         return hourly_forecast(self._store, self._scope, hours)
 
-    def release(self, principal: str, run: str, reason: str) -> None:
+    def exempt(self, principal: str, run: str, reason: str) -> None:
         """Let one run go past freezes and windows, on record; raises ``NotFoundError`` when there is none of this
         id."""
         store = self._store
         if not reason.strip():
-            raise InvalidInputError("A run is released for a reason.", where="--reason", next_step="Say why.")
+            raise InvalidInputError("A run is exempted for a reason.", where="--reason", next_step="Say why.")
         with store.database.transaction() as connection:
-            store.runs.release(self._scope, run, principal, within=connection)
-            store.audit.append(self._scope, principal, "run.release", run, {"reason": reason}, within=connection)
+            store.runs.exempt(self._scope, run, principal, within=connection)
+            store.audit.append(self._scope, principal, "run.exempt", run, {"reason": reason}, within=connection)
 
     def _require(self, name: str) -> None:
         known = self._store.applied.project(self._scope).schedules

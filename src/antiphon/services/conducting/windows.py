@@ -13,7 +13,8 @@ import msgspec
 from antiphon.catalog.run_holds import RunHold
 from antiphon.core.ids import content_hash
 from antiphon.definitions.project import ProjectSpec
-from antiphon.definitions.schedules import WindowSpec, WorkClass
+from antiphon.definitions.schedules import WorkClass
+from antiphon.definitions.windows import WindowSpec
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import WORK
 

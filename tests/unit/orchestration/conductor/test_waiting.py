@@ -40,7 +40,7 @@ def hold(begins: float, until: float, kind: Any = "freeze", workflow: str = "tra
         (run(), [hold(-1, 2), hold(1, 3, "window")], FREE, "held", 3),
         (run(), [hold(-1, 2, workflow="refresh")], FREE, "turn", 0),
         (run(), [hold(1, 2)], FREE, "turn", 0),
-        (run(released_by="ada"), [hold(-1, 2)], FREE, "turn", 0),
+        (run(exempted_by="ada"), [hold(-1, 2)], FREE, "turn", 0),
         (run(not_before=NOON + HOUR), [], FREE, "later", 1),
         (run(not_before=NOON + HOUR), [hold(0.5, 4)], FREE, "later", 4),
         (run(not_before=NOON + HOUR, attempts=2, error="the disk is full"), [], FREE, "retry", 1),
