@@ -169,7 +169,7 @@ class ConductorScenario:
             self.pause,
             self.pause,
             self.resume,
-            self.release,
+            self.exempt,
             self.apply,
         )
         for _ in range(self.random.randint(3, 6)):

@@ -151,6 +151,25 @@ async def test_a_worker_with_older_code_than_the_file_waits_to_be_restarted(proj
 
 
 @pytest.mark.parametrize(
+    ("own", "body", "part"),
+    [
+        ("", 'raise TimeoutError("the source is slow")', "raised TimeoutError: the source is slow"),
+        (", timeout=0.05", "await asyncio.sleep(60)", "took longer than 0.05 s"),
+    ],
+)
+async def test_an_attempt_that_takes_too_long_says_whose_bound_it_was(
+    project: GatedProject, own: str, body: str, part: str
+) -> None:
+    text = REPORTS.format(log=str(project.folder / "log"), word="wrote").replace("attempts=5", f"attempts=1{own}")
+    text = text.replace('    return {"parts": parts}', f"    {body}")
+    (project.folder / f"{MODULE}.py").write_text(f"import asyncio\n{text}")
+    sys.modules.pop(MODULE, None)
+    ended = await work(project, begin(project))
+    assert ended.status == "failed"
+    assert part in (ended.error or "")
+
+
+@pytest.mark.parametrize(
     ("more", "part"),
     [
         ('arguments={"parts": "many"}', "arguments of 'nightly_report': Expected `int`, got `str`"),

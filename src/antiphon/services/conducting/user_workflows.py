@@ -100,18 +100,15 @@ class UserWorkflows:
                 )
         values = msgspec.structs.asdict(msgspec.convert(order.arguments, workflow_arguments(function)))
         try:
-            async with asyncio.timeout(order.spec.timeout):
+            async with asyncio.timeout(order.spec.timeout) as bound:
                 return {"result": await function(run, **values)}
         except AntiphonError:
             raise
-        except TimeoutError:
-            raise WorkflowFailedError(
-                f"{order.workflow} took longer than {order.spec.timeout:.0f} s.", where=order.spec.function
-            ) from None
         except Exception as error:
-            raise WorkflowFailedError(
-                f"{order.workflow} raised {type(error).__name__}: {error}", where=order.spec.function
-            ) from error
+            why = f"raised {type(error).__name__}: {error}"
+            if isinstance(error, TimeoutError) and bound.expired():
+                why = f"took longer than {order.spec.timeout:g} s"
+            raise WorkflowFailedError(f"{order.workflow} {why}.", where=order.spec.function) from error
 
     def _imported(self, spec: WorkflowSpec) -> tuple[Any, str]:
         """The function, and the hash of its module's file as it was imported."""
