@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from starlette.responses import RedirectResponse, Response
 
@@ -11,8 +11,6 @@ from antiphon.core.errors import AntiphonError
 from antiphon.gateway.dashboard.pages import SAFE, PageCall, required_reason
 from antiphon.services.conducting.schedules import EXPENSIVE
 from antiphon.services.conducting.windows import held_work
-
-AHEAD = timedelta(days=3)
 
 
 def schedules(call: PageCall) -> Response:
@@ -52,7 +50,7 @@ def _show(call: PageCall, problem: AntiphonError | None = None) -> Response:
         page="schedules",
         reason=call.form.get("reason", ""),
         schedules=found.list(),
-        windows=found.windows(call.services.clock.now() + AHEAD),
+        windows=found.windows(),
         holds=[(hold, held_work(hold.workflows)) for hold in found.holds()],
         upcoming=found.upcoming(),
         forecast=found.forecast(),

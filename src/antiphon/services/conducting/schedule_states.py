@@ -11,6 +11,7 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import RetrainWork, ScheduleSpec
+from antiphon.definitions.triggers import NewDrift, NewOutcomes, NewPublication, Trigger, simple_triggers
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
@@ -67,8 +68,8 @@ class ScheduleStates:
                     "" if last is None else _said_of(last),
                     None if last is None else last.ended_at,
                     None if last is None else last.deadline,
-                    self._observed(scope, project, spec, record.since),
-                    self._observed(scope, project, spec, record.full_since) if _has_full(spec) else Observation(),
+                    self._observed(scope, spec, spec.when, record.since),
+                    self._observed(scope, spec, _full_when(spec), record.full_since),
                     self._runtime(scope, name),
                     tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
                     tuple(_preferred(project, spec, now)),
@@ -83,11 +84,13 @@ class ScheduleStates:
         except NotFoundError:
             return None
 
-    def _observed(self, scope: Scope, project: ProjectSpec, spec: ScheduleSpec, since: datetime) -> Observation:
+    def _observed(self, scope: Scope, spec: ScheduleSpec, trigger: Trigger | None, since: datetime) -> Observation:
+        """The events that a trigger asks for; others are not read."""
+        kinds = set() if trigger is None else {type(one) for one in simple_triggers(trigger)}
         return Observation(
-            self._store.outcomes.arrived(scope, spec.application, since),
-            _drifted(self._drift, scope, spec.application, since),
-            self._published(scope, since),
+            self._store.outcomes.arrived(scope, spec.application, since) if NewOutcomes in kinds else 0,
+            _drifted(self._drift, scope, spec.application, since) if NewDrift in kinds else (),
+            self._published(scope, since) if NewPublication in kinds else (),
         )
 
     def _published(self, scope: Scope, since: datetime) -> tuple[str, ...]:
@@ -131,8 +134,8 @@ def _preferred(project: ProjectSpec, spec: ScheduleSpec, now: datetime) -> Itera
                 yield one.begins, one.until
 
 
-def _has_full(spec: ScheduleSpec) -> bool:
-    return isinstance(spec.work, RetrainWork) and spec.work.full_when is not None
+def _full_when(spec: ScheduleSpec) -> Trigger | None:
+    return spec.work.full_when if isinstance(spec.work, RetrainWork) else None
 
 
 def _said_of(run: Run) -> str:
