@@ -51,27 +51,28 @@ class Trainer:
     async def ready(self) -> None:
         """Wait for the first steps, then stop it."""
         async with asyncio.timeout(180):
-            while (standing := await self._tell("standing"))["step"] < 2:
+            while (standing := await self.tell("standing"))["step"] < 2:
                 await asyncio.sleep(0.2)
         self._pid = standing["pid"]
-        await self._tell("stop")
+        await self.tell("stop")
 
     async def enter(self, condition: str) -> dict[str, Any]:
         if condition == "nice0":
             _reschedule(self._pid, os.SCHED_OTHER)
         if condition in RAISED:
             lower_session(self._pid, 0)
-        return await self._tell({"none": "stop", "governed": "govern"}.get(condition, "go"))
+        return await self.tell({"none": "stop", "governed": "govern"}.get(condition, "go"))
 
     async def leave(self) -> None:
-        await self._tell("stop")
+        await self.tell("stop")
         _reschedule(self._pid, os.SCHED_IDLE)
         lower_session(self._pid, 19)
 
     async def standing(self) -> dict[str, Any]:
-        return await self._tell("standing")
+        return await self.tell("standing")
 
-    async def _tell(self, word: str) -> dict[str, Any]:
+    async def tell(self, word: str) -> dict[str, Any]:
+        """Say a word of the worker's; returns where it stands."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(word.encode() + b"\n")
@@ -131,8 +132,10 @@ def standing(processes: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def trainer(folder: Path, model: str, batch: int, seed: int) -> AsyncIterator[Trainer]:
-    """A training that does not end by itself, stopped until a block lets it run."""
+async def trainer(
+    folder: Path, model: str, batch: int, seed: int, worker: str = "benchmarks.learning.trained_beside"
+) -> AsyncIterator[Trainer]:
+    """A training that does not end by itself, stopped until a block lets it run; ``worker`` is its process's module."""
     draw, found = random.Random(seed), weights.resolve(model)
     learned = []
     for number in range(256):
@@ -155,7 +158,7 @@ async def trainer(folder: Path, model: str, batch: int, seed: int) -> AsyncItera
             str(place), "bench.v1", str(found.path), found.sha256, str(folder / "examples.jsonl"), digest, recipe
         )
     )
-    command = (sys.executable, "-m", "benchmarks.learning.trained_beside", str(place), str(folder / "engine.sock"))
+    command = (sys.executable, "-m", worker, str(place), str(folder / "engine.sock"))
     process = await asyncio.create_subprocess_exec(
         *die_with_parent(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

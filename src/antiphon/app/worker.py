@@ -27,6 +27,7 @@ from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties, LeaseHolder
+from antiphon.orchestration.idle_budget import LEASE as IDLE_LEASE
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.restarted_parts import BrokenParts, RestartedPart
@@ -34,6 +35,7 @@ from antiphon.orchestration.tenant_pause import TenantPause
 from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
 from antiphon.services.batches import ProjectTableJobs, batch_context, table_jobs
+from antiphon.services.conducting.idle_budgets import idle_budget
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.user_workflows import UserWorkflows
 from antiphon.services.features.consumption import stream_consumption
@@ -238,7 +240,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         changes = doorbell.wakeup(environment, "features", "releases")
         clock = store.database.clock
         duties.append(RefreshSchedule(features.scheduled, features.refresh_slot, clock, poll=poll, wakeup=changes))
+    turns = idle_budget(store, wired.engine, process)
     parts: list[WorkerPart] = [
+        *([] if turns is None else [held(f"{IDLE_LEASE}{socket.gethostname()}", kept(turns), detail=turns.detail)]),
         held(f"{WORKERS}{worker}", executors, conflict=NAME_TAKEN, detail=broken.detail),
         held(
             f"duties/{store.scope.tenant}",

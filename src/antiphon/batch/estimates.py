@@ -57,6 +57,14 @@ class Estimate(msgspec.Struct, frozen=True):
     late: Late
 
 
+class PressingJob(msgspec.Struct, frozen=True):
+    """A job with a deadline, in seconds since 1970, and the seconds that its work takes with all that batch gets."""
+
+    job: str
+    deadline: float
+    seconds_left: float
+
+
 @dataclass
 class Estimates:
     """Estimates from what the catalog's workers measured, which lies in the project's own ``scope``; ``share`` tells a
@@ -97,6 +105,17 @@ class Estimates:
         if (backlog := self._look()) is None:
             return 0.0
         return next((work.engine_seconds / backlog.supply.rate for one, work in backlog.work if one.id == job), 0.0)
+
+    def pressing(self) -> PressingJob | None:
+        """The open job with least laxity, of those that have a deadline; ``None`` while too little is known."""
+        if (backlog := self._look()) is None:
+            return None
+        found = [
+            PressingJob(job.id, job.deadline, work.engine_seconds / backlog.supply.rate)
+            for job, work in backlog.work
+            if job.deadline is not None
+        ]
+        return min(found, key=lambda one: one.deadline - one.seconds_left, default=None)
 
     def forget(self) -> None:
         """Look the measurements up again when next asked."""

@@ -205,3 +205,16 @@ def _embedded(address: Address) -> Address:
     if address in _NAT64 or (int(address) >> 32 == 0 and low > 1):
         return ipaddress.IPv4Address(low)
     return address
+
+
+def is_loopback(host: str) -> bool:
+    """Tells whether every address of this name is of this machine alone; a name that has none is not."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(str(entry[4][0]).split("%")[0]).is_loopback for entry in found)

@@ -344,6 +344,28 @@ class SlotSettings(Section, frozen=True):
         return msgspec.structs.asdict(self)
 
 
+IdleShare = Annotated[float, msgspec.Meta(gt=0, le=1_000)]
+
+
+class IdleSharesSettings(Section, frozen=True):
+    """The share of a machine's idle time that each kind of background work gets where several have some: 4 is four
+    times as much as 1.
+
+    Attributes:
+        features: reading and computing them; mostly short.
+        batch: generation for jobs, evaluations and stored answers.
+    """
+
+    features: IdleShare = 4.0
+    training: IdleShare = 1.0
+    batch: IdleShare = 1.0
+
+    @property
+    def by_work(self) -> dict[str, float]:
+        """The shares by kind of work."""
+        return msgspec.structs.asdict(self)
+
+
 class WorkerSettings(Section, frozen=True):
     """Bounds and intervals of the worker: workflows, streamed features, training.
 
@@ -364,6 +386,9 @@ class WorkerSettings(Section, frozen=True):
             measurement finds quicker here.
         training_min_share: of a core, that a training is to get beside other work on the machine; when it gets less for
             a minute its priority is raised. 0: it takes only what others leave.
+        idle_turn: how long a kind of background work has the machine's idle time while another one waits for it; what
+            is due soon goes first. ``off``: all compute at once, as the operating system divides it.
+        idle_shares: what each kind gets of that time.
         demand_half_life: after so long a question counts half in telling which entities will be asked about.
         drift: how often the worker compares what is asked and answered with the live release's first week; ``off``:
             only on request.
@@ -384,6 +409,8 @@ class WorkerSettings(Section, frozen=True):
     training_poll: Duration = "50ms"
     training_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     training_min_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    idle_turn: DurationOrOff = "5s"
+    idle_shares: IdleSharesSettings = IdleSharesSettings()
     demand_half_life: Duration = "6h"
     drift: DurationOrOff = "24h"
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 15

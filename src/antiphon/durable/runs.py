@@ -95,11 +95,13 @@ class Runs:
         *,
         max_attempts: int = BY_POLICY,
         not_before: datetime | None = None,
+        deadline: datetime | None = None,
         within: Connection | None = None,
     ) -> str:
         """Queue a run in the caller's trace and return its id; the same key again returns the id it gave before.
 
         Args:
+            deadline: when it is to have ended.
             max_attempts: at most so many; without it as many as the policy of its workflow says, where it is claimed.
 
         Raises:
@@ -137,6 +139,7 @@ class Runs:
                     attempts=0,
                     max_attempts=max_attempts,
                     not_before=not_before or now,
+                    deadline=deadline,
                     cancel_requested=False,
                     done=0,
                     note="",

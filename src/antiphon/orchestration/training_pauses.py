@@ -149,7 +149,9 @@ class TrainingPauseExchange:
             for host in over:
                 del self._written[host]
         lasting = {
-            one.host for one in held if one.writer != self._holder and self._pauses.remaining(one) > HOLD_SECONDS / 2
+            one.host
+            for one in held
+            if one.reason == _REASON and one.writer != self._holder and self._pauses.remaining(one) > HOLD_SECONDS / 2
         }
         for host in busy:
             due = now - self._written.get(host, float("-inf")) >= HOLD_SECONDS / 3

@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 from antiphon.cli import tls
 from antiphon.core import settings
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
+from antiphon.core.outgoing import is_loopback
 from antiphon.core.tls import gateway_url, own_client
-from antiphon.gateway.http.transport_security import is_loopback, require_protection, tls_files
+from antiphon.gateway.http.transport_security import require_protection, tls_files
 from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
 

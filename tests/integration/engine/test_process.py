@@ -250,3 +250,26 @@ async def test_a_description_waits_for_an_online_request_and_no_longer_than_it_i
             seen = (await client.describe_when_online(60)).load
             assert seen.running_online + seen.waiting_online == 1
             await online.aclose()
+
+
+async def test_batch_work_is_held_over_the_wire_for_as_long_as_was_said(tmp_path: Path) -> None:
+    async with engine_process(tmp_path / "engine.sock", *SLOW) as (client, _):
+        async with asyncio.timeout(20):
+            held = await client.hold_batch(30)
+            assert held.load.batch_held_seconds > 25
+            batch = asyncio.create_task(
+                collected(client, GenerationRequest("b", "words", "About.\n", 4, priority="batch"))
+            )
+            online = await collected(client, GenerationRequest("o", "words", "About.\n", 4))
+            assert online.usage.completion_tokens == 4
+            assert not batch.done()
+            assert (await client.describe()).load.generated_tokens_batch == 0
+            await client.hold_batch(0)
+            assert (await batch).usage.completion_tokens == 4
+
+
+async def collected(client: EngineClient, request: GenerationRequest) -> GenerationResult:
+    async for event in client.generate(request):
+        last = event
+    assert isinstance(last, GenerationResult)
+    return last

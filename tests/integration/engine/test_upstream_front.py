@@ -280,6 +280,21 @@ async def test_batch_gets_what_online_leaves(server: Server, tmp_path: Path) -> 
         await asyncio.gather(*asked, *waiting)
 
 
+async def test_held_batch_work_is_not_sent_and_online_is(server: Server, tmp_path: Path) -> None:
+    async with fronting(server, tmp_path) as fronted:
+        await learned(fronted.first)
+        held = await fronted.worker.hold_batch(60.0)
+        assert held.load.batch_held_seconds > 50
+        waiting = asyncio.create_task(ask(fronted.worker, "batch"))
+        await load_of(fronted.first, lambda load: load.waiting_batch == 1)
+        before = len(server.bodies)
+        await ask(fronted.first)
+        assert len(server.bodies) == before + 1
+        assert not waiting.done()
+        await fronted.first.hold_batch(0)
+        assert (await waiting).text == " one two"
+
+
 async def test_online_never_waits_here(server: Server, tmp_path: Path) -> None:
     async with fronting(server, tmp_path) as fronted:
         server.go.clear()

@@ -94,6 +94,10 @@ class EngineClient:
         """Like :meth:`describe`, as soon as an online request is in the engine, at the latest after so many seconds."""
         return await self._describe(DescriptionRequest("", seconds))
 
+    async def hold_batch(self, seconds: float) -> EngineDescription:
+        """Like :meth:`describe`, once batch generations are held for so many seconds; 0 lets them go on."""
+        return await self._describe(DescriptionRequest("", hold_batch=seconds))
+
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         return await self._describe(ModelDeclaration("", tuple(models)))
 

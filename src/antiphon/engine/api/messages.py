@@ -158,10 +158,12 @@ class Cancellation(msgspec.Struct, frozen=True, tag="cancel"):
 
 class DescriptionRequest(msgspec.Struct, frozen=True, tag="describe"):
     """Asks for the served models and the load of the engine: now, or as soon as an online request is in it, and at the
-    latest after ``online_within`` seconds."""
+    latest after ``online_within`` seconds. ``hold_batch``: before, batch generations are held for so many seconds from
+    now, 0 ends that; ``None`` leaves it as it is."""
 
     id: str
     online_within: float = 0.0
+    hold_batch: float | None = None
 
 
 class ServedModel(msgspec.Struct, frozen=True, array_like=True):
@@ -332,6 +334,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
     ``interrupted_calls`` computed batch sequences alone and were aborted, or not begun, because an online request
     arrived; their ``interrupted_seconds`` are computed again. ``kept_on_disk`` sequences have neither a slot nor
     host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; ``resting`` models have no weights there.
+    Batch generations are held for ``batch_held_seconds`` more, because other work has the machine's idle time.
     """
 
     running_online: int = 0
@@ -352,6 +355,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
     busy_seconds: float = 0.0
     embedded_texts: int = 0
     embedded_tokens: int = 0
+    batch_held_seconds: float = 0.0
 
 
 class EngineInstance(msgspec.Struct, frozen=True):

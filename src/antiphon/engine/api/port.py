@@ -129,6 +129,11 @@ class EngineCore(Protocol):
         """Return once an online request is in flight, at the latest after so many seconds."""
         ...
 
+    def hold_batch(self, seconds: float) -> None:
+        """Give batch generations nothing for so many seconds from now, so that other work has the machine: what was
+        begun stays where it is. 0 ends that. Online requests and embeddings go on as they are."""
+        ...
+
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         """See :meth:`Engine.serve`."""
         ...

@@ -217,6 +217,8 @@ class _ServerConnection:
         task.add_done_callback(self._tasks.discard)
 
     async def _describe(self, request: DescriptionRequest) -> None:
+        if request.hold_batch is not None:
+            self._engine.hold_batch(request.hold_batch)
         if request.online_within > 0:
             await self._engine.online(request.online_within)
         try:

@@ -87,6 +87,10 @@ class EmbeddingExecutor:
         return not self._works
 
     @property
+    def generates(self) -> bool:
+        return False
+
+    @property
     def serves_online(self) -> bool:
         return any(work.request.priority == "online" for work in self._works.values())
 

@@ -288,6 +288,10 @@ class LocalEngine:
             async with asyncio.timeout(seconds):
                 await self._online.wait()
 
+    def hold_batch(self, seconds: float) -> None:
+        """See :class:`~antiphon.engine.api.port.EngineCore`."""
+        self._step_loop.hold_batch(seconds)
+
     def _submitted(self, priority: Priority) -> None:
         if priority == "online":
             self._online.set()

@@ -81,6 +81,10 @@ class ModelExecutor:
         return not self._sequences
 
     @property
+    def generates(self) -> bool:
+        return True
+
+    @property
     def serves_online(self) -> bool:
         return any(sequence.request.priority == "online" for sequence in self._sequences.values())
 

@@ -5,6 +5,7 @@ Invariants:
   cancelled request's slot is free before the next one.
 - An online request that arrives is added between two calls of batch work, or in the middle of one, which is aborted.
 - An executor that leaves is closed here, after its last sequence has ended, so no runtime is freed while it computes.
+- While batch work is held, a batch sequence computes nothing and keeps what it has; a loop that stops holds nothing.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class StepLoop:
         self._monotonic = monotonic
         self._online_share = OnlineShare(monotonic())
         self._turn_began: float | None = None
+        self._held_until = -inf
 
     @property
     def executors(self) -> tuple[StepExecutor, ...]:
@@ -85,6 +87,11 @@ class StepLoop:
     def online_waiting(self) -> bool:
         """True if an online request may be waiting to be added."""
         return self._online_waiting
+
+    def hold_batch(self, seconds: float) -> None:
+        """Give batch generations no step for so many seconds from now; 0 ends that. From any thread."""
+        self._held_until = self._monotonic() + seconds
+        self._inbox.put(lambda: None)  # a loop that waits for messages looks again
 
     def cancel(self, ticket: int) -> None:
         """Cancel by ticket; from any thread. An unknown or finished ticket is ignored."""
@@ -118,6 +125,7 @@ class StepLoop:
             slots=sum(executor.slots for executor in executors),
             resting=sum(executor.resting for executor in executors),
             kept_on_disk=max((executor.swapped_to_disk for executor in executors), default=0),
+            batch_held_seconds=self._held_seconds,
             **asdict(counted),
         )
 
@@ -132,9 +140,11 @@ class StepLoop:
                 self._send(emissions)
                 return
             online = [executor for executor in busy if executor.serves_online]
-            begin, serves_online = self._monotonic(), bool(online)
+            begin, serves_online, held = self._monotonic(), bool(online), self._held_seconds > 0
             for executor in online + [executor for executor in busy if executor not in online]:
                 slack = min((other.slack(self._budget) for other in online if other is not executor), default=inf)
+                if held and executor.generates:
+                    slack = 0.0  # no time for batch work beside what online requests get
                 emissions += self._step(executor, slack)
                 for other in online if executor in online else ():
                     if other is not executor:
@@ -156,18 +166,32 @@ class StepLoop:
     def _drain(self) -> list[Emission]:
         emissions: list[Emission] = []
         self._online_waiting = False  # Before the messages are taken: a later request sets it again.
-        wait = not self._stopping and not self._leaving and all(executor.idle for executor in self.executors)
+        held = self._held_seconds
+        wait = (
+            not self._stopping
+            and not self._leaving
+            and all(
+                executor.idle or (held > 0 and executor.generates and not executor.serves_online)
+                for executor in self.executors
+            )
+        )
+        idle = all(executor.idle for executor in self.executors)
         while True:
             if wait:
                 self._turn_began = None
             try:
-                message = self._inbox.get(block=wait)
+                message = self._inbox.get(block=wait, timeout=None if idle else max(held, 0.001))
             except queue.Empty:
                 return emissions
             if wait:
                 self._turn_began = self._monotonic()
             wait = False
             emissions += message() or ()
+
+    @property
+    def _held_seconds(self) -> float:
+        """Seconds for which batch generations are still held."""
+        return 0.0 if self._stopping else max(self._held_until - self._monotonic(), 0.0)
 
     def _cancel(self, ticket: int) -> list[Emission]:
         return [emission for executor in self.executors for emission in executor.cancel(ticket)]

@@ -125,6 +125,18 @@ class RoutedEngine:
                 await asyncio.gather(*waiting, return_exceptions=True)
         return await self.describe()
 
+    async def hold_batch(self, seconds: float, host: str | None = None) -> EngineDescription:
+        """Like :meth:`describe`, once the instances of one host, by default all, hold batch generations for so many
+        seconds; 0 lets them go on."""
+        await self._know()
+        routes = [
+            route
+            for route in self._routes.values()
+            if route.joined and route.reachable and host in (None, route.instance.host)
+        ]
+        await asyncio.gather(*(_settled(route.client.hold_batch(seconds)) for route in routes))
+        return await self.describe()
+
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         """Declare to every instance, and to those that join later; see
         :class:`~antiphon.engine.api.port.Engine`."""

@@ -11,9 +11,7 @@ nothing of it. Under mutual TLS nobody resumes a session: a resumed one would no
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +23,7 @@ import msgspec
 
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError
+from antiphon.core.outgoing import is_loopback
 from antiphon.core.settings import Settings
 from antiphon.core.settings_governance import TlsSettings
 from antiphon.governance.certificates.checks import CertificateFacts, chain, described, require_pair
@@ -120,19 +119,6 @@ def require_protection(settings: Settings) -> None:
             "ends TLS, set `allow_plain_http = true` under [tls]."
         ),
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Tells whether every address of this name is of this machine alone; a name that has none is not."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return bool(found) and all(ipaddress.ip_address(str(entry[4][0]).split("%")[0]).is_loopback for entry in found)
 
 
 class TransportSecurity:

@@ -1,4 +1,5 @@
-"""The work to come of one project, in the order in which it can begin: runs, schedules and refreshes by cadence."""
+"""The work to come of one project, in the order in which it can begin: runs, schedules and refreshes by cadence; and
+whose turn it is at the idle time of each host."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ import msgspec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.run import Run
+from antiphon.orchestration.idle_budget import IdleState
 from antiphon.orchestration.refreshing import due
+from antiphon.services.conducting.idle_budgets import idle_states
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.conducting.schedule_lines import schedule_lines
 from antiphon.services.project.store import Store
@@ -25,7 +28,7 @@ class UpcomingWork(msgspec.Struct, frozen=True):
     """One piece of work that is under way or to come.
 
     Attributes:
-        what: a run's workflow with its subject, a schedule's name, or the views of a refresh.
+        what: a run's workflow with its subject, a schedule's name, the views of a refresh, or the idle time of a host.
         run: the run, where there is one.
         why: the reason why it is there, or why it has not begun.
         earliest: when it can begin; ``None`` while it waits for events, or runs.
@@ -53,6 +56,7 @@ def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
         if line.outlook.stage != "runs"
     ]
     found += _refreshes(project.views, now)
+    found += [_of_turn(host, state) for host, state in idle_states(store).items() if state.turn is not None]
     order: dict[WorkState, int] = {"runs": 0, "queued": 1, "scheduled": 1}
     return tuple(sorted(found, key=lambda one: (order[one.state], one.earliest is None, one.earliest or now, one.what)))
 
@@ -62,6 +66,13 @@ def _of_run(run: Run, why: str, earliest: datetime | None) -> UpcomingWork:
     named = ", ".join(map(str, subject)) if isinstance(subject, list) else str(subject)
     what = f"{run.workflow} {named}".strip()
     return UpcomingWork(what, "runs" if earliest is None else "queued", why, earliest, run.deadline, run.id)
+
+
+def _of_turn(host: str, state: IdleState) -> UpcomingWork:
+    """The turn at the idle time of a host."""
+    shares = ", ".join(f"{work} {100 * share:.0f} %" for work, share in sorted(state.shares.items()))
+    had = f"; so far {shares}" if shares else ""
+    return UpcomingWork(f"idle time of {host}", "runs", f"{state.turn} has its turn: {state.why}{had}")
 
 
 def _refreshes(views: dict[str, FeatureViewSpec], now: datetime) -> list[UpcomingWork]:

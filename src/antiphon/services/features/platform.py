@@ -378,7 +378,7 @@ class FeaturePlatform(FeatureStores):
             }
         if views:
             arguments = {"views": sorted(views), "reason": "schedule", "principal": "worker"}
-            runs.submit(scope, WORKFLOW, arguments, key=key)
+            runs.submit(scope, WORKFLOW, arguments, key=key, deadline=slot.ends)
 
     def close(self) -> None:
         """Close what was opened."""

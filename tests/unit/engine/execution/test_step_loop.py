@@ -501,3 +501,42 @@ async def test_texts_to_embed_are_prepared_apart_from_prompts() -> None:
         finally:
             held.set()
         assert len(await asyncio.gather(*embedding)) == 40
+
+
+async def test_held_batch_work_computes_nothing_while_online_requests_go_on() -> None:
+    async with running(slots=2) as (engine, runtime):
+        engine.hold_batch(60)
+        batch = asyncio.create_task(collect(engine, asking("report", priority="batch")))
+        await until(engine, running_batch=1)
+        answer = await collect(engine, asking("user", max_tokens=4))
+        assert answer.usage.completion_tokens == 4
+        before = len(runtime.calls)
+        assert engine.load().batch_held_seconds > 50
+        await asyncio.sleep(0.05)
+        assert (len(runtime.calls), batch.done()) == (before, False)
+        assert engine.turn_seconds == 0.0  # It waits, and does not look again and again.
+        engine.hold_batch(0)
+        assert (await batch).usage.completion_tokens == 20
+        assert engine.load().batch_held_seconds == 0
+
+
+async def test_a_hold_ends_by_itself_and_keeps_what_was_computed() -> None:
+    async with running(slots=1) as (engine, runtime):
+        runtime.gate.clear()
+        batch = asyncio.create_task(collect(engine, asking("report", priority="batch")))
+        await runtime.in_a_call()
+        engine.hold_batch(0.2)
+        runtime.open()
+        result = await batch
+        assert result.usage.completion_tokens == 20
+        fed = sum(tokens for kind, _, tokens in runtime.calls if kind == "feed")
+        assert fed == result.usage.prompt_tokens  # Nothing was computed twice.
+
+
+async def test_a_held_engine_drains_what_it_has_when_it_closes() -> None:
+    async with running(slots=1) as (engine, _):
+        engine.hold_batch(60)
+        batch = asyncio.create_task(collect(engine, asking("report", priority="batch")))
+        await until(engine, running_batch=1)
+    with contextlib.suppress(EngineError):
+        assert (await batch).reason == "cancelled"

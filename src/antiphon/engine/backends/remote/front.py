@@ -100,6 +100,7 @@ class UpstreamFront:
         self._prefilling: dict[SentRequest, asyncio.Future[None]] = {}
         """Batch requests in the server that may be preempted, with what is to be set then."""
         self._load = EngineLoad()
+        self._held_until = float("-inf")
         self._described: EngineDescription | None = None
         self._described_at = float("-inf")
         self._looking: asyncio.Task[EngineDescription] | None = None
@@ -171,6 +172,7 @@ class UpstreamFront:
             running_batch=self._admission.batch,
             waiting_batch=sum(map(len, self._waiting)),
             slots=self._admission.limit(self._monotonic()),
+            batch_held_seconds=max(self._held_until - self._monotonic(), 0.0),
         )
 
     def _require_active(self) -> None:
@@ -198,6 +200,11 @@ class UpstreamFront:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._online.wait()
+
+    def hold_batch(self, seconds: float) -> None:
+        """See :class:`~antiphon.engine.api.port.EngineCore`; what the server has already goes on there."""
+        self._held_until = self._monotonic() + seconds
+        self._admit()
 
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         self._require_active()
@@ -301,7 +308,7 @@ class UpstreamFront:
                 if not preempted.done():
                     preempted.set_result(None)
             return sent
-        if not any(self._waiting) and self._admission.admits(self._monotonic()):
+        if not any(self._waiting) and self._admits(self._monotonic()):
             return self._send(request)
         if not again and sum(map(len, self._waiting)) >= MOST_WAITING:
             raise OverloadedError(f"{MOST_WAITING} batch requests wait for the server already.")
@@ -324,11 +331,14 @@ class UpstreamFront:
         """Give every place that is free to the next that waits."""
         now = self._monotonic()
         for waiting in self._waiting:
-            while waiting and self._admission.admits(now):
+            while waiting and self._admits(now):
                 place = next(iter(waiting))
                 request = waiting.pop(place)
                 if not place.done():
                     place.set_result(self._send(request))
+
+    def _admits(self, now: float) -> bool:
+        return now >= self._held_until and self._admission.admits(now)
 
     def _give_back(self, sent: SentRequest, failure: AntiphonError | None) -> None:
         known = self._admission.known
