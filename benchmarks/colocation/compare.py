@@ -66,7 +66,7 @@ def compared(
         slowdown_name(slowdown): (lambda run, of=slowdown: oracle.due_by_slowdown(run, of)) for slowdown in SLOWDOWNS
     }
     for name, level in levels.items():
-        bounds[name] = float(np.mean([_bound(calibration, run, level(run), bucket) for run in references]))
+        bounds[name] = float(np.mean([bound(calibration, run, level(run), bucket) for run in references]))
         told(f"{trace}: oracle for {name}")
     ceilings = Ceilings(
         float(np.mean(batch_alone)), float(np.mean([run.busy for run in references])), bounds, calibration.envelope
@@ -76,7 +76,7 @@ def compared(
         if contender.name not in runs:
             continue
         of = runs[contender.name]
-        own = [_bound(calibration, run, oracle.due_as_served(run), bucket) for run in of]
+        own = [bound(calibration, run, oracle.due_as_served(run), bucket) for run in of]
         rows.append(
             row(
                 trace,
@@ -97,7 +97,8 @@ LATER = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 is due is put off by the smallest of these shares with which it can. The bound is then a little weaker, and valid."""
 
 
-def _bound(calibration: Calibration, run: Outcome, due: Sequence[oracle.Demand], bucket: float) -> float:
+def bound(calibration: Calibration, run: Outcome, due: Sequence[oracle.Demand], bucket: float) -> float:
+    """Batch tokens a second at most beside what a run served, when it is due so."""
     for share in LATER:
         try:
             tokens = oracle.most_batch_tokens(

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 from benchmarks.colocation.points import CONTENDERS, named
@@ -33,7 +34,7 @@ async def _serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    planner = named(options.policy).make().planner
+    planner = named(options.policy).make().planner_of_run(time.monotonic)
     engine = await LocalEngine({options.model: _runtime(options)}, planner=planner, executor=Insistent).start()
     await serve(engine, options.socket, stop)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.colocation.outcome import SERVICE_TPOT, SERVICE_TTFT
-from benchmarks.colocation.policies import Policy, online_only, ours, priority_only, static_cap
+from benchmarks.colocation.policies import Policy, aimd_gate, online_only, ours, priority_only, static_cap
 
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
@@ -74,6 +74,7 @@ CONTENDERS = (
     ONLINE_ONLY,
     *(Contender(partial(static_cap, most)) for most in (1, 4, 8)),
     Contender(priority_only),
+    Contender(aimd_gate),
     AGAIN,
     Contender(partial(ours, ServiceLevel(SERVICE_TTFT, SERVICE_TPOT), f"ours, {SERVICE}"), SERVICE),
     *(

@@ -35,6 +35,7 @@ class Policy:
         takes_batch: false for the reference that is never offered any.
         level: what online requests ask for, where the policy heeds it.
         gives_way: calls of batch are given up for who arrives online.
+        gate: makes the planner of a run where it has a state of its own, by the run's clock.
     """
 
     name: str
@@ -42,13 +43,24 @@ class Policy:
     takes_batch: bool = True
     level: ServiceLevel | None = None
     gives_way: bool = False
+    gate: Callable[[Monotonic], Planner] | None = None
+
+    def planner_of_run(self, monotonic: Monotonic) -> Planner:
+        """The planner of one run."""
+        return self.planner if self.gate is None else self.gate(monotonic)
 
     def loop(
         self, runtime: Runtime, monotonic: Monotonic, emit: Emit, inbox: queue.SimpleQueue[Message] | None = None
     ) -> StepLoop:
         """A step loop with one executor that follows this policy."""
         if not self.gives_way:
-            return StepLoop([Insistent(runtime, monotonic, planner=self.planner)], StepBudget(), emit, inbox, monotonic)
+            return StepLoop(
+                [Insistent(runtime, monotonic, planner=self.planner_of_run(monotonic))],
+                StepBudget(),
+                emit,
+                inbox,
+                monotonic,
+            )
         executor = ModelExecutor(runtime, monotonic, planner=self.planner, online_waiting=lambda: loop.online_waiting())
         loop = StepLoop([executor], StepBudget(), emit, inbox, monotonic)
         return loop
@@ -74,6 +86,40 @@ def static_cap(most: int) -> Policy:
 def priority_only() -> Policy:
     """Online first, batch fills every free slot; no time budget."""
     return Policy("priority only", lambda state, budget: online_first(state, budget, most_batch=state.slots))
+
+
+class _AimdGate:
+    """As many batch sequences as users' time to first token allows: one more for each second in which it was met, half
+    as many for one in which it was not."""
+
+    def __init__(self, monotonic: Monotonic, bound: float) -> None:
+        self._monotonic = monotonic
+        self._bound = bound
+        self._arrived: dict[int, float] = {}
+        self._waited: list[float] = []
+        self._most = 1.0
+        self._since = monotonic()
+
+    def plan(self, state: SchedulerState, budget: StepBudget) -> StepPlan:
+        now = self._monotonic()
+        online = {sequence.ticket: sequence for sequence in state.sequences if sequence.priority == "online"}
+        for ticket, sequence in online.items():
+            began = self._arrived.setdefault(ticket, now)
+            if sequence.generating and began >= 0:
+                self._waited.append(now - began)
+                self._arrived[ticket] = -1.0
+        self._arrived = {ticket: at for ticket, at in self._arrived.items() if ticket in online}
+        waiting = [now - at for at in self._arrived.values() if at >= 0]
+        if now - self._since >= 1.0:
+            late = any(one > self._bound for one in (*self._waited, *waiting))
+            self._most = self._most / 2 if late else min(self._most + 1.0, float(state.slots))
+            self._waited, self._since = [], now
+        return online_first(state, budget, most_batch=int(self._most))
+
+
+def aimd_gate(bound: float = 1.0) -> Policy:
+    """Batch sequences by additive increase and multiplicative decrease, held to a time to first token in seconds."""
+    return Policy("AIMD gate", plan, gate=lambda monotonic: _AimdGate(monotonic, bound).plan)
 
 
 def online_only(name: str = "online only") -> Policy:

@@ -202,7 +202,7 @@ def quiet_times(users: Users, weeks: int, seed: int, dispersion: float) -> Quiet
     """Places an hour of work that is due at a random moment and may wait a day, once a day."""
     random = np.random.default_rng(seed)
     end = START + (HISTORY_WEEKS + weeks) * 7 * DAY + 2 * DAY
-    counts = _traffic(users, end, random, dispersion)
+    counts = traffic(users, end, random, dispersion)
     spec = ScheduleSpec("retrain", "desk", EvaluateWork(), NewOutcomes(1), within=86_400.0, catch_up=86_400.0)
     hour = timedelta(hours=1)
     sums: dict[str, list[float]] = {name: [] for name in ("at_once", "night", "hourly", "conductor", "oracle")}
@@ -221,7 +221,7 @@ def quiet_times(users: Users, weeks: int, seed: int, dispersion: float) -> Quiet
         sums["hourly"].append(during((due + hour).replace(minute=0, second=0, microsecond=0)))
         sums["oracle"].append(min(map(during, [due, *starts])))
         sums["conductor"].append(during(_begun(spec, counts, due)))
-        forecast = _learned(counts, due)
+        forecast = learned(counts, due)
         for at in starts[::4]:
             estimate, count = forecast.at(at), counts[at]
             covered.append(estimate.low <= count <= estimate.high)
@@ -243,7 +243,7 @@ def _begun(spec: ScheduleSpec, counts: dict[datetime, int], due: datetime) -> da
     while True:
         state = ScheduleState(
             spec, record, observed=Observation(1), runtime=RunDurations(50, 3_300.0, 3_000.0, 3_500.0, 3_600.0),
-            forecast=_learned(counts, now),
+            forecast=learned(counts, now),
         )  # fmt: skip
         decision = decide([state], now)
         if decision.orders:
@@ -255,14 +255,15 @@ def _begun(spec: ScheduleSpec, counts: dict[datetime, int], due: datetime) -> da
         now = moment_of(quarter_of(now) + 1)
 
 
-def _learned(counts: dict[datetime, int], now: datetime) -> LoadForecast:
+def learned(counts: dict[datetime, int], now: datetime) -> LoadForecast:
+    """The forecast that the counts before a moment give."""
     past = {at: count for at, count in counts.items() if at + QUARTER <= now and at > now - HISTORY_WEEKS * 7 * DAY}
     forecast = learn(past, now)
     assert forecast is not None
     return forecast
 
 
-def _traffic(users: Users, end: datetime, random: np.random.Generator, dispersion: float) -> dict[datetime, int]:
+def traffic(users: Users, end: datetime, random: np.random.Generator, dispersion: float) -> dict[datetime, int]:
     """Counts whose variance is so many times their mean (negative binomial)."""
     counts = {}
     for quarter in range(quarter_of(START), quarter_of(end)):

@@ -30,7 +30,7 @@ from antiphon.serving.request import Tier
 
 MAX_WAIT_SECONDS = 60.0
 ESCALATED_SHARE = 0.75
-SHORT_LAXITY_SECONDS, SHORT_LAXITY_SHARE = 120.0, 0.5
+SHORT_LAXITY_SECONDS, SHORT_LAXITY_SHARE = 120.0, 1.0
 """Laxity is short below so many seconds, or such a share of the time that the work left takes."""
 
 

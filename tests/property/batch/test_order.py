@@ -96,7 +96,7 @@ def claims(waited: tuple[float, float], laxity: tuple[float, float]) -> st.Searc
 
 
 FRESH, LONG, ANY = (0.0, MAX_WAIT_SECONDS), (MAX_WAIT_SECONDS + 1, 600.0), (0.0, 600.0)
-SHORT, AMPLE, EITHER = (-5_000.0, 119.0), (1_001.0, 90_000.0), (-5_000.0, 90_000.0)
+SHORT, AMPLE, EITHER = (-5_000.0, 119.0), (2_001.0, 90_000.0), (-5_000.0, 90_000.0)
 
 states = st.builds(
     QueueState,
