@@ -35,14 +35,17 @@ ALONE_EVERY = 3
 
 
 @contextlib.asynccontextmanager
-async def engine(contender: Contender, *, threads: int, simulated: bool = False) -> AsyncIterator[EngineClient]:
-    """A fresh engine process that follows a policy: the product itself where the policy is the product's.
+async def engine(
+    contender: Contender, *, threads: int, simulated: bool = False, within: Path | None = None
+) -> AsyncIterator[EngineClient]:
+    """A fresh engine process that follows a policy: the product itself where the policy is the product's. Its socket is
+    ``within`` a folder, by default one of its own.
 
     Raises:
         UnavailableError: it does not come up.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "engine.sock"
+        path = (within or Path(folder)) / "engine.sock"
         module = ["antiphon.engine", "--log-level", "warning"]
         if not contender.make().gives_way:
             module = ["benchmarks.colocation.engine_process", "--policy", contender.name]

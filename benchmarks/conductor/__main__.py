@@ -189,7 +189,7 @@ def week_figures(size: Size) -> Mapping[str, Mapping[str, WeekFigures]]:
     engines = week.engines(reference(), range(size.windows), size.window_seconds)
     found: dict[str, dict[str, WeekFigures]] = {}
     print(
-        f"\n{'a week':<9} {'policy':<15} deadlines missed  goodput of bound TTFT p99    (×) token p99    (×) training, h"
+        f"\n{'a week':<9} {'policy':<15} deadlines missed  goodput of bound TTFT p99    (×) token p99    (×) training"
     )
     for users in USERS[: size.kinds_of_users]:
         several = [week.play(users, size.week_days, seed, engines, _dispersion()) for seed in size.seeds]

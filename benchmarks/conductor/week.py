@@ -65,7 +65,7 @@ RATES = (0.0, 0.02, 0.1, 0.3, 0.6, 1.0)
 BESIDE_TRAINING, LEFT_BY_BATCH, REFRESH_BESIDE = 1.27, 0.08, 2.5
 """Measured, not simulated: a call beside a training at idle priority takes so many times as long
 (``make bench-beside-training``); training beside saturated batch work makes so much of its speed, and a refresh takes
-so many times as long (``make bench-idle-turns``, without turns)."""
+so many times as long (``make bench-conductor-hour``, without turns)."""
 
 BRIEFING_HOURS, TRAINING_HOURS, SPREAD = 2.0, 1.5, 0.15
 """Of the machine alone, in the middle; and how both vary, of the logarithm."""
@@ -172,7 +172,7 @@ def _figures(
     return EngineFigures(
         float(np.mean([run.batch_rate for run in runs])),
         float(np.mean([run.busy for run in runs])),
-        float(np.mean([_quiet(run) for run in runs])),
+        float(np.mean([quiet_share(run) for run in runs])),
         tuple(one.ttft for one in served),
         tuple(one.tpot for one in served if one.output_tokens > 1),
     )
@@ -189,7 +189,7 @@ def _bound(calibration: Calibration, rate: float, seeds: Sequence[int], seconds:
     return float(np.mean(found))
 
 
-def _quiet(run: Outcome) -> float:
+def quiet_share(run: Outcome) -> float:
     """The share of a window in which no request is under way, nor was within a second before."""
     free, until = 0.0, 0.0
     for one in sorted(run.served, key=lambda served: served.at):

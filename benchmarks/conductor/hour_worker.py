@@ -1,8 +1,9 @@
-"""The worker's process of ``benchmarks.conductor.idle_turns``: a real training, refreshes, and turns at idle time.
+"""The worker's process of ``benchmarks.conductor.hour``: a real training, refreshes, and turns at idle time.
 
-    python -m benchmarks.conductor.idle_worker FOLDER SOCKET
+    python -m benchmarks.conductor.hour_worker FOLDER SOCKET
 
-does as it is told on stdin, a word a line: ``stop``, ``off`` (as without turns), ``turns`` or ``standing``. Each is
+does as it is told on stdin, a word a line: ``stop``; ``go``, all at once and nothing governed; ``off``, governed and
+without turns; ``turns``; or ``standing``. Each is
 answered by a line of JSON that says where it stands.
 """
 
@@ -112,9 +113,9 @@ async def work(folder: Path, path: Path) -> None:
             stop, refreshes.seconds = asyncio.Event(), []
         if word == "stop":
             processes.pause_all("bench")
-        elif word in ("off", "turns"):
+        elif word in ("go", "off", "turns"):
             processes.resume_all("bench")
-            living = (governor, exchange, budget) if word == "turns" else (governor, exchange)
+            living = {"go": (), "off": (governor, exchange), "turns": (governor, exchange, budget)}[word]
             parts += [asyncio.create_task(part.run_until(stop)) for part in living]
             refreshing.append(asyncio.create_task(refreshes.run()))
         print(json.dumps(standing(processes) | told), flush=True)
