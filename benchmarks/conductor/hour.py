@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = _modelled(size, batch_alone)
     alone = told["alone"]["ttft_p99"]
     print(
-        f"{'policy':<14} requests TTFT p50    p99    (×)  batch tok/s (model) steps/s (model)  goodput  refresh p50   max"
+        f"{'policy':<14} requests TTFT p50    p99    (×)  batch tok/s (model) steps/s (model) goodput refresh p50  max"
     )
     for name, one in told.items():
         one["inflation_p99"] = round(one["ttft_p99"] / alone, 3)
