@@ -532,3 +532,5 @@ class Runs:
                 self._note_failed(run, failed, under, connection)
             if not ended:
                 self._database.ring("runs", run.scope)
+            elif run.schedule is not None:
+                self._database.ring("features", run.scope)  # Its schedule may have the next due.

@@ -11,12 +11,21 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import RetrainWork, ScheduleSpec
-from antiphon.definitions.triggers import NewDrift, NewOutcomes, NewPublication, Trigger, simple_triggers
+from antiphon.definitions.triggers import (
+    NewDrift,
+    NewOutcomes,
+    NewPublication,
+    NewStaleness,
+    Trigger,
+    simple_triggers,
+)
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
+from antiphon.orchestration.conductor.assets import AssetWork, work_of
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
 from antiphon.orchestration.conductor.placement import Span
 from antiphon.orchestration.conductor.state import Observation, ScheduleState
+from antiphon.services.conducting.asset_states import AssetStates, asset_states, settle
 from antiphon.services.conducting.traffic import Traffic
 from antiphon.services.conducting.windows import occurrences
 from antiphon.services.learning.outcomes import drift_reports
@@ -37,11 +46,13 @@ class ScheduleStates:
         self._drift = drift_reports(store)
 
     def read(self) -> tuple[ScheduleState, ...]:
-        """The state of every schedule that is applied, by name; those that are new begin to count."""
+        """The state of every schedule that is applied, by name; those that are new begin to count, and parts whose
+        runs have ended are settled."""
         project = self._store.applied.project(self._scope)
         if not project.schedules:
             return ()
         self._store.schedules.enroll(self._scope, project.schedules)
+        settle(self._store, self._scope)
         return self.of(project)
 
     def of(self, project: ProjectSpec) -> tuple[ScheduleState, ...]:
@@ -52,6 +63,8 @@ class ScheduleStates:
         known, now = store.schedules.list(scope), store.database.clock.now()
         records = {name: known.get(name) or ScheduleRecord(name, 0, now, now) for name in project.schedules}
         holds = store.run_holds.lasting(scope)
+        is_asked = any(NewStaleness in _kinds(spec.when) for spec in project.schedules.values())
+        assets = asset_states(store, scope, project) if is_asked else None
         states = []
         for name, spec in sorted(project.schedules.items()):
             record = records[name]
@@ -68,8 +81,8 @@ class ScheduleStates:
                     "" if last is None else _said_of(last),
                     None if last is None else last.ended_at,
                     None if last is None else last.deadline,
-                    self._observed(scope, spec, spec.when, record.since),
-                    self._observed(scope, spec, _full_when(spec), record.full_since),
+                    self._observed(scope, spec, spec.when, record.since, assets),
+                    self._observed(scope, spec, _full_when(spec), record.full_since, None),
                     self._runtime(scope, name),
                     tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
                     tuple(_preferred(project, spec, now)),
@@ -84,14 +97,21 @@ class ScheduleStates:
         except NotFoundError:
             return None
 
-    def _observed(self, scope: Scope, spec: ScheduleSpec, trigger: Trigger | None, since: datetime) -> Observation:
+    def _observed(
+        self, scope: Scope, spec: ScheduleSpec, trigger: Trigger | None, since: datetime, assets: AssetStates | None
+    ) -> Observation:
         """The events that a trigger asks for; others are not read."""
-        kinds = set() if trigger is None else {type(one) for one in simple_triggers(trigger)}
+        kinds = _kinds(trigger)
         return Observation(
             self._store.outcomes.arrived(scope, spec.application, since) if NewOutcomes in kinds else 0,
             _drifted(self._drift, scope, spec.application, since) if NewDrift in kinds else (),
             self._published(scope, since) if NewPublication in kinds else (),
+            self._work(spec, assets) if assets is not None and NewStaleness in kinds else None,
         )
+
+    def _work(self, spec: ScheduleSpec, assets: AssetStates) -> AssetWork | None:
+        asset = assets.graph.of_schedule(spec.name)
+        return None if asset is None else work_of(asset, assets.states, assets.at, timedelta(seconds=spec.settle))
 
     def _published(self, scope: Scope, since: datetime) -> tuple[str, ...]:
         publications = self._store.publications
@@ -132,6 +152,10 @@ def _preferred(project: ProjectSpec, spec: ScheduleSpec, now: datetime) -> Itera
         if window.kind == "preferred" and spec.work_class in window.work and spec.within:
             for one in occurrences(window, now, now + timedelta(seconds=spec.within)):
                 yield one.begins, one.until
+
+
+def _kinds(trigger: Trigger | None) -> set[type]:
+    return set() if trigger is None else {type(one) for one in simple_triggers(trigger)}
 
 
 def _full_when(spec: ScheduleSpec) -> Trigger | None:

@@ -10,7 +10,9 @@ import msgspec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.run import Run
+from antiphon.orchestration.conductor.assets import PartState
 from antiphon.orchestration.refreshing import due
+from antiphon.services.conducting.assets import stale_parts
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.conducting.schedule_lines import schedule_lines
 from antiphon.services.project.store import Store
@@ -25,7 +27,7 @@ class UpcomingWork(msgspec.Struct, frozen=True):
     """One piece of work that is under way or to come.
 
     Attributes:
-        what: a run's workflow with its subject, a schedule's name, or the views of a refresh.
+        what: a run's workflow with its subject, a schedule's name, a stale part of an asset, or the views of a refresh.
         run: the run, where there is one.
         why: the reason why it is there, or why it has not begun.
         earliest: when it can begin; ``None`` while it waits for events, or runs.
@@ -52,6 +54,7 @@ def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
         for line in schedule_lines(store, scope, project)
         if line.outlook.stage != "runs"
     ]
+    found += [_of_part(one) for one in stale_parts(store, scope, project)]
     found += _refreshes(project.views, now)
     order: dict[WorkState, int] = {"runs": 0, "queued": 1, "scheduled": 1}
     return tuple(sorted(found, key=lambda one: (order[one.state], one.earliest is None, one.earliest or now, one.what)))
@@ -62,6 +65,12 @@ def _of_run(run: Run, why: str, earliest: datetime | None) -> UpcomingWork:
     named = ", ".join(map(str, subject)) if isinstance(subject, list) else str(subject)
     what = f"{run.workflow} {named}".strip()
     return UpcomingWork(what, "runs" if earliest is None else "queued", why, earliest, run.deadline, run.id)
+
+
+def _of_part(state: PartState | str) -> UpcomingWork:
+    if isinstance(state, str):
+        return UpcomingWork(state, "scheduled", "`antiphon assets list --stale` tells of all")
+    return UpcomingWork(str(state.part), "scheduled", state.reason)
 
 
 def _refreshes(views: dict[str, FeatureViewSpec], now: datetime) -> list[UpcomingWork]:
