@@ -46,6 +46,9 @@ class AssetPart(NamedTuple):
     partition: str = ""
 
     def __str__(self) -> str:
+        for placeholder in _PLACEHOLDERS if self.partition else ():
+            if placeholder in self.asset:
+                return self.asset.replace(placeholder, self.partition)
         return f"{self.asset} {self.partition}".strip()
 
 

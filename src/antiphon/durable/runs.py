@@ -495,7 +495,10 @@ class Runs:
     ) -> None:
         """Note on a run which schedule ordered it, why it was due, and by when it is to have ended."""
         values = {"schedule": schedule, "cause": cause, "deadline": deadline}
-        within.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
+        attributed = update(_runs).where(schema.owned(_runs, scope, id=run)).values(values).returning(_runs.c.status)
+        found = within.execute(attributed).first()
+        if found is not None and found.status in ENDED:
+            self._database.ring("features", scope)  # It was faster than this note.
 
     def cancel(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
         """Cancel a run: at once when nobody holds it, else as soon as its worker sees it. An ended run stays.
@@ -526,11 +529,14 @@ class Runs:
         now = self._clock.now()
         values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
         with self._database.transaction() as connection:
-            if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
+            left = connection.execute(
+                update(_runs).where(holds(run)).values(values).returning(_runs.c.schedule)
+            ).first()
+            if left is None:
                 raise lease_lost(run)
             if failed is not None:
                 self._note_failed(run, failed, under, connection)
             if not ended:
                 self._database.ring("runs", run.scope)
-            elif run.schedule is not None:
+            elif left.schedule is not None:
                 self._database.ring("features", run.scope)  # Its schedule may have the next due.

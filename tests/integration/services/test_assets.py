@@ -155,6 +155,8 @@ async def work(project: GatedProject) -> None:
 async def test_what_is_stale_is_made_inputs_first_one_partition_a_run(project: GatedProject) -> None:
     project.apply(DEFINITIONS)
     assert set(stages(project, "workflow/clean").values()) == {"stale"}
+    told = {one.what: one.why for one in upcoming_work(project.store, project.scope)}
+    assert told["workflow/clean 2026-11-03"] == "it was never made"
     assert await make_all(project) == [*(f"events/{day}.txt" for day in DAYS), "rates.txt"]
     assert assets(project).list(stale=True) == ()
     first = runs(project)[-1]
@@ -170,13 +172,13 @@ async def test_a_late_day_is_made_with_what_follows_and_a_day_that_never_came_sa
     (project.folder / "events/2026-11-02.txt").unlink()
     assert "events/2026-11-02.txt" not in await make_all(project)
     waits = parts(project, "workflow/clean")["2026-11-02"]
-    assert (waits.stage, waits.causes) == ("waits", ("file/events/{day}.txt 2026-11-02: there is no such file",))
-    assert "it waits for file/events/{day}.txt 2026-11-02: there is no such file" in waits.reason
+    assert (waits.stage, waits.causes) == ("waits", ("file/events/2026-11-02.txt: there is no such file",))
+    assert "it waits for file/events/2026-11-02.txt: there is no such file" in waits.reason
     total = parts(project, "workflow/total")[""]
     assert total.reason == "it was never made; it waits for workflow/clean 2026-11-02, which waits itself"
     told = {one.what: one.why for one in upcoming_work(project.store, project.scope)}
-    assert "there is no such file" in told["workflow/clean 2026-11-02"]
-    assert "waits itself" in told["workflow/total"]
+    assert "there is no such file" in told["clean"]
+    assert "waits itself" in told["total"]
     write_day(project.folder, "2026-11-02", "three")
     assert await make_all(project) == ["events/2026-11-02.txt", "rates.txt"]
 
@@ -271,7 +273,7 @@ async def test_a_worker_with_other_code_than_was_applied_makes_nothing_by_it(pro
 
 async def test_a_partition_is_made_by_hand(project: GatedProject) -> None:
     project.apply(DEFINITIONS)
-    look, orders = conducting(project)
+    _, orders = conducting(project)
     run = project.store.runs.get(project.scope, orders.begin("clean", ANN, "the board asks", "2026-11-03"))
     assert run.arguments["arguments"] == {"day": "2026-11-03"}
     assert stages(project, "workflow/clean")["2026-11-03"] == "running"

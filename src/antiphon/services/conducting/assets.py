@@ -129,14 +129,15 @@ def newly_stale(store: Store, scope: Scope, project: ProjectSpec) -> tuple[Stale
 
 
 def stale_parts(store: Store, scope: Scope, project: ProjectSpec) -> Iterator[PartState | str]:
-    """The parts that staleness makes and that are not as they should be, inputs first; of an asset with many of them
-    the first ones, then a sentence about the others."""
+    """The parts that staleness makes and that are not as they should be, inputs first, of assets with several of them;
+    of one with many the first ones, then a sentence about the others."""
     found = asset_states(store, scope, project)
     for asset in found.graph.assets.values():
         if not asset.by_staleness:
             continue
         waiting = [one for one in _parts(asset, found) if one.stage in ("stale", "waits", "failed")]
-        yield from waiting[:MOST_PARTS]
+        if len(waiting) > 1:  # Of a single one its schedule tells.
+            yield from waiting[:MOST_PARTS]
         if len(waiting) > MOST_PARTS:
             yield f"{len(waiting) - MOST_PARTS} more of {asset.key}"
 

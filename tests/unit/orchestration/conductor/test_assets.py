@@ -162,7 +162,7 @@ def test_an_input_that_is_gone_since_changes_nothing_until_it_is_needed() -> Non
     gone = world.state("workflow/clean", "2026-11-01")
     assert gone.stage == "waits"
     assert gone.reason == (
-        "file/rates changed; it waits for file/{day}.csv 2026-11-01, which was there when it was made and is gone"
+        "file/rates changed; it waits for file/2026-11-01.csv, which was there when it was made and is gone"
     )
 
 
