@@ -73,10 +73,10 @@ class AssetParts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def list(self, scope: Scope, *, within: Connection | None = None) -> builtins.list[PartRecord]:
-        """Every part that was ever ordered, by asset and partition."""
-        order = _table.c.asset, _table.c.partition
-        rows = self._database.rows(select(_table).where(schema.owned(_table, scope)).order_by(*order), within)
+    def list(self, scope: Scope, *, unsettled: bool = False) -> builtins.list[PartRecord]:
+        """Every part that was ever ordered, by asset and partition; or only those whose order is not settled."""
+        conditions = [schema.owned(_table, scope), *([_table.c.outcome.is_(None)] if unsettled else [])]
+        rows = self._database.rows(select(_table).where(*conditions).order_by(_table.c.asset, _table.c.partition))
         return [_record(row) for row in rows]
 
     def of_run(self, scope: Scope, run: str, *, within: Connection | None = None) -> PartRecord | None:

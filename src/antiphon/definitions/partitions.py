@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -30,8 +31,7 @@ class DailyPartitions(msgspec.Struct, frozen=True, tag="daily"):
 
     def names(self, now: datetime) -> tuple[str, ...]:
         """The days that are over, the oldest first."""
-        first, today = date.fromisoformat(self.first), now.astimezone(ZoneInfo(self.zone)).date()
-        return tuple((first + timedelta(days=number)).isoformat() for number in range((today - first).days))
+        return _days(self.first, now.astimezone(ZoneInfo(self.zone)).date())
 
     def next_at(self, now: datetime) -> datetime:
         """The instant at which the present day is over, or the first one is."""
@@ -134,6 +134,12 @@ def gaps(reader: Any, read: Any) -> str | None:
     """The sentence that says which partitions of a reader what it reads never has, where they are alike; else none."""
     found: str | None = reader.gaps_of(read) if alike(reader, read) else None
     return found
+
+
+@lru_cache(maxsize=256)
+def _days(first: str, today: date) -> tuple[str, ...]:
+    begin = date.fromisoformat(first)
+    return tuple((begin + timedelta(days=number)).isoformat() for number in range((today - begin).days))
 
 
 def _is_key(key: object) -> bool:

@@ -32,7 +32,7 @@ Records = Mapping[AssetPart, PartRecord]
 _OK = ("succeeded", "succeeded_with_failures")
 
 
-class PartState(msgspec.Struct, frozen=True):
+class PartState(msgspec.Struct, frozen=True, gc=False):
     """A part of an asset as it stands.
 
     Attributes:
@@ -88,7 +88,7 @@ def assess(graph: AssetGraph, now: datetime, versions: Versions, records: Record
     return found
 
 
-class _Input(msgspec.Struct):
+class _Input(msgspec.Struct, gc=False):
     """An input of a part: its version, and the state that hinders its use, if one does."""
 
     key: str
@@ -281,11 +281,12 @@ def work_of(asset: Asset, states: States, now: datetime, settle: timedelta) -> A
         settle: a partition is not made sooner than this after its last run ended; of an asset without any the schedule
             sees to that.
     """
-    parts = [states[part] for part in asset.parts(now)]
-    partitions = asset.partitions
-    stale, later = [], []
-    for one in parts:
+    partitions, stale, later = asset.partitions, list[PartState](), list[datetime]()
+    others: dict[PartStage, list[PartState]] = {"failed": [], "waits": []}
+    for one in map(states.__getitem__, asset.parts(now)):
         if one.stage != "stale":
+            if one.stage in others:
+                others[one.stage].append(one)
             continue
         ended = None if one.record is None or partitions is None else one.record.ended_at
         if ended is not None and ended + settle > now:
@@ -299,17 +300,16 @@ def work_of(asset: Asset, states: States, now: datetime, settle: timedelta) -> A
         )
     following = None if partitions is None else partitions.next_at(now)
     earliest = min([*later, *([] if following is None else [following])], default=None)
-    return AssetWork(asset.key, partitions is not None, None, _idle(parts, len(later)), earliest)
+    return AssetWork(asset.key, partitions is not None, None, _idle(others, len(later)), earliest)
 
 
-def _idle(parts: Sequence[PartState], settling: int) -> str:
-    """The reason for which none of the parts is made now."""
+def _idle(others: Mapping[PartStage, Sequence[PartState]], settling: int) -> str:
+    """The reason for which no part is made now."""
     said = []
-    for stage, words in (("failed", "failed"), ("waits", "waits")):
-        found = [one for one in parts if one.stage == stage]
+    for stage, found in others.items():
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            said.append(f"{found[0].part} {words}{more}: {found[0].reason}")
+            said.append(f"{found[0].part} {stage}{more}: {found[0].reason}")
     if settling:
         said.append(f"{settling} stale, whose last run has only just ended")
     return "; ".join(said) or "nothing of it is stale"

@@ -58,9 +58,9 @@ def asset_graph_of(store: Store, project: ProjectSpec) -> AssetGraph:
 
 def settle(store: Store, scope: Scope) -> None:
     """Note how the orders of parts ended whose runs have ended since."""
-    for record in store.asset_parts.list(scope):
-        if record.outcome is None and (now := _settled(store, scope, record)) != record:
-            store.asset_parts.settle(scope, now)
+    for record in store.asset_parts.list(scope, unsettled=True):
+        if (ended := _settled(store, scope, record)) != record:
+            store.asset_parts.settle(scope, ended)
 
 
 def _folder(store: Store) -> Path:
