@@ -528,11 +528,9 @@ class Runs:
     ) -> None:
         now = self._clock.now()
         values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
+        leaving = update(_runs).where(holds(run)).values(values).returning(_runs.c.schedule)
         with self._database.transaction() as connection:
-            left = connection.execute(
-                update(_runs).where(holds(run)).values(values).returning(_runs.c.schedule)
-            ).first()
-            if left is None:
+            if (left := connection.execute(leaving).first()) is None:
                 raise lease_lost(run)
             if failed is not None:
                 self._note_failed(run, failed, under, connection)

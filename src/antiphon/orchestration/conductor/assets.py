@@ -32,6 +32,7 @@ Records = Mapping[AssetPart, PartRecord]
 _OK = ("succeeded", "succeeded_with_failures")
 
 
+# Untracked: thousands are made at each look, and refer to nothing that refers to them.
 class PartState(msgspec.Struct, frozen=True, gc=False):
     """A part of an asset as it stands.
 
