@@ -115,7 +115,9 @@ class ScheduleStates:
 
     def _published(self, scope: Scope, since: datetime) -> tuple[str, ...]:
         publications = self._store.publications
-        before, now = publications.at(scope, since), publications.snapshots(scope)
+        with self._store.database.read() as connection:  # Of one moment: what came in between is not new.
+            before = publications.at(scope, since, within=connection)
+            now = publications.snapshots(scope, within=connection)
         then = {} if before is None else before.snapshots
         return tuple(sorted({key.partition("@")[0] for key, snapshot in now.items() if then.get(key) != snapshot}))
 
