@@ -170,8 +170,8 @@ def _text(planned: ApplyPlan) -> str:
         parts.append(f"\nWhat happens by itself once this is applied:\n{table(head, next_runs)}")
     if planned.stale:
         rows = [(one.asset, one.parts, one.reason, one.made_by) for one in planned.stale]
-        told = table(("asset", "parts", "why", "made by"), rows)
-        parts.append(f"\nStale once this is applied:\n{told}")
+        listed = table(("asset", "parts", "why", "made by"), rows)
+        parts.append(f"\nStale once this is applied:\n{listed}")
     if planned.under_way is not None:
         parts.append(f"\nAn apply is under way, run {planned.under_way}; applying other definitions takes its place.")
     return "\n".join(parts)

@@ -63,8 +63,8 @@ class ScheduleStates:
         known, now = store.schedules.list(scope), store.database.clock.now()
         records = {name: known.get(name) or ScheduleRecord(name, 0, now, now) for name in project.schedules}
         holds = store.run_holds.lasting(scope)
-        is_asked = any(NewStaleness in _kinds(spec.when) for spec in project.schedules.values())
-        assets = asset_states(store, scope, project) if is_asked else None
+        follows_staleness = any(NewStaleness in _kinds(spec.when) for spec in project.schedules.values())
+        assets = asset_states(store, scope, project) if follows_staleness else None
         states = []
         for name, spec in sorted(project.schedules.items()):
             record = records[name]
