@@ -1,5 +1,5 @@
-"""The page Assets in the system's Chromium: the graph is drawn and listed, a key shows its parts and their causes, and a
-thousand assets are still a page."""
+"""The page Assets in the system's Chromium: the graph is drawn and listed, a key shows its parts and their causes, and
+a thousand assets are still a page."""
 
 from __future__ import annotations
 

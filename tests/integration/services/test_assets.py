@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.catalogs import KINDS, catalog_url, postgres
 from tests.harness.gated_project import MODEL_NAME, GatedProject
 from tests.integration.services.test_gate_runs import REPLIES, SOUND, UNGATED, obeys
 from tests.integration.services.test_schedules import conducting
@@ -64,19 +65,31 @@ DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 
 
 @pytest.fixture
-async def project(tmp_path: Path) -> AsyncIterator[GatedProject]:
+async def project(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[GatedProject]:
     (tmp_path / "events").mkdir()
     for day in DAYS:
         write_day(tmp_path, day, "one two")
     (tmp_path / "rates.txt").write_text("5")
     write_module(tmp_path)
-    made = GatedProject(tmp_path, obeys, own=f'workflow_modules = ["{MODULE}"]')
+    catalog = "" if getattr(request, "param", "sqlite") == "sqlite" else server(tmp_path / "server", monkeypatch)
+    made = GatedProject(tmp_path, obeys, settings=catalog, own=f'workflow_modules = ["{MODULE}"]')
     made.store.database.clock = ManualClock(START)
     yield made
     await made.close()
     sys.modules.pop(MODULE, None)
     if str(tmp_path) in sys.path:
         sys.path.remove(str(tmp_path))
+
+
+def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The settings of a catalog on PostgreSQL."""
+    folder.mkdir()
+    url = catalog_url(folder, "postgresql")
+    monkeypatch.setenv("ASSETS_DATABASE", postgres().password)
+    place = f"{url.partition('://')[0]}://{postgres().user}@{url.rpartition('@')[2]}"
+    return f'[catalog]\nurl = "{place}"\npassword_variable = "ASSETS_DATABASE"\n'
 
 
 def write_day(folder: Path, day: str, text: str) -> None:
@@ -152,6 +165,7 @@ async def work(project: GatedProject) -> None:
         await working
 
 
+@pytest.mark.parametrize("project", KINDS, indirect=True)
 async def test_what_is_stale_is_made_inputs_first_one_partition_a_run(project: GatedProject) -> None:
     project.apply(DEFINITIONS)
     assert set(stages(project, "workflow/clean").values()) == {"stale"}
@@ -224,6 +238,7 @@ async def test_a_failed_run_that_is_retried_makes_its_part(project: GatedProject
     assert stages(project, "workflow/clean")["2026-11-04"] == "current"
 
 
+@pytest.mark.parametrize("project", KINDS, indirect=True)
 async def test_an_order_that_a_crash_left_uncounted_is_counted_as_what_it_makes(
     project: GatedProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
