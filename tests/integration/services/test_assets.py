@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.catalogs import KINDS, catalog_url, postgres
 from tests.harness.gated_project import MODEL_NAME, GatedProject
 from tests.integration.services.test_gate_runs import REPLIES, SOUND, UNGATED, obeys
 from tests.integration.services.test_schedules import conducting
+from tests.unit.learning.evaluation.test_gates import GOOD
 
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.core.clock import ManualClock
@@ -337,6 +339,34 @@ async def test_answers_are_made_anew_when_the_live_release_or_their_entities_are
     project.apply(definitions.replace(SOUND, f"{SOUND} Be kind."))
     (part,) = assets(project).show("answers/replies").parts
     assert (part.stage, part.reason) == ("stale", "release/replies changed")
+
+
+def test_an_evaluation_is_stale_when_another_release_is_live_and_not_by_that_of_a_candidate(
+    project: GatedProject,
+) -> None:
+    definitions = REPLIES.format(model=MODEL_NAME, system=SOUND, more=UNGATED)
+    declared = '\nfrom antiphon import Evaluate, stale\nEvaluate("replies", when=stale())\n'
+    project.apply(definitions + declared)
+
+    def stage() -> tuple[str, str]:
+        (part,) = assets(project).show("evaluation/replies").parts
+        return part.stage, part.reason
+
+    def measure(name: str, release: str | None, minutes: int) -> None:
+        at = START + timedelta(minutes=minutes)
+        fields = {"id": name, "application": "replies", "release": release, "created_at": at}
+        project.store.evaluations.add(msgspec.structs.replace(GOOD, scope=project.scope, **fields))
+
+    assert stage() == ("stale", "it was never made")
+    first = project.live_id("replies")
+    measure("eval_1", first, 0)
+    measure("eval_2", "rel_candidate", 1)
+    assert stage() == ("current", "it is made of what there is")
+    project.apply(definitions.replace(SOUND, f"{SOUND} Be kind.") + declared)
+    assert project.live_id("replies") != first
+    assert stage() == ("stale", "release/replies changed")
+    measure("eval_3", project.live_id("replies"), 2)
+    assert stage() == ("current", "it is made of what there is")
 
 
 def test_an_asset_that_is_not_there_is_answered_with_the_nearest(project: GatedProject) -> None:

@@ -93,11 +93,14 @@ def _version(store: Store, scope: Scope, run: Run) -> str:
 
 
 def _evaluation(store: Store, scope: Scope, asset: Asset, order: PartRecord | None) -> PartRecord | None:
-    """The latest evaluation of an application, with what was ordered since."""
-    found = store.evaluations.list(scope, asset.name, limit=1)
-    if not found:
+    """The latest evaluation of an application's live release, else of any, with what was ordered since."""
+    live = store.releases.live(scope, asset.name)
+    latest = None if live is None else store.evaluations.latest(scope, live.id)
+    if latest is None:  # A candidate that was measured since says nothing of what is live.
+        latest = next(iter(store.evaluations.list(scope, asset.name, limit=1)), None)
+    if latest is None:
         return order
-    latest, made_of = found[0], {f"release/{asset.name}": found[0].release}
+    made_of = {f"release/{asset.name}": latest.release}
     at = latest.created_at
     base = order or PartRecord(asset.key, "", "", made_of, "", at, "succeeded", at)
     return msgspec.structs.replace(
