@@ -162,8 +162,9 @@ def _feeds(found: AssetStates) -> dict[str, list[str]]:
 
 def _line(asset: Asset, found: AssetStates, project: ProjectSpec, feeds: Mapping[str, list[str]]) -> AssetLine:
     parts = _parts(asset, found)
-    counts = Counter(one.stage for one in parts)
-    stage = next((one for one in _WORST if counts[one]), "missing")
+    counts: Counter[str] = Counter(one.stage for one in parts)
+    none: PartStage = "missing"
+    stage = next((one for one in _WORST if counts[one]), none)
     first = next((one for one in parts if one.stage == stage), None)
     spec = project.schedules.get(asset.schedule or "")
     made = [one.record.made_at for one in parts if one.record is not None and one.record.made_at is not None]
