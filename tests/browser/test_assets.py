@@ -39,17 +39,18 @@ from {MODULE} import clean, total
 Schedule(clean, when=stale())
 Schedule(total, when=stale())
 """
-MANY = """
-from antiphon import files, workflow
-
-def made(number):
-    async def chained(run) -> dict:
-        return {{}}
-    read = [f"workflow/w{{number - 1}}"] if number % 50 else [files(f"{{number}}.csv")]
-    return workflow(name=f"w{{number}}", reads=read)(chained)
-
-ALL = [made(number) for number in range({count})]
+ONE = """
+@workflow(reads=[{read!r}])
+async def w{number}(run) -> dict:
+    return {{}}
 """
+
+
+def many(count: int) -> str:
+    """A module of workflows in chains of fifty, each of which begins with a file."""
+    reads = [f"workflow/w{number - 1}" if number % 50 else f"file/{number}.csv" for number in range(count)]
+    made = "".join(ONE.format(read=read, number=number) for number, read in enumerate(reads))
+    return f"from antiphon import workflow\n{made}\nALL = [{', '.join(f'w{number}' for number in range(count))}]\n"
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ async def test_only_what_is_stale_is_shown_and_an_unknown_key_is_answered(page: 
 
 
 async def test_a_thousand_assets_are_still_a_page(page: Page, project: GatedProject) -> None:
-    write(project.folder, MANY.format(count=1_000))
+    write(project.folder, many(1_000))
     schedules = "for one in ALL:\n    Schedule(one, when=stale())\n"
     project.apply(f"from antiphon import Schedule, stale\nfrom {MODULE} import ALL\n{schedules}")
     began = time.monotonic()

@@ -41,7 +41,9 @@ _LEAVING = """leaving = update(_runs).where(holds(run)).values(values).returning
         if failed is not None:
             self._note_failed(run, failed, under, connection)
         if not ended:
-            self._database.ring("runs", run.scope)"""
+            self._database.ring("runs", run.scope)
+        elif left.schedule is not None:
+            self._database.ring("features", run.scope)  # Its schedule may have the next due."""
 _RUN = "schema.owned(_runs, run.scope, id=run.id"
 
 MUTANTS: tuple[Mutant, ...] = (

@@ -177,6 +177,8 @@ def workflow_mistakes(function: Any, arguments: Mapping[str, Any]) -> Iterator[s
         return
     if spec.function.startswith("antiphon_project_definitions:"):
         yield f"{spec.name!r} stands in definitions.py; put it into a module that [project] workflow_modules names."
+    if "<locals>" in spec.function:
+        yield f"{spec.name!r} stands inside of a function, where no worker finds it; put it at the top of its module."
     if not 1 <= spec.attempts <= 100:
         yield f"{spec.name!r}: attempts are from 1 to 100, not {spec.attempts!r}."
     if spec.timeout is not None and not 0 < spec.timeout <= 7 * 86_400:

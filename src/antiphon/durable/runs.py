@@ -67,6 +67,9 @@ from antiphon.durable.run import (
 
 T = TypeVar("T")
 
+MOST_NAMED = 500
+"""Runs that one statement names."""
+
 BY_POLICY = 0
 """In the column ``max_attempts`` until its first claim: as many attempts as the workflow's policy says."""
 
@@ -158,6 +161,15 @@ class Runs:
         if row is None:
             raise missing("run", run, scope, "See `antiphon runs list`.")
         return read_run(row, self._database)
+
+    def by_id(self, scope: Scope, runs: Collection[str]) -> dict[str, Run]:
+        """Those of these runs that there are, by id."""
+        names, found = sorted(runs), dict[str, Run]()
+        for first in range(0, len(names), MOST_NAMED):
+            named = _runs.c.id.in_(names[first : first + MOST_NAMED])
+            rows = self._database.rows(select(_runs).where(schema.owned(_runs, scope), named))
+            found |= {row.id: read_run(row, self._database) for row in rows}
+        return found
 
     def find(self, scope: Scope, key: str) -> Run | None:
         """The run that was submitted with a key."""

@@ -186,6 +186,15 @@ def test_every_cycle_is_named_once_with_its_way(tmp_path: Path) -> None:
     assert "workflow/clean reads workflow/other reads workflow/total reads workflow/clean: a cycle" in said
 
 
+def test_a_workflow_that_no_worker_finds_is_refused(tmp_path: Path) -> None:
+    nested = (
+        "from antiphon import workflow\n\ndef make():\n    @workflow()\n    async def inner(run) -> dict:\n        "
+    )
+    nested += "return {}\n    return inner\n\ninner = make()\n"
+    said = mistakes(tmp_path, nested, f"from antiphon import Schedule\nfrom {MODULE} import inner\nSchedule(inner)\n")
+    assert "'inner' stands inside of a function, where no worker finds it" in said
+
+
 def test_a_training_is_not_made_stale(tmp_path: Path) -> None:
     said = mistakes(tmp_path, WORKFLOWS, f"{PROJECT}\nfrom antiphon import Retrain\nRetrain(triage, when=stale())\n")
     assert "when: a training is not made stale; write outcomes(…)" in said

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
-from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.definitions.assets import Asset
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import (
@@ -21,7 +21,7 @@ from antiphon.definitions.triggers import (
 )
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
-from antiphon.orchestration.conductor.assets import AssetWork, work_of
+from antiphon.orchestration.conductor.assets import work_of
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
 from antiphon.orchestration.conductor.placement import Span
 from antiphon.orchestration.conductor.state import Observation, ScheduleState
@@ -53,10 +53,15 @@ class ScheduleStates:
             return ()
         self._store.schedules.enroll(self._scope, project.schedules)
         settle(self._store, self._scope)
-        return self.of(project)
+        return self.of(project, deciding=True)
 
-    def of(self, project: ProjectSpec) -> tuple[ScheduleState, ...]:
-        """The state of declared schedules; one that is not applied yet counts from now."""
+    def of(self, project: ProjectSpec, *, deciding: bool = False) -> tuple[ScheduleState, ...]:
+        """The state of declared schedules; one that is not applied yet counts from now.
+
+        Args:
+            deciding: without what people are told and nothing is decided by: how long earlier runs took, where no
+                deadline asks.
+        """
         store, scope = self._store, self._scope
         if not project.schedules:
             return ()
@@ -65,10 +70,12 @@ class ScheduleStates:
         holds = store.run_holds.lasting(scope)
         follows_staleness = any(NewStaleness in _kinds(spec.when) for spec in project.schedules.values())
         assets = asset_states(store, scope, project) if follows_staleness else None
+        made = {} if assets is None else {one.schedule: one for one in assets.graph.assets.values()}
+        latest = store.runs.by_id(scope, {one.run for one in records.values() if one.run is not None})
         states = []
         for name, spec in sorted(project.schedules.items()):
             record = records[name]
-            last = self._last(scope, record.run)
+            last = latest.get(record.run or "")
             open_run = last is not None and last.status not in ENDED
             workflows = WORK[spec.work_class]
             states.append(
@@ -81,9 +88,9 @@ class ScheduleStates:
                     "" if last is None else _said_of(last),
                     None if last is None else last.ended_at,
                     None if last is None else last.deadline,
-                    self._observed(scope, spec, spec.when, record.since, assets),
-                    self._observed(scope, spec, _full_when(spec), record.full_since, None),
-                    self._runtime(scope, name),
+                    self._observed(scope, spec, spec.when, record.since, assets, made.get(name)),
+                    self._observed(scope, spec, _full_when(spec), record.full_since),
+                    self._runtime(scope, name) if not deciding or spec.ready_by or spec.within else None,
                     tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
                     tuple(_preferred(project, spec, now)),
                     self._traffic.forecast() if spec.within else None,
@@ -91,14 +98,14 @@ class ScheduleStates:
             )
         return tuple(states)
 
-    def _last(self, scope: Scope, run: str | None) -> Run | None:
-        try:
-            return None if run is None else self._store.runs.get(scope, run)
-        except NotFoundError:
-            return None
-
     def _observed(
-        self, scope: Scope, spec: ScheduleSpec, trigger: Trigger | None, since: datetime, assets: AssetStates | None
+        self,
+        scope: Scope,
+        spec: ScheduleSpec,
+        trigger: Trigger | None,
+        since: datetime,
+        assets: AssetStates | None = None,
+        made: Asset | None = None,
     ) -> Observation:
         """The events that a trigger asks for; others are not read."""
         kinds = _kinds(trigger)
@@ -106,12 +113,10 @@ class ScheduleStates:
             self._store.outcomes.arrived(scope, spec.application, since) if NewOutcomes in kinds else 0,
             _drifted(self._drift, scope, spec.application, since) if NewDrift in kinds else (),
             self._published(scope, since) if NewPublication in kinds else (),
-            self._work(spec, assets) if assets is not None and NewStaleness in kinds else None,
+            None
+            if assets is None or made is None or NewStaleness not in kinds
+            else work_of(made, assets.states, assets.at, timedelta(seconds=spec.settle)),
         )
-
-    def _work(self, spec: ScheduleSpec, assets: AssetStates) -> AssetWork | None:
-        asset = assets.graph.of_schedule(spec.name)
-        return None if asset is None else work_of(asset, assets.states, assets.at, timedelta(seconds=spec.settle))
 
     def _published(self, scope: Scope, since: datetime) -> tuple[str, ...]:
         publications = self._store.publications
