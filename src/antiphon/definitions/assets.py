@@ -163,6 +163,8 @@ def asset_mistakes(
     for schedule in schedules:
         own = list(_staleness_mistakes(schedule))
         if isinstance(schedule.work, WorkflowWork):
+            if schedule.work.workflow.name in repeated and _names_staleness(schedule.when):
+                own.append("when: what several schedules run is no asset that could be stale; leave all but one out.")
             own += _workflow_mistakes(schedule.work.workflow, made, known, repeated, now)
         yield from ((schedule.place, f"schedule {schedule.name!r}: {text}") for text in own)
     reads = {name: one.work.workflow.reads for name, one in made.items() if isinstance(one.work, WorkflowWork)}

@@ -122,6 +122,10 @@ Schedule(poll, name="again", when=every("2h"), arguments={{"n": 2}})
     assert graph(tmp_path, plain, twice).assets == {}
     reads = plain.replace("@workflow()", '@workflow(reads=["file/a.csv"])')
     assert "several schedules run 'poll', which has assets of its own" in mistakes(tmp_path, reads, twice)
+    stale_twice = twice.replace('every("2h")', "stale()").replace(
+        "import Schedule, every", "import Schedule, every, stale"
+    )
+    assert "is no asset that could be stale; leave all but one out" in mistakes(tmp_path, plain, stale_twice)
 
 
 REST = """

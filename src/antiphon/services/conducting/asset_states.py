@@ -104,7 +104,7 @@ def _evaluation(store: Store, scope: Scope, asset: Asset, order: PartRecord | No
     at = latest.created_at
     base = order or PartRecord(asset.key, "", "", made_of, "", at, "succeeded", at)
     return msgspec.structs.replace(
-        base, version=latest.id, made_by=base.run or None, made_inputs=made_of, made_definition="", made_at=at
+        base, version=latest.id, made_by=None, made_inputs=made_of, made_definition="", made_at=at
     )
 
 
