@@ -16,7 +16,7 @@ import numpy as np
 
 from antiphon.catalog.asset_parts import PartRecord
 from antiphon.catalog.schedules import ScheduleRecord
-from antiphon.definitions.assets import AssetGraph, AssetPart, asset_graph
+from antiphon.definitions.assets import AssetPart, asset_graph
 from antiphon.definitions.partitions import DailyPartitions
 from antiphon.definitions.schedules import ScheduleSpec, WorkflowWork
 from antiphon.definitions.triggers import NewStaleness
@@ -157,7 +157,8 @@ class AssetWorld:
     """
 
     def __init__(self, drawn: list[DrawnAsset]) -> None:
-        self.graph = _graph(drawn)
+        self._specs = _schedules(drawn)
+        self.graph = asset_graph({}, {}, self._specs)
         self.files = {
             part: "1" for asset in self.graph.assets.values() if asset.kind == "file" for part in asset.parts(NOW)
         }
@@ -165,16 +166,19 @@ class AssetWorld:
         self.made: list[AssetPart] = []
         self.equal: frozenset[int] = frozenset()
         self._records: dict[AssetPart, PartRecord] = {}
+        self._schedules = [
+            (asset, spec, ScheduleRecord(spec.name, 1, NOW, NOW))
+            for asset in self.graph.assets.values()
+            if (spec := self._specs.get(asset.schedule or "")) is not None
+        ]
 
     def decided(self) -> Sequence[PlannedRun]:
         """The orders of one look: staleness of everything, and a decision about every schedule."""
         states = assess(self.graph, NOW, self.files, self._records)
         schedules = []
-        for asset in self.graph.assets.values():
-            if asset.schedule is not None:
-                spec = ScheduleSpec(asset.schedule, "", WorkflowWork(WorkflowSpec("", "")), NewStaleness())
-                observed = Observation(asset=work_of(asset, states, NOW, timedelta()))
-                schedules.append(ScheduleState(spec, ScheduleRecord(spec.name, 1, NOW, NOW), observed=observed))
+        for asset, spec, record in self._schedules:
+            observed = Observation(asset=work_of(asset, states, NOW, timedelta()))
+            schedules.append(ScheduleState(spec, record, observed=observed))
         return decide(schedules, NOW).orders
 
     def make_all(self) -> list[AssetPart]:
@@ -202,7 +206,7 @@ class AssetWorld:
         return {"p50": round(float(np.median(took)), 2), "p99": round(float(np.quantile(took, 0.99)), 2)}
 
 
-def _graph(drawn: list[DrawnAsset]) -> AssetGraph:
+def _schedules(drawn: list[DrawnAsset]) -> dict[str, ScheduleSpec]:
     schedules = {}
     for number, one in enumerate(drawn):
         own = f"file/{number}-{{day}}" if one.daily else f"file/{number}"
@@ -210,7 +214,7 @@ def _graph(drawn: list[DrawnAsset]) -> AssetGraph:
         parts = DailyPartitions(DAYS[0]) if one.daily else None
         workflow = WorkflowSpec(f"w{number}", f"module:w{number}", reads=reads, partitions=parts)
         schedules[f"w{number}"] = ScheduleSpec(f"w{number}", "", WorkflowWork(workflow), NewStaleness())
-    return asset_graph({}, {}, schedules)
+    return schedules
 
 
 def _number(part: AssetPart) -> int:
