@@ -1,9 +1,11 @@
-"""The conductor beside cron: deadlines that are missed, requests in whose way work runs, freezes, and time to decide.
+"""The conductor beside cron: deadlines that are missed, requests in whose way work runs, freezes, what a late
+partition makes anew, and time to decide.
 
 ``python -m benchmarks.conductor [--size ci|demo|full] [--keep]``: tables, then one JSON line, kept in
 ``benchmarks/results/conductor.jsonl``. Weeks are simulated with the real decisions over a clock of their own
 (``calendar.py``); freezes, and the time from submitting to a run's first line, are of real runs on a real catalog.
-The exit code is 1 when a feasible deadline is missed, work begins inside a freeze, or a bound of time is not kept.
+The exit code is 1 when a feasible deadline is missed, work begins inside a freeze, another part of an asset is made
+than those that a late one reaches (``assets.py``), or a bound of time is not kept.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import numpy as np
 from benchmarks.colocation.calibration import reference
 from benchmarks.colocation.traces import FOLDER as TRACES
 from benchmarks.conductor import calendar, week
+from benchmarks.conductor.assets import asset_figures, is_exact
 from benchmarks.conductor.calendar import BRIEFINGS, USERS, DeadlineFigures, QuietFigures
 from benchmarks.conductor.freezes import freeze_runs
 from benchmarks.conductor.week import WeekFigures
@@ -79,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     deadlines, quiet = deadline_figures(size), quiet_figures(size)
     weeks = week_figures(size)
     deciding, intervals = decide_ms(), interval_coverage(size)
+    assets = asset_figures(size.seeds)
     frozen = {}
     begins = {}
     for kind in KINDS:
@@ -101,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         and all(one.yield_ms["p99"] < GOALS["yield_p99_ms"] for one in frozen.values())
         and all(one["p50"] < GOALS["begins_p50_ms"] for one in begins.values())
         and deciding["p99"] < GOALS["decide_ms"]
+        and all(is_exact(one) and one.decide_ms["p50"] < GOALS["decide_ms"] for one in assets.values())
         and 0.85 <= intervals <= 0.95
         and all(_keeps_the_goals(one["conductor"], size) for one in weeks.values())
     )
@@ -116,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "quiet": msgspec.to_builtins(quiet),
             "weeks": msgspec.to_builtins(weeks),
             "decide_ms": deciding,
+            "assets": msgspec.to_builtins(assets),
             "freezes": msgspec.to_builtins(frozen),
             "begins_ms": begins,
             "goals_met": met,

@@ -89,6 +89,10 @@ _HOMES = {
     "every": ("triggers", "every"),
     "outcomes": ("triggers", "outcomes"),
     "published": ("triggers", "published"),
+    "stale": ("triggers", "stale"),
+    "files": ("workflows", "files"),
+    "daily": ("partitions", "daily"),
+    "keyed": ("partitions", "keyed"),
 }
 __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
@@ -102,7 +106,8 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
     "Schedule", "workflow", "Retrain", "Precompute", "Evaluate", "Window",
-    "every", "cron", "outcomes", "drift", "published",
+    "every", "cron", "outcomes", "drift", "published", "stale",
+    "files", "daily", "keyed",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -154,15 +159,16 @@ if TYPE_CHECKING:
     )
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.own_metrics import JudgeMetric, metric
+    from antiphon.definitions.partitions import daily, keyed
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
     from antiphon.definitions.schedules import Evaluate, Precompute, Retrain, Schedule
     from antiphon.definitions.signals import Signal
     from antiphon.definitions.source import Source
     from antiphon.definitions.tools import ToolBounds, http_tool, tool
-    from antiphon.definitions.triggers import cron, drift, every, outcomes, published
+    from antiphon.definitions.triggers import cron, drift, every, outcomes, published, stale
     from antiphon.definitions.windows import Window
-    from antiphon.definitions.workflows import workflow
+    from antiphon.definitions.workflows import files, workflow
     from antiphon.services.export.frames import open_project as open  # noqa: F401
 
 

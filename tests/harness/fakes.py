@@ -68,6 +68,7 @@ from antiphon.governance.secret import load_secret
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
@@ -337,6 +338,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "lineage": FeatureLineage(store, platform),
         "runs": NoRuns(),
         "schedules": partial(ProjectSchedules, store),
+        "assets": partial(ProjectAssets, store),
         "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),

@@ -1,4 +1,4 @@
-"""Planted faults of the conductor: in what schedules decide and count, and in what holds runs back."""
+"""Planted faults of the conductor: in what schedules decide, count and make, and in what holds runs back."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from antiphon.catalog.run_holds import RunHolds
 from antiphon.catalog.schedules import Schedules
 from antiphon.durable import runs
 from antiphon.durable.runs import Runs
-from antiphon.orchestration.conductor import decide, trigger_states, waiting
-from antiphon.services.conducting import scheduled_orders
+from antiphon.orchestration.conductor import assets, decide, trigger_states, waiting
+from antiphon.services.conducting import asset_states, scheduled_orders
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders
 
 CONDUCTOR_MUTANTS = (
@@ -120,6 +120,33 @@ CONDUCTOR_MUTANTS = (
     ),
     one_change(
         "fewer outcomes than were asked for", "conductor", trigger_states, "state_of", ">= trigger.count", ">= 1"
+    ),
+    one_change(
+        "part that failed is made of the same again",
+        "conductor",
+        assets,
+        "_made",
+        "record.outcome not in _OK and _same(record, current, asset.definition)",
+        "False",
+    ),
+    one_change(
+        "part noted as it was planned and not as it was ordered",
+        "conductor",
+        ScheduledOrders,
+        "_note_part",
+        "order = msgspec.convert(ordered.arguments, WorkflowOrder).part",
+        "pass",
+    ),
+    one_change(
+        "run that failed made its part",
+        "conductor",
+        asset_states,
+        "_settled",
+        "if run.status in _SUCCEEDED",
+        "if run.status in ENDED",
+    ),
+    one_change(
+        "input that changed is taken as it was", "conductor", assets, "_made", "and version != before", "and False"
     ),
     one_change("run said to begin in a hold", "conductor", waiting, "_free_from", "moment = hold.until", "pass"),
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 from tests.simulation.process import Process
 from tests.simulation.schedule_checks import LONG_AGO
 
+from antiphon.catalog.asset_parts import AssetParts
 from antiphon.catalog.features.definitions import AppliedProjects
 from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.run_holds import RunHolds
@@ -18,16 +22,25 @@ from antiphon.catalog.schedules import Schedules
 from antiphon.core.scope import Scope
 from antiphon.core.settings import Settings
 from antiphon.definitions.cron import CronTime
-from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec
-from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewOutcomes, NewPublication
+from antiphon.definitions.partitions import KeyedPartitions
+from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec, WorkflowWork
+from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewOutcomes, NewPublication, NewStaleness
+from antiphon.definitions.workflows import WorkflowSpec
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
-from antiphon.services.workflows import TABLE_JOB, TRAIN
+from antiphon.services.conducting.user_workflows import WorkflowOrder
+from antiphon.services.workflows import TABLE_JOB, TRAIN, USER_WORKFLOWS
 
 SCOPE, SECRET = Scope(), b"s" * 32
 APPLICATION, VIEW = "desk", "congestion"
 EVERY_MINUTE = CronTime("* * * * *")
 SETTINGS = Settings()
+KEYS = ("a", "b")
+CLEAN = WorkflowSpec("clean", "module:clean", reads=("file/{key}.csv",), partitions=KeyedPartitions(KEYS))
+TOTAL = WorkflowSpec("total", "module:total", reads=("workflow/clean",))
+MADE = {"clean": WorkflowWork(CLEAN), "total": WorkflowWork(TOTAL)}
+MAKE = USER_WORKFLOWS["batch"]
+"""The workflow of the runs that make assets."""
 
 
 class DriftReportsStub:
@@ -48,6 +61,19 @@ class TrainingOrdersStub:
         return self._runs.submit(scope, TRAIN, {"reason": order.reason, "principal": principal}, order.key)
 
 
+class UserWorkflowsStub:
+    """Submits runs of workflows without importing them, as ``UserWorkflows`` does: with the part among the
+    arguments."""
+
+    def __init__(self, store: Any) -> None:
+        self._runs = store.runs
+
+    def order(self, scope: Scope, by: Any, work: WorkflowWork, key: str, part: Any, *, as_applied: bool) -> str:
+        spec = work.workflow
+        order = WorkflowOrder(spec.name, spec, {}, "", by.id, part)
+        return str(self._runs.submit(scope, MAKE, msgspec.to_builtins(order), key))
+
+
 def project_store(process: Process) -> Any:
     """A project's store as one process has it open: of its repositories those that schedules need."""
     database = process.database
@@ -56,7 +82,10 @@ def project_store(process: Process) -> Any:
         database=database,
         settings=SETTINGS,
         applied=AppliedProjects(database),
+        paths=SimpleNamespace(root=Path("/project")),
         schedules=Schedules(database),
+        asset_parts=AssetParts(database),
+        evaluations=Evaluations(database),
         run_holds=RunHolds(database),
         runs=Runs(database),
         outcomes=Outcomes(database),
@@ -86,6 +115,8 @@ def drawn_schedules(random: Random) -> dict[str, ScheduleSpec]:
         work_of = random.choice((retrain, retrain, precompute))
         settle = random.choice((0.0, 3.0, 6.0))
         found[name] = ScheduleSpec(name, APPLICATION, work_of, **{"settle": settle, **trigger})
+    if random.random() < 0.5:
+        found |= {name: ScheduleSpec(name, "", work, NewStaleness()) for name, work in MADE.items()}
     if random.random() < 0.15:
         found["refused"] = ScheduleSpec("refused", APPLICATION, evaluate, Interval("10s"))
     return found

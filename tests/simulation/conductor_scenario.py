@@ -13,14 +13,18 @@ from typing import Any
 from unittest import mock
 
 import msgspec
+from tests.simulation.asset_checks import AssetChecks
 from tests.simulation.audit_checks import check_log
 from tests.simulation.conductor_project import (
     APPLICATION,
+    KEYS,
+    MAKE,
     SCOPE,
     SECRET,
     VIEW,
     DriftReportsStub,
     TrainingOrdersStub,
+    UserWorkflowsStub,
     drawn_schedules,
     place_table_job,
     project_store,
@@ -52,7 +56,7 @@ from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.publication.publish import Publisher
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.worker import work
-from antiphon.services.conducting import schedule_states
+from antiphon.services.conducting import asset_states, schedule_states, scheduled_orders
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.schedules import ProjectSchedules
@@ -84,7 +88,10 @@ class ConductorScenario:
         self.runs = RunObserver(world)
         self.holds = HoldChecks(self.observer)
         self.schedules = ScheduleChecks(self.observer, self.holds, self.specs)
+        self.assets = AssetChecks(self.observer)
         self.observer.checks.append(self.keeps_promises)
+        if self.random.random() < 0.6:
+            self.assets.files = {f"{key}.csv": "words 0" for key in KEYS}
         self.frozen: dict[str, RunHold] = {}
         self.exempted: set[str] = set()
         self.windows: set[str] = set()
@@ -99,6 +106,7 @@ class ConductorScenario:
         registry = WorkflowRegistry()
         for workflow in (TRAIN, TABLE_JOB, REFRESH):
             registry.add(workflow, partial(self.work, process))
+        registry.add(MAKE, partial(self.make, process))
         named = f"{SCOPE.tenant}/{process.name}"
         executor = Executor(database, registry, named, SCOPE, concurrency=3, lease=LEASE, grace=3.0)
         runs: Any = executor._runs
@@ -123,6 +131,8 @@ class ConductorScenario:
 
     def conducts(self, process: Process) -> None:
         self.schedules.look(process)
+        if "clean" in self.specs and not self.world.healed and self.random.random() < 0.3:
+            self.write_file()  # So that a look after a crash has another plan than the one before.
         now = self.world.loop.time()
         self.looked[process] = now
         if len({one for one, at in self.looked.items() if one.alive and now - at < 1.0}) > 1:
@@ -149,6 +159,20 @@ class ConductorScenario:
         if temper < 0.2 and (temper < 0.12 or run.attempt == 1):
             raise UnavailableError("The engine is away.")
         return {"steps": steps}
+
+    async def make(self, process: Process, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Make a part of an asset of what there is now, which may be newer than what it was ordered with; one of two
+        changes of a file changes nothing of it."""
+        plan = Random(f"{self.world.seed} {run.id}")
+        await run.step("make", self.step, process, run.id, plan.uniform(0.1, 3.0))
+        order = self.assets.order_of(run.id)
+        if plan.random() < 0.15:
+            raise InvalidInputError("This can never be made.")
+        if plan.random() < 0.1 and run.attempt == 1:
+            raise UnavailableError("The disk is full.")
+        words = self.assets.files.get(f"{order.part[1]}.csv", "") if order.part[1] else run.id
+        self.holds.seen.add(f"made {order.part[0]}")
+        return {"result": words[:-1]}
 
     async def step(self, process: Process, run: str, takes: float) -> None:
         self.holds.step(process, run)
@@ -255,7 +279,7 @@ class ConductorScenario:
 
     async def arrivals(self) -> None:
         kinds: tuple[Callable[[int], Awaitable[None]], ...]
-        kinds = self.outcome, self.outcome, self.publication, self.plain_run
+        kinds = self.outcome, self.outcome, self.publication, self.plain_run, self.file, self.file
         for number in range(self.random.randint(3, 8)):
             await asyncio.sleep(self.random.random() * 7)
             await self.random.choice(kinds)(number)
@@ -268,6 +292,13 @@ class ConductorScenario:
                 store.outcomes.add(record)
 
         await self.world.told("gateway", lambda process: process.call(add, project_store(process)))
+
+    async def file(self, number: int) -> None:
+        self.write_file()
+
+    def write_file(self) -> None:
+        """A file comes, or becomes another."""
+        self.assets.files[f"{self.random.choice(KEYS)}.csv"] = f"words {self.random.randint(0, 19)}"
 
     async def publication(self, number: int) -> None:
         made = manifest(f"snapshot-{number}", SCOPE, START + timedelta(minutes=number), view=VIEW)
@@ -348,6 +379,8 @@ class ConductorScenario:
         await asyncio.sleep(6.0)
         await self.exempt()
         await self.until(lambda: False, LATEST_ORDER + 1.0)
+        if "clean" in self.specs:
+            await self.until(self.assets.rests, 400.0)
         self.check_windows()
         self.schedules.specs = {}
         await self.apply(schedules=False, windows=False)
@@ -379,11 +412,18 @@ class ConductorScenario:
         recorded = "SELECT subject, count(*) FROM audit_entries WHERE action = 'schedule.order' GROUP BY subject"
         found: Any = read(self.observer.database, recorded)
         self.schedules.check_end(dict(found))
+        if "clean" in self.specs:
+            self.assets.check_end()
         check_log(process, SCOPE, SECRET)
         self.world.note(None, f"seen: {', '.join(sorted(self.holds.seen))}")
 
 
 async def play(world: World) -> None:
     """The scenario."""
-    with mock.patch.object(schedule_states, "drift_reports", return_value=DriftReportsStub()):
-        await ConductorScenario(world).play()
+    scenario = ConductorScenario(world)
+    with (
+        mock.patch.object(schedule_states, "drift_reports", return_value=DriftReportsStub()),
+        mock.patch.object(scheduled_orders, "UserWorkflows", UserWorkflowsStub),
+        mock.patch.object(asset_states, "file_version", scenario.assets.version),
+    ):
+        await scenario.play()

@@ -34,13 +34,16 @@ from antiphon.orchestration.rollouts import RolloutKeeper
 from antiphon.orchestration.stream_partitions import StreamPartitions
 from antiphon.releases.rollout import RolloutTransitions
 
-_LEAVING = """with self._database.transaction() as connection:
-        if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
+_LEAVING = """leaving = update(_runs).where(holds(run)).values(values).returning(_runs.c.schedule)
+    with self._database.transaction() as connection:
+        if (left := connection.execute(leaving).first()) is None:
             raise lease_lost(run)
         if failed is not None:
             self._note_failed(run, failed, under, connection)
         if not ended:
-            self._database.ring("runs", run.scope)"""
+            self._database.ring("runs", run.scope)
+        elif left.schedule is not None:
+            self._database.ring("features", run.scope)  # Its schedule may have the next due."""
 _RUN = "schema.owned(_runs, run.scope, id=run.id"
 
 MUTANTS: tuple[Mutant, ...] = (

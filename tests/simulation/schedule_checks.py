@@ -23,7 +23,7 @@ from tests.simulation.process import CLOCK_STEP, START, Process
 from antiphon.core.clock import microseconds, parse_duration
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.schedules import EvaluateWork, ScheduleSpec
-from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewOutcomes, NewPublication, Trigger
+from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewOutcomes, NewPublication, NewStaleness, Trigger
 
 LATEST_ORDER = 12.0
 """Seconds within which what is due is ordered once nothing goes wrong: a conductor looks again after ten at most."""
@@ -95,7 +95,7 @@ class ScheduleChecks:
         if until is not None and look.paused.get(name) == until and run.created_at < until - self._tolerance:
             require(False, f"{name} ordered a run while it was paused")
         last = earlier.get(number - 1)
-        if spec is None:
+        if spec is None or isinstance(spec.when, NewStaleness):
             return
         if last is not None and last.ended_at is not None:
             rested = run.created_at - last.ended_at + self._tolerance
@@ -140,6 +140,8 @@ class ScheduleChecks:
 
     def _in_time(self, spec: ScheduleSpec, row: ScheduleRow, rows: CatalogRows) -> None:
         """A schedule that is due orders within :data:`LATEST_ORDER` once nothing goes wrong."""
+        if isinstance(spec.when, NewStaleness):
+            return  # ``AssetChecks`` looks at that.
         if isinstance(spec.work, EvaluateWork):
             require(row.sequence == 0, f"{spec.name} has a run, and there is no release to evaluate")
             return

@@ -39,6 +39,7 @@ from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
 from antiphon.services.batches import ProjectTableJobs, askable, embedding_models, file_contents, file_store
+from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.engines import clients
@@ -134,6 +135,7 @@ class ProcessServices:
             work=WorkServices(
                 runs=ProjectRuns(store, self.features),
                 schedules=partial(ProjectSchedules, store),
+                assets=partial(ProjectAssets, store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,

@@ -14,6 +14,7 @@ import typer
 
 from antiphon.cli import (
     ask,
+    assets,
     audit,
     batch,
     conversations,
@@ -134,7 +135,7 @@ def assemble() -> typer.Typer:
         evaluations.app.command(name)(command)
     for noun in (
         features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, lineage, schedules, freeze, training, events,
+        runs, lineage, schedules, assets, freeze, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -168,6 +168,10 @@ def _text(planned: ApplyPlan) -> str:
         ]
         head = ("schedule", "work", "due at", "now", "earliest", "takes")
         parts.append(f"\nWhat happens by itself once this is applied:\n{table(head, next_runs)}")
+    if planned.stale:
+        found = [(one.asset, one.parts, one.reason, one.made_by) for one in planned.stale]
+        listed = table(("asset", "parts", "why", "made by"), found)
+        parts.append(f"\nStale once this is applied:\n{listed}")
     if planned.under_way is not None:
         parts.append(f"\nAn apply is under way, run {planned.under_way}; applying other definitions takes its place.")
     return "\n".join(parts)

@@ -62,7 +62,16 @@ def forecast(
 
 
 @app.command()
-def run(name: Name, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
+def run(
+    name: Name,
+    reason: Reason,
+    partition: Annotated[
+        str,
+        typer.Option("--partition", metavar="NAME", help="The day or key to make; else the oldest that is stale."),
+    ] = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
     """Order a schedule's run now, whatever its conditions are; the next one counts from then on."""
     from antiphon.app.wiring import open_learning
     from antiphon.gateway.admin.shapes import RunLine, read
@@ -74,7 +83,7 @@ def run(name: Name, reason: Reason, project: Project = HERE, as_json: Json = Fal
             who = allowed(store, "release", "application/*")
             tables = ProjectTableJobs(store, learning.features, confined=False)
             orders = ScheduledOrders(store, lambda: learning.orders, tables.create)
-            return read(store.runs.get(store.scope, orders.begin(name, who, reason)), RunLine)
+            return read(store.runs.get(store.scope, orders.begin(name, who, reason, partition or None)), RunLine)
 
     found = asyncio.run(begun())
     show(found, as_json, lambda: f"{found.id} is {found.status}; `antiphon runs show {found.id}` follows it.")

@@ -62,8 +62,7 @@ class CronTime(Condition, frozen=True, tag="cron"):
         text = _line_mistake(self.line) if isinstance(self.line, str) else f"{self.line!r} is no text."
         if text is not None:
             yield text
-        if _zone_of(self.zone) is None:
-            yield f"{self.zone!r} is no zone; write a name of the IANA database, such as 'Europe/Berlin' or 'UTC'."
+        yield from zone_mistakes(self.zone)
 
     def after(self, moment: datetime) -> datetime | None:
         """The first occurrence later than an instant, in UTC; ``None`` when there is none within 50 years.
@@ -178,6 +177,12 @@ def _repetition(face: datetime, zone: ZoneInfo) -> timedelta:
 
 def _skipped(face: datetime, zone: ZoneInfo) -> bool:
     return _turn(face, zone) < timedelta()
+
+
+def zone_mistakes(name: object) -> Iterator[str]:
+    """Yields the mistake of a name that no zone has."""
+    if _zone_of(name) is None:
+        yield f"{name!r} is no zone; write a name of the IANA database, such as 'Europe/Berlin' or 'UTC'."
 
 
 def _zone_of(name: object) -> ZoneInfo | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ import msgspec
 from antiphon.core.errors import InvalidDefinitionsError, SetupError
 from antiphon.definitions.application import Application, ApplicationSpec
 from antiphon.definitions.application_check import application_mistakes, application_spec
+from antiphon.definitions.assets import AssetGraph, asset_graph, asset_mistakes
 from antiphon.definitions.documents import Documents
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
@@ -44,6 +46,10 @@ class ProjectSpec(msgspec.Struct, frozen=True):
         """The on-demand views of its applications, by name."""
         return {view.name: view for application in self.applications.values() for view in application.on_demand}
 
+    def assets(self, root: Path | None = None) -> AssetGraph:
+        """The graph of what is made of what; files below ``root`` are named without it."""
+        return asset_graph(self.views, self.applications, self.schedules, root)
+
 
 def load(
     path: Path,
@@ -52,6 +58,7 @@ def load(
     *,
     with_files: bool = False,
     granted: Callable[[str], FeatureViewSpec | None] | None = None,
+    now: datetime | None = None,
 ) -> ProjectSpec:
     """Run a project's ``definitions.py`` and check everything it declares.
 
@@ -63,13 +70,14 @@ def load(
             by its refresh, which publishes nothing without it.)
         granted: finds the definition of a view that another tenant grants, by ``OWNER/VIEW``; without it versions of
             such views are empty.
+        now: the instant as of which a partition's first day may be in the future; without it that is no mistake.
 
     Raises:
         SetupError: there is no such file.
         InvalidDefinitionsError: every mistake at once, each with file and line.
     """
     root, items, problems = _run(path)
-    problems += _mistakes(items)
+    problems += _mistakes(items, now)
     if granted is not None:
         problems += list(_resolve_granted(items, granted))
     if with_files:
@@ -132,7 +140,7 @@ def _run(path: Path) -> tuple[Path, list[object], list[tuple[CodeLocation, str]]
     return file.parent, items, problems
 
 
-def _mistakes(items: list[object]) -> list[tuple[CodeLocation, str]]:
+def _mistakes(items: list[object], now: datetime | None) -> list[tuple[CodeLocation, str]]:
     problems: list[tuple[CodeLocation, str]] = []
     for item in items:
         match item:
@@ -142,12 +150,12 @@ def _mistakes(items: list[object]) -> list[tuple[CodeLocation, str]]:
                 problems += list(item.mistakes())
             case Application():
                 problems += [(item.place, text) for text in application_mistakes(item)]
-    problems += list(_schedule_mistakes(items))
+    problems += list(_schedule_mistakes(items, now))
     problems += list(_clashes(items))
     return problems
 
 
-def _schedule_mistakes(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
+def _schedule_mistakes(items: list[object], now: datetime | None) -> Iterator[tuple[CodeLocation, str]]:
     applications = {str(item.name): item for item in items if isinstance(item, Application)}
     views = {item.name for item in items if isinstance(item, FeatureView)}
     blackouts: list[WindowSpec] = []
@@ -159,6 +167,7 @@ def _schedule_mistakes(items: list[object]) -> Iterator[tuple[CodeLocation, str]
     for item in items:
         if isinstance(item, DeclaredSchedule):
             yield from ((item.place, text) for text in schedule_mistakes(item, applications, views, blackouts))
+    yield from asset_mistakes([one for one in items if isinstance(one, DeclaredSchedule)], views, applications, now)
 
 
 def _resolve_granted(

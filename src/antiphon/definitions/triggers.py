@@ -57,6 +57,10 @@ class NewPublication(Condition, frozen=True, tag="publication"):
     views: tuple[str, ...]
 
 
+class NewStaleness(Condition, frozen=True, tag="stale"):
+    """A part of what the work makes that is stale: never made, or made of other inputs or by another definition."""
+
+
 class AnyOf(Condition, frozen=True, tag="any"):
     """Several conditions of which one is enough: ``a | b``."""
 
@@ -75,7 +79,7 @@ class AllOf(Condition, frozen=True, tag="all"):
         return self.triggers if sign == "&" else (self,)
 
 
-Trigger: TypeAlias = Interval | CronTime | NewOutcomes | NewDrift | NewPublication | AnyOf | AllOf
+Trigger: TypeAlias = Interval | CronTime | NewOutcomes | NewDrift | NewPublication | NewStaleness | AnyOf | AllOf
 """Every condition for which work may be due."""
 
 # Every condition is one of the union, which the file of the operators cannot name.
@@ -126,6 +130,21 @@ def published(*views: object) -> NewPublication:
     return NewPublication(tuple(names))
 
 
+def stale() -> NewStaleness:
+    """Declares work that is due while a part of what it makes is stale and its inputs are there: ``when=stale()``. One
+    run makes one part."""
+    return NewStaleness()
+
+
+def needs_staleness(trigger: Condition | None) -> bool:
+    """Tells whether a condition holds only while something is stale."""
+    if isinstance(trigger, AnyOf):
+        return all(map(needs_staleness, trigger.triggers))
+    if isinstance(trigger, AllOf):
+        return any(map(needs_staleness, trigger.triggers))
+    return isinstance(trigger, NewStaleness)
+
+
 def is_timed(trigger: Condition) -> bool:
     """Tells whether time alone makes a condition hold."""
     if isinstance(trigger, AnyOf | AllOf):
@@ -159,6 +178,8 @@ def describe(trigger: Trigger) -> str:
             return f"drift of {_one_of(names)}" if names else "drift"
         case NewPublication(views=names):
             return f"a publication of {_one_of(names)}"
+        case NewStaleness():
+            return "what it makes is stale"
 
 
 def _as_operand(trigger: Trigger) -> str:
@@ -200,6 +221,8 @@ def trigger_mistakes(trigger: object, label: str, views: Set[str]) -> Iterator[s
                 if not isinstance(name, str) or name not in views:
                     there = ", ".join(sorted(views)) or "none"
                     yield f"{label}: the project publishes no view {name!r}; there are {there}."
+        case NewStaleness():
+            return
         case _:
             yield (
                 f"{label} must be a condition, such as every('24h'), cron('0 3 * * *') or outcomes(500), "

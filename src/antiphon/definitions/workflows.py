@@ -7,16 +7,21 @@ otherwise run code of any module in the worker.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from antiphon.core.errors import InvalidInputError
+from antiphon.core.ids import content_hash
+from antiphon.definitions.partitions import DailyPartitions, KeyedPartitions, Partitions
 from antiphon.definitions.tools import arguments_type
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DECLARED = "__antiphon_workflow__"
+_KINDS = {"FeatureView": "view", "Documents": "view", "Application": "release"}
+"""Declarations that a workflow may read, by their class: importing them would load all of the vocabulary."""
 
 WorkClass = Literal["refresh", "training", "evaluation", "batch"]
 """Classes of work that windows keep apart: refreshes of views, trainings, evaluations, batch jobs."""
@@ -30,6 +35,9 @@ class WorkflowSpec(msgspec.Struct, frozen=True):
         work: the class by which freezes and windows hold it.
         attempts: of a run, at most; each goes on after the last recorded step.
         timeout: seconds of an attempt, at most; ``None``: no bound.
+        reads: keys of the assets that it is made from, ``KIND/NAME``.
+        partitions: of what it makes; ``None``: it is made as one.
+        code: hash of the file of its module.
     """
 
     name: str
@@ -37,10 +45,45 @@ class WorkflowSpec(msgspec.Struct, frozen=True):
     work: WorkClass = "batch"
     attempts: int = 5
     timeout: float | None = None
+    reads: tuple[str, ...] = ()
+    partitions: Partitions | None = None
+    code: str = ""
+
+    @property
+    def key(self) -> str:
+        """The key of the asset that it makes."""
+        return f"workflow/{self.name}"
+
+
+class FileAsset(msgspec.Struct, frozen=True):
+    """Files that a workflow reads, by a path or pattern; ``{day}`` or ``{key}`` in it is the partition."""
+
+    path: str
+
+    @property
+    def key(self) -> str:
+        """The key of the asset."""
+        return f"file/{self.path}"
+
+
+def files(path: str) -> FileAsset:
+    """Declares files that a workflow reads: ``files("events/{day}.csv")`` is one of each day.
+
+    Args:
+        path: of a file, from the folder of the definitions or from the root; brackets, stars and question marks are a
+            pattern. Of a partitioned workflow ``{day}`` or ``{key}`` stands for the partition.
+    """
+    return FileAsset(path)
 
 
 def workflow(
-    *, name: str = "", work: WorkClass = "batch", attempts: int = 5, timeout: float | None = None
+    *,
+    name: str = "",
+    work: WorkClass = "batch",
+    attempts: int = 5,
+    timeout: float | None = None,
+    reads: Sequence[Any] = (),
+    partitions: Partitions | None = None,
 ) -> Callable[[F], F]:
     """Makes a coroutine function a workflow: ``async def nightly(run, day: str)``.
 
@@ -48,14 +91,22 @@ def workflow(
     what it returned as JSON: an attempt that follows gets the record. ``run.progress(done, total, note)`` says how far
     the run is.
 
+    What the function returns is a version of what it makes: where that comes out as before, nothing that reads it is
+    made anew. One that returns nothing is taken to have made something new each time.
+
     Args:
         name: the function's own by default.
         work: the class of work by which freezes and windows hold it.
         attempts: of a run, at most; each goes on after the last recorded step.
         timeout: seconds of an attempt, at most.
+        reads: what it is made from: other workflows, ``files(…)``, views, applications (the live release), or the keys
+            of assets, such as ``"view/calls"``.
+        partitions: ``daily(…)`` or ``keyed(…)``: a run makes one of them, and the function takes it as its parameter
+            ``day`` or ``key``.
 
     Raises:
-        InvalidInputError: it is no coroutine function, or a parameter has no type that JSON has.
+        InvalidInputError: it is no coroutine function, a parameter has no type that JSON has, what it reads is no
+            asset, or its partitions are none.
     """
 
     def declare(function: F) -> F:
@@ -66,8 +117,17 @@ def workflow(
                 next_step="Write `async def NAME(run, …)`.",
             )
         workflow_arguments(function)
+        if not isinstance(partitions, DailyPartitions | KeyedPartitions | None):
+            raise InvalidInputError(
+                f"The workflow {function.__name__!r} has partitions={partitions!r}, which are none.",
+                where="workflow",
+                next_step="Write daily('2026-11-01') or keyed('de', 'fr').",
+            )
         place = f"{function.__module__}:{function.__qualname__}"
-        setattr(function, _DECLARED, WorkflowSpec(name or function.__name__, place, work, attempts, timeout))
+        read = tuple(dict.fromkeys(_asset_key(one, function.__name__) for one in reads))
+        code = file_hash(function.__code__.co_filename)
+        spec = WorkflowSpec(name or function.__name__, place, work, attempts, timeout, read, partitions, code)
+        setattr(function, _DECLARED, spec)
         return function
 
     return declare
@@ -77,6 +137,29 @@ def workflow_spec(declared: Any) -> WorkflowSpec | None:
     """The specification of a function that was declared as a workflow; ``None`` of anything else."""
     found = getattr(declared, _DECLARED, None)
     return found if isinstance(found, WorkflowSpec) else None
+
+
+def file_hash(path: str | None) -> str:
+    """The hash of a file of code; empty where there is none."""
+    return content_hash(Path(path).read_bytes()) if path is not None and Path(path).is_file() else ""
+
+
+def _asset_key(read: Any, reader: str) -> str:
+    """The key of an asset that is named by what declares it."""
+    if isinstance(read, str) and "/" in read:
+        return read
+    if isinstance(read, FileAsset) and isinstance(read.path, str):
+        return read.key
+    if (spec := workflow_spec(read)) is not None:
+        return spec.key
+    kind = _KINDS.get(type(read).__name__)
+    if kind is None:
+        raise InvalidInputError(
+            f"The workflow {reader!r} reads {read!r}, which is no asset.",
+            where="workflow",
+            next_step="Name a workflow, a view, an application, files(…), or a key such as 'view/calls'.",
+        )
+    return f"{kind}/{read.name}"
 
 
 def workflow_arguments(function: Callable[..., Any]) -> type[msgspec.Struct]:
@@ -94,11 +177,36 @@ def workflow_mistakes(function: Any, arguments: Mapping[str, Any]) -> Iterator[s
         return
     if spec.function.startswith("antiphon_project_definitions:"):
         yield f"{spec.name!r} stands in definitions.py; put it into a module that [project] workflow_modules names."
+    if "<locals>" in spec.function:
+        yield f"{spec.name!r} stands inside of a function, where no worker finds it; put it at the top of its module."
     if not 1 <= spec.attempts <= 100:
         yield f"{spec.name!r}: attempts are from 1 to 100, not {spec.attempts!r}."
     if spec.timeout is not None and not 0 < spec.timeout <= 7 * 86_400:
         yield f"{spec.name!r}: timeout is in seconds, above 0 and at most a week, not {spec.timeout!r}."
+    whole = dict(arguments)
+    if spec.partitions is not None:
+        wrong = list(_parameter_mistakes(spec, spec.partitions, function, arguments))
+        yield from wrong
+        if wrong:
+            return
+        whole[spec.partitions.parameter] = sample(spec.partitions)
     try:
-        msgspec.convert(arguments, workflow_arguments(function))
+        msgspec.convert(whole, workflow_arguments(function))
     except msgspec.ValidationError as error:
         yield f"arguments of {spec.name!r}: {error}."
+
+
+def sample(partitions: Partitions) -> str:
+    """The name of a partition, whether it is there yet or not."""
+    return partitions.first if isinstance(partitions, DailyPartitions) else partitions.keys[0]
+
+
+def _parameter_mistakes(
+    spec: WorkflowSpec, partitions: Partitions, function: Any, arguments: Mapping[str, Any]
+) -> Iterator[str]:
+    yield from partitions.mistakes()
+    name = partitions.parameter
+    if name in arguments:
+        yield f"arguments of {spec.name!r}: {name} is the partition that each run makes; leave it out."
+    if name not in list(inspect.signature(function).parameters)[1:]:
+        yield f"{spec.name!r} is partitioned and takes no `{name}`; write `async def {spec.name}(run, {name}: str)`."

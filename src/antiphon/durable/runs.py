@@ -67,6 +67,9 @@ from antiphon.durable.run import (
 
 T = TypeVar("T")
 
+MOST_NAMED = 500
+"""Runs that one statement names."""
+
 BY_POLICY = 0
 """In the column ``max_attempts`` until its first claim: as many attempts as the workflow's policy says."""
 
@@ -161,6 +164,15 @@ class Runs:
         if row is None:
             raise missing("run", run, scope, "See `antiphon runs list`.")
         return read_run(row, self._database)
+
+    def by_id(self, scope: Scope, runs: Collection[str]) -> dict[str, Run]:
+        """Those of these runs that there are, by id."""
+        names, found = sorted(runs), dict[str, Run]()
+        for first in range(0, len(names), MOST_NAMED):
+            named = _runs.c.id.in_(names[first : first + MOST_NAMED])
+            rows = self._database.rows(select(_runs).where(schema.owned(_runs, scope), named))
+            found |= {row.id: read_run(row, self._database) for row in rows}
+        return found
 
     def find(self, scope: Scope, key: str) -> Run | None:
         """The run that was submitted with a key."""
@@ -498,7 +510,10 @@ class Runs:
     ) -> None:
         """Note on a run which schedule ordered it, why it was due, and by when it is to have ended."""
         values = {"schedule": schedule, "cause": cause, "deadline": deadline}
-        within.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
+        attributed = update(_runs).where(schema.owned(_runs, scope, id=run)).values(values).returning(_runs.c.status)
+        found = within.execute(attributed).first()
+        if found is not None and found.status in ENDED:
+            self._database.ring("features", scope)  # It was faster than this note.
 
     def cancel(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
         """Cancel a run: at once when nobody holds it, else as soon as its worker sees it. An ended run stays.
@@ -528,10 +543,13 @@ class Runs:
     ) -> None:
         now = self._clock.now()
         values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
+        leaving = update(_runs).where(holds(run)).values(values).returning(_runs.c.schedule)
         with self._database.transaction() as connection:
-            if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
+            if (left := connection.execute(leaving).first()) is None:
                 raise lease_lost(run)
             if failed is not None:
                 self._note_failed(run, failed, under, connection)
             if not ended:
                 self._database.ring("runs", run.scope)
+            elif left.schedule is not None:
+                self._database.ring("features", run.scope)  # Its schedule may have the next due.

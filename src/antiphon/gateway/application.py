@@ -19,6 +19,7 @@ from starlette.routing import Route
 from antiphon.core.errors import AntiphonError
 from antiphon.gateway import dashboard, feedback, health, lookup, openapi, tokenizer
 from antiphon.gateway.admin import (
+    assets,
     audit,
     conversations,
     datasets,
@@ -61,8 +62,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        views, feature_watch, documents, work, schedules, lineage, keys, tenants, grants, policies, audit, workbench,
-        files,
+        views, feature_watch, documents, work, schedules, assets, lineage, keys, tenants, grants, policies, audit,
+        workbench, files,
         batches, stored,
     )
     for declared in vars(module).values()

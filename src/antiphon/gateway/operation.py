@@ -32,6 +32,8 @@ from antiphon.governance.policy.request import Action
 from antiphon.releases.feed import MEDIA_TYPE
 
 KINDS = {
+    "assets": "platform",
+    "assets-parts": "platform",
     "batch": "job",
     "batch-outlook": "job",
     "batches": "job",

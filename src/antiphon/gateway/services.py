@@ -20,6 +20,7 @@ from antiphon.governance.identity.quotas import Quotas
 from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.batches import ProjectTableJobs
+from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.engines.remote_models import RemoteModelLine
@@ -99,12 +100,13 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules of a scope, batch jobs over tables, and files and batches of
-    OpenAI's API."""
+    """Durable runs with their lineage, the schedules and assets of a scope, batch jobs over tables, and files and
+    batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
     schedules: Callable[[Scope], ProjectSchedules]
+    assets: Callable[[Scope], ProjectAssets]
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches

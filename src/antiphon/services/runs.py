@@ -154,6 +154,7 @@ class ProjectRuns:
                     next_step=f"Wait for its end, or cancel it: `antiphon runs cancel {other.id}`.",
                 )
         store.schedules.reopen(scope, run.schedule, run.id, within=within)
+        store.asset_parts.reopen(scope, failed, run.id, within=within)
 
     def refresh(
         self, scope: Scope, views: Sequence[str], as_of: datetime | None, key: str | None = None, whole: bool = False

@@ -63,6 +63,17 @@ def test_a_key_makes_submitting_idempotent(database: Database, monkeypatch: pyte
         runs.get(OTHER, first)
 
 
+def test_several_runs_are_read_at_once_by_their_ids(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(database)
+    made = {runs.submit(DEV, "refresh", {"number": number}) for number in range(5)}
+    elsewhere = runs.submit(OTHER, "refresh", {})
+    monkeypatch.setattr("antiphon.durable.runs.MOST_NAMED", 2)
+    found = runs.by_id(DEV, {*made, elsewhere, "run_none"})
+    assert found.keys() == made
+    assert sorted(run.arguments["number"] for run in found.values()) == list(range(5))
+    assert runs.by_id(DEV, ()) == {}
+
+
 def test_a_key_is_not_readable_in_an_encrypted_project(database: Database) -> None:
     database.codec = AesGcmCodec(Keys())
     runs = Runs(database)

@@ -104,6 +104,30 @@ def test_a_ring_is_heard_after_the_commit_and_not_without_one(database: Database
     assert not rings.heard(0.1), "a transaction that rang nothing was heard"
 
 
+def test_the_end_of_a_schedules_run_is_heard_also_where_it_was_faster_than_its_note(
+    database: Database, other: Database
+) -> None:
+    rings, runs = hears(database, other, "features"), Runs(other)
+
+    def ended(noted: bool) -> str:
+        run = runs.submit(DEV, "w", {})
+        if noted:
+            with other.transaction() as connection:
+                runs.attribute(DEV, run, "nightly", "why", None, within=connection)
+        claimed = runs.claim("worker", ServedRuns("dev"), timedelta(seconds=10))
+        assert claimed is not None
+        runs.end(claimed, {})
+        return run
+
+    ended(noted=True)
+    assert rings.heard()
+    run = ended(noted=False)
+    assert not rings.heard(0.1), "the end of a run of no schedule was heard"
+    with other.transaction() as connection:
+        runs.attribute(DEV, run, "nightly", "why", None, within=connection)
+    assert rings.heard()
+
+
 def test_nobody_is_woken_for_another_environment_or_topic(database: Database, other: Database) -> None:
     rings = hears(database, other, "runs")
     Runs(other).submit(Scope(environment="prod"), "w", {})

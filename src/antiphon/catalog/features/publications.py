@@ -128,7 +128,7 @@ class Publications:
             raise missing("publication", number, scope, "See `antiphon features list`.")
         return _publication(row)
 
-    def at(self, scope: Scope, moment: datetime) -> Publication | None:
+    def at(self, scope: Scope, moment: datetime, *, within: Connection | None = None) -> Publication | None:
         """The publication that was served at a moment, ``None`` before the first."""
         statement = (
             select(_table)
@@ -136,7 +136,7 @@ class Publications:
             .order_by(_table.c.number.desc())
             .limit(1)
         )
-        row = self._database.first(statement)
+        row = self._database.first(statement, within)
         return None if row is None else _publication(row)
 
     def list(self, scope: Scope, limit: int = 50, *, within: Connection | None = None) -> list[Publication]:

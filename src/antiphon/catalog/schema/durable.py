@@ -1,4 +1,5 @@
-"""Tables of durable runs: their steps, what holds them, what orders them; and what one process does at a time.
+"""Tables of durable runs: their steps, what holds them, what orders them, what they make; and what one process does at
+a time.
 
 The tenant of a lease is ``*``. In an encrypted project a run's ``key`` holds a keyed hash that it is found by, and
 ``key_sealed`` the key itself.
@@ -134,4 +135,16 @@ schedules = table(
     columns(Instant, "since", "full_since"),
     optional(TEXT, "run", "paused_by", "pause_reason", "problem", "due_cause"),
     optional(Instant, "paused_until", "tried_at", "due_at"),
+)
+
+# Each part of an asset that a schedule makes: what its last run was ordered with and how that ended, and what the part
+# that there is was made of. ``inputs`` and ``made_inputs`` map keys of assets to versions, as JSON.
+asset_parts = table(
+    "asset_parts",
+    key("asset", "partition"),
+    columns(TEXT, "run", "inputs", "definition"),
+    columns(Instant, "ordered_at"),
+    optional(TEXT, "outcome", "version", "made_by", "made_inputs", "made_definition"),
+    optional(Instant, "ended_at", "made_at"),
+    index("ix_asset_parts_run", "run"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -67,13 +68,13 @@ def lineage(call: PageCall) -> Response:
     except NotFoundError as error:
         problem = error
     return call.render(
-        "lineage_graph.html", problem, page="runs", of=of, graph=graph, drawn=drawn(graph), lines=lines(graph),
+        "lineage_graph.html", problem, page="runs", of=of, graph=graph, drawn=drawn(graph, link), lines=lines(graph),
         box=(WIDTH, HEIGHT),
     )  # fmt: skip
 
 
-def drawn(graph: LineageGraph) -> DrawnGraph:
-    """The graph from left to right: sources first, each column below each other."""
+def drawn(graph: LineageGraph, link: Callable[[LineageNode], str | None]) -> DrawnGraph:
+    """The graph from left to right: sources first, each column below each other. ``link`` says where a box leads."""
     columns = layers(graph)
     places: dict[str, tuple[int, int]] = {}
     for across, column in enumerate(columns):

@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from antiphon.gateway.dashboard import (
+    asset_pages,
     audit_pages,
     change_pages,
     conversation_pages,
@@ -67,6 +68,7 @@ def routes() -> list[BaseRoute]:
         Route("/lineage", endpoint(lineage_pages.lineage), methods=["GET"]),
         Route("/runs", endpoint(learning_pages.runs), methods=["GET"]),
         Route("/runs", endpoint(learning_pages.retry), methods=["POST"]),
+        Route("/assets", endpoint(asset_pages.assets), methods=["GET"]),
         Route("/schedules", endpoint(schedule_pages.schedules), methods=["GET"]),
         Route("/schedules", endpoint(schedule_pages.act), methods=["POST"]),
         Route("/dashboard/figures", endpoint(pages.figures, part=True), methods=["GET"]),

@@ -2,6 +2,7 @@
 
 Invariants:
 - A schedule has at most one run that has not ended: a slow one never piles up others behind it.
+- What is partitioned is made part by part, inputs first; one that was just made waits, and keeps no other waiting.
 - Every schedule that orders nothing has one reason, and an earliest time where a time is what it waits for.
 - Work with a deadline begins as long before it as 999 of 1,000 such runs take by what is known, and what holds runs of
   its class in between is not counted as time to work in.
@@ -61,7 +62,8 @@ def _hindered(state: ScheduleState, now: datetime) -> ScheduleOutlook | None:
         again = record.tried_at + max(settle, SHORTEST_RETRY)
         if again > now:
             return ScheduleOutlook(spec.name, "refused", record.problem, again)
-    if state.ended_at is not None and state.ended_at + settle > now:
+    by_part = state.observed.asset is not None and state.observed.asset.partitioned
+    if state.ended_at is not None and state.ended_at + settle > now and not by_part:
         return ScheduleOutlook(spec.name, "waits", "its last run has only just ended", state.ended_at + settle)
     return None
 
@@ -85,6 +87,10 @@ def _by_trigger(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOut
     if spec.when is None:
         return ScheduleOutlook(spec.name, "waits", "it is begun by hand")
     found = state_of(spec.when, now, record.since, state.observed, catch_up)
+    work = state.observed.asset
+    if work is not None and work.partitioned and work.ready is None:
+        # Also where it was due before: there is no part to make any more.
+        return ScheduleOutlook(spec.name, "waits", work.sentence, work.earliest)
     full = False
     if isinstance(spec.work, RetrainWork):
         full = not spec.work.delta
@@ -100,13 +106,14 @@ def _by_trigger(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOut
 def _in_quiet_time(state: ScheduleState, now: datetime, cause: str, full: bool) -> PlannedRun | ScheduleOutlook:
     """A run that is due, now or when it is expected to be in users' way least."""
     name, within = state.spec.name, timedelta(seconds=state.spec.within)
+    order = None if state.observed.asset is None else state.observed.asset.ready
     if not within:
-        return PlannedRun(name, cause, full=full)
+        return PlannedRun(name, cause, full=full, order=order)
     deadline = (state.record.due_at or now) + within
     latest = latest_start(deadline, _takes(state), state.holds)
     start = quiet_start(now, latest, _takes(state), state.forecast, state.holds, state.preferred)
     if start <= now:
-        return PlannedRun(name, cause, deadline, now + _takes(state) > deadline, full)
+        return PlannedRun(name, cause, deadline, now + _takes(state) > deadline, full, order)
     why = f"{cause}; it waits for a quieter time, until {to_the_minute(deadline)} at the latest"
     return ScheduleOutlook(name, "waits", why, start, deadline, due=cause)
 

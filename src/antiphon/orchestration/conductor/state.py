@@ -10,6 +10,7 @@ import msgspec
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.definitions.schedules import ScheduleSpec
+from antiphon.orchestration.conductor.assets import AssetWork, PartOrder
 from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.forecast import LoadForecast
 from antiphon.orchestration.conductor.placement import Span
@@ -22,11 +23,13 @@ class Observation(msgspec.Struct, frozen=True):
         outcomes: those that arrived for its predictions.
         drifted: variables that its newest report names as drifted, where that was found since.
         published: views of which a snapshot was published, at their latest.
+        asset: work on what its schedule makes, as it stands now; ``None`` where no condition asks for it.
     """
 
     outcomes: int = 0
     drifted: tuple[str, ...] = ()
     published: tuple[str, ...] = ()
+    asset: AssetWork | None = None
 
 
 class ScheduleState(msgspec.Struct, frozen=True):
@@ -66,6 +69,7 @@ class PlannedRun(msgspec.Struct, frozen=True):
         cause: why, a sentence.
         deadline: by when it is to have ended. ``late``: it is not expected to.
         full: a training from the base model, where the schedule's are deltas otherwise.
+        order: the part of an asset that it makes; ``None`` where that is found when it is ordered.
     """
 
     schedule: str
@@ -73,6 +77,7 @@ class PlannedRun(msgspec.Struct, frozen=True):
     deadline: datetime | None = None
     late: bool = False
     full: bool = False
+    order: PartOrder | None = None
 
 
 Stage = Literal["waits", "runs", "paused", "refused", "due"]

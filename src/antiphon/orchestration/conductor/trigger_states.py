@@ -15,6 +15,7 @@ from antiphon.definitions.triggers import (
     NewDrift,
     NewOutcomes,
     NewPublication,
+    NewStaleness,
     Trigger,
 )
 from antiphon.orchestration.conductor.state import Observation
@@ -68,6 +69,11 @@ def state_of(
             return TriggerState(
                 False, f"no snapshot of {' or '.join(trigger.views)} was published since {to_the_minute(since)}"
             )
+        case NewStaleness():
+            work = observed.asset
+            if work is None:
+                return TriggerState(False, "it makes no asset")
+            return TriggerState(work.ready is not None, work.sentence, work.earliest)
         case AnyOf():
             parts = [state_of(one, now, since, observed, catch_up) for one in trigger.triggers]
             for part in parts:

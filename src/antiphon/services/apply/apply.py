@@ -34,6 +34,7 @@ from antiphon.services.apply.workflow import (
     order,
     put_in_force,
 )
+from antiphon.services.conducting.assets import StaleParts, newly_stale
 from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
 from antiphon.services.features.feast import require_servable
 from antiphon.services.learning.gate_orders import Goal
@@ -78,6 +79,7 @@ class ApplyPlan(msgspec.Struct, frozen=True):
         missing: files that views are made from and that are not there, a sentence each.
         unread: for applications whose texts no gate reads, a sentence each.
         schedules: what the declared schedules will cause to run.
+        stale: parts of assets that applying it makes stale.
     """
 
     project: str
@@ -88,6 +90,7 @@ class ApplyPlan(msgspec.Struct, frozen=True):
     missing: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     schedules: tuple[ScheduleLine, ...] = ()
+    stale: tuple[StaleParts, ...] = ()
 
 
 class ApplyReport(msgspec.Struct, frozen=True):
@@ -133,6 +136,7 @@ def plan(store: Store) -> ApplyPlan:
         missing=_find_missing_files(project),
         unread=_find_unread_texts(project),
         schedules=schedule_lines(store, scope, project),
+        stale=newly_stale(store, scope, project),
     )
 
 
@@ -314,6 +318,7 @@ def _load(store: Store) -> definitions.ProjectSpec:
         object_store(store.settings.features),
         with_files=True,
         granted=lambda name: store.granted.view(store.scope, name),
+        now=store.database.clock.now(),
     )
     require_servable(store, project)
     require_versioned_rubrics(store, project.applications.values())

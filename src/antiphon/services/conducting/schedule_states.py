@@ -7,16 +7,25 @@ from datetime import datetime, timedelta
 
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
-from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.definitions.assets import Asset
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import RetrainWork, ScheduleSpec
-from antiphon.definitions.triggers import NewDrift, NewOutcomes, NewPublication, Trigger, simple_triggers
+from antiphon.definitions.triggers import (
+    NewDrift,
+    NewOutcomes,
+    NewPublication,
+    NewStaleness,
+    Trigger,
+    simple_triggers,
+)
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
+from antiphon.orchestration.conductor.assets import work_of
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
 from antiphon.orchestration.conductor.placement import Span
 from antiphon.orchestration.conductor.state import Observation, ScheduleState
+from antiphon.services.conducting.asset_states import AssetStates, asset_states, settle
 from antiphon.services.conducting.traffic import Traffic
 from antiphon.services.conducting.windows import occurrences
 from antiphon.services.learning.outcomes import drift_reports
@@ -37,25 +46,36 @@ class ScheduleStates:
         self._drift = drift_reports(store)
 
     def read(self) -> tuple[ScheduleState, ...]:
-        """The state of every schedule that is applied, by name; those that are new begin to count."""
+        """The state of every schedule that is applied, by name; those that are new begin to count, and parts whose
+        runs have ended are settled."""
         project = self._store.applied.project(self._scope)
         if not project.schedules:
             return ()
         self._store.schedules.enroll(self._scope, project.schedules)
-        return self.of(project)
+        settle(self._store, self._scope)
+        return self.of(project, deciding=True)
 
-    def of(self, project: ProjectSpec) -> tuple[ScheduleState, ...]:
-        """The state of declared schedules; one that is not applied yet counts from now."""
+    def of(self, project: ProjectSpec, *, deciding: bool = False) -> tuple[ScheduleState, ...]:
+        """The state of declared schedules; one that is not applied yet counts from now.
+
+        Args:
+            deciding: without what people are told and nothing is decided by: how long earlier runs took, where no
+                deadline asks.
+        """
         store, scope = self._store, self._scope
         if not project.schedules:
             return ()
         known, now = store.schedules.list(scope), store.database.clock.now()
         records = {name: known.get(name) or ScheduleRecord(name, 0, now, now) for name in project.schedules}
         holds = store.run_holds.lasting(scope)
+        follows_staleness = any(NewStaleness in _kinds(spec.when) for spec in project.schedules.values())
+        assets = asset_states(store, scope, project) if follows_staleness else None
+        made = {} if assets is None else {one.schedule: one for one in assets.graph.assets.values()}
+        latest = store.runs.by_id(scope, {one.run for one in records.values() if one.run is not None})
         states = []
         for name, spec in sorted(project.schedules.items()):
             record = records[name]
-            last = self._last(scope, record.run)
+            last = latest.get(record.run or "")
             open_run = last is not None and last.status not in ENDED
             workflows = WORK[spec.work_class]
             states.append(
@@ -68,9 +88,9 @@ class ScheduleStates:
                     "" if last is None else _said_of(last),
                     None if last is None else last.ended_at,
                     None if last is None else last.deadline,
-                    self._observed(scope, spec, spec.when, record.since),
+                    self._observed(scope, spec, spec.when, record.since, assets, made.get(name)),
                     self._observed(scope, spec, _full_when(spec), record.full_since),
-                    self._runtime(scope, name),
+                    self._runtime(scope, name) if not deciding or spec.ready_by or spec.within else None,
                     tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
                     tuple(_preferred(project, spec, now)),
                     self._traffic.forecast() if spec.within else None,
@@ -78,24 +98,31 @@ class ScheduleStates:
             )
         return tuple(states)
 
-    def _last(self, scope: Scope, run: str | None) -> Run | None:
-        try:
-            return None if run is None else self._store.runs.get(scope, run)
-        except NotFoundError:
-            return None
-
-    def _observed(self, scope: Scope, spec: ScheduleSpec, trigger: Trigger | None, since: datetime) -> Observation:
+    def _observed(
+        self,
+        scope: Scope,
+        spec: ScheduleSpec,
+        trigger: Trigger | None,
+        since: datetime,
+        assets: AssetStates | None = None,
+        made: Asset | None = None,
+    ) -> Observation:
         """The events that a trigger asks for; others are not read."""
-        kinds = set() if trigger is None else {type(one) for one in simple_triggers(trigger)}
+        kinds = _kinds(trigger)
         return Observation(
             self._store.outcomes.arrived(scope, spec.application, since) if NewOutcomes in kinds else 0,
             _drifted(self._drift, scope, spec.application, since) if NewDrift in kinds else (),
             self._published(scope, since) if NewPublication in kinds else (),
+            None
+            if assets is None or made is None or NewStaleness not in kinds
+            else work_of(made, assets.states, assets.at, timedelta(seconds=spec.settle)),
         )
 
     def _published(self, scope: Scope, since: datetime) -> tuple[str, ...]:
         publications = self._store.publications
-        before, now = publications.at(scope, since), publications.snapshots(scope)
+        with self._store.database.read() as connection:  # Of one moment: what came in between is not new.
+            before = publications.at(scope, since, within=connection)
+            now = publications.snapshots(scope, within=connection)
         then = {} if before is None else before.snapshots
         return tuple(sorted({key.partition("@")[0] for key, snapshot in now.items() if then.get(key) != snapshot}))
 
@@ -132,6 +159,10 @@ def _preferred(project: ProjectSpec, spec: ScheduleSpec, now: datetime) -> Itera
         if window.kind == "preferred" and spec.work_class in window.work and spec.within:
             for one in occurrences(window, now, now + timedelta(seconds=spec.within)):
                 yield one.begins, one.until
+
+
+def _kinds(trigger: Trigger | None) -> set[type]:
+    return set() if trigger is None else {type(one) for one in simple_triggers(trigger)}
 
 
 def _full_when(spec: ScheduleSpec) -> Trigger | None:

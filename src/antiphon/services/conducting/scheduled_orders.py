@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 
 import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.batch.orders import TableOrder
+from antiphon.catalog.asset_parts import PartRecord
 from antiphon.catalog.batch.jobs import BatchJob
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
+from antiphon.definitions.assets import AssetPart
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, WorkflowWork
 from antiphon.governance.identity.principal import Principal, schedule_principal
 from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
+from antiphon.orchestration.conductor.assets import PartOrder, order_of
 from antiphon.orchestration.conductor.conductor import Conductor
-from antiphon.orchestration.conductor.state import PlannedRun, ScheduleState
+from antiphon.orchestration.conductor.state import Observation, PlannedRun, ScheduleState
+from antiphon.services.conducting.asset_states import asset_states
 from antiphon.services.conducting.schedule_states import ScheduleStates
-from antiphon.services.conducting.user_workflows import UserWorkflows
+from antiphon.services.conducting.user_workflows import UserWorkflows, WorkflowOrder
 from antiphon.services.conducting.windows import put_windows
 from antiphon.services.governance.policies import may_train
 from antiphon.services.learning.evaluation_runs import EvaluationOrder
 from antiphon.services.project.store import Store
-from antiphon.services.workflows import EVALUATE, TABLE_JOB
+from antiphon.services.workflows import EVALUATE, TABLE_JOB, USER_WORKFLOWS
+
+MAKES_ASSETS = (EvaluateWork, PrecomputeWork, WorkflowWork)
 
 PlaceTable = Callable[[Scope, Principal, TableOrder], BatchJob]
 
@@ -49,21 +56,74 @@ class ScheduledOrders:
             AntiphonError: what is ordered cannot be; nothing is counted.
         """
         store, scope, record = self._store, self._store.scope, state.record
+        began = store.database.clock.now()
+        if planned.order is None and isinstance(state.spec.work, MAKES_ASSETS):
+            planned = msgspec.structs.replace(planned, order=self._part(state))
         known = store.runs.find(scope, record.key)
         run = self._ordered(state, planned) if known is None else known.id
         with store.database.transaction() as connection:
             now = store.database.clock.now()
             if store.schedules.advance(scope, record, run, now, full=planned.full, within=connection):
                 store.runs.attribute(scope, run, planned.schedule, planned.cause, planned.deadline, within=connection)
+                self._note_part(planned, run, began, connection)
                 self._record(state, planned, run, connection)
         return run
 
-    def begin(self, name: str, by: Principal, reason: str) -> str:
-        """Order a schedule's run now, whatever its conditions are, on record; its id.
+    def _part(self, state: ScheduleState, partition: str | None = None) -> PartOrder | None:
+        """The part that a schedule's run makes, as it stands: a named partition, else the first that is stale.
 
         Raises:
-            NotFoundError: no schedule of this name is applied. ConflictError: its run has not ended.
-            InvalidInputError: there is no reason. AntiphonError: what is ordered cannot be.
+            NotFoundError: there is no such partition. InvalidInputError: it has none, or one is to be named.
+        """
+        store, scope = self._store, self._store.scope
+        found = asset_states(store, scope, store.applied.project(scope))
+        asset, name = found.graph.of_schedule(state.spec.name), state.spec.name
+        if asset is None:
+            return None
+        if asset.partitions is None and partition is not None:
+            raise InvalidInputError(f"{asset.key} has no partitions.", where=name, next_step="Leave --partition out.")
+        parts = asset.parts(found.at)
+        if partition is None:
+            stale = (part for part in parts if found.states[part].stage == "stale")
+            part = next(stale, None) if asset.partitions is not None else parts[0]
+            if part is None:
+                raise InvalidInputError(
+                    f"No partition of {asset.key} is stale.", where=name, next_step="Name one: --partition NAME."
+                )
+            return order_of(asset, found.states[part])
+        part = AssetPart(asset.key, partition)
+        if part not in found.states:
+            raise NotFoundError(
+                f"There is no partition {partition!r} of {asset.key}.",
+                where=name,
+                next_step=nearest(partition, [one.partition for one in parts], "A day is one once it is over."),
+            )
+        return order_of(asset, found.states[part])
+
+    def _note_part(self, planned: PlannedRun, run: str, began: datetime, connection: Connection) -> None:
+        """Note what the run makes, and of what. The run says that itself where it may be another's order."""
+        order, store, scope = planned.order, self._store, self._store.scope
+        if order is None:
+            return
+        ordered = store.runs.get(scope, run, within=connection)
+        if ordered.workflow in USER_WORKFLOWS.values():
+            order = msgspec.convert(ordered.arguments, WorkflowOrder).part
+        elif ordered.created_at < began:  # Before a crash, of what there was then.
+            order = msgspec.structs.replace(order, inputs={})
+        if order is not None:
+            part = PartRecord(*order.part, run, order.inputs, order.definition, ordered.created_at)
+            store.asset_parts.order(scope, part, within=connection)
+
+    def begin(self, name: str, by: Principal, reason: str, partition: str | None = None) -> str:
+        """Order a schedule's run now, whatever its conditions are, on record; its id.
+
+        Args:
+            partition: of what it makes, where that is partitioned; the oldest that is stale by default.
+
+        Raises:
+            NotFoundError: no schedule of this name is applied, or there is no such partition. ConflictError: its run
+                has not ended. InvalidInputError: there is no reason, or no partition is stale. AntiphonError: what is
+                ordered cannot be.
         """
         if not reason.strip():
             raise InvalidInputError("A schedule is begun for a reason.", where="--reason", next_step="Say why.")
@@ -81,7 +141,10 @@ class ScheduledOrders:
                 where=name,
                 next_step=f"Wait for it, or end it: `antiphon runs cancel {state.open_run}`.",
             )
-        return self.place(state, PlannedRun(name, f"begun by {by.id}: {reason}"))
+        cause = f"begun by {by.id}: {reason}"
+        # Whatever is observed: by hand it is done under the code that there is.
+        state = msgspec.structs.replace(state, observed=Observation())
+        return self.place(state, PlannedRun(name, cause, order=self._part(state, partition)))
 
     def mark_due(self, state: ScheduleState, cause: str) -> None:
         """Note why a schedule is due that waits for a quiet time."""
@@ -136,7 +199,9 @@ class ScheduledOrders:
                 assert found is not None
                 return found.id
             case WorkflowWork() as work:
-                return UserWorkflows(store).order(scope, by, work, key)
+                # What is made because its code changed is made by that code.
+                as_applied = state.observed.asset is not None
+                return UserWorkflows(store).order(scope, by, work, key, planned.order, as_applied=as_applied)
             case EvaluateWork() as work:
                 live = store.releases.live(scope, spec.application)
                 if live is None:

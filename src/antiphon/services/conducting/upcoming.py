@@ -11,8 +11,10 @@ import msgspec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.run import Run
+from antiphon.orchestration.conductor.assets import PartState
 from antiphon.orchestration.idle_budget import IdleState
 from antiphon.orchestration.refreshing import due
+from antiphon.services.conducting.assets import stale_parts
 from antiphon.services.conducting.idle_budgets import idle_states
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.conducting.schedule_lines import schedule_lines
@@ -28,7 +30,8 @@ class UpcomingWork(msgspec.Struct, frozen=True):
     """One piece of work that is under way or to come.
 
     Attributes:
-        what: a run's workflow with its subject, a schedule's name, the views of a refresh, or the idle time of a host.
+        what: a run's workflow with its subject, a schedule's name, a stale part of an asset, the views of a refresh, or
+            the idle time of a host.
         run: the run, where there is one.
         why: the reason why it is there, or why it has not begun.
         earliest: when it can begin; ``None`` while it waits for events, or runs.
@@ -55,6 +58,7 @@ def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
         for line in schedule_lines(store, scope, project)
         if line.outlook.stage != "runs"
     ]
+    found += [_of_part(one) for one in stale_parts(store, scope, project)]
     found += _refreshes(project.views, now)
     found += [_of_turn(host, state) for host, state in idle_states(store).items() if state.turn is not None]
     order: dict[WorkState, int] = {"runs": 0, "queued": 1, "scheduled": 1}
@@ -73,6 +77,12 @@ def _of_turn(host: str, state: IdleState) -> UpcomingWork:
     shares = ", ".join(f"{work} {100 * share:.0f} %" for work, share in sorted(state.shares.items()))
     had = f"; so far {shares}" if shares else ""
     return UpcomingWork(f"idle time of {host}", "runs", f"{state.turn} has its turn: {state.why}{had}")
+
+
+def _of_part(state: PartState | str) -> UpcomingWork:
+    if isinstance(state, str):
+        return UpcomingWork(state, "scheduled", "`antiphon assets list --stale` tells of all")
+    return UpcomingWork(str(state.part), "scheduled", state.reason)
 
 
 def _refreshes(views: dict[str, FeatureViewSpec], now: datetime) -> list[UpcomingWork]:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, UnavailableError
-from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
+from antiphon.definitions.assets import workflow_definition
 from antiphon.definitions.schedules import WorkflowWork
-from antiphon.definitions.workflows import WorkflowSpec, workflow_arguments
+from antiphon.definitions.workflows import WorkflowSpec, file_hash, workflow_arguments
 from antiphon.durable.context import RunContext
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Resource
+from antiphon.orchestration.conductor.assets import PartOrder
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import USER_WORKFLOWS
 from antiphon.serving.user_functions import UserFunctions
@@ -30,13 +30,15 @@ CHANGED = "Order it anew, and cancel this run: what it did so far stays done."
 
 
 class WorkflowOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run of a workflow; ``code`` is the hash of its module's file at the order."""
+    """A run of a workflow; ``code`` is the hash of its module's file at the order, ``part`` the part of an asset that
+    it makes."""
 
     workflow: str
     spec: WorkflowSpec
     arguments: dict[str, Any]
     code: str
     principal: str
+    part: PartOrder | None = None
 
 
 class WorkflowFailedError(AntiphonError):
@@ -55,24 +57,43 @@ class UserWorkflows:
         folder = (store.paths.root / settings.definitions).parent
         self._functions = UserFunctions(settings.workflow_modules, folder, "workflow_modules")
 
-    def order(self, scope: Scope, by: Principal, work: WorkflowWork, key: str) -> str:
+    def order(
+        self, scope: Scope, by: Principal, work: WorkflowWork, key: str, part: PartOrder | None = None,
+        *, as_applied: bool = False,
+    ) -> str:  # fmt: skip
         """Submit a run; its id.
+
+        Args:
+            part: of the asset that it makes.
+            as_applied: only under the code that was applied, for the part is stale by that.
 
         Raises:
             SetupError: its module may not be imported here. InvalidInputError: it cannot be, or the arguments are not
-                its own. ForbiddenError: policy does not let this principal order it.
+                its own. ForbiddenError: policy does not let this principal order it. ConflictError: the code here is
+                another than was applied.
         """
         spec = work.workflow
         context = {"environment": scope.environment, "tenant": scope.tenant}
         self._store.decider.require(by, "batch", Resource("workflow", spec.name, scope.tenant), context)
         function, code = self._imported(spec)
+        if as_applied and code != spec.code:
+            raise ConflictError(
+                f"The code of {spec.name} in this worker is another than what was applied.",
+                where=spec.function,
+                next_step="`antiphon apply` takes the file as it is, `antiphon restart worker` imports it anew.",
+            )
+        arguments = dict(work.arguments)
+        if part is not None:
+            part = msgspec.structs.replace(part, definition=workflow_definition(spec.function, code, work.arguments))
+            if spec.partitions is not None:
+                arguments[spec.partitions.parameter] = part.part.partition
         try:
-            msgspec.convert(work.arguments, workflow_arguments(function))
+            msgspec.convert(arguments, workflow_arguments(function))
         except msgspec.ValidationError as error:
             raise InvalidInputError(
                 f"{error}.", where=spec.function, next_step="Mend the schedule's arguments."
             ) from None
-        order = WorkflowOrder(spec.name, spec, work.arguments, code, by.id)
+        order = WorkflowOrder(spec.name, spec, arguments, code, by.id, part)
         name = USER_WORKFLOWS[spec.work]
         return self._store.runs.submit(scope, name, msgspec.to_builtins(order), key, max_attempts=spec.attempts)
 
@@ -128,5 +149,4 @@ class UserWorkflows:
 
 def _hash_of(spec: WorkflowSpec) -> str:
     """The hash of the file that a workflow's module was imported from."""
-    file = getattr(sys.modules.get(spec.function.partition(":")[0]), "__file__", None)
-    return content_hash(Path(file).read_bytes()) if file is not None and Path(file).is_file() else ""
+    return file_hash(getattr(sys.modules.get(spec.function.partition(":")[0]), "__file__", None))

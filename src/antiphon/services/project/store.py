@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from antiphon.catalog.asset_parts import AssetParts
 from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Backend, Database, backend_of
 from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
@@ -104,6 +105,7 @@ class Store:
     runs = _repository(Runs)
     run_holds = _repository(RunHolds)
     schedules = _repository(Schedules)
+    asset_parts = _repository(AssetParts)
     lineage_acknowledgments = _repository(LineageAcknowledgments)
     recent_requests = _repository(RecentRequests)
 

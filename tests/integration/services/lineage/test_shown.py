@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.gateway.application import create_app
-from antiphon.gateway.dashboard.lineage_pages import drawn
+from antiphon.gateway.dashboard.lineage_pages import drawn, link
 from antiphon.governance.identity.keys import Keys
 from antiphon.services.lineage.project import ProjectLineage
 
@@ -109,9 +109,9 @@ async def test_the_page_leads_from_an_answer_to_its_sources_by_links(
     page = await http.get("/lineage", params={"of": answer.prediction})
     assert page.status_code == 200, page.text
     (snapshot,) = bakery.store.snapshots.list(bakery.scope)
-    for link in (f"/lineage?of={snapshot.id}", f"/lineage?of={bakery.latest('refresh').id}"):
-        assert f'href="{link}"' in page.text
-        assert (await http.get(link)).status_code == 200
+    for address in (f"/lineage?of={snapshot.id}", f"/lineage?of={bakery.latest('refresh').id}"):
+        assert f'href="{address}"' in page.text
+        assert (await http.get(address)).status_code == 200
     assert "orders (orders.csv)" in page.text
     assert page.text.count("<svg") == 1
     assert "style=" not in page.text, "the content security policy permits none"
@@ -129,7 +129,7 @@ async def test_the_page_says_what_is_not_there(bakery: LineageBakery, http: http
 
 
 def test_boxes_lie_apart_and_edges_lead_to_the_right(bakery: LineageBakery) -> None:
-    picture = drawn(ProjectLineage(bakery.store).graph(bakery.scope))
+    picture = drawn(ProjectLineage(bakery.store).graph(bakery.scope), link)
     places = [(one.x, one.y) for one in picture.boxes]
     assert len(set(places)) == len(places)
     assert all(0 <= x < picture.width and 0 <= y < picture.height for x, y in places)
