@@ -53,7 +53,17 @@ from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
-from antiphon.services.workflows import APPLY, DRIFT, EVALUATE, GATES, MOST_CHECKS, POLICIES, USER_WORKFLOWS, WEBHOOK
+from antiphon.services.workflows import (
+    APPLY,
+    BACKFILL,
+    DRIFT,
+    EVALUATE,
+    GATES,
+    MOST_CHECKS,
+    POLICIES,
+    USER_WORKFLOWS,
+    WEBHOOK,
+)
 from antiphon.training.processes import TrainingProcesses
 
 NAME_TAKEN = "this worker claims no run until that one ends: choose another --name, or end one of the two"
@@ -120,6 +130,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     registry = WorkflowRegistry()
     registry.add(TABLE_JOB, jobs.run, POLICIES[TABLE_JOB], shared=True)
     registry.add(REFRESH, wired.features.refresher.refresh, POLICIES[REFRESH])
+    registry.add(BACKFILL, wired.features.backfiller.backfill, POLICIES[BACKFILL])
     registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run, POLICIES[APPLY])
     skew = ProjectSkew(store, wired.features)
     registry.add(SKEW, skew.compare, POLICIES[SKEW])

@@ -10,6 +10,7 @@ import typer
 
 from antiphon.cli import (
     feast,
+    features_backfill,
     features_get,
     features_lineage,
     features_refresh,
@@ -31,6 +32,10 @@ _KEPT_SHOWN = 20
 app.command("import-feast")(feast.import_feast)
 app.command("get")(features_get.get)
 app.command("refresh")(features_refresh.refresh)
+app.command("backfill")(features_backfill.backfill)
+app.command("backfills")(features_backfill.backfills)
+app.command("promote")(features_backfill.promote)
+app.command("discard")(features_backfill.discard)
 app.command("skew")(features_skew.skew)
 app.command("lineage")(features_lineage.lineage)
 app.command("rollback")(features_rollback.rollback)

@@ -128,6 +128,33 @@ def cancel(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
 
 
 @app.command()
+def pause(run: RunId, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
+    """Let nobody work on a run until it is resumed, also after a restart; what it did so far stays."""
+    from antiphon.gateway.admin.shapes import RunLine, read
+
+    async def paused() -> RunLine:
+        async with services(project) as (ports, store):
+            pausing = ports.work.runs.pause
+            return read(await asyncio.to_thread(pausing, store.scope, run, at_terminal(store), reason), RunLine)
+
+    found = asyncio.run(paused())
+    show(found, as_json, lambda: f"{found.id} is paused.", f"`antiphon runs resume {found.id}` lets it go on.")
+
+
+@app.command()
+def resume(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
+    """Let a paused run go on from where it was."""
+    from antiphon.gateway.admin.shapes import RunLine, read
+
+    async def resumed() -> RunLine:
+        async with services(project) as (ports, store):
+            return read(await asyncio.to_thread(ports.work.runs.resume, store.scope, run, at_terminal(store)), RunLine)
+
+    found = asyncio.run(resumed())
+    show(found, as_json, lambda: f"{found.id} {found.status}")
+
+
+@app.command()
 def retry(
     run: RunId,
     reason: Reason = "",

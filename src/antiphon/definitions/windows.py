@@ -77,7 +77,7 @@ class Window:
         lasts: how long, from each beginning.
         zone: of the line.
         kind: ``blackout``: work of these classes does not run; ``preferred``: it runs sooner than outside.
-        work: classes of work: ``refresh``, ``training``, ``evaluation``, ``batch``.
+        work: classes of work: ``refresh``, ``backfill``, ``training``, ``evaluation``, ``batch``.
 
     Example::
 

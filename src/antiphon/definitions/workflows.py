@@ -18,8 +18,9 @@ from antiphon.definitions.tools import arguments_type
 F = TypeVar("F", bound=Callable[..., Any])
 _DECLARED = "__antiphon_workflow__"
 
-WorkClass = Literal["refresh", "training", "evaluation", "batch"]
-"""Classes of work that windows keep apart: refreshes of views, trainings, evaluations, batch jobs."""
+WorkClass = Literal["refresh", "backfill", "training", "evaluation", "batch"]
+"""Classes of work that windows keep apart: refreshes of views, backfills of views and datasets, trainings, evaluations,
+batch jobs."""
 
 
 class WorkflowSpec(msgspec.Struct, frozen=True):

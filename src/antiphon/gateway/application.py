@@ -20,6 +20,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.gateway import dashboard, feedback, health, lookup, openapi, tokenizer
 from antiphon.gateway.admin import (
     audit,
+    backfills,
     conversations,
     datasets,
     documents,
@@ -61,9 +62,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        views, feature_watch, documents, work, schedules, lineage, keys, tenants, grants, policies, audit, workbench,
-        files,
-        batches, stored,
+        backfills, views, feature_watch, documents, work, schedules, lineage, keys, tenants, grants, policies, audit,
+        workbench, files, batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

@@ -32,6 +32,8 @@ from antiphon.governance.policy.request import Action
 from antiphon.releases.feed import MEDIA_TYPE
 
 KINDS = {
+    "backfills": "view",
+    "backfills-outlook": "view",
     "batch": "job",
     "batch-outlook": "job",
     "batches": "job",

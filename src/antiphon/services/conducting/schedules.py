@@ -24,7 +24,7 @@ from antiphon.services.workflows import WORK
 LONGEST = timedelta(days=90)
 """A freeze or pause lasts so long at most: one that is forgotten ends."""
 
-EXPENSIVE: tuple[WorkClass, ...] = ("training", "evaluation", "batch")
+EXPENSIVE: tuple[WorkClass, ...] = ("backfill", "training", "evaluation", "batch")
 """Classes of work that a freeze holds unless it says otherwise: features stay fresh."""
 
 

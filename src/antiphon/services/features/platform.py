@@ -24,6 +24,8 @@ from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import TextReader, VectorReader
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
+from antiphon.features.offline.backfill import WORKFLOW as BACKFILL
+from antiphon.features.offline.backfill import Backfiller
 from antiphon.features.offline.history import ViewHistory
 from antiphon.features.offline.refresh import WORKFLOW, Refresher, made_by
 from antiphon.features.online.granted import GrantedReader
@@ -129,6 +131,10 @@ class FeaturePlatform(FeatureStores):
         )
 
     @cached_property
+    def backfiller(self) -> Backfiller:
+        return Backfiller(self.catalog, self.refresher)
+
+    @cached_property
     def embedders(self) -> LocalEmbedders:
         return LocalEmbedders()
 
@@ -171,7 +177,7 @@ class FeaturePlatform(FeatureStores):
         runs = self._store.runs
         steps = (
             step
-            for workflow in (WORKFLOW, APPLY)
+            for workflow in (WORKFLOW, APPLY, BACKFILL)
             for status in _OPEN
             for run in runs.list(scope, _ALL, workflow=workflow, status=status)
             for step in runs.steps(scope, run.id)
@@ -327,16 +333,26 @@ class FeaturePlatform(FeatureStores):
         principal: str = "worker",
         key: str | None = None,
         whole: bool = False,
+        past: bool = False,
     ) -> str:
         """Start a durable refresh of these views, or of all of them; the run's id.
 
         Args:
             views: by name, or by ``view@definition_version`` where only that version is meant.
             whole: read all of each source, and take nothing over from the snapshot before.
+            past: publish also values as of a moment of the past.
 
         Raises:
             NotFoundError: a view is not applied here.
+            InvalidInputError: the moment is past, and ``past`` is not given; or Feast refreshes all of these views.
         """
+        if as_of is not None and as_of < self._store.database.clock.now() and not past:
+            raise InvalidInputError(
+                f"A refresh as of {as_of:%Y-%m-%d %H:%M:%SZ} would publish values of the past.",
+                where="as_of",
+                next_step="`antiphon features backfill VIEW --from TIME` computes them and publishes nothing; "
+                "--publish publishes them where nothing newer is served.",
+            )
         known = self.views() if self.serves(scope) else {}
         unknown = [name for name in views if not any(name in (view.name, view.key) for view in known.values())]
         if unknown or not known:
