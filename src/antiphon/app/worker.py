@@ -25,6 +25,7 @@ from antiphon.durable.claims import WORKERS
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
+from antiphon.learning.datasets.partitions import DatasetPartitions
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
@@ -41,7 +42,7 @@ from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.learning.evaluation_runs import EvaluationRuns
 from antiphon.services.learning.gate_runs import GateWorkflow
-from antiphon.services.learning.outcomes import drift_reports, function_scorer, outcome_joiner
+from antiphon.services.learning.outcomes import dataset_builder, drift_reports, function_scorer, outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
 from antiphon.services.learning.training_pauses import training_governance
@@ -56,6 +57,7 @@ from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
 from antiphon.services.workflows import (
     APPLY,
     BACKFILL,
+    DATASET,
     DRIFT,
     EVALUATE,
     GATES,
@@ -132,6 +134,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     registry.add(REFRESH, wired.features.refresher.refresh, POLICIES[REFRESH])
     registry.add(BACKFILL, wired.features.backfiller.backfill, POLICIES[BACKFILL])
     registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run, POLICIES[APPLY])
+    registry.add(DATASET, DatasetPartitions(dataset_builder(store)).build, POLICIES[DATASET])
     skew = ProjectSkew(store, wired.features)
     registry.add(SKEW, skew.compare, POLICIES[SKEW])
     drift = drift_reports(store)

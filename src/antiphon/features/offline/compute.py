@@ -30,6 +30,8 @@ SPOOL = "objects"
 """Folder below a computation's own for the objects that it fetches."""
 _BATCH = 100_000
 _DEADLINE_CHECK_SECONDS = 0.02
+STOP_CHECK_SECONDS = 0.1
+"""Interval at which a long computation looks whether it is to stop."""
 T = TypeVar("T")
 
 

@@ -33,7 +33,14 @@ from antiphon.features.monitoring.quality.inspection import Inspection
 from antiphon.features.monitoring.quality.snapshot_values import snapshot_values
 from antiphon.features.monitoring.quality.statistics import KeyedHash, StatisticsBuilder, TextNames
 from antiphon.features.offline.batch_values import BatchValues, window_condition
-from antiphon.features.offline.compute import ComputeLimits, ParquetFile, compute, interrupting, one_row
+from antiphon.features.offline.compute import (
+    STOP_CHECK_SECONDS,
+    ComputeLimits,
+    ParquetFile,
+    compute,
+    interrupting,
+    one_row,
+)
 from antiphon.features.plan import DAY, SLACK, ViewPlan, midnight_before, plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import hashed_files, source_errors
@@ -48,8 +55,6 @@ from antiphon.features.tiles.tile_sql import tile_columns, tiles_of
 if TYPE_CHECKING:
     import duckdb
     import pyarrow
-
-_STOP_CHECK_SECONDS = 0.1
 
 SUFFIX = ".parquet"
 """A manifest lists a snapshot's files in the order events, tiles, values."""
@@ -124,7 +129,7 @@ def materialize(
         with (
             source_errors(request.spec.source.name),
             compute(bounds) as connection,
-            interrupting(connection, stop.is_set, _STOP_CHECK_SECONDS),
+            interrupting(connection, stop.is_set, STOP_CHECK_SECONDS),
         ):
             rows = hashed_files(connection, request.spec.source)
             before: TakenOver | str = "it was requested"

@@ -35,6 +35,7 @@ from antiphon.features.publication.prune import Pruner, PruneResult
 from antiphon.features.publication.publish import Publisher, included_offsets
 from antiphon.features.selection import unknown_views
 from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.learning.datasets.partitions import joined_by
 from antiphon.learning.registry.files import lake_path
 from antiphon.learning.retraining.checkpoints import checkpoint_path
 from antiphon.orchestration.refreshing import RefreshSlot
@@ -46,7 +47,7 @@ from antiphon.services.features.embedders import LocalEmbedders
 from antiphon.services.features.neighbors import ProjectNeighbors
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
-from antiphon.services.workflows import APPLY
+from antiphon.services.workflows import APPLY, DATASET
 
 _OPEN: tuple[Literal["queued", "running"], ...] = ("queued", "running")
 _ALL = 1_000_000
@@ -177,12 +178,14 @@ class FeaturePlatform(FeatureStores):
         runs = self._store.runs
         steps = (
             step
-            for workflow in (WORKFLOW, APPLY, BACKFILL)
+            for workflow in (WORKFLOW, APPLY, BACKFILL, DATASET)
             for status in _OPEN
             for run in runs.list(scope, _ALL, workflow=workflow, status=status)
             for step in runs.steps(scope, run.id)
         )
-        made = [path for step in steps for path in made_by(step.name, step.result)]
+        made = [
+            path for step in steps for path in (*made_by(step.name, step.result), *joined_by(step.name, step.result))
+        ]
         models = [
             lake_path(scope, file) for one in self._store.models.list(scope) for file in (one.adapter, one.weights)
         ]

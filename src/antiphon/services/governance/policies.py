@@ -185,6 +185,9 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
                 if live is None
                 else application_resource(live.bundle.application, tenant=run.scope.tenant),
             )
+        case workflows.DATASET:
+            application = str(run.arguments.get("spec", {}).get("application", "*"))
+            yield "train", Resource("application", application, run.scope.tenant)
         case workflows.TRY | workflows.REGRESSIONS | workflows.OPTIMIZE | workflows.EVALUATE:
             yield "train", Resource("application", str(run.arguments.get("application", "*")), run.scope.tenant)
         case workflows.REBUILD:

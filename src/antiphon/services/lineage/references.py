@@ -14,6 +14,7 @@ from antiphon.services.lineage.values import AssetKind, AssetReference, RunRefer
 from antiphon.services.workflows import (
     APPLY,
     BACKFILL,
+    DATASET,
     DRIFT,
     EVALUATE,
     GATES,
@@ -80,6 +81,15 @@ def _backfill(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Ma
 
 def _kept(step: str, result: Any) -> bool:
     return step.startswith(_KEEP) and result != "blocked"
+
+
+def _dataset(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    spec = arguments["spec"]
+    application, views = str(spec["application"]), sorted(spec["views"].items())
+    read = _named("view", (f"{view}@{version}" for view, version in views))
+    answers = _named("answers", [application] if "receipts" in spec["origins"] else [])
+    outputs = _named("dataset", [result.get("dataset")])
+    return RunReferences(application, (*read, *answers), outputs, moment=_instant(spec["cutoff"]))
 
 
 def _apply(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
@@ -181,6 +191,7 @@ def _webhook(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Map
 _RULES: dict[str, _Rule] = {
     REFRESH: _refresh,
     BACKFILL: _backfill,
+    DATASET: _dataset,
     APPLY: _apply,
     TRAIN: _train,
     REBUILD: _rebuild,

@@ -249,7 +249,7 @@ async def test_gates_judge_each_partition_beside_those_before_it(world: World, t
     for one in found[4:]:
         assert one.snapshot is None
         assert "has 22 entities, 11 times the 2 before" in one.findings[0].reason
-    with pytest.raises(ConflictError, match="nothing is kept of route_history@.*11 times the 2 before"):
+    with pytest.raises(ConflictError, match=r"nothing is kept of route_history@.*11 times the 2 before"):
         promotion(world).promote(run.id, [spec.key], reason="in vain", principal="ada")
 
 
