@@ -106,12 +106,17 @@ class SnapshotPromotion:
         if dry_run:
             return result
 
-        def evidence(connection: Connection, number: int) -> None:
-            scope, now = self.catalog.scope, self.catalog.clock.now()
+        scope = self.catalog.scope
+
+        def mark(connection: Connection) -> None:
             if len(self.catalog.backfills.list(scope, run, within=connection)) < len(newest):
                 raise _none_kept(run)
-            for partition, view, (manifest, _) in zip(newest, promoted, going, strict=True):
+            for manifest, _ in going:
                 self.catalog.snapshots.restore(scope, manifest.id, within=connection)
+
+        def evidence(connection: Connection, number: int) -> None:
+            now = self.catalog.clock.now()
+            for partition, view, (manifest, _) in zip(newest, promoted, going, strict=True):
                 verdict = _verdict(partition, view, manifest, reason, principal, now)
                 self.catalog.verdicts.add(verdict, within=connection)
             named = sorted({one.view for one in newest})
@@ -119,7 +124,10 @@ class SnapshotPromotion:
             self.audit(scope, principal, "features.promote", ",".join(named)[:200], detail, within=connection)
 
         expected = 0 if current is None else current.number
-        made = flip(self.publisher, self.transaction, going, expected, evidence, reason=reason, principal=principal)
+        made = flip(
+            self.publisher, self.transaction, going, expected, evidence,
+            before=mark, reason=reason, principal=principal,
+        )  # fmt: skip
         return msgspec.structs.replace(result, publication=made.number)
 
     def _newest(self, run: str, views: Sequence[str]) -> list[BackfillPartition]:

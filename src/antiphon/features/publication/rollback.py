@@ -281,11 +281,12 @@ def flip(
     expected: int,
     evidence: Callable[[Connection, int], None],
     *,
+    before: Callable[[Connection], None] = lambda connection: None,
     reason: str,
     principal: str,
 ) -> Publication:
     """Make recorded snapshots current in publication ``expected + 1``, also ones older than the current ones, and
-    return it served. ``evidence`` is written for that number in the same transaction, before it.
+    return it served. In the same transaction ``before`` is called, and ``evidence`` is written with its number.
 
     Raises:
         WriteConflictError: another publication came first.
@@ -296,10 +297,11 @@ def flip(
         publisher.bring_back(manifest, spec, expected + 1)
     changes = {spec.key: manifest.id for manifest, spec in going}
     with transaction() as connection:
-        evidence(connection, expected + 1)
+        before(connection)
         made = catalog.publications.publish(
             catalog.scope, changes, expected=expected, reason=reason, principal=principal, within=connection
         )
+        evidence(connection, made.number)
     return catalog.publications.serve(made)
 
 
