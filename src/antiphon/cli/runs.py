@@ -64,6 +64,8 @@ def _status(name: str) -> RunStatus | None:
 def _why(run: RunLine) -> str:
     if run.error is not None and run.status == "failed":
         return run.error
+    if run.paused_by is not None and run.wait is None:
+        return f"paused by {run.paused_by}"  # It is being given back, or its worker died.
     if run.wait is not None:
         return f"{run.wait.reason} (at the earliest {run.wait.earliest:%Y-%m-%d %H:%M:%S}Z)"
     return f"{run.schedule}: {run.cause}" if run.schedule else ""

@@ -43,8 +43,8 @@ class BackfillArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     Attributes:
         views: ``view@definition_version`` each.
-        since, until: its first moment, and the last one at most.
-        every: seconds from moment to moment.
+        since, until: its first moment and its last.
+        every: seconds from moment to moment; before the last one it may be less.
         rate: partitions a minute, at most; ``None``: as fast as it goes.
         principal: who ordered it; ``reason`` why.
     """
@@ -60,9 +60,9 @@ class BackfillArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     @property
     def moments(self) -> tuple[datetime, ...]:
         """The moments as of which views are computed, the earliest first."""
-        since, step = utc(self.since), timedelta(seconds=self.every)
-        count = (utc(self.until) - since) // step + 1
-        return tuple(since + number * step for number in range(max(count, 0)))
+        since, until, step = utc(self.since), utc(self.until), timedelta(seconds=self.every)
+        before = -((since - until) // step)
+        return (*(since + number * step for number in range(before)), until)
 
     @property
     def units(self) -> Iterator[tuple[datetime, str]]:

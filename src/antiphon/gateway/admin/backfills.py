@@ -66,7 +66,7 @@ def _report(call: OperationCall) -> BackfillReport:
     return msgspec.structs.replace(found, partitions=partitions)
 
 
-@operation("POST", "/admin/backfills/{run}/promote", "Publish the newest snapshots of a backfill together.", None)
+@operation("POST", "/admin/backfills/{run}/promote", "Publish the newest snapshots of a backfill together.", "publish")
 def _promote(call: OperationCall, body: PromotionRequest) -> BackfillPromotion:
     promote = call.services.features.backfills.promote
     return promote(
@@ -74,7 +74,7 @@ def _promote(call: OperationCall, body: PromotionRequest) -> BackfillPromotion:
     )
 
 
-@operation("POST", "/admin/backfills/{run}/discard", "Give up what is kept of a backfill.", None)
+@operation("POST", "/admin/backfills/{run}/discard", "Give up what is kept of a backfill.", "publish")
 def _discard(call: OperationCall, body: ReasonRequest) -> BackfillLine:
     discard = call.services.features.backfills.discard
     return discard(call.scope, call.principal, call.path["run"], reason=body.reason).backfill

@@ -33,8 +33,8 @@ class BackfillOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         views: by name, or by ``view@definition_version`` where another than the applied one is meant.
-        since, until: its first moment, and the last one at most; now by default.
-        every: seconds from moment to moment.
+        since, until: its first moment and its last, which is now by default.
+        every: seconds from moment to moment; before the last one it may be less.
         rate: partitions a minute, at most.
         reason: why, for the record.
         key: under which it is ordered once.
@@ -228,7 +228,7 @@ class ProjectBackfills:
             raise InvalidInputError(
                 "The first moment comes after the last one.", where="since", next_step="Name an earlier one."
             )
-        partitions = ((until - order.since) // timedelta(seconds=order.every) + 1) * len(views)
+        partitions = (1 - (order.since - until) // timedelta(seconds=order.every)) * len(views)
         if partitions > MOST_PARTITIONS:
             raise InvalidInputError(
                 f"That is {partitions:,} partitions; {MOST_PARTITIONS:,} at most are one backfill.",
@@ -239,8 +239,9 @@ class ProjectBackfills:
 
     def _views(self, scope: Scope, names: Iterable[str]) -> list[FeatureViewSpec]:
         """The definitions that are meant, each once; of a name the one that is applied."""
-        known = self._platform.views() if self._platform.serves(scope) else {}
-        applied = self._store.applied.project(scope).views
+        serves = self._platform.serves(scope)
+        known = self._platform.views() if serves else {}
+        applied = self._store.applied.project(scope).views if serves else {}
         found = {name: known.get(name) or applied.get(name) for name in dict.fromkeys(names)}
         if unknown := [name for name, spec in found.items() if spec is None]:
             raise unknown_views(unknown, {view.name for view in known.values()}, str(scope))
