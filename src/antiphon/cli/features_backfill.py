@@ -65,7 +65,9 @@ def backfill(
     if not hasattr(found, "workflow"):
         show(found, as_json, lambda: _outlook(found))  # type: ignore[arg-type]
         return
-    hint = f"`antiphon features backfills {found.id}` shows what comes out, `antiphon runs pause {found.id}` pauses it."
+    hint = (
+        f"`antiphon features backfills {found.id}` shows what comes out, `antiphon runs show {found.id}` how far it is."
+    )
     show(read(found, RunLine), as_json, lambda: f"{found.id} {found.status}" if wait else found.id, hint)
     if wait and found.status not in ("succeeded", "succeeded_with_failures"):
         raise BackfillFailedError(

@@ -22,6 +22,9 @@ WorkClass = Literal["refresh", "backfill", "training", "evaluation", "batch"]
 """Classes of work that windows keep apart: refreshes of views, backfills of views and datasets, trainings, evaluations,
 batch jobs."""
 
+EXPENSIVE: tuple[WorkClass, ...] = ("backfill", "training", "evaluation", "batch")
+"""Classes of work that a freeze or window is about unless it says otherwise: features stay fresh."""
+
 
 class WorkflowSpec(msgspec.Struct, frozen=True):
     """A workflow as a plain value.

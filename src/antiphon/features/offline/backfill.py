@@ -217,7 +217,7 @@ class _Pace:
         self._units += 1
 
     def left(self, units: int) -> str:
-        """How long so many take, in words."""
+        """The time that so many take, in words."""
         if not self._units:
             return ""
         minutes = units * max(self._worked / self._units, self._seconds) / 60

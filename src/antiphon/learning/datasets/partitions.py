@@ -55,7 +55,7 @@ class DatasetArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         count = -((self.spec.first - self.spec.last) // step)
         if count > MOST_PARTITIONS:
             raise InvalidInputError(
-                f"That is {count:,} partitions; {MOST_PARTITIONS:,} at most are one dataset.",
+                f"The dataset has {count:,} partitions; {MOST_PARTITIONS:,} at most are built.",
                 where="--by",
                 next_step="Name a longer span.",
             )

@@ -1,4 +1,4 @@
-"""Backfills of one project's views: what one would take, ordering it, what it came to, promoting and discarding it."""
+"""Backfills of one project's views: forecast, order, report, promotion and discard."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class BackfillOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BackfillOutlook(msgspec.Struct, frozen=True):
-    """What a backfill would be.
+    """Forecast of a backfill.
 
     Attributes:
         views: ``view@definition_version`` each.
@@ -109,7 +109,7 @@ class ProjectBackfills:
         self._platform = platform
 
     def outlook(self, scope: Scope, order: BackfillOrder) -> BackfillOutlook:
-        """What a backfill would be, from what the views' last snapshots took. Nothing is recorded.
+        """Forecasts a backfill from what the views' last snapshots took; nothing is recorded.
 
         Raises:
             NotFoundError: a view is not applied here.
@@ -231,7 +231,7 @@ class ProjectBackfills:
         partitions = (1 - (order.since - until) // timedelta(seconds=order.every)) * len(views)
         if partitions > MOST_PARTITIONS:
             raise InvalidInputError(
-                f"That is {partitions:,} partitions; {MOST_PARTITIONS:,} at most are one backfill.",
+                f"The backfill has {partitions:,} partitions; {MOST_PARTITIONS:,} at most are computed.",
                 where="every",
                 next_step="Name a longer step, a shorter time or fewer views.",
             )

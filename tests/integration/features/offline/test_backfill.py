@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -32,6 +37,7 @@ from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.publication.promote import SnapshotPromotion
 from antiphon.features.publication.prune import Pruner
 
+ROOT = Path(__file__).parents[4]
 DAY = timedelta(days=1)
 SINCE = NOON - 5 * DAY
 
@@ -172,6 +178,39 @@ async def test_a_worker_that_ended_in_its_midst_repeats_less_than_one_partition(
     assert ended.status == "succeeded"
     assert len(partitions(world, run)) == 6
     assert len(counted.begun) <= 7
+
+
+@pytest.mark.chaos
+def test_each_kill_costs_less_than_one_partition(world: World, tmp_path: Path) -> None:
+    runs, kills = runs_of(world), (2, 5, 9)
+    run = runs.submit(world.scope, WORKFLOW, arguments(world), max_attempts=100)
+
+    def child() -> subprocess.Popen[bytes]:
+        module = "tests.integration.features.offline.backfill_child"
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(tmp_path)], env=environment, cwd=ROOT, start_new_session=True
+        )
+
+    def begun() -> list[str]:
+        noted = tmp_path / "begun.txt"
+        return noted.read_text().splitlines() if noted.exists() else []
+
+    for partition in kills:
+        working, deadline = child(), time.monotonic() + 60
+        while len(begun()) < partition:
+            assert working.poll() is None
+            assert time.monotonic() < deadline
+        os.killpg(working.pid, signal.SIGKILL)
+        assert working.wait(timeout=30) == -signal.SIGKILL
+    assert child().wait(timeout=120) == 0
+    assert runs.get(world.scope, run).status == "succeeded"
+    found = partitions(world, run)
+    assert len(found) == 12
+    assert len(set(begun())) == 12
+    assert len(begun()) <= 12 + len(kills)
+    for one in found[::5]:
+        assert one.logical_hash == world.materialize(one.view, one.as_of).logical_hash
 
 
 async def test_a_pause_and_a_freeze_are_heeded_in_the_midst_of_a_partition(
