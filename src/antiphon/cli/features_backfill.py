@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,7 +44,7 @@ def backfill(
 ) -> None:
     """Compute views as of moments of the past, and publish nothing."""
     from antiphon.gateway.admin.shapes import RunLine, read
-    from antiphon.services.features.backfills import BackfillOrder
+    from antiphon.services.features.backfills import BackfillOrder, BackfillOutlook
 
     first = _moment(since, "--from")
     if first is None:
@@ -62,13 +63,14 @@ def backfill(
             return await followed(store, run.id, wait)
 
     found = asyncio.run(ordered())
-    if not hasattr(found, "workflow"):
-        show(found, as_json, lambda: _outlook(found))  # type: ignore[arg-type]
+    if isinstance(found, BackfillOutlook):
+        show(found, as_json, partial(_outlook, found))
         return
+    told = f"{found.id} {found.status}" if wait else found.id
     hint = (
-        f"`antiphon features backfills {found.id}` shows what comes out, `antiphon runs show {found.id}` how far it is."
+        f"`antiphon features backfills {found.id}` shows what comes out, `antiphon runs show {found.id}` its progress."
     )
-    show(read(found, RunLine), as_json, lambda: f"{found.id} {found.status}" if wait else found.id, hint)
+    show(read(found, RunLine), as_json, lambda: told, hint)
     if wait and found.status not in ("succeeded", "succeeded_with_failures"):
         raise BackfillFailedError(
             f"The backfill {found.id} {found.status}: {found.error or 'it was canceled'}",

@@ -288,7 +288,7 @@ class DatasetRowBuilder:
         return DatasetContent(rows, gathered.survey, tuple(dict.fromkeys(sources)), dropped)
 
     def versions(self, spec: DatasetSpec, gathered: CandidateSample) -> tuple[DatasetSource, ...]:
-        """Everything that the rows are read from, as it is now."""
+        """Versions of all sources of the rows, as they are now."""
         read = [view.source for view in self._views(spec)] if gathered.past else []
         history = [spec.history] if spec.history is not None else []
         return (*gathered.sources, *_sources([*read, *history], spec.offsets))

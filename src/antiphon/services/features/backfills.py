@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import shutil
 import statistics
 from collections.abc import Iterable, Sequence
@@ -237,7 +238,7 @@ class ProjectBackfills:
             )
         return arguments
 
-    def _views(self, scope: Scope, names: Iterable[str]) -> list[FeatureViewSpec]:
+    def _views(self, scope: Scope, names: Iterable[str]) -> builtins.list[FeatureViewSpec]:
         """The definitions that are meant, each once; of a name the one that is applied."""
         serves = self._platform.serves(scope)
         known = self._platform.views() if serves else {}
