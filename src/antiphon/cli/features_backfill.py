@@ -66,11 +66,11 @@ def backfill(
     if isinstance(found, BackfillOutlook):
         show(found, as_json, partial(_outlook, found))
         return
-    told = f"{found.id} {found.status}" if wait else found.id
+    line = f"{found.id} {found.status}" if wait else found.id
     hint = (
-        f"`antiphon features backfills {found.id}` shows what comes out, `antiphon runs show {found.id}` its progress."
+        f"`antiphon features backfills {found.id}` shows its partitions, `antiphon runs show {found.id}` its progress."
     )
-    show(read(found, RunLine), as_json, lambda: told, hint)
+    show(read(found, RunLine), as_json, lambda: line, hint)
     if wait and found.status not in ("succeeded", "succeeded_with_failures"):
         raise BackfillFailedError(
             f"The backfill {found.id} {found.status}: {found.error or 'it was canceled'}",
