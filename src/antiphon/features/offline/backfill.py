@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog.features.backfills import BackfillPartition, partition_id
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock, utc
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import RunResult
 from antiphon.features.catalog import FeatureCatalog
@@ -90,7 +91,7 @@ class Backfiller:
         JSON. A partition whose step was skipped by hand, with the result ``null``, is left out.
 
         Raises:
-            InvalidInputError: the arguments or a source do not fit. SetupError: a source is gone.
+            InvalidInputError: the arguments or a source do not fit, or a source is gone.
             UnavailableError: no memory or disk; the source changed while it was read.
         """
         order = msgspec.convert(arguments, BackfillArguments)
@@ -151,7 +152,11 @@ class Backfiller:
             reason=order.reason,
             compared=self._catalog.snapshots.find(scope, pinned["compared"].get(key)),
         )
-        manifest = self._refresher.materialized(request, lambda texts, of: None, stop)
+        try:
+            manifest = self._refresher.materialized(request, lambda texts, of: None, stop)
+        except (SetupError, CorruptionError) as error:
+            # It would be tried again for an hour, and nobody told meanwhile; a retry by hand goes on from here.
+            raise InvalidInputError(error.what, where=error.where, next_step=error.next_step) from error
         made: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(manifest, kind=WORKFLOW))
         pace.end()
         return made

@@ -73,7 +73,7 @@ async def until_ended(world: World, run: str) -> Run:
 
 
 async def backfill(world: World, order: dict[str, Any]) -> Run:
-    run = runs_of(world).submit(world.scope, WORKFLOW, order, max_attempts=1)
+    run = runs_of(world).submit(world.scope, WORKFLOW, order, max_attempts=3)
     async with working(world):
         return await until_ended(world, run)
 
@@ -264,6 +264,7 @@ async def test_a_source_that_vanishes_stops_it_there_and_a_retry_goes_on(world: 
     run = await backfill(world, arguments(world, "congestion"))
     assert run.status == "failed"
     assert "There is no file" in (run.error or "")
+    assert run.attempts == 1
     assert run.under_way[0].name == f"materialize {world.specs['congestion'].key} as of 2013-04-05T12:00:00Z"
     away.rename(source)
     with world.database.transaction() as connection:
