@@ -71,6 +71,7 @@ from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
+from antiphon.services.features.backfills import ProjectBackfills
 from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
@@ -336,6 +337,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "neighbors": platform.neighbors,
         "documents": platform.project_documents,
         "lineage": FeatureLineage(store, platform),
+        "backfills": ProjectBackfills(store, platform),
         "runs": NoRuns(),
         "schedules": partial(ProjectSchedules, store),
         "assets": partial(ProjectAssets, store),

@@ -25,6 +25,7 @@ from antiphon.durable.claims import WORKERS
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
+from antiphon.learning.datasets.partitions import DatasetPartitions
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.idle_budget import LEASE as IDLE_LEASE
@@ -43,7 +44,7 @@ from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.learning.evaluation_runs import EvaluationRuns
 from antiphon.services.learning.gate_runs import GateWorkflow
-from antiphon.services.learning.outcomes import drift_reports, function_scorer, outcome_joiner
+from antiphon.services.learning.outcomes import dataset_builder, drift_reports, function_scorer, outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
 from antiphon.services.learning.training_pauses import training_governance
@@ -55,7 +56,18 @@ from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
-from antiphon.services.workflows import APPLY, DRIFT, EVALUATE, GATES, MOST_CHECKS, POLICIES, USER_WORKFLOWS, WEBHOOK
+from antiphon.services.workflows import (
+    APPLY,
+    BACKFILL,
+    DATASET,
+    DRIFT,
+    EVALUATE,
+    GATES,
+    MOST_CHECKS,
+    POLICIES,
+    USER_WORKFLOWS,
+    WEBHOOK,
+)
 from antiphon.training.processes import TrainingProcesses
 
 NAME_TAKEN = "this worker claims no run until that one ends: choose another --name, or end one of the two"
@@ -122,7 +134,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     registry = WorkflowRegistry()
     registry.add(TABLE_JOB, jobs.run, POLICIES[TABLE_JOB], shared=True)
     registry.add(REFRESH, wired.features.refresher.refresh, POLICIES[REFRESH])
+    registry.add(BACKFILL, wired.features.backfiller.backfill, POLICIES[BACKFILL])
     registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run, POLICIES[APPLY])
+    registry.add(DATASET, DatasetPartitions(dataset_builder(store)).build, POLICIES[DATASET])
     skew = ProjectSkew(store, wired.features)
     registry.add(SKEW, skew.compare, POLICIES[SKEW])
     drift = drift_reports(store)

@@ -61,6 +61,7 @@ SEALED_COLUMNS = (
     SealedColumn("answers", "document", "answer/1", ("release", "subject", "question_hash", "prediction")),
     SealedColumn("applied_projects", "document", "project/1", ("number",)),
     ORIGINATOR,
+    SealedColumn("backfill_partitions", "document", "backfill-partition/1", ("id",)),
     SealedColumn("batches", "errors", "batch-errors/1", ("id",)),
     SealedColumn("batches", "metadata", "batch-metadata/1", ("id",)),
     SealedColumn("blobs", "payload", "blob/1", ("hash",)),

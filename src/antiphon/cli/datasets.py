@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +10,9 @@ import typer
 
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, OnlyApplication, Project
-from antiphon.cli.output import moment, show, table
-from antiphon.cli.project import require_application, stores
-from antiphon.core.errors import InvalidInputError
+from antiphon.cli.output import followed, moment, show, table
+from antiphon.cli.project import at_terminal, require_application, require_worker, stores
+from antiphon.core.errors import AntiphonError, InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.catalog.learning.datasets import Dataset, DatasetKind
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 app = typer.Typer(name="datasets", help="Training and evaluation sets.", no_args_is_help=True)
 
 Identity = Annotated[str, typer.Argument(help="The dataset's id.")]
+
+
+class DatasetFailedError(AntiphonError):
+    """A build of a dataset was waited for and did not end well."""
+
+    code = "dataset_failed"
+
 
 _HEAD = ("dataset", "application", "kind", "rows", "labels", "cutoff", "hash", "created")
 
@@ -41,11 +49,18 @@ def build(
     ] = None,
     first: Annotated[str, typer.Option(help="Only moments after this one.", metavar="TIME")] = "",
     last: Annotated[str, typer.Option(help="Only moments up to this one.", metavar="TIME")] = "",
+    by: Annotated[
+        str, typer.Option("--by", metavar="DURATION", help="Let the worker build it, a span of moments at a time.")
+    ] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="With --by: wait until it has ended, and say how far.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be in it; build nothing.")] = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """Build a dataset: every example as of its own moment, nothing from after the cutoff."""
+    from antiphon.core.clock import parse_duration
+    from antiphon.gateway.admin.shapes import RunLine, read
+    from antiphon.services.learning.dataset_builds import order_dataset
     from antiphon.services.learning.outcomes import dataset_builder, declared_applications, with_history
 
     selected = _kind(kind)
@@ -64,6 +79,23 @@ def build(
         if dry_run:
             survey = builder.survey(spec)
             show(survey, as_json, lambda: _surveyed(survey))
+            return
+        if by:
+            if wait:
+                require_worker(store, "build the dataset", "leave --wait or --by out")
+            run = order_dataset(store, at_terminal(store), spec, parse_duration(by))
+            ended = asyncio.run(followed(store, run.id, wait))
+            if not wait:
+                hint = f"`antiphon runs show {run.id}` follows it."
+                show(read(ended, RunLine), as_json, lambda: ended.id, hint)
+                return
+            if ended.status != "succeeded":
+                raise DatasetFailedError(
+                    f"The build {run.id} {ended.status}: {ended.error or 'it was canceled'}",
+                    next_step=f"Mend the cause; `antiphon runs retry {run.id}` goes on where it was.",
+                )
+            built = store.datasets.get(store.scope, str((ended.result or {})["dataset"]))
+            show(built, as_json, lambda: _shown(built))
             return
         dataset = builder.build(spec)
     show(dataset, as_json, lambda: _shown(dataset))

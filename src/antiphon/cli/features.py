@@ -10,6 +10,7 @@ import typer
 
 from antiphon.cli import (
     feast,
+    features_backfill,
     features_get,
     features_lineage,
     features_refresh,
@@ -31,6 +32,10 @@ _KEPT_SHOWN = 20
 app.command("import-feast")(feast.import_feast)
 app.command("get")(features_get.get)
 app.command("refresh")(features_refresh.refresh)
+app.command("backfill")(features_backfill.backfill)
+app.command("backfills")(features_backfill.backfills)
+app.command("promote")(features_backfill.promote)
+app.command("discard")(features_backfill.discard)
 app.command("skew")(features_skew.skew)
 app.command("lineage")(features_lineage.lineage)
 app.command("rollback")(features_rollback.rollback)
@@ -153,6 +158,9 @@ def export(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The table's folder.")],
     format_: Annotated[str, typer.Option("--format", help="delta or parquet.")] = "delta",
     snapshot: Annotated[str, typer.Option(help="Another snapshot than the published one.")] = "",
+    backfill: Annotated[
+        str, typer.Option(metavar="RUN", help="Every partition of a backfill, as Parquet in folders as_of=MOMENT.")
+    ] = "",
     purpose: Annotated[str, typer.Option(help="What for, as policies know it.")] = "",
     clear: Annotated[bool, typer.Option("--clear", help="Write clear text although the project is encrypted.")] = False,
     project: Project = HERE,
@@ -160,8 +168,15 @@ def export(
 ) -> None:
     """Write a view's published values as a new version of a Delta table, or as a Parquet file."""
     from antiphon.features.exports.export import require_format
-    from antiphon.services.export.export import export_view
+    from antiphon.services.export.export import export_backfill, export_view
 
+    if backfill:
+        with stores(project) as store:
+            who = at_terminal(store)
+            every = export_backfill(store, view, backfill, to, principal=who, purpose=purpose, clear=clear)
+        rows = sum(one.written.rows for one in every)
+        show(every, as_json, lambda: f"{to} holds {len(every)} partitions, {rows:,} rows.")
+        return
     with stores(project) as store:
         exported = export_view(
             store,

@@ -31,14 +31,20 @@ def refresh(
     whole: Annotated[
         bool, typer.Option("--whole", help="Read all of each source; take nothing over from the snapshot before.")
     ] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="With --as-of in the past: publish it where nothing newer is served.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended, and say how far it is.")] = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Order a refresh of views; the worker computes, gates and publishes them."""
+    """Order a refresh of views; the worker computes, gates and publishes them.
+
+    `features backfill` computes them as of moments of the past, and publishes nothing.
+    """
     from antiphon.gateway.admin.shapes import RunLine, read
 
-    run = asyncio.run(_ordered(project, views or [], entities.moment(as_of), whole, wait))
+    run = asyncio.run(_ordered(project, views or [], entities.moment(as_of), whole, publish, wait))
     if not wait:
         show(read(run, RunLine), as_json, lambda: run.id, f"`antiphon runs show {run.id}` follows it.")
         return
@@ -57,11 +63,13 @@ def refresh(
         )
 
 
-async def _ordered(project: Path, views: list[str], moment: datetime | None, whole: bool, wait: bool) -> Run:
+async def _ordered(
+    project: Path, views: list[str], moment: datetime | None, whole: bool, publish: bool, wait: bool
+) -> Run:
     from antiphon.cli.output import followed
 
     async with services(project) as (ports, store):
         if wait:
             require_worker(store, "refresh", "leave --wait out")
-        ordered = await asyncio.to_thread(ports.work.runs.refresh, store.scope, views, moment, None, whole)
+        ordered = await asyncio.to_thread(ports.work.runs.refresh, store.scope, views, moment, None, whole, publish)
         return await followed(store, ordered.id, wait)

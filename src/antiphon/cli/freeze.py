@@ -21,7 +21,9 @@ def begin(
     duration: For = "",
     work: Annotated[
         str,
-        typer.Option(help="Classes of work, divided by commas: refresh, training, evaluation, batch. All but refresh."),
+        typer.Option(
+            help="Classes of work, divided by commas: refresh, backfill, training, evaluation, batch. All but refresh."
+        ),
     ] = "",
     project: Project = HERE,
     as_json: Json = False,

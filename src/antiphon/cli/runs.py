@@ -64,6 +64,8 @@ def _status(name: str) -> RunStatus | None:
 def _why(run: RunLine) -> str:
     if run.error is not None and run.status == "failed":
         return run.error
+    if run.paused_by is not None and run.wait is None:
+        return f"paused by {run.paused_by}"  # It is being given back, or its worker died.
     if run.wait is not None:
         return f"{run.wait.reason} (at the earliest {run.wait.earliest:%Y-%m-%d %H:%M:%S}Z)"
     return f"{run.schedule}: {run.cause}" if run.schedule else ""
@@ -124,6 +126,33 @@ def cancel(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
             return read(await asyncio.to_thread(ports.work.runs.cancel, store.scope, run, at_terminal(store)), RunLine)
 
     found = asyncio.run(cancelled())
+    show(found, as_json, lambda: f"{found.id} {found.status}")
+
+
+@app.command()
+def pause(run: RunId, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
+    """Let nobody work on a run until it is resumed, also after a restart; what it did so far stays."""
+    from antiphon.gateway.admin.shapes import RunLine, read
+
+    async def paused() -> RunLine:
+        async with services(project) as (ports, store):
+            pausing = ports.work.runs.pause
+            return read(await asyncio.to_thread(pausing, store.scope, run, at_terminal(store), reason), RunLine)
+
+    found = asyncio.run(paused())
+    show(found, as_json, lambda: f"{found.id} is paused.", f"`antiphon runs resume {found.id}` lets it go on.")
+
+
+@app.command()
+def resume(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
+    """Let a paused run go on from where it was."""
+    from antiphon.gateway.admin.shapes import RunLine, read
+
+    async def resumed() -> RunLine:
+        async with services(project) as (ports, store):
+            return read(await asyncio.to_thread(ports.work.runs.resume, store.scope, run, at_terminal(store)), RunLine)
+
+    found = asyncio.run(resumed())
     show(found, as_json, lambda: f"{found.id} {found.status}")
 
 

@@ -333,6 +333,7 @@ class SlotSettings(Section, frozen=True):
     """
 
     refresh: SlotCount = 2
+    backfill: SlotCount = 1
     training: SlotCount = 1
     evaluation: SlotCount = 1
     batch: SlotCount = 2

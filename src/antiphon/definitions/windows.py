@@ -10,7 +10,7 @@ import msgspec
 from antiphon.core.clock import parse_duration, utc
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.place import caller, declared
-from antiphon.definitions.workflows import WorkClass
+from antiphon.definitions.workflows import EXPENSIVE, WorkClass
 
 WindowKind = Literal["blackout", "preferred"]
 
@@ -32,7 +32,7 @@ class WindowSpec(msgspec.Struct, frozen=True):
     begins: CronTime
     lasts: float
     kind: WindowKind = "blackout"
-    work: tuple[WorkClass, ...] = ("training", "evaluation", "batch")
+    work: tuple[WorkClass, ...] = EXPENSIVE
 
     def occurrence(self, moment: datetime) -> tuple[datetime, datetime] | None:
         """Beginning and end, in UTC, of the occurrence that holds at an instant, else of the next one.
@@ -77,7 +77,7 @@ class Window:
         lasts: how long, from each beginning.
         zone: of the line.
         kind: ``blackout``: work of these classes does not run; ``preferred``: it runs sooner than outside.
-        work: classes of work: ``refresh``, ``training``, ``evaluation``, ``batch``.
+        work: classes of work: ``refresh``, ``backfill``, ``training``, ``evaluation``, ``batch``.
 
     Example::
 
@@ -92,7 +92,7 @@ class Window:
         lasts: str,
         zone: str = "UTC",
         kind: WindowKind = "blackout",
-        work: WorkClass | tuple[WorkClass, ...] = ("training", "evaluation", "batch"),
+        work: WorkClass | tuple[WorkClass, ...] = EXPENSIVE,
     ) -> None:
         self.place = caller()
         self.name = name

@@ -23,8 +23,12 @@ _DECLARED = "__antiphon_workflow__"
 _KINDS = {"FeatureView": "view", "Documents": "view", "Application": "release"}
 """Declarations that a workflow may read, by their class: importing them would load all of the vocabulary."""
 
-WorkClass = Literal["refresh", "training", "evaluation", "batch"]
-"""Classes of work that windows keep apart: refreshes of views, trainings, evaluations, batch jobs."""
+WorkClass = Literal["refresh", "backfill", "training", "evaluation", "batch"]
+"""Classes of work that windows keep apart: refreshes of views, backfills of views and datasets, trainings, evaluations,
+batch jobs."""
+
+EXPENSIVE: tuple[WorkClass, ...] = ("backfill", "training", "evaluation", "batch")
+"""Classes of work that a freeze or window is about unless it says otherwise: features stay fresh."""
 
 
 class WorkflowSpec(msgspec.Struct, frozen=True):

@@ -3,8 +3,8 @@
 Invariants:
 - A worker of a tenant claims that tenant's runs. Of another tenant it claims runs of shared workflows alone, which need
   nothing of a project's own, and those only while no worker of that tenant lives.
-- No run is claimed while a freeze or window holds those of its workflow, whichever worker looks, unless a person
-  exempted it: the condition is part of the claim.
+- No run is claimed while it is paused, or while a freeze or window holds those of its workflow, whichever worker
+  looks, unless a person exempted it from the latter: the condition is part of the claim.
 """
 
 from __future__ import annotations
@@ -109,8 +109,9 @@ def waiting(served: ServedRuns) -> ColumnElement[bool]:
 
 @lru_cache(maxsize=1)
 def held_back() -> ColumnElement[bool]:
-    """True for runs whose workflow is held ``now``, and which nobody has exempted."""
-    return and_(_runs.c.exempted_by.is_(None), exists().where(*_holding()))
+    """True for runs that are paused, and for those whose workflow is held ``now`` and which nobody has exempted."""
+    held = and_(_runs.c.exempted_by.is_(None), exists().where(*_holding()))
+    return or_(_runs.c.paused_by.is_not(None), held)
 
 
 def _holding() -> tuple[ColumnElement[bool], ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,7 +70,14 @@ class RunContext:
         """Number of this attempt, from 1."""
         return self._run.attempts
 
-    async def step(self, name: str, fn: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *args: Any,
+        timeout: float | None = None,
+        stop: threading.Event | None = None,
+    ) -> Any:
         """Run a step at least once; a synchronous function runs in a thread of its own.
 
         The result is recorded as JSON and returned as JSON reads it back, the first time as well. A crash between
@@ -78,6 +86,7 @@ class RunContext:
         Args:
             timeout: seconds after which the step is canceled and has failed. A thread cannot be stopped: it goes on to
                 its end, and its result is dropped.
+            stop: is set when the step is canceled or timed out, so that a thread that looks at it ends soon.
 
         Raises:
             DeadlineExceededError: the step took longer than its timeout.
@@ -91,7 +100,7 @@ class RunContext:
         with self._running(name, occurrence), span(f"step {name}", {"antiphon.run": self.id}):
             try:
                 async with asyncio.timeout(timeout) as bound:
-                    result = await _called(fn, *args)
+                    result = await _called(fn, *args, stop=stop)
             except TimeoutError:
                 if not bound.expired():
                     raise
@@ -169,9 +178,14 @@ class RunContext:
         del self._under_way[name, occurrence]
 
 
-async def _called(fn: Callable[..., Any], *args: Any) -> Any:
+async def _called(fn: Callable[..., Any], *args: Any, stop: threading.Event | None) -> Any:
     if inspect.iscoroutinefunction(fn):
         return await fn(*args)
     call = partial(contextvars.copy_context().run, fn, *args)
-    result = await asyncio.get_running_loop().run_in_executor(_STEP_THREADS, call)
+    try:
+        result = await asyncio.get_running_loop().run_in_executor(_STEP_THREADS, call)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop.set()
+        raise
     return await result if inspect.isawaitable(result) else result

@@ -18,7 +18,8 @@ from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
 RunRequest = Literal["cancel", "yield"]
-"""Request to the worker that holds a run: to end it for good, or to give it back because its workflow is held."""
+"""Request to the worker that holds a run: to end it for good, or to give it back because it is paused or its workflow
+held."""
 
 RunStatus = Literal["queued", "running", "succeeded", "succeeded_with_failures", "failed", "cancelled"]
 ARGUMENTS, RESULT, ERROR, STEP = "run-arguments/1", "run-result/1", "run-error/1", "step/1"
@@ -75,6 +76,7 @@ class Run(msgspec.Struct, frozen=True):
         trace: W3C trace context of whoever submitted it.
         schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended.
         exempted_by: who let it go past what holds its workflow.
+        paused_by: who paused it; nobody works on it until it is resumed.
         claimed_at: when its present or last attempt began, and ``under_way`` the steps of that which had begun and not
             ended when it was last heard of.
         forked_from: the run whose records it began with; ``forked_to`` is the one that began last with its own.
@@ -107,6 +109,7 @@ class Run(msgspec.Struct, frozen=True):
     cause: str | None = None
     deadline: datetime | None = None
     exempted_by: str | None = None
+    paused_by: str | None = None
     claimed_at: datetime | None = None
     under_way: tuple[StepUnderWay, ...] = ()
     forked_from: str | None = None

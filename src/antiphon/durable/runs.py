@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import ColumnElement, Select, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -505,6 +505,30 @@ class Runs:
                 self._database.ring("runs", scope)
             return self.get(scope, run, within=connection)
 
+    def pause(self, scope: Scope, run: str, principal: str, *, within: Connection | None = None) -> Run:
+        """Let nobody work on a run until it is resumed; its worker gives it back within a second or two. One that ended
+        stays, and one that is paused already is as it was.
+
+        Raises:
+            NotFoundError: there is none of this id here.
+        """
+        free = _runs.c.paused_by.is_(None) & _runs.c.status.not_in(ENDED)
+        return self._paused(scope, run, principal, free, within)
+
+    def resume(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
+        """End a run's pause; raises as :meth:`pause`."""
+        return self._paused(scope, run, None, _runs.c.paused_by.is_not(None), within)
+
+    def _paused(
+        self, scope: Scope, run: str, by: str | None, condition: ColumnElement[bool], within: Connection | None
+    ) -> Run:
+        values = {"paused_by": by, "updated_at": self._clock.now()}
+        with self._database.writing(within) as connection:
+            connection.execute(update(_runs).where(schema.owned(_runs, scope, id=run), condition).values(values))
+            for topic in ("runs", "cancellations"):
+                self._database.ring(topic, scope)
+            return self.get(scope, run, within=connection)
+
     def attribute(
         self, scope: Scope, run: str, schedule: str, cause: str, deadline: datetime | None, *, within: Connection
     ) -> None:
@@ -524,7 +548,8 @@ class Runs:
         now = self._clock.now()
         with self._database.writing(within) as connection:
             found = self.get(scope, run, within=connection)
-            values: dict[str, Any] = {"cancel_requested": True, "updated_at": now}
+            # A paused one whose worker died would never be looked at again.
+            values: dict[str, Any] = {"cancel_requested": True, "paused_by": None, "updated_at": now}
             if found.status == "queued":
                 values |= {"status": "cancelled", "ended_at": now}
             if found.status not in ENDED:

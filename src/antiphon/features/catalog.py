@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.features.backfills import Backfills
 from antiphon.catalog.features.definitions import DefinitionVersions
 from antiphon.catalog.features.publications import NOTICE, FeatureHolds, Publications
 from antiphon.catalog.features.snapshots import SnapshotManifest, Snapshots
@@ -26,6 +27,7 @@ class FeatureCatalog:
         self.verdicts = Verdicts(database)
         self.staged = StagedSnapshots(database)
         self.holds = FeatureHolds(database)
+        self.backfills = Backfills(database)
 
     def definition(self, key: str) -> FeatureViewSpec:
         """The definition of ``view@definition_version``; raises ``NotFoundError``."""

@@ -21,6 +21,7 @@ from antiphon.gateway import dashboard, feedback, health, lookup, openapi, token
 from antiphon.gateway.admin import (
     assets,
     audit,
+    backfills,
     conversations,
     datasets,
     documents,
@@ -62,9 +63,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        views, feature_watch, documents, work, schedules, assets, lineage, keys, tenants, grants, policies, audit,
-        workbench, files,
-        batches, stored,
+        assets, backfills, views, feature_watch, documents, work, schedules, lineage, keys, tenants, grants, policies, audit,
+        workbench, files, batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

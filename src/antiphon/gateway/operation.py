@@ -34,6 +34,8 @@ from antiphon.releases.feed import MEDIA_TYPE
 KINDS = {
     "assets": "platform",
     "assets-parts": "platform",
+    "backfills": "view",
+    "backfills-outlook": "view",
     "batch": "job",
     "batch-outlook": "job",
     "batches": "job",

@@ -77,6 +77,40 @@ class ProjectRuns:
                     self._store.jobs.set_status(scope, str(job), "cancelled", within=connection)
         return cancelled
 
+    def pause(self, scope: Scope, run: str, by: Principal, reason: str) -> Run:
+        """Let nobody work on a run until it is resumed; what it did so far stays. It is on record.
+
+        Raises:
+            ForbiddenError: ``by`` may not order what the run does.
+            NotFoundError: there is no such run. ConflictError: it ended. InvalidInputError: no reason.
+        """
+        store = self._store
+        if not reason.strip():
+            raise InvalidInputError("A run is paused for a reason.", where="--reason", next_step="Say why.")
+        require_cancel(store, by, store.runs.get(scope, run))
+        with store.database.transaction() as connection:
+            found = store.runs.pause(scope, run, by.id, within=connection)
+            if found.status in ENDED:
+                raise ConflictError(
+                    f"The run {run} has {found.status}.", where="run", next_step="There is no pausing it."
+                )
+            store.audit.append(scope, by.id, "run.pause", run, {"reason": reason}, within=connection)
+        return found
+
+    def resume(self, scope: Scope, run: str, by: Principal) -> Run:
+        """End the pause of a run, on record; raises as :meth:`pause`, and ``ConflictError`` for one that is not
+        paused."""
+        store = self._store
+        require_cancel(store, by, store.runs.get(scope, run))
+        with store.database.transaction() as connection:
+            if store.runs.get(scope, run, within=connection).paused_by is None:
+                raise ConflictError(
+                    f"The run {run} is not paused.", where="run", next_step="`antiphon runs show` tells."
+                )
+            found = store.runs.resume(scope, run, within=connection)
+            store.audit.append(scope, by.id, "run.resume", run, within=connection)
+        return found
+
     def retry(self, scope: Scope, run: str, by: Principal, reason: str = "", from_step: str = "") -> Run:
         """Queue a run again that failed, from where it was; or with ``from_step`` begin another one that goes on from
         before that step. It is on record.
@@ -157,9 +191,15 @@ class ProjectRuns:
         store.asset_parts.reopen(scope, failed, run.id, within=within)
 
     def refresh(
-        self, scope: Scope, views: Sequence[str], as_of: datetime | None, key: str | None = None, whole: bool = False
+        self,
+        scope: Scope,
+        views: Sequence[str],
+        as_of: datetime | None,
+        key: str | None = None,
+        whole: bool = False,
+        past: bool = False,
     ) -> Any:
         run = self._features.refresh(
-            scope, views=views, as_of=as_of, reason="requested", principal="admin", key=key, whole=whole
+            scope, views=views, as_of=as_of, reason="requested", principal="admin", key=key, whole=whole, past=past
         )
         return self._store.runs.get(scope, run)

@@ -9,7 +9,9 @@ from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.definitions.schedules import WorkClass
 from antiphon.durable.policy import CONTROL, WorkflowPolicy
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
+from antiphon.features.offline.backfill import WORKFLOW as BACKFILL
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
+from antiphon.learning.datasets.partitions import WORKFLOW as DATASET
 from antiphon.learning.outcomes.drift_runs import WORKFLOW as DRIFT
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
@@ -40,6 +42,9 @@ _DAY = timedelta(days=1)
 POLICIES: Mapping[str, WorkflowPolicy] = {
     # A source that answers no more must not hold a slot for ever.
     REFRESH: WorkflowPolicy("refresh", timeout=_DAY / 4),
+    # Partitions that are done stay, so each attempt comes further; it may be paused, frozen and slowed for days.
+    BACKFILL: WorkflowPolicy("backfill", attempts=20),
+    DATASET: WorkflowPolicy("backfill", attempts=20),
     # An attempt counts for every worker that died with it: a training is long, and goes on where it was. It may be
     # stopped for days while users are served.
     TRAIN: WorkflowPolicy("training", attempts=20),
@@ -69,6 +74,8 @@ WORK: Mapping[WorkClass, tuple[str, ...]] = {
 
 __all__ = [
     "APPLY",
+    "BACKFILL",
+    "DATASET",
     "DRIFT",
     "EVALUATE",
     "GATES",

@@ -164,7 +164,7 @@ class Publications:
 
         Raises:
             WriteConflictError: another publication came first; read the current one and rebase.
-            NotFoundError: a snapshot is not recorded in this scope, or was pruned.
+            NotFoundError: a snapshot is not recorded in this scope, was pruned, or is a backfill's.
         """
         with self._database.writing(within) as connection:
             current = self.latest(scope, within=connection)
@@ -198,11 +198,13 @@ class Publications:
 
     def _require_snapshots(self, connection: Connection, scope: Scope, requested: set[str]) -> None:
         table = schema.snapshots
-        kept = select(table.c.id).where(schema.owned(table, scope), table.c.pruned_at.is_(None))
+        kept = select(table.c.id).where(
+            schema.owned(table, scope), table.c.pruned_at.is_(None), table.c.backfilled.is_(False)
+        )
         found = set(connection.execute(kept.where(table.c.id.in_(requested))).scalars())
         if gone := sorted(requested - found):
             raise NotFoundError(
-                f"Not recorded, or pruned: snapshot {', '.join(gone)}.",
+                f"Not recorded, pruned, or a backfill's: snapshot {', '.join(gone)}.",
                 where=str(scope),
                 next_step="Refresh the view, or roll back to a later publication.",
             )

@@ -1,7 +1,8 @@
 """Snapshots: the manifest of one materialized, immutable data version of a view.
 
 A manifest stays for good. Its files are pruned once nothing needs them: first that is said here, in the transaction
-that makes sure of it, then the files go; no publication can name it from then on.
+that makes sure of it, then the files go; no publication can name it from then on. No publication names one either that
+a backfill made, until it is promoted.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from datetime import datetime
 
 import msgspec
 from sqlalchemy import insert, select, update
+from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.features.snapshot_facts import (
     RuleCheck,
     SnapshotCost,
@@ -166,7 +169,7 @@ class Snapshots:
         with self._database.transaction() as connection:
             known = self._documents.get(manifest.scope, manifest.id, within=connection)
             if known is None:
-                connection.execute(insert(schema.snapshots).values(self._documents.row(manifest)))
+                connection.execute(insert(schema.snapshots).values(self._documents.row(manifest, backfilled=False)))
             elif canonical(known) != canonical(manifest):
                 raise ConflictError(
                     f"The snapshot id {manifest.id!r} is taken by another manifest.",
@@ -174,6 +177,12 @@ class Snapshots:
                     next_step="A snapshot is immutable: give the new one its own id.",
                 )
         return known or manifest
+
+    def add_backfilled(self, manifest: SnapshotManifest, *, within: Connection) -> None:
+        """Record the manifest of a snapshot that no publication may name. The same values, made before by whomever,
+        stay recorded as they were; their files are there again."""
+        statement = upsert(schema.snapshots).values(self._documents.row(manifest, backfilled=True))
+        within.execute(statement.on_conflict_do_update(set_={"pruned_at": None}))
 
     def get(self, scope: Scope, snapshot: str) -> SnapshotManifest:
         """The manifest of one snapshot.
@@ -195,12 +204,16 @@ class Snapshots:
         *,
         limit: int = 100,
         pruned: bool = True,
+        backfilled: bool = False,
     ) -> list[SnapshotManifest]:
-        """Manifests, latest ``as_of`` first; without ``pruned`` only those that still have their files."""
+        """Manifests, latest ``as_of`` first; without ``pruned`` only those that still have their files, and with
+        ``backfilled`` also those that a backfill made and nobody promoted."""
         table = schema.snapshots
         conditions = schema.given(table, view=view, definition_version=definition_version)
         if not pruned:
             conditions.append(table.c.pruned_at.is_(None))
+        if not backfilled:
+            conditions.append(table.c.backfilled.is_(False))
         order = (table.c.as_of.desc(), table.c.created_at.desc(), table.c.id.desc())
         return self._documents.find(scope, *conditions, order=order, limit=limit)
 
@@ -213,14 +226,17 @@ class Snapshots:
         return at
 
     def prune(self, scope: Scope, snapshots: Collection[str], keep: int) -> builtins.list[str]:
-        """Give up these snapshots' files, but for those that one of the last ``keep`` publications names or that wait
-        for the end of an embargo; which were given up."""
+        """Give up these snapshots' files, but for those that one of the last ``keep`` publications names, that wait
+        for the end of an embargo or that a backfill keeps; which were given up."""
         published, staged, table = schema.publications, schema.staged_snapshots, schema.snapshots
+        partitions = schema.backfill_partitions
         with self._database.transaction() as connection:
             latest = select(published.c.snapshots).where(schema.owned(published, scope))
             named: set[str] = set(
                 connection.execute(select(staged.c.snapshot).where(schema.owned(staged, scope))).scalars()
             )
+            backfilled = select(partitions.c.snapshot).where(schema.owned(partitions, scope))
+            named.update(connection.execute(backfilled.where(partitions.c.snapshot.is_not(None))).scalars())
             for document in connection.execute(latest.order_by(published.c.number.desc()).limit(keep)).scalars():
                 named.update(msgspec.json.decode(document, type=dict[str, str]).values())
             gone = sorted(set(snapshots) - named)
@@ -232,7 +248,16 @@ class Snapshots:
                 )
         return gone
 
-    def restore(self, scope: Scope, snapshot: str) -> None:
-        """Its files are there again."""
+    def publishable(self, scope: Scope, snapshot: str) -> bool:
+        """Tells whether a publication may name it: it is recorded, has its files and is no backfill's."""
         table = schema.snapshots
-        self._database.write(update(table).where(schema.owned(table, scope, id=snapshot)).values(pruned_at=None))
+        own = schema.owned(table, scope, id=snapshot)
+        fit = select(table.c.id).where(own, table.c.pruned_at.is_(None), table.c.backfilled.is_(False))
+        return self._database.scalar(fit) is not None
+
+    def restore(self, scope: Scope, snapshot: str, *, within: Connection | None = None) -> None:
+        """Its files are there again, and publications may name it."""
+        table = schema.snapshots
+        values = {"pruned_at": None, "backfilled": False}
+        with self._database.writing(within) as connection:
+            connection.execute(update(table).where(schema.owned(table, scope, id=snapshot)).values(values))

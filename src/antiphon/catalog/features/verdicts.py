@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
@@ -81,10 +82,11 @@ class Verdicts:
         self._database = database
         self._documents = SealedRows(database, "verdicts.document", Verdict)
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: Verdict, *, within: Connection | None = None) -> None:
         """Record a verdict; one of the same id that is there already stays as it is."""
         statement = upsert(schema.verdicts).values(self._documents.row(verdict))
-        self._database.write(statement.on_conflict_do_nothing())
+        with self._database.writing(within) as connection:
+            connection.execute(statement.on_conflict_do_nothing())
 
     def list(
         self, scope: Scope, view: str | None = None, definition_version: str | None = None, *, limit: int = 50

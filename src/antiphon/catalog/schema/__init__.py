@@ -98,6 +98,8 @@ snapshots = table(
     columns(TEXT, "logical_hash"),
     dated("document"),
     optional(Instant, "pruned_at"),
+    # Made by a backfill, and not promoted: no publication names it.
+    columns(sa.Boolean, "backfilled"),
     index("ix_snapshots_view", "view", "definition_version", "as_of"),
 )
 
@@ -139,6 +141,20 @@ staged_snapshots = table(
     columns(TEXT, "view", "definition_version"),
     columns(Instant, "publish_at"),
     columns(TEXT, "reason", "principal"),
+)
+
+# What each partition of a backfill came to: a view as of a moment.
+backfill_partitions = table(
+    "backfill_partitions",
+    key("id"),
+    columns(TEXT, "run", "view", "definition_version"),
+    columns(Instant, "as_of"),
+    columns(TEXT, "outcome"),
+    optional(TEXT, "snapshot"),
+    dated("document"),
+    refers("run", "runs"),
+    index("ix_backfill_partitions_run", "run", "as_of"),
+    index("ix_backfill_partitions_snapshot", "snapshot"),
 )
 
 feature_holds = table(

@@ -39,6 +39,8 @@ runs = table(
     optional(Instant, "deadline"),
     # Who let it go past what holds runs of its workflow.
     optional(TEXT, "exempted_by"),
+    # Who paused it; nobody works on it until it is resumed.
+    optional(TEXT, "paused_by"),
     # Of its present or last attempt: when it was claimed, and the steps that have begun and not ended, as JSON.
     optional(Instant, "claimed_at"),
     optional(TEXT, "under_way"),

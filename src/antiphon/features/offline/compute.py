@@ -8,8 +8,8 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -30,6 +30,8 @@ SPOOL = "objects"
 """Folder below a computation's own for the objects that it fetches."""
 _BATCH = 100_000
 _DEADLINE_CHECK_SECONDS = 0.02
+STOP_CHECK_SECONDS = 0.1
+"""Interval at which a long computation looks whether it is to stop."""
 T = TypeVar("T")
 
 
@@ -282,21 +284,26 @@ class Deadline:
                 return
             yield item
 
-    @contextmanager
-    def interrupting(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        """Interrupt the connection's queries in the block, again and again, once the time is up: a single interruption
-        may fall between two queries and stop neither."""
-        ended = threading.Event()
+    def interrupting(self, connection: duckdb.DuckDBPyConnection) -> AbstractContextManager[None]:
+        """Interrupt the connection's queries in the block once the time is up."""
+        return interrupting(connection, lambda: self.over, _DEADLINE_CHECK_SECONDS)
 
-        def watch() -> None:
-            while not ended.wait(_DEADLINE_CHECK_SECONDS):
-                if self.over:
-                    connection.interrupt()
 
-        watching = threading.Thread(target=watch, daemon=True)
-        watching.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watching.join()
+@contextmanager
+def interrupting(connection: duckdb.DuckDBPyConnection, over: Callable[[], bool], every: float) -> Iterator[None]:
+    """Interrupt the connection's queries in the block, again and again, once it is ``over``, which is looked at
+    ``every`` so many seconds: a single interruption may fall between two queries and stop neither."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every):
+            if over():
+                connection.interrupt()
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watching.join()

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from antiphon.catalog.features.backfills import verdict_of
 from antiphon.catalog.features.snapshot_facts import Statistics
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.catalog.features.verdicts import GateFinding, Verdict
@@ -202,6 +203,9 @@ class ViewHistory:
             return self._catalog.verdicts.get(scope, name)
         view = self._catalog.snapshots.get(scope, name).view
         made = [one for one in self._catalog.verdicts.list(scope, view, limit=10_000) if one.snapshot == name]
+        if not made and (partition := self._catalog.backfills.of_snapshot(scope, name)) is not None:
+            manifest = self._catalog.snapshots.get(scope, name)
+            return msgspec.structs.replace(verdict_of(partition, partition.id), manifest=manifest)
         if not made:
             raise NotFoundError(f"There is no verdict on {name!r}.", where=str(scope), next_step="Refresh the view.")
         return made[-1]

@@ -10,6 +10,7 @@ events equals the batch query, bit for bit.
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -20,6 +21,7 @@ import msgspec
 from antiphon.catalog.features.snapshot_facts import SnapshotCost, SourceRead, Statistics
 from antiphon.catalog.features.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.core.clock import Clock, microseconds, utc
+from antiphon.core.errors import UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -31,7 +33,14 @@ from antiphon.features.monitoring.quality.inspection import Inspection
 from antiphon.features.monitoring.quality.snapshot_values import snapshot_values
 from antiphon.features.monitoring.quality.statistics import KeyedHash, StatisticsBuilder, TextNames
 from antiphon.features.offline.batch_values import BatchValues, window_condition
-from antiphon.features.offline.compute import ComputeLimits, ParquetFile, compute, one_row
+from antiphon.features.offline.compute import (
+    STOP_CHECK_SECONDS,
+    ComputeLimits,
+    ParquetFile,
+    compute,
+    interrupting,
+    one_row,
+)
 from antiphon.features.plan import DAY, SLACK, ViewPlan, midnight_before, plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import hashed_files, source_errors
@@ -58,6 +67,7 @@ class Materialization(msgspec.Struct, frozen=True):
         through: last log offset to read; the log's end by default.
         previous: the snapshot to replace. Later rows count as new, histograms keep its edges, and unchanged rows are
             taken over from it, unless ``whole`` asks for the whole source.
+        compared: the snapshot whose histograms' edges are kept where there is none to replace.
     """
 
     scope: Scope
@@ -69,6 +79,7 @@ class Materialization(msgspec.Struct, frozen=True):
     principal: str = ""
     reason: str = ""
     whole: bool = False
+    compared: SnapshotManifest | None = None
 
 
 def materialize(
@@ -82,23 +93,32 @@ def materialize(
     embedders: Embedders | None = None,
     keyed_hash: KeyedHash | None = None,
     progress: Callable[[int, int], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> SnapshotManifest:
     """Compute a snapshot and store its files. Nothing points at them until the manifest is added to the catalog.
 
     Args:
         keyed_hash: makes pseudonyms of texts that are not public, for statistics; without it they have no name there.
         progress: is given the number of texts embedded so far, and of all to embed.
+        stop: once it is set, queries are interrupted and this raises; what was written so far has no reference.
 
     Raises:
         SetupError: the source's file is missing, or the model of a vector.
         InvalidInputError: the source does not fit the definition.
-        UnavailableError: out of memory or disk; the source changed while it was read.
+        UnavailableError: out of memory or disk; the source changed while it was read; it was stopped.
     """
     started, cpu = clock.monotonic(), time.process_time()
     plan = plan_of(request.spec)
     as_of = microseconds(request.as_of)
     bounds = limits or ComputeLimits()
-    vectors = SnapshotEmbedding(request.spec, embedders, lake, request.previous, progress)
+    stop = stop or threading.Event()
+
+    def embedding(texts: int, of: int) -> None:
+        _require_going(stop, request.spec)
+        if progress is not None:
+            progress(texts, of)
+
+    vectors = SnapshotEmbedding(request.spec, embedders, lake, request.previous, embedding)
     # Spilled rows would be clear: an encrypted lake's are computed in memory or not at all.
     folder = None if lake.sealed else lake.scratch()
     if lake.sealed:
@@ -106,7 +126,11 @@ def materialize(
     elif bounds.spill is None:
         bounds = msgspec.structs.replace(bounds, spill=str(folder))
     try:
-        with source_errors(request.spec.source.name), compute(bounds) as connection:
+        with (
+            source_errors(request.spec.source.name),
+            compute(bounds) as connection,
+            interrupting(connection, stop.is_set, STOP_CHECK_SECONDS),
+        ):
             rows = hashed_files(connection, request.spec.source)
             before: TakenOver | str = "it was requested"
             if not request.whole:
@@ -135,6 +159,7 @@ def materialize(
                     ) as found:
                         inspection.add(check_values(connection, request.spec, found, functions))
             embedded = vectors.finished(request.scope)
+            _require_going(stop, request.spec)
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -187,6 +212,11 @@ def materialize(
     )
 
 
+def _require_going(stop: threading.Event, spec: FeatureViewSpec) -> None:
+    if stop.is_set():
+        raise UnavailableError(f"The materialization of {spec.name} was stopped.", where="features")
+
+
 class _SnapshotFiles(msgspec.Struct, frozen=True):
     """The three files of a snapshot, with statistics and digest of its rows."""
 
@@ -211,10 +241,10 @@ def _write_files(
     import pyarrow
 
     cut = plan.retained_from(as_of)
-    digest, previous = RowDigest(), request.previous
+    digest, compared = RowDigest(), request.previous or request.compared
     features = [feature.name for feature in plan.features]
     statistics = StatisticsBuilder(
-        features, previous.statistics if previous is not None else None, names.of_features(features)
+        features, compared.statistics if compared is not None else None, names.of_features(features)
     )
     values = BatchValues(connection, plan, as_of)
     types = [field.type for field in connection.sql(f"SELECT * FROM {ROWS} LIMIT 0").to_arrow_table().schema]

@@ -10,6 +10,7 @@ changes nothing. So a run that was killed continues where it stopped.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,7 +34,9 @@ from antiphon.features.publication.publish import Publisher
 WORKFLOW = "refresh"
 """The workflow's name in the registry."""
 
-_MATERIALIZE = "materialize "
+MATERIALIZE = "materialize "
+"""The beginning of the names of steps whose result is a manifest that nothing may name yet."""
+
 _log = logging.getLogger("antiphon.features")
 
 
@@ -123,7 +126,10 @@ class Refresher:
             def embedding(texts: int, of: int, key: str = key, done: int = done) -> None:
                 run.progress(done, total, f"materialize {key}: {texts} of {of} texts embedded")
 
-            made = await run.step(f"{_MATERIALIZE}{key}", self._materialize, request, start, key, run.id, embedding)
+            stop = threading.Event()
+            made = await run.step(
+                f"{MATERIALIZE}{key}", self._materialize, request, start, key, run.id, embedding, stop, stop=stop
+            )
             judged = await run.step(f"gate {key}", self._gate, request, key, made, run.id)
             if "unreadable" in made:
                 unreadable.append(made["unreadable"])
@@ -149,12 +155,29 @@ class Refresher:
 
     def _pin(self, request: RefreshArguments) -> dict[str, Any]:
         """Fix the moment and the log offsets, so that a resumed run continues the same refresh."""
-        streams = {
-            spec.source.name for spec in map(self._catalog.definition, request.views) if spec.source.kind == "stream"
-        }
         as_of = utc(request.as_of) if request.as_of is not None else self._catalog.clock.now()
-        through = {stream: self._log.end(self._scope, stream) for stream in sorted(streams)}
-        return {"as_of": as_of.isoformat(), "through": through}
+        return {"as_of": as_of.isoformat(), "through": self.log_ends(request.views)}
+
+    def log_ends(self, views: Collection[str]) -> dict[str, int]:
+        """The last offset of each stream that one of these views, ``view@definition_version``, reads."""
+        streams = {spec.source.name for spec in map(self._catalog.definition, views) if spec.source.kind == "stream"}
+        return {stream: self._log.end(self._scope, stream) for stream in sorted(streams)}
+
+    def materialized(
+        self, request: Materialization, progress: Callable[[int, int], None], stop: threading.Event
+    ) -> SnapshotManifest:
+        """Materialize a view with what this project has for it; raises as :func:`materialize`."""
+        return materialize(
+            request,
+            lake=self._catalog.lake,
+            log=self._log,
+            clock=self._catalog.clock,
+            functions=self._functions,
+            embedders=self._embedders,
+            keyed_hash=self._keyed_hash,
+            progress=progress,
+            stop=stop,
+        )
 
     def _materialize(
         self,
@@ -163,10 +186,11 @@ class Refresher:
         key: str,
         run: str,
         progress: Callable[[int, int], None],
+        stop: threading.Event,
     ) -> dict[str, Any]:
         spec = self._catalog.definition(key)
         try:
-            manifest = materialize(
+            manifest = self.materialized(
                 Materialization(
                     scope=self._scope,
                     spec=spec,
@@ -178,13 +202,8 @@ class Refresher:
                     principal=request.principal,
                     reason=request.reason,
                 ),
-                lake=self._catalog.lake,
-                log=self._log,
-                clock=self._catalog.clock,
-                functions=self._functions,
-                embedders=self._embedders,
-                keyed_hash=self._keyed_hash,
-                progress=progress,
+                progress,
+                stop,
             )
         except (InvalidInputError, SetupError, CorruptionError) as error:
             # Transient problems (no memory, a file that changed meanwhile) fail the run instead, which is retried.
@@ -285,6 +304,6 @@ class Refresher:
 
 def made_by(step: str, result: Any) -> tuple[str, ...]:
     """Lake files that a recorded step of the workflow has written; no manifest may name them yet."""
-    if not step.startswith(_MATERIALIZE) or not isinstance(result, dict) or "unreadable" in result:
+    if not step.startswith(MATERIALIZE) or not isinstance(result, dict) or "unreadable" in result:
         return ()
     return msgspec.convert(result, SnapshotManifest).paths

@@ -25,9 +25,10 @@ _ALL = 1_000_000
 
 
 class SnapshotPin(msgspec.Struct, frozen=True):
-    """A reason to keep a snapshot's files: a publication by number, a release by id, a count of receipts, a moment."""
+    """A reason to keep a snapshot's files: a publication by number, a release or the run of a backfill by id, a count
+    of receipts, a moment."""
 
-    kind: Literal["publication", "embargo", "release", "receipt", "age"]
+    kind: Literal["publication", "embargo", "backfill", "release", "receipt", "age"]
     what: str
 
 
@@ -105,6 +106,7 @@ def find_pins(
     releases: Mapping[str, Sequence[str]],
     receipts: Callable[[datetime, datetime], int],
     publications_kept: int = KEPT_PUBLICATIONS,
+    backfills: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[SnapshotPin, ...]]:
     """Find the pins of each snapshot; one without pins may be pruned.
 
@@ -114,13 +116,15 @@ def find_pins(
         kept: retention after a snapshot was last current, or after it was made.
         releases: releases in use by the ``view@definition_version`` that they read: its latest snapshot stays.
         receipts: counts receipts between two moments; a receipt names snapshots of the publication of its moment.
+        backfills: runs by the snapshot that a partition of theirs keeps.
     """
     current = serving_periods(publications, now)
     written = cache(receipts)  # Snapshots that were current together share the count.
     waiting = {one.snapshot: one.publish_at for one in staged}
     latest: dict[str, str] = {}
     for manifest in manifests:
-        latest.setdefault(manifest.key, manifest.id)
+        if manifest.id not in (backfills or {}):
+            latest.setdefault(manifest.key, manifest.id)
     found: dict[str, tuple[SnapshotPin, ...]] = {}
     for manifest in manifests:
         times = current.get(manifest.id, [])
@@ -131,6 +135,8 @@ def find_pins(
         ]
         if manifest.id in waiting:
             pinned.append(SnapshotPin("embargo", f"until {waiting[manifest.id]:%Y-%m-%d %H:%M:%SZ}"))
+        if (backfill := (backfills or {}).get(manifest.id)) is not None:
+            pinned.append(SnapshotPin("backfill", backfill))
         if latest[manifest.key] == manifest.id:
             pinned += [SnapshotPin("release", release) for release in releases.get(manifest.key, ())]
         if number := sum(written(since, until) for since, until in times if until > now - kept):
@@ -169,7 +175,7 @@ class Pruner:
         The last ``keep`` publications pin their snapshots. Raises ``UnavailableError`` when catalog, lake or online
         store is away; what was pruned until then stays pruned."""
         now = self.catalog.clock.now()
-        manifests = self.catalog.snapshots.list(self.catalog.scope, limit=_ALL, pruned=False)
+        manifests = self.catalog.snapshots.list(self.catalog.scope, limit=_ALL, pruned=False, backfilled=True)
         pinned = find_pins(
             manifests,
             self.catalog.publications.list(self.catalog.scope, _ALL),
@@ -179,6 +185,7 @@ class Pruner:
             releases=self.releases(),
             receipts=self.receipts,
             publications_kept=keep,
+            backfills=self.catalog.backfills.snapshots(self.catalog.scope),
         )
         free = {snapshot for snapshot, by in pinned.items() if not by}
         expiring = self.catalog.verdicts.expiring(self.catalog.scope, now - self.quarantine_kept)

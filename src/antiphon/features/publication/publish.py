@@ -66,7 +66,7 @@ class Publisher:
                 return self.catalog.snapshots.add(manifest)
             except ConflictError:  # Another process has made the same meanwhile.
                 return self.catalog.snapshots.get(self._scope, manifest.id)
-        if self.catalog.snapshots.pruned_at(self._scope, manifest.id) is not None:
+        if not self.catalog.snapshots.publishable(self._scope, manifest.id):
             self.catalog.snapshots.restore(self._scope, manifest.id)  # Its files were written again.
         return known
 
@@ -115,7 +115,7 @@ class Publisher:
         for key, manifest in prepared.items():
             known = current.snapshots.get(key) if current is not None else None
             if known is None or (
-                known != manifest.id and _age(manifest) >= _age(self.catalog.snapshots.get(self._scope, known))
+                known != manifest.id and age(manifest) >= age(self.catalog.snapshots.get(self._scope, known))
             ):
                 changes[key] = manifest.id
         return changes
@@ -222,7 +222,7 @@ class Publisher:
 
     def _named(self, without: Collection[str] = ()) -> set[str]:
         """Lake files with a reference. Quarantined rows are named by their verdicts."""
-        manifests = self.catalog.snapshots.list(self._scope, limit=1_000_000, pruned=False)
+        manifests = self.catalog.snapshots.list(self._scope, limit=1_000_000, pruned=False, backfilled=True)
         named = {file.path for one in manifests if one.id not in without for file in one.files}
         if self.also_named is not None:
             named.update(self.also_named(self._scope))
@@ -266,7 +266,8 @@ def race(catalog: FeatureCatalog, attempt: Callable[[Publication | None], _Resul
     return attempt(catalog.publications.latest(catalog.scope))
 
 
-def _age(manifest: SnapshotManifest) -> tuple[datetime, int]:
+def age(manifest: SnapshotManifest) -> tuple[datetime, int]:
+    """The moment and log offset of a snapshot: an older one replaces a newer one only on purpose."""
     return manifest.as_of, manifest.stream_offset or 0
 
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from sqlalchemy.engine import Connection
 
 from antiphon.catalog.features.publications import Publication
 from antiphon.catalog.features.snapshots import SnapshotManifest
@@ -72,7 +73,7 @@ class SnapshotRollback:
 
     catalog: FeatureCatalog
     publisher: Publisher
-    transaction: Callable[[], AbstractContextManager[Any]]
+    transaction: Callable[[], AbstractContextManager[Connection]]
     audit: Callable[..., Any]
     declared: Callable[[], Mapping[str, FeatureViewSpec]]
 
@@ -106,7 +107,7 @@ class SnapshotRollback:
                 version is not declared any more, or ``seen`` is not current any more.
             CorruptionError: its files are gone.
         """
-        _require_reason(reason)
+        require_reason(reason)
         history = self.catalog.publications.list(self._scope, MOST_BACK)
         current = history[0].number if history else 0
         if seen is not None and seen != current:
@@ -136,7 +137,7 @@ class SnapshotRollback:
     def hold(self, view: str, *, reason: str, principal: str) -> None:
         """Put a view on hold: refreshes replace its published snapshot no more; raises ``NotFoundError`` when no such
         view is declared."""
-        _require_reason(reason)
+        require_reason(reason)
         self._require_declared(view)
         with self.transaction() as connection:
             self.catalog.holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
@@ -145,7 +146,7 @@ class SnapshotRollback:
 
     def resume(self, view: str, *, reason: str, principal: str) -> None:
         """End the hold of a view, from its next refresh on; raises ``ConflictError`` when it is not held."""
-        _require_reason(reason)
+        require_reason(reason)
         with self.transaction() as connection:
             if not self.catalog.holds.remove(self._scope, view, within=connection):
                 raise ConflictError(f"The view {view!r} is not held.", where=str(self._scope))
@@ -168,7 +169,7 @@ class SnapshotRollback:
                 self._move(key, snapshot, then.number, current) for key, snapshot in named.items() if key in declared
             )
             if not found:
-                raise _undeclared(view, next(iter(named)).partition("@")[2])
+                raise undeclared(view, next(iter(named)).partition("@")[2])
         else:
             found = tuple(
                 self._move(key, earlier.snapshots[key], earlier.number, current)
@@ -198,7 +199,7 @@ class SnapshotRollback:
                 next_step="Wait for its end, or name a snapshot that was published.",
             )  # fmt: skip
         if manifest.key not in declared:
-            raise _undeclared(view, manifest.definition_version)
+            raise undeclared(view, manifest.definition_version)
         last = next((one for one in history if one.snapshots.get(manifest.key) == to), None)
         if last is None:
             raise ConflictError(
@@ -228,7 +229,7 @@ class SnapshotRollback:
         specs, going = self.declared(), []
         for one in moves:
             if one.key not in specs:  # A release that pinned it was in use until now.
-                raise _undeclared(one.view, one.definition_version)
+                raise undeclared(one.view, one.definition_version)
             going.append((self.catalog.snapshots.get(self._scope, one.snapshot), specs[one.key]))
         for manifest, _ in going:
             self.publisher.require_files(manifest)
@@ -247,25 +248,20 @@ class SnapshotRollback:
         hold: bool,
         seen: int | None,
     ) -> Publication:
-        changes = {one.key: one.snapshot for one in moves}
         views = sorted({one.view for one in moves})
 
+        def evidence(connection: Connection, number: int) -> None:
+            for view in views if hold else ():
+                self.catalog.holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
+            detail = {
+                "views": views, "publication": number, "to": min(one.last_in for one in moves),
+                "state": "held" if hold else "free", "reason": reason,
+            }  # fmt: skip
+            subject = ",".join(views)[:200]
+            self.audit(self._scope, principal, "features.rollback", subject, detail, within=connection)
+
         def attempt(number: int) -> Publication:
-            for manifest, spec in going:
-                self.publisher.bring_back(manifest, spec, number + 1)
-            with self.transaction() as connection:
-                made = self.catalog.publications.publish(
-                    self._scope, changes, expected=number, reason=reason, principal=principal, within=connection
-                )
-                for view in views if hold else ():
-                    self.catalog.holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
-                detail = {
-                    "views": views, "publication": made.number, "to": min(one.last_in for one in moves),
-                    "state": "held" if hold else "free", "reason": reason,
-                }  # fmt: skip
-                subject = ",".join(views)[:200]
-                self.audit(self._scope, principal, "features.rollback", subject, detail, within=connection)
-            return self.catalog.publications.serve(made)
+            return flip(self.publisher, self.transaction, going, number, evidence, reason=reason, principal=principal)
 
         if seen is not None:
             return attempt(seen)
@@ -278,13 +274,45 @@ class SnapshotRollback:
         return found
 
 
+def flip(
+    publisher: Publisher,
+    transaction: Callable[[], AbstractContextManager[Connection]],
+    going: Sequence[tuple[SnapshotManifest, FeatureViewSpec]],
+    expected: int,
+    evidence: Callable[[Connection, int], None],
+    *,
+    before: Callable[[Connection], None] = lambda connection: None,
+    reason: str,
+    principal: str,
+) -> Publication:
+    """Make recorded snapshots current in publication ``expected + 1``, also ones older than the current ones, and
+    return it served. In the same transaction ``before`` is called, and ``evidence`` is written with its number.
+
+    Raises:
+        WriteConflictError: another publication came first.
+        NotFoundError: files of a snapshot were pruned. CorruptionError: they are gone.
+    """
+    catalog = publisher.catalog
+    for manifest, spec in going:
+        publisher.bring_back(manifest, spec, expected + 1)
+    changes = {spec.key: manifest.id for manifest, spec in going}
+    with transaction() as connection:
+        before(connection)
+        made = catalog.publications.publish(
+            catalog.scope, changes, expected=expected, reason=reason, principal=principal, within=connection
+        )
+        evidence(connection, made.number)
+    return catalog.publications.serve(made)
+
+
 def _earlier(key: str, history: Sequence[Publication]) -> Publication | None:
     """The last publication with another snapshot than the current one has."""
     current = history[0].snapshots.get(key)
     return next((one for one in history if one.snapshots.get(key) not in (None, current)), None)
 
 
-def _require_reason(reason: str) -> None:
+def require_reason(reason: str) -> None:
+    """Raise ``InvalidInputError`` where none is given."""
     if not reason.strip():
         raise InvalidInputError("A reason is missing.", where="reason", next_step="Say why, for the record.")
 
@@ -293,7 +321,8 @@ def _current(snapshot: str) -> ConflictError:
     return ConflictError(f"{snapshot} is current already.", where="to", next_step="Name an earlier one.")
 
 
-def _undeclared(view: str, version: str) -> ConflictError:
+def undeclared(view: str, version: str) -> ConflictError:
+    """The error about a definition version that nothing declares any more."""
     return ConflictError(
         f"The definition version {version} of {view!r} is not declared any more, and no release in use pins it.",
         where="to",

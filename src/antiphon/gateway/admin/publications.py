@@ -24,13 +24,15 @@ class PublicationRollbackRequest(msgspec.Struct, frozen=True):
 
 
 class Refresh(msgspec.Struct, frozen=True):
-    """Selects the views to refresh (all when none is named), the moment (now), a key under which it is done once, and
-    whether all of each source is read, taking nothing over from the snapshot before."""
+    """Selects the views to refresh (all when none is named), the moment (now), a key under which it is done once,
+    whether all of each source is read, taking nothing over from the snapshot before, and whether values as of a moment
+    of the past are to be published."""
 
     views: tuple[str, ...] = ()
     as_of: datetime | None = None
     key: str | None = None
     whole: bool = False
+    publish: bool = False
 
 
 class FeatureList(msgspec.Struct, frozen=True):
@@ -98,7 +100,7 @@ def view_statuses(call: OperationCall) -> tuple[ViewStatus, ...]:
 )
 def _refresh(call: OperationCall, body: Refresh) -> RunLine:
     refresh = call.services.work.runs.refresh
-    return read(refresh(call.scope, body.views, body.as_of, body.key, body.whole), RunLine)
+    return read(refresh(call.scope, body.views, body.as_of, body.key, body.whole, body.publish), RunLine)
 
 
 @operation("GET", "/admin/publications", "List publications, newest first.", "read")

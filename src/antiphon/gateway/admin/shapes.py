@@ -71,6 +71,7 @@ class RunLine(msgspec.Struct, frozen=True):
 
     Attributes:
         schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended.
+        paused_by: who paused it; nobody works on it until it is resumed.
         wait: why it has not begun.
         failures: of a run that is read by itself, its attempts that failed or were lost; ``under_way`` are the steps
             that had begun in the last one.
@@ -92,6 +93,7 @@ class RunLine(msgspec.Struct, frozen=True):
     schedule: str | None = None
     cause: str | None = None
     deadline: datetime | None = None
+    paused_by: str | None = None
     wait: RunWait | None = None
     under_way: tuple[StepUnderWay, ...] = ()
     forked_from: str | None = None

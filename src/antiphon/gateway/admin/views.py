@@ -76,7 +76,7 @@ def description(call: OperationCall, view: str, version: str | None = None) -> V
     latest = found.latest
     if latest is not None:
         bare = _without_values(latest.manifest)
-        latest = msgspec.structs.replace(latest, manifest=bare, findings=_without_reasons(latest.findings))
+        latest = msgspec.structs.replace(latest, manifest=bare, findings=without_reasons(latest.findings))
     return msgspec.structs.replace(found, current=_without_values(found.current), latest=latest)
 
 
@@ -121,10 +121,10 @@ def readable_statuses(
 
 
 def _bare_line(line: ViewVersion) -> ViewVersion:
-    return msgspec.structs.replace(line, findings=_without_reasons(line.findings))
+    return msgspec.structs.replace(line, findings=without_reasons(line.findings))
 
 
-def _without_reasons(findings: Sequence[GateFinding]) -> tuple[GateFinding, ...]:
+def without_reasons(findings: Sequence[GateFinding]) -> tuple[GateFinding, ...]:
     """Rules and what they do: their reasons say means and values."""
     return tuple(msgspec.structs.replace(one, reason="") for one in findings)
 

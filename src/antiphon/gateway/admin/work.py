@@ -14,6 +14,7 @@ from antiphon.gateway.admin.shapes import (
     BatchOutlook,
     BatchRows,
     ListQuery,
+    ReasonRequest,
     RunLine,
     RunList,
     batch_lines,
@@ -114,6 +115,20 @@ def _cancel(call: OperationCall) -> RunLine:
     runs, run = call.services.work.runs, call.path["run"]
     runs.cancel(call.scope, run, call.principal)
     return read(runs.get(call.scope, run), RunLine)
+
+
+@operation(
+    "POST", "/admin/runs/{run}/pause", "Let nobody work on a run until it is resumed; for those who may order it.", None
+)
+def _pause(call: OperationCall, body: ReasonRequest) -> RunLine:
+    runs = call.services.work.runs
+    return read(runs.pause(call.scope, call.path["run"], call.principal, body.reason), RunLine)
+
+
+@operation("POST", "/admin/runs/{run}/resume", "End the pause of a run; for those who may order it.", None)
+def _resume(call: OperationCall) -> RunLine:
+    runs = call.services.work.runs
+    return read(runs.resume(call.scope, call.path["run"], call.principal), RunLine)
 
 
 @operation(

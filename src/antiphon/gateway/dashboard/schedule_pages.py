@@ -8,8 +8,8 @@ from starlette.responses import RedirectResponse, Response
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
+from antiphon.definitions.workflows import EXPENSIVE
 from antiphon.gateway.dashboard.pages import SAFE, PageCall, required_reason
-from antiphon.services.conducting.schedules import EXPENSIVE
 from antiphon.services.conducting.windows import held_work
 
 

@@ -21,7 +21,13 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
 from antiphon.features.lake.content import Lake
 from antiphon.learning.datasets import plan as dataset_plan
-from antiphon.learning.datasets.rows import DatasetContent, DatasetRowBuilder, DatasetSurvey, label_counts
+from antiphon.learning.datasets.rows import (
+    DatasetContent,
+    DatasetRowBuilder,
+    DatasetSurvey,
+    JoinedFeatures,
+    label_counts,
+)
 from antiphon.learning.datasets.table import DatasetTable, write
 
 
@@ -91,16 +97,19 @@ class DatasetBuilder:
         """Counts the rows and labels of the dataset without joining features or storing anything."""
         return self.rows.gather(spec).survey
 
-    def build(self, spec: DatasetSpec) -> Dataset:
+    def build(self, spec: DatasetSpec, joined: JoinedFeatures | None = None) -> Dataset:
         """Build the dataset and record it; building the same again returns the one that is there.
+
+        Args:
+            joined: features that were joined before, in parts.
 
         Raises:
             InvalidInputError: it would be empty or have one value only, or a source does not fit.
             SetupError: a source's file is missing.
             NotFoundError: a view's definition was never applied here.
-            ConflictError: a source file changed while it was read.
+            ConflictError: a source file changed while it was read, or since ``joined`` was.
         """
-        made = self.rows.make(spec)
+        made = self.rows.make(spec, joined)
         _require_spread(made)
         logical = made.rows.logical_hash()
         path, sha256 = self._keep(made.rows)

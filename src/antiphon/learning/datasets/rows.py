@@ -7,12 +7,13 @@ one that they were served with; the text stays with the receipts, and is erased 
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -24,7 +25,7 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import NotFoundError, WriteConflictError
+from antiphon.core.errors import ConflictError, NotFoundError, WriteConflictError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -48,6 +49,12 @@ from antiphon.learning.datasets.table import (
     arrow_types,
     feature_column,
 )
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_EXAMPLE = "dataset:example"
+"""Column of joined features that names the row; no column of a source is likely to be named so."""
 
 RowPolicyDecision = Callable[
     [Scope, str, Sequence[str], Sequence[tuple[Sequence[str], int]]], tuple[str, Sequence[str | None]]
@@ -80,6 +87,18 @@ class CandidateSample(msgspec.Struct, frozen=True):
     candidates: list[Candidate]
     sources: tuple[DatasetSource, ...]
     survey: DatasetSurvey
+
+    @property
+    def past(self) -> list[Candidate]:
+        """Those of the history, whose features are joined."""
+        return [one for one in self.candidates if one.origin == "history"]
+
+
+class JoinedFeatures(NamedTuple):
+    """Features of a history's examples that were joined in parts, and the sources that they were read from."""
+
+    tables: Iterable[pyarrow.Table]
+    sources: tuple[DatasetSource, ...]
 
 
 class DatasetContent(msgspec.Struct, frozen=True):
@@ -232,28 +251,32 @@ class DatasetRowBuilder:
             return False
         return all(served.get(view) == version for view, version in spec.versions().items())
 
-    def make(self, spec: DatasetSpec) -> DatasetContent:
+    def make(self, spec: DatasetSpec, joined: JoinedFeatures | None = None) -> DatasetContent:
         """The rows, in the order of ``example``.
+
+        Args:
+            joined: features that were joined before, in place of a join of all rows at once.
 
         Raises:
             NotFoundError: a view's definition was never applied here.
             WriteConflictError: a source file changed while it was read.
+            ConflictError: it changed since the features were joined.
             As :meth:`gather`.
         """
-        views = [self.definitions.get(self.scope, view, version) for view, version in sorted(spec.views.items())]
+        views = self._views(spec)
         gathered = self.gather(spec)
-        candidates = gathered.candidates
-        past = [one for one in candidates if one.origin == "history"]
-        read = [view.source for view in views] if past else []
-        sources = [*gathered.sources, *_sources(read, spec.offsets)]
+        candidates, past = gathered.candidates, gathered.past
+        sources = list(self.versions(spec, gathered))
         values: dict[str, Mapping[str, tuple[Value, int | None]]] = {}
+        if joined is not None:
+            require_same(spec, joined.sources, sources)
         if past and spec.versions():
-            values.update(self._joined(spec, views, past))
+            tables = joined.tables if joined is not None else (self.join(spec, past),)
+            values.update(_values(spec, views, past, tables))
         receipts = {one.example: self._receipt(one) for one in candidates if one.origin == "receipts"}
         values.update({example: _as_served(receipt) for example, receipt in receipts.items() if receipt is not None})
         kept = [one for one in candidates if one.origin == "history" or receipts[one.example] is not None]
-        read += [spec.history] if spec.history is not None else []
-        if {*_sources(read, spec.offsets)} - {*sources}:
+        if {*self.versions(spec, gathered)} - {*sources}:
             raise WriteConflictError(
                 "A source changed while it was read.", where="sources", next_step="Build the dataset again."
             )
@@ -264,10 +287,18 @@ class DatasetRowBuilder:
         rows = _rows(spec, views, kept, values, _users(kept, receipts))
         return DatasetContent(rows, gathered.survey, tuple(dict.fromkeys(sources)), dropped)
 
-    def _joined(
-        self, spec: DatasetSpec, views: Sequence[FeatureViewSpec], past: Sequence[Candidate]
-    ) -> dict[str, dict[str, tuple[Value, int | None]]]:
-        """Example to feature to value and event time, as readable at its moment."""
+    def versions(self, spec: DatasetSpec, gathered: CandidateSample) -> tuple[DatasetSource, ...]:
+        """Versions of all sources of the rows, as they are now."""
+        read = [view.source for view in self._views(spec)] if gathered.past else []
+        history = [spec.history] if spec.history is not None else []
+        return (*gathered.sources, *_sources([*read, *history], spec.offsets))
+
+    def _views(self, spec: DatasetSpec) -> list[FeatureViewSpec]:
+        return [self.definitions.get(self.scope, view, version) for view, version in sorted(spec.views.items())]
+
+    def join(self, spec: DatasetSpec, past: Sequence[Candidate], stop: threading.Event | None = None) -> pyarrow.Table:
+        """Features of examples of the history, each as readable at its moment, one row each; raises as
+        :func:`point_in_time`."""
         import pyarrow
 
         frame: dict[str, Any] = {
@@ -278,23 +309,18 @@ class DatasetRowBuilder:
             # Without a value there is no telling an Arrow type.
             frame[name] = pyarrow.array([one.inputs[place] for one in past], arrow_types()[declared])
         frame["moment"] = pyarrow.array([one.moment for one in past], pyarrow.timestamp("us", tz="UTC"))
-        table = point_in_time(
+        frame[_EXAMPLE] = pyarrow.array([one.example for one in past], pyarrow.string())
+        return point_in_time(
             pyarrow.table(frame),
-            views,
+            self._views(spec),
             scope=self.scope,
             log=None if self.log is None else _PinnedLog(self.log, spec.offsets),
             as_of="moment",
             on_demand=spec.on_demand,
             event_times=True,
             limits=self.limits,
+            stop=stop,
         )
-        found: dict[str, dict[str, tuple[Value, int | None]]] = {one.example: {} for one in past}
-        for name in _features(views, spec):
-            read = table.column(name).to_pylist()
-            times = table.column(f"{name}.event_time").cast(pyarrow.int64()).to_pylist()
-            for one, value, time in zip(past, read, times, strict=True):
-                found[one.example][name] = (value, time)
-        return found
 
     def _receipt(self, candidate: Candidate) -> Receipt | None:
         try:
@@ -315,6 +341,40 @@ class _PinnedLog:
 
     def end(self, scope: Scope, stream: str) -> int:
         return self._offsets.get(stream, 0)
+
+
+def require_same(spec: DatasetSpec, before: Sequence[DatasetSource], now: Sequence[DatasetSource]) -> None:
+    """Refuse to put together what was read from other versions of a source; raises ``ConflictError``."""
+    if changed := sorted({one.name for one in {*before} ^ {*now}}):
+        raise ConflictError(
+            f"What the dataset is made from changed since its build began: {', '.join(changed)}.",
+            where=f"{spec.kind} set of {spec.application}",
+            next_step="Build it anew.",
+        )
+
+
+def _values(
+    spec: DatasetSpec, views: Sequence[FeatureViewSpec], past: Sequence[Candidate], tables: Iterable[pyarrow.Table]
+) -> dict[str, dict[str, tuple[Value, int | None]]]:
+    """Example to feature to value and event time."""
+    import pyarrow
+
+    found: dict[str, dict[str, tuple[Value, int | None]]] = {}
+    for table in tables:
+        examples = table.column(_EXAMPLE).to_pylist()
+        found.update({example: {} for example in examples})
+        for name in _features(views, spec):
+            read = table.column(name).to_pylist()
+            times = table.column(f"{name}.event_time").cast(pyarrow.int64()).to_pylist()
+            for example, value, time in zip(examples, read, times, strict=True):
+                found[example][name] = (value, time)
+    if lost := [one.example for one in past if one.example not in found]:
+        raise ConflictError(
+            f"{len(lost)} examples have no joined features: they were not there when the build began.",
+            where=f"{spec.kind} set of {spec.application}",
+            next_step="Build it anew.",
+        )
+    return found
 
 
 def _sources(sources: Sequence[SourceSpec], offsets: Mapping[str, int]) -> list[DatasetSource]:

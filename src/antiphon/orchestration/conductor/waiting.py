@@ -12,15 +12,15 @@ from antiphon.catalog.run_holds import RunHold
 from antiphon.core.clock import to_the_minute
 from antiphon.durable.run import Run
 
-WaitKind = Literal["held", "retry", "later", "worker", "turn"]
+WaitKind = Literal["paused", "held", "retry", "later", "worker", "turn"]
 
 
 class RunWait(msgspec.Struct, frozen=True):
     """The wait of a queued run.
 
     Attributes:
-        kind: ``held`` by a freeze or window, until a ``retry`` after a failure, for a moment ``later``, for a
-            ``worker`` that serves it, or for its ``turn``.
+        kind: ``paused`` by a person, ``held`` by a freeze or window, until a ``retry`` after a failure, for a moment
+            ``later``, for a ``worker`` that serves it, or for its ``turn``.
         earliest: when it can begin, as far as is known.
     """
 
@@ -57,6 +57,9 @@ def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: SlotUse) -
     if run.exempted_by is None:
         holding = next((hold for hold in own if hold.begins <= now < hold.until), None)
         at = _free_from(at, own)
+    if run.paused_by is not None:
+        how = f"`antiphon runs resume {run.id}` lets it go on"
+        return RunWait(run.id, "paused", f"paused by {run.paused_by}; {how}", at)
     if holding is not None:
         why = f"a freeze by {holding.principal}: {holding.reason}" if holding.kind == "freeze" else holding.reason
         return RunWait(run.id, "held", f"held until {to_the_minute(holding.until)} by {why}", at)

@@ -14,6 +14,7 @@ from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.schedules import WorkClass
+from antiphon.definitions.workflows import EXPENSIVE
 from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
 from antiphon.services.conducting.traffic import HourlyLoad, hourly_forecast
 from antiphon.services.conducting.upcoming import UpcomingWork, upcoming_work
@@ -23,9 +24,6 @@ from antiphon.services.workflows import WORK
 
 LONGEST = timedelta(days=90)
 """A freeze or pause lasts so long at most: one that is forgotten ends."""
-
-EXPENSIVE: tuple[WorkClass, ...] = ("training", "evaluation", "batch")
-"""Classes of work that a freeze holds unless it says otherwise: features stay fresh."""
 
 
 class ProjectSchedules:

@@ -72,6 +72,32 @@ def export_view(
         return FeatureExport(what, (write_delta if format == "delta" else write_parquet)(target, rows, what))
 
 
+def export_backfill(
+    store: Store, view: str, run: str, target: Path, *, principal: Principal, purpose: str = "", clear: bool = False
+) -> tuple[FeatureExport, ...]:
+    """Export every partition that a backfill keeps of a view, each as a Parquet file in a folder ``as_of=MOMENT``, as
+    other tools read partitioned tables.
+
+    Raises:
+        NotFoundError: nothing is kept of it.
+        As :func:`export_view`.
+    """
+    kept = [one for one in store.backfills.list(store.scope, run) if one.view == view and one.snapshot is not None]
+    if not kept:
+        raise NotFoundError(
+            f"Nothing of {view} is kept of the backfill {run!r}.",
+            where="--backfill",
+            next_step="`antiphon features backfills` lists what is kept.",
+        )
+    return tuple(
+        export_view(
+            store, view, target / f"as_of={one.as_of:%Y-%m-%dT%H%M%SZ}", "parquet",
+            principal=principal, snapshot=one.snapshot, purpose=purpose, clear=clear,
+        )
+        for one in kept
+    )  # fmt: skip
+
+
 def published(
     store: Store,
     platform: FeaturePlatform,

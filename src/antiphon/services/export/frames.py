@@ -69,14 +69,23 @@ class Project:
         """The applied views, by name."""
         return self._store.applied.project(self._store.scope).views
 
-    def refresh(self, *views: str, as_of: datetime | None = None, reason: str = "asked for in Python") -> int | None:
+    def refresh(
+        self,
+        *views: str,
+        as_of: datetime | None = None,
+        past: bool = False,
+        reason: str = "asked for in Python",
+    ) -> int | None:
         """Compute views anew, all by default, gate and publish them, and wait for it; the publication's number.
 
+        Args:
+            past: publish also values as of a moment of the past, where nothing newer is served.
+
         Raises:
-            NotFoundError: no such view. InvalidInputError: the refresh failed.
+            NotFoundError: no such view. InvalidInputError: the refresh failed, or the moment is past.
         """
         run = self._platform.refresh(
-            self._store.scope, views=views, as_of=as_of, reason=reason, principal=self._principal.id
+            self._store.scope, views=views, as_of=as_of, reason=reason, principal=self._principal.id, past=past
         )
         number = refresh_now(self._store, self._platform, run).get("publication")
         return None if number is None else int(number)

@@ -12,6 +12,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewHistory
 from antiphon.features.publication.rollback import SnapshotRollback, ViewRollback
 from antiphon.features.selection import unknown_views
+from antiphon.services.features.backfills import ProjectBackfills
 from antiphon.services.features.documents import ProjectDocuments
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
@@ -104,6 +105,7 @@ class FeatureServices:
     neighbors: ProjectNeighbors
     documents: ProjectDocuments
     lineage: FeatureLineage
+    backfills: ProjectBackfills
 
 
 def feature_services(store: Store, platform: FeaturePlatform, lookups: Lookups) -> FeatureServices:
@@ -120,4 +122,5 @@ def feature_services(store: Store, platform: FeaturePlatform, lookups: Lookups) 
         neighbors=platform.neighbors,
         documents=platform.project_documents,
         lineage=FeatureLineage(store, platform),
+        backfills=ProjectBackfills(store, platform),
     )

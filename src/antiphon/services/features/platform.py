@@ -24,6 +24,8 @@ from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import TextReader, VectorReader
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
+from antiphon.features.offline.backfill import WORKFLOW as BACKFILL
+from antiphon.features.offline.backfill import Backfiller
 from antiphon.features.offline.history import ViewHistory
 from antiphon.features.offline.refresh import WORKFLOW, Refresher, made_by
 from antiphon.features.online.granted import GrantedReader
@@ -33,6 +35,7 @@ from antiphon.features.publication.prune import Pruner, PruneResult
 from antiphon.features.publication.publish import Publisher, included_offsets
 from antiphon.features.selection import unknown_views
 from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.learning.datasets.partitions import joined_by
 from antiphon.learning.registry.files import lake_path
 from antiphon.learning.retraining.checkpoints import checkpoint_path
 from antiphon.orchestration.refreshing import RefreshSlot
@@ -44,7 +47,7 @@ from antiphon.services.features.embedders import LocalEmbedders
 from antiphon.services.features.neighbors import ProjectNeighbors
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
-from antiphon.services.workflows import APPLY
+from antiphon.services.workflows import APPLY, DATASET
 
 _OPEN: tuple[Literal["queued", "running"], ...] = ("queued", "running")
 _ALL = 1_000_000
@@ -129,6 +132,10 @@ class FeaturePlatform(FeatureStores):
         )
 
     @cached_property
+    def backfiller(self) -> Backfiller:
+        return Backfiller(self.catalog, self.refresher)
+
+    @cached_property
     def embedders(self) -> LocalEmbedders:
         return LocalEmbedders()
 
@@ -171,12 +178,14 @@ class FeaturePlatform(FeatureStores):
         runs = self._store.runs
         steps = (
             step
-            for workflow in (WORKFLOW, APPLY)
+            for workflow in (WORKFLOW, APPLY, BACKFILL, DATASET)
             for status in _OPEN
             for run in runs.list(scope, _ALL, workflow=workflow, status=status)
             for step in runs.steps(scope, run.id)
         )
-        made = [path for step in steps for path in made_by(step.name, step.result)]
+        made = [
+            path for step in steps for path in (*made_by(step.name, step.result), *joined_by(step.name, step.result))
+        ]
         models = [
             lake_path(scope, file) for one in self._store.models.list(scope) for file in (one.adapter, one.weights)
         ]
@@ -327,16 +336,26 @@ class FeaturePlatform(FeatureStores):
         principal: str = "worker",
         key: str | None = None,
         whole: bool = False,
+        past: bool = False,
     ) -> str:
         """Start a durable refresh of these views, or of all of them; the run's id.
 
         Args:
             views: by name, or by ``view@definition_version`` where only that version is meant.
             whole: read all of each source, and take nothing over from the snapshot before.
+            past: publish also values as of a moment of the past.
 
         Raises:
             NotFoundError: a view is not applied here.
+            InvalidInputError: the moment is past, and ``past`` is not given; or Feast refreshes all of these views.
         """
+        if as_of is not None and as_of < self._store.database.clock.now() and not past:
+            raise InvalidInputError(
+                f"A refresh as of {as_of:%Y-%m-%d %H:%M:%SZ} would publish values of the past.",
+                where="as_of",
+                next_step="`antiphon features backfill VIEW --from TIME` computes them and publishes nothing; "
+                "--publish publishes them where nothing newer is served.",
+            )
         known = self.views() if self.serves(scope) else {}
         unknown = [name for name in views if not any(name in (view.name, view.key) for view in known.values())]
         if unknown or not known:

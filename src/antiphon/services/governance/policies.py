@@ -159,7 +159,7 @@ def require_cancel(store: Store, by: Principal, run: Run) -> None:
 def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
     """The actions under which a run of this workflow is ordered, and their resources."""
     match run.workflow:
-        case workflows.REFRESH:
+        case workflows.REFRESH | workflows.BACKFILL:
             for key in run.arguments.get("views", ()):
                 view = str(key).partition("@")[0]
                 yield "publish", view_resource(store.applied, run.scope, view)
@@ -185,6 +185,9 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
                 if live is None
                 else application_resource(live.bundle.application, tenant=run.scope.tenant),
             )
+        case workflows.DATASET:
+            application = str(run.arguments.get("spec", {}).get("application", "*"))
+            yield "train", Resource("application", application, run.scope.tenant)
         case workflows.TRY | workflows.REGRESSIONS | workflows.OPTIMIZE | workflows.EVALUATE:
             yield "train", Resource("application", str(run.arguments.get("application", "*")), run.scope.tenant)
         case workflows.REBUILD:

@@ -13,6 +13,8 @@ from antiphon.durable.run import Run, StepRecord
 from antiphon.services.lineage.values import AssetKind, AssetReference, RunReferences
 from antiphon.services.workflows import (
     APPLY,
+    BACKFILL,
+    DATASET,
     DRIFT,
     EVALUATE,
     GATES,
@@ -29,7 +31,7 @@ from antiphon.services.workflows import (
     WEBHOOK,
 )
 
-_MATERIALIZE, _GATE, _BUILD = "materialize ", "gate ", "build "
+_MATERIALIZE, _GATE, _KEEP, _BUILD = "materialize ", "gate ", "keep ", "build "
 _Rule = Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], RunReferences]
 """Of arguments, result and results of steps by their names."""
 
@@ -66,6 +68,28 @@ def _passed(views: Sequence[str], steps: Mapping[str, Any]) -> dict[str, str]:
         if made and judged and "id" in made and judged["outcome"] != "blocked":
             found[view] = str(made["id"])
     return found
+
+
+def _backfill(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    views = [str(view) for view in arguments["views"]]
+    kept = [name.removeprefix(_KEEP) for name, outcome in steps.items() if _kept(name, outcome)]
+    made = [steps[f"{_MATERIALIZE}{name}"]["id"] for name in kept if steps.get(f"{_MATERIALIZE}{name}")]
+    subject = "+".join(sorted(view.partition("@")[0] for view in views))
+    outputs, inputs = _named("snapshot", made), tuple(AssetReference("source", view) for view in views)
+    return RunReferences(subject, inputs, outputs, moment=_instant(arguments["until"]))
+
+
+def _kept(step: str, result: Any) -> bool:
+    return step.startswith(_KEEP) and result != "blocked"
+
+
+def _dataset(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    spec = arguments["spec"]
+    application, views = str(spec["application"]), sorted(spec["views"].items())
+    read = _named("view", (f"{view}@{version}" for view, version in views))
+    answers = _named("answers", [application] if "receipts" in spec["origins"] else [])
+    outputs = _named("dataset", [result.get("dataset")])
+    return RunReferences(application, (*read, *answers), outputs, moment=_instant(spec["cutoff"]))
 
 
 def _apply(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
@@ -166,6 +190,8 @@ def _webhook(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Map
 
 _RULES: dict[str, _Rule] = {
     REFRESH: _refresh,
+    BACKFILL: _backfill,
+    DATASET: _dataset,
     APPLY: _apply,
     TRAIN: _train,
     REBUILD: _rebuild,

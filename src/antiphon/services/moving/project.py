@@ -252,7 +252,7 @@ def _named(source: Side, part: str) -> Iterator[str]:
         return
     store = source.store
     for scope in _scopes(source):
-        for manifest in store.snapshots.list(scope, limit=1_000_000, pruned=False):
+        for manifest in store.snapshots.list(scope, limit=1_000_000, pruned=False, backfilled=True):
             yield from (file.path for file in manifest.files)
         yield from store.datasets.files(scope)
         yield from store.verdicts.files(scope)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from antiphon.catalog.asset_parts import AssetParts
 from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Backend, Database, backend_of
+from antiphon.catalog.features.backfills import Backfills
 from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.features.events import EventLog, StreamHomes
 from antiphon.catalog.features.publications import FeatureHolds, Publications
@@ -83,6 +84,7 @@ class Store:
     skew_reports = _repository(SkewReports)
     staged = _repository(StagedSnapshots)
     holds = _repository(FeatureHolds)
+    backfills = _repository(Backfills)
     publications = _repository(Publications)
     releases = _repository(Releases)
     rollouts = _repository(Rollouts)

@@ -86,7 +86,7 @@ def test_the_catalog_refuses_a_publication_of_what_was_pruned(world: World) -> N
     """As when somebody rolls back while somebody else prunes, and has looked before."""
     first, second = made(world, 2, timedelta(days=40))
     assert world.snapshots.prune(world.scope, [first.id, second.id], keep=1) == [first.id]
-    with pytest.raises(NotFoundError, match=f"Not recorded, or pruned: snapshot {first.id}"):
+    with pytest.raises(NotFoundError, match=f"Not recorded, pruned, or a backfill's: snapshot {first.id}"):
         world.publications.rollback(world.scope, 1, expected=2, reason="drift", principal="tester")
     with pytest.raises(NotFoundError, match="pruned"):
         world.publications.publish(world.scope, {first.key: first.id}, expected=2, reason="drift", principal="tester")

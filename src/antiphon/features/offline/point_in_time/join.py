@@ -10,6 +10,7 @@ equal to ``finish`` bit for bit (``finish_columns``). Extremes, firsts and sketc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,15 @@ from antiphon.features.expressions.compile_sql import INSTANT_TYPES
 from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.expressions.on_demand import with_on_demand
 from antiphon.features.offline.batch_values import BatchValue
-from antiphon.features.offline.compute import ComputeLimits, compute, one_row, relation_of, types_of
+from antiphon.features.offline.compute import (
+    STOP_CHECK_SECONDS,
+    ComputeLimits,
+    compute,
+    interrupting,
+    one_row,
+    relation_of,
+    types_of,
+)
 from antiphon.features.plan import ViewPlan, plan_of
 from antiphon.features.ports import LogReader
 
@@ -47,6 +56,7 @@ def point_in_time(
     event_times: bool = False,
     limits: ComputeLimits | None = None,
     embedders: Embedders | None = None,
+    stop: threading.Event | None = None,
 ) -> pyarrow.Table:
     """Join features to a frame of entities and moments.
 
@@ -57,6 +67,7 @@ def point_in_time(
         on_demand: views that are computed from the frame's columns and the features that are joined.
         event_times: also return ``view.feature.event_time``.
         embedders: make vectors of texts; without them features that are vectors are left out.
+        stop: once it is set, queries are interrupted and this raises.
 
     Returns:
         The frame with a column ``view.feature`` for each feature, same rows, same order.
@@ -64,7 +75,8 @@ def point_in_time(
     Raises:
         InvalidInputError: a key column or the moment is missing.
     """
-    with compute(limits or ComputeLimits()) as connection:
+    stopped = (stop or threading.Event()).is_set
+    with compute(limits or ComputeLimits()) as connection, interrupting(connection, stopped, STOP_CHECK_SECONDS):
         # Rows are numbered in the order they are read, which only this setting keeps.
         connection.execute("SET preserve_insertion_order = true")
         table, where = _frame(connection, frame, as_of)
