@@ -37,8 +37,10 @@ from antiphon.services.batches import ProjectTableJobs, batch_context, table_job
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.user_workflows import UserWorkflows
 from antiphon.services.features.consumption import stream_consumption
+from antiphon.services.features.following import source_followers
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
+from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.learning.evaluation_runs import EvaluationRuns
 from antiphon.services.learning.gate_runs import GateWorkflow
 from antiphon.services.learning.outcomes import drift_reports, function_scorer, outcome_joiner
@@ -169,7 +171,14 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     def kept(*parts: WorkerPart) -> list[WorkerPart]:
         return [RestartedPart(part, broken) for part in parts]
 
-    executors = kept(executor, answering, checking, pausing("its streams", kept(*consumption)), abandoned)
+    following = source_followers(
+        store,
+        wired.features,
+        ProjectStreams(store, wired.features).append,
+        holder,
+        lambda part: RestartedPart(part, broken),
+    )
+    executors = kept(executor, answering, checking, pausing("its streams", kept(*consumption, following)), abandoned)
     of_all = kept(
         store.trail.checkpointing,
         HousekeepingTask(

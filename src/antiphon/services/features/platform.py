@@ -16,6 +16,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.source import SourceSpec
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.documents.passages import PassageSpaces
 from antiphon.features.documents.retrieval import DocumentRetriever, RetrievalRequest, RetrievalResult
@@ -269,6 +270,13 @@ class FeaturePlatform(FeatureStores):
         store = self._store
         views = {view.key: view for view in store.applied.project(store.scope).views.values()}
         return views | {key: store.definitions.of(store.scope, key) for key in pins(store) if key not in views}
+
+    def followed(self) -> Mapping[str, SourceSpec]:
+        """The streams of views that follow a place, by name, as the applied project declares them."""
+        sources: dict[str, SourceSpec] = {}
+        for view in self.views().values():  # Those of the applied project come first.
+            sources.setdefault(view.source.name, view.source)
+        return {name: source for name, source in sources.items() if source.follow is not None}
 
     def scheduled(self) -> Mapping[str, FeatureViewSpec]:
         """Views that are refreshed here; what Feast keeps, Feast refreshes."""

@@ -12,6 +12,7 @@ from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Backend, Database, backend_of
 from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.features.events import EventLog, StreamHomes
+from antiphon.catalog.features.followed_streams import FollowedStreams
 from antiphon.catalog.features.publications import FeatureHolds, Publications
 from antiphon.catalog.features.skew_reports import SkewReports
 from antiphon.catalog.features.snapshots import Snapshots
@@ -81,6 +82,7 @@ class Store:
     verdicts = _repository(Verdicts)
     skew_reports = _repository(SkewReports)
     staged = _repository(StagedSnapshots)
+    followed_streams = _repository(FollowedStreams)
     holds = _repository(FeatureHolds)
     publications = _repository(Publications)
     releases = _repository(Releases)

@@ -1,0 +1,220 @@
+"""Followers: what other systems write is appended to the project's streams, of each place by one worker at a time.
+
+Invariants: a position moves after its events were appended, so a crash in between appends them again, which changes
+nothing; nor do two workers at one place for a moment. Each place is read in a thread of its own, for a bounded time:
+one that hangs or is away is said with its reason, is tried again, and holds up no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from antiphon.catalog.doorbell import Wakeup
+from antiphon.catalog.features.events import Event
+from antiphon.catalog.features.followed_streams import FollowedStream, FollowedStreams, PositionMove
+from antiphon.core.errors import AntiphonError, TooLargeError, UnavailableError
+from antiphon.core.scope import Scope
+from antiphon.definitions.following import within_seconds
+from antiphon.definitions.source import SourceSpec
+from antiphon.durable.step_threads import StepThreads
+from antiphon.features.ports import FollowedPage, FollowedReader
+from antiphon.orchestration.worker import WorkerPart, wait
+
+_log = logging.getLogger("antiphon.worker")
+
+READ_SECONDS = 30.0
+"""Time limit of one reading."""
+
+_LOOKS = 4
+"""Looks in the declared time, so that reading, appending and consuming have the rest of it."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+"""Seconds after a failure, at first (doubled) and at most."""
+
+_PAGE = 2_000
+"""Rows of one page."""
+
+T = TypeVar("T")
+Append = Callable[[Scope, str, Sequence[Event]], int]
+
+
+class SourceFollower:
+    """Follows the place of one stream until told to stop.
+
+    Args:
+        source: a stream that follows a place.
+        reader: makes a reader of the place.
+        append: puts events into the log; a repeated id is ignored there.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        source: SourceSpec,
+        *,
+        reader: Callable[[SourceSpec], FollowedReader],
+        streams: FollowedStreams,
+        append: Append,
+        seconds: float = READ_SECONDS,
+    ) -> None:
+        assert source.follow is not None
+        self._scope = scope
+        self._source = source
+        self._place = source.follow.place
+        self._pause = within_seconds(source.follow) / _LOOKS
+        self._make = reader
+        self._streams = streams
+        self._append = append
+        self._seconds = seconds
+        self._reader: FollowedReader | None = None
+        self._threads = StepThreads()
+        self._said: str | None = None
+        self.name = f"follower of {source.name}"
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Follow until ``stop``; what fails is tried again, less and less often."""
+        failures, state = 0, None
+        try:
+            while not stop.is_set():
+                try:
+                    state = state or await self._call(self._streams.begin, self._scope, self._source.name, self._place)
+                    page = await self._read(state.position, stop)
+                    if page is None:
+                        return
+                    state = await self._call(self._take, state, page)
+                except AntiphonError as error:
+                    failures, state = failures + 1, None
+                    await self._say(error)
+                    await wait(stop, min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE))
+                    continue
+                failures, self._said = 0, None
+                if not page.more:
+                    await wait(stop, self._pause)
+        finally:
+            if self._reader is not None:
+                self._reader.abandon()
+                self._reader.close()
+
+    async def _read(self, position: str | None, stop: asyncio.Event) -> FollowedPage | None:
+        """A page, within the time limit; ``None`` at ``stop``. A reader that hangs is left to its thread.
+
+        Raises:
+            AntiphonError: the place's own, or ``UnavailableError`` after the time limit.
+        """
+        if self._reader is None:
+            self._reader = self._make(self._source)
+        reader = self._reader
+        reading = asyncio.ensure_future(self._call(reader.read, position, _PAGE))
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({reading, stopped}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if reading.done():
+            return reading.result()
+        self._reader = None
+        reader.abandon()
+        reading.add_done_callback(partial(_let_go, reader))
+        if stop.is_set():
+            return None
+        raise UnavailableError(
+            f"The place gave no answer within {self._seconds:.0f} s.",
+            where=f"source {self._source.name}",
+            next_step="It is tried again; look at what it waits for.",
+        )
+
+    def _take(self, state: FollowedStream, page: FollowedPage) -> FollowedStream | None:
+        """Append a page and move the position behind it; ``None`` when another process moved it meanwhile."""
+        refused, refusal = page.refused, page.refusal
+        try:
+            if page.events:
+                self._append(self._scope, self._source.name, page.events)
+        except TooLargeError as error:
+            refused, refusal = refused + self._append_singly(page.events), error.what
+        move = PositionMove(page.position, refused, page.lost, page.waiting, refusal, page.caught_up_at)
+        return self._streams.advance(self._scope, state, move)
+
+    def _append_singly(self, events: Sequence[Event]) -> int:
+        """Append all events that the log takes; returns the number of the others."""
+        refused = 0
+        for event in events:
+            try:
+                self._append(self._scope, self._source.name, [event])
+            except TooLargeError:
+                refused += 1
+        return refused
+
+    async def _say(self, error: AntiphonError) -> None:
+        """Log and record a failure, once until it is another one."""
+        text = str(error)
+        if text == self._said:
+            return
+        _log.warning("The stream %s is not followed, and is tried again: %s", self._source.name, text)
+        try:
+            await self._call(self._streams.failed, self._scope, self._source.name, text)
+        except UnavailableError:
+            return  # The catalog is away: it is recorded with the next failure.
+        self._said = text
+
+    async def _call(self, called: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(called, *arguments))
+
+
+def _let_go(reader: FollowedReader, reading: asyncio.Future[FollowedPage]) -> None:
+    """Close a reader once the reading that it hung in has ended, whatever came of that."""
+    if not reading.cancelled():
+        reading.exception()
+    reader.close()
+
+
+class SourceFollowers:
+    """Has each followed stream followed, as streams come and go.
+
+    Args:
+        sources: the followed streams that are declared now, by name.
+        duty: makes the part that follows one while this process has the lease of it.
+        look: seconds between looks at the sources at most.
+        wakeup: rings when there may be others.
+    """
+
+    def __init__(
+        self,
+        sources: Callable[[], Mapping[str, SourceSpec]],
+        duty: Callable[[SourceSpec], WorkerPart],
+        *,
+        look: float = 2.0,
+        wakeup: Wakeup | None = None,
+    ) -> None:
+        self._sources = sources
+        self._duty = duty
+        self._look = look
+        self._wakeup = wakeup or Wakeup()
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Follow what is declared until ``stop``."""
+        running: dict[str, tuple[bytes, asyncio.Event, asyncio.Task[None]]] = {}
+        async with asyncio.TaskGroup() as group:
+            with self._wakeup as wakeup:
+                while not stop.is_set():
+                    try:
+                        declared = await asyncio.to_thread(self._sources)
+                    except AntiphonError as error:
+                        _log.warning("The followed streams cannot be read: %s", error)
+                        await wait(stop, self._look)
+                        continue
+                    known = {name: msgspec.json.encode(source) for name, source in declared.items()}
+                    for name in [name for name, (spec, _, _) in running.items() if known.get(name) != spec]:
+                        _, ended, task = running.pop(name)
+                        ended.set()
+                        await task
+                    for name in known.keys() - running.keys():
+                        ended = asyncio.Event()
+                        task = group.create_task(self._duty(declared[name]).run_until(ended))
+                        running[name] = (known[name], ended, task)
+                    await wakeup.wait_until(stop, self._look, found=False)
+            for _, ended, _ in running.values():
+                ended.set()

@@ -1,0 +1,81 @@
+"""Followed streams of a project: the worker's part that follows them, and how far each is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from antiphon.catalog.features.followed_streams import FollowedStream
+from antiphon.core.clock import Clock
+from antiphon.definitions.following import PostgresTable, within_seconds
+from antiphon.definitions.source import SourceSpec
+from antiphon.features.following.postgres_table import PostgresTableReader
+from antiphon.features.ports import FollowedReader
+from antiphon.features.streaming.consumer import FollowerStatus
+from antiphon.orchestration.duties import Duties, LeaseHolder
+from antiphon.orchestration.source_followers import Append, SourceFollower, SourceFollowers
+from antiphon.orchestration.worker import WorkerPart
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
+
+
+def source_followers(
+    store: Store,
+    features: FeaturePlatform,
+    append: Append,
+    holder: LeaseHolder,
+    restarted: Callable[[WorkerPart], WorkerPart],
+) -> SourceFollowers:
+    """The part of a worker that follows the project's places, each under a lease.
+
+    Args:
+        append: holds back what the consumer cannot follow.
+        restarted: begins a part again that fails.
+    """
+    scope, clock = store.scope, store.database.clock
+
+    def duty(source: SourceSpec) -> WorkerPart:
+        follower = SourceFollower(
+            scope,
+            source,
+            reader=lambda spec: reader_of(spec, clock),
+            streams=store.followed_streams,
+            append=append,
+        )
+        return Duties(f"follow/{scope.tenant}/{source.name}", [restarted(follower)], holder)
+
+    wakeup = store.database.doorbell.wakeup(scope.environment, "features", "releases")
+    return SourceFollowers(features.followed, duty, wakeup=wakeup)
+
+
+def reader_of(source: SourceSpec, clock: Clock) -> FollowedReader:
+    """A reader of the place that a stream follows."""
+    assert isinstance(source.follow, PostgresTable)
+    return PostgresTableReader(source, clock)
+
+
+def follower_statuses(store: Store, features: FeaturePlatform) -> Mapping[str, FollowerStatus]:
+    """How far each followed stream is, by name."""
+    known, found = store.followed_streams.list(store.scope), dict[str, FollowerStatus]()
+    for name, source in features.followed().items():
+        assert source.follow is not None
+        state = known.get(name)
+        if state is None or state.place != source.follow.place:
+            state = FollowedStream(name, source.follow.place)
+        within = within_seconds(source.follow)
+        behind = None
+        if state.caught_up_at is not None:
+            behind = max(0.0, (store.database.clock.now() - state.caught_up_at).total_seconds())
+        found[name] = FollowerStatus(
+            place=state.place,
+            within_seconds=within,
+            late=behind is None or behind > within,
+            caught_up_at=state.caught_up_at,
+            behind_seconds=behind,
+            waiting=state.waiting,
+            refused=state.refused,
+            refusal=state.refusal,
+            lost=state.lost,
+            problem=state.error,
+            failing_since=state.failing_since,
+        )
+    return found
