@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from antiphon.catalog.doorbell import Wakeup
-from antiphon.catalog.features.events import Event
-from antiphon.catalog.features.followed_streams import FollowedStream, FollowedStreams, PositionMove
-from antiphon.core.errors import AntiphonError, TooLargeError, UnavailableError
-from antiphon.core.scope import Scope
+from antiphon.catalog.features.followed_streams import FollowedStream
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.definitions.following import within_seconds
 from antiphon.definitions.source import SourceSpec
 from antiphon.durable.step_threads import StepThreads
+from antiphon.features.following.followed_places import PAGE, FollowedPlaces
 from antiphon.features.ports import FollowedPage, FollowedReader
 from antiphon.orchestration.worker import WorkerPart, wait
 
@@ -37,11 +36,7 @@ _LOOKS = 4
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds after a failure, at first (doubled) and at most."""
 
-_PAGE = 2_000
-"""Rows of one page."""
-
 T = TypeVar("T")
-Append = Callable[[Scope, str, Sequence[Event]], int]
 
 
 class SourceFollower:
@@ -49,28 +44,15 @@ class SourceFollower:
 
     Args:
         source: a stream that follows a place.
-        reader: makes a reader of the place.
-        append: puts events into the log; a repeated id is ignored there.
+        places: append what is read, as far as the consumer can follow.
+        seconds: time limit of one reading.
     """
 
-    def __init__(
-        self,
-        scope: Scope,
-        source: SourceSpec,
-        *,
-        reader: Callable[[SourceSpec], FollowedReader],
-        streams: FollowedStreams,
-        append: Append,
-        seconds: float = READ_SECONDS,
-    ) -> None:
+    def __init__(self, source: SourceSpec, places: FollowedPlaces, *, seconds: float = READ_SECONDS) -> None:
         assert source.follow is not None
-        self._scope = scope
         self._source = source
-        self._place = source.follow.place
+        self._places = places
         self._pause = within_seconds(source.follow) / _LOOKS
-        self._make = reader
-        self._streams = streams
-        self._append = append
         self._seconds = seconds
         self._reader: FollowedReader | None = None
         self._threads = StepThreads()
@@ -79,15 +61,16 @@ class SourceFollower:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Follow until ``stop``; what fails is tried again, less and less often."""
-        failures, state = 0, None
+        failures = 0
+        state: FollowedStream | None = None
         try:
             while not stop.is_set():
                 try:
-                    state = state or await self._call(self._streams.begin, self._scope, self._source.name, self._place)
+                    state = state or await self._call(self._places.begin, self._source)
                     page = await self._read(state.position, stop)
                     if page is None:
                         return
-                    state = await self._call(self._take, state, page)
+                    state = await self._call(self._places.take, state, page)
                 except AntiphonError as error:
                     failures, state = failures + 1, None
                     await self._say(error)
@@ -108,9 +91,9 @@ class SourceFollower:
             AntiphonError: the place's own, or ``UnavailableError`` after the time limit.
         """
         if self._reader is None:
-            self._reader = self._make(self._source)
+            self._reader = self._places.reader(self._source)
         reader = self._reader
-        reading = asyncio.ensure_future(self._call(reader.read, position, _PAGE))
+        reading = asyncio.ensure_future(self._call(reader.read, position, PAGE))
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({reading, stopped}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -127,27 +110,6 @@ class SourceFollower:
             next_step="It is tried again; look at what it waits for.",
         )
 
-    def _take(self, state: FollowedStream, page: FollowedPage) -> FollowedStream | None:
-        """Append a page and move the position behind it; ``None`` when another process moved it meanwhile."""
-        refused, refusal = page.refused, page.refusal
-        try:
-            if page.events:
-                self._append(self._scope, self._source.name, page.events)
-        except TooLargeError as error:
-            refused, refusal = refused + self._append_singly(page.events), error.what
-        move = PositionMove(page.position, refused, page.lost, page.waiting, refusal, page.caught_up_at)
-        return self._streams.advance(self._scope, state, move)
-
-    def _append_singly(self, events: Sequence[Event]) -> int:
-        """Append all events that the log takes; returns the number of the others."""
-        refused = 0
-        for event in events:
-            try:
-                self._append(self._scope, self._source.name, [event])
-            except TooLargeError:
-                refused += 1
-        return refused
-
     async def _say(self, error: AntiphonError) -> None:
         """Log and record a failure, once until it is another one."""
         text = str(error)
@@ -155,7 +117,7 @@ class SourceFollower:
             return
         _log.warning("The stream %s is not followed, and is tried again: %s", self._source.name, text)
         try:
-            await self._call(self._streams.failed, self._scope, self._source.name, text)
+            await self._call(self._places.failed, self._source.name, text)
         except UnavailableError:
             return  # The catalog is away: it is recorded with the next failure.
         self._said = text

@@ -1,5 +1,7 @@
 """Refresh: the durable workflow materialize → gate → publish, for one or several views at once.
 
+Streams that another system writes are read first, so that a snapshot has what was written before it was ordered.
+
 A view whose source cannot be read, or whose snapshot its gates block, keeps its previous snapshot, with a verdict that
 says why; the other views go on. A snapshot under an embargo is staged instead of published.
 
@@ -20,6 +22,7 @@ from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.catalog.features.verdicts import GateFinding, StagedSnapshot, Verdict, verdict_id
 from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError
+from antiphon.definitions.source import SourceSpec
 from antiphon.durable.context import RunContext
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.embedding.vectors import Embedders
@@ -87,7 +90,12 @@ class Refresher:
         functions: Functions | None = None,
         embedders: Embedders | None = None,
         keyed_hash: KeyedHash | None = None,
+        catch_up: Callable[[SourceSpec, Callable[[int], None]], int] | None = None,
     ) -> None:
+        """
+        Args:
+            catch_up: appends what another system wrote to a followed stream, and is given the events read so far.
+        """
         self._catalog = catalog
         self._scope = catalog.scope
         self._publisher = publisher
@@ -95,6 +103,7 @@ class Refresher:
         self._functions = functions
         self._embedders = embedders
         self._keyed_hash = keyed_hash
+        self._catch_up = catch_up
 
     async def refresh(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """Run the workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`RefreshResult`, as JSON.
@@ -111,6 +120,13 @@ class Refresher:
             raise InvalidInputError("No view is named.", where="refresh arguments")
         if run.scope != self._scope:
             raise InvalidInputError(f"The run belongs to {run.scope}, not to {self._scope}.", where="refresh arguments")
+        if self._catch_up is not None:
+            for name, source in self._followed(request).items():
+
+                def reading(events: int, name: str = name) -> None:
+                    run.progress(0, 1, f"read {name}: {events} events")
+
+                await run.step(f"read {name}", self._catch_up, source, reading)
         start = await run.step("pin", self._pin, request)
         total = len(request.views) + 1
         passed: list[dict[str, Any]] = []
@@ -146,6 +162,11 @@ class Refresher:
         )
         builtins: dict[str, Any] = msgspec.to_builtins(result)
         return builtins
+
+    def _followed(self, request: RefreshArguments) -> dict[str, SourceSpec]:
+        """The streams of the views that another system writes, by name."""
+        sources = (self._catalog.definition(key).source for key in request.views)
+        return {source.name: source for source in sources if source.follow is not None}
 
     def _pin(self, request: RefreshArguments) -> dict[str, Any]:
         """Fix the moment and the log offsets, so that a resumed run continues the same refresh."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from antiphon.catalog.features.followed_streams import FollowedStream
-from antiphon.core.clock import Clock
-from antiphon.definitions.following import PostgresTable, within_seconds
+from antiphon.definitions.following import within_seconds
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.following.postgres_table import PostgresTableReader
-from antiphon.features.ports import FollowedReader
+from antiphon.features.following.followed_places import Append
 from antiphon.features.streaming.consumer import FollowerStatus
 from antiphon.orchestration.duties import Duties, LeaseHolder
-from antiphon.orchestration.source_followers import Append, SourceFollower, SourceFollowers
+from antiphon.orchestration.source_followers import SourceFollower, SourceFollowers
 from antiphon.orchestration.worker import WorkerPart
-from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.platform import FeaturePlatform, followed_places
 from antiphon.services.project.store import Store
 
 
@@ -31,26 +29,14 @@ def source_followers(
         append: holds back what the consumer cannot follow.
         restarted: begins a part again that fails.
     """
-    scope, clock = store.scope, store.database.clock
+    scope = store.scope
+    places = followed_places(store, append)
 
     def duty(source: SourceSpec) -> WorkerPart:
-        follower = SourceFollower(
-            scope,
-            source,
-            reader=lambda spec: reader_of(spec, clock),
-            streams=store.followed_streams,
-            append=append,
-        )
-        return Duties(f"follow/{scope.tenant}/{source.name}", [restarted(follower)], holder)
+        return Duties(f"follow/{scope.tenant}/{source.name}", [restarted(SourceFollower(source, places))], holder)
 
     wakeup = store.database.doorbell.wakeup(scope.environment, "features", "releases")
     return SourceFollowers(features.followed, duty, wakeup=wakeup)
-
-
-def reader_of(source: SourceSpec, clock: Clock) -> FollowedReader:
-    """A reader of the place that a stream follows."""
-    assert isinstance(source.follow, PostgresTable)
-    return PostgresTableReader(source, clock)
 
 
 def follower_statuses(store: Store, features: FeaturePlatform) -> Mapping[str, FollowerStatus]:

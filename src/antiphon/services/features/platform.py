@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -25,6 +25,8 @@ from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import TextReader, VectorReader
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
+from antiphon.features.following.followed_places import Append, FollowedPlaces
+from antiphon.features.following.readers import reader_of
 from antiphon.features.offline.history import ViewHistory
 from antiphon.features.offline.refresh import WORKFLOW, Refresher, made_by
 from antiphon.features.online.granted import GrantedReader
@@ -49,6 +51,13 @@ from antiphon.services.workflows import APPLY
 
 _OPEN: tuple[Literal["queued", "running"], ...] = ("queued", "running")
 _ALL = 1_000_000
+
+
+def followed_places(store: Store, append: Append) -> FollowedPlaces:
+    """The places that a project's streams follow; ``append`` puts events into its log."""
+    clock = store.database.clock
+    reader = partial(reader_of, clock=clock)
+    return FollowedPlaces(store.scope, streams=store.followed_streams, reader=reader, append=append, clock=clock)
 
 
 class FeaturePlatform(FeatureStores):
@@ -127,7 +136,13 @@ class FeaturePlatform(FeatureStores):
             functions=self._functions,
             embedders=self.embedders,
             keyed_hash=self.online.entity_hash,
+            catch_up=self._catch_up,
         )
+
+    def _catch_up(self, source: SourceSpec, progress: Callable[[int], None]) -> int:
+        """Append what is written by now to a stream, from where the applied project says that it is written."""
+        places = followed_places(self._store, self._store.events.append)
+        return places.catch_up(self.followed().get(source.name, source), progress)
 
     @cached_property
     def embedders(self) -> LocalEmbedders:

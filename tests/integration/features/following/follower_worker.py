@@ -19,7 +19,8 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.following.postgres_table import PostgresTableReader
+from antiphon.features.following.followed_places import FollowedPlaces
+from antiphon.features.following.readers import reader_of
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.streaming.consumer import StreamConsumer
@@ -47,14 +48,16 @@ async def follow(folder: Path, url: str, name: str, seconds: float) -> None:
         process = f"{name}/{os.getpid()}"
         holder = LeaseHolder(leases, process, lambda _: False, seconds=seconds)
 
+        places = FollowedPlaces(
+            SCOPE,
+            streams=FollowedStreams(database),
+            reader=partial(reader_of, clock=SystemClock()),
+            append=log.append,
+            clock=SystemClock(),
+        )
+
         def duty(source: SourceSpec) -> Duties:
-            follower = SourceFollower(
-                SCOPE,
-                source,
-                reader=partial(PostgresTableReader, clock=SystemClock()),
-                streams=FollowedStreams(database),
-                append=log.append,
-            )
+            follower = SourceFollower(source, places)
             return Duties(f"follow/{source.name}", [follower], holder)
 
         events = database.doorbell.wakeup(SCOPE.environment, "events")
