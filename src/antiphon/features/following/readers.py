@@ -5,11 +5,13 @@ from __future__ import annotations
 from antiphon.core.clock import Clock
 from antiphon.definitions.following import PostgresTable
 from antiphon.definitions.source import SourceSpec
+from antiphon.features.following.nats_subject import NatsSubjectReader
 from antiphon.features.following.postgres_table import PostgresTableReader
 from antiphon.features.ports import FollowedReader
 
 
 def reader_of(source: SourceSpec, clock: Clock) -> FollowedReader:
     """Makes a reader of the place that a stream follows."""
-    assert isinstance(source.follow, PostgresTable)
-    return PostgresTableReader(source, clock)
+    if isinstance(source.follow, PostgresTable):
+        return PostgresTableReader(source, clock)
+    return NatsSubjectReader(source, clock)
