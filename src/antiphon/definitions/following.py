@@ -19,6 +19,7 @@ TABLE = re.compile(r'[^\s."\0]+(\.[^\s."\0]+)?\Z')
 _SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*\Z")
 _STREAM = re.compile(r"[^\s.*>/\\]+\Z")
 _LEAST_SECONDS = 0.2
+_FILES = (".parquet", ".csv", ".csv.gz", ".tsv", ".jsonl", ".ndjson", ".json")
 
 EpochUnit = Literal["s", "ms", "us"]
 
@@ -64,7 +65,7 @@ class PostgresTable(msgspec.Struct, frozen=True, tag="postgres"):
             yield f"{self.table!r} is no table; write NAME or SCHEMA.NAME."
         if isinstance(self.url, str):
             yield from database_mistakes(self.url, self.password_variable)
-        yield from _within_mistakes(self.within)
+        yield from _duration_mistakes("within", self.within)
 
 
 class NatsSubject(msgspec.Struct, frozen=True, tag="nats"):
@@ -118,10 +119,42 @@ class NatsSubject(msgspec.Struct, frozen=True, tag="nats"):
                 yield f"columns: {column!r} must name a field's path with dots, not {path!r}."
         if not isinstance(self.columns, dict):
             yield f"columns must be a dictionary of names to paths, not {self.columns!r}."
-        yield from _within_mistakes(self.within)
+        yield from _duration_mistakes("within", self.within)
 
 
-Followed = PostgresTable | NatsSubject
+class FileDrop(msgspec.Struct, frozen=True, tag="files"):
+    """Files that another system puts into a folder of this machine; each row is an event.
+
+    A file is read once it is no longer written, and again after it changed: rows with ids that are known stay as they
+    were. Write a file elsewhere and rename it into place, so that it is never seen half.
+
+    Attributes:
+        path: pattern of Parquet, CSV or JSON files; a relative one starts at the project's folder.
+        settle: a file that has not changed for so long is read.
+        within: the time from the end of writing until its rows count online.
+    """
+
+    path: str
+    settle: str = "1s"
+    within: str = "10s"
+
+    @property
+    def place(self) -> str:
+        """Names what is followed; a position belongs to it."""
+        return f"files {self.path}"
+
+    def mistakes(self) -> Iterator[str]:
+        """Yields the mistakes of the declaration, a sentence each."""
+        yield from _text_mistakes(self, ("path",), ())
+        if isinstance(self.path, str) and "://" in self.path:
+            yield "path is a pattern of files of this machine, not a URL."
+        elif isinstance(self.path, str) and self.path and not self.path.lower().endswith(_FILES):
+            yield f"path must end in one of {', '.join(_FILES)}, such as inbox/*.parquet, not {self.path!r}."
+        yield from _duration_mistakes("settle", self.settle)
+        yield from _duration_mistakes("within", self.within)
+
+
+Followed = PostgresTable | NatsSubject | FileDrop
 """What a stream may follow."""
 
 
@@ -132,10 +165,10 @@ def within_seconds(followed: Followed) -> float:
 
 def follow_mistakes(follow: object) -> Iterator[str]:
     """Yields the mistakes of a stream's ``follow``, a sentence each."""
-    if isinstance(follow, PostgresTable | NatsSubject):
+    if isinstance(follow, Followed):
         yield from (f"follow: {text}" for text in follow.mistakes())
     else:
-        yield f"follow must be a PostgresTable or a NatsSubject, not {follow!r}."
+        yield f"follow must be a PostgresTable, a NatsSubject or a FileDrop, not {follow!r}."
 
 
 def database_mistakes(url: str, password_variable: object) -> Iterator[str]:
@@ -161,10 +194,10 @@ def _text_mistakes(followed: Any, needed: tuple[str, ...], optional: tuple[str, 
             yield f"{name} must be a text, not {value!r}."
 
 
-def _within_mistakes(within: object) -> Iterator[str]:
+def _duration_mistakes(name: str, text: object) -> Iterator[str]:
     try:
-        seconds = parse_duration(within).total_seconds() if isinstance(within, str) else 0.0
+        seconds = parse_duration(text).total_seconds() if isinstance(text, str) else 0.0
     except InvalidInputError:
         seconds = 0.0
     if seconds < _LEAST_SECONDS:
-        yield f"within must be a duration of 200ms or more, such as 5s, not {within!r}."
+        yield f"{name} must be a duration of 200ms or more, such as 5s, not {text!r}."

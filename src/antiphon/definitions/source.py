@@ -12,7 +12,7 @@ import msgspec
 from antiphon.definitions.documents_spec import DocumentsSpec
 from antiphon.definitions.entity import NAME
 from antiphon.definitions.expression import kind, mistakes, node_of, outside_mistakes
-from antiphon.definitions.following import TABLE, Followed, database_mistakes, follow_mistakes
+from antiphon.definitions.following import TABLE, FileDrop, Followed, database_mistakes, follow_mistakes
 from antiphon.definitions.nodes import Expression
 from antiphon.definitions.objects import ObjectPath, ObjectStore, is_objects, object_mistakes, store_of
 from antiphon.definitions.place import CodeLocation, caller, declared
@@ -207,8 +207,9 @@ class Source:
         Args:
             history: files or objects with older events, as ``path`` of :meth:`table`.
             event_time, event_id, available_at, where: fields of an event, and a condition, as of :meth:`table`.
-            follow: the :class:`PostgresTable` or :class:`NatsSubject` in which another system writes the events; the
-                worker appends them to the stream. Without it they are appended by ``antiphon events push`` or HTTP.
+            follow: the :class:`PostgresTable`, :class:`NatsSubject` or :class:`FileDrop` in which another system
+                writes the events; the worker appends them to the stream. Without it they are appended by
+                ``antiphon events push`` or HTTP.
             access_key_variable, secret_key_variable, sensitivity, purposes, must_exist: as of :meth:`table`.
         """
         return cls(
@@ -270,6 +271,9 @@ class Source:
         path = self.options["path"]
         where = self.options["where"]
         store = None
+        follow = self.options.get("follow")
+        if isinstance(follow, FileDrop) and root is not None:
+            follow = msgspec.structs.replace(follow, path=_below(root, follow.path))
         if is_objects(path):
             named = ObjectPath.of(path)
             own = ObjectStore(**{name: self.options.get(name) for name in _OBJECTS})
@@ -290,7 +294,7 @@ class Source:
             feast=self.options.get("feast"),
             store=store,
             documents=self.options.get("documents"),
-            follow=self.options.get("follow"),
+            follow=follow,
         )
 
     def missing_file(self, root: Path) -> str | None:

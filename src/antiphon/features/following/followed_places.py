@@ -7,6 +7,7 @@ ignores, as it does where two processes are at one place for a moment.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
@@ -21,6 +22,8 @@ from antiphon.features.ports import FollowedPage, FollowedReader
 
 PAGE = 2_000
 """Rows of one page."""
+
+_PAUSE_SECONDS = 0.1
 
 _log = logging.getLogger("antiphon.features")
 
@@ -99,6 +102,8 @@ class FollowedPlaces:
                 read += len(page.events)
                 state = self.take(state, page)
                 progress(read)
+                if not page.more and (state is None or not _reached(state, now)):
+                    time.sleep(_PAUSE_SECONDS)  # A file that is still written, say.
         except AntiphonError as error:
             if reached is None:
                 raise

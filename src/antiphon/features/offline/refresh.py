@@ -21,7 +21,7 @@ import msgspec
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.catalog.features.verdicts import GateFinding, StagedSnapshot, Verdict, verdict_id
 from antiphon.core.clock import utc
-from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError
+from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.source import SourceSpec
 from antiphon.durable.context import RunContext
 from antiphon.features.catalog import FeatureCatalog
@@ -120,13 +120,16 @@ class Refresher:
             raise InvalidInputError("No view is named.", where="refresh arguments")
         if run.scope != self._scope:
             raise InvalidInputError(f"The run belongs to {run.scope}, not to {self._scope}.", where="refresh arguments")
-        if self._catch_up is not None:
-            for name, source in self._followed(request).items():
+        followed = self._followed(request)
+        unread: dict[str, dict[str, Any]] = {}
+        for name, source in followed.items():
 
-                def reading(events: int, name: str = name) -> None:
-                    run.progress(0, 1, f"read {name}: {events} events")
+            def reading(events: int, name: str = name) -> None:
+                run.progress(0, 1, f"read {name}: {events} events")
 
-                await run.step(f"read {name}", self._catch_up, source, reading)
+            problem = await run.step(f"read {name}", self._read_followed, source, reading, len(request.views) > 1)
+            if problem is not None:
+                unread |= {key: problem for key, stream in self._streams(request).items() if stream == name}
         start = await run.step("pin", self._pin, request)
         total = len(request.views) + 1
         passed: list[dict[str, Any]] = []
@@ -139,7 +142,9 @@ class Refresher:
             def embedding(texts: int, of: int, key: str = key, done: int = done) -> None:
                 run.progress(done, total, f"materialize {key}: {texts} of {of} texts embedded")
 
-            made = await run.step(f"{_MATERIALIZE}{key}", self._materialize, request, start, key, run.id, embedding)
+            made = unread.get(key) or await run.step(
+                f"{_MATERIALIZE}{key}", self._materialize, request, start, key, run.id, embedding
+            )
             judged = await run.step(f"gate {key}", self._gate, request, key, made, run.id)
             if "unreadable" in made:
                 unreadable.append(made["unreadable"])
@@ -165,8 +170,33 @@ class Refresher:
 
     def _followed(self, request: RefreshArguments) -> dict[str, SourceSpec]:
         """The streams of the views that another system writes, by name."""
+        if self._catch_up is None:
+            return {}
         sources = (self._catalog.definition(key).source for key in request.views)
         return {source.name: source for source in sources if source.follow is not None}
+
+    def _streams(self, request: RefreshArguments) -> dict[str, str]:
+        return {key: self._catalog.definition(key).source.name for key in request.views}
+
+    def _read_followed(
+        self, source: SourceSpec, progress: Callable[[int], None], others: bool
+    ) -> dict[str, Any] | None:
+        """Append what is written by now; the problem of its views where that was never possible.
+
+        Args:
+            others: whether views are refreshed that may not depend on it.
+
+        Raises:
+            UnavailableError: the place is away, and the run may wait for it.
+        """
+        assert self._catch_up is not None
+        try:
+            self._catch_up(source, progress)
+        except AntiphonError as error:
+            if isinstance(error, UnavailableError) and not others:
+                raise
+            return _unreadable(error)
+        return None
 
     def _pin(self, request: RefreshArguments) -> dict[str, Any]:
         """Fix the moment and the log offsets, so that a resumed run continues the same refresh."""
@@ -209,8 +239,7 @@ class Refresher:
             )
         except (InvalidInputError, SetupError, CorruptionError) as error:
             # Transient problems (no memory, a file that changed meanwhile) fail the run instead, which is retried.
-            what, next_step = error.what, error.next_step or ""
-            return {"unreadable": {"what": what, "where": error.where or "source", "next_step": next_step}}
+            return _unreadable(error)
         made: dict[str, Any] = msgspec.to_builtins(manifest)
         return made
 
@@ -302,6 +331,11 @@ class Refresher:
             self._catalog.staged.remove(self._scope, one.snapshot)
             released += 1
         return released
+
+
+def _unreadable(error: AntiphonError) -> dict[str, Any]:
+    where, next_step = error.where or "source", error.next_step or ""
+    return {"unreadable": {"what": error.what, "where": where, "next_step": next_step}}
 
 
 def made_by(step: str, result: Any) -> tuple[str, ...]:
