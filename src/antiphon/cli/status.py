@@ -184,7 +184,7 @@ def streams_table(streams: Any) -> str:
 
 
 def _stream_lines(stream: Any) -> Iterator[str]:
-    """Why a stream's progress cannot be told, and the progress of its follower."""
+    """The problem of a stream, and the progress of its follower."""
     from antiphon.gateway.dashboard.wording import duration
 
     if stream.problem:

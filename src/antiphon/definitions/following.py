@@ -155,7 +155,7 @@ class FileDrop(msgspec.Struct, frozen=True, tag="files"):
 
 
 Followed = PostgresTable | NatsSubject | FileDrop
-"""What a stream may follow."""
+"""A place that a stream may follow."""
 
 
 def within_seconds(followed: Followed) -> float:

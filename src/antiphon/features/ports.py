@@ -71,7 +71,7 @@ class FollowedReader(Protocol):
     """
 
     def read(self, position: str | None, limit: int) -> FollowedPage:
-        """What comes after a position (``None``: the beginning), at most ``limit`` rows.
+        """The rows after a position (``None``: the beginning), at most ``limit``.
 
         Raises:
             UnavailableError: the place does not answer. SetupError: it refuses access.

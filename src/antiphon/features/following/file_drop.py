@@ -44,14 +44,14 @@ class _OpenFile(msgspec.Struct, frozen=True):
     rows: int
 
 
-class _Position(msgspec.Struct, frozen=True):
+class _FolderPosition(msgspec.Struct, frozen=True):
     """The files that were read and are still there, and the one under way."""
 
     read: dict[str, FileIdentity] = {}
     open: _OpenFile | None = None
 
 
-class _Seen(msgspec.Struct, frozen=True):
+class _UnreadFile(msgspec.Struct, frozen=True):
     """A file that is not read: since when it is as it is (monotonic), and whether it was seen to become so."""
 
     identity: FileIdentity
@@ -59,7 +59,7 @@ class _Seen(msgspec.Struct, frozen=True):
     witnessed: bool
 
 
-_decode_position = msgspec.json.Decoder(_Position).decode
+_decode_position = msgspec.json.Decoder(_FolderPosition).decode
 _Batches = Generator[list[dict[str, Any]], None, None]
 
 
@@ -76,7 +76,7 @@ class FileDropReader:
         self._path = source.follow.path
         self._settle = parse_duration(source.follow.settle).total_seconds()
         self._clock = clock
-        self._seen: dict[str, _Seen] | None = None
+        self._seen: dict[str, _UnreadFile] | None = None
         self._given: _OpenFile | None = None
         self._batches: _Batches | None = None
 
@@ -87,22 +87,22 @@ class FileDropReader:
             SetupError: there is no such folder. InvalidInputError: it holds too many files.
         """
         began = self._clock.now()
-        at = _Position() if position is None else _decode_position(position)
+        at = _FolderPosition() if position is None else _decode_position(position)
         present = self._present()
         known = {path: identity for path, identity in at.read.items() if path in present}
         changed = [path for path, identity in present.items() if known.get(path) != identity]
         path = self._next(at, present, changed)
         if path is None:
-            return self._page(_Position(known), len(changed), more=False, caught_up_at=self._caught_up_at(began))
+            return self._page(_FolderPosition(known), len(changed), more=False, caught_up_at=self._caught_up_at(began))
         rows, refusal, done = self._rows(at, path, present[path], limit)
         events, refused, reason = sorted_out(self._source, rows)
         if not done:
-            page = self._page(_Position(known, self._given), len(changed), more=True)
+            page = self._page(_FolderPosition(known, self._given), len(changed), more=True)
         else:
             self.close()
             if _identity(Path(path)) == present[path]:  # Otherwise it was written meanwhile.
                 known[path] = present[path]
-            page = self._page(_Position(known), len(changed) - (path in known), more=True)
+            page = self._page(_FolderPosition(known), len(changed) - (path in known), more=True)
         return msgspec.structs.replace(
             page, events=events, refused=refused + (refusal is not None), refusal=refusal or reason
         )
@@ -117,7 +117,7 @@ class FileDropReader:
             batches.close()
 
     def _page(
-        self, position: _Position, waiting: int, *, more: bool, caught_up_at: datetime | None = None
+        self, position: _FolderPosition, waiting: int, *, more: bool, caught_up_at: datetime | None = None
     ) -> FollowedPage:
         encoded = msgspec.json.encode(position).decode()
         return FollowedPage((), encoded, more, waiting=waiting, caught_up_at=caught_up_at)
@@ -139,13 +139,13 @@ class FileDropReader:
             )
         return files
 
-    def _next(self, at: _Position, present: Mapping[str, FileIdentity], changed: list[str]) -> str | None:
+    def _next(self, at: _FolderPosition, present: Mapping[str, FileIdentity], changed: list[str]) -> str | None:
         """The file under way, or the first one that has settled."""
         now, before = self._clock.monotonic(), self._seen or {}
         self._seen = {
             path: known
             if (known := before.get(path)) is not None and known.identity == present[path]
-            else _Seen(present[path], now, self._seen is not None)
+            else _UnreadFile(present[path], now, self._seen is not None)
             for path in changed
         }
         if at.open is not None and present.get(at.open.path) == at.open.identity:
@@ -165,7 +165,7 @@ class FileDropReader:
         return now - timedelta(seconds=waited)
 
     def _rows(
-        self, at: _Position, path: str, identity: FileIdentity, limit: int
+        self, at: _FolderPosition, path: str, identity: FileIdentity, limit: int
     ) -> tuple[list[dict[str, Any]], str | None, bool]:
         """The next rows of a file, why it cannot be read, and whether it has ended."""
         given = self._given
@@ -212,7 +212,7 @@ def _plain(value: Any) -> Any:
 
 
 def _identity(path: Path) -> FileIdentity | None:
-    """What tells whether a file changed; ``None`` of a folder, and of a file that is gone."""
+    """The identity of a file's content; ``None`` of a folder, and of a file that is gone."""
     try:
         stat = path.stat()
     except OSError:

@@ -54,7 +54,7 @@ class FollowedPlaces:
         self._clock = clock
 
     def begin(self, source: SourceSpec) -> FollowedStream:
-        """Where reading of a stream's place goes on."""
+        """The state from which reading of a stream's place goes on."""
         assert source.follow is not None
         return self._streams.begin(self._scope, source.name, source.follow.place)
 

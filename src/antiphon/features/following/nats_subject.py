@@ -19,7 +19,7 @@ from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.following import NatsSubject
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.following.payloads import Refusal, decoded, sorted_out
+from antiphon.features.following.payloads import RowRefusal, decoded, sorted_out
 from antiphon.features.ports import FollowedPage
 from antiphon.features.streaming.nats_access import Access
 from antiphon.features.streaming.nats_client import NatsClient
@@ -202,9 +202,9 @@ class NatsSubjectReader(NatsClient):
             with suppress(Exception):
                 await known.subscription.unsubscribe()
 
-    def _payload(self, message: Any, created: int) -> dict[str, Any] | Refusal:
+    def _payload(self, message: Any, created: int) -> dict[str, Any] | RowRefusal:
         payload = decoded(message.data, _decode_message)
-        if isinstance(payload, Refusal):
+        if isinstance(payload, RowRefusal):
             return payload
         about = message.metadata
         stored_at: datetime = about.timestamp

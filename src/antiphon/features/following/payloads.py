@@ -17,13 +17,13 @@ from antiphon.definitions.source import SourceSpec
 _MICROSECONDS: dict[EpochUnit, int] = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class RowRefusal(msgspec.Struct, frozen=True):
     """A row or message that is no event, in words that hold no value of it."""
 
     reason: str
 
 
-def event_of(source: SourceSpec, payload: dict[str, Any], epoch: EpochUnit = "us") -> Event | Refusal:
+def event_of(source: SourceSpec, payload: dict[str, Any], epoch: EpochUnit = "us") -> Event | RowRefusal:
     """The event of a payload, or why it is none.
 
     Args:
@@ -32,12 +32,12 @@ def event_of(source: SourceSpec, payload: dict[str, Any], epoch: EpochUnit = "us
     assert source.event_id is not None
     identity = payload.get(source.event_id)
     if identity is None or identity == "" or isinstance(identity, dict | list):
-        return Refusal(f"{source.event_id} is empty, so that the event has no id")
+        return RowRefusal(f"{source.event_id} is empty, so that the event has no id")
     times: list[datetime] = []
     for column in (source.event_time, source.available_at or source.event_time):
         moment = instant_of(payload.get(column), epoch)
         if moment is None:
-            return Refusal(f"{column} is no time")
+            return RowRefusal(f"{column} is no time")
         times.append(moment)
     return Event(str(identity), times[0], times[1], payload)
 
@@ -58,24 +58,24 @@ def instant_of(value: object, epoch: EpochUnit) -> datetime | None:
 
 
 def sorted_out(
-    source: SourceSpec, payloads: Iterable[dict[str, Any] | Refusal], epoch: EpochUnit = "us"
+    source: SourceSpec, payloads: Iterable[dict[str, Any] | RowRefusal], epoch: EpochUnit = "us"
 ) -> tuple[tuple[Event, ...], int, str | None]:
     """The events among payloads in their order, how many are none, and the reason of the last of those."""
     events: list[Event] = []
     refused, reason = 0, None
     for payload in payloads:
-        found = payload if isinstance(payload, Refusal) else event_of(source, payload, epoch)
-        if isinstance(found, Refusal):
+        found = payload if isinstance(payload, RowRefusal) else event_of(source, payload, epoch)
+        if isinstance(found, RowRefusal):
             refused, reason = refused + 1, found.reason
         else:
             events.append(found)
     return tuple(events), refused, reason
 
 
-def decoded(content: bytes | str, decode: Callable[[bytes | str], Any]) -> dict[str, Any] | Refusal:
+def decoded(content: bytes | str, decode: Callable[[bytes | str], Any]) -> dict[str, Any] | RowRefusal:
     """The JSON object of a text, or why it is none."""
     try:
         found = decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Refusal("the content is no JSON")
-    return found if isinstance(found, dict) else Refusal("the content is no JSON object")
+        return RowRefusal("the content is no JSON")
+    return found if isinstance(found, dict) else RowRefusal("the content is no JSON object")

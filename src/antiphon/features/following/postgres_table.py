@@ -43,7 +43,7 @@ _FLOORS = {
     "timestamp": "(least(%s::timestamp, localtimestamp) - interval '1 hour')",
     "timestamptz": "(least(%s::timestamptz, now()) - interval '1 hour')",
 }
-"""What lies so far below the greatest watermark is left to sweeps."""
+"""Rows so far below the greatest watermark are left to sweeps."""
 
 _NUMBERS = ("float4", "float8", "numeric", "money")
 
@@ -71,8 +71,8 @@ class _Pass(msgspec.Struct, frozen=True):
     after: tuple[str, str] | None = None
 
 
-class _Position(msgspec.Struct, frozen=True):
-    """Where reading goes on.
+class _TablePosition(msgspec.Struct, frozen=True):
+    """The point from which reading goes on.
 
     Attributes:
         polled, swept: the horizons of the last poll and of the last sweep; 0 before the first sweep.
@@ -108,7 +108,7 @@ class _Table(msgspec.Struct, frozen=True):
         return f"(%s::{self.watermark_kind}, %s::{self.identity_kind})"
 
 
-_decode_position = msgspec.json.Decoder(_Position).decode
+_decode_position = msgspec.json.Decoder(_TablePosition).decode
 _decode_row = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -138,13 +138,13 @@ class PostgresTableReader:
             InvalidInputError: there is no such table or column, or it is none that can be followed.
         """
         began = microseconds(self._clock.now())
-        at = _Position() if position is None else _decode_position(position)
+        at = _TablePosition() if position is None else _decode_position(position)
         parts: list[list[_Row]] = []
         empty, caught_up_at = 0, None
         with self._transaction() as cursor:
             horizon, upcoming = self._snapshot(cursor)
             if max(at.polled, at.swept) > upcoming:
-                at = _Position()  # Another server, or one that was set back: its numbers say nothing about ours.
+                at = _TablePosition()  # Another server, or one that was set back: its numbers say nothing about ours.
             table = self._described(cursor)
             if at.swept:
                 poll = at.poll or _Pass(horizon, at.polled, began)
@@ -188,7 +188,7 @@ class PostgresTableReader:
             with suppress(Exception):
                 connection.close()
 
-    def _is_sweep_due(self, at: _Position) -> bool:
+    def _is_sweep_due(self, at: _TablePosition) -> bool:
         """Tells whether a sweep begins; also when the end of the one before was not kept, because of a failure."""
         return at.swept != self._swept_through or self._clock.monotonic() >= self._sweep_due
 
@@ -240,7 +240,7 @@ class PostgresTableReader:
         return found
 
     def _empty(self, cursor: Any, table: _Table, sweep: _Pass, upcoming: int) -> int:
-        """How many new rows have no watermark or no id, and so no place."""
+        """The number of new rows without watermark or id, which have no place."""
         if not table.nullable:
             return 0
         cursor.execute(
@@ -251,7 +251,7 @@ class PostgresTableReader:
         (found,) = cursor.fetchone()
         return int(found)
 
-    def _with_top(self, cursor: Any, table: _Table, at: _Position, read: list[str]) -> _Position:
+    def _with_top(self, cursor: Any, table: _Table, at: _TablePosition, read: list[str]) -> _TablePosition:
         """The position with the greatest of the watermarks that were read."""
         if not read:
             return at
@@ -358,13 +358,13 @@ class PostgresTableReader:
         return self._connection
 
 
-def _after_poll(at: _Position, poll: _Pass, rows: list[_Row], limit: int) -> _Position:
+def _after_poll(at: _TablePosition, poll: _Pass, rows: list[_Row], limit: int) -> _TablePosition:
     if len(rows) == limit:
         return msgspec.structs.replace(at, poll=msgspec.structs.replace(poll, after=rows[-1][1:]))
     return msgspec.structs.replace(at, poll=None, polled=poll.horizon)
 
 
-def _after_sweep(at: _Position, sweep: _Pass, last: tuple[str, str] | None) -> _Position:
+def _after_sweep(at: _TablePosition, sweep: _Pass, last: tuple[str, str] | None) -> _TablePosition:
     if last is not None:
         return msgspec.structs.replace(at, sweep=msgspec.structs.replace(sweep, after=last))
     return msgspec.structs.replace(at, sweep=None, swept=sweep.horizon, polled=max(at.polled, sweep.horizon))

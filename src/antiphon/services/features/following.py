@@ -40,7 +40,7 @@ def source_followers(
 
 
 def follower_statuses(store: Store, features: FeaturePlatform) -> Mapping[str, FollowerStatus]:
-    """How far each followed stream is, by name."""
+    """The progress of each followed stream, by name."""
     known, found = store.followed_streams.list(store.scope), dict[str, FollowerStatus]()
     for name, source in features.followed().items():
         assert source.follow is not None
