@@ -5,9 +5,9 @@
 A project with a real worker process (``antiphon.app.worker``) follows a table of a real PostgreSQL (declared time 5 s)
 and messages of a real NATS server (declared time 2 s); its catalog is SQLite, its online store LMDB.
 
-Freshness. About every other second a burst of rows is committed in one transaction, or of messages published; the last of it
-is of an entity that nobody else writes. From the end of the commit (of the last message's acknowledgment) its feature
-is read through ``FeatureReader`` every 2 ms until the row counts. The time in between is a sample.
+Freshness. About every other second a burst of rows is committed in one transaction, or of messages published; the last
+of it is of an entity that nobody else writes. From the end of the commit (of the last message's acknowledgment) its
+feature is read through ``FeatureReader`` every 2 ms until the row counts. The time in between is a sample.
 
 Kills. Then bursts go on from a thread while the worker is killed at seeded moments and started again, refreshes are
 ordered beside, and PostgreSQL is killed once and comes back after some seconds. In the end every row in the table, and
@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -243,7 +244,7 @@ def kills(bench: Bench, size: FollowingSize, seed: int) -> dict[str, Any]:
             if number % 3 == 0:
                 bench.platform.refresh(bench.store.scope, views=["postgres", "nats"])
             if number == size.kills // 2:
-                bench.postgres.kill()
+                bench.postgres.end(signal.SIGQUIT)  # At once; killed, it could not begin again before its children end.
                 published = bench.published
                 time.sleep(size.away)
                 assert bench.published > published

@@ -37,6 +37,7 @@ class PostgresTable(msgspec.Struct, frozen=True, tag="postgres"):
             It spares reading old rows and decides nothing: a row below it is found too, later.
         password_variable: the environment variable that holds the password of the URL's user.
         within: the time from a row's commit until it counts online.
+        unique: the stream's ``event_id`` names a row once and for all, though no unique index of the table says so.
 
     Example::
 
@@ -51,6 +52,7 @@ class PostgresTable(msgspec.Struct, frozen=True, tag="postgres"):
     watermark: str = ""
     password_variable: str | None = None
     within: str = "5s"
+    unique: bool = False
 
     @property
     def place(self) -> str:

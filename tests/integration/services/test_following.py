@@ -20,6 +20,7 @@ from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.streams import ProjectStreams
+from antiphon.services.features.view_status import read_view_statuses
 from antiphon.services.project.store import Store
 
 NOW = datetime.now(UTC) - timedelta(minutes=5)
@@ -74,6 +75,22 @@ def opened(root: Path) -> Iterator[tuple[Store, FeaturePlatform]]:
             yield store, platform
 
 
+async def test_a_view_is_late_when_the_place_that_it_follows_is_not_read_in_time(
+    root: Path, opened: tuple[Store, FeaturePlatform], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, platform = opened
+    drop(root, 1)
+    await run_refresh(store, platform)
+
+    def states() -> dict[str, str]:
+        return {view.view: view.state for view in read_view_statuses(store, platform, store.scope)}
+
+    # Nothing consumes here, and no contract limits how far that may be behind.
+    assert states() == {"counted": "fresh", "visited": "fresh"}
+    monkeypatch.setattr("antiphon.services.features.following.within_seconds", lambda _: -5.0)
+    assert states() == {"counted": "fresh", "visited": "late"}
+
+
 async def test_a_refresh_reads_what_is_written_by_then_without_a_worker(
     root: Path, opened: tuple[Store, FeaturePlatform]
 ) -> None:
@@ -126,6 +143,7 @@ def test_how_far_a_place_is_read_and_why_not_is_told(root: Path, opened: tuple[S
     place = f"files {root}/inbox/*.jsonl"
     assert (status.follower.place, status.follower.late, status.follower.caught_up_at) == (place, True, None)
     assert "has not been read from its beginning yet" in told(root, "features", "streams")
+    assert {view.view: view.state for view in read_view_statuses(store, platform, store.scope)}["visited"] == "never"
     state = positions.begin(store.scope, "visits", place)
     positions.advance(store.scope, state, PositionMove("{}", 2, 1, 5, "id is empty", store.database.clock.now()))
     (status,) = streams.status(store.scope)

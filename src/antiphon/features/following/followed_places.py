@@ -24,6 +24,8 @@ PAGE = 2_000
 """Rows of one page."""
 
 _PAUSE_SECONDS = 0.1
+RECORD_SECONDS = 1.0
+"""Interval at which it is recorded that there was nothing new: a look is often, and a record is a write."""
 
 _log = logging.getLogger("antiphon.features")
 
@@ -59,12 +61,15 @@ class FollowedPlaces:
         return self._streams.begin(self._scope, source.name, source.follow.place)
 
     def take(self, state: FollowedStream, page: FollowedPage) -> FollowedStream | None:
-        """Append a page and move the position behind it; ``None`` when another process moved it meanwhile.
+        """Append a page and move the position behind it; ``None`` when another process moved it meanwhile. Of a page
+        with nothing new the state stays, if it is recent.
 
         Raises:
             UnavailableError, CorruptionError, SetupError: the log does not take it; the position stays.
             OverloadedError: the consumer is too far behind.
         """
+        if _is_idle(state, page):
+            return state
         refused, refusal = page.refused, page.refusal
         try:
             if page.events:
@@ -121,6 +126,15 @@ class FollowedPlaces:
             except TooLargeError:
                 refused += 1
         return refused
+
+
+def _is_idle(state: FollowedStream, page: FollowedPage) -> bool:
+    """Tells whether a page changes nothing but the moment that its place was read to, by less than is recorded."""
+    if page.events or page.refused or page.lost or page.more or state.error is not None:
+        return False
+    if page.waiting != state.waiting or page.caught_up_at is None or state.caught_up_at is None:
+        return False
+    return abs((page.caught_up_at - state.caught_up_at).total_seconds()) < RECORD_SECONDS
 
 
 def _reached(state: FollowedStream, moment: datetime) -> bool:

@@ -38,7 +38,8 @@ _TIMEOUT_MILLISECONDS = 20_000
 _OLDEST_SERVER = 130_000
 
 _FLOORS = {
-    **dict.fromkeys(("int2", "int4", "int8", "numeric"), "(%s::numeric - 100000)"),
+    **dict.fromkeys(("int2", "int4", "int8"), "(%s::int8 - 100000)"),  # Of a type that their index compares with.
+    "numeric": "(%s::numeric - 100000)",
     "date": "(least(%s::date, current_date) - 2)",
     "timestamp": "(least(%s::timestamp, localtimestamp) - interval '1 hour')",
     "timestamptz": "(least(%s::timestamptz, now()) - interval '1 hour')",
@@ -51,6 +52,17 @@ _BEGIN = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL TIME ZONE 'UTC'; "
     f"SET LOCAL DateStyle = 'ISO'; SET LOCAL statement_timeout = {_TIMEOUT_MILLISECONDS}"
 )
+
+_UNIQUE = """
+SELECT 1 FROM pg_index AS i WHERE i.indrelid = to_regclass(%(table)s) AND i.indisunique AND i.indpred IS NULL AND ARRAY(
+    SELECT a.attname::text FROM pg_attribute AS a
+    WHERE a.attrelid = i.indrelid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
+    AND (a.attname = %(column)s OR NOT EXISTS (
+        SELECT 1 FROM pg_partitioned_table AS p WHERE p.partrelid = i.indrelid AND a.attnum = ANY(p.partattrs)
+    ))
+) = ARRAY[%(column)s::text]
+"""
+"""A unique index over a column; of a table in parts the columns that divide it may be in it as well."""
 
 _Row = tuple[str, str, str]
 """A row's payload, watermark and id."""
@@ -291,6 +303,13 @@ class PostgresTableReader:
                 "Name a column of whole numbers or times that grow as rows come.",
             )
         assert source.event_id is not None
+        if not self._follow.unique:
+            cursor.execute(_UNIQUE, {"table": name, "column": source.event_id})
+            if cursor.fetchone() is None:
+                raise self._wrong(
+                    f"no unique index says that {source.event_id!r} names a row, and rows of one id count once",
+                    "Name a unique column in event_id; or declare unique=True where it is unique without an index.",
+                )
         columns = ", ".join(f"{self._value(column, kind)} AS {_column(column)}" for column, kind in kinds.items())
         self._table = _Table(
             _escaped(name),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from antiphon.catalog.features.followed_streams import FollowedStream
 from antiphon.definitions.following import within_seconds
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.following.followed_places import Append
+from antiphon.features.following.followed_places import RECORD_SECONDS, Append
 from antiphon.features.streaming.consumer import FollowerStatus
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.source_followers import SourceFollower, SourceFollowers
@@ -54,7 +54,7 @@ def follower_statuses(store: Store, features: FeaturePlatform) -> Mapping[str, F
         found[name] = FollowerStatus(
             place=state.place,
             within_seconds=within,
-            late=behind is None or behind > within,
+            late=behind is None or behind > within + RECORD_SECONDS,
             caught_up_at=state.caught_up_at,
             behind_seconds=behind,
             waiting=state.waiting,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -113,7 +114,7 @@ def test_every_row_counts_once_whatever_is_killed(tmp_path: Path, server: Postgr
             workers.start()
             time.sleep(chance.random())
             if kill == 2:
-                server.kill()
+                server.end(signal.SIGQUIT)
                 time.sleep(0.5)
                 server.start()
             published += 1

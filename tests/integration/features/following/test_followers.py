@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -113,7 +114,7 @@ async def test_a_place_that_hangs_or_is_away_is_said_and_the_other_goes_on(
     async def scenario() -> None:
         server.run(INSERT)
         await until(lambda: (worker.end("payments"), worker.end("visits")) == (1, 1))
-        server.kill()
+        server.end(signal.SIGQUIT)
         await until(lambda: worker.state("payments").error)
         failing = worker.state("payments")
         assert failing.error is not None

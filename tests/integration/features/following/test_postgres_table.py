@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,7 +100,7 @@ def test_a_watermark_that_steps_back_or_lies_in_the_future_hides_nothing(server:
 def test_rows_without_id_watermark_or_time_are_counted_with_a_reason_and_hold_up_no_other(
     server: PostgresProcess, begin: Begin
 ) -> None:
-    create(server, "number int, id text, amount numeric, paid_at text")
+    create(server, "number int, id text UNIQUE, amount numeric, paid_at text")
     server.run(
         "INSERT INTO payments (number, id, amount, paid_at) VALUES (1, 'a', 1, '2026-11-30 10:00'), "
         "(2, 'b', 1, 'yesterday'), (3, NULL, 1, '2026-11-30 10:00'), (4, 'd', 'NaN', '2026-11-30 10:00'), "
@@ -161,6 +162,7 @@ def test_what_cannot_be_followed_is_said_with_the_next_step(
         ({"watermark": "serial"}, r"no column 'serial'; it has id, shop, amount, paid_at, added"),
         ({"watermark": "shop"}, "the watermark 'shop' is text"),
         ({"event_time": "at"}, "no column 'at'"),
+        ({"event_id": "shop"}, "no unique index says that 'shop' names a row"),
     ):
         with pytest.raises(InvalidInputError, match=said):
             begin(payments(server.url, **options)).on()
@@ -179,7 +181,7 @@ def test_a_server_that_is_away_or_was_set_back_is_read_again(server: PostgresPro
     server.run(insert(2))
     reading = begin(payments(server.url))
     reading.on()
-    server.kill()
+    server.end(signal.SIGQUIT)
     with pytest.raises(UnavailableError, match="PostgreSQL is away"):
         reading.on()
     server.start()
@@ -212,3 +214,25 @@ def test_a_reading_that_hangs_is_cut_off_from_another_thread(server: PostgresPro
         thread.join(5)
         assert not thread.is_alive()
     assert failed
+
+
+def test_parts_of_a_table_and_columns_of_any_type_and_name_are_read(server: PostgresProcess, begin: Begin) -> None:
+    create(
+        server,
+        'id uuid, paid_at timestamp, "of 100 %s" float4, body jsonb, note text[], PRIMARY KEY (id, paid_at)) '
+        "PARTITION BY RANGE (paid_at",
+    )
+    server.run(
+        "CREATE TABLE payments_1 PARTITION OF payments FOR VALUES FROM ('2026-11-01') TO ('2026-12-01')",
+        "CREATE TABLE payments_2 PARTITION OF payments DEFAULT",
+        "INSERT INTO payments SELECT ('00000000-0000-0000-0000-00000000000' || n)::uuid, "
+        "timestamp '2026-11-30 23:59:58' + n * interval '1 s', 0.1, '{\"a\": 1}', '{x,y}' "
+        "FROM generate_series(1, 4) AS n",
+    )
+    reading = begin(payments(server.url, watermark="paid_at"))
+    assert [one[-1] for one in reading.on(limit=2)] == ["1", "2", "3", "4"]
+    payload = reading.events[0].payload
+    assert payload["of 100 %s"] == pytest.approx(0.1, abs=1e-8)
+    assert (payload["body"], payload["note"]) == ('{"a": 1}', "{x,y}")
+    assert reading.events[1].event_time == datetime(2026, 12, 1, tzinfo=UTC)
+    assert reading.on() == []
