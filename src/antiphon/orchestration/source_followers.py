@@ -66,11 +66,11 @@ class SourceFollower:
         try:
             while not stop.is_set():
                 try:
-                    state = state or await self._call(self._places.begin, self._source)
-                    page = await self._read(state.position, stop)
+                    known = state or await self._call(self._places.begin, self._source)
+                    page = await self._read(known.position, stop)
                     if page is None:
                         return
-                    state = await self._call(self._places.take, state, page)
+                    state = await self._call(self._places.take, known, page)
                 except AntiphonError as error:
                     failures, state = failures + 1, None
                     await self._say(error)
@@ -80,9 +80,10 @@ class SourceFollower:
                 if not page.more:
                     await wait(stop, self._pause)
         finally:
-            if self._reader is not None:
-                self._reader.abandon()
-                self._reader.close()
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                reader.abandon()
+                reader.close()
 
     async def _read(self, position: str | None, stop: asyncio.Event) -> FollowedPage | None:
         """A page, within the time limit; ``None`` at ``stop``. A reader that hangs is left to its thread.

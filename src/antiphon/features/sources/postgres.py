@@ -189,7 +189,7 @@ def _words(said: str) -> str:
     line = re.sub(r"^.*?(ERROR|FATAL): *", "", line)
     if not re.match(r"(relation|column|database|permission|password|role|schema|function|syntax)", line):
         line = re.sub(r'"[^"]*"', '"…"', line)
-    return line.strip()[:300]
+    return f"{line.strip()[:300].rstrip('.')}."
 
 
 def shown(source: SourceSpec) -> str:
