@@ -92,7 +92,7 @@ class FollowingSize(NamedTuple):
 
 SIZES = {
     "ci": FollowingSize(5, 200, 3, 3.0),
-    "demo": FollowingSize(50, 1_000, 20, 20.0),
+    "demo": FollowingSize(50, 1_000, 20, 60.0),
     "full": FollowingSize(200, 5_000, 100, 60.0),
 }
 

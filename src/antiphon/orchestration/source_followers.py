@@ -66,11 +66,12 @@ class SourceFollower:
         try:
             while not stop.is_set():
                 try:
-                    known = state or await self._call(self._places.begin, self._source)
-                    page = await self._read(known.position, stop)
+                    if state is None:
+                        state = await self._call(self._places.begin, self._source)
+                    page = await self._read(state.position, stop)
                     if page is None:
                         return
-                    state = await self._call(self._places.take, known, page)
+                    state = await self._call(self._places.take, state, page)
                 except AntiphonError as error:
                     failures, state = failures + 1, None
                     await self._say(error)
