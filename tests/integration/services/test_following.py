@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.chaos.harness.chaos_project import write_project
@@ -133,6 +134,16 @@ def visits_of(store: Store, platform: FeaturePlatform) -> object:
     now = store.database.clock.now()
     found = platform.published(store.scope).read({view.name: view.definition_version}, {"shop": "tea"}, now)
     return found.values["visited.visits"].value
+
+
+def test_doctor_reads_a_row_of_each_place(root: Path) -> None:
+    def checked() -> dict[str, Any]:
+        found = CliRunner().invoke(assemble(), ["doctor", "--project", str(root), "--json"])
+        return next(line for line in json.loads(found.stdout) if line["check"] == "followed")
+
+    assert checked()["found"] == f"visits is read from files {root}/inbox/*.jsonl"
+    (root / "inbox").rmdir()
+    assert f"There is no folder {root}/inbox" in checked()["problem"]
 
 
 def test_how_far_a_place_is_read_and_why_not_is_told(root: Path, opened: tuple[Store, FeaturePlatform]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from antiphon.catalog.features.followed_streams import FollowedStream
+from antiphon.core.clock import SystemClock
 from antiphon.definitions.following import within_seconds
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.following.followed_places import RECORD_SECONDS, Append
+from antiphon.features.following.readers import reader_of
 from antiphon.features.streaming.consumer import FollowerStatus
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.source_followers import SourceFollower, SourceFollowers
@@ -37,6 +39,24 @@ def source_followers(
 
     wakeup = store.database.doorbell.wakeup(scope.environment, "features", "releases")
     return SourceFollowers(features.followed, duty, wakeup=wakeup)
+
+
+def require_readable_places(sources: Iterable[SourceSpec]) -> str:
+    """Read a row of each place that one of these sources follows; the places in words.
+
+    Raises:
+        UnavailableError, SetupError, InvalidInputError: one cannot be read.
+    """
+    found: list[str] = []
+    for source in sources:
+        if source.follow is not None:
+            reader = reader_of(source, SystemClock())
+            try:
+                reader.read(None, 1)
+            finally:
+                reader.close()
+            found.append(f"{source.name} is read from {source.follow.place}")
+    return ", ".join(found) or "none"
 
 
 def follower_statuses(store: Store, features: FeaturePlatform) -> Mapping[str, FollowerStatus]:
