@@ -136,6 +136,12 @@ def visits_of(store: Store, platform: FeaturePlatform) -> object:
     return found.values["visited.visits"].value
 
 
+def test_files_that_are_followed_are_files_that_a_view_reads(root: Path, opened: tuple[Store, FeaturePlatform]) -> None:
+    """Orders do not write over those."""
+    _, platform = opened
+    assert str(root / "inbox" / "*.jsonl") in platform.source_files()["view/visited"]
+
+
 def test_doctor_reads_a_row_of_each_place(root: Path) -> None:
     def checked() -> dict[str, Any]:
         found = CliRunner().invoke(assemble(), ["doctor", "--project", str(root), "--json"])

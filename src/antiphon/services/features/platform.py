@@ -16,6 +16,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.following import FileDrop
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.documents.passages import PassageSpaces
@@ -311,7 +312,8 @@ class FeaturePlatform(FeatureStores):
                 read.append((f"application/{application.name}", application.outcome.history))
         found: dict[str, list[str]] = {}
         for reader, source in read:
-            for path in source.paths:
+            dropped = (source.follow.path,) if isinstance(source.follow, FileDrop) else ()
+            for path in (*source.paths, *dropped):
                 found.setdefault(reader, []).extend(patterns(self._store.paths.root, path))
         return found
 
