@@ -367,7 +367,7 @@ class PostgresTableReader:
         import psycopg
 
         uri = database_uri(self._source.name, self._follow.url, self._follow.password_variable)
-        self._connection = psycopg.connect(uri, autocommit=True)
+        self._connection = psycopg.connect(uri, autocommit=True, prepare_threshold=None)  # Poolers keep none.
         if self._connection.info.server_version < _OLDEST_SERVER:
             raise SetupError(
                 "The server is older than PostgreSQL 13, and does not tell which transactions run.",

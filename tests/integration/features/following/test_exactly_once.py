@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -142,6 +142,6 @@ def test_every_row_counts_once_whatever_is_killed(tmp_path: Path, server: Postgr
         assert streamed == [found_of(world, followed.name, number, as_of) for number in range(SHOPS)]
 
 
-def found_of(world: World, view: str, number: int, as_of: object) -> dict[str, object]:
+def found_of(world: World, view: str, number: int, as_of: datetime) -> dict[str, object]:
     found = world.read(as_of, view, shop=f"shop-{number}")
     return {name.partition(".")[2]: one.value for name, one in found.values.items()}

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from tests.integration.features.following.postgres_payments import VARIABLE, Reading, create, payments, reader, session
 from tests.servers import PostgresProcess, until
 
-from antiphon import Source
+from antiphon import PostgresTable, Source
 from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError
 
 PAID = "'2026-11-30 10:00+00'"
@@ -168,10 +169,9 @@ def test_what_cannot_be_followed_is_said_with_the_next_step(
             begin(payments(server.url, **options)).on()
     spec = payments(server.url).spec()
     for table, said in (("nothing", "no such table"), ("paid", "it is no table")):
-        follow = type(spec.follow)(url=server.url, table=table, watermark="id", password_variable=VARIABLE)
-        other = type(spec)(**{name: getattr(spec, name) for name in spec.__struct_fields__} | {"follow": follow})
+        follow = PostgresTable(url=server.url, table=table, watermark="id", password_variable=VARIABLE)
         with pytest.raises(InvalidInputError, match=said):
-            reader(other).read(None, 10)
+            reader(msgspec.structs.replace(spec, follow=follow)).read(None, 10)
     monkeypatch.setenv(VARIABLE, "wrong")
     with pytest.raises(SetupError, match="refuses access"):
         begin(payments(server.url)).on()
