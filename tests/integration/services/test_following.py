@@ -19,7 +19,8 @@ from antiphon.cli.main import assemble
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.services.apply.apply import apply
-from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.following import order_first_refreshes
+from antiphon.services.features.platform import FeaturePlatform, followed_places
 from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.features.view_status import read_view_statuses
 from antiphon.services.project.store import Store
@@ -134,6 +135,22 @@ def visits_of(store: Store, platform: FeaturePlatform) -> object:
     now = store.database.clock.now()
     found = platform.published(store.scope).read({view.name: view.definition_version}, {"shop": "tea"}, now)
     return found.values["visited.visits"].value
+
+
+async def test_a_view_is_refreshed_once_when_the_first_rows_of_an_empty_place_come(
+    root: Path, opened: tuple[Store, FeaturePlatform]
+) -> None:
+    store, platform = opened
+    await run_refresh(store, platform)
+    assert order_first_refreshes(store, platform) is None, "nothing has come"
+    drop(root, 1)
+    FollowedStreams(store.database).begin(store.scope, "visits", "elsewhere")
+    spec = platform.followed()["visits"]
+    followed_places(store, store.events.append).catch_up(spec)
+    assert order_first_refreshes(store, platform) == "visited"
+    (queued,) = store.runs.list(store.scope, 10, status="queued")
+    assert [view.partition("@")[0] for view in queued.arguments["views"]] == ["visited"]
+    assert order_first_refreshes(store, platform) is None
 
 
 def test_files_that_are_followed_are_files_that_a_view_reads(root: Path, opened: tuple[Store, FeaturePlatform]) -> None:

@@ -41,6 +41,26 @@ def source_followers(
     return SourceFollowers(features.followed, duty, wakeup=wakeup)
 
 
+def order_first_refreshes(store: Store, features: FeaturePlatform) -> str | None:
+    """Order a refresh of each view that was blocked while its followed place was empty, now that rows have come; the
+    views in words. It is ordered once for each: what blocks a view again is no lack of rows."""
+    reached = {name: one for name, one in store.followed_streams.list(store.scope).items() if one.caught_up_at}
+    if not reached:
+        return None
+    scope, published = store.scope, store.publications.snapshots(store.scope)
+    ordered: list[str] = []
+    for key, view in features.views().items():
+        if key in published or view.source.name not in reached or not store.events.end(scope, view.source.name):
+            continue
+        verdict = store.verdicts.latest(scope, view.name, view.definition_version)
+        run = f"first-rows:{key}"
+        if verdict is None or verdict.outcome != "blocked" or store.runs.find(scope, run) is not None:
+            continue
+        features.refresh(scope, views=[key], reason=f"first rows of {view.source.name}", key=run)
+        ordered.append(view.name)
+    return ", ".join(ordered) or None
+
+
 def require_readable_places(sources: Iterable[SourceSpec]) -> str:
     """Read a row of each place that one of these sources follows; the places in words.
 
