@@ -164,6 +164,9 @@ bench-retrieval: environment  ## recall@5 of retrieval beside an exact search an
 bench-feature-skew: environment  ## comparing batch and online, by the source and by what snapshots keep of it
 	@$(BIN)/python -m benchmarks.features.skew --size demo
 
+bench-feature-following: environment  ## how soon a row that another system writes counts online, and that each counts once over kills
+	@$(BIN)/python -m benchmarks.features.following --size demo
+
 bench-feature-stream: environment  ## how soon an event is servable, on SQLite and LMDB and on NATS and Redis
 	@$(BIN)/python -m benchmarks.features.stream --size demo
 

@@ -43,6 +43,9 @@ _HOMES = {
     "SLO": ("application", "SLO"),
     "WhenUnavailable": ("degradation", "WhenUnavailable"),
     "Source": ("source", "Source"),
+    "PostgresTable": ("following", "PostgresTable"),
+    "NatsSubject": ("following", "NatsSubject"),
+    "FileDrop": ("following", "FileDrop"),
     "ToolBounds": ("tools", "ToolBounds"),
     "http_tool": ("tools", "http_tool"),
     "tool": ("tools", "tool"),
@@ -95,8 +98,9 @@ _HOMES = {
     "keyed": ("partitions", "keyed"),
 }
 __all__ = [  # noqa: RUF022 -- the order of the vocabulary
-    "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
-    "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col", "when", "least", "greatest",
+    "Entity", "Source", "PostgresTable", "NatsSubject", "FileDrop", "feature_view", "count", "sum", "mean", "min",
+    "max", "std", "last", "first", "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col",
+    "when", "least", "greatest",
     "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "Freshness", "Reuse", "SLO", "Conversation",
     "tool", "http_tool", "ToolBounds",
@@ -132,6 +136,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature import min_ as min
     from antiphon.definitions.feature import sum_ as sum
     from antiphon.definitions.feature_view import feature_view
+    from antiphon.definitions.following import FileDrop, NatsSubject, PostgresTable
     from antiphon.definitions.functions import greatest, least, now, request, when
     from antiphon.definitions.granted import GrantedView
     from antiphon.definitions.guards import (

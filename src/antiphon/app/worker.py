@@ -40,8 +40,10 @@ from antiphon.services.conducting.idle_budgets import idle_budget
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.user_workflows import UserWorkflows
 from antiphon.services.features.consumption import stream_consumption
+from antiphon.services.features.following import order_first_refreshes, source_followers
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
+from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.learning.evaluation_runs import EvaluationRuns
 from antiphon.services.learning.gate_runs import GateWorkflow
 from antiphon.services.learning.outcomes import dataset_builder, drift_reports, function_scorer, outcome_joiner
@@ -75,6 +77,9 @@ NAME_TAKEN = "this worker claims no run until that one ends: choose another --na
 
 REJOIN_SECONDS = 30.0
 """Interval of joining outcomes that came before their prediction."""
+
+FIRST_ROWS_SECONDS = 3.0
+"""Interval of the search for views that wait for the first row of a followed place."""
 
 SKEW_SECONDS = 15.0
 """Interval of checking whether a skew comparison is due."""
@@ -185,7 +190,14 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     def kept(*parts: WorkerPart) -> list[WorkerPart]:
         return [RestartedPart(part, broken) for part in parts]
 
-    executors = kept(executor, answering, checking, pausing("its streams", kept(*consumption)), abandoned)
+    following = source_followers(
+        store,
+        wired.features,
+        ProjectStreams(store, wired.features).append,
+        holder,
+        lambda part: RestartedPart(part, broken),
+    )
+    executors = kept(executor, answering, checking, pausing("its streams", kept(*consumption, following)), abandoned)
     of_all = kept(
         store.trail.checkpointing,
         HousekeepingTask(
@@ -212,6 +224,11 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             name="Published after an embargo",
             wakeup=doorbell.wakeup(environment, "features"),
             due=partial(store.staged.due_in, store.scope),
+        ),
+        HousekeepingTask(
+            partial(order_first_refreshes, store, wired.features),
+            every=FIRST_ROWS_SECONDS,
+            name="Ordered a refresh of views whose followed place was empty",
         ),
         HousekeepingTask(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),

@@ -72,6 +72,7 @@ SEALED_COLUMNS = (
     SealedColumn("evaluations", "document", "evaluation/1", ("id",)),
     SealedColumn("events", "payload", "event/1", ("stream", "event_id"), indexed=("event_id", "stream")),
     SealedColumn("files", "filename", "file-name/1", ("id",)),
+    SealedColumn("followed_streams", "position", "followed-position/1", ("stream", "place")),
     SealedColumn("job_rows", "payload", "job-row/1", ("job", "line")),
     SealedColumn("jobs", "error", "job-error/1", ("id",), text=True),
     SealedColumn("jobs", "settings", "job-settings/1", ("id",)),

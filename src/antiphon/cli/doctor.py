@@ -52,6 +52,7 @@ def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "catalog", lambda: _catalog(project)
     yield "stores", lambda: _stores(project)
     yield "features", lambda: _features(project)
+    yield "followed", lambda: _followed(project)
     yield "lineage", lambda: _lineage(project)
     yield "encryption", lambda: _encryption(project)
     yield "port", lambda: _port(project)
@@ -184,6 +185,15 @@ def _features(project: Path) -> str:
     from antiphon.services.features.health import require_whole
 
     return require_whole(project)
+
+
+def _followed(project: Path) -> str:
+    from antiphon.definitions import project as definitions
+    from antiphon.services.features.following import require_readable_places
+
+    loaded, paths = settings.load(project)
+    declared = definitions.load(paths.root / loaded.project.definitions, loaded.project.name)
+    return require_readable_places(declared.sources.values())
 
 
 def _lineage(project: Path) -> str:

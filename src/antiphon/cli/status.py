@@ -180,7 +180,31 @@ def streams_table(streams: Any) -> str:
             for view in stream.views
         ],
         "No applied view follows a stream.",
-    ) + "".join(f"\n{stream.stream}: {stream.problem}" for stream in streams if stream.problem)
+    ) + "".join(f"\n{line}" for stream in streams for line in _stream_lines(stream))
+
+
+def _stream_lines(stream: Any) -> Iterator[str]:
+    """The problem of a stream, and the progress of its follower."""
+    from antiphon.gateway.dashboard.wording import duration
+
+    if stream.problem:
+        yield f"{stream.stream}: {stream.problem}"
+    follower = stream.follower
+    if follower is None:
+        return
+    if follower.behind_seconds is None:
+        reached = "has not been read from its beginning yet"
+    else:
+        reached = f"is read through {moment(follower.caught_up_at)}, {duration(follower.behind_seconds)} ago"
+    waiting = f", {follower.waiting} messages wait" if follower.waiting else ""
+    late = f" LATE: rows are to count within {duration(follower.within_seconds)}." if follower.late else ""
+    yield f"{stream.stream}: {follower.place} {reached}{waiting}.{late}"
+    if follower.problem:
+        yield f"{stream.stream}: fails since {moment(follower.failing_since)}: {follower.problem}"
+    if follower.refused:
+        yield f"{stream.stream}: {follower.refused} rows are no events; of the last one {follower.refusal}."
+    if follower.lost:
+        yield f"{stream.stream}: {follower.lost} messages were removed before they were read."
 
 
 def _ranges(parts: Sequence[int]) -> str:

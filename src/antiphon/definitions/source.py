@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
-from antiphon.core.outgoing import holds_secret
 from antiphon.definitions.documents_spec import DocumentsSpec
 from antiphon.definitions.entity import NAME
 from antiphon.definitions.expression import kind, mistakes, node_of, outside_mistakes
+from antiphon.definitions.following import TABLE, FileDrop, Followed, database_mistakes, follow_mistakes
 from antiphon.definitions.nodes import Expression
 from antiphon.definitions.objects import ObjectPath, ObjectStore, is_objects, object_mistakes, store_of
 from antiphon.definitions.place import CodeLocation, caller, declared
@@ -22,7 +20,6 @@ from antiphon.definitions.sensitivity import tag_mistakes
 
 _DATABASE = ("url", "table", "query", "password_variable")
 _OBJECTS = ("access_key_variable", "secret_key_variable")
-_TABLE = re.compile(r'[^\s."\0]+(\.[^\s."\0]+)?\Z')
 
 
 class SourceSpec(msgspec.Struct, frozen=True):
@@ -44,6 +41,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
         feast: the feature view of Feast whose online values these are, for the kind ``feast``.
         store: where the objects of ``path`` are, and whose credentials are used.
         documents: how rows are made of the documents of ``path``, or of those in the table ``over``.
+        follow: where another system writes the events of a stream.
 
     A time column without zone is read as UTC.
     """
@@ -64,6 +62,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     feast: str | None = None
     store: ObjectStore | None = None
     documents: DocumentsSpec | None = None
+    follow: Followed | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -198,6 +197,7 @@ class Source:
         access_key_variable: str | None = None,
         secret_key_variable: str | None = None,
         where: object = None,
+        follow: Followed | None = None,
         sensitivity: str | None = None,
         purposes: Sequence[str] | None = None,
         must_exist: bool = True,
@@ -207,12 +207,15 @@ class Source:
         Args:
             history: files or objects with older events, as ``path`` of :meth:`table`.
             event_time, event_id, available_at, where: fields of an event, and a condition, as of :meth:`table`.
+            follow: the :class:`PostgresTable`, :class:`NatsSubject` or :class:`FileDrop` in which another system
+                writes the events; the worker appends them to the stream. Without it they are appended by
+                ``antiphon events push`` or HTTP.
             access_key_variable, secret_key_variable, sensitivity, purposes, must_exist: as of :meth:`table`.
         """
         return cls(
             caller(), "stream", name,
             path=history, access_key_variable=access_key_variable, secret_key_variable=secret_key_variable,
-            event_time=event_time, available_at=available_at, event_id=event_id, where=where,
+            event_time=event_time, available_at=available_at, event_id=event_id, where=where, follow=follow,
             sensitivity=sensitivity, purposes=purposes, must_exist=must_exist,
         )  # fmt: skip
 
@@ -268,6 +271,9 @@ class Source:
         path = self.options["path"]
         where = self.options["where"]
         store = None
+        follow = self.options.get("follow")
+        if isinstance(follow, FileDrop) and root is not None:
+            follow = msgspec.structs.replace(follow, path=_below(root, follow.path))
         if is_objects(path):
             named = ObjectPath.of(path)
             own = ObjectStore(**{name: self.options.get(name) for name in _OBJECTS})
@@ -288,6 +294,7 @@ class Source:
             feast=self.options.get("feast"),
             store=store,
             documents=self.options.get("documents"),
+            follow=follow,
         )
 
     def missing_file(self, root: Path) -> str | None:
@@ -315,6 +322,8 @@ class Source:
             if value is not None and (not isinstance(value, str) or not value):
                 yield f"{option} must be a text, not {value!r}."
         yield from self._place_mistakes()
+        if self.options.get("follow") is not None:
+            yield from follow_mistakes(self.options["follow"])
         yield from tag_mistakes(self.options, None)
         if "sql" in self.options:
             yield from self._query_mistakes()
@@ -349,17 +358,10 @@ class Source:
             return
         if (table is None) == (query is None):
             yield "a url needs a table or a query, and not both."
-        if isinstance(table, str) and not _TABLE.match(table):
+        if isinstance(table, str) and not TABLE.match(table):
             yield f"{table!r} is no table; write NAME or SCHEMA.NAME."
-        if not isinstance(url, str):
-            return
-        parts = urlsplit(url)
-        if parts.scheme not in ("postgresql", "postgres") or not parts.netloc or len(parts.path) < 2:
-            yield "url must be postgresql://USER@HOST:PORT/DATABASE."
-        if holds_secret(url):
-            yield "url holds a password; name an environment variable in password_variable."
-        if variable is not None and parts.username is None:
-            yield "password_variable needs a user in the url."
+        if isinstance(url, str):
+            yield from database_mistakes(url, variable)
 
     def _query_mistakes(self) -> Iterator[str]:
         from antiphon.definitions.sql_query import query_mistakes

@@ -1,13 +1,15 @@
-"""Ports of the features package: an event log, an online store and its overlay, each with two implementations."""
+"""Ports of the features package: an event log, an online store and its overlay, and places that are followed, each with
+two implementations."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
 
-from antiphon.catalog.features.events import StoredEvent
+from antiphon.catalog.features.events import Event, StoredEvent
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -38,6 +40,49 @@ class LogReader(Protocol):
 
     def end(self, scope: Scope, stream: str) -> int:
         """The last offset, 0 for an empty stream."""
+
+
+class FollowedPage(msgspec.Struct, frozen=True):
+    """Events of a followed place, and where reading goes on once they are in the log.
+
+    Attributes:
+        position: in the reader's own words.
+        more: the next page is there already.
+        refused: rows that are no events; ``refusal`` says why the last one is none, without values.
+        lost: messages that were removed before they were read.
+        waiting: messages after these, where the place tells.
+        caught_up_at: everything that was written before then has been read; ``None`` where that is not so yet.
+    """
+
+    events: tuple[Event, ...]
+    position: str
+    more: bool
+    refused: int = 0
+    refusal: str | None = None
+    lost: int = 0
+    waiting: int | None = None
+    caught_up_at: datetime | None = None
+
+
+class FollowedReader(Protocol):
+    """A place that another system writes to: a table of PostgreSQL, or messages of NATS JetStream.
+
+    What was in a page may come again in a later one; nothing that was written is in none.
+    """
+
+    def read(self, position: str | None, limit: int) -> FollowedPage:
+        """The rows after a position (``None``: the beginning), at most ``limit``.
+
+        Raises:
+            UnavailableError: the place does not answer. SetupError: it refuses access.
+            InvalidInputError: it is not as the source declares it.
+        """
+
+    def abandon(self) -> None:
+        """End a reading that hangs, from another thread; the reader is closed and used no more."""
+
+    def close(self) -> None:
+        """Close the connection."""
 
 
 class StateQuery(msgspec.Struct, frozen=True):

@@ -91,6 +91,8 @@ class GatewayMetrics:
         stream, views = ("stream",), ("stream", "view")
         self._lag = gauge("antiphon_stream_lag_events", "Events not yet applied.", stream)
         self._lag_seconds = gauge("antiphon_stream_lag_seconds", "Since when the first of them waits.", stream)
+        self._behind = gauge("antiphon_follower_behind_seconds", "Age of what a followed place was read to.", stream)
+        self._refused = gauge("antiphon_follower_refused_rows", "Rows of a followed place that are no events.", stream)
         self._watermark = gauge("antiphon_stream_watermark_seconds", "Greatest event time seen.", views)
         self._late = gauge("antiphon_stream_late_events", "Events out of order.", views)
         self._batches = gauge("antiphon_batches", "Batches of requests by status.", ("status",))
@@ -124,6 +126,10 @@ class GatewayMetrics:
     def watch(self, streams: Iterable[StreamStatus]) -> None:
         """Take over how far streams are; one that cannot be told keeps what was known of it."""
         for stream in streams:
+            if stream.follower is not None:
+                self._refused.labels(stream.stream).set(stream.follower.refused)
+                if stream.follower.behind_seconds is not None:
+                    self._behind.labels(stream.stream).set(stream.follower.behind_seconds)
             if stream.problem is not None:
                 continue
             self._lag.labels(stream.stream).set(stream.lag)

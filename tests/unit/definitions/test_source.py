@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon import Entity, Source, col, count, feature_view, mean
+from antiphon import Entity, FileDrop, NatsSubject, PostgresTable, Source, col, count, feature_view, mean
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.offline.compute import ComputeLimits, compute, files_of, relation_of
 
@@ -53,3 +53,46 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_that_folder(tmp_path: Path,
     (root / "day.csv").unlink()
     assert source.missing_file(root) is not None
     assert spec.missing_paths == (spec.path,)
+
+
+def test_a_stream_may_follow_a_place_which_is_no_part_of_its_meaning(tmp_path: Path) -> None:
+    table = PostgresTable(url="postgresql://reader@db/shop", table="billing.payments", watermark="id")
+    alone = Source.stream("payments", event_time="at", event_id="id")
+    followed = Source.stream("payments", event_time="at", event_id="id", follow=table)
+    assert list(followed.mistakes()) == []
+    assert followed.spec().follow == table
+    assert followed.spec().meaning() == alone.spec().meaning()
+    assert table.place == "postgres db:5432/shop billing.payments"
+    drop = Source.stream("visits", event_time="at", event_id="id", follow=FileDrop("inbox/*.csv"))
+    found = drop.spec(tmp_path).follow
+    assert isinstance(found, FileDrop)
+    assert found.path == f"{tmp_path}/inbox/*.csv"
+
+
+@pytest.mark.parametrize(
+    ("follow", "said"),
+    [
+        (
+            "postgresql://db/shop",
+            "follow must be a PostgresTable, a NatsSubject or a FileDrop, not 'postgresql://db/shop'",
+        ),
+        (PostgresTable(url="postgresql://db/shop", table="a"), "watermark must name the column whose values grow"),
+        (PostgresTable(url="postgresql://db/shop", watermark="a"), "table must name a text"),
+        (PostgresTable(url="postgresql://u:p@db/shop", table="a", watermark="b"), "url holds a password"),
+        (PostgresTable(url="mysql://db/shop", table="a", watermark="b"), "url must be postgresql://"),
+        (PostgresTable(url="postgresql://db/shop", table="a b", watermark="b"), "'a b' is no table"),
+        (PostgresTable(url="postgresql://db/shop", table="a", watermark="b", within="5"), "within must be a duration"),
+        (PostgresTable(url="postgresql://db/shop", table="a", watermark="b", within="100ms"), "of 200ms or more"),
+        (NatsSubject(url="http://bus", stream="A"), "url must be nats://"),
+        (NatsSubject(url="nats://bus", stream="A.B"), "'A.B' is no name of a JetStream stream"),
+        (NatsSubject(url="nats://bus", stream="A", subject="a..b"), "'a..b' is no subject"),
+        (NatsSubject(url="nats://bus", stream="A", columns={"a": "b..c"}), "columns: 'a' must name a field's path"),
+        (NatsSubject(url="nats://bus", stream="A", epoch="m"), "epoch must be s, ms or us"),  # type: ignore[arg-type]
+        (FileDrop("s3://bucket/*.csv"), "path is a pattern of files of this machine"),
+        (FileDrop("inbox"), "path must end in one of .parquet"),
+        (FileDrop("inbox/*.csv", settle="soon"), "settle must be a duration"),
+    ],
+)
+def test_a_place_that_cannot_be_followed_is_a_mistake(follow: object, said: str) -> None:
+    source = Source.stream("events", event_time="at", event_id="id", follow=follow)  # type: ignore[arg-type]
+    assert any(said in mistake for mistake in source.mistakes()), list(source.mistakes())

@@ -125,6 +125,18 @@ events = table(
     unique("stream", "event_id"),
 )
 
+# Streams that another system writes: where reading goes on, and since when it fails.
+followed_streams = table(
+    "followed_streams",
+    key("stream"),
+    columns(TEXT, "place"),
+    columns(sa.BigInteger, "moves", "refused", "lost"),
+    optional(sa.LargeBinary, "position"),
+    optional(sa.BigInteger, "waiting"),
+    optional(TEXT, "refusal", "error"),
+    optional(Instant, "caught_up_at", "failing_since"),
+)
+
 verdicts = table(
     "verdicts",
     key("id"),

@@ -1,5 +1,7 @@
 """Refresh: the durable workflow materialize → gate → publish, for one or several views at once.
 
+Streams that another system writes are read first, so that a snapshot has what was written before it was ordered.
+
 A view whose source cannot be read, or whose snapshot its gates block, keeps its previous snapshot, with a verdict that
 says why; the other views go on. A snapshot under an embargo is staged instead of published.
 
@@ -20,7 +22,8 @@ import msgspec
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.catalog.features.verdicts import GateFinding, StagedSnapshot, Verdict, verdict_id
 from antiphon.core.clock import utc
-from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError
+from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError, UnavailableError
+from antiphon.definitions.source import SourceSpec
 from antiphon.durable.context import RunContext
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.embedding.vectors import Embedders
@@ -90,7 +93,12 @@ class Refresher:
         functions: Functions | None = None,
         embedders: Embedders | None = None,
         keyed_hash: KeyedHash | None = None,
+        catch_up: Callable[[SourceSpec, Callable[[int], None]], int] | None = None,
     ) -> None:
+        """
+        Args:
+            catch_up: appends what another system wrote to a followed stream, and is given the events read so far.
+        """
         self._catalog = catalog
         self._scope = catalog.scope
         self._publisher = publisher
@@ -98,6 +106,7 @@ class Refresher:
         self._functions = functions
         self._embedders = embedders
         self._keyed_hash = keyed_hash
+        self._catch_up = catch_up
 
     async def refresh(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """Run the workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`RefreshResult`, as JSON.
@@ -114,6 +123,16 @@ class Refresher:
             raise InvalidInputError("No view is named.", where="refresh arguments")
         if run.scope != self._scope:
             raise InvalidInputError(f"The run belongs to {run.scope}, not to {self._scope}.", where="refresh arguments")
+        followed = self._followed(request)
+        unread: dict[str, dict[str, Any]] = {}
+        for name, source in followed.items():
+
+            def reading(events: int, name: str = name) -> None:
+                run.progress(0, 1, f"read {name}: {events} events")
+
+            problem = await run.step(f"read {name}", self._read_followed, source, reading, len(request.views) > 1)
+            if problem is not None:
+                unread |= {key: problem for key, stream in self._streams(request).items() if stream == name}
         start = await run.step("pin", self._pin, request)
         total = len(request.views) + 1
         passed: list[dict[str, Any]] = []
@@ -127,7 +146,7 @@ class Refresher:
                 run.progress(done, total, f"materialize {key}: {texts} of {of} texts embedded")
 
             stop = threading.Event()
-            made = await run.step(
+            made = unread.get(key) or await run.step(
                 f"{MATERIALIZE}{key}", self._materialize, request, start, key, run.id, embedding, stop, stop=stop
             )
             judged = await run.step(f"gate {key}", self._gate, request, key, made, run.id)
@@ -152,6 +171,36 @@ class Refresher:
         )
         builtins: dict[str, Any] = msgspec.to_builtins(result)
         return builtins
+
+    def _followed(self, request: RefreshArguments) -> dict[str, SourceSpec]:
+        """The streams of the views that another system writes, by name."""
+        if self._catch_up is None:
+            return {}
+        sources = (self._catalog.definition(key).source for key in request.views)
+        return {source.name: source for source in sources if source.follow is not None}
+
+    def _streams(self, request: RefreshArguments) -> dict[str, str]:
+        return {key: self._catalog.definition(key).source.name for key in request.views}
+
+    def _read_followed(
+        self, source: SourceSpec, progress: Callable[[int], None], others: bool
+    ) -> dict[str, Any] | None:
+        """Append what is written by now; the problem of its views where that was never possible.
+
+        Args:
+            others: whether views are refreshed that may not depend on it.
+
+        Raises:
+            UnavailableError: the place is away, and the run may wait for it.
+        """
+        assert self._catch_up is not None
+        try:
+            self._catch_up(source, progress)
+        except AntiphonError as error:
+            if isinstance(error, UnavailableError) and not others:
+                raise
+            return _unreadable(error)
+        return None
 
     def _pin(self, request: RefreshArguments) -> dict[str, Any]:
         """Fix the moment and the log offsets, so that a resumed run continues the same refresh."""
@@ -207,8 +256,7 @@ class Refresher:
             )
         except (InvalidInputError, SetupError, CorruptionError) as error:
             # Transient problems (no memory, a file that changed meanwhile) fail the run instead, which is retried.
-            what, next_step = error.what, error.next_step or ""
-            return {"unreadable": {"what": what, "where": error.where or "source", "next_step": next_step}}
+            return _unreadable(error)
         made: dict[str, Any] = msgspec.to_builtins(manifest)
         return made
 
@@ -300,6 +348,11 @@ class Refresher:
             self._catalog.staged.remove(self._scope, one.snapshot)
             released += 1
         return released
+
+
+def _unreadable(error: AntiphonError) -> dict[str, Any]:
+    where, next_step = error.where or "source", error.next_step or ""
+    return {"unreadable": {"what": error.what, "where": where, "next_step": next_step}}
 
 
 def made_by(step: str, result: Any) -> tuple[str, ...]:

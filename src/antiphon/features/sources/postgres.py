@@ -82,13 +82,16 @@ def _readable(cursor: Any, query: str) -> str:
     for field in schema:
         kind = (field.metadata or {}).get(b"ADBC:postgresql:typname", b"").decode()
         name = quoted(field.name)
-        if kind in _AS_DOUBLE:
-            columns.append(f"{name}::numeric::float8 AS {name}")
-        elif kind in _AS_IT_IS or (not kind and _plain(field.type)):
-            columns.append(name)
-        else:
-            columns.append(f"{name}::text AS {name}")
+        value = name if not kind and _plain(field.type) else readable_column(name, kind)
+        columns.append(value if value == name else f"{value} AS {name}")
     return f"SELECT {', '.join(columns)} FROM ({query}) AS antiphon_source"
+
+
+def readable_column(name: str, kind: str) -> str:
+    """A column of a type of PostgreSQL in a type that features know; ``name`` is quoted."""
+    if kind in _AS_DOUBLE:
+        return f"{name}::numeric::float8"
+    return name if kind in _AS_IT_IS else f"{name}::text"
 
 
 def _plain(kind: Any) -> bool:
@@ -115,28 +118,30 @@ def _connected(source: SourceSpec) -> Iterator[Any]:
     import pyarrow
 
     try:
-        with dbapi.connect(_uri(source)) as opened, opened.cursor() as cursor:
+        assert source.url is not None
+        uri = database_uri(source.name, source.url, source.password_variable)
+        with dbapi.connect(uri) as opened, opened.cursor() as cursor:
             yield cursor
     except AntiphonError:
         raise
     except Error as error:
-        raise _translated(source, str(error), error.sqlstate or "") from error
+        raise database_error(source.name, str(error), error.sqlstate or "", source.password_variable) from error
     except (pyarrow.ArrowException, OSError) as error:
         # Errors while batches are read come from Arrow, which knows no SQLSTATE.
-        raise _translated(source, str(error), "") from error
+        raise database_error(source.name, str(error), "", source.password_variable) from error
 
 
-def _uri(source: SourceSpec) -> str:
-    """The declared URL with the password from the environment; without one libpq looks where it always does."""
-    assert source.url is not None
-    parts = urlsplit(source.url)
+def database_uri(source: str, url: str, password_variable: str | None) -> str:
+    """The declared URL with the password from the environment; without one libpq looks where it always does. Raises
+    ``SetupError`` when the variable is not set."""
+    parts = urlsplit(url)
     place = parts.netloc
-    if source.password_variable is not None:
-        password = os.environ.get(source.password_variable)
+    if password_variable is not None:
+        password = os.environ.get(password_variable)
         if not password:
             raise SetupError(
-                f"The environment variable {source.password_variable} is not set.",
-                where=f"source {source.name}",
+                f"The environment variable {password_variable} is not set.",
+                where=f"source {source}",
                 next_step="Set it where the worker starts, or correct password_variable.",
             )
         user, _, host = place.rpartition("@")
@@ -145,14 +150,15 @@ def _uri(source: SourceSpec) -> str:
     return urlunsplit((parts.scheme, place, parts.path, query, ""))
 
 
-def _translated(source: SourceSpec, said: str, state: str) -> AntiphonError:
-    where = f"source {source.name}"
+def database_error(source: str, said: str, state: str, password_variable: str | None) -> AntiphonError:
+    """The error of a source whose database said something, with its SQLSTATE where it is known."""
+    where = f"source {source}"
     if not state or state.startswith("\0"):
         found = re.search(r"SQLSTATE: ?([0-9A-Z]{5})", said)
         state = found.group(1) if found else ""
     words = _words(said)
     if state.startswith("28") or state == "42501" or "password" in said:
-        variable = source.password_variable or "PGPASSWORD"
+        variable = password_variable or "PGPASSWORD"
         return SetupError(
             f"PostgreSQL refuses access: {words}",
             where=where,
@@ -164,7 +170,7 @@ def _translated(source: SourceSpec, said: str, state: str) -> AntiphonError:
         return UnavailableError(
             f"PostgreSQL is away, or went away before the last row: {words}",
             where=where,
-            next_step="Nothing was published; the refresh is tried again.",
+            next_step="It is tried again; what was read and published before stays.",
         )
     return InvalidInputError(
         f"PostgreSQL cannot answer this: {words}",
@@ -183,7 +189,7 @@ def _words(said: str) -> str:
     line = re.sub(r"^.*?(ERROR|FATAL): *", "", line)
     if not re.match(r"(relation|column|database|permission|password|role|schema|function|syntax)", line):
         line = re.sub(r'"[^"]*"', '"…"', line)
-    return line.strip()[:300]
+    return f"{line.strip()[:300].rstrip('.')}."
 
 
 def shown(source: SourceSpec) -> str:

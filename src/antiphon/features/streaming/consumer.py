@@ -69,9 +69,37 @@ class StreamedView(msgspec.Struct, frozen=True):
     rejected: int
 
 
+class FollowerStatus(msgspec.Struct, frozen=True):
+    """Progress of the follower of a place that another system writes to.
+
+    Attributes:
+        place: what is followed.
+        within_seconds: the declared time from writing to counting online; ``late``: it is exceeded now.
+        caught_up_at: everything that was written before then is in the log, ``behind_seconds`` ago; ``None`` until the
+            place has been read from its beginning.
+        waiting: messages that were not read yet, where the place tells.
+        refused: rows that are no events; ``refusal`` says why the last one is none.
+        lost: messages that were removed before they were read.
+        problem: why reading fails, ``failing_since`` the first failure in a row.
+    """
+
+    place: str
+    within_seconds: float
+    late: bool
+    caught_up_at: datetime | None = None
+    behind_seconds: float | None = None
+    waiting: int | None = None
+    refused: int = 0
+    refusal: str | None = None
+    lost: int = 0
+    problem: str | None = None
+    failing_since: datetime | None = None
+
+
 class StreamStatus(msgspec.Struct, frozen=True):
     """Progress of a stream's consumer: ``lag`` events lie between ``consumed`` and ``end``, the first of them for
-    ``lag_seconds``. ``problem`` says why that cannot be told; ``workers``: which hold which partitions now."""
+    ``lag_seconds``. ``problem`` says why that cannot be told; ``workers``: which hold which partitions now;
+    ``follower``: that of a stream that another system writes."""
 
     stream: str
     consumed: int
@@ -81,6 +109,7 @@ class StreamStatus(msgspec.Struct, frozen=True):
     views: tuple[StreamedView, ...] = ()
     problem: str | None = None
     workers: dict[str, tuple[int, ...]] = {}
+    follower: FollowerStatus | None = None
 
 
 class _FollowedView:

@@ -1,32 +1,24 @@
-"""NATS JetStream, spoken to by nats-py: one connection and a bound on every wait.
+"""The streams of an event log on NATS JetStream: made, written and read.
 
-With ``nats_connection``, which makes connections, the only file that imports ``nats``. Its client is asynchronous and
-the log's port is not, so the connection lives on an event loop in a thread of its own. A connection that broke is made
-anew by the next call; while the server is away, calls fail at once, and it is tried again every quarter of a second.
+With ``nats_client`` and ``nats_connection`` the only file that imports ``nats`` for the log.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, TooLargeError, UnavailableError
-from antiphon.features.streaming.nats_access import Access, addresses_of, require_url
-from antiphon.features.streaming.nats_connection import acknowledged, connected, kept, translated
+from antiphon.core.errors import TooLargeError, UnavailableError
+from antiphon.features.streaming.nats_access import Access
+from antiphon.features.streaming.nats_client import TIMEOUT_SECONDS, NatsClient
+from antiphon.features.streaming.nats_connection import acknowledged, kept
 
-TIMEOUT_SECONDS = 2.0
-"""Time limit of a connection or of one answer."""
-
-_PAUSE_SECONDS = 0.25
 _PART = 500
 """Messages under way at once."""
 
@@ -35,8 +27,6 @@ _INACTIVE_SECONDS = 60.0
 """Idle time after which the server removes a reader; it is closed before."""
 
 _READERS = 32
-
-Answer = TypeVar("Answer")
 
 
 class StreamState(msgspec.Struct, frozen=True):
@@ -65,33 +55,15 @@ class StoredMessage(msgspec.Struct, frozen=True):
     stored_at: datetime
 
 
-class NatsServer:
-    """One server or cluster. Safe to share between threads.
-
-    Args:
-        url: ``nats://[USER@]HOST:PORT[,HOST:PORT …][?replicas=N]``, ``tls://`` with TLS. No password.
-        access: credentials and TLS settings; the user is the URL's.
-        timeout: seconds for a connection and for one answer.
-    """
+class NatsServer(NatsClient):
+    """The streams of an event log on one server or cluster."""
 
     def __init__(self, url: str, access: Access = Access(), *, timeout: float = TIMEOUT_SECONDS) -> None:  # noqa: B008
-        self._replicas = require_url(url)
-        parts = urlsplit(url)
-        if parts.username is not None:
-            access = msgspec.structs.replace(access, user=unquote(parts.username))
-        access.require(parts.scheme)
-        self._access = access
-        self._addresses = addresses_of(url)
-        self._address = 0
-        self.name = ",".join((self._addresses[0], *(each.partition("://")[2] for each in self._addresses[1:])))
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._client: Any = None
-        self._connecting: asyncio.Lock | None = None
-        self._away_until = 0.0
+        super().__init__(url, access, timeout=timeout)
         self._readers: dict[tuple[str, int], tuple[Any, float]] = {}
+
+    def _forget(self) -> None:
+        self._readers.clear()
 
     def state(self, stream: str) -> StreamState | None:
         """State of a stream; ``None`` when it does not exist."""
@@ -122,35 +94,6 @@ class NatsServer:
         """So many messages from ``after + 1`` on, which must be there; ``UnavailableError`` when they do not come."""
         parts = 1 + number // _PART
         return self._call(lambda: self._read(stream, log, after, number), self._timeout * (2 + parts))
-
-    def describe(self) -> str:
-        """Name the server that answers, for ``antiphon doctor``."""
-
-        async def ask() -> str:
-            client = await self._connected()
-            await client.jetstream(timeout=self._timeout).account_info()
-            version = client.connected_server_version
-            return f"NATS {version.major}.{version.minor}.{version.patch} at {self.name}"
-
-        return self._call(ask)
-
-    def close(self) -> None:
-        """Close the connection and end its thread."""
-        with self._lock:
-            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is None or thread is None:
-            return
-        # What does not close in time is ended with the loop.
-        with suppress(Exception):
-            asyncio.run_coroutine_threadsafe(self._closed(), loop).result(self._timeout)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(self._timeout)
-
-    async def _closed(self) -> None:
-        client, self._client = self._client, None
-        self._readers.clear()
-        if client is not None:
-            await client.close()
 
     async def _state(self, stream: str) -> StreamState | None:
         from nats.js.errors import NotFoundError
@@ -280,77 +223,6 @@ class NatsServer:
             )
         return made
 
-    async def _connected(self) -> Any:
-        assert self._connecting is not None
-        async with self._connecting:
-            if self._client is None or self._client.is_closed:
-                self._readers.clear()
-                self._client = await self._any_node()
-            return self._client
-
-    async def _any_node(self) -> Any:
-        """A connection to the node of the last one, or to the next that takes one."""
-        number, failed = len(self._addresses), list[Exception]()
-        for place in [(self._address + step) % number for step in range(number)]:
-            try:
-                made = await connected(self._addresses[place], self._access, self._timeout / min(number, 3))
-            except Exception as error:
-                failed.append(error)
-            else:
-                self._address = place
-                return made
-        # What a node says of us is worth more than another one's silence.
-        raise next((each for each in failed if isinstance(each, AntiphonError)), failed[0])
-
-    async def _abandon(self) -> None:
-        """Let go of a connection that is open and does not answer; the next call begins with the next node."""
-        client, self._client = self._client, None
-        self._readers.clear()
-        self._address = (self._address + 1) % len(self._addresses)
-        if client is not None:
-            with suppress(Exception):
-                async with asyncio.timeout(self._timeout):
-                    await client.close()
-
-    def _call(self, ask: Callable[[], Awaitable[Answer]], within: float | None = None) -> Answer:
-        """Run on the loop's thread; the server's errors come out as ours.
-
-        Raises:
-            UnavailableError: it does not answer, or refuses. SetupError: it refuses access, or has no JetStream.
-        """
-        if time.monotonic() < self._away_until:
-            raise self._away("did not answer a moment ago")
-        future = asyncio.run_coroutine_threadsafe(_awaited(ask), self._running())
-        try:
-            return future.result((within or self._timeout) + 2 * self._timeout)
-        except AntiphonError:
-            raise
-        except Exception as error:
-            future.cancel()
-            problem = translated(error, self.name, self._access)
-            if problem is None:
-                self._away_until = time.monotonic() + _PAUSE_SECONDS
-                asyncio.run_coroutine_threadsafe(self._abandon(), self._running())
-                problem = self._away("does not answer")
-            raise problem from error
-
-    def _away(self, why: str) -> UnavailableError:
-        return UnavailableError(
-            f"{self.name} {why}.",
-            where="event log",
-            next_step="Start it, or correct [features] log; `antiphon doctor` checks it."
-            + (" If it asks for a certificate, check log_client_certificate." if "tls:" in self.name else ""),
-        )
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._connecting = asyncio.Lock()
-                self._thread = threading.Thread(target=_run, args=(self._loop,), name="nats", daemon=True)
-                self._thread.start()
-            return self._loop
-
 
 _LOG = "antiphon-log"
 
@@ -359,20 +231,6 @@ async def _let_go(reader: Any) -> None:
     """End a subscription; the server forgets one by itself that it hears nothing more of."""
     with suppress(Exception):
         await reader.unsubscribe()
-
-
-async def _awaited(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    return await ask()
-
-
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    loop.run_forever()
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    loop.close()
 
 
 def _message(message: Any) -> StoredMessage:

@@ -13,6 +13,7 @@ from antiphon.core.errors import AntiphonError, NotFoundError, OverloadedError, 
 from antiphon.core.scope import Scope
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.orchestration.stream_partitions import held_partitions
+from antiphon.services.features.following import follower_statuses
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
@@ -108,7 +109,8 @@ class ProjectStreams:
         return _StreamLag(now, end, consumed, max(0.0, (consumed - before.consumed) / (now - before.at)))
 
     def status(self, scope: Scope) -> Sequence[StreamStatus]:
-        """Every declared stream, and the workers that consume it: ``consumed`` is what all its views have."""
+        """Every declared stream, its follower, and the workers that consume it: ``consumed`` is what all its views
+        have."""
         if not self._platform.serves(scope):
             return ()
         consumer = self._platform.consumer
@@ -121,4 +123,8 @@ class ProjectStreams:
                 found += consumer.status(now, (stream,))
             except AntiphonError as error:
                 found.append(StreamStatus(stream, 0, 0, 0, problem=str(error)))
-        return [msgspec.structs.replace(one, workers=dict(held.get(one.stream, {}))) for one in found]
+        followed = follower_statuses(self._store, self._platform)
+        return [
+            msgspec.structs.replace(one, workers=dict(held.get(one.stream, {})), follower=followed.get(one.stream))
+            for one in found
+        ]

@@ -15,6 +15,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.streaming.consumer import StreamedView
 from antiphon.services.features import feast
+from antiphon.services.features.following import follower_statuses
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
@@ -30,9 +31,11 @@ class ViewStatus(msgspec.Struct, frozen=True):
         verdict: the last one of the gates (passed, warned, blocked).
         blocked: reasons against the last version, if it is blocked; ``blocked_by`` the rules that gave them.
         state: one of differs (from what batch computes), never, blocked, held, waiting (for the end of an embargo),
-            stale, late (its stream is behind a contract), fresh.
+            stale, late (its stream is behind a contract, or not read within the declared time from the place that it
+            follows), fresh.
         contracts: allowed age in seconds by application; ``stale_for``: the applications for which it is too old.
-            The age of a streamed view is that of the first event that it has not applied.
+            The age of a streamed view is that of the first event that it has not applied, or of what its followed
+            place was read to.
         next_refresh: by its schedule; ``None`` without one.
         quarantined: source rows that rules kept out of its snapshot.
         staged_until: end of the embargo of a staged snapshot. ``held``: the reason of its hold.
@@ -83,6 +86,7 @@ def read_view_statuses(
     held, skew = store.holds.of(scope), store.skew_reports.latest_by_view(scope)
     staged = {(one.view, one.definition_version): one.publish_at for one in store.staged.list(scope)}
     positions = _positions(platform, specs, now) if streams else {}
+    followers = follower_statuses(store, platform)
     found: list[ViewStatus] = []
     for key, spec in sorted(specs.items()):
         snapshot = feast.snapshot_name(store, spec) if spec.source.kind == "feast" else published.get(key)
@@ -94,6 +98,10 @@ def read_view_statuses(
         position, allowed = positions.get(key), contracts.get(spec.name, {})
         lag_seconds = None if position is None else position.lag_seconds
         judged_age = lag_seconds if spec.source.kind == "stream" else age
+        follower = followers.get(spec.source.name)
+        unread = follower is not None and follower.late and snapshot is not None
+        if follower is not None and follower.behind_seconds is not None:
+            judged_age = max(judged_age or 0.0, follower.behind_seconds)
         stale = tuple(name for name, most in sorted(allowed.items()) if judged_age is not None and judged_age > most)
         hold, compared = held.get(spec.name), skew.get(spec.name)
         publish_at = staged.get((spec.name, spec.definition_version))
@@ -101,7 +109,7 @@ def read_view_statuses(
             "differs": compared is not None and compared.different > 0,
             "blocked": bool(blocking),
             "held": hold is not None,
-            "late" if spec.source.kind == "stream" else "stale": bool(stale),
+            "late" if spec.source.kind == "stream" else "stale": bool(stale) or unread,
             "waiting": publish_at is not None,
             "never": snapshot is None,
         }

@@ -17,12 +17,13 @@ import msgspec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature import COUNTING, SUMMED, FeatureSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.following import FileDrop, Followed, PostgresTable
 from antiphon.definitions.nodes import ColumnNode
 from antiphon.definitions.objects import ObjectPath, is_objects
 from antiphon.definitions.source import SourceSpec
 from antiphon.services.lineage.values import OUTSIDE, AssetKind, Column, LineageDataset
 
-_POSTGRES_PORT = 5432
+_POSTGRES_PORT, _NATS_PORT = 5432, 4222
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ class DatasetNames:
             return LineageDataset(kind, OUTSIDE, path)
         return LineageDataset(kind, self.namespace, f"file/{path}")
 
+    def _followed(self, source: SourceSpec, follow: Followed) -> LineageDataset:
+        """The place that another system writes to."""
+        if isinstance(follow, FileDrop):
+            return self.place("source", follow.path)
+        if isinstance(follow, PostgresTable):
+            return _table(msgspec.structs.replace(source, url=follow.url, table=follow.table))
+        parts = urlsplit(follow.url)
+        name = follow.stream if follow.subject is None else f"{follow.stream}.{follow.subject}"
+        return LineageDataset("source", f"nats://{parts.hostname}:{parts.port or _NATS_PORT}", name)
+
     def sources(self, source: SourceSpec) -> Iterator[LineageDataset]:
         """The files, tables and streams of a declared source, each with the source's name as its other name."""
         for part in source.over:
@@ -72,6 +83,8 @@ class DatasetNames:
             yield self.own("source", f"stream/{source.name}")
         if source.url is not None:
             yield msgspec.structs.replace(_table(source), alias=alias)
+        if source.follow is not None:
+            yield msgspec.structs.replace(self._followed(source, source.follow), alias=alias)
         if source.path is not None:
             yield msgspec.structs.replace(self.place("source", source.path), alias=alias)
 

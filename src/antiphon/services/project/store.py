@@ -14,6 +14,7 @@ from antiphon.catalog.database import Backend, Database, backend_of
 from antiphon.catalog.features.backfills import Backfills
 from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.features.events import EventLog, StreamHomes
+from antiphon.catalog.features.followed_streams import FollowedStreams
 from antiphon.catalog.features.publications import FeatureHolds, Publications
 from antiphon.catalog.features.skew_reports import SkewReports
 from antiphon.catalog.features.snapshots import Snapshots
@@ -83,6 +84,7 @@ class Store:
     verdicts = _repository(Verdicts)
     skew_reports = _repository(SkewReports)
     staged = _repository(StagedSnapshots)
+    followed_streams = _repository(FollowedStreams)
     holds = _repository(FeatureHolds)
     backfills = _repository(Backfills)
     publications = _repository(Publications)

@@ -8,6 +8,7 @@ import pytest
 
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature import FeatureSpec
+from antiphon.definitions.following import FileDrop, NatsSubject, PostgresTable
 from antiphon.definitions.nodes import ColumnNode
 from antiphon.definitions.source import SourceSpec
 from antiphon.services.lineage.naming import DatasetNames, _type
@@ -33,6 +34,20 @@ def source(kind: str = "table", **fields: object) -> SourceSpec:
         (source(url="postgresql://reader@db/shop", table="orders"), [("postgres://db:5432", "shop.public.orders")]),
         (source(url="postgres://db/shop", query="SELECT 'ann'"), [("postgres://db:5432", "shop.query of orders")]),
         (source("stream", path="/srv/desk/old.csv"), [(OWN, "source/stream/orders"), (OWN, "file/old.csv")]),
+        (
+            source(
+                "stream", follow=PostgresTable(url="postgresql://reader@db:6432/shop", table="orders", watermark="n")
+            ),
+            [(OWN, "source/stream/orders"), ("postgres://db:6432", "shop.public.orders")],
+        ),
+        (
+            source("stream", follow=NatsSubject(url="nats://bus", stream="WEB", subject="web.>")),
+            [(OWN, "source/stream/orders"), ("nats://bus:4222", "WEB.web.>")],
+        ),
+        (
+            source("stream", follow=FileDrop("/srv/desk/inbox/*.csv")),
+            [(OWN, "source/stream/orders"), (OWN, "file/inbox/*.csv")],
+        ),
         (source("feast", feast="sales"), [(OWN, "source/feast/sales")]),
     ],
 )

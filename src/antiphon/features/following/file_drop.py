@@ -1,0 +1,232 @@
+"""Files of a followed folder: each is read once it is no longer written, and again after it changed.
+
+Invariants: a file is read when its size, inode and time of change were the same at looks that are ``settle`` apart by
+the monotonic clock, so that no step of the wall clock hides one; it counts as read only if they were still the same
+when its last row was read. The position holds them for each file that is there. Rows of a file that is read again are
+known by their ids. A file that cannot be read is said and passed over until it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.clock import Clock, parse_duration
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError
+from antiphon.definitions.following import FileDrop
+from antiphon.definitions.source import SourceSpec, local_paths
+from antiphon.features.following.payloads import sorted_out
+from antiphon.features.offline.compute import ComputeLimits, compute, relation_of
+from antiphon.features.ports import FollowedPage
+
+_MOST_FILES = 50_000
+_OPEN_END = 10
+"""A text file whose last line has no end is waited for so many times longer: it may be half a line."""
+
+_TEXTS = (".csv", ".tsv", ".jsonl", ".ndjson")
+
+FileIdentity = tuple[int, int, int]
+"""Size in bytes, inode and time of change in nanoseconds."""
+
+
+class _OpenFile(msgspec.Struct, frozen=True):
+    """A file that is being read, through so many rows."""
+
+    path: str
+    identity: FileIdentity
+    rows: int
+
+
+class _FolderPosition(msgspec.Struct, frozen=True):
+    """The files that were read and are still there, and the one under way."""
+
+    read: dict[str, FileIdentity] = {}
+    open: _OpenFile | None = None
+
+
+class _UnreadFile(msgspec.Struct, frozen=True):
+    """A file that is not read: since when it is as it is (monotonic), and whether it was seen to become so."""
+
+    identity: FileIdentity
+    since: float
+    witnessed: bool
+
+
+_decode_position = msgspec.json.Decoder(_FolderPosition).decode
+_Batches = Generator[list[dict[str, Any]], None, None]
+
+
+class FileDropReader:
+    """Reads the files of one folder, in one thread at a time.
+
+    Args:
+        source: follows a :class:`FileDrop`.
+    """
+
+    def __init__(self, source: SourceSpec, clock: Clock) -> None:
+        assert isinstance(source.follow, FileDrop)
+        self._source = source
+        self._path = source.follow.path
+        self._settle = parse_duration(source.follow.settle).total_seconds()
+        self._clock = clock
+        self._seen: dict[str, _UnreadFile] | None = None
+        self._given: _OpenFile | None = None
+        self._batches: _Batches | None = None
+
+    def read(self, position: str | None, limit: int) -> FollowedPage:
+        """The next rows of a file, at most ``limit``.
+
+        Raises:
+            SetupError: there is no such folder. InvalidInputError: it holds too many files.
+        """
+        began = self._clock.now()
+        at = _FolderPosition() if position is None else _decode_position(position)
+        present = self._present()
+        known = {path: identity for path, identity in at.read.items() if path in present}
+        changed = [path for path, identity in present.items() if known.get(path) != identity]
+        path = self._next(at, present, changed)
+        if path is None:
+            return self._page(_FolderPosition(known), len(changed), more=False, caught_up_at=self._caught_up_at(began))
+        rows, refusal, done = self._rows(at, path, present[path], limit)
+        events, refused, reason = sorted_out(self._source, rows)
+        if not done:
+            page = self._page(_FolderPosition(known, self._given), len(changed), more=True)
+        else:
+            self.close()
+            if _identity(Path(path)) == present[path]:  # Otherwise it was written meanwhile.
+                known[path] = present[path]
+            page = self._page(_FolderPosition(known), len(changed) - (path in known), more=True)
+        return msgspec.structs.replace(
+            page, events=events, refused=refused + (refusal is not None), refusal=refusal or reason
+        )
+
+    def abandon(self) -> None:
+        """End a reading that hangs, from another thread: a file system that hangs cannot be told."""
+
+    def close(self) -> None:
+        """Close the file under way; it is read from its beginning again."""
+        batches, self._batches, self._given = self._batches, None, None
+        if batches is not None:
+            batches.close()
+
+    def _page(
+        self, position: _FolderPosition, waiting: int, *, more: bool, caught_up_at: datetime | None = None
+    ) -> FollowedPage:
+        encoded = msgspec.json.encode(position).decode()
+        return FollowedPage((), encoded, more, waiting=waiting, caught_up_at=caught_up_at)
+
+    def _present(self) -> dict[str, FileIdentity]:
+        """The files of the folder, with what tells whether one has changed."""
+        files = {str(path): identity for path in local_paths(self._path) if (identity := _identity(path)) is not None}
+        if not files and not Path(self._path).parent.is_dir():
+            raise SetupError(
+                f"There is no folder {Path(self._path).parent}.",
+                where=f"source {self._source.name}",
+                next_step="Make it, or correct path of the source's follow.",
+            )
+        if len(files) > _MOST_FILES:
+            raise InvalidInputError(
+                f"The folder holds {len(files)} files, and at most {_MOST_FILES} are followed.",
+                where=f"source {self._source.name}",
+                next_step="Move files away that were read; their events stay.",
+            )
+        return files
+
+    def _next(self, at: _FolderPosition, present: Mapping[str, FileIdentity], changed: list[str]) -> str | None:
+        """The file under way, or the first one that has settled."""
+        now, before = self._clock.monotonic(), self._seen or {}
+        self._seen = {
+            path: known
+            if (known := before.get(path)) is not None and known.identity == present[path]
+            else _UnreadFile(present[path], now, self._seen is not None)
+            for path in changed
+        }
+        if at.open is not None and present.get(at.open.path) == at.open.identity:
+            return at.open.path
+        for path in changed:
+            settle = self._settle * (_OPEN_END if _has_open_end(Path(path)) else 1)
+            if now - self._seen[path].since >= settle:
+                return path
+        return None
+
+    def _caught_up_at(self, now: datetime) -> datetime | None:
+        """The moment before which all files were read: that at which the first of the others was seen to change."""
+        unread = (self._seen or {}).values()
+        if not all(seen.witnessed for seen in unread):
+            return None
+        waited = max((self._clock.monotonic() - seen.since for seen in unread), default=0.0)
+        return now - timedelta(seconds=waited)
+
+    def _rows(
+        self, at: _FolderPosition, path: str, identity: FileIdentity, limit: int
+    ) -> tuple[list[dict[str, Any]], str | None, bool]:
+        """The next rows of a file, why it cannot be read, and whether it has ended."""
+        given = self._given
+        if (
+            self._batches is None
+            or given is None
+            or given != at.open
+            or (given.path, given.identity) != (path, identity)
+        ):
+            self.close()  # The rows before are not in the log, another process read them, or it is another file.
+            self._batches, self._given = _batches(Path(path), limit), _OpenFile(path, identity, 0)
+        assert self._given is not None
+        try:
+            rows = next(self._batches, None)
+        except AntiphonError as error:
+            return [], f"{Path(path).name} cannot be read: {error.what}", True
+        if rows is None:
+            return [], None, True
+        self._given = msgspec.structs.replace(self._given, rows=self._given.rows + len(rows))
+        return rows, None, False
+
+
+def _batches(path: Path, limit: int) -> _Batches:
+    """The rows of a file as JSON knows values, so many at a time."""
+    with compute(ComputeLimits(memory=512)) as connection:
+        reader = connection.sql(f"SELECT * FROM {relation_of([path])}").to_arrow_reader(limit)
+        with closing(reader):
+            for batch in reader:
+                rows = batch.to_pylist()
+                for begin in range(0, len(rows), limit):
+                    yield [{name: _plain(value) for name, value in row.items()} for row in rows[begin : begin + limit]]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
+
+
+def _identity(path: Path) -> FileIdentity | None:
+    """The identity of a file's content; ``None`` of a folder, and of a file that is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return (stat.st_size, stat.st_ino, stat.st_mtime_ns) if path.is_file() else None
+
+
+def _has_open_end(path: Path) -> bool:
+    """Tells whether a file of text ends within a line."""
+    if path.suffix.lower() not in _TEXTS:
+        return False
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, 2)
+            return file.read(1) not in (b"\n", b"\r")
+    except OSError:
+        return False
