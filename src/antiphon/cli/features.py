@@ -174,7 +174,7 @@ def export(
         with stores(project) as store:
             who = at_terminal(store)
             every = export_backfill(store, view, backfill, to, principal=who, purpose=purpose, clear=clear)
-        rows = sum(one.written.rows for one in every)
+        rows = sum(one.written.rows or 0 for one in every)
         show(every, as_json, lambda: f"{to} holds {len(every)} partitions, {rows:,} rows.")
         return
     with stores(project) as store:

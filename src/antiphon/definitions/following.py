@@ -116,11 +116,12 @@ class NatsSubject(msgspec.Struct, frozen=True, tag="nats"):
                 yield "url holds a password; name an environment variable in password_variable."
         if self.epoch not in ("s", "ms", "us"):
             yield f"epoch must be s, ms or us, not {self.epoch!r}."
-        for column, path in self.columns.items() if isinstance(self.columns, dict) else ():
+        columns: Any = self.columns
+        for column, path in columns.items() if isinstance(columns, dict) else ():
             if not isinstance(path, str) or not path or not all(path.split(".")):
                 yield f"columns: {column!r} must name a field's path with dots, not {path!r}."
-        if not isinstance(self.columns, dict):
-            yield f"columns must be a dictionary of names to paths, not {self.columns!r}."
+        if not isinstance(columns, dict):
+            yield f"columns must be a dictionary of names to paths, not {columns!r}."
         yield from _duration_mistakes("within", self.within)
 
 

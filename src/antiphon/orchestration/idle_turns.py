@@ -97,7 +97,7 @@ def next_turn(
         )
         if not nearer:
             return msgspec.structs.replace(state, decided=now, waits=waits, charged=charged, had=had)
-    queue = QueueState(1, 0, {}, {}, shares, 0.0, charged)
+    queue = QueueState(1, 0, {}, {}, shares, 0.0, {str(work): at for work, at in charged.items()})
     chosen = next_request(list(asking.values()), queue, now)
     found = next(one for one in contenders if one.work == chosen.tenant)
     why = f"{found.name} is due soon" if chosen.escalates(now) else "it has had least of the idle time by its share"
