@@ -231,9 +231,16 @@ bench-scale: environment  ## requests a second of two gateways on one catalog be
 bench-durable: environment  ## step cost of the durable journal beside DBOS
 	@$(BIN)/python -m benchmarks.durability.durable_spike
 
-bench-conductor: environment  ## deadlines missed and requests disturbed beside cron, freezes, time to decide (SIZE)
+bench-conductor: environment  ## weeks of users and deadlines beside cron, priorities, a cap and AIMD; freezes, assets, time to decide (SIZE)
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.conductor --size $(SIZE) --keep
+
+bench-conductor-hour: environment  ## users beside batch work, a training and refreshes on one machine, by policy, for real (SIZE)
+	@$(BIN)/python -m benchmarks.conductor.hour --size $(SIZE) --keep
+
+chaos-conductor: environment  ## workers killed at 1,000 random moments while the conductor makes what is stale (SIZE=full)
+	@scripts/servers
+	@$(BIN)/python -m benchmarks.durability.conductor_kills --size $(SIZE) --keep
 
 bench-wakeups: environment  ## idle processes, and how soon a submitted run begins
 	@$(BIN)/python -m benchmarks.durability.wakeups --keep
