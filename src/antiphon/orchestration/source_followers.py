@@ -150,7 +150,7 @@ class SourceFollowers:
         sources: Callable[[], Mapping[str, SourceSpec]],
         duty: Callable[[SourceSpec], WorkerPart],
         *,
-        look: float = 2.0,
+        look: float = 10.0,
         wakeup: Wakeup | None = None,
     ) -> None:
         self._sources = sources

@@ -19,8 +19,9 @@ from antiphon.cli.main import assemble
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.services.apply.apply import apply
+from antiphon.services.features.followed_places import followed_places
 from antiphon.services.features.following import order_first_refreshes
-from antiphon.services.features.platform import FeaturePlatform, followed_places
+from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.features.view_status import read_view_statuses
 from antiphon.services.project.store import Store

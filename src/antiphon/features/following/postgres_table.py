@@ -22,13 +22,13 @@ from typing import Any
 import msgspec
 
 from antiphon.core.clock import Clock, from_microseconds, microseconds
-from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError
+from antiphon.core.errors import AntiphonError, SetupError
 from antiphon.definitions.following import PostgresTable
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.expressions.expression_sql import quoted
+from antiphon.features.following.followed_table import FollowedTable, described_table
 from antiphon.features.following.payloads import decoded, sorted_out
 from antiphon.features.ports import FollowedPage
-from antiphon.features.sources.postgres import database_error, database_uri, readable_column
+from antiphon.features.sources.postgres import database_error, database_uri
 
 _SWEEP_SHARE, _SWEEP_SECONDS = 20.0, 600.0
 _SLICE = 50_000
@@ -37,32 +37,10 @@ _SLICE = 50_000
 _TIMEOUT_MILLISECONDS = 20_000
 _OLDEST_SERVER = 130_000
 
-_FLOORS = {
-    **dict.fromkeys(("int2", "int4", "int8"), "(%s::int8 - 100000)"),  # Of a type that their index compares with.
-    "numeric": "(%s::numeric - 100000)",
-    "date": "(least(%s::date, current_date) - 2)",
-    "timestamp": "(least(%s::timestamp, localtimestamp) - interval '1 hour')",
-    "timestamptz": "(least(%s::timestamptz, now()) - interval '1 hour')",
-}
-"""Rows so far below the greatest watermark are left to sweeps."""
-
-_NUMBERS = ("float4", "float8", "numeric", "money")
-
 _BEGIN = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL TIME ZONE 'UTC'; "
     f"SET LOCAL DateStyle = 'ISO'; SET LOCAL statement_timeout = {_TIMEOUT_MILLISECONDS}"
 )
-
-_UNIQUE = """
-SELECT 1 FROM pg_index AS i WHERE i.indrelid = to_regclass(%(table)s) AND i.indisunique AND i.indpred IS NULL AND ARRAY(
-    SELECT a.attname::text FROM pg_attribute AS a
-    WHERE a.attrelid = i.indrelid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
-    AND (a.attname = %(column)s OR NOT EXISTS (
-        SELECT 1 FROM pg_partitioned_table AS p WHERE p.partrelid = i.indrelid AND a.attnum = ANY(p.partattrs)
-    ))
-) = ARRAY[%(column)s::text]
-"""
-"""A unique index over a column; of a table in parts the columns that divide it may be in it as well."""
 
 _Row = tuple[str, str, str]
 """A row's payload, watermark and id."""
@@ -99,27 +77,6 @@ class _TablePosition(msgspec.Struct, frozen=True):
     sweep: _Pass | None = None
 
 
-class _Table(msgspec.Struct, frozen=True):
-    """The table as the database describes it: parts of statements."""
-
-    name: str
-    payload: str
-    watermark: str
-    watermark_kind: str
-    identity: str
-    identity_kind: str
-    nullable: bool
-
-    @property
-    def place(self) -> str:
-        """The columns that rows are ordered by; :attr:`place_values` takes values for them."""
-        return f"({self.watermark}, {self.identity})"
-
-    @property
-    def place_values(self) -> str:
-        return f"(%s::{self.watermark_kind}, %s::{self.identity_kind})"
-
-
 _decode_position = msgspec.json.Decoder(_TablePosition).decode
 _decode_row = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -137,7 +94,7 @@ class PostgresTableReader:
         self._follow = source.follow
         self._clock = clock
         self._connection: Any = None
-        self._table: _Table | None = None
+        self._table: FollowedTable | None = None
         self._sweep_seconds, self._sweep_due = 0.0, 0.0
         self._swept_through: int | None = None
 
@@ -157,7 +114,7 @@ class PostgresTableReader:
             horizon, upcoming = self._snapshot(cursor)
             if max(at.polled, at.swept) > upcoming:
                 at = _TablePosition()  # Another server, or one that was set back: its numbers say nothing about ours.
-            table = self._described(cursor)
+            table = self._table = self._table or described_table(cursor, self._source)
             if at.swept:
                 poll = at.poll or _Pass(horizon, at.polled, began)
                 parts.append(self._polled(cursor, table, poll, at.top, upcoming, limit))
@@ -212,17 +169,17 @@ class PostgresTableReader:
         return int(horizon), int(upcoming)
 
     def _polled(
-        self, cursor: Any, table: _Table, poll: _Pass, top: str | None, upcoming: int, limit: int
+        self, cursor: Any, table: FollowedTable, poll: _Pass, top: str | None, upcoming: int, limit: int
     ) -> list[_Row]:
         """The next rows of a poll, at most ``limit``."""
         if poll.after is not None:
             condition, values = f"{table.place} > {table.place_values}", list[str | None](poll.after)
         else:
-            condition, values = f"{table.watermark} >= {_FLOORS[table.watermark_kind]}", [top]
+            condition, values = table.floor, [top]
         return self._selected(cursor, table, [_recent(poll, upcoming), condition], values, f" LIMIT {limit}")
 
     def _swept(
-        self, cursor: Any, table: _Table, sweep: _Pass, upcoming: int, length: int
+        self, cursor: Any, table: FollowedTable, sweep: _Pass, upcoming: int, length: int
     ) -> tuple[list[_Row], tuple[str, str] | None]:
         """The new rows of the next slice of a sweep, and its last place; ``None`` of the last slice."""
         conditions, values = ["true"], list[str | None]()
@@ -230,7 +187,7 @@ class PostgresTableReader:
             conditions, values = [f"{table.place} > {table.place_values}"], list(sweep.after)
         cursor.execute(
             f"SELECT {table.watermark}::text, {table.identity}::text FROM {table.name} AS own "
-            f"WHERE {' AND '.join([*conditions, *_present(table)])} "
+            f"WHERE {' AND '.join([*conditions, *table.present])} "
             f"ORDER BY {table.watermark}, {table.identity} OFFSET {length - 1} LIMIT 1",
             values,
         )
@@ -241,29 +198,29 @@ class PostgresTableReader:
         return self._selected(cursor, table, [*conditions, _recent(sweep, upcoming)], values, ""), last
 
     def _selected(
-        self, cursor: Any, table: _Table, conditions: list[str], values: list[str | None], end: str
+        self, cursor: Any, table: FollowedTable, conditions: list[str], values: list[str | None], end: str
     ) -> list[_Row]:
         cursor.execute(
             f"SELECT {table.payload}, {table.watermark}::text, {table.identity}::text FROM {table.name} AS own "
-            f"WHERE {' AND '.join([*conditions, *_present(table)])} ORDER BY {table.watermark}, {table.identity}{end}",
+            f"WHERE {' AND '.join([*conditions, *table.present])} ORDER BY {table.watermark}, {table.identity}{end}",
             values,
         )
         found: list[_Row] = cursor.fetchall()
         return found
 
-    def _empty(self, cursor: Any, table: _Table, sweep: _Pass, upcoming: int) -> int:
+    def _empty(self, cursor: Any, table: FollowedTable, sweep: _Pass, upcoming: int) -> int:
         """The number of new rows without watermark or id, which have no place."""
         if not table.nullable:
             return 0
         cursor.execute(
             f"SELECT count(*) FROM {table.name} AS own WHERE {_recent(sweep, upcoming)} "
-            f"AND NOT ({' AND '.join(_present(table))})",
+            f"AND NOT ({' AND '.join(table.present)})",
             (),
         )
         (found,) = cursor.fetchone()
         return int(found)
 
-    def _with_top(self, cursor: Any, table: _Table, at: _TablePosition, read: list[str]) -> _TablePosition:
+    def _with_top(self, cursor: Any, table: FollowedTable, at: _TablePosition, read: list[str]) -> _TablePosition:
         """The position with the greatest of the watermarks that were read."""
         if not read:
             return at
@@ -271,71 +228,6 @@ class PostgresTableReader:
         cursor.execute(f"SELECT max(one::{table.watermark_kind})::text FROM unnest(%s::text[]) AS one", (listed,))
         (top,) = cursor.fetchone()
         return msgspec.structs.replace(at, top=str(top))
-
-    def _described(self, cursor: Any) -> _Table:
-        """The table's columns; raises ``InvalidInputError`` when it cannot be followed."""
-        if self._table is not None:
-            return self._table
-        name = ".".join(quoted(part) for part in self._follow.table.split("."))
-        cursor.execute(
-            "SELECT c.relkind::text, a.attname::text, t.typname::text, a.attnotnull, CASE "
-            "WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN quote_ident(t.typname) "
-            "ELSE format_type(t.oid, NULL) END FROM pg_class AS c "
-            "JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
-            "JOIN pg_type AS t ON t.oid = a.atttypid WHERE c.oid = to_regclass(%s) ORDER BY a.attnum",
-            (name,),
-        )
-        described = cursor.fetchall()
-        kinds = {column: kind for _, column, kind, _, _ in described}
-        filled = {column for _, column, _, not_null, _ in described if not_null}
-        types = {column: sql_type for _, column, _, _, sql_type in described}
-        if not described:
-            raise self._wrong("there is no such table, or its user may not see it", "Correct its name, or grant it.")
-        if described[0][0] not in ("r", "p"):
-            raise self._wrong("it is no table, and rows of views tell no transaction", "Follow the table below it.")
-        source, watermark = self._source, self._follow.watermark
-        for column in (source.event_time, source.available_at, source.event_id, watermark):
-            if column is not None and column not in kinds:
-                raise self._wrong(f"it has no column {column!r}; it has {', '.join(kinds)}", "Correct the source.")
-        if kinds[watermark] not in _FLOORS:
-            raise self._wrong(
-                f"the watermark {watermark!r} is {kinds[watermark]}",
-                "Name a column of whole numbers or times that grow as rows come.",
-            )
-        assert source.event_id is not None
-        if not self._follow.unique:
-            cursor.execute(_UNIQUE, {"table": name, "column": source.event_id})
-            if cursor.fetchone() is None:
-                raise self._wrong(
-                    f"no unique index says that {source.event_id!r} names a row, and rows of one id count once",
-                    "Name a unique column in event_id; or declare unique=True where it is unique without an index.",
-                )
-        columns = ", ".join(f"{self._value(column, kind)} AS {_column(column)}" for column, kind in kinds.items())
-        self._table = _Table(
-            _escaped(name),
-            f"row_to_json((SELECT payload FROM (SELECT {columns}) AS payload))::text",
-            f"own.{_column(watermark)}",
-            kinds[watermark],
-            f"own.{_column(source.event_id)}",
-            _escaped(types[source.event_id]),
-            not {watermark, source.event_id} <= filled,
-        )
-        return self._table
-
-    def _value(self, column: str, kind: str) -> str:
-        """A column as batch reads it from a table; JSON has no number that is none."""
-        name = f"own.{_column(column)}"
-        if kind not in _NUMBERS:
-            return readable_column(name, kind)
-        exact = f"{name}::numeric" if kind == "money" else name
-        return f"CASE WHEN abs({exact}) < 1e308 THEN {exact}::float8 END"
-
-    def _wrong(self, what: str, next_step: str) -> InvalidInputError:
-        return InvalidInputError(
-            f"The table {self._follow.table} cannot be followed: {what}.",
-            where=f"source {self._source.name}",
-            next_step=next_step,
-        )
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
@@ -395,16 +287,3 @@ def _recent(of: _Pass, upcoming: int) -> str:
     A row has the last 32 bits of its transaction's number; those before are the ones that make it the latest.
     """
     return f"({upcoming} - (({upcoming} - own.xmin::text::bigint) & 4294967295)) >= {of.since}"
-
-
-def _present(table: _Table) -> tuple[str, ...]:
-    return (f"{table.watermark} IS NOT NULL", f"{table.identity} IS NOT NULL") if table.nullable else ()
-
-
-def _column(name: str) -> str:
-    return _escaped(quoted(name))
-
-
-def _escaped(name: str) -> str:
-    """A name in a statement that takes values."""
-    return name.replace("%", "%%")

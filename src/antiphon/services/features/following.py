@@ -14,7 +14,8 @@ from antiphon.features.streaming.consumer import FollowerStatus
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.source_followers import SourceFollower, SourceFollowers
 from antiphon.orchestration.worker import WorkerPart
-from antiphon.services.features.platform import FeaturePlatform, followed_places
+from antiphon.services.features.followed_places import followed_places
+from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -16,7 +16,6 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.following import FileDrop
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.documents.passages import PassageSpaces
@@ -26,8 +25,6 @@ from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import TextReader, VectorReader
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
-from antiphon.features.following.followed_places import Append, FollowedPlaces
-from antiphon.features.following.readers import reader_of
 from antiphon.features.offline.backfill import WORKFLOW as BACKFILL
 from antiphon.features.offline.backfill import Backfiller
 from antiphon.features.offline.history import ViewHistory
@@ -48,6 +45,7 @@ from antiphon.services.apply.workflow import open_applies
 from antiphon.services.features import feast
 from antiphon.services.features.documents import ProjectDocuments
 from antiphon.services.features.embedders import LocalEmbedders
+from antiphon.services.features.followed_places import catch_up, dropped_files, followed_sources
 from antiphon.services.features.neighbors import ProjectNeighbors
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
@@ -55,13 +53,6 @@ from antiphon.services.workflows import APPLY, DATASET
 
 _OPEN: tuple[Literal["queued", "running"], ...] = ("queued", "running")
 _ALL = 1_000_000
-
-
-def followed_places(store: Store, append: Append) -> FollowedPlaces:
-    """The places that a project's streams follow; ``append`` puts events into its log."""
-    clock = store.database.clock
-    reader = partial(reader_of, clock=clock)
-    return FollowedPlaces(store.scope, streams=store.followed_streams, reader=reader, append=append, clock=clock)
 
 
 class FeaturePlatform(FeatureStores):
@@ -140,13 +131,8 @@ class FeaturePlatform(FeatureStores):
             functions=self._functions,
             embedders=self.embedders,
             keyed_hash=self.online.entity_hash,
-            catch_up=self._catch_up,
+            catch_up=lambda *reading: catch_up(self._store, self.followed(), *reading),
         )
-
-    def _catch_up(self, source: SourceSpec, progress: Callable[[int], None]) -> int:
-        """Append what is written by now to a stream, from where the applied project says that it is written."""
-        places = followed_places(self._store, self._store.events.append)
-        return places.catch_up(self.followed().get(source.name, source), progress)
 
     @cached_property
     def backfiller(self) -> Backfiller:
@@ -298,10 +284,7 @@ class FeaturePlatform(FeatureStores):
 
     def followed(self) -> Mapping[str, SourceSpec]:
         """The streams of views that follow a place, by name, as the applied project declares them."""
-        sources: dict[str, SourceSpec] = {}
-        for view in self.views().values():  # Those of the applied project come first.
-            sources.setdefault(view.source.name, view.source)
-        return {name: source for name, source in sources.items() if source.follow is not None}
+        return followed_sources(self.views().values())  # Those of the applied project come first.
 
     def scheduled(self) -> Mapping[str, FeatureViewSpec]:
         """Views that are refreshed here; what Feast keeps, Feast refreshes."""
@@ -321,8 +304,7 @@ class FeaturePlatform(FeatureStores):
                 read.append((f"application/{application.name}", application.outcome.history))
         found: dict[str, list[str]] = {}
         for reader, source in read:
-            dropped = (source.follow.path,) if isinstance(source.follow, FileDrop) else ()
-            for path in (*source.paths, *dropped):
+            for path in (*source.paths, *dropped_files(source)):
                 found.setdefault(reader, []).extend(patterns(self._store.paths.root, path))
         return found
 

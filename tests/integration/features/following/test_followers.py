@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.catalogs import KINDS, catalog_url
+from tests.catalogs import drop as drop_catalog
 from tests.integration.features.following.postgres_payments import VARIABLE, create, payments
 from tests.integration.features.world import NOON
 from tests.servers import PostgresProcess
@@ -44,8 +46,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresProcess]:
 class Worker:
     """What of a worker follows, on a catalog of its own."""
 
-    def __init__(self, folder: Path, *sources: Source, append: Callable[..., int] | None = None) -> None:
-        self.database = Database.open(f"sqlite:///{folder}/catalog.db")
+    def __init__(
+        self, folder: Path, *sources: Source, append: Callable[..., int] | None = None, catalog: str = "sqlite"
+    ) -> None:
+        self.database = Database.open(catalog_url(folder, catalog))
         self.database.migrate()
         self.log = EventLog(self.database)
         self.streams = FollowedStreams(self.database)
@@ -75,7 +79,7 @@ class Worker:
             stop.set()
             begun = time.monotonic()
             await following
-            self.database.close()
+            drop_catalog(self.database)
         return time.monotonic() - begun
 
     def state(self, stream: str) -> FollowedStream:
@@ -105,11 +109,12 @@ def drop(folder: Path, number: int) -> None:
 INSERT = "INSERT INTO payments (shop, amount, paid_at) VALUES ('tea', 1, now())"
 
 
+@pytest.mark.parametrize("catalog", KINDS)
 async def test_a_place_that_hangs_or_is_away_is_said_and_the_other_goes_on(
-    tmp_path: Path, server: PostgresProcess
+    tmp_path: Path, server: PostgresProcess, catalog: str
 ) -> None:
     drop(tmp_path, 1)
-    worker = Worker(tmp_path, payments(server.url, within="400ms"), visits())
+    worker = Worker(tmp_path, payments(server.url, within="400ms"), visits(), catalog=catalog)
 
     async def scenario() -> None:
         server.run(INSERT)
