@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.run_holds import RunHolds
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError, NotFoundError, UnavailableError
 from antiphon.core.logs import described
@@ -27,6 +28,7 @@ from antiphon.core.telemetry import span
 from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
+from antiphon.durable.ramp import LOOK_SECONDS, Ramp
 from antiphon.durable.run import LeaseLostError, Run, RunRequest
 from antiphon.durable.runs import Runs
 
@@ -89,13 +91,17 @@ class WorkflowRegistry:
         """The policy of a workflow, the default one of a workflow that is not registered."""
         return self._policies.get(name, DEFAULT_POLICY)
 
-    def served(self, scope: Scope, full: frozenset[str] = frozenset()) -> ServedRuns:
+    def served(
+        self, scope: Scope, full: frozenset[str] = frozenset(), without: frozenset[str] = frozenset()
+    ) -> ServedRuns:
         """The runs that a worker of this scope with these workflows serves.
 
         Args:
-            full: classes of work of which it takes no more now.
+            full: classes of work, and ``without`` workflows, of which it takes no more now.
         """
-        served = tuple(name for name in self._workflows if self._policies[name].work not in full)
+        served = tuple(
+            name for name in self._workflows if self._policies[name].work not in full and name not in without
+        )
         shared = tuple(name for name in served if name in self._shared)
         return ServedRuns(scope.environment, served, scope.tenant, shared)
 
@@ -145,6 +151,7 @@ class Executor:
         self._clock = clock or database.clock
         self._doorbell = database.doorbell
         self._runs = Runs(database, self._clock)
+        self._ramp = Ramp(RunHolds(database), scope, self._clock)
         self._registry = registry
         self._scope = scope
         self._worker = worker_id
@@ -169,26 +176,31 @@ class Executor:
             with self._doorbell.wakeup(self._environment, "runs") as wakeup:
                 await self._patiently(self._runs.reclaim, self._worker, self._environment)
                 while not stop.is_set():
-                    served = self._served()
+                    if self._ramp.is_due:
+                        await self._patiently(self._ramp.read)
+                    waiting = self._ramp.waiting(context.workflow for context in self._contexts.values())
+                    served = self._served(waiting)
                     claimed = await self._claim(served) if served.workflows else None
                     if claimed is not None:
                         found = True
                         await self._start(claimed)
                         continue
                     poll = await self._idle_seconds(served) if served.workflows else self._poll
+                    if waiting:
+                        poll = min(poll, LOOK_SECONDS)
                     await wakeup.wait(poll, stopping, *self._contexts, found=found)
                     found = False
         finally:
             stopping.cancel()
             await self._drain()
 
-    def _served(self) -> ServedRuns:
-        """The runs for which there is a free slot."""
+    def _served(self, waiting: frozenset[str]) -> ServedRuns:
+        """The runs for which there is a free slot, but for those of workflows that wait after a freeze."""
         taken = Counter(self._group(context.workflow) for context in self._contexts.values())
         full = frozenset(group for group, held in taken.items() if held >= self._most(group))
         if self._slots is None and full:
             return ServedRuns(self._environment, (), self._scope.tenant)
-        return self._registry.served(self._scope, full)
+        return self._registry.served(self._scope, full, waiting)
 
     def _group(self, workflow: str) -> str:
         return "" if self._slots is None else self._registry.policy(workflow).work

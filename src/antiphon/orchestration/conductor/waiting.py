@@ -10,6 +10,7 @@ import msgspec
 
 from antiphon.catalog.run_holds import RunHold
 from antiphon.core.clock import to_the_minute
+from antiphon.durable.ramp import Ramp
 from antiphon.durable.run import Run
 
 WaitKind = Literal["paused", "held", "retry", "later", "worker", "turn"]
@@ -48,7 +49,7 @@ def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: SlotUse) -
     """The reason why a queued run has not begun.
 
     Args:
-        holds: freezes and windows that are not over.
+        holds: freezes and windows that are not over, or have ended lately.
         slots: of living workers together; ``most`` is 0 where none lives.
     """
     own = [hold for hold in holds if run.workflow in hold.workflows]
@@ -73,6 +74,9 @@ def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: SlotUse) -
         later = at if slots.frees_at is None else max(at, slots.frees_at)
         taken = f"{slots.running} of {slots.most} slots for {slots.work} are taken"
         return RunWait(run.id, "turn", f"waits for its turn: {taken}", later)
+    if (ended := Ramp.after(run.workflow, own, now)) is not None and slots.running:
+        why = f"waits for its turn: work is taken up one by one since the {ended.kind} that ended at"
+        return RunWait(run.id, "turn", f"{why} {to_the_minute(ended.until)}", at)
     return RunWait(run.id, "turn", "is about to begin", at)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.scope import Scope
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.policy import DEFAULT_POLICY
+from antiphon.durable.ramp import RAMP_SECONDS
 from antiphon.durable.run import Run
 from antiphon.orchestration.conductor.durations import expected_end
 from antiphon.orchestration.conductor.waiting import RunWait, SlotUse, wait_of
@@ -30,7 +31,8 @@ class RunWaits:
         queued = [run for run in runs if run.status == "queued"]
         if not queued:
             return {}
-        now, holds = self._store.database.clock.now(), self._store.run_holds.lasting(scope)
+        now = self._store.database.clock.now()
+        holds = self._store.run_holds.list(scope, now - timedelta(seconds=RAMP_SECONDS))
         slots = self._slots(scope, now)
         return {run.id: wait_of(run, now, holds, slots[_group(run.workflow)]) for run in queued}
 
