@@ -457,8 +457,8 @@ class NoRuns:
     def broken(self, scope: Scope) -> Sequence[Any]:
         return ()
 
-    def retryable(self, scope: Scope, runs: Sequence[Any], by: Principal) -> frozenset[str]:
-        return frozenset()
+    def moves(self, scope: Scope, runs: Sequence[Any], by: Principal) -> Mapping[str, str]:
+        return {}
 
     def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
         return self.get(scope, run)

@@ -42,6 +42,7 @@ class RunContext:
         self._seen: Counter[str] = Counter()
         self._under_way: dict[tuple[str, int], StepUnderWay] = {}
         self._broken: set[tuple[str, int]] = set()
+        self._stoppable: dict[tuple[str, int], float] = {}
         self._progress: ProgressReport | None = None
         self._stopping = False
 
@@ -97,6 +98,8 @@ class RunContext:
         if (name, occurrence) in self._recorded:
             return self._recorded[name, occurrence]
         started = self._clock.now()
+        if stop is not None:
+            self._stoppable[name, occurrence] = self._clock.monotonic()
         with self._running(name, occurrence), span(f"step {name}", {"antiphon.run": self.id}):
             try:
                 async with asyncio.timeout(timeout) as bound:
@@ -151,6 +154,12 @@ class RunContext:
     def stopping(self) -> bool:
         """True when the worker wants to stop: a workflow that works outside of steps should end soon."""
         return self._stopping
+
+    def stoppable(self, seconds: float) -> bool:
+        """Tells whether every step under way can be told to stop, and has run for longer than so many seconds."""
+        begun = [self._stoppable.get((step.name, step.occurrence)) for step in self.under_way]
+        now = self._clock.monotonic()
+        return bool(begun) and all(at is not None and now - at > seconds for at in begun)
 
     def stop_at_next_step(self) -> None:
         """Let the step in flight finish and stop the workflow before the next one."""

@@ -44,7 +44,8 @@ _AWAY_SECONDS = 1.0
 """Wait for a catalog that is away, at most."""
 
 YIELD_SECONDS = 1.5
-"""Time that a step may still take once runs of its workflow are held; then it is cancelled and done again later."""
+"""Time that a step may still take once its run is paused or runs of its workflow are held; then it is cancelled and
+done again later. One that can be told to stop, and has run for longer than that, is cancelled at once."""
 
 Workflow = Callable[[RunContext, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -267,7 +268,9 @@ class Executor:
                 context.stop_at_next_step()
             if heart.done() and not heart.exception() and heart.result() == "yield":
                 context.stop_at_next_step()
-                await asyncio.wait({workflow}, timeout=min(YIELD_SECONDS, self._grace))
+                # What has run for long will hardly end within the bound, and ends at once when it is told to.
+                left = 0.0 if context.stoppable(YIELD_SECONDS) else min(YIELD_SECONDS, self._grace)
+                await asyncio.wait({workflow}, timeout=left)
         finally:
             # Also when this task itself is cancelled: the workflow stops before the run is left.
             for task in (workflow, heart):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.engine import Connection
 
@@ -28,6 +28,9 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import require_cancel
 from antiphon.services.learning.workbench_orders import kept_under
 from antiphon.services.project.store import Store
+
+RunMove = Literal["retry", "pause", "resume"]
+"""What a person can do about a run beside canceling it: of one that failed, that goes on, or that is paused."""
 
 
 class ProjectRuns:
@@ -134,11 +137,10 @@ class ProjectRuns:
             store.audit.append(scope, by.id, "run.fork" if from_step else "run.retry", run, detail, within=connection)
         return found
 
-    def retryable(self, scope: Scope, runs: Iterable[Run], by: Principal) -> frozenset[str]:
-        """Those of these runs that failed and that ``by`` may queue again, by id."""
-        return frozenset(
-            run.id for run in runs if run.status == "failed" and run.workflow != OPENAI_BATCH and self._may(run, by)
-        )
+    def moves(self, scope: Scope, runs: Iterable[Run], by: Principal) -> Mapping[str, RunMove]:
+        """The next move of those of these runs that ``by`` may move, by id."""
+        found = {run.id: (run, move) for run in runs if (move := _move(run)) is not None}
+        return {id: move for id, (run, move) in found.items() if self._may(run, by)}
 
     def _may(self, run: Run, by: Principal) -> bool:
         try:
@@ -203,3 +205,12 @@ class ProjectRuns:
             scope, views=views, as_of=as_of, reason="requested", principal="admin", key=key, whole=whole, past=past
         )
         return self._store.runs.get(scope, run)
+
+
+def _move(run: Run) -> RunMove | None:
+    if run.status == "failed":
+        # A batch that failed has ended with its files.
+        return None if run.workflow == OPENAI_BATCH else "retry"
+    if run.status in ENDED:
+        return None
+    return "pause" if run.paused_by is None else "resume"

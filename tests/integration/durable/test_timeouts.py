@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from tests.integration.durable.test_executor import Body
-from tests.unit.catalog.examples import DEV, open_database
+from tests.unit.catalog.examples import DEV, NOON, open_database
 
 from antiphon.catalog.database import Database
+from antiphon.core.clock import ManualClock
 from antiphon.durable.attempts import RunAttempts
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.policy import WorkflowPolicy
@@ -177,3 +179,51 @@ async def test_attempts_are_those_of_the_policy_unless_an_order_says_otherwise(d
 def test_waits_double_up_to_the_longest() -> None:
     policy = WorkflowPolicy(first_wait=timedelta(seconds=2), longest_wait=timedelta(seconds=9))
     assert [policy.wait_after(attempt).total_seconds() for attempt in (1, 2, 3, 4, 1_000)] == [2, 4, 8, 9, 9]
+
+
+async def test_a_thread_that_looks_is_told_when_its_step_is_over(database: Database) -> None:
+    ended_threads = list[int]()
+
+    async def workflow(run: RunContext) -> dict[str, Any]:
+        stop = threading.Event()
+
+        def hang() -> None:
+            assert stop.wait(20)
+            ended_threads.append(run.attempt)
+
+        await run.step("hang", hang, timeout=0.05, stop=stop)
+        return {}
+
+    async with worker(database, workflow, WorkflowPolicy(attempts=2, first_wait=SOON)) as runs:
+        run = await ended(runs, runs.submit(DEV, "w", {}))
+        async with asyncio.timeout(20):
+            while len(ended_threads) < 2:
+                await asyncio.sleep(0.005)
+    assert run.status == "failed"
+    assert ended_threads == [1, 2]
+
+
+async def test_steps_that_run_for_long_are_stoppable_if_all_of_them_look(database: Database) -> None:
+    runs, clock = Runs(database), ManualClock(NOON)
+    runs.submit(DEV, "w", {})
+    found = runs.claim("w1", ServedRuns("dev"), timedelta(minutes=1))
+    assert found is not None
+    run, stop, begun = RunContext(found, runs, clock, {}), threading.Event(), threading.Barrier(2)
+
+    def hang() -> None:
+        begun.wait(20)
+        stop.wait(20)
+
+    assert not run.stoppable(1.0)
+    looking = asyncio.create_task(run.step("looks", hang, stop=stop))
+    await asyncio.to_thread(begun.wait, 20)
+    assert not run.stoppable(1.0)
+    clock.advance(timedelta(seconds=2))
+    assert run.stoppable(1.0)
+    other = asyncio.create_task(run.step("does not look", hang))
+    await asyncio.to_thread(begun.wait, 20)
+    clock.advance(timedelta(seconds=2))
+    assert not run.stoppable(1.0)
+    stop.set()
+    await asyncio.gather(looking, other)
+    assert not run.stoppable(1.0)

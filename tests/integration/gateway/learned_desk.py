@@ -55,8 +55,15 @@ class DeskRuns:
     def broken(self, scope: Scope) -> Sequence[Any]:
         return ()
 
-    def retryable(self, scope: Scope, runs: Sequence[Run], by: Any) -> frozenset[str]:
-        return frozenset(run.id for run in runs if run.status == "failed")
+    def moves(self, scope: Scope, runs: Sequence[Run], by: Any) -> Mapping[str, str]:
+        of = {"failed": "retry", "queued": "pause"}
+        return {run.id: "resume" if run.paused_by else of[run.status] for run in runs if run.status in of}
+
+    def pause(self, scope: Scope, run: str, by: Any, reason: str) -> Run:
+        return self.runs.pause(scope, run, by.id)
+
+    def resume(self, scope: Scope, run: str, by: Any) -> Run:
+        return self.runs.resume(scope, run)
 
     def retry(self, scope: Scope, run: str, by: Any, reason: str = "") -> Run:
         with self.database.transaction() as connection:

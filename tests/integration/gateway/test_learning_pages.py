@@ -356,5 +356,10 @@ async def test_runs_tell_step_loss_and_time_left(desk: LearnedDesk, browser: htt
     assert answer.status_code == 303
     assert desk.runs.get(DEV, claimed.id).status == "queued"
     assert "Retry" not in (await browser.get("/dashboard/runs")).text
+    for move, after in (("pause", "paused by"), ("resume", ">Pause")):
+        sent = form | {"move": move}
+        answer = await browser.post("/runs", data=sent, headers={"origin": str(browser.base_url).rstrip("/")})
+        assert answer.status_code == 303
+        assert after in (await browser.get("/dashboard/runs")).text
     answer = await browser.post("/runs", data=form, headers={"origin": str(browser.base_url).rstrip("/")})
     assert (answer.status_code, "has not failed" in answer.text) == (ConflictError.http_status, True)

@@ -119,8 +119,8 @@ async def test_a_failed_run_is_retried_by_those_who_may_order_it(project: GatedP
     project.store.runs.submit(project.scope, SKEW, {}, max_attempts=1)
     run, service = fail(project, StepUnderWay("compare")), project_runs(project)
     viewer = Principal("eve", project.scope.tenant, "viewer")
-    assert service.retryable(project.scope, [run], administrator(project)) == {run.id}
-    assert service.retryable(project.scope, [run], viewer) == frozenset()
+    assert service.moves(project.scope, [run], administrator(project)) == {run.id: "retry"}
+    assert service.moves(project.scope, [run], viewer) == {}
     with pytest.raises(ForbiddenError):
         service.retry(project.scope, run.id, viewer)
     with pytest.raises(ForbiddenError):

@@ -73,6 +73,7 @@ KINDS = {
 }  # fmt: skip
 """Kinds of outcomes in a reader's words."""
 RUNS = 50
+_REASON = "on the page Runs"
 
 
 def outcomes(call: PageCall) -> Response:
@@ -113,10 +114,16 @@ def runs(call: PageCall) -> Response:
     return call.render("runs.html", page="runs", **_runs(call))
 
 
-def retry(call: PageCall) -> Response:
-    """Queue a run again that failed; then the page again, with what was wrong if anything was."""
+def move_run(call: PageCall) -> Response:
+    """Queue a run again that failed, pause or resume one; then the page again, with what was wrong if anything was."""
+    runs, run, move = call.services.work.runs, call.form.get("run", ""), call.form.get("move", "retry")
     try:
-        call.services.work.runs.retry(call.scope, call.form.get("run", ""), call.principal, "on the page Runs")
+        if move == "pause":
+            runs.pause(call.scope, run, call.principal, _REASON)
+        elif move == "resume":
+            runs.resume(call.scope, run, call.principal)
+        else:
+            runs.retry(call.scope, run, call.principal, _REASON)
     except ForbiddenError:
         raise
     except AntiphonError as error:
@@ -133,7 +140,7 @@ def _runs(call: PageCall) -> dict[str, Any]:
     runs = call.services.work.runs
     found = runs.list(call.scope, RUNS)
     lines = run_lines(found, runs.waits(call.scope, found))
-    return {"runs": lines, "retryable": runs.retryable(call.scope, found, call.principal)}
+    return {"runs": lines, "moves": runs.moves(call.scope, found, call.principal)}
 
 
 def _performance(call: PageCall, application: str, outcome: str | None) -> dict[str, Any]:

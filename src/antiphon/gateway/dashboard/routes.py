@@ -67,7 +67,7 @@ def routes() -> list[BaseRoute]:
         Route("/policy", endpoint(policy_pages.act), methods=["POST"]),
         Route("/lineage", endpoint(lineage_pages.lineage), methods=["GET"]),
         Route("/runs", endpoint(learning_pages.runs), methods=["GET"]),
-        Route("/runs", endpoint(learning_pages.retry), methods=["POST"]),
+        Route("/runs", endpoint(learning_pages.move_run), methods=["POST"]),
         Route("/assets", endpoint(asset_pages.assets), methods=["GET"]),
         Route("/schedules", endpoint(schedule_pages.schedules), methods=["GET"]),
         Route("/schedules", endpoint(schedule_pages.act), methods=["POST"]),

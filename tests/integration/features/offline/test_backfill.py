@@ -111,6 +111,12 @@ async def test_each_partition_is_what_a_refresh_as_of_its_moment_is_and_nobody_i
         assert one.logical_hash == world.materialize(one.view, one.as_of).logical_hash
         manifest = world.snapshots.get(world.scope, one.snapshot or "")
         assert (manifest.kind, manifest.run, manifest.as_of) == ("backfill", run.id, one.as_of)
+        # Counted by the same bins, so that a promotion is compared with what is served.
+        live = world.catalog.published(one.key)
+        assert live is not None
+        assert {name: of.edges for name, of in manifest.statistics.items()} == {
+            name: of.edges for name, of in live.statistics.items()
+        }
     assert len({one.logical_hash for one in found}) == len(found)
     assert world.publications.current(world.scope) == served
     assert world.read(NOON, **EWR).values == before
