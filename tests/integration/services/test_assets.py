@@ -273,6 +273,7 @@ async def test_an_order_that_a_crash_left_uncounted_is_counted_as_what_it_makes(
     conducting(project)[0].look()
     found = stages(project, "workflow/clean")
     assert (found["2026-11-01"], found["2026-11-02"]) == ("stale", "running")
+    assert (runs(project)[0].cause or "").startswith("workflow/clean 2026-11-02: it was never made")
     await work(project)
     assert sorted(await make_all(project)) == sorted([*(f"events/{day}.txt" for day in DAYS), "rates.txt"])
 
