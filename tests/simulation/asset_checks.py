@@ -92,7 +92,7 @@ class AssetChecks:
         total = self._latest.get(PARTS[-1])
         if failed:
             return  # It waits for what failed, or for a file that never came.
-        versions = [(key, parts[PARTS[0][0], key][2]) for key in KEYS]
+        versions = [(key, parts.get((PARTS[0][0], key), ("", None, None))[2]) for key in KEYS]
         if total is None or total.inputs != {"workflow/clean": content_hash(versions)[:32]}:
             yield f"total is not made of {versions}: {total}"
 
