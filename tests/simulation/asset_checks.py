@@ -12,6 +12,7 @@ from tests.simulation.process import Process
 from tests.simulation.run_checks import read
 
 from antiphon.core.codec import unpack
+from antiphon.core.ids import content_hash
 
 PARTS = (*(("workflow/clean", key) for key in KEYS), ("workflow/total", ""))
 
@@ -37,9 +38,6 @@ class AssetChecks:
         self.files: dict[str, str] = {}
         self._orders: dict[str, OrderedPart] = {}
         self._latest: dict[tuple[str, str], OrderedPart] = {}
-        self._clean_changed = 0
-        self._total_ordered = 0
-        self._versions: dict[str, str | None] = {}
         observer.checks.append(self)
 
     def version(self, folder: object, named: str) -> str | None:
@@ -54,20 +52,12 @@ class AssetChecks:
         for run in rows.runs.values():
             if run.workflow == MAKE and run.id not in past.runs:
                 self._ordered(run, rows)
-        found: Any = read(
-            self._observer.database, "SELECT partition, version FROM asset_parts WHERE asset = 'workflow/clean'"
-        )
-        versions = dict(found)
-        if versions != self._versions:
-            self._versions, self._clean_changed = versions, self._observer.world.commits
 
     def _ordered(self, run: ConductedRun, rows: CatalogRows) -> None:
         order = self._read(run.id)
         self._orders[run.id] = order
         before = self._latest.get(order.part)
         self._latest[order.part] = order
-        if order.part[0] == "workflow/total":
-            self._total_ordered = self._observer.world.commits
         if before is None:
             return
         left = rows.runs[before.run]
@@ -102,8 +92,9 @@ class AssetChecks:
         total = self._latest.get(PARTS[-1])
         if failed:
             return  # It waits for what failed, or for a file that never came.
-        if total is None or self._total_ordered < self._clean_changed:
-            yield f"total was made before its inputs: {self._total_ordered} < {self._clean_changed}"
+        versions = [(key, parts.get((PARTS[0][0], key), ("", None, None))[2]) for key in KEYS]
+        if total is None or total.inputs != {"workflow/clean": content_hash(versions)[:32]}:
+            yield f"total is not made of {versions}: {total}"
 
     def check_end(self) -> None:
         """Everything rests, and each part that there is was made by a run that ended well, of what that was ordered

@@ -133,8 +133,8 @@ CONDUCTOR_MUTANTS = (
         "part noted as it was planned and not as it was ordered",
         "conductor",
         ScheduledOrders,
-        "_note_part",
-        "order = msgspec.convert(ordered.arguments, WorkflowOrder).part",
+        "_as_ordered",
+        "order = own",
         "pass",
     ),
     one_change(

@@ -28,6 +28,7 @@ from antiphon.services.batches import batch_context, table_jobs
 from antiphon.services.conducting.assets import AssetPartLine, ProjectAssets
 from antiphon.services.conducting.upcoming import upcoming_work
 from antiphon.services.conducting.user_workflows import UserWorkflows
+from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.runs import ProjectRuns
 from antiphon.services.workflows import USER_WORKFLOWS
 
@@ -183,6 +184,19 @@ async def test_what_is_stale_is_made_inputs_first_one_partition_a_run(project: G
     assert list(made.made_of) == ["file/events/{day}.txt"]
 
 
+async def test_the_lineage_of_a_run_names_what_it_was_made_of_and_leads_back_to_files(project: GatedProject) -> None:
+    project.apply(DEFINITIONS)
+    await make_all(project)
+    run = parts(project, "workflow/total")[""].run
+    assert run is not None
+    graph = ProjectLineage(project.store).graph(project.scope, run, "upstream")
+    found = {(node.kind, node.name) for node in graph.nodes}
+    assert {("file", "rates.txt"), ("workflow", "clean"), ("file", "events/2026-11-01.txt")} <= found
+    _, complete = ProjectLineage(project.store).events(project.scope, run)
+    assert {one.name for one in complete.inputs} == {"workflow/clean", "file/rates.txt"}
+    assert [one.name for one in complete.outputs] == ["workflow/total"]
+
+
 async def test_a_late_day_is_made_with_what_follows_and_a_day_that_never_came_says_so(project: GatedProject) -> None:
     project.apply(DEFINITIONS)
     (project.folder / "events/2026-11-02.txt").unlink()
@@ -259,6 +273,7 @@ async def test_an_order_that_a_crash_left_uncounted_is_counted_as_what_it_makes(
     conducting(project)[0].look()
     found = stages(project, "workflow/clean")
     assert (found["2026-11-01"], found["2026-11-02"]) == ("stale", "running")
+    assert (runs(project)[0].cause or "").startswith("workflow/clean 2026-11-02: it was never made")
     await work(project)
     assert sorted(await make_all(project)) == sorted([*(f"events/{day}.txt" for day in DAYS), "rates.txt"])
 

@@ -18,6 +18,7 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.assets import AssetPart
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, WorkflowWork
+from antiphon.durable.run import Run
 from antiphon.governance.identity.principal import Principal, schedule_principal
 from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
 from antiphon.orchestration.conductor.assets import PartOrder, order_of
@@ -61,11 +62,14 @@ class ScheduledOrders:
             planned = msgspec.structs.replace(planned, order=self._part(state))
         known = store.runs.find(scope, record.key)
         run = self._ordered(state, planned) if known is None else known.id
+        planned = self._as_ordered(planned, store.runs.get(scope, run), began)
         with store.database.transaction() as connection:
             now = store.database.clock.now()
             if store.schedules.advance(scope, record, run, now, full=planned.full, within=connection):
                 store.runs.attribute(scope, run, planned.schedule, planned.cause, planned.deadline, within=connection)
-                self._note_part(planned, run, began, connection)
+                if (made := planned.order) is not None:
+                    part = PartRecord(*made.part, run, made.inputs, made.definition, now)
+                    store.asset_parts.order(scope, part, within=connection)
                 self._record(state, planned, run, connection)
         return run
 
@@ -100,19 +104,19 @@ class ScheduledOrders:
             )
         return order_of(asset, found.states[part])
 
-    def _note_part(self, planned: PlannedRun, run: str, began: datetime, connection: Connection) -> None:
-        """Note what the run makes, and of what. The run says that itself where it may be another's order."""
-        order, store, scope = planned.order, self._store, self._store.scope
+    def _as_ordered(self, planned: PlannedRun, run: Run, began: datetime) -> PlannedRun:
+        """The plan as its run has it, which an earlier attempt or another process may have ordered for another part."""
+        order, cause = planned.order, planned.cause
         if order is None:
-            return
-        ordered = store.runs.get(scope, run, within=connection)
-        if ordered.workflow in USER_WORKFLOWS.values():
-            order = msgspec.convert(ordered.arguments, WorkflowOrder).part
-        elif ordered.created_at < began:  # Before a crash, of what there was then.
+            return planned
+        if run.workflow in USER_WORKFLOWS.values():
+            own = msgspec.convert(run.arguments, WorkflowOrder).part
+            if own is not None and own.part != order.part:
+                cause = own.reason
+            order = own
+        elif run.created_at < began:  # Before a crash, of what there was then.
             order = msgspec.structs.replace(order, inputs={})
-        if order is not None:
-            part = PartRecord(*order.part, run, order.inputs, order.definition, ordered.created_at)
-            store.asset_parts.order(scope, part, within=connection)
+        return msgspec.structs.replace(planned, order=order, cause=cause)
 
     def begin(self, name: str, by: Principal, reason: str, partition: str | None = None) -> str:
         """Order a schedule's run now, whatever its conditions are, on record; its id.

@@ -57,6 +57,9 @@ class Assets:
         if reference.kind == "source":
             yield from self._sources(scope, reference.id)
             return
+        if reference.kind == "file":
+            yield self.names.place("file", reference.id)
+            return
         known: dict[str, Callable[[Scope, str], LineageDataset]] = {
             "view": self.view,
             "snapshot": self.snapshot,

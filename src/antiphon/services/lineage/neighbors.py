@@ -42,6 +42,7 @@ class LineageNeighbors:
             "safety-report": self._before_safety_report,
             "job": self._before_job,
             "run": self._before_run,
+            "workflow": self._before_workflow,
         }
         self._downstream: dict[str, Callable[[Scope, str], Iterator[LineageStep]]] = {
             "source": self._after_source,
@@ -142,6 +143,12 @@ class LineageNeighbors:
         for release in self._store.jobs.get(scope, job).releases:
             yield LineageStep(self._release(scope, release))
 
+    def _before_workflow(self, scope: Scope, workflow: str) -> Iterator[LineageStep]:
+        parts = [one for one in self._store.asset_parts.list(scope) if one.asset == f"workflow/{workflow}"]
+        made = sorted((one.made_at, one.made_by) for one in parts if one.made_at is not None and one.made_by)
+        for _, run in made[-MOST:]:
+            yield LineageStep(labeled(self._store, scope, _node("run", run)), run)
+
     def _before_run(self, scope: Scope, run: str) -> Iterator[LineageStep]:
         references = self._lineage.references(self._store.runs.get(scope, run))
         for reference in references.inputs:
@@ -210,6 +217,9 @@ class LineageNeighbors:
     def _referenced(self, scope: Scope, reference: AssetReference) -> LineageNode:
         if reference.kind == "release":
             return self._release(scope, reference.id)
+        if reference.kind == "file":
+            place = self._lineage.assets(scope).names.place("file", reference.id).placeless()
+            return _node("file", place.name.removeprefix("file/"))
         if reference.kind == "snapshot":
             return self._snapshot(scope, reference.id, "")
         return _node(reference.kind, reference.id)

@@ -14,7 +14,7 @@ from antiphon.core.suggestions import nearest
 from antiphon.services.lineage.values import AssetKind, LineageDataset
 from antiphon.services.project.store import Store
 
-NodeKind = AssetKind | Literal["run", "prediction", "base-model", "workflow"]
+NodeKind = AssetKind | Literal["run", "prediction", "base-model"]
 
 _PREFIXES: dict[str, NodeKind] = {
     "run_": "run", "pred_": "prediction", "rel_": "release", "job_": "job", "batch_": "job",

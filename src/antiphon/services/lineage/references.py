@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from antiphon.definitions.assets import AssetPart
 from antiphon.durable.run import Run, StepRecord
 from antiphon.services.lineage.values import AssetKind, AssetReference, RunReferences
 from antiphon.services.workflows import (
@@ -43,11 +44,39 @@ def references_of(run: Run, steps: Sequence[StepRecord] = ()) -> RunReferences:
         steps: of the run; without them those are left out that only a step names.
     """
     if run.workflow in USER_WORKFLOWS.values():
-        return RunReferences(str(run.arguments["workflow"]))
+        return _user_workflow(run.arguments)
     rule = _RULES.get(run.workflow)
     if rule is None:
         return RunReferences("")
     return rule(run.arguments, run.result or {}, {step.name: step.result for step in steps})
+
+
+def _user_workflow(arguments: Mapping[str, Any]) -> RunReferences:
+    """What it was ordered with; of views the catalog is asked which snapshots these were."""
+    name, order = str(arguments["workflow"]), arguments.get("part")
+    if order is None:
+        return RunReferences(name)
+    inputs = [
+        reference
+        for key, version in sorted(order["inputs"].items())
+        if (reference := _input(key, version, order["part"][1])) is not None
+    ]
+    return RunReferences(name, tuple(inputs), _named("workflow", [name]))
+
+
+def _input(key: str, version: str, partition: str) -> AssetReference | None:
+    """The reference of an input of a workflow, by its key in the graph of assets and its version."""
+    kind, _, name = key.partition("/")
+    match kind:
+        case "workflow":
+            return AssetReference("workflow", name)
+        case "answers":
+            return AssetReference("answers", name.partition("/")[0])
+        case "file":
+            return AssetReference("file", str(AssetPart(name, partition) if "{" in name else name))
+        case "release" | "model" | "evaluation" | "dataset":
+            return AssetReference(kind, version)
+    return None
 
 
 def _refresh(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:

@@ -13,9 +13,9 @@ from antiphon.services.lineage.assets import Assets
 from antiphon.services.lineage.events import events_of, job_name
 from antiphon.services.lineage.naming import DatasetNames
 from antiphon.services.lineage.references import references_of
-from antiphon.services.lineage.values import LineageEvent, RunReferences
+from antiphon.services.lineage.values import AssetReference, LineageEvent, RunReferences
 from antiphon.services.project.store import Store
-from antiphon.services.workflows import TABLE_JOB
+from antiphon.services.workflows import TABLE_JOB, USER_WORKFLOWS
 
 
 class RunLineage:
@@ -32,6 +32,8 @@ class RunLineage:
     def references(self, run: Run) -> RunReferences:
         """The inputs and outputs of a run, by ids."""
         found = references_of(run, self._store.runs.steps(run.scope, run.id))
+        if run.workflow in USER_WORKFLOWS.values():
+            return self._with_snapshots(run, found)
         return self._with_application(run, found) if run.workflow == TABLE_JOB else found
 
     def events(self, scope: Scope, run: str) -> tuple[LineageEvent, ...]:
@@ -70,6 +72,18 @@ class RunLineage:
         except NotFoundError:
             return references
         return msgspec.structs.replace(references, subject=application)
+
+    def _with_snapshots(self, run: Run, references: RunReferences) -> RunReferences:
+        """The same with the snapshots of the views that a workflow was ordered with, as far as they are known."""
+        order = run.arguments.get("part") or {"inputs": {}}
+        read = []
+        for key, version in sorted(order["inputs"].items()):
+            kind, _, view = key.partition("/")
+            if kind == "view":
+                latest = self._store.snapshots.list(run.scope, view)
+                found = (one.id for one in latest if one.logical_hash.startswith(version))
+                read += [AssetReference("snapshot", one) for one in found][:1]
+        return msgspec.structs.replace(references, inputs=(*references.inputs, *read))
 
     def _job_of(self, scope: Scope, run: str | None) -> str | None:
         if run is None:

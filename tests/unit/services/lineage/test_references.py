@@ -160,3 +160,22 @@ def test_every_workflow_of_the_product_has_a_rule() -> None:
 
 def test_a_workflow_that_is_not_known_is_told_of_without_assets() -> None:
     assert references_of(a_run("of-a-later-version", {"anything": 1})).inputs == ()
+
+
+def test_a_workflow_of_ones_own_reads_what_it_was_ordered_with_and_makes_its_output() -> None:
+    inputs = {
+        "file/events/{day}.csv": "v1", "workflow/clean": "v2", "release/desk": "rel_1", "evaluation/desk": "eval_1",
+        "dataset/desk/training": "ds_1", "model/desk": "desk.v1", "answers/desk/again": "run_1", "view/today": "hash",
+    }  # fmt: skip
+    arguments = {"workflow": "report", "part": {"part": ["workflow/report", "2026-11-01"], "inputs": inputs}}
+    assert read("user-batch", arguments) == [
+        "answers desk",
+        "dataset ds_1",
+        "evaluation eval_1",
+        "file events/2026-11-01.csv",
+        "model desk.v1",
+        "release rel_1",
+        "workflow clean",
+    ]
+    assert made("user-batch", arguments) == ["workflow report"]
+    assert made("user-batch", {"workflow": "report"}) == []
