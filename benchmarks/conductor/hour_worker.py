@@ -85,7 +85,7 @@ async def work(folder: Path, path: Path) -> None:
 
     def read() -> BackgroundWork:
         training = Contender("training") if trains(pauses, HOST, HOLDER) else None
-        return BackgroundWork(refreshes.under_way, training)
+        return BackgroundWork(refreshes.under_way, training=training)
 
     settings = WorkerSettings()
     budget = IdleBudget(

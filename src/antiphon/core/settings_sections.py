@@ -353,11 +353,12 @@ class IdleSharesSettings(Section, frozen=True):
     times as much as 1.
 
     Attributes:
-        features: reading and computing them; mostly short.
+        features: refreshes of them; mostly short. ``backfill``: their past, which has time.
         batch: generation for jobs, evaluations and stored answers.
     """
 
     features: IdleShare = 4.0
+    backfill: IdleShare = 1.0
     training: IdleShare = 1.0
     batch: IdleShare = 1.0
 

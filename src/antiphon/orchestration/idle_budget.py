@@ -42,6 +42,9 @@ UNUSED_SHARE, UNUSED_SECONDS, SET_ASIDE_SECONDS = 0.1, 1.0, 30.0
 """A turn of features in which this process took less than so much of a core, for so long, is not used; they get the
 next one so much later."""
 
+_COMPUTED = ("features", "backfill")
+"""Kinds that worker processes compute themselves: they are not stopped, and have next to nothing beside the others."""
+
 LEASE = "idle/"
 """Of the names of the leases under which one process decides: ``idle/HOST``."""
 
@@ -50,11 +53,12 @@ class BackgroundWork(msgspec.Struct, frozen=True):
     """The background work of a host beside generation, as the catalog knows it.
 
     Attributes:
-        features, training: what is under way of them; ``None`` for nothing.
+        features, backfill, training: what is under way of them; ``None`` for nothing.
         batch: the job of batch work whose deadline presses most, where one has any.
     """
 
     features: Contender | None = None
+    backfill: Contender | None = None
     training: Contender | None = None
     batch: Contender | None = None
 
@@ -150,8 +154,7 @@ class IdleBudget:
     async def _look(self) -> float:
         """Decide once and have it done; returns the seconds until the next look."""
         work = await asyncio.to_thread(self._read)
-        beside = [one for one in (work.features, work.training) if one is not None]
-        if not beside:
+        if work == BackgroundWork(batch=work.batch):
             self._turns = next_turn(self._turns, (), self._now(), self._shares, self._seconds)
             await self._apply(None)
             return self._poll
@@ -165,8 +168,9 @@ class IdleBudget:
 
     def _contending(self, work: BackgroundWork, load: EngineLoad) -> Sequence[Contender]:
         found = []
-        if work.features is not None and self._uses_its_turns():
-            found.append(work.features)
+        computing = [one for one in (work.features, work.backfill) if one is not None]
+        if computing and self._uses_its_turns():
+            found += computing
         if work.training is not None and not self._online(load):
             found.append(work.training)
         if load.running_batch + load.waiting_batch:
@@ -184,7 +188,7 @@ class IdleBudget:
     def _uses_its_turns(self) -> bool:
         """False while features are set aside, because they did not use the turn that they had."""
         now = self._monotonic()
-        if self._turns.turn != "features":
+        if self._turns.turn not in _COMPUTED:
             self._used = None
         elif self._used is None:
             self._used = (now, self._processor_seconds())
@@ -197,13 +201,13 @@ class IdleBudget:
 
     async def _apply(self, turn: IdleWork | None) -> None:
         """Hold and pause what has no turn, and let go on what has."""
-        if turn in ("features", "training"):
+        if turn in (*_COMPUTED, "training"):
             self._holds_batch = True
             await self._hold(HOLD_SECONDS)
         elif self._holds_batch:
             await self._hold(0.0)
             self._holds_batch = False
-        if turn in ("features", "batch"):
+        if turn in (*_COMPUTED, "batch"):
             if not self._pauses_training or self._monotonic() - self._written_at >= HOLD_SECONDS / 3:
                 self._pauses_training, self._written_at = True, self._monotonic()
                 reason = f"{turn} has its turn at the machine's idle time"

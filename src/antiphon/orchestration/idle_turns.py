@@ -21,8 +21,9 @@ import msgspec
 
 from antiphon.batch.fair_queue import QueueState, SlotRequest, next_request
 
-IdleWork = Literal["features", "training", "batch"]
-"""Kinds of background work that take whole machines: reading and computing features, fine-tuning, and generation."""
+IdleWork = Literal["features", "backfill", "training", "batch"]
+"""Kinds of background work that take whole machines: refreshes of features, backfills of them, fine-tuning, and batch
+generation."""
 
 
 class Contender(msgspec.Struct, frozen=True):

@@ -39,7 +39,7 @@ class Machine:
         self.computing = 0.0
 
     def read(self) -> BackgroundWork:
-        return BackgroundWork(self.features, Contender("training") if trains(self.pauses, HOST, "me") else None)
+        return BackgroundWork(self.features, None, Contender("training") if trains(self.pauses, HOST, "me") else None)
 
     def budget(self, seconds: float = 0.6) -> IdleBudget:
         return IdleBudget(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from antiphon.batch.fair_queue import MAX_WAIT_SECONDS
 from antiphon.orchestration.idle_turns import Contender, IdleTurns, IdleWork, next_turn
 
-SHARES = {"features": 4.0, "training": 1.0, "batch": 1.0}
-KINDS: tuple[IdleWork, ...] = ("features", "training", "batch")
+SHARES = {"features": 4.0, "backfill": 1.0, "training": 1.0, "batch": 1.0}
+KINDS: tuple[IdleWork, ...] = ("features", "backfill", "training", "batch")
 
 
 def simulated(
@@ -35,8 +35,8 @@ def simulated(
 
 def test_kinds_that_always_have_work_get_their_shares() -> None:
     had, state, _ = simulated([Contender(one) for one in KINDS], 1_200)
-    assert had["features"] / 1_200 == pytest.approx(4 / 6, abs=0.02)
-    assert had["training"] / 1_200 == pytest.approx(1 / 6, abs=0.02)
+    assert had["features"] / 1_200 == pytest.approx(4 / 7, abs=0.02)
+    assert had["training"] / 1_200 == pytest.approx(1 / 7, abs=0.02)
     assert sum(state.had.values()) == pytest.approx(1_199)
     assert "least of the idle time" in state.why
 
@@ -88,9 +88,9 @@ def test_a_deadline_far_away_changes_nothing() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.sampled_from(KINDS), min_size=2, max_size=3, unique=True),
-    st.lists(st.sampled_from([inf, 1.0, 200.0, 1e6]), min_size=3, max_size=3),
-    st.lists(st.floats(0.01, 100.0), min_size=3, max_size=3),
+    st.lists(st.sampled_from(KINDS), min_size=2, max_size=4, unique=True),
+    st.lists(st.sampled_from([inf, 1.0, 200.0, 1e6]), min_size=4, max_size=4),
+    st.lists(st.floats(0.01, 100.0), min_size=4, max_size=4),
 )
 def test_nobody_who_waits_is_left_without_for_long(
     kinds: list[IdleWork], deadlines: list[float], weights: list[float]

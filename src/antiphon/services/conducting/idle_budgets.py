@@ -24,7 +24,7 @@ from antiphon.orchestration.idle_budget import LEASE, BackgroundWork, IdleBudget
 from antiphon.orchestration.idle_turns import Contender, IdleWork
 from antiphon.services.batches import batch_estimates
 from antiphon.services.project.store import Store
-from antiphon.services.workflows import REFRESH, TRAIN
+from antiphon.services.workflows import BACKFILL, REFRESH, TRAIN
 
 _KNOWN_RUNS = 20
 
@@ -43,24 +43,30 @@ class HostWork:
     def read(self) -> BackgroundWork:
         """The work that there is now."""
         store, now = self._store, self._store.database.clock.now()
-        refreshes = [
-            run
-            for run in store.runs.open(store.scope, REFRESH)
-            if (run.status == "running" and self._is_here(run)) or (run.status == "queued" and run.not_before <= now)
-        ]
+        refreshes, backfills = (
+            [
+                run
+                for run in store.runs.open(store.scope, workflow)
+                if (run.status == "running" and self._is_here(run))
+                or (run.status == "queued" and run.not_before <= now)
+            ]
+            for workflow in (REFRESH, BACKFILL)
+        )
         self._takes = {run.id: self._takes[run.id] for run in refreshes if run.id in self._takes}
         features = min((self._refresh(run, now) for run in refreshes), key=_deadline, default=None)
+        under_way = (_contender("backfill", run, 0.0) for run in backfills if run.status == "running")
+        backfill = min(under_way, key=_deadline, default=None)
         training = None
         if trains(self._pauses, self._host, self._holder):
             runs = [
                 run for run in store.runs.open(store.scope, TRAIN) if run.status == "running" and self._is_here(run)
             ]
             training = min((_training(run, now) for run in runs), key=_deadline, default=Contender("training"))
-        if features is None and training is None:
+        if features is None and backfill is None and training is None:
             return BackgroundWork()
         job = self._estimates.pressing()
         batch = None if job is None else Contender("batch", job.deadline, job.seconds_left, f"batch job {job.job}")
-        return BackgroundWork(features, training, batch)
+        return BackgroundWork(features, backfill, training, batch)
 
     def _refresh(self, run: Run, now: datetime) -> Contender:
         if (takes := self._takes.get(run.id)) is None:
