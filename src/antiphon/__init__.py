@@ -92,6 +92,8 @@ _HOMES = {
     "every": ("triggers", "every"),
     "outcomes": ("triggers", "outcomes"),
     "published": ("triggers", "published"),
+    "requests": ("triggers", "requests"),
+    "misses": ("triggers", "misses"),
     "stale": ("triggers", "stale"),
     "files": ("workflows", "files"),
     "daily": ("partitions", "daily"),
@@ -110,7 +112,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
     "Schedule", "workflow", "Retrain", "Precompute", "Evaluate", "Window",
-    "every", "cron", "outcomes", "drift", "published", "stale",
+    "every", "cron", "outcomes", "requests", "misses", "drift", "published", "stale",
     "files", "daily", "keyed",
 ]  # fmt: skip
 
@@ -171,7 +173,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.signals import Signal
     from antiphon.definitions.source import Source
     from antiphon.definitions.tools import ToolBounds, http_tool, tool
-    from antiphon.definitions.triggers import cron, drift, every, outcomes, published, stale
+    from antiphon.definitions.triggers import cron, drift, every, misses, outcomes, published, requests, stale
     from antiphon.definitions.windows import Window
     from antiphon.definitions.workflows import files, workflow
     from antiphon.services.export.frames import open_project as open  # noqa: F401

@@ -22,7 +22,14 @@ from antiphon.definitions.schedules import (
     WorkflowWork,
 )
 from antiphon.definitions.source import Source
-from antiphon.definitions.triggers import NewDrift, NewOutcomes, describe, simple_triggers, trigger_mistakes
+from antiphon.definitions.triggers import (
+    NewDrift,
+    NewOutcomes,
+    NewRequests,
+    describe,
+    simple_triggers,
+    trigger_mistakes,
+)
 from antiphon.definitions.windows import Window, WindowKind, WindowSpec
 from antiphon.definitions.workflows import workflow_mistakes
 
@@ -147,7 +154,7 @@ def _workflow_mistakes(schedule: Schedule) -> Iterator[str]:
     yield from workflow_mistakes(schedule.function, arguments)
     if not _has_application(schedule) and schedule.when is not None:
         for one in simple_triggers(schedule.when):
-            if isinstance(one, NewOutcomes | NewDrift):
+            if isinstance(one, NewOutcomes | NewRequests | NewDrift):
                 yield f"when: {describe(one)} is of an application; give application=…"
 
 

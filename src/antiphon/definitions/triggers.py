@@ -17,6 +17,10 @@ from antiphon.definitions.feature import duration_mistakes
 SHORTEST_INTERVAL = timedelta(minutes=1)
 
 
+MOST_REQUESTS = 1_000_000
+"""Requests that a condition counts, at most."""
+
+
 class Interval(Condition, frozen=True, tag="every"):
     """A time since the work was last done.
 
@@ -35,6 +39,18 @@ class NewOutcomes(Condition, frozen=True, tag="outcomes"):
     """
 
     count: int
+
+
+class NewRequests(Condition, frozen=True, tag="requests"):
+    """Requests of users to the application that came since the work was last done.
+
+    Attributes:
+        count: as many of them, or more.
+        misses: only those that no stored answer served.
+    """
+
+    count: int
+    misses: bool = False
 
 
 class NewDrift(Condition, frozen=True, tag="drift"):
@@ -79,7 +95,9 @@ class AllOf(Condition, frozen=True, tag="all"):
         return self.triggers if sign == "&" else (self,)
 
 
-Trigger: TypeAlias = Interval | CronTime | NewOutcomes | NewDrift | NewPublication | NewStaleness | AnyOf | AllOf
+Trigger: TypeAlias = (
+    Interval | CronTime | NewOutcomes | NewRequests | NewDrift | NewPublication | NewStaleness | AnyOf | AllOf
+)
 """Every condition for which work may be due."""
 
 # Every condition is one of the union, which the file of the operators cannot name.
@@ -109,6 +127,17 @@ def cron(line: str, *, zone: str = "UTC") -> CronTime:
 def outcomes(count: int) -> NewOutcomes:
     """Declares work that is due when so many outcomes have arrived since it was last done: ``outcomes(500)``."""
     return NewOutcomes(count)
+
+
+def requests(count: int) -> NewRequests:
+    """Declares work that is due when users have asked so many times since it was last done: ``requests(1000)``."""
+    return NewRequests(count)
+
+
+def misses(count: int) -> NewRequests:
+    """Declares work that is due when so many requests of users since it was last done were served by no stored answer:
+    ``Precompute(…, when=misses(200))``."""
+    return NewRequests(count, misses=True)
 
 
 def drift(*variables: str) -> NewDrift:
@@ -174,6 +203,9 @@ def describe(trigger: Trigger) -> str:
             return trigger.describe()
         case NewOutcomes(count=count):
             return f"{count} new outcome{'s' * (count != 1)}"
+        case NewRequests(count=count, misses=misses):
+            stored = " without a stored answer" if misses else ""
+            return f"{count} new request{'s' * (count != 1)}{stored}"
         case NewDrift(variables=names):
             return f"drift of {_one_of(names)}" if names else "drift"
         case NewPublication(views=names):
@@ -211,6 +243,10 @@ def trigger_mistakes(trigger: object, label: str, views: Set[str]) -> Iterator[s
         case NewOutcomes(count=count):
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
                 yield f"{label}: outcomes({count!r}) is no number of outcomes; write one from 1."
+        case NewRequests(count=count, misses=misses):
+            if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_REQUESTS:
+                called = "misses" if misses else "requests"
+                yield f"{label}: {called}({count!r}) is no number of requests; write one from 1 to {MOST_REQUESTS:,}."
         case NewDrift(variables=names):
             if not all(isinstance(name, str) and name for name in names):
                 yield f"{label}: drift takes names of variables, such as drift('delay'), and without one means any."

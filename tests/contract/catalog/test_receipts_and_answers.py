@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER, answer, receipt
 
@@ -138,3 +139,16 @@ def test_online_requests_are_counted_by_the_quarter_of_an_hour(database: Databas
     quarter = timedelta(minutes=15)
     assert receipts.by_quarter(DEV, NOON - quarter) == {NOON - quarter: 1, NOON: 2, NOON + quarter: 1}
     assert receipts.by_quarter(DEV, NOON + quarter) == {NOON + quarter: 1}
+
+
+def test_online_requests_after_a_moment_are_counted_up_to_a_bound(database: Database) -> None:
+    receipts, minute = Receipts(database), timedelta(minutes=1)
+    served = msgspec.structs.replace(receipt("p").cache, origin="stored")
+    for number, changes in enumerate(
+        ({"created_at": NOON}, {}, {}, {"cache": served}, {"path": "batch"}, {"role": "shadow"}, {"scope": OTHER})
+    ):
+        receipts.add(receipt(f"pred_{number}", **{"created_at": NOON + minute, **changes}))
+    assert receipts.counted(DEV, "desk", NOON, 100) == 3
+    assert receipts.counted(DEV, "desk", NOON, 2) == 2
+    assert receipts.counted(DEV, "desk", NOON, 100, generated=True) == 2
+    assert receipts.counted(DEV, "other", NOON, 100) == 0

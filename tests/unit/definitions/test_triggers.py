@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon import Entity, Source, count, cron, drift, every, feature_view, outcomes, published
+from antiphon import Entity, Source, count, cron, drift, every, feature_view, misses, outcomes, published, requests
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.triggers import (
     AllOf,
@@ -64,6 +64,7 @@ def test_only_conditions_are_joined() -> None:
     [
         (outcomes(500) | every("24h"), "500 new outcomes or every 24h"),
         (outcomes(1), "1 new outcome"),
+        (requests(1000) | misses(1), "1000 new requests or 1 new request without a stored answer"),
         (NIGHT, "at 03:00 every day (Europe/Berlin)"),
         (drift(), "drift"),
         (drift("delay"), "drift of delay"),
@@ -97,6 +98,9 @@ def test_time_and_simple_conditions_are_told() -> None:
         (outcomes(0), "when: outcomes(0) is no number of outcomes"),
         (outcomes(True), "outcomes(True) is no number"),
         (outcomes("5"), "outcomes('5') is no number"),
+        (requests(1) & misses(9), None),
+        (requests(0), "requests(0) is no number of requests"),
+        (misses(10**9), "misses(1000000000) is no number of requests; write one from 1 to 1,000,000."),
         (drift(""), "drift takes names of variables"),
         (drift(5), "drift takes names of variables"),
         (published(), "published() names no view"),

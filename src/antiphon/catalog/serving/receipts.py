@@ -182,6 +182,14 @@ class Receipts:
             from_microseconds(row[0] * _QUARTER): row[1] for row in self._database.rows(statement.group_by(quarter))
         }
 
+    def counted(self, scope: Scope, application: str, since: datetime, most: int, *, generated: bool = False) -> int:
+        """Counts online requests after a moment, up to ``most``; or those of them that no stored answer served."""
+        conditions = [schema.owned(_table, scope, application=application), _table.c.created_at > since, _seen_online]
+        if generated:
+            conditions.append(_table.c.origin == "generated")
+        found = select(_table.c.prediction).where(*conditions).limit(most).subquery()
+        return int(self._database.scalar(select(func.count()).select_from(found)))
+
     def demanded(
         self, scope: Scope, application: str, since: datetime, until: datetime, limit: int
     ) -> builtins.list[SubjectRequest]:

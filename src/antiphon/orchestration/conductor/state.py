@@ -21,6 +21,7 @@ class Observation(msgspec.Struct, frozen=True):
 
     Attributes:
         outcomes: those that arrived for its predictions.
+        requests: of its users; ``misses``: those of them that no stored answer served.
         drifted: variables that its newest report names as drifted, where that was found since.
         published: views of which a snapshot was published, at their latest.
         asset: work on what its schedule makes, as it stands now; ``None`` where no condition asks for it.
@@ -30,6 +31,8 @@ class Observation(msgspec.Struct, frozen=True):
     drifted: tuple[str, ...] = ()
     published: tuple[str, ...] = ()
     asset: AssetWork | None = None
+    requests: int = 0
+    misses: int = 0
 
 
 class ScheduleState(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from antiphon.definitions.triggers import (
     NewDrift,
     NewOutcomes,
     NewPublication,
+    NewRequests,
     NewStaleness,
     Trigger,
 )
@@ -54,6 +55,13 @@ def state_of(
             met = observed.outcomes >= trigger.count
             return TriggerState(
                 met, f"{observed.outcomes} of {trigger.count} new outcomes since {to_the_minute(since)}"
+            )
+        case NewRequests():
+            count, kind = observed.requests, "new requests"
+            if trigger.misses:
+                count, kind = observed.misses, "new requests without a stored answer"
+            return TriggerState(
+                count >= trigger.count, f"{count} of {trigger.count} {kind} since {to_the_minute(since)}"
             )
         case NewDrift():
             named = [one for one in observed.drifted if not trigger.variables or one in trigger.variables]

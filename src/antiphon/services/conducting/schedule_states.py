@@ -15,6 +15,7 @@ from antiphon.definitions.triggers import (
     NewDrift,
     NewOutcomes,
     NewPublication,
+    NewRequests,
     NewStaleness,
     Trigger,
     simple_triggers,
@@ -116,7 +117,22 @@ class ScheduleStates:
             None
             if assets is None or made is None or NewStaleness not in kinds
             else work_of(made, assets.states, assets.at, timedelta(seconds=spec.settle)),
+            self._requests(scope, spec.application, trigger, since, misses=False),
+            self._requests(scope, spec.application, trigger, since, misses=True),
         )
+
+    def _requests(
+        self, scope: Scope, application: str, trigger: Trigger | None, since: datetime, *, misses: bool
+    ) -> int:
+        """Requests as far as a trigger counts them."""
+        counts = [
+            one.count
+            for one in (() if trigger is None else simple_triggers(trigger))
+            if isinstance(one, NewRequests) and one.misses == misses
+        ]
+        if not counts:
+            return 0
+        return self._store.receipts.counted(scope, application, since, max(counts), generated=misses)
 
     def _published(self, scope: Scope, since: datetime) -> tuple[str, ...]:
         publications = self._store.publications

@@ -13,7 +13,7 @@ from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.clock import UTC
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec
-from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewDrift, NewOutcomes, NewPublication
+from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewDrift, NewOutcomes, NewPublication, NewRequests
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.placement import latest_start
@@ -77,6 +77,14 @@ def test_a_clock_time_is_due_when_it_came_since_the_last_run_and_not_too_long_ag
 def test_events_are_counted_since_the_last_run() -> None:
     assert outlook(when(NewOutcomes(500), outcomes=499), NOON).reason.startswith("499 of 500 new outcomes")
     assert order(when(NewOutcomes(500), outcomes=500), NOON).cause.startswith("500 of 500 new outcomes")
+
+
+def test_demand_is_due_by_requests_or_by_those_without_a_stored_answer() -> None:
+    assert outlook(when(NewRequests(100), requests=99, misses=99), NOON).reason.startswith("99 of 100 new requests")
+    assert order(when(NewRequests(100), requests=100), NOON).cause.startswith("100 of 100 new requests since")
+    missed = when(NewRequests(20, misses=True), requests=100, misses=19)
+    assert outlook(missed, NOON).reason.startswith("19 of 20 new requests without a stored answer")
+    assert order(when(NewRequests(20, misses=True), misses=20), NOON).cause.startswith("20 of 20 new requests without")
     assert order(when(NewDrift(), drifted=("delay",)), NOON).cause.startswith("delay drifted")
     assert outlook(when(NewDrift(("wind",)), drifted=("delay",)), NOON).reason.startswith("no drift of wind")
     assert order(when(NewPublication(("congestion",)), published=("congestion",)), NOON)
