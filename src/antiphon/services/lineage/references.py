@@ -52,7 +52,7 @@ def references_of(run: Run, steps: Sequence[StepRecord] = ()) -> RunReferences:
 
 
 def _user_workflow(arguments: Mapping[str, Any]) -> RunReferences:
-    """What it was ordered with; of views the catalog is asked which snapshots these were."""
+    """Names the inputs that it was ordered with but views, of which the catalog knows the snapshots."""
     name, order = str(arguments["workflow"]), arguments.get("part")
     if order is None:
         return RunReferences(name)
