@@ -30,7 +30,7 @@ from antiphon.services.learning.workbench_orders import kept_under
 from antiphon.services.project.store import Store
 
 RunMove = Literal["retry", "pause", "resume"]
-"""What a person can do about a run beside canceling it: of one that failed, that goes on, or that is paused."""
+"""The move that a person can make beside canceling: of a run that failed, of one that goes on, and of a paused one."""
 
 
 class ProjectRuns:

@@ -100,3 +100,29 @@ def test_pruning_says_what_goes_and_what_pins_the_rest(shop: Path, tmp_path: Pat
     assert antiphon("features", "quarantine", "today", "--json").json()["expired_at"] is not None
     acts = antiphon("audit", "query", "--json").out
     assert "quarantine.expire" in acts
+
+
+def test_a_backfill_is_foretold_ordered_paused_and_given_up(shop: Path) -> None:
+    antiphon = run_in(shop)
+    days = ("--from", "2026-01-01", "--to", "2026-01-03T12:00:00Z")
+    foretold = antiphon("features", "backfill", "today", *days, "--dry-run")
+    assert foretold.code == 0, foretold.err
+    assert "4 partitions: today@" in foretold.out
+    assert "2026-01-01 00:00:00Z to 2026-01-03 12:00:00Z" in foretold.out
+    ordered = antiphon("features", "backfill", "today", *days, "--reason", "a look", "--json").json()
+    run = ordered["id"]
+    assert (ordered["workflow"], ordered["status"]) == ("backfill", "queued")
+    assert antiphon("features", "backfill", "today", *days, "--wait").code != 0  # No worker runs.
+    assert antiphon("runs", "pause", run, "--reason", "later").code == 0
+    assert "paused by" in antiphon("features", "backfills").out
+    assert "paused by" in antiphon("runs", "list").out
+    early = antiphon("features", "promote", run, "--reason", "early")
+    assert (early.code, "is queued" in early.err) == (5, True)
+    assert antiphon("runs", "resume", run).code == 0
+    assert antiphon("runs", "cancel", run).code == 0
+    assert "0 partitions given up" in antiphon("features", "discard", run, "--reason", "not needed").out
+    assert "No partition yet." in antiphon("features", "backfills", run).out
+    past = antiphon("features", "refresh", "today", "--as-of", "2026-01-01T00:00:00Z")
+    assert (past.code, "would publish values of the past" in past.err) == (2, True)
+    none = antiphon("features", "export", "today", "--backfill", run, "--to", str(shop / "out"))
+    assert (none.code, "Nothing of today is kept" in none.err) == (3, True)

@@ -24,8 +24,9 @@ from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.durable.runs import Runs
 from antiphon.learning.datasets.candidates import Candidate
-from antiphon.learning.datasets.partitions import WORKFLOW, DatasetArguments, DatasetPartitions
+from antiphon.learning.datasets.partitions import WORKFLOW, DatasetArguments, DatasetPartitions, joined_by
 from antiphon.learning.datasets.rows import DatasetRowBuilder
+from antiphon.services.lineage.references import references_of
 
 DAY = timedelta(days=1)
 
@@ -101,6 +102,12 @@ async def test_a_dataset_built_by_partition_is_the_one_built_at_once(
     assert len(joins.rows) == 7  # Of 20 days three at a time.
     (dataset,) = flown.datasets.list(flown.world.scope)
     assert ended.result == {"dataset": dataset.id, "rows": dataset.rows, "logical_hash": dataset.logical_hash}
+    steps = runs_of(flown).steps(flown.world.scope, run)
+    parts = [path for step in steps for path in joined_by(step.name, step.result)]
+    assert len(parts) == 7  # A pruning spares them while the run is open.
+    assert all(flown.world.lake.has(path) for path in parts)
+    told = references_of(ended, steps)
+    assert (told.subject, [one.id for one in told.outputs]) == ("desk", [dataset.id])
     assert {row["drawn_from"] for row in flown.rows(dataset.path)} == {"history", "receipts"}
     assert flown.builder.build(spec) == dataset
     assert sum(joins.rows[:7]) == joins.rows[7]

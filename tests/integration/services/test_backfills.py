@@ -80,7 +80,7 @@ def shops(tmp_path: Path) -> Iterator[Backfilled]:
         ({"views": ("yesterday",)}, NotFoundError, "No view named 'yesterday' is applied"),
         ({"since": FIRST + 4 * DAY}, InvalidInputError, "The first moment comes after the last one"),
         ({"until": datetime(2100, 1, 1, tzinfo=UTC)}, InvalidInputError, "2100-01-01 00:00:00Z is to come"),
-        ({"every": 1.0}, InvalidInputError, "The backfill has 259,201 partitions; 10,000 at most are computed"),
+        ({"every": 1.0}, InvalidInputError, "The backfill has 259,201 partitions; 5,000 at most are computed"),
     ],
 )
 def test_what_can_be_known_at_the_order_is_refused_there(

@@ -33,8 +33,8 @@ from antiphon.features.offline.refresh import MATERIALIZE, Refresher
 WORKFLOW = "backfill"
 """The workflow's name in the registry."""
 
-MOST_PARTITIONS = 10_000
-"""Partitions of one backfill, at most."""
+MOST_PARTITIONS = 5_000
+"""Partitions of one backfill, at most: a run that goes on reads the records of all of its steps."""
 
 _LOOK_SECONDS = 0.5
 
