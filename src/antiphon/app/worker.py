@@ -36,6 +36,7 @@ from antiphon.services.apply.workflow import ApplyWorkflow
 from antiphon.services.batches import ProjectTableJobs, batch_context, table_jobs
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.user_workflows import UserWorkflows
+from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.features.consumption import stream_consumption
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
@@ -53,7 +54,17 @@ from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
-from antiphon.services.workflows import APPLY, DRIFT, EVALUATE, GATES, MOST_CHECKS, POLICIES, USER_WORKFLOWS, WEBHOOK
+from antiphon.services.workflows import (
+    APPLY,
+    DRIFT,
+    EVALUATE,
+    EXPORT,
+    GATES,
+    MOST_CHECKS,
+    POLICIES,
+    USER_WORKFLOWS,
+    WEBHOOK,
+)
 from antiphon.training.processes import TrainingProcesses
 
 NAME_TAKEN = "this worker claims no run until that one ends: choose another --name, or end one of the two"
@@ -142,7 +153,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         registry.add(name, UserWorkflows(store).run, POLICIES[name])
     registry.add(EVALUATE, EvaluationRuns(learning).run, POLICIES[EVALUATE])
     tables = ProjectTableJobs(store, wired.features, confined=False)
-    orders = ScheduledOrders(store, lambda: learning.orders, tables.create)
+    exports = ScheduledExports(store, wired.features)
+    registry.add(EXPORT, exports.run, POLICIES[EXPORT])
+    orders = ScheduledOrders(store, lambda: learning.orders, tables.create, lambda: exports)
     lease = parse_duration(settings.lease)
     executor = Executor(
         store.database, registry, worker, store.scope,
