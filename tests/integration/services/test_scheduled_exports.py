@@ -40,7 +40,7 @@ from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.governance.identity import at_terminal
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.lineage.runs import RunLineage
-from antiphon.services.workflows import EXPORT, TABLE_JOB
+from antiphon.services.workflows import EXPORT, POLICIES, TABLE_JOB
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.request import AnswerRequest
 
@@ -102,7 +102,7 @@ def runs(project: GatedProject) -> list[Run]:
 async def work(project: GatedProject, until: Callable[[], bool] | None = None, **options: Any) -> Run:
     """Work as a worker does until the exports have ended, or something else holds; the latest run."""
     registry, stop = WorkflowRegistry(), asyncio.Event()
-    registry.add(EXPORT, ScheduledExports(project.store, project.wired.features).run)
+    registry.add(EXPORT, ScheduledExports(project.store, project.wired.features).run, POLICIES[EXPORT])
     jobs = table_jobs(project.store, project.wired.features, project.ask, batch_context(project.store, "worker"))
     registry.add(TABLE_JOB, jobs.run, shared=True)
     executor = Executor(project.store.database, registry, "worker", project.scope, poll=0.05, grace=0.5, **options)

@@ -121,6 +121,15 @@ class ExportedSources:
             case "predictions":
                 return self._predictions(work, version, by, position)
 
+    def nothing_new(self, work: ExportWork) -> str:
+        """The sentence that says why there is nothing left to export."""
+        if work.kind != "predictions":
+            return "the latest version is exported already"
+        now = self._store.database.clock.now()
+        today = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
+        following = today + LATE if now < today + LATE else today + timedelta(days=1) + LATE
+        return f"every complete day is exported; the next is complete at {following:%Y-%m-%d %H:%M}Z"
+
     def require(self, work: ExportWork, by: Principal) -> None:
         """Raises ``ForbiddenError`` when policy does not let a principal export this, ``NotFoundError`` when it is not
         applied."""

@@ -96,6 +96,8 @@ class ScheduledExports:
         order = msgspec.convert(arguments, ExportOrder)
         chosen = msgspec.convert(await run.step("choose", self._choose, order), list[ExportVersion])
         files, total = list[WrittenFile](), _total(chosen)
+        if not chosen:
+            run.progress(0, 0, self._sources.nothing_new(order.work))
         for number, version in enumerate(chosen):
             await run.transaction(f"record {version.id}", partial(self._record, order, version, run.id))
             files += await self._version(run, order, version, files, total if total is not None else None)
@@ -163,9 +165,8 @@ class ScheduledExports:
         # Told before the first byte leaves: an export that fails was still allowed.
         work, store = order.work, self._store
         detail = {
-            "asset": work.asset, "version": version.id, "format": work.format, "path": work.to,
+            "kind": work.kind, "version": version.id, "format": work.format, "path": work.to,
             "clear": str(self._features.lake.sealed).lower(), "policy": store.decider.digest, "run": run,
-            "export": order.export,
         }  # fmt: skip
         subject = work.asset if work.kind == "view" else f"application/{work.name.partition('/')[0]}"
         action = _ACTIONS[work.kind]
