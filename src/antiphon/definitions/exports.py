@@ -49,7 +49,7 @@ class ExportWork(msgspec.Struct, frozen=True, tag="export"):
 
     @property
     def kind(self) -> ExportedKind:
-        """What is exported."""
+        """The kind of its rows."""
         kind: Any = self.asset.partition("/")[0]
         return kind  # type: ignore[no-any-return]
 

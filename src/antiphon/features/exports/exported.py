@@ -60,6 +60,22 @@ def entities_of(batch: pyarrow.RecordBatch, keys: Sequence[str]) -> list[dict[st
     return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)] if keys else [{}] * len(batch)
 
 
+def batches_from(file: Any, start: int, most: int) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of an open Parquet file from one on, at most so many a batch. Row groups before it are not read."""
+    counts = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    first, left = 0, start
+    while first < len(counts) and left >= counts[first]:
+        left -= counts[first]
+        first += 1
+    groups = list(range(first, len(counts)))
+    for batch in file.iter_batches(most, row_groups=groups) if groups else ():
+        if left >= batch.num_rows:
+            left -= batch.num_rows
+            continue
+        batch, left = batch.slice(left), 0
+        yield batch
+
+
 class ExportedRows:
     """Rows of one snapshot, read a batch at a time; ``withheld`` counts those that were not permitted, once read.
 
@@ -135,13 +151,8 @@ class ExportedRows:
     def _batches(self, file: Any, schema: pyarrow.Schema, stream: Any) -> Iterator[pyarrow.RecordBatch]:
         import pyarrow
 
-        left = self.position
         with stream:
-            for batch in file.iter_batches(self._most):
-                if left >= batch.num_rows:
-                    left -= batch.num_rows
-                    continue
-                batch, left = batch.slice(left), 0
+            for batch in batches_from(file, self.position, self._most):
                 self.position += batch.num_rows
                 if self._permit is not None:
                     entities = entities_of(batch, self._spec.entity.keys)

@@ -18,7 +18,7 @@ from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import NotFoundError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.exports import ExportWork
-from antiphon.features.exports.exported import BATCH, entities_of
+from antiphon.features.exports.exported import BATCH, batches_from, entities_of
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import PolicyRow, Resource, application_resource
 from antiphon.governance.policy.residual import RowPolicy
@@ -53,7 +53,7 @@ class ExportVersion(msgspec.Struct, frozen=True):
     total: int | None = None
 
 
-class RowBatch(msgspec.Struct, frozen=True):
+class ExportBatch(msgspec.Struct, frozen=True):
     """Some rows, the position behind them, and how many policy kept back among them."""
 
     rows: pyarrow.RecordBatch
@@ -66,7 +66,7 @@ class RowSource(msgspec.Struct, frozen=True):
 
     schema: pyarrow.Schema
     properties: Mapping[str, str]
-    batches: Iterator[RowBatch]
+    batches: Iterator[ExportBatch]
 
 
 class ExportedSources:
@@ -171,10 +171,10 @@ class ExportedSources:
         )
         reader = rows.reader()
 
-        def batches() -> Iterator[RowBatch]:
+        def batches() -> Iterator[ExportBatch]:
             kept_back = 0
             for batch in reader:
-                yield RowBatch(batch, rows.position, rows.withheld - kept_back)
+                yield ExportBatch(batch, rows.position, rows.withheld - kept_back)
                 kept_back = rows.withheld
 
         return RowSource(reader.schema, about.properties, batches())
@@ -193,21 +193,17 @@ class ExportedSources:
         stream = lake.open(dataset.path)
         file = pyarrow.parquet.ParquetFile(stream)
 
-        def batches() -> Iterator[RowBatch]:
-            seen, left = start, start
+        def batches() -> Iterator[ExportBatch]:
+            seen = start
             with closing(stream):
-                for batch in file.iter_batches(most_rows(work)):
-                    if left >= batch.num_rows:
-                        left -= batch.num_rows
-                        continue
-                    batch, left = batch.slice(left), 0
+                for batch in batches_from(file, start, most_rows(work)):
                     seen += batch.num_rows
                     moments = batch.column("moment").to_pylist()
                     entities = entities_of(batch, application.entity_keys)
                     rows = [PolicyRow(*one) for one in zip(entities, map(_seconds, moments), strict=True)]
                     allowed = [said.allowed for said in policy.decide(rows)]
                     kept = batch.filter(pyarrow.array(allowed, pyarrow.bool_()))
-                    yield RowBatch(kept, seen, len(allowed) - sum(allowed))
+                    yield ExportBatch(kept, seen, len(allowed) - sum(allowed))
 
         properties = self._properties(work, version, logical_hash=dataset.logical_hash)
         return RowSource(file.schema_arrow, properties, batches())
@@ -218,7 +214,7 @@ class ExportedSources:
         begin = datetime.combine(date.fromisoformat(version.id), time(), UTC)
         readable, schema, most = records(store), _prediction_schema(application), min(_PAGE, most_rows(work))
 
-        def batches() -> Iterator[RowBatch]:
+        def batches() -> Iterator[ExportBatch]:
             at = position
             while page := store.receipts.page(
                 scope, application.name, begin, begin + timedelta(days=1), None if at is None else tuple(at), most
@@ -226,7 +222,7 @@ class ExportedSources:
                 may = [readable.may_read_prediction(scope, by, one) for one in page]
                 rows = [_prediction(self._text, application, one) for one, ok in zip(page, may, strict=True) if ok]
                 at = list(store.receipts.place(page[-1]))
-                yield RowBatch(_batch(rows, schema), at, len(page) - len(rows))
+                yield ExportBatch(_batch(rows, schema), at, len(page) - len(rows))
 
         return RowSource(schema, self._properties(work, version), batches())
 
@@ -243,14 +239,14 @@ class ExportedSources:
         columns = {name for row in first for name in row.payload}
         schema = _answers_schema(job.id, columns, (row.payload for row in store.jobs.rows(scope, job.id)))
 
-        def batches() -> Iterator[RowBatch]:
+        def batches() -> Iterator[ExportBatch]:
             last = after
             while True:
                 page, rows = shown(last)
                 if not page:
                     return
                 last = page[-1].line
-                yield RowBatch(_batch([row.payload for row in rows], schema), last, len(page) - len(rows))
+                yield ExportBatch(_batch([row.payload for row in rows], schema), last, len(page) - len(rows))
 
         return RowSource(schema, self._properties(work, version, release=job.release or ""), batches())
 
