@@ -82,6 +82,7 @@ _HOMES = {
     "target": ("feature", "target"),
     "when": ("functions", "when"),
     "Evaluate": ("schedules", "Evaluate"),
+    "Export": ("export_schedules", "Export"),
     "Precompute": ("schedules", "Precompute"),
     "Schedule": ("schedules", "Schedule"),
     "workflow": ("workflows", "workflow"),
@@ -111,7 +112,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Outcome", "Signal", "metric", "metrics", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences",
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
-    "Schedule", "workflow", "Retrain", "Precompute", "Evaluate", "Window",
+    "Schedule", "workflow", "Retrain", "Precompute", "Evaluate", "Export", "Window",
     "every", "cron", "outcomes", "requests", "misses", "drift", "published", "stale",
     "files", "daily", "keyed",
 ]  # fmt: skip
@@ -132,6 +133,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.documents import Documents, Retrieval
     from antiphon.definitions.embedding import EmbeddingModel
     from antiphon.definitions.entity import Entity
+    from antiphon.definitions.export_schedules import Export
     from antiphon.definitions.expression import col
     from antiphon.definitions.feature import count, distinct, embed, first, frequency, last, mean, quantile, std, target
     from antiphon.definitions.feature import max_ as max

@@ -112,7 +112,8 @@ class ConductorScenario:
         runs: Any = executor._runs
         runs.next_due = self.noted(partial(self.holds.look, process, "runs"), runs.next_due)
         trainings: Any = partial(TrainingOrdersStub, store.runs)
-        orders = ScheduledOrders(store, trainings, partial(place_table_job, store))
+        exports: Any = None  # None of the schedules exports.
+        orders = ScheduledOrders(store, trainings, partial(place_table_job, store), exports)
         conducting: Any = conductor(store, orders)
         conducting.look = self.noted(partial(self.conducts, process), conducting.look)
         leases = ProcessLeases(database, SCOPE.environment)

@@ -39,6 +39,7 @@ from antiphon.services.batches import ProjectTableJobs, batch_context, table_job
 from antiphon.services.conducting.idle_budgets import idle_budget
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.user_workflows import UserWorkflows
+from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.features.consumption import stream_consumption
 from antiphon.services.features.following import order_first_refreshes, source_followers
 from antiphon.services.features.health import healer
@@ -64,6 +65,7 @@ from antiphon.services.workflows import (
     DATASET,
     DRIFT,
     EVALUATE,
+    EXPORT,
     GATES,
     MOST_CHECKS,
     POLICIES,
@@ -163,7 +165,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         registry.add(name, UserWorkflows(store).run, POLICIES[name])
     registry.add(EVALUATE, EvaluationRuns(learning).run, POLICIES[EVALUATE])
     tables = ProjectTableJobs(store, wired.features, confined=False)
-    orders = ScheduledOrders(store, lambda: learning.orders, tables.create)
+    exports = ScheduledExports(store, wired.features)
+    registry.add(EXPORT, exports.run, POLICIES[EXPORT])
+    orders = ScheduledOrders(store, lambda: learning.orders, tables.create, lambda: exports)
     lease = parse_duration(settings.lease)
     executor = Executor(
         store.database, registry, worker, store.scope,

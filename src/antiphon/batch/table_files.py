@@ -14,9 +14,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from glob import escape
 from pathlib import Path
 from stat import S_ISREG
@@ -27,11 +28,14 @@ from antiphon.batch.table_objects import Table, TableObject, TableObjects, table
 from antiphon.catalog.batch.jobs import BatchJob, Jobs
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.objects import ObjectPath, is_objects
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.records import Records
 
-_NEXT = "Write the answers to a file that does not exist yet, or remove this one first."
+OWNER = "a job of this application and principal"
+_NEXT = "Name a file that does not exist yet, or remove this one first."
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class OutputFiles:
         if isinstance(path, TableObject):
             self._require_unchanged_object(scope, application, principal, path)
         else:
-            self._require_unchanged(scope, application, principal, path)
+            require_unchanged(path, partial(self._written, scope, application, principal, path))
 
     def write(self, job: BatchJob, epoch: int, rows: Iterable[tables.Row]) -> None:
         """Write a job's rows to its output.
@@ -93,7 +97,9 @@ class OutputFiles:
         if isinstance(path, TableObject):
             self._write_object(job, epoch, path, rows)
             return
-        tables.write(path, rows, lambda finished: self._put_in_place(job, epoch, finished, path))
+        note = partial(self.jobs.note_output, job.scope, job.id, epoch)
+        written = partial(self._written, job.scope, job.application, job.principal, path)
+        tables.write(path, rows, lambda finished: put_in_place(finished, path, note, written))
 
     def _write_object(self, job: BatchJob, epoch: int, place: TableObject, rows: Iterable[tables.Row]) -> None:
         objects = require_objects(self.objects, place)
@@ -103,45 +109,8 @@ class OutputFiles:
             tag = self._require_unchanged_object(job.scope, job.application, job.principal, place)
             objects.put(draft, place, tag)
 
-    def _put_in_place(self, job: BatchJob, epoch: int, finished: Path, path: Path) -> None:
-        if path.parent.resolve() != path.parent:
-            raise InvalidInputError(
-                "A link has come into the path of this file since the job was ordered.", where=str(path),
-                next_step=_NEXT,
-            )  # fmt: skip
-        self.jobs.note_output(job.scope, job.id, epoch, _digest(finished))
-        try:
-            self._put_anew(job, epoch, finished, path)
-        except FileExistsError:
-            self._require_unchanged(job.scope, job.application, job.principal, path)
-            finished.replace(path)
-
-    def _put_anew(self, job: BatchJob, epoch: int, finished: Path, path: Path) -> None:
-        try:
-            # Unlike a rename it fails when there is a file meanwhile.
-            os.link(finished, path, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
-                raise
-            # A file system without links: the name is taken first, by an empty file that is known as the job's too, for
-            # the worker may die here.
-            self.jobs.note_output(job.scope, job.id, epoch, hashlib.sha256().hexdigest())
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
-            finished.replace(path)
-
     def _is_source(self, path: Table) -> bool:
         return any(matches(patterns, path) for patterns in self.sources().values())
-
-    def _require_unchanged(self, scope: Scope, application: str, principal: str, path: Path) -> None:
-        try:
-            found = path.lstat()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise InvalidInputError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
-        written = self._written(scope, application, principal, path)
-        if not written or not S_ISREG(found.st_mode) or _digest(path) not in written:
-            raise _foreign(path)
 
     def _require_unchanged_object(
         self, scope: Scope, application: str, principal: str, place: TableObject
@@ -151,7 +120,7 @@ class OutputFiles:
         if found is None:
             return None
         if found[0] not in self._written(scope, application, principal, place):
-            raise _foreign(place)
+            raise foreign(place)
         return found[1]
 
     def _written(self, scope: Scope, application: str, principal: str, path: Table) -> set[str]:
@@ -161,6 +130,63 @@ class OutputFiles:
             if (job.application, job.principal) == (application, principal)
             for digest in job.written
         }
+
+
+def put_in_place(
+    finished: Path,
+    path: Path,
+    note: Callable[[str], object],
+    written: Callable[[], Set[str]],
+    owner: str = OWNER,
+) -> None:
+    """Put a finished file in its place, in one step, and where there is a file already only if that is the writer's.
+
+    Args:
+        note: is given the SHA-256 of what may be found in that place from now on, before it is put there.
+        written: the hashes of what the writer has put there before.
+        owner: the writer, as errors name it.
+
+    Raises:
+        InvalidInputError: a link has come into the path, or the file there is another's. OSError: it cannot be written.
+    """
+    if path.parent.resolve() != path.parent:
+        raise InvalidInputError(
+            "A link has come into the path of this file since it was ordered.", where=str(path), next_step=_NEXT
+        )
+    note(_digest(finished))
+    try:
+        _put_anew(finished, path, note)
+    except FileExistsError:
+        require_unchanged(path, written, owner)
+        finished.replace(path)
+
+
+def _put_anew(finished: Path, path: Path, note: Callable[[str], object]) -> None:
+    try:
+        # Unlike a rename it fails when there is a file meanwhile.
+        os.link(finished, path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        # A file system without links: the name is taken first, by an empty file that is known as the writer's too, for
+        # the worker may die here.
+        note(hashlib.sha256().hexdigest())
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+        finished.replace(path)
+
+
+def require_unchanged(path: Path, written: Callable[[], Set[str]], owner: str = OWNER) -> None:
+    """Raises ``InvalidInputError`` where there is a file that does not hold what its writer put there; see
+    :func:`put_in_place`."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
+    known = written()
+    if not known or not S_ISREG(found.st_mode) or _digest(path) not in known:
+        raise foreign(path, owner)
 
 
 def require_objects(objects: TableObjects | None, place: TableObject) -> TableObjects:
@@ -188,11 +214,10 @@ def rows_of(table: Table, objects: TableObjects | None) -> Generator[tables.Row,
         yield from tables.read(table)
 
 
-def _foreign(path: Table) -> InvalidInputError:
+def foreign(path: Table, owner: str = OWNER) -> InvalidInputError:
+    """The error of a place that holds what its writer did not put there."""
     return InvalidInputError(
-        "The file exists, and what it holds was not written by a job of this application and principal.",
-        where=str(path),
-        next_step=_NEXT,
+        f"The file exists, and what it holds was not written by {owner}.", where=str(path), next_step=_NEXT
     )
 
 
@@ -218,6 +243,22 @@ def patterns(root: Path, path: str) -> Iterator[str]:
                 break
         else:
             yield from (str(place), f"{place}/*")
+
+
+def read_files(
+    root: Path, views: Iterable[FeatureViewSpec], applications: Iterable[ApplicationSpec]
+) -> Mapping[str, Sequence[str]]:
+    """Patterns of the files that views and outcomes read, by ``view/NAME`` or ``application/NAME``; a path may be a
+    Delta table's folder."""
+    read = [(f"view/{view.name}", view.source) for view in views]
+    for application in applications:
+        if application.outcome is not None and application.outcome.history is not None:
+            read.append((f"application/{application.name}", application.outcome.history))
+    found: dict[str, list[str]] = {}
+    for reader, source in read:
+        for path in source.paths:
+            found.setdefault(reader, []).extend(patterns(root, path))
+    return found
 
 
 def matches(named: Iterable[str], path: Table) -> bool:

@@ -129,6 +129,12 @@ class TableObjects:
             return None
         return digest.hexdigest(), tag
 
+    def require_credentials(self, place: TableObject) -> None:
+        """Raises ``SetupError`` where the store's client is not installed, or a variable of the credentials is not set;
+        nothing is sent."""
+        with self._opened(place) as bucket:
+            _ = bucket.client
+
     def put(self, file: Path, place: TableObject, instead_of: str | None) -> None:
         """Put a file in the object's place.
 
@@ -144,6 +150,11 @@ class TableObjects:
         )
         with self._opened(place) as bucket, file.open("rb") as content, bucket.answering(changed, changed):
             bucket.client.put_object(Bucket=place.bucket, Key=place.key, Body=content, **condition)
+
+    def remove(self, place: TableObject) -> None:
+        """Remove an object; one that is not there is no error. Raises as :meth:`put`."""
+        with self._opened(place) as bucket, bucket.answering():
+            bucket.client.delete_object(Bucket=place.bucket, Key=place.key)
 
     def _tag(self, bucket: Bucket, place: TableObject) -> str:
         with bucket.answering(_missing(place)):

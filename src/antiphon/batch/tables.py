@@ -8,6 +8,7 @@ import io
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,15 @@ def write(path: Path, rows: Iterable[Row], put: Callable[[Path], object] | None 
         StorageFullError: the disk is full. UnavailableError: it fails.
     """
     check_format(path)
-    try:
+    with written_to(path):
         return _write(path, rows, put or (lambda finished: os.replace(finished, path)))
+
+
+@contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """A block that writes a file, whose errors of the disk come out as ours; raises as :func:`write`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in FULL:
             raise StorageFullError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error

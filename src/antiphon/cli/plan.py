@@ -155,6 +155,7 @@ def _text(planned: ApplyPlan) -> str:
     ]
     head = ("change", "noun", "name", "fields", "readers", "what differs")
     parts = [table(head, rows, "Nothing is declared."), *planned.consequences, *planned.missing, *planned.unread]
+    parts += planned.refused
     if planned.materializes:
         first = [(one.view, one.definition_version, one.rows, one.seconds) for one in planned.materializes]
         parts.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -77,12 +78,14 @@ def run(
     from antiphon.gateway.admin.shapes import RunLine, read
     from antiphon.services.batches import ProjectTableJobs
     from antiphon.services.conducting.scheduled_orders import ScheduledOrders
+    from antiphon.services.export.scheduled import ScheduledExports
 
     async def begun() -> RunLine:
         async with open_learning(project) as (learning, store):
             who = allowed(store, "release", "application/*")
             tables = ProjectTableJobs(store, learning.features, confined=False)
-            orders = ScheduledOrders(store, lambda: learning.orders, tables.create)
+            exports = partial(ScheduledExports, store, learning.features)
+            orders = ScheduledOrders(store, lambda: learning.orders, tables.create, exports)
             return read(store.runs.get(store.scope, orders.begin(name, who, reason, partition or None)), RunLine)
 
     found = asyncio.run(begun())

@@ -18,13 +18,14 @@ from antiphon.core.ids import content_hash
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import Application, ApplicationSpec
 from antiphon.definitions.conditions import Condition
+from antiphon.definitions.export_schedules import Export
+from antiphon.definitions.exports import ExportWork
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.partitions import Partitions, gaps
 from antiphon.definitions.place import CodeLocation
 from antiphon.definitions.schedules import (
     DeclaredSchedule,
-    Evaluate,
     EvaluateWork,
     Precompute,
     PrecomputeWork,
@@ -32,6 +33,7 @@ from antiphon.definitions.schedules import (
     ScheduledWork,
     ScheduleSpec,
     WorkflowWork,
+    answers_key,
 )
 from antiphon.definitions.triggers import NewStaleness, needs_staleness, simple_triggers
 from antiphon.definitions.workflows import WorkflowSpec
@@ -137,6 +139,8 @@ def asset_graph(
         for key in asset.reads:
             if key.startswith("file/"):
                 found[key] = _file(key, asset, found.get(key))
+            elif key.startswith("predictions/"):
+                found[key] = Asset(key)
     return AssetGraph({key: found[key] for key in _sorted(found)})
 
 
@@ -182,8 +186,10 @@ def _known(
     keys += [f"evaluation/{name}" for name in applications]
     keys += [key for name in tuned for key in (f"model/{name}", f"dataset/{name}/training")]
     for one in schedules:
-        if isinstance(one, Precompute | Evaluate):
-            keys.append(_answers_key(one.name, one.application_name, one.work))
+        if isinstance(one, Precompute):
+            keys.append(answers_key(one.name, one.application_name))
+        elif isinstance(one, Export):
+            keys.append(f"export/{one.name}")
         elif isinstance(one.work, WorkflowWork):
             keys.append(one.work.workflow.key)
     return frozenset(keys)
@@ -304,20 +310,16 @@ def _scheduled(
                 path = Path(entities)
                 below = root is not None and path.is_relative_to(root)
                 reads.append(f"file/{path.relative_to(root) if below and root is not None else path}")
-            key = _answers_key(spec.name, spec.application, spec.work)
+            key = answers_key(spec.name, spec.application)
             definition = content_hash([spec.application, entities])[:32]
             return Asset(key, tuple(reads), None, spec.name, definition, by_staleness)
         case EvaluateWork():
-            key = _answers_key(spec.name, spec.application, spec.work)
-            return Asset(key, (f"release/{spec.application}",), None, spec.name, by_staleness=by_staleness)
+            reads = [f"release/{spec.application}"]
+            return Asset(f"evaluation/{spec.application}", tuple(reads), None, spec.name, by_staleness=by_staleness)
+        case ExportWork() as work:
+            definition = content_hash(msgspec.to_builtins(work))[:32]
+            return Asset(f"export/{spec.name}", (work.asset,), None, spec.name, definition, by_staleness)
     return None
-
-
-def _answers_key(schedule: str, application: str, work: ScheduledWork) -> str:
-    """The key of evaluations, or of stored answers; a name that their schedule has of its own is a part of it."""
-    if isinstance(work, EvaluateWork):
-        return f"evaluation/{application}"
-    return f"answers/{application}" if schedule == f"precompute-{application}" else f"answers/{application}/{schedule}"
 
 
 def _file(key: str, reader: Asset, known: Asset | None) -> Asset:

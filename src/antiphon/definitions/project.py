@@ -18,6 +18,8 @@ from antiphon.definitions.application_check import application_mistakes, applica
 from antiphon.definitions.assets import AssetGraph, asset_graph, asset_mistakes
 from antiphon.definitions.documents import Documents
 from antiphon.definitions.entity import Entity
+from antiphon.definitions.export_schedules import Export
+from antiphon.definitions.exports import ExportWork
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
 from antiphon.definitions.granted import GrantedView
 from antiphon.definitions.learning import Outcome
@@ -168,6 +170,19 @@ def _schedule_mistakes(items: list[object], now: datetime | None) -> Iterator[tu
         if isinstance(item, DeclaredSchedule):
             yield from ((item.place, text) for text in schedule_mistakes(item, applications, views, blackouts))
     yield from asset_mistakes([one for one in items if isinstance(one, DeclaredSchedule)], views, applications, now)
+    yield from _shared_places(items)
+
+
+def _shared_places(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
+    first: dict[str, Export] = {}
+    for item in items:
+        if isinstance(item, Export) and isinstance(item.work, ExportWork):
+            known = first.setdefault(str(item.work.to), item)
+            if known is not item:
+                yield (
+                    item.place,
+                    (f"schedule {item.name!r}: to: {known.name!r} writes to {item.work.to!r} too; name another place."),
+                )
 
 
 def _resolve_granted(
@@ -215,5 +230,6 @@ _NOUNS: dict[type, str] = {
     Schedule: "schedule",
     Precompute: "schedule",
     Evaluate: "schedule",
+    Export: "schedule",
     Window: "window",
 }

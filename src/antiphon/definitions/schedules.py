@@ -17,6 +17,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import Application
 from antiphon.definitions.conditions import Condition
 from antiphon.definitions.cron import CronTime
+from antiphon.definitions.exports import ExportWork
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.place import CodeLocation, caller, declared
 from antiphon.definitions.source import Source
@@ -80,11 +81,12 @@ class WorkflowWork(msgspec.Struct, frozen=True, tag="workflow"):
     arguments: dict[str, Any] = {}
 
 
-ScheduledWork = RetrainWork | PrecomputeWork | EvaluateWork | WorkflowWork
+ScheduledWork = RetrainWork | PrecomputeWork | EvaluateWork | WorkflowWork | ExportWork
 _CLASSES: dict[type, WorkClass] = {
     RetrainWork: "training",
     PrecomputeWork: "batch",
     EvaluateWork: "evaluation",
+    ExportWork: "batch",
 }
 
 
@@ -92,7 +94,7 @@ class ScheduleSpec(msgspec.Struct, frozen=True):
     """A declared schedule as a value. Durations are in seconds.
 
     Attributes:
-        application: what it is of; empty for a workflow of no application.
+        application: what it is of; empty for a workflow of no application, and for an export of a view.
         when: the condition under which the work is due; ``None`` where ``ready_by`` is given, or it is begun by hand.
         ready_by: deadlines, by which the work has been done; it begins so long before that it will be.
         lead: how long before a deadline it begins while its duration is not known from earlier runs.
@@ -118,7 +120,8 @@ class ScheduleSpec(msgspec.Struct, frozen=True):
 
 
 class DeclaredSchedule:
-    """A declared schedule: :class:`Retrain`, :class:`Precompute` or :class:`Evaluate`."""
+    """A declared schedule: :class:`Retrain`, :class:`Precompute`, :class:`Evaluate`, ``Export``, or
+    :class:`Schedule` of a workflow."""
 
     def __init__(
         self,
@@ -166,7 +169,11 @@ class DeclaredSchedule:
 
     def _rooted(self, root: Path | None) -> ScheduledWork:
         work = self.work
-        if root is None or not isinstance(work, PrecomputeWork) or is_objects(work.entities):
+        if root is None:
+            return work
+        if isinstance(work, ExportWork):
+            return work.rooted(root)
+        if not isinstance(work, PrecomputeWork) or is_objects(work.entities):
             return work
         return msgspec.structs.replace(work, entities=str(root / work.entities))
 
@@ -261,6 +268,11 @@ class Precompute(DeclaredSchedule):
             caller(), "precompute", application, PrecomputeWork(path, max_failed_rows),
             name=name, when=when, ready_by=ready_by, lead=lead, settle=settle, catch_up=catch_up,
         )  # fmt: skip
+
+
+def answers_key(schedule: str, application: str) -> str:
+    """The key of the answers that a :class:`Precompute` stores; a name of its own is a part of it."""
+    return f"answers/{application}" if schedule == f"precompute-{application}" else f"answers/{application}/{schedule}"
 
 
 class Evaluate(DeclaredSchedule):

@@ -9,6 +9,8 @@ from typing import get_args
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import Application
 from antiphon.definitions.cron import CronTime
+from antiphon.definitions.export_schedules import Export
+from antiphon.definitions.exports import ExportWork, export_mistakes
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.schedules import (
@@ -49,6 +51,7 @@ _OPTIONAL: dict[type, tuple[str, ...]] = {
     PrecomputeWork: ("max_failed_rows",),
     EvaluateWork: (),
     WorkflowWork: (),
+    ExportWork: (),
 }
 _BATCH: WorkClass = "batch"
 
@@ -114,6 +117,7 @@ def schedule_mistakes(
     found = (
         *_name_mistakes(schedule.name),
         *(_workflow_mistakes(schedule) if isinstance(schedule, Schedule) else ()),
+        *(_export_mistakes(schedule, applications, views) if isinstance(schedule, Export) else ()),
         *(_application_mistakes(schedule, applications) if _has_application(schedule) else ()),
         *_time_mistakes(schedule, views),
         *_work_mistakes(schedule, views),
@@ -146,16 +150,28 @@ def _application_mistakes(schedule: DeclaredSchedule, applications: Mapping[str,
 
 
 def _has_application(schedule: DeclaredSchedule) -> bool:
-    return not isinstance(schedule, Schedule) or schedule.application != ""
+    return not isinstance(schedule, Schedule | Export) or schedule.application != ""
+
+
+def _export_mistakes(schedule: Export, applications: Mapping[str, Application], views: Set[str]) -> Iterator[str]:
+    assert isinstance(schedule.work, ExportWork)
+    yield from export_mistakes(schedule.work, schedule.source, applications, views)
+    yield from _applicationless_mistakes(schedule)
 
 
 def _workflow_mistakes(schedule: Schedule) -> Iterator[str]:
     arguments = schedule.work.arguments if isinstance(schedule.work, WorkflowWork) else {}
     yield from workflow_mistakes(schedule.function, arguments)
+    yield from _applicationless_mistakes(schedule)
+
+
+def _applicationless_mistakes(schedule: DeclaredSchedule) -> Iterator[str]:
+    """Yields conditions of an application, of a schedule that has none."""
     if not _has_application(schedule) and schedule.when is not None:
         for one in simple_triggers(schedule.when):
             if isinstance(one, NewOutcomes | NewRequests | NewDrift):
-                yield f"when: {describe(one)} is of an application; give application=…"
+                advice = "write published(…)" if isinstance(schedule, Export) else "give application=…"
+                yield f"when: {describe(one)} is of an application; {advice}"
 
 
 def _counts_outcomes(schedule: DeclaredSchedule) -> bool:
@@ -169,7 +185,7 @@ def _time_mistakes(schedule: DeclaredSchedule, views: Set[str]) -> Iterator[str]
     elif isinstance(schedule, Precompute):
         if (schedule.when is None) == (schedule.ready_by is None):
             yield "give when or ready_by, and not both."
-    elif schedule.when is None:
+    elif schedule.when is None and not isinstance(schedule, Export):
         yield "give when, such as every('7d')."
     if schedule.when is not None:
         yield from trigger_mistakes(schedule.when, "when", views)

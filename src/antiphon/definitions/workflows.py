@@ -148,6 +148,12 @@ def file_hash(path: str | None) -> str:
     return content_hash(Path(path).read_bytes()) if path is not None and Path(path).is_file() else ""
 
 
+def asset_key(declared: Any) -> str | None:
+    """The key of the asset that a declared view, documents or application is; ``None`` of anything else."""
+    kind = _KINDS.get(type(declared).__name__)
+    return None if kind is None else f"{kind}/{declared.name}"
+
+
 def _asset_key(read: Any, reader: str) -> str:
     """The key of an asset that is named by what declares it."""
     if isinstance(read, str) and "/" in read:
@@ -156,14 +162,14 @@ def _asset_key(read: Any, reader: str) -> str:
         return read.key
     if (spec := workflow_spec(read)) is not None:
         return spec.key
-    kind = _KINDS.get(type(read).__name__)
-    if kind is None:
+    key = asset_key(read)
+    if key is None:
         raise InvalidInputError(
             f"The workflow {reader!r} reads {read!r}, which is no asset.",
             where="workflow",
             next_step="Name a workflow, a view, an application, files(…), or a key such as 'view/calls'.",
         )
-    return f"{kind}/{read.name}"
+    return key
 
 
 def workflow_arguments(function: Callable[..., Any]) -> type[msgspec.Struct]:

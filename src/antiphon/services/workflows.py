@@ -34,6 +34,9 @@ WEBHOOK = "webhook"
 EVALUATE = "evaluate"
 """Of ``services/learning/evaluation_runs.py``."""
 
+EXPORT = "export"
+"""Of ``services/export/scheduled.py``."""
+
 USER_WORKFLOWS: Mapping[WorkClass, str] = {one: f"user-{one}" for one in get_args(WorkClass)}
 """Of ``services/conducting/user_workflows.py``: workflows of the user's own, one for each class of work."""
 
@@ -58,6 +61,8 @@ POLICIES: Mapping[str, WorkflowPolicy] = {
     # Workers may die often while a long job runs: its rows stay, so that each attempt comes further.
     TABLE_JOB: WorkflowPolicy("batch", attempts=1_000),
     OPENAI_BATCH: WorkflowPolicy("batch", attempts=1_000),
+    # A disk or a store that is full may stay so for hours; each attempt goes on with the next file.
+    EXPORT: WorkflowPolicy("batch", attempts=100),
     # Both may wait long: for an embargo, and for an engine.
     APPLY: WorkflowPolicy(CONTROL),
     GATES: WorkflowPolicy(CONTROL),
@@ -78,6 +83,7 @@ __all__ = [
     "DATASET",
     "DRIFT",
     "EVALUATE",
+    "EXPORT",
     "GATES",
     "OPENAI_BATCH",
     "OPTIMIZE",

@@ -69,6 +69,10 @@ class Records:
             self._require(who, f"prediction/{one.prediction}", self._of_receipt(scope, who, one))
         return receipt
 
+    def may_read_prediction(self, scope: Scope, who: Principal, receipt: Receipt) -> bool:
+        """Tells whether somebody may read a receipt, and the ones that its answer was taken from."""
+        return all(self._of_receipt(scope, who, one).allowed for one in self._generations(scope, receipt))
+
     def require_replay(self, scope: Scope, who: Principal, prediction: str) -> Receipt:
         """The receipt of a prediction, for somebody who may read it and ask for it, as it was first made, again.
 

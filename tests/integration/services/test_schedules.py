@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conducting.upcoming import upcoming_work
+from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.rollouts import rollout_transitions
 from antiphon.services.workflows import EVALUATE, TABLE_JOB
 
@@ -64,7 +66,8 @@ def clock(project: GatedProject) -> ManualClock:
 
 def conducting(project: GatedProject) -> tuple[Conductor, ScheduledOrders]:
     tables = ProjectTableJobs(project.store, project.wired.features, confined=False)
-    orders = ScheduledOrders(project.store, lambda: project.learning().orders, tables.create)
+    exports = partial(ScheduledExports, project.store, project.wired.features)
+    orders = ScheduledOrders(project.store, lambda: project.learning().orders, tables.create, exports)
     return conductor(project.store, orders), orders
 
 

@@ -32,6 +32,7 @@ from antiphon.catalog.schema.batch import files as files
 from antiphon.catalog.schema.batch import job_rows as job_rows
 from antiphon.catalog.schema.batch import jobs as jobs
 from antiphon.catalog.schema.durable import asset_parts as asset_parts
+from antiphon.catalog.schema.durable import exported_files as exported_files
 from antiphon.catalog.schema.durable import leases as leases
 from antiphon.catalog.schema.durable import lineage_acknowledgments as lineage_acknowledgments
 from antiphon.catalog.schema.durable import lineage_progress as lineage_progress

@@ -150,3 +150,15 @@ asset_parts = table(
     optional(Instant, "ended_at", "made_at"),
     index("ix_asset_parts_run", "run"),
 )
+
+# Files that exports put in place, by the hash of their content. A row without ``written_at`` is of a file that was
+# about to be put there.
+exported_files = table(
+    "exported_files",
+    key("path", "sha256"),
+    columns(TEXT, "export", "version", "definition", "run"),
+    columns(sa.BigInteger, "rows", "bytes"),
+    columns(Instant, "noted_at"),
+    optional(Instant, "written_at"),
+    index("ix_exported_files_export", "export"),
+)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, and_, func, select, type_coerce
+from sqlalchemy import BigInteger, ColumnElement, and_, func, or_, select, type_coerce
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -16,7 +16,7 @@ from antiphon.catalog.dialect import in_parts, upsert
 from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipt import SEEN_ROLES, STAND_IN_ROLES, Path, Receipt, Role
-from antiphon.core.clock import from_microseconds
+from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
@@ -137,6 +137,33 @@ class Receipts:
         numbered = select(_table.c.prediction, place).where(shown).subquery()
         chosen = select(numbered.c.prediction).where(numbered.c.place % step == 0)
         return self._documents.find(scope, _table.c.prediction.in_(chosen), order=order)
+
+    def page(
+        self,
+        scope: Scope,
+        application: str,
+        since: datetime,
+        until: datetime,
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> builtins.list[Receipt]:
+        """At most ``limit`` receipts of answers that reached a user, with ``since <= created_at < until``, oldest
+        first, from behind a :meth:`place` on."""
+        c, begin = _table.c, since if after is None else from_microseconds(after[0])
+        conditions = [c.application == application, c.role.in_(SEEN_ROLES + STAND_IN_ROLES), *_span(begin, until)]
+        if after is not None:
+            conditions.append(or_(c.created_at > begin, c.prediction > after[1]))
+        return self._documents.find(scope, *conditions, order=(c.created_at, c.prediction), limit=limit)
+
+    def place(self, receipt: Receipt) -> tuple[int, str]:
+        """The place of a receipt in their order by time, as plain values."""
+        return microseconds(receipt.created_at), receipt.prediction
+
+    def began(self, scope: Scope, application: str) -> datetime | None:
+        """The time of an application's first receipt; ``None`` while it has none."""
+        earliest = select(func.min(_table.c.created_at)).where(schema.owned(_table, scope, application=application))
+        first: datetime | None = self._database.scalar(earliest)
+        return first
 
     def count(
         self,

@@ -16,6 +16,7 @@ import msgspec
 from antiphon.core.disk import sync_folder
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError, WriteConflictError
 from antiphon.features.exports.exported import ExportedRows, ExportMetadata
+from antiphon.features.exports.files import RowWriter
 
 if TYPE_CHECKING:
     import deltalake
@@ -74,8 +75,6 @@ def write_delta(target: Path, rows: ExportedRows, what: ExportMetadata) -> Expor
 def write_parquet(target: Path, rows: ExportedRows, what: ExportMetadata) -> ExportResult:
     """Write the snapshot's rows to ``target/SNAPSHOT.parquet``, described in the file's metadata. Raises ``SetupError``
     when the folder cannot be written."""
-    import pyarrow.parquet
-
     file = target / f"{what.snapshot}.parquet"
     if file.exists():
         return ExportResult(str(file), changed=False)
@@ -83,11 +82,10 @@ def write_parquet(target: Path, rows: ExportedRows, what: ExportMetadata) -> Exp
     try:
         target.mkdir(parents=True, exist_ok=True)
         reader = rows.reader()
-        schema = reader.schema.with_metadata(what.properties)
         with partial.open("xb") as stream:
-            with pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
+            with RowWriter(stream, "parquet", reader.schema, what.properties) as writer:
                 for batch in reader:
-                    writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+                    writer.write(batch)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(file)

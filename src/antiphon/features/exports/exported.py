@@ -18,7 +18,7 @@ from antiphon.features.lake.content import Lake
 if TYPE_CHECKING:
     import pyarrow
 
-_BATCH = 20_000
+BATCH = 20_000
 
 Permit = Callable[[Sequence[dict[str, str]]], Sequence[bool]]
 """Decides for entities, given by their keys, whether each may be exported."""
@@ -54,16 +54,54 @@ def metadata_of(manifest: SnapshotManifest) -> ExportMetadata:
     )
 
 
-class ExportedRows:
-    """Rows of one snapshot, read a batch at a time; ``withheld`` counts those that were not permitted, once read."""
+def entities_of(batch: pyarrow.RecordBatch, keys: Sequence[str]) -> list[dict[str, str]]:
+    """The entity of each row, by its keys."""
+    columns = [batch.column(key).to_pylist() for key in keys]
+    return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)] if keys else [{}] * len(batch)
 
-    def __init__(self, spec: FeatureViewSpec, manifest: SnapshotManifest, lake: Lake, permit: Permit | None) -> None:
+
+def batches_from(file: Any, start: int, most: int) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of an open Parquet file from one on, at most so many a batch. Row groups before it are not read."""
+    counts = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    first, left = 0, start
+    while first < len(counts) and left >= counts[first]:
+        left -= counts[first]
+        first += 1
+    groups = list(range(first, len(counts)))
+    for batch in file.iter_batches(most, row_groups=groups) if groups else ():
+        if left >= batch.num_rows:
+            left -= batch.num_rows
+            continue
+        batch, left = batch.slice(left), 0
+        yield batch
+
+
+class ExportedRows:
+    """Rows of one snapshot, read a batch at a time; ``withheld`` counts those that were not permitted, once read.
+
+    Args:
+        start: so many rows of the snapshot are passed over; ``position`` is behind the last one that was read.
+        most: rows of a batch.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureViewSpec,
+        manifest: SnapshotManifest,
+        lake: Lake,
+        permit: Permit | None,
+        start: int = 0,
+        most: int = BATCH,
+    ) -> None:
         self._spec = spec
         _, _, self._file = manifest.files  # events, tiles, values
         self._lake = lake
         self._permit = permit
         self.rows = 0
         self.withheld = 0
+        self.total = manifest.rows_out
+        self.position = start
+        self._most = most
 
     def reader(self) -> pyarrow.RecordBatchReader:
         """The rows as Arrow, to be read once.
@@ -114,10 +152,10 @@ class ExportedRows:
         import pyarrow
 
         with stream:
-            for batch in file.iter_batches(_BATCH):
+            for batch in batches_from(file, self.position, self._most):
+                self.position += batch.num_rows
                 if self._permit is not None:
-                    keys = [batch.column(key).to_pylist() for key in self._spec.entity.keys]
-                    entities = [dict(zip(self._spec.entity.keys, row, strict=True)) for row in zip(*keys, strict=True)]
+                    entities = entities_of(batch, self._spec.entity.keys)
                     permitted = self._permit(entities)
                     self.withheld += len(entities) - sum(permitted)
                     batch = batch.filter(pyarrow.array(permitted, pyarrow.bool_()))

@@ -40,12 +40,12 @@ MOST_ITEMS = 16
 
 IDENTIFIERS = frozenset(
     {
-        "action", "alias", "application", "approver", "author", "by", "candidate", "clearance", "control", "data_key",
-        "dataset", "digest", "environment", "evaluation", "format", "grantee", "hash", "input", "input_hash", "job",
-        "key", "key_id", "kind", "left", "method", "mode", "model", "name", "output", "owner", "parent", "path", "peer",
-        "policies", "policy", "prediction", "previous", "proposal", "provider", "publication", "purpose", "receipt",
-        "release", "resource", "role", "rollout", "route", "run", "scopes", "session", "sha256", "state", "status",
-        "stream", "tenant", "trace", "version", "view", "views", "workflow",
+        "action", "alias", "application", "approver", "author", "by", "candidate", "clear", "clearance", "control",
+        "data_key", "dataset", "digest", "environment", "evaluation", "format", "grantee", "hash", "input",
+        "input_hash", "job", "key", "key_id", "kind", "left", "method", "mode", "model", "name", "output", "owner",
+        "parent", "path", "peer", "policies", "policy", "prediction", "previous", "proposal", "provider", "publication",
+        "purpose", "receipt", "release", "resource", "role", "rollout", "route", "run", "scopes", "session", "sha256",
+        "state", "status", "stream", "tenant", "trace", "version", "view", "views", "workflow",
     }
 )  # fmt: skip
 HASHES = frozenset({"digest", "hash", "input_hash", "sha256"})

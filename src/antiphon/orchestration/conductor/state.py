@@ -73,6 +73,7 @@ class PlannedRun(msgspec.Struct, frozen=True):
         deadline: by when it is to have ended. ``late``: it is not expected to.
         full: a training from the base model, where the schedule's are deltas otherwise.
         order: the part of an asset that it makes; ``None`` where that is found when it is ordered.
+        by_hand: a person begins it.
     """
 
     schedule: str
@@ -81,6 +82,7 @@ class PlannedRun(msgspec.Struct, frozen=True):
     late: bool = False
     full: bool = False
     order: PartOrder | None = None
+    by_hand: bool = False
 
 
 Stage = Literal["waits", "runs", "paused", "refused", "due"]

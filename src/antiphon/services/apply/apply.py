@@ -36,6 +36,7 @@ from antiphon.services.apply.workflow import (
 )
 from antiphon.services.conducting.assets import StaleParts, newly_stale
 from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
+from antiphon.services.export.checks import refused_exports, require_exports
 from antiphon.services.features.feast import require_servable
 from antiphon.services.learning.gate_orders import Goal
 from antiphon.services.project.feature_stores import object_store
@@ -80,6 +81,7 @@ class ApplyPlan(msgspec.Struct, frozen=True):
         unread: for applications whose texts no gate reads, a sentence each.
         schedules: what the declared schedules will cause to run.
         stale: parts of assets that applying it makes stale.
+        refused: for exports that policy does not let their schedules make, a sentence each.
     """
 
     project: str
@@ -91,6 +93,7 @@ class ApplyPlan(msgspec.Struct, frozen=True):
     unread: tuple[str, ...] = ()
     schedules: tuple[ScheduleLine, ...] = ()
     stale: tuple[StaleParts, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 class ApplyReport(msgspec.Struct, frozen=True):
@@ -137,6 +140,7 @@ def plan(store: Store) -> ApplyPlan:
         unread=_find_unread_texts(project),
         schedules=schedule_lines(store, scope, project),
         stale=newly_stale(store, scope, project),
+        refused=tuple(refused_exports(store, project)),
     )
 
 
@@ -322,6 +326,7 @@ def _load(store: Store) -> definitions.ProjectSpec:
     )
     require_servable(store, project)
     require_versioned_rubrics(store, project.applications.values())
+    require_exports(store, project)
     return project
 
 

@@ -20,6 +20,7 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.source import local_paths
 from antiphon.durable.run import ENDED, Run
 from antiphon.orchestration.conductor.assets import PartState, assess
+from antiphon.services.export.rows import latest_day
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import USER_WORKFLOWS
 
@@ -128,6 +129,8 @@ def _external(store: Store, scope: Scope, asset: Asset) -> str | None:
             manifest = store.snapshots.find(scope, snapshot)
             # By its values: a refresh that found nothing new makes nothing stale.
             return snapshot if manifest is None else manifest.logical_hash[:32]
+        case "predictions":
+            return latest_day(store.database.clock.now())
         case "release":
             live = store.releases.live(scope, asset.name)
             return None if live is None else live.id

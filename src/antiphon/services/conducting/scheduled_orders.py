@@ -17,6 +17,7 @@ from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.assets import AssetPart
+from antiphon.definitions.exports import ExportWork
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, WorkflowWork
 from antiphon.durable.run import Run
 from antiphon.governance.identity.principal import Principal, schedule_principal
@@ -28,12 +29,13 @@ from antiphon.services.conducting.asset_states import asset_states
 from antiphon.services.conducting.schedule_states import ScheduleStates
 from antiphon.services.conducting.user_workflows import UserWorkflows, WorkflowOrder
 from antiphon.services.conducting.windows import put_windows
+from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.governance.policies import may_train
 from antiphon.services.learning.evaluation_runs import EvaluationOrder
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import EVALUATE, TABLE_JOB, USER_WORKFLOWS
 
-MAKES_ASSETS = (EvaluateWork, PrecomputeWork, WorkflowWork)
+MAKES_ASSETS = (EvaluateWork, ExportWork, PrecomputeWork, WorkflowWork)
 
 PlaceTable = Callable[[Scope, Principal, TableOrder], BatchJob]
 
@@ -42,13 +44,20 @@ class ScheduledOrders:
     """Places the orders of one project's schedules.
 
     Args:
-        trainings: takes orders of trainings. tables: takes orders of table jobs.
+        trainings: takes orders of trainings. tables: takes orders of table jobs. exports: takes orders of exports.
     """
 
-    def __init__(self, store: Store, trainings: Callable[[], TrainingOrders], tables: PlaceTable) -> None:
+    def __init__(
+        self,
+        store: Store,
+        trainings: Callable[[], TrainingOrders],
+        tables: PlaceTable,
+        exports: Callable[[], ScheduledExports],
+    ) -> None:
         self._store = store
         self._trainings = trainings
         self._tables = tables
+        self._exports = exports
 
     def place(self, state: ScheduleState, planned: PlannedRun) -> str:
         """Order a schedule's next run, once; its id. What an earlier attempt ordered and did not count is counted.
@@ -148,7 +157,7 @@ class ScheduledOrders:
         cause = f"begun by {by.id}: {reason}"
         # Whatever is observed: by hand it is done under the code that there is.
         state = msgspec.structs.replace(state, observed=Observation())
-        return self.place(state, PlannedRun(name, cause, order=self._part(state, partition)))
+        return self.place(state, PlannedRun(name, cause, order=self._part(state, partition), by_hand=True))
 
     def mark_due(self, state: ScheduleState, cause: str) -> None:
         """Note why a schedule is due that waits for a quiet time."""
@@ -206,6 +215,8 @@ class ScheduledOrders:
                 # What is made because its code changed is made by that code.
                 as_applied = state.observed.asset is not None
                 return UserWorkflows(store).order(scope, by, work, key, planned.order, as_applied=as_applied)
+            case ExportWork() as work:
+                return self._exports().order(scope, by, spec.name, work, key, again=planned.by_hand)
             case EvaluateWork() as work:
                 live = store.releases.live(scope, spec.application)
                 if live is None:

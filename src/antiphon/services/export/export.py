@@ -14,7 +14,7 @@ from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.exports.export import ExportResult, Format, write_delta, write_parquet
-from antiphon.features.exports.exported import ExportedRows, ExportMetadata, metadata_of
+from antiphon.features.exports.exported import BATCH, ExportedRows, ExportMetadata, metadata_of
 from antiphon.features.selection import unknown_views
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import PolicyColumn, PolicyRow, Resource
@@ -54,11 +54,7 @@ def export_view(
     """
     with closing(FeaturePlatform(store)) as platform:
         if platform.lake.sealed and not clear:
-            raise ConflictError(
-                "The project is encrypted, and what is exported is clear text.",
-                where=str(target),
-                next_step="Ask for it with --clear; policy decides and the audit log tells.",
-            )
+            raise encrypted(str(target), "--clear")
         what, rows = published(store, platform, view, principal, snapshot=snapshot, purpose=purpose)
         detail = {
             **what.properties,
@@ -98,6 +94,15 @@ def export_backfill(
     )  # fmt: skip
 
 
+def encrypted(target: str, option: str) -> ConflictError:
+    """The error of an export of clear text that was not asked for."""
+    return ConflictError(
+        "The project is encrypted, and what is exported is clear text.",
+        where=target,
+        next_step=f"Ask for it with {option}; policy decides and the audit log tells.",
+    )
+
+
 def published(
     store: Store,
     platform: FeaturePlatform,
@@ -106,24 +111,28 @@ def published(
     *,
     snapshot: str | None = None,
     purpose: str = "",
+    start: int = 0,
+    most: int = BATCH,
 ) -> tuple[ExportMetadata, ExportedRows]:
-    """A view's published snapshot, or another one of it, for who may have it; raises as :func:`export_view`."""
+    """A view's published snapshot, or another one of it, from a row on, at most so many rows a batch, for who
+    may have it; raises as :func:`export_view`."""
     spec = _spec(platform, view)
     manifest = _manifest(store, spec, snapshot)
     # A snapshot may be of an older definition than the applied one.
     spec = store.definitions.get(store.scope, view, manifest.definition_version)
-    policy = _row_policy(store, principal, spec, _require_export(store, principal, spec, purpose))
+    policy = _row_policy(store, principal, spec, require_export(store, principal, spec, purpose))
     moment = int(manifest.as_of.timestamp())
 
     def permit(entities: Sequence[dict[str, str]]) -> list[bool]:
         return [said.allowed for said in policy.decide([PolicyRow(entity, moment) for entity in entities])]
 
-    return metadata_of(manifest), ExportedRows(spec, manifest, platform.lake, permit)
+    return metadata_of(manifest), ExportedRows(spec, manifest, platform.lake, permit, start, most)
 
 
-def _require_export(store: Store, principal: Principal, spec: FeatureViewSpec, purpose: str) -> dict[str, Any]:
-    """Let policy decide about the action ``export`` on a view; the context it was asked in."""
-    resource, context = _policy_question(store, spec, purpose)
+def require_export(store: Store, principal: Principal, spec: FeatureViewSpec, purpose: str) -> dict[str, Any]:
+    """Let policy decide about the action ``export`` on a view; the context it was asked in. Raises ``ForbiddenError``
+    if it denies, which is on record."""
+    resource, context = policy_question(store, spec, purpose)
     with _refusals_on_record(store, principal, spec):
         store.decider.require(principal, "export", resource, context)
     return context
@@ -142,7 +151,7 @@ def require_rows(
     Raises:
         ForbiddenError: it denies the view, a feature that is asked for, or an entity; says how many and why.
     """
-    context = _require_export(store, principal, spec, purpose)
+    context = require_export(store, principal, spec, purpose)
     rows = [PolicyRow(entity, int(moment.timestamp())) for entity, moment in zip(entities, moments, strict=True)]
     denied = [said for said in _row_policy(store, principal, spec, context).decide(rows) if not said.allowed]
     if denied:
@@ -191,7 +200,8 @@ def _manifest(store: Store, spec: FeatureViewSpec, snapshot: str | None) -> Snap
     return manifest
 
 
-def _policy_question(store: Store, spec: FeatureViewSpec, purpose: str) -> tuple[Resource, dict[str, Any]]:
+def policy_question(store: Store, spec: FeatureViewSpec, purpose: str) -> tuple[Resource, dict[str, Any]]:
+    """A view as policies see it when it is exported, and the context in which they are asked."""
     columns = [
         PolicyColumn(f"{spec.name}.{feature}", tags.sensitivity, tags.purposes)
         for feature, tags in sorted(spec.tags.items())

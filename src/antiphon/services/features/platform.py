@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cached_property, partial
 from typing import Any, Literal
 
-from antiphon.batch.table_files import patterns
+from antiphon.batch.table_files import read_files
 from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
@@ -45,7 +45,7 @@ from antiphon.services.apply.workflow import open_applies
 from antiphon.services.features import feast
 from antiphon.services.features.documents import ProjectDocuments
 from antiphon.services.features.embedders import LocalEmbedders
-from antiphon.services.features.followed_places import catch_up, dropped_files, followed_sources
+from antiphon.services.features.followed_places import catch_up, followed_sources
 from antiphon.services.features.neighbors import ProjectNeighbors
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
@@ -298,15 +298,8 @@ class FeaturePlatform(FeatureStores):
     def source_files(self) -> Mapping[str, Sequence[str]]:
         """Patterns of files that an applied view or outcome reads, by ``view/NAME`` or ``application/NAME``; a path may
         be a Delta table's folder."""
-        read = [(f"view/{view.name}", view.source) for view in self.views().values()]
-        for application in self._store.applied.project(self._store.scope).applications.values():
-            if application.outcome is not None and application.outcome.history is not None:
-                read.append((f"application/{application.name}", application.outcome.history))
-        found: dict[str, list[str]] = {}
-        for reader, source in read:
-            for path in (*source.paths, *dropped_files(source)):
-                found.setdefault(reader, []).extend(patterns(self._store.paths.root, path))
-        return found
+        applications = self._store.applied.project(self._store.scope).applications
+        return read_files(self._store.paths.root, self.views().values(), applications.values())
 
     def consume(self, limit: int, *, believed: float = 0.0, owned: Mapping[str, Collection[int]] | None = None) -> int:
         """Take at most ``limit`` events of every stream, or of these partitions; a newly applied view is followed from

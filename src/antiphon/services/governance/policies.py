@@ -14,6 +14,7 @@ from antiphon.catalog.releases.rollouts import RolloutRecord
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.exports import ExportWork
 from antiphon.durable.run import Run
 from antiphon.governance.identity.principal import Principal, orderer
 from antiphon.governance.identity.provenance import IdentityProvenance
@@ -194,6 +195,10 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
             yield "release", Resource("model", str(run.arguments.get("model", "*")), run.scope.tenant)
         case name if name in workflows.USER_WORKFLOWS.values():
             yield "batch", Resource("workflow", str(run.arguments.get("workflow", "*")), run.scope.tenant)
+        case workflows.EXPORT:
+            work = msgspec.convert(run.arguments["work"], ExportWork)
+            kind, name = ("view", work.name) if work.kind == "view" else ("application", work.name.partition("/")[0])
+            yield "export", Resource(kind, name, run.scope.tenant)
         case workflows.TABLE_JOB | workflows.OPENAI_BATCH:
             job = store.jobs.get(run.scope, str(run.arguments.get("job") or run.arguments.get("batch")))
             yield "batch", Resource("job", job.id, run.scope.tenant, author=job.principal)

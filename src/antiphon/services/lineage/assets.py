@@ -18,6 +18,8 @@ from antiphon.services.lineage.values import AssetReference, Column, LineageData
 from antiphon.services.project.store import Store
 
 _OPENAI = "openai"
+_LISTED = 20
+"""Files of an export that are told one by one."""
 _INLINE = "blob:"
 """Begins the input of a job whose rows came in the order itself."""
 
@@ -59,6 +61,8 @@ class Assets:
             return
         if reference.kind == "file":
             yield self.names.place("file", reference.id)
+        if reference.kind == "export":
+            yield from self._export(scope, reference.id)
             return
         known: dict[str, Callable[[Scope, str], LineageDataset]] = {
             "view": self.view,
@@ -70,6 +74,7 @@ class Assets:
             "safety-report": self._safety_report,
             "regression-run": self._regression_run,
             "trial": self._trial,
+            "answers": self._answers,
         }
         describe = known.get(reference.kind)
         try:
@@ -167,6 +172,26 @@ class Assets:
     def _trial(self, scope: Scope, id: str) -> LineageDataset:
         found = self._store.trials.get(scope, id)
         return msgspec.structs.replace(self.names.own("trial", found.application, found.id), rows=len(found.answers))
+
+    def _answers(self, scope: Scope, id: str) -> LineageDataset:
+        application, _, job = id.partition("@")
+        return self.names.own("answers", application, job or None)
+
+    def _export(self, scope: Scope, id: str) -> Iterator[LineageDataset]:
+        """A version of an export, and its files by their places: of more than some their folder."""
+        export, _, version = id.rpartition("@")
+        files = self._store.exported_files.list(scope, export, version)
+        rows, size = sum(one.rows for one in files), sum(one.bytes for one in files)
+        counted = {"rows": rows, "bytes": size, "files": len(files)} if files else {}
+        yield msgspec.structs.replace(self.names.own("export", export, version), **counted)
+        places = {one.path: one for one in files}
+        if len(places) > _LISTED:
+            folder = min(places).partition("?")[0].rpartition("/")[0]
+            yield msgspec.structs.replace(self.names.place("file", f"{folder}/"), **counted)
+            return
+        for path, one in sorted(places.items()):
+            written = msgspec.structs.replace(self.names.place("file", path), version=one.sha256)
+            yield msgspec.structs.replace(written, rows=one.rows, bytes=one.bytes)
 
     def _job_inputs(self, scope: Scope, id: str) -> Iterator[LineageDataset]:
         job = self._find_job(scope, id)

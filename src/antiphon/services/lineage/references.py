@@ -18,6 +18,7 @@ from antiphon.services.workflows import (
     DATASET,
     DRIFT,
     EVALUATE,
+    EXPORT,
     GATES,
     OPENAI_BATCH,
     OPTIMIZE,
@@ -217,6 +218,21 @@ def _webhook(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Map
     return RunReferences(str(arguments["webhook"]), _named("answers", [arguments["application"]]))
 
 
+def _export(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    work = arguments["work"]
+    kind, _, name = str(work["asset"]).partition("/")
+    versions = [str(one["id"]) for one in steps.get("choose") or ()]
+    finished = [version for version in versions if f"finish {version}" in steps]
+    inputs = {
+        "view": _named("snapshot", versions),
+        "dataset": _named("dataset", versions),
+        "answers": _named("answers", [f"{name.partition('/')[0]}@{version}" for version in versions]),
+        "predictions": _named("answers", [name]),
+    }[kind]
+    outputs = _named("export", [f"{arguments['export']}@{version}" for version in finished])
+    return RunReferences(str(arguments["export"]), inputs, outputs)
+
+
 _RULES: dict[str, _Rule] = {
     REFRESH: _refresh,
     BACKFILL: _backfill,
@@ -234,6 +250,7 @@ _RULES: dict[str, _Rule] = {
     REGRESSIONS: _regressions,
     OPTIMIZE: _search,
     WEBHOOK: _webhook,
+    EXPORT: _export,
 }
 
 

@@ -13,11 +13,11 @@ import msgspec
 
 AssetKind = Literal[
     "source", "view", "snapshot", "dataset", "model", "release", "evaluation", "safety-report", "regression-set",
-    "regression-run", "trial", "job", "file", "answers", "report",
-    "workflow",
+    "regression-run", "trial", "job", "file", "answers", "report", "export", "workflow",
 ]  # fmt: skip
-"""A ``view`` is a definition version, a ``snapshot`` its data; ``answers`` are those of an application, a
-``workflow`` is what one of the user's own makes."""
+"""A ``view`` is a definition version, a ``snapshot`` its data; ``answers`` are those of an application, or with
+``@JOB`` those that a job stored; an ``export`` the files of a version of its rows, ``NAME@VERSION``; a ``workflow`` is
+what one of the user's own makes."""
 
 OUTSIDE = "file"
 """Namespace of files outside the project's folder, whose names are absolute paths."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 from antiphon.catalog.asset_parts import AssetParts
 from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Backend, Database, backend_of
+from antiphon.catalog.exported_files import ExportedFiles
 from antiphon.catalog.features.backfills import Backfills
 from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.features.events import EventLog, StreamHomes
@@ -110,6 +111,7 @@ class Store:
     run_holds = _repository(RunHolds)
     schedules = _repository(Schedules)
     asset_parts = _repository(AssetParts)
+    exported_files = _repository(ExportedFiles)
     lineage_acknowledgments = _repository(LineageAcknowledgments)
     recent_requests = _repository(RecentRequests)
 
