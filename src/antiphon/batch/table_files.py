@@ -30,6 +30,7 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.following import FileDrop
 from antiphon.definitions.objects import ObjectPath, is_objects
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.records import Records
@@ -256,7 +257,8 @@ def read_files(
             read.append((f"application/{application.name}", application.outcome.history))
     found: dict[str, list[str]] = {}
     for reader, source in read:
-        for path in source.paths:
+        dropped = (source.follow.path,) if isinstance(source.follow, FileDrop) else ()
+        for path in (*source.paths, *dropped):
             found.setdefault(reader, []).extend(patterns(root, path))
     return found
 

@@ -121,10 +121,12 @@ def export_mistakes(work: ExportWork, given: object, applications: Mapping[str, 
         value = getattr(work, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             yield f"{name} is a whole number from 1, not {value!r}."
-    if not isinstance(work.purpose, str):
-        yield f"purpose is a word that policies know, not {work.purpose!r}."
-    if not isinstance(work.clear, bool):
-        yield f"clear is True or False, not {work.clear!r}."
+    purpose: Any = work.purpose
+    if not isinstance(purpose, str):
+        yield f"purpose is a word that policies know, not {purpose!r}."
+    clear: Any = work.clear
+    if not isinstance(clear, bool):
+        yield f"clear is True or False, not {clear!r}."
 
 
 def _place_mistakes(work: ExportWork) -> Iterator[str]:

@@ -265,7 +265,7 @@ class ExportedSources:
         found = (
             run
             for status in ("succeeded", "succeeded_with_failures")
-            for run in self._store.runs.list(self._store.scope, 1, status=status, schedule=schedule)  # type: ignore[arg-type]
+            for run in self._store.runs.list(self._store.scope, 1, status=status, schedule=schedule)
         )
         latest = max(found, key=lambda run: run.created_at, default=None)
         if latest is None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.following import FileDrop
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.following.followed_places import Append, FollowedPlaces
 from antiphon.features.following.readers import reader_of
@@ -34,8 +33,3 @@ def catch_up(
     """Append what is written by now to a stream, from where the applied project, or else ``source``, says that it is
     written; raises as :meth:`FollowedPlaces.catch_up`."""
     return followed_places(store, store.events.append).catch_up(declared.get(source.name, source), progress)
-
-
-def dropped_files(source: SourceSpec) -> tuple[str, ...]:
-    """Patterns of the files that a source follows."""
-    return (source.follow.path,) if isinstance(source.follow, FileDrop) else ()
