@@ -24,12 +24,16 @@ class ReleaseDisclosure(msgspec.Struct, frozen=True):
     keys: tuple[str, ...] = ()
 
 
+_KEPT_RELEASES = 64
+
+
 class Disclosures:
     """Reads from releases and the applied project what records disclose."""
 
     def __init__(self, releases: Releases, applied: AppliedProjects) -> None:
         self._releases = releases
         self._applied = applied
+        self._known: dict[tuple[Scope, str], Release] = {}
 
     def of_application(self, scope: Scope, application: str, release: str | None) -> ReleaseDisclosure:
         """An application by one of its releases, or as it is now: by the live one, or as declared before there is one.
@@ -75,10 +79,17 @@ class Disclosures:
         return PolicyColumn(feature) if tags is None else PolicyColumn(feature, tags.sensitivity, tags.purposes)
 
     def _release(self, scope: Scope, release: str) -> Release | None:
+        """A release as it was when it was first looked at: nothing that is disclosed of one ever changes."""
+        known = self._known.get((scope, release))
+        if known is not None:
+            return known
         try:
-            return self._releases.get(scope, release)
+            found = self._releases.get(scope, release)
         except NotFoundError:
             return None
+        if len(self._known) >= _KEPT_RELEASES:
+            self._known.clear()
+        return self._known.setdefault((scope, release), found)
 
 
 def _answering(release: Release) -> ReleaseDisclosure:

@@ -35,6 +35,7 @@ from antiphon.serving.disclosures import Disclosures, ReleaseDisclosure, view_re
 SOURCE_ROWS = "read_source_rows"
 _VERBS = {"read": "read", "answer": "ask again about", SOURCE_ROWS: "read source rows of"}
 _KEPT_DECIDERS = 64
+_NONE: Mapping[str, bytes] = {}
 
 
 class Records:
@@ -69,9 +70,13 @@ class Records:
             self._require(who, f"prediction/{one.prediction}", self._of_receipt(scope, who, one))
         return receipt
 
-    def may_read_prediction(self, scope: Scope, who: Principal, receipt: Receipt) -> bool:
-        """Tells whether somebody may read a receipt, and the ones that its answer was taken from."""
-        return all(self._of_receipt(scope, who, one).allowed for one in self._generations(scope, receipt))
+    def may_read_prediction(self, scope: Scope, who: Principal, receipt: Receipt, texts: Mapping[str, bytes]) -> bool:
+        """Tells whether somebody may read a receipt, and the ones that its answer was taken from.
+
+        Args:
+            texts: blobs that were read already, by their hashes.
+        """
+        return all(self._of_receipt(scope, who, one, texts).allowed for one in self._generations(scope, receipt))
 
     def require_replay(self, scope: Scope, who: Principal, prediction: str) -> Receipt:
         """The receipt of a prediction, for somebody who may read it and ask for it, as it was first made, again.
@@ -228,10 +233,12 @@ class Records:
             if receipt.cache.prediction is not None:
                 receipt = self._receipts.get(scope, receipt.cache.prediction)
 
-    def _of_receipt(self, scope: Scope, who: Principal, receipt: Receipt) -> Decision:
+    def _of_receipt(
+        self, scope: Scope, who: Principal, receipt: Receipt, texts: Mapping[str, bytes] = _NONE
+    ) -> Decision:
         resource = self._disclosures.of_receipt(scope, receipt)
         record = Resource("prediction", receipt.prediction, scope.tenant, resource.columns, author=receipt.principal)
-        context, keys = self._context_of(scope, receipt), self._keys(receipt)
+        context, keys = self._context_of(scope, receipt), self._keys(receipt, texts)
         return self._readable(who, record, resource, context if keys is None else {**context, "keys": keys})
 
     def _source_rows_of(self, scope: Scope, who: Principal, receipt: Receipt) -> Decision:
@@ -273,12 +280,13 @@ class Records:
             found = self._prohibitions[decider.digest] = Prohibitions(decider)
         return found
 
-    def _keys(self, receipt: Receipt) -> dict[str, str] | None:
+    def _keys(self, receipt: Receipt, texts: Mapping[str, bytes] = _NONE) -> dict[str, str] | None:
         """The keys of a receipt's entity; ``None`` once they are erased."""
         try:
-            return msgspec.json.decode(self._blobs.get(receipt.scope, receipt.entity_blob), type=dict[str, str])
+            kept = texts.get(receipt.entity_blob) or self._blobs.get(receipt.scope, receipt.entity_blob)
         except NotFoundError:
             return None
+        return msgspec.json.decode(kept, type=dict[str, str])
 
     def _originator(self, scope: Scope, prediction: str) -> str | None:
         try:

@@ -28,6 +28,15 @@ def test_several_are_stored_in_order_also_when_some_repeat(database: Database) -
     assert blobs.put_many(DEV, []) == ()
 
 
+def test_several_are_read_at_once_without_those_that_are_gone(database: Database) -> None:
+    blobs = Blobs(database)
+    one, two, gone = blobs.put_many(DEV, [b"a", b"b", b"c"])
+    blobs.erase(DEV, gone)
+    assert blobs.get_many(DEV, [one, two, gone, "0" * 64, one]) == {one: b"a", two: b"b"}
+    assert blobs.get_many(OTHER, [one]) == {}
+    assert blobs.get_many(DEV, []) == {}
+
+
 def test_nothing_crosses_a_scope(database: Database) -> None:
     blobs = Blobs(database)
     digest = blobs.put(DEV, b"mine")

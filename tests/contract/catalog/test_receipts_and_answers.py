@@ -43,6 +43,27 @@ def test_a_prediction_has_one_receipt(database: Database) -> None:
     assert receipts.get(DEV, "p1").application == "desk"
 
 
+def test_receipts_of_a_span_are_read_page_by_page_each_once(database: Database) -> None:
+    receipts = Receipts(database)
+    assert receipts.began(DEV, "desk") is None
+    for number in range(7):  # Two of a moment.
+        receipts.add(receipt(f"p{number}", created_at=NOON + timedelta(seconds=number // 2)))
+    receipts.add(receipt("shadow", role="shadow"))
+    receipts.add(receipt("stand-in", role="degraded"))
+    receipts.add(receipt("elsewhere", application="other"))
+    receipts.add(receipt("foreign", OTHER))
+    receipts.add(receipt("later", created_at=NOON + timedelta(days=1)))
+    for limit in (1, 2, 3, 100):
+        found: list[str] = []
+        after = None
+        while page := receipts.page(DEV, "desk", NOON, NOON + timedelta(days=1), after, limit):
+            assert len(page) <= limit
+            found += [one.prediction for one in page]
+            after = receipts.place(page[-1])
+        assert found == ["p0", "p1", "stand-in", "p2", "p3", "p4", "p5", "p6"]
+    assert receipts.began(DEV, "desk") == NOON
+
+
 def test_receipts_are_listed_latest_first_by_what_they_are_about(database: Database) -> None:
     receipts = Receipts(database)
     for number in range(6):

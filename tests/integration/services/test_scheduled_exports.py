@@ -24,8 +24,10 @@ from tests.integration.services.test_gate_runs import REPLIES, SOUND, UNGATED, o
 from tests.integration.services.test_schedules import conducting, schedules
 from tests.servers import S3Process
 
+from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidDefinitionsError
+from antiphon.core.errors import InvalidDefinitionsError, NotFoundError
+from antiphon.definitions.exports import ExportWork
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.exports.files import RowWriter
@@ -36,6 +38,7 @@ from antiphon.services.answering import serving_services
 from antiphon.services.apply.apply import plan
 from antiphon.services.batches import batch_context, table_jobs
 from antiphon.services.conducting.assets import ProjectAssets
+from antiphon.services.export.rows import ExportedSources, ExportVersion
 from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.governance.identity import at_terminal
 from antiphon.services.governance.policy_versions import PolicyService
@@ -237,6 +240,27 @@ async def test_stored_answers_of_a_precompute_are_exported(project: GatedProject
         ("Where?", 1, name.removesuffix(".jsonl")), ("When?", 2, name.removesuffix(".jsonl")),
     ]  # fmt: skip
     assert all(project.store.receipts.get(project.scope, line["answer_prediction"]) for line in lines)
+
+
+async def test_the_training_set_that_was_built_last_is_read_from_any_row(project: GatedProject, tmp_path: Path) -> None:
+    declare(project)
+    sources = ExportedSources(project.store, project.wired.features)
+    work = ExportWork("dataset/replies/training", str(tmp_path / "out.csv"), "csv")
+    with pytest.raises(NotFoundError, match="antiphon datasets build replies"):
+        sources.versions(work)
+    table = pyarrow.table({"example": ["a", "b", "c"], "moment": [START] * 3, "label": ["low", "low", "urgent"]})
+    file = tmp_path / "built.parquet"
+    pyarrow.parquet.write_table(table, file)
+    kept = project.wired.features.lake.put(project.scope, ".parquet", file)
+    spec = DatasetSpec("replies", "training", None, None, START, START - DAY, START, 0.0, ("history",), 10, 1, {}, ())
+    dataset = Dataset("ds_1", project.scope, spec, (), 3, {}, {}, (), kept.path, kept.sha256, "hash", START)
+    project.store.datasets.add(dataset)
+    (version,) = sources.versions(work)
+    assert version == ExportVersion("ds_1", "2026-11-05", 3)
+    for start, labels in ((None, ["low", "low", "urgent"]), (2, ["urgent"]), (3, [])):
+        source = sources.open(work, version, ANN, start)
+        assert source.properties["antiphon.logical_hash"] == "hash"
+        assert [one for batch in source.batches for one in batch.rows.column("label").to_pylist()] == labels
 
 
 async def test_a_file_that_no_export_wrote_is_never_replaced(project: GatedProject) -> None:

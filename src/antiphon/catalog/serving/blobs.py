@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.dialect import upsert
+from antiphon.catalog.dialect import in_parts, upsert
 from antiphon.core.errors import CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 
@@ -80,7 +80,24 @@ class Blobs:
                 where=str(scope),
                 next_step="Erased texts cannot be brought back.",
             )
-        content = self._database.unseal(scope, _SCHEMA, blob, row.payload)
+        return self._opened(scope, blob, row.payload)
+
+    def get_many(self, scope: Scope, blobs: Iterable[str]) -> dict[str, bytes]:
+        """Hashes to their bytes, without those that were never stored here, or were erased; raises
+        ``CorruptionError`` as :meth:`get`."""
+        table = schema.blobs
+        return {
+            row.hash: self._opened(scope, row.hash, row.payload)
+            for some in in_parts(table.c.hash, blobs)
+            for row in self._database.rows(
+                select(table.c.hash, table.c.payload).where(
+                    schema.owned(table, scope), some, table.c.payload.is_not(None)
+                )
+            )
+        }
+
+    def _opened(self, scope: Scope, blob: str, payload: bytes) -> bytes:
+        content = self._database.unseal(scope, _SCHEMA, blob, payload)
         if hashlib.sha256(content).hexdigest() != blob:
             raise CorruptionError(
                 f"The blob {blob[:12]}… does not match its hash.", where=str(scope), next_step="Restore a backup."

@@ -6,7 +6,7 @@ written are not read again. Policy decides about the whole under the action ``ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
@@ -219,8 +219,10 @@ class ExportedSources:
             while page := store.receipts.page(
                 scope, application.name, begin, begin + timedelta(days=1), None if at is None else tuple(at), most
             ):
-                may = [readable.may_read_prediction(scope, by, one) for one in page]
-                rows = [_prediction(self._text, application, one) for one, ok in zip(page, may, strict=True) if ok]
+                blobs = (blob for one in page for blob in (one.entity_blob, one.question_blob, one.text_blob) if blob)
+                texts = store.blobs.get_many(scope, blobs)
+                may = [readable.may_read_prediction(scope, by, one, texts) for one in page]
+                rows = [_prediction(texts, application, one) for one, ok in zip(page, may, strict=True) if ok]
                 at = list(store.receipts.place(page[-1]))
                 yield ExportBatch(_batch(rows, schema), at, len(page) - len(rows))
 
@@ -277,15 +279,6 @@ class ExportedSources:
         found = {"asset": work.asset, "version": version.id, "tenant": scope.tenant, "environment": scope.environment}
         return {f"antiphon.{name}": value for name, value in {**found, **more}.items()}
 
-    def _text(self, blob: str | None) -> str | None:
-        """A text of a receipt; ``None`` where there is none, or it was erased."""
-        if blob is None:
-            return None
-        try:
-            return self._store.blobs.get(self._store.scope, blob).decode()
-        except NotFoundError:
-            return None
-
 
 def most_rows(work: ExportWork) -> int:
     """Rows of a batch, at most."""
@@ -311,10 +304,12 @@ def _prediction_schema(application: ApplicationSpec) -> pyarrow.Schema:
     return pyarrow.schema(list(columns.items()))
 
 
-def _prediction(
-    text: Callable[[str | None], str | None], application: ApplicationSpec, receipt: Receipt
-) -> dict[str, Any]:
+def _prediction(texts: Mapping[str, bytes], application: ApplicationSpec, receipt: Receipt) -> dict[str, Any]:
     """A receipt as a row; texts that were erased are null."""
+
+    def text(blob: str | None) -> str | None:
+        return None if blob is None or blob not in texts else texts[blob].decode()
+
     entity: dict[str, str] = msgspec.json.decode(text(receipt.entity_blob) or "{}")
     guards = [f"{one.guard} {one.action}" for one in receipt.guards]
     return {
