@@ -144,7 +144,6 @@ class IdleBudget:
                 while not stop.is_set():
                     try:
                         pause = await self._look()
-                        self._said = ""
                     except (AntiphonError, TimeoutError) as error:
                         pause = await self._lost(error)
                     await wakeup.wait_until(stop, pause, found=False)
@@ -160,6 +159,7 @@ class IdleBudget:
             return self._poll
         async with asyncio.timeout(BLIND_SECONDS):
             described = await self._describe()
+        self._said = ""
         load = loads_by_host(described, self._host).get(self._host, EngineLoad())
         contenders = list(self._contending(work, load))
         self._turns = next_turn(self._turns, contenders, self._now(), self._shares, self._seconds)

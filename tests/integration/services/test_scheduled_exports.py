@@ -448,3 +448,21 @@ async def test_objects_are_written_whole_replaced_and_removed(
 def test_a_place_that_cannot_be_written_is_said_by_plan(project: GatedProject, declared: str, told: str) -> None:
     with pytest.raises(InvalidDefinitionsError, match=told):
         declare(project, declared)
+
+
+async def test_a_refresh_that_found_nothing_new_makes_no_export_stale(project: GatedProject) -> None:
+    declare(project, 'Export(sales, to="sales.csv", when=stale())')
+    await run_refresh(project.store, project.wired.features)
+    conducting(project)[0].look()
+    await work(project)
+    assert len(runs(project)) == 1
+    clock(project).advance(timedelta(hours=1))
+    await run_refresh(project.store, project.wired.features)
+    conducting(project)[0].look()
+    (part,) = ProjectAssets(project.store, project.scope).show("export/export-sales").parts
+    assert (part.stage, len(runs(project))) == ("current", 1)
+    write_sales(project.folder, 6)
+    clock(project).advance(timedelta(hours=1))
+    await run_refresh(project.store, project.wired.features)
+    (part,) = ProjectAssets(project.store, project.scope).show("export/export-sales").parts
+    assert (part.stage, part.reason) == ("stale", "view/sales changed")

@@ -127,8 +127,8 @@ def _external(store: Store, scope: Scope, asset: Asset) -> str | None:
         case "view":
             snapshot = store.publications.snapshots(scope).get(f"{asset.name}@{asset.definition}")
             manifest = store.snapshots.find(scope, snapshot)
-            # By its values: a refresh that found nothing new makes nothing stale.
-            return snapshot if manifest is None else manifest.logical_hash[:32]
+            # By the file of its values, not by its moment: a refresh that found nothing new makes nothing stale.
+            return snapshot if manifest is None else manifest.files[-1].sha256[:32]
         case "predictions":
             return latest_day(store.database.clock.now())
         case "release":
