@@ -127,7 +127,8 @@ class Desk:
         Raises:
             UnavailableError: the run failed, or has not ended in time.
         """
-        order = {"as_of": as_of.isoformat(), "key": f"replay/{as_of.isoformat()}"}
+        # What is replayed is now a moment of the past.
+        order = {"as_of": as_of.isoformat(), "publish": True, "key": f"replay/{as_of.isoformat()}"}
         run = await self._call("POST", "/admin/features/refresh", order)
         for pause in _pauses(0.1, 0.1):
             run = await self._call("GET", f"/admin/runs/{run['id']}")

@@ -98,7 +98,7 @@ class Till(Project):
 
     async def ordered(self, http: httpx2.AsyncClient, as_of: datetime | None = None) -> dict[str, Any]:
         """A refresh that is ordered over HTTP, as HTTP tells it when it has ended."""
-        body = {"views": ["takings"]} | ({} if as_of is None else {"as_of": as_of.isoformat()})
+        body = {"views": ["takings"]} | ({} if as_of is None else {"as_of": as_of.isoformat(), "publish": True})
         run = told(await http.post("/admin/features/refresh", json=body), 202)["id"]
         await self.worked(run)
         shown: dict[str, Any] = told(await http.get(f"/admin/runs/{run}"))
