@@ -470,7 +470,13 @@ class NoRuns:
         return self.get(scope, run)
 
     def refresh(
-        self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None, whole: bool = False
+        self,
+        scope: Scope,
+        views: Sequence[str],
+        as_of: str | None,
+        key: str | None = None,
+        whole: bool = False,
+        past: bool = False,
     ) -> Any:
         raise UnavailableError("There is no worker.", where="worker", next_step="Start one.")
 

@@ -119,7 +119,12 @@ CONDUCTOR_MUTANTS = (
         "times made up for however late", "conductor", trigger_states, "_clock", " and now - latest <= catch_up", ""
     ),
     one_change(
-        "fewer outcomes than were asked for", "conductor", trigger_states, "state_of", ">= trigger.count", ">= 1"
+        "fewer outcomes than were asked for",
+        "conductor",
+        trigger_states,
+        "state_of",
+        "observed.outcomes >= trigger.count",
+        "observed.outcomes >= 1",
     ),
     one_change(
         "part that failed is made of the same again",

@@ -190,6 +190,8 @@ class ConductorScenario:
             self.freeze,
             self.launch,
             self.launch,
+            self.launch,
+            self.launch,
             self.thaw,
             self.pause,
             self.pause,
@@ -226,7 +228,7 @@ class ConductorScenario:
     async def launch(self) -> None:
         """Order runs and freeze at once: the freeze comes while they are claimed."""
         first = len(self.observer.rows.runs) + 100
-        orders = [self.plain_run(first + number, TRAIN) for number in range(2)]
+        orders = [self.plain_run(first + number, TRAIN) for number in range(3)]
         await asyncio.gather(*orders, self.freeze(after=self.random.random() * 0.05))
 
     async def thaw(self) -> None:

@@ -233,7 +233,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "publications",
         Publisher,
         "_changes",
-        "_age(manifest) >= _age(self.catalog.snapshots.get(self._scope, known))",
+        "age(manifest) >= age(self.catalog.snapshots.get(self._scope, known))",
         "True",
     ),
     Mutant(
