@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from sqlalchemy.engine import make_url
 from tests.catalogs import KINDS, catalog_url
 
 from antiphon.core.child_process import start_child
@@ -41,6 +42,7 @@ from antiphon.services.project.store import Store
 RESULTS = Path(__file__).parents[1] / "results" / "conductor_kills.jsonl"
 PARTS = tuple(f"p{number}" for number in range(8))
 SETTLES_SECONDS = 120.0
+PASSWORD = "CONDUCTOR_KILLS_PASSWORD"
 
 SETTINGS = """[project]
 name = "kills"
@@ -233,7 +235,12 @@ async def trial(folder: Path, kind: str, size: Size) -> KillFigures:
 
 def write_project(folder: Path, kind: str) -> None:
     """The project's files; its catalog is of a kind."""
-    catalog = "" if kind == "sqlite" else f'[catalog]\nurl = "{catalog_url(folder, kind)}"\n'
+    catalog = ""
+    if kind != "sqlite":
+        url = make_url(catalog_url(folder, kind))
+        os.environ[PASSWORD] = url.password or ""  # the processes of the trial inherit it
+        shown = url._replace(password=None).render_as_string()
+        catalog = f'[catalog]\nurl = "{shown}"\npassword_variable = "{PASSWORD}"\n'
     (folder / "antiphon.toml").write_text(SETTINGS + catalog)
     (folder / "definitions.py").write_text(DEFINITIONS)
     (folder / "work.py").write_text(WORK.format(parts=PARTS))
