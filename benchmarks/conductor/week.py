@@ -22,6 +22,7 @@ bound may get more than it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from math import inf
@@ -35,7 +36,7 @@ from benchmarks.colocation.outcome import Outcome
 from benchmarks.colocation.policies import Policy, aimd_gate, online_only, ours, priority_only, static_cap
 from benchmarks.colocation.simulator import simulate
 from benchmarks.colocation.traces import Scaling, arrivals
-from benchmarks.conductor.calendar import DAY, HISTORY_WEEKS, START, USERS, Users, learned, traffic
+from benchmarks.conductor.calendar import DAY, HISTORY_WEEKS, START, Users, learned, traffic
 
 from antiphon.batch.fair_queue import ESCALATED_SHARE, SlotRequest
 from antiphon.catalog.schedules import ScheduleRecord
@@ -46,7 +47,7 @@ from antiphon.definitions.triggers import NewOutcomes
 from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import durations_of
-from antiphon.orchestration.conductor.forecast import QUARTER, moment_of, quarter_of
+from antiphon.orchestration.conductor.forecast import moment_of, quarter_of
 from antiphon.orchestration.conductor.state import Observation, ScheduleState
 from antiphon.orchestration.idle_turns import Contender, IdleTurns, next_turn
 
@@ -236,10 +237,10 @@ class Week(msgspec.Struct):
 
     def at(self, table: Table) -> tuple[float, float, float]:
         """Batch tokens a second, busy share and quiet share at the present rate."""
-        return tuple(  # type: ignore[return-value]
-            float(np.interp(self.rate, RATES, [getattr(one, name) for one in table]))
-            for name in ("batch", "busy", "quiet")
-        )
+        return self._between(table, "batch"), self._between(table, "busy"), self._between(table, "quiet")
+
+    def _between(self, table: Table, name: str) -> float:
+        return float(np.interp(self.rate, RATES, [getattr(one, name) for one in table]))
 
 
 def play(users: Users, days: int, seed: int, engines: Engines, dispersion: float) -> dict[str, WeekFigures]:
@@ -288,17 +289,18 @@ def _steps(begin: datetime, days: int, rates: dict[datetime, float]) -> list[flo
     return [rates[moment_of(quarter_of(begin + timedelta(seconds=n * STEP)))] for n in range(int(days * 86_400 / STEP))]
 
 
-class _Policy:
+class _Policy(ABC):
     """Divides the machine of one step."""
 
     def __init__(self) -> None:
         self.counts: dict[datetime, int] = {}
 
+    @abstractmethod
     def divide(self, week: Week) -> Share:
-        raise NotImplementedError
+        """How the machine is divided now."""
 
-    def ended(self, kind: str, job: _Job) -> None:
-        """A job has ended."""
+    def ended(self, kind: str, job: _Job) -> None:  # noqa: B027
+        """Called when a job has ended."""
 
 
 def _played(
@@ -553,6 +555,3 @@ def _together(week: Week, gate: str, briefing: _Job | None, training: _Job | Non
     batch, _, _ = week.at(table)
     share = 0.0 if briefing is None else 0.5 if backfill else 1.0
     return Share(batch, LEFT_BY_BATCH if training is not None else 0.0, share, table)
-
-
-__all__ = ["QUARTER", "USERS", "WeekFigures", "engines", "play"]

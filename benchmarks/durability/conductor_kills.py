@@ -33,13 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from benchmarks.durability.kill_harness_command import finish
 from sqlalchemy.engine import make_url
 from tests.catalogs import KINDS, catalog_url
 
 from antiphon.core.child_process import start_child
 from antiphon.services.project.store import Store
 
-RESULTS = Path(__file__).parents[1] / "results" / "conductor_kills.jsonl"
 PARTS = tuple(f"p{number}" for number in range(8))
 SETTLES_SECONDS = 120.0
 PASSWORD = "CONDUCTOR_KILLS_PASSWORD"
@@ -169,21 +169,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{one.freezes} freezes; {one.wrong} wrong, {one.stranded} stranded, {one.twice} made twice, "
             f"{one.repeated} effects repeated, {one.lost_records} records without effect"
         )
-    line = json.dumps(
-        {
-            "benchmark": "conductor-kills",
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "size": options.size,
-            "seed": size.seed,
-            "trials": msgspec.to_builtins(found),
-            "goals_met": all(one.holds for one in found),
-        }
-    )
-    if options.keep:
-        with RESULTS.open("a") as kept:
-            kept.write(line + "\n")
-    print(line)
-    return 0 if all(one.holds for one in found) else 1
+    said = {
+        "benchmark": "conductor-kills",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "size": options.size,
+        "seed": size.seed,
+        "trials": msgspec.to_builtins(found),
+        "holds": all(one.holds for one in found),
+    }
+    return finish("conductor_kills", said, keep=options.keep)
 
 
 async def trial(folder: Path, kind: str, size: Size) -> KillFigures:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.harness import fakes
-from tests.integration.gateway.conftest import Running
+from tests.harness.gated_project import GatedProject
+from tests.integration.gateway.conftest import Running, serve
 
 from antiphon.catalog.database import Database
 from antiphon.governance.identity.keys import Keys
@@ -25,6 +26,13 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+
+
+@pytest.fixture
+async def running(project: GatedProject) -> AsyncIterator[Running]:
+    """The gateway of a file's own ``project``; a file without one has its own."""
+    async with serve(project.wired.gateway_services()) as started:
+        yield started
 
 
 @asynccontextmanager

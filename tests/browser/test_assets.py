@@ -13,7 +13,7 @@ import pytest
 from tests.browser.conftest import photograph, require_contrast, require_fit, require_names, signed_in
 from tests.harness import fakes
 from tests.harness.gated_project import GatedProject
-from tests.integration.gateway.conftest import Running, serve
+from tests.integration.gateway.conftest import Running
 from tests.integration.services.test_gate_runs import obeys
 
 if TYPE_CHECKING:
@@ -69,12 +69,6 @@ async def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 def write(folder: Path, workflows: str) -> None:
     (folder / f"{MODULE}.py").write_text(workflows)
     sys.modules.pop(MODULE, None)
-
-
-@pytest.fixture
-async def running(project: GatedProject) -> AsyncIterator[Running]:
-    async with serve(project.wired.gateway_services()) as started:
-        yield started
 
 
 @pytest.fixture

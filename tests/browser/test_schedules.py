@@ -10,7 +10,7 @@ import pytest
 from tests.browser.conftest import photograph, require_contrast, require_fit, require_names, signed_in
 from tests.harness import fakes
 from tests.harness.gated_project import MODEL_NAME, GatedProject
-from tests.integration.gateway.conftest import Running, serve
+from tests.integration.gateway.conftest import Running
 from tests.integration.services.test_gate_runs import REPLIES, SOUND, UNGATED, obeys
 from tests.integration.services.test_schedules import conducting
 
@@ -35,12 +35,6 @@ async def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     conducting(made)[0].look()
     yield made
     await made.close()
-
-
-@pytest.fixture
-async def running(project: GatedProject) -> AsyncIterator[Running]:
-    async with serve(project.wired.gateway_services()) as started:
-        yield started
 
 
 @pytest.fixture

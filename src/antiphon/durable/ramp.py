@@ -28,7 +28,7 @@ class Ramp:
         self._holds = holds
         self._scope = scope
         self._clock = clock
-        self._ended: tuple[RunHold, ...] = ()
+        self._known: tuple[RunHold, ...] = ()
         self._read_at: float | None = None
 
     @property
@@ -37,17 +37,17 @@ class Ramp:
         if self._read_at is None or self._clock.monotonic() - self._read_at >= LOOK_SECONDS:
             return True
         now = self._clock.now()
-        return any(one.begins <= now < one.until for one in self._ended)
+        return any(one.begins <= now < one.until for one in self._known)
 
     def read(self) -> None:
-        """Read the holds that have ended lately.
+        """Read the holds that last, or have ended lately.
 
         Raises:
             UnavailableError: the catalog is away; what was read before is known still.
         """
         self._read_at = self._clock.monotonic()
         since = self._clock.now() - timedelta(seconds=RAMP_SECONDS)
-        self._ended = self._holds.list(self._scope, since)
+        self._known = self._holds.list(self._scope, since)
 
     def waiting(self, under_way: Iterable[str]) -> frozenset[str]:
         """The workflows of which no more runs begin now.
@@ -55,25 +55,20 @@ class Ramp:
         Args:
             under_way: the workflows of the runs that this worker has.
         """
-        now, running, found = self._clock.now(), list(under_way), set[str]()
-        for hold in self._ended:
-            since = (now - hold.until).total_seconds()
-            if 0 <= since < RAMP_SECONDS and self._is_last(hold, now):
-                taken = sum(workflow in hold.workflows for workflow in running)
-                if taken > since // RUN_SECONDS:
-                    found.update(hold.workflows)
+        now, running = self._clock.now(), list(under_way)
+        found = set[str]()
+        for name in {name for hold in self._known for name in hold.workflows}:
+            last = self.after(name, self._known, now)
+            if last is not None:
+                taken = sum(workflow in last.workflows for workflow in running)
+                if taken > (now - last.until).total_seconds() // RUN_SECONDS:
+                    found.add(name)
         return frozenset(found)
 
     @staticmethod
     def after(workflow: str, holds: Iterable[RunHold], now: datetime) -> RunHold | None:
-        """The hold of a workflow that ended lately, after which its runs are taken up one by one."""
-        ended = (one for one in holds if workflow in one.workflows and one.until <= now)
-        last = max(ended, key=lambda one: one.until, default=None)
-        return None if last is None or (now - last.until).total_seconds() >= RAMP_SECONDS else last
-
-    def _is_last(self, hold: RunHold, now: datetime) -> bool:
-        """True of a hold after which no other of its workflows has ended or lasts."""
-        return not any(
-            one.until > hold.until and one.begins <= now and not set(one.workflows).isdisjoint(hold.workflows)
-            for one in self._ended
-        )
+        """The hold of a workflow that ended lately, after which its runs are taken up one by one; ``None`` while one
+        lasts."""
+        own = [one for one in holds if workflow in one.workflows and one.begins <= now]
+        last = max(own, key=lambda one: one.until, default=None)
+        return last if last is not None and 0 <= (now - last.until).total_seconds() < RAMP_SECONDS else None

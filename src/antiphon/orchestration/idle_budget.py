@@ -77,7 +77,7 @@ class IdleBudget:
 
     Args:
         host: the machine; ``holder`` names this process in what it holds.
-        read: the background work of the host; ``generated`` tells whether an engine there is asked at all.
+        read: the background work of the host; the engines are looked at only while there is some beside generation.
         describe: the load of the engines; ``hold`` holds their batch work for so many seconds.
         shares: of the kinds of work. ``seconds``: of a turn.
         quiet: seconds without online requests before training takes part.

@@ -22,10 +22,10 @@ from antiphon.definitions.source import SourceSpec
 from antiphon.features.following.payloads import RowRefusal, decoded, sorted_out
 from antiphon.features.ports import FollowedPage
 from antiphon.features.streaming.nats_access import Access
-from antiphon.features.streaming.nats_client import NatsClient
+from antiphon.features.streaming.nats_client import NatsClient, reading_after
 
 _PART = 500
-_IDLE_SECONDS, _INACTIVE_SECONDS = 20.0, 60.0
+_IDLE_SECONDS = 20.0
 """Idle time after which a consumer is made anew, and after which the server removes it."""
 
 
@@ -178,17 +178,8 @@ class NatsSubjectReader(NatsClient):
         if known is not None and known.sequence == after and time.monotonic() - known.used_at < _IDLE_SECONDS:
             return known
         await self._drop()
-        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-
         client = await self._connected()
-        config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=after + 1,
-            ack_policy=AckPolicy.NONE,
-            inactive_threshold=_INACTIVE_SECONDS,
-            mem_storage=True,
-            num_replicas=1,
-        )
+        config = reading_after(after)
         made = await client.jetstream(timeout=self._timeout).pull_subscribe(
             self._follow.subject or ">", stream=self._follow.stream, config=config
         )

@@ -23,6 +23,7 @@ from antiphon.features.streaming.nats_connection import connected, translated
 TIMEOUT_SECONDS = 2.0
 """Time limit of a connection or of one answer."""
 
+_INACTIVE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.25
 
 Answer = TypeVar("Answer")
@@ -171,3 +172,18 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     loop.close()
+
+
+def reading_after(sequence: int) -> Any:
+    """The configuration of a consumer that reads what comes after a sequence: it acknowledges nothing, and the server
+    forgets it by itself once it is used no more."""
+    from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+    return ConsumerConfig(
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+        opt_start_seq=sequence + 1,
+        ack_policy=AckPolicy.NONE,
+        inactive_threshold=_INACTIVE_SECONDS,
+        mem_storage=True,
+        num_replicas=1,
+    )

@@ -16,14 +16,13 @@ import msgspec
 
 from antiphon.core.errors import TooLargeError, UnavailableError
 from antiphon.features.streaming.nats_access import Access
-from antiphon.features.streaming.nats_client import TIMEOUT_SECONDS, NatsClient
+from antiphon.features.streaming.nats_client import TIMEOUT_SECONDS, NatsClient, reading_after
 from antiphon.features.streaming.nats_connection import acknowledged, kept
 
 _PART = 500
 """Messages under way at once."""
 
 _IDLE_SECONDS = 20.0
-_INACTIVE_SECONDS = 60.0
 """Idle time after which the server removes a reader; it is closed before."""
 
 _READERS = 32
@@ -204,17 +203,8 @@ class NatsServer(NatsClient):
         return found
 
     async def _reader(self, stream: str, log: str, after: int) -> Any:
-        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-
         client = await self._connected()
-        config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=after + 1,
-            ack_policy=AckPolicy.NONE,
-            inactive_threshold=_INACTIVE_SECONDS,
-            mem_storage=True,
-            num_replicas=1,
-        )
+        config = reading_after(after)
         made = await client.jetstream(timeout=self._timeout).pull_subscribe(">", stream=stream, config=config)
         state = await self._state(stream)
         if state is None or state.log != log:
