@@ -84,7 +84,7 @@ async def work(folder: Path, path: Path) -> None:
     refreshes = Refreshes(bell)
 
     def read() -> BackgroundWork:
-        training = Contender("training") if trains(pauses, HOST, HOLDER) else None
+        training = Contender("training") if trains(pauses, HOST) else None
         return BackgroundWork(refreshes.under_way, training=training)
 
     settings = WorkerSettings()

@@ -275,7 +275,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         changes = doorbell.wakeup(environment, "features", "releases")
         clock = store.database.clock
         duties.append(RefreshSchedule(features.scheduled, features.refresh_slot, clock, poll=poll, wakeup=changes))
-    turns = idle_budget(store, wired.engine, process)
+    turns = idle_budget(store, wired.engine, process, worker)
     parts: list[WorkerPart] = [
         *([] if turns is None else [held(f"{IDLE_LEASE}{socket.gethostname()}", kept(turns), detail=turns.detail)]),
         held(f"{WORKERS}{worker}", executors, conflict=NAME_TAKEN, detail=broken.detail),

@@ -112,6 +112,8 @@ class RequestBatches:
         """
         with self.database.transaction() as connection:
             cancelled = self.records.cancel(scope, batch, within=connection)
+            if (run := self.runs.find(scope, f"{WORKFLOW}:{batch}")) is not None:
+                self.runs.resume(scope, run.id, within=connection)  # Its worker ends it, also a paused one.
             self.audit.append(scope, principal, "batch.cancel", batch, {}, originator=originator, within=connection)
         return cancelled
 

@@ -79,11 +79,6 @@ class AssetParts:
         rows = self._database.rows(select(_table).where(*conditions).order_by(_table.c.asset, _table.c.partition))
         return [_record(row) for row in rows]
 
-    def of_run(self, scope: Scope, run: str, *, within: Connection | None = None) -> PartRecord | None:
-        """The part whose last order a run is."""
-        row = self._database.first(select(_table).where(schema.owned(_table, scope, run=run)), within)
-        return None if row is None else _record(row)
-
     def order(self, scope: Scope, record: PartRecord, *, within: Connection) -> None:
         """Note with what a part is ordered; the part that there is stays."""
         values = {"asset": record.asset, "partition": record.partition, "run": record.run}
@@ -91,7 +86,7 @@ class AssetParts:
         owner = {"tenant": scope.tenant, "environment": scope.environment}
         within.execute(_put.values(**owner, **values, ordered_at=record.ordered_at, outcome=None, ended_at=None))
 
-    def settle(self, scope: Scope, record: PartRecord) -> bool:
+    def settle(self, scope: Scope, record: PartRecord, *, within: Connection | None = None) -> bool:
         """Note how a part's order ended; ``False`` when that was done before, or the part was ordered anew."""
         values: dict[str, Any] = {"outcome": record.outcome, "ended_at": record.ended_at}
         if record.made_by == record.run:
@@ -99,7 +94,7 @@ class AssetParts:
             values["made_inputs"] = canonical(record.made_inputs).decode()
         same = schema.owned(_table, scope, asset=record.asset, partition=record.partition, run=record.run)
         statement = update(_table).where(same, _table.c.outcome.is_(None)).values(values)
-        return self._database.write(statement) == 1
+        return self._database.write(statement, within) == 1
 
     def reopen(self, scope: Scope, run: str, goes_on: str, *, within: Connection) -> None:
         """Count a run that was queued again, or one that goes on for it, as the order of its part."""

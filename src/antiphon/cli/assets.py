@@ -55,7 +55,7 @@ def show_asset(
 def _text(found: AssetDetail, limit: int) -> Iterator[str]:
     asset = found.asset
     yield f"{asset.key}: {asset.stage}, {asset.reason}"
-    yield f"made by:  {f'{asset.made_by} ({asset.when})' if asset.made_by else 'applies, refreshes or trainings'}"
+    yield f"made by:  {f'{asset.made_by} ({asset.when})' if asset.made_by else 'no schedule'}"
     yield f"made of:  {', '.join(asset.reads) or '-'}"
     yield f"feeds:    {', '.join(asset.feeds) or '-'}"
     if further := [key for key in found.descendants if key not in asset.feeds]:

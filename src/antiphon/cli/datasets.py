@@ -92,7 +92,7 @@ def build(
             if ended.status != "succeeded":
                 raise DatasetFailedError(
                     f"The build {run.id} {ended.status}: {ended.error or 'it was canceled'}",
-                    next_step=f"Mend the cause; `antiphon runs retry {run.id}` goes on where it was.",
+                    next_step=f"`antiphon runs retry {run.id}` goes on where it was, once its cause is mended.",
                 )
             built = store.datasets.get(store.scope, str((ended.result or {})["dataset"]))
             show(built, as_json, lambda: _shown(built))

@@ -74,7 +74,9 @@ def backfill(
     if wait and found.status not in ("succeeded", "succeeded_with_failures"):
         raise BackfillFailedError(
             f"The backfill {found.id} {found.status}: {found.error or 'it was canceled'}",
-            next_step=f"Mend the cause; `antiphon runs retry {found.id}` goes on where it was.",
+            next_step=f"Mend the cause; `antiphon runs retry {found.id}` goes on where it was."
+            if found.status == "failed"
+            else "Order another one.",
         )
 
 

@@ -105,10 +105,6 @@ class AssetGraph(msgspec.Struct, frozen=True):
         """The asset that a schedule makes."""
         return next((asset for asset in self.assets.values() if asset.schedule == schedule), None)
 
-    def readers(self, key: str) -> tuple[Asset, ...]:
-        """The assets that are made from one."""
-        return tuple(asset for asset in self.assets.values() if key in asset.reads)
-
 
 def asset_graph(
     views: Mapping[str, FeatureViewSpec],

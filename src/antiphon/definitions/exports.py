@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Set
-from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -12,6 +11,7 @@ import msgspec
 
 from antiphon.definitions.application import Application
 from antiphon.definitions.objects import SCHEME, ObjectPath, is_objects, object_mistakes
+from antiphon.definitions.partitions import is_day
 
 FileFormat = Literal["parquet", "csv", "jsonl"]
 ExportedKind = Literal["view", "predictions", "dataset", "answers"]
@@ -115,7 +115,7 @@ def export_mistakes(work: ExportWork, given: object, applications: Mapping[str, 
     if work.since is not None:
         if work.kind != "predictions":
             yield "since: only predictions are exported by day; leave it out."
-        elif not _is_day(work.since):
+        elif not is_day(work.since):
             yield f"since: {work.since!r} is no day; write one such as '2026-11-01'."
     for name in ("keep", "rows_per_file"):
         value = getattr(work, name)
@@ -145,6 +145,8 @@ def _place_mistakes(work: ExportWork) -> Iterator[str]:
         yield (
             f"to: {to!r} is no file of the format {work.format}; end it with .{work.format}, or with / for a folder."
         )
+    if work.is_folder and DAY in found and VERSION not in found and work.kind != "predictions":
+        yield "to: files of several versions of a day would lie in one folder; write {version} too, or neither."
     if not found and not work.is_folder:
         if work.kind == "predictions":
             yield "to: a file holds predictions of one day; write {day} into the path, or end it with / for a folder."
@@ -160,10 +162,3 @@ def _place_mistakes(work: ExportWork) -> Iterator[str]:
 def _key_of(to: str) -> str:
     """A path without what a URL of objects says about their store."""
     return f"{SCHEME}{ObjectPath.of(to).bucket}/{ObjectPath.of(to).pattern}" if is_objects(to) else to
-
-
-def _is_day(text: object) -> bool:
-    try:
-        return isinstance(text, str) and date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False

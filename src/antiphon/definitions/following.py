@@ -57,8 +57,7 @@ class PostgresTable(msgspec.Struct, frozen=True, tag="postgres"):
     @property
     def place(self) -> str:
         """Names what is followed; a position belongs to it."""
-        parts = urlsplit(self.url)
-        return f"postgres {parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path} {self.table}"
+        return f"postgres {_servers(self.url)}{urlsplit(self.url).path} {self.table}"
 
     def mistakes(self) -> Iterator[str]:
         """Yields the mistakes of the declaration, a sentence each."""
@@ -67,6 +66,7 @@ class PostgresTable(msgspec.Struct, frozen=True, tag="postgres"):
             yield f"{self.table!r} is no table; write NAME or SCHEMA.NAME."
         if isinstance(self.url, str):
             yield from database_mistakes(self.url, self.password_variable)
+            yield from _port_mistakes(self.url)
         yield from _duration_mistakes("within", self.within)
 
 
@@ -98,8 +98,7 @@ class NatsSubject(msgspec.Struct, frozen=True, tag="nats"):
     @property
     def place(self) -> str:
         """Names what is followed; a position belongs to it."""
-        parts = urlsplit(self.url)
-        return f"nats {parts.hostname or 'localhost'}:{parts.port or 4222} {self.stream} {self.subject or '>'}"
+        return f"nats {_servers(self.url)} {self.stream} {self.subject or '>'}"
 
     def mistakes(self) -> Iterator[str]:
         """Yields the mistakes of the declaration, a sentence each."""
@@ -114,6 +113,7 @@ class NatsSubject(msgspec.Struct, frozen=True, tag="nats"):
                 yield "url must be nats://HOST:PORT or tls://HOST:PORT."
             if holds_secret(self.url):
                 yield "url holds a password; name an environment variable in password_variable."
+            yield from _port_mistakes(self.url)
         if self.epoch not in ("s", "ms", "us"):
             yield f"epoch must be s, ms or us, not {self.epoch!r}."
         columns: Any = self.columns
@@ -204,3 +204,15 @@ def _duration_mistakes(name: str, text: object) -> Iterator[str]:
         seconds = 0.0
     if seconds < _LEAST_SECONDS:
         yield f"{name} must be a duration of 200ms or more, such as 5s, not {text!r}."
+
+
+def _servers(url: str) -> str:
+    """The hosts of a URL with their ports, as they are written, without the user."""
+    return urlsplit(url).netloc.rpartition("@")[2] or "localhost"
+
+
+def _port_mistakes(url: str) -> Iterator[str]:
+    for host in _servers(url).split(","):
+        port = re.search(r":([^:\]]*)\Z", host)
+        if port is not None and not re.fullmatch(r"\d{1,5}", port[1], re.ASCII):
+            yield f"url: {port[1]!r} is no port; write HOST:PORT, and several with commas between."

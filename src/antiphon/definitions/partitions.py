@@ -16,6 +16,14 @@ MOST_PARTITIONS = 3_660
 """Partitions of an asset, at most: ten years of days."""
 
 
+def is_day(text: object) -> bool:
+    """Tells whether a text is a day as days are compared here: ``2026-11-01``, and no other form of ISO 8601."""
+    try:
+        return isinstance(text, str) and date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
 class DailyPartitions(msgspec.Struct, frozen=True, tag="daily"):
     """A part for each day of a zone's calendar, from the first day on. A day has its part once it is over.
 
@@ -44,11 +52,10 @@ class DailyPartitions(msgspec.Struct, frozen=True, tag="daily"):
         known when that is."""
         wrong = list(zone_mistakes(self.zone))
         yield from wrong
-        try:
-            first = date.fromisoformat(self.first)
-        except (TypeError, ValueError):
+        if not is_day(self.first):
             yield f"partitions: {self.first!r} is no day; write one such as '2026-11-01'."
             return
+        first = date.fromisoformat(self.first)
         if wrong or now is None:
             return
         today = now.astimezone(ZoneInfo(self.zone)).date()

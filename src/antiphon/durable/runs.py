@@ -507,12 +507,13 @@ class Runs:
 
     def pause(self, scope: Scope, run: str, principal: str, *, within: Connection | None = None) -> Run:
         """Let nobody work on a run until it is resumed; its worker gives it back within a second or two. One that ended
-        stays, and one that is paused already is as it was.
+        or is to be canceled stays, and one that is paused already is as it was.
 
         Raises:
             NotFoundError: there is none of this id here.
         """
-        free = _runs.c.paused_by.is_(None) & _runs.c.status.not_in(ENDED)
+        # One that is to be canceled would wait for its worker for ever, if that dies.
+        free = _runs.c.paused_by.is_(None) & ~_runs.c.cancel_requested & _runs.c.status.not_in(ENDED)
         return self._paused(scope, run, principal, free, within)
 
     def resume(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
@@ -567,7 +568,9 @@ class Runs:
         **values: Any,
     ) -> None:
         now = self._clock.now()
-        values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
+        values |= {"worker": None, "lease_until": None, "updated_at": now}
+        if ended:
+            values |= {"ended_at": now, "paused_by": None}
         leaving = update(_runs).where(holds(run)).values(values).returning(_runs.c.schedule)
         with self._database.transaction() as connection:
             if (left := connection.execute(leaving).first()) is None:

@@ -65,7 +65,8 @@ class FollowedPage(msgspec.Struct, frozen=True):
 
 
 class FollowedReader(Protocol):
-    """A place that another system writes to: a table of PostgreSQL, or messages of NATS JetStream.
+    """A place that another system writes to: a table of PostgreSQL, messages of NATS JetStream, or
+    files of a folder.
 
     What was in a page may come again in a later one; nothing that was written is in none.
     """

@@ -55,12 +55,14 @@ class BackgroundWork(msgspec.Struct, frozen=True):
     Attributes:
         features, backfill, training: what is under way of them; ``None`` for nothing.
         batch: the job of batch work whose deadline presses most, where one has any.
+        own: whether this process computes the features, so that its processor time tells whether they use a turn.
     """
 
     features: Contender | None = None
     backfill: Contender | None = None
     training: Contender | None = None
     batch: Contender | None = None
+    own: bool = True
 
 
 class IdleState(msgspec.Struct, frozen=True):
@@ -153,7 +155,7 @@ class IdleBudget:
     async def _look(self) -> float:
         """Decide once and have it done; returns the seconds until the next look."""
         work = await asyncio.to_thread(self._read)
-        if work == BackgroundWork(batch=work.batch):
+        if work.features is None and work.backfill is None and work.training is None:
             self._turns = next_turn(self._turns, (), self._now(), self._shares, self._seconds)
             await self._apply(None)
             return self._poll
@@ -169,7 +171,7 @@ class IdleBudget:
     def _contending(self, work: BackgroundWork, load: EngineLoad) -> Sequence[Contender]:
         found = []
         computing = [one for one in (work.features, work.backfill) if one is not None]
-        if computing and self._uses_its_turns():
+        if computing and (not work.own or self._uses_its_turns()):
             found += computing
         if work.training is not None and not self._online(load):
             found.append(work.training)
@@ -218,9 +220,10 @@ class IdleBudget:
 
     async def _lost(self, error: Exception) -> float:
         """Without sight of engine or catalog everybody goes on, as if there were no turns."""
-        if str(error) != self._said:
-            self._said = str(error)
-            _log.warning("Turns at the machine's idle time cannot be given now: %s", error or "the engine is silent.")
+        said = str(error) or "the engine is silent"
+        if said != self._said:
+            self._said = said
+            _log.warning("Turns at the machine's idle time cannot be given now: %s", said)
         self._turns = msgspec.structs.replace(self._turns, turn=None, waits={})
         await self._let_go()
         return LOOK_SECONDS
@@ -235,9 +238,8 @@ class IdleBudget:
         return self._clock.now().timestamp()
 
 
-def trains(pauses: TrainingPauses, host: str, holder: str) -> bool:
-    """Tell whether a worker of a host trains and is held by nobody but this turn's writer: by a person, or for
-    users."""
+def trains(pauses: TrainingPauses, host: str) -> bool:
+    """Tell whether a worker of a host trains, and is held by nobody but for turns: not by a person, nor for users."""
     held, trainings = pauses.known()
     if not any(one.host == host for one in trainings):
         return False

@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.batch.fair_queue import QueueState, SlotRequest, next_request
+from antiphon.batch.fair_queue import MAX_WAIT_SECONDS, QueueState, SlotRequest, next_request
 
 IdleWork = Literal["features", "backfill", "training", "batch"]
 """Kinds of background work that take whole machines: refreshes of features, backfills of them, fine-tuning, and batch
@@ -50,6 +50,7 @@ class IdleTurns(msgspec.Struct, frozen=True):
         decided: moment of the last decision. ``waits``: since when each kind that has work has been without a turn.
         charged: the time that each kind has had over its share, in virtual seconds, as of start-time fair queueing.
         had: seconds that each kind had of what several wanted, since the turns began.
+        overdue: it was given because its kind had waited too long, so that no deadline takes it back.
     """
 
     turn: IdleWork | None = None
@@ -59,6 +60,7 @@ class IdleTurns(msgspec.Struct, frozen=True):
     waits: Mapping[IdleWork, float] = {}
     charged: Mapping[IdleWork, float] = {}
     had: Mapping[IdleWork, float] = {}
+    overdue: bool = False
 
 
 def next_turn(
@@ -91,7 +93,7 @@ def next_turn(
     }
     holder = None if state.turn is None else asking.get(state.turn)
     if holder is not None and now < state.until:
-        nearer = any(
+        nearer = not state.overdue and any(
             one.escalates(now) and (not holder.escalates(now) or one.deadline < holder.deadline)
             for one in asking.values()
             if one is not holder
@@ -101,9 +103,15 @@ def next_turn(
     queue = QueueState(1, 0, {}, {}, shares, 0.0, {str(work): at for work, at in charged.items()})
     chosen = next_request(list(asking.values()), queue, now)
     found = next(one for one in contenders if one.work == chosen.tenant)
-    why = f"{found.name} is due soon" if chosen.escalates(now) else "it has had least of the idle time by its share"
+    overdue = now - chosen.since > MAX_WAIT_SECONDS
+    if overdue:
+        why = "it has waited for longer than a minute"
+    elif chosen.escalates(now):
+        why = f"{found.name} is due soon"
+    else:
+        why = "it has had least of the idle time by its share"
     waits = {work: waits.get(work, now) for work in present if work != found.work}
-    return IdleTurns(found.work, now + seconds, why, now, waits, charged, had)
+    return IdleTurns(found.work, now + seconds, why, now, waits, charged, had, overdue)
 
 
 def _caught_up(charged: Mapping[IdleWork, float]) -> dict[IdleWork, float]:

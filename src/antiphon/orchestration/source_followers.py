@@ -75,7 +75,7 @@ class SourceFollower:
                 except AntiphonError as error:
                     failures, state = failures + 1, None
                     await self._say(error)
-                    await wait(stop, min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE))
+                    await wait(stop, min(_FIRST_PAUSE * 2 ** min(failures - 1, 10), _LONGEST_PAUSE))
                     continue
                 failures, self._said = 0, None
                 if not page.more:

@@ -67,7 +67,7 @@ class StreamPoller:
                 except AntiphonError:
                     _log.exception("The streams cannot be consumed; trying again.")
                     moved, failed = 0, failed + 1
-                    pause = min(_FIRST_PAUSE * 2**failed, _LONGEST_PAUSE)
+                    pause = min(_FIRST_PAUSE * 2 ** min(failed, 10), _LONGEST_PAUSE)
                 found = found or moved > 0
                 if failed:
                     await wait(stop, pause)  # New events would be logged as another failure.

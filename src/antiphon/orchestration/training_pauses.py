@@ -162,7 +162,7 @@ class TrainingPauseExchange:
     def _obeys(self, pause: TrainingPause) -> bool:
         if pause.writer == self._holder or not (self._governed or pause.ordered):
             return False
-        return pause.host in (self._own.host, EVERY_HOST) or (self._own.everywhere and not pause.ordered)
+        return pause.host in (self._own.host, EVERY_HOST) or (self._own.everywhere and pause.reason == _REASON)
 
     def _obey(self) -> None:
         now = self._monotonic()

@@ -19,6 +19,8 @@ from antiphon.durable.attempts import RunAttempt, RunAttempts
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.dead_letters import DeadLetters
 from antiphon.durable.run import ENDED, Run, RunStatus
+from antiphon.features.offline.backfill import KEEP
+from antiphon.features.offline.backfill import WORKFLOW as BACKFILL
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
 from antiphon.orchestration.conductor.waiting import RunWait
@@ -67,9 +69,9 @@ class ProjectRuns:
         with self._store.database.transaction() as connection:
             found = self._store.runs.get(scope, run, within=connection)
             if found.workflow == OPENAI_BATCH:
-                # Its worker ends it, with the files of what was done.
+                # Its worker ends it, with the files of what was done: a pause would keep that from it.
                 Batches(self._store.database).cancel(scope, str(found.arguments["batch"]), within=connection)
-                return found
+                return self._store.runs.resume(scope, run, within=connection)
             cancelled = self._store.runs.cancel(scope, run, within=connection)
             if cancelled.workflow == OPTIMIZE and cancelled.status == "cancelled":
                 # One under way forgets them itself, once it has stopped.
@@ -85,17 +87,24 @@ class ProjectRuns:
 
         Raises:
             ForbiddenError: ``by`` may not order what the run does.
-            NotFoundError: there is no such run. ConflictError: it ended. InvalidInputError: no reason.
+            NotFoundError: there is no such run. InvalidInputError: no reason.
+            ConflictError: it ended, is to be canceled, or is paused already.
         """
         store = self._store
         if not reason.strip():
-            raise InvalidInputError("A run is paused for a reason.", where="--reason", next_step="Say why.")
+            raise InvalidInputError("A run is paused for a reason.", where="reason", next_step="Say why.")
         require_cancel(store, by, store.runs.get(scope, run))
         with store.database.transaction() as connection:
+            before = store.runs.get(scope, run, within=connection)
             found = store.runs.pause(scope, run, by.id, within=connection)
-            if found.status in ENDED:
+            if found.status in ENDED or found.cancel_requested:
+                state = found.status if found.status in ENDED else "about to be canceled"
+                raise ConflictError(f"The run {run} is {state}.", where="run", next_step="There is no pausing it.")
+            if before.paused_by is not None:
                 raise ConflictError(
-                    f"The run {run} has {found.status}.", where="run", next_step="There is no pausing it."
+                    f"The run {run} is paused by {before.paused_by} already.",
+                    where="run",
+                    next_step=f"`antiphon runs resume {run}` lets it go on.",
                 )
             store.audit.append(scope, by.id, "run.pause", run, {"reason": reason}, within=connection)
         return found
@@ -159,7 +168,7 @@ class ProjectRuns:
         """
         store = self._store
         if not reason.strip():
-            raise InvalidInputError("A step is skipped for a reason.", where="--reason", next_step="Say why.")
+            raise InvalidInputError("A step is skipped for a reason.", where="reason", next_step="Say why.")
         require_cancel(store, by, store.runs.get(scope, run))
         with store.database.transaction() as connection:
             found = DeadLetters(store.database).skip(scope, run, step, result, by.id, within=connection)
@@ -171,6 +180,14 @@ class ProjectRuns:
     def _reopen(self, run: Run, failed: str, within: Connection) -> None:
         """Queue what the run works on again, and count it as the one that its schedule has open."""
         store, scope = self._store, run.scope
+        if run.workflow == BACKFILL:
+            kept = sum(step.name.startswith(KEEP) for step in store.runs.steps(scope, run.id, within=within))
+            if kept != len(store.backfills.list(scope, run.id, within=within)):
+                raise ConflictError(
+                    "What the backfill kept is another run's, or was discarded.",
+                    where="run",
+                    next_step="Order another backfill.",
+                )
         if run.workflow == OPENAI_BATCH:
             raise ConflictError(
                 "A batch that ended has the files of what was done.",

@@ -39,7 +39,7 @@ class Machine:
         self.computing = 0.0
 
     def read(self) -> BackgroundWork:
-        return BackgroundWork(self.features, None, Contender("training") if trains(self.pauses, HOST, "me") else None)
+        return BackgroundWork(self.features, None, Contender("training") if trains(self.pauses, HOST) else None)
 
     def budget(self, seconds: float = 0.6) -> IdleBudget:
         return IdleBudget(
@@ -70,7 +70,7 @@ async def machine(folder: Path) -> AsyncIterator[Machine]:
             await asyncio.sleep(0.01)
         exchange.report(frozenset())
         exchanging = asyncio.create_task(exchange.run_until(stop))
-        while not trains(pauses, HOST, "me"):
+        while not trains(pauses, HOST):
             await asyncio.sleep(0.01)
         batch = asyncio.create_task(endless(client))
         try:

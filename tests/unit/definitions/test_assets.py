@@ -160,6 +160,7 @@ Schedule(other, when={{when}})
             "the first day, 2027-01-01, is in the future",
         ),
         ("", ', partitions=daily("2006-01-01")', ", day: str", "stale()", "is more than 3660 days ago"),
+        ("", ', partitions=daily("20261101")', ", day: str", "stale()", "'20261101' is no day"),
         ("", ', partitions=daily("yesterday")', ", day: str", "stale()", "'yesterday' is no day"),
         ("", ', partitions=daily("2026-11-01", "Mars")', ", day: str", "stale()", "'Mars' is no zone"),
         ("", ", partitions=keyed()", ", key: str", "stale()", "keyed() names no key"),

@@ -77,6 +77,7 @@ def test_a_version_has_its_place(work: ExportWork, part: str, place: str) -> Non
         ('to="out/answers.jsonl"', 'to="out/", keep=0', "keep is a whole number from 1, not 0."),
         ('to="out/answers.jsonl"', 'to="out/", rows_per_file="all"', "rows_per_file is a whole number from 1"),
         ('to="out/answers.jsonl"', 'to="out/", since="2026-11-01"', "since: only predictions are exported by day"),
+        ("out/answers.jsonl", "out/{day}/", "to: files of several versions of a day would lie in one folder"),
         ('since="2026-11-01"', 'since="1 Nov"', "since: '1 Nov' is no day; write one such as '2026-11-01'."),
         ("s3://warehouse/", "s3://key:secret@warehouse/", "to: path holds credentials"),
         ("s3://warehouse/tickets/", "s3:///tickets/", "to: path names no bucket"),

@@ -62,7 +62,8 @@ def test_a_stream_may_follow_a_place_which_is_no_part_of_its_meaning(tmp_path: P
     assert list(followed.mistakes()) == []
     assert followed.spec().follow == table
     assert followed.spec().meaning() == alone.spec().meaning()
-    assert table.place == "postgres db:5432/shop billing.payments"
+    assert table.place == "postgres db/shop billing.payments"
+    assert PostgresTable("postgresql://u@a:1,b:2/shop", "t", "id").place == "postgres a:1,b:2/shop t"
     drop = Source.stream("visits", event_time="at", event_id="id", follow=FileDrop("inbox/*.csv"))
     found = drop.spec(tmp_path).follow
     assert isinstance(found, FileDrop)
@@ -84,6 +85,7 @@ def test_a_stream_may_follow_a_place_which_is_no_part_of_its_meaning(tmp_path: P
         (PostgresTable(url="postgresql://db/shop", table="a", watermark="b", within="5"), "within must be a duration"),
         (PostgresTable(url="postgresql://db/shop", table="a", watermark="b", within="100ms"), "of 200ms or more"),
         (NatsSubject(url="http://bus", stream="A"), "url must be nats://"),
+        (NatsSubject(url="nats://a:4222,b:x", stream="A"), "url: 'x' is no port"),
         (NatsSubject(url="nats://bus", stream="A.B"), "'A.B' is no name of a JetStream stream"),
         (NatsSubject(url="nats://bus", stream="A", subject="a..b"), "'a..b' is no subject"),
         (NatsSubject(url="nats://bus", stream="A", columns={"a": "b..c"}), "columns: 'a' must name a field's path"),

@@ -81,6 +81,16 @@ def test_short_laxity_takes_the_turn_at_once_and_names_what_is_due() -> None:
     assert state.turn == "batch"
 
 
+def test_a_turn_that_was_given_for_a_long_wait_is_not_taken_back() -> None:
+    state, contenders, turns = IdleTurns(), [Contender("features", 1.0, 9.0, "run run_1"), Contender("training")], []
+    for now in range(200):
+        state = next_turn(state, contenders, float(now), SHARES, 5.0)
+        turns.append((state.turn, state.why))
+    waited = [why for turn, why in turns if turn == "training"]
+    assert len(waited) >= 10
+    assert set(waited) == {"it has waited for longer than a minute"}
+
+
 def test_a_deadline_far_away_changes_nothing() -> None:
     had, _, _ = simulated([Contender("batch", 1e9, 60.0), Contender("training")], 400)
     assert abs(had["batch"] - had["training"]) <= 5

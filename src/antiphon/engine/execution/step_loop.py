@@ -169,7 +169,7 @@ class StepLoop:
         held = self._held_seconds
         wait = (
             not self._stopping
-            and not self._leaving
+            and not any(executor.idle for executor in self._leaving)
             and all(
                 executor.idle or (held > 0 and executor.generates and not executor.serves_online)
                 for executor in self.executors

@@ -52,10 +52,16 @@ class _FolderPosition(msgspec.Struct, frozen=True):
 
 
 class _UnreadFile(msgspec.Struct, frozen=True):
-    """A file that is not read: since when it is as it is (monotonic), and whether it was seen to become so."""
+    """A file that is not read.
+
+    Attributes:
+        since: it has been as it is since then; unread: it has not been read since then (monotonic).
+        witnessed: it was seen to become so.
+    """
 
     identity: FileIdentity
     since: float
+    unread: float
     witnessed: bool
 
 
@@ -145,7 +151,12 @@ class FileDropReader:
         self._seen = {
             path: known
             if (known := before.get(path)) is not None and known.identity == present[path]
-            else _UnreadFile(present[path], now, self._seen is not None)
+            else _UnreadFile(
+                present[path],
+                now,
+                now if known is None else known.unread,
+                self._seen is not None if known is None else known.witnessed,
+            )
             for path in changed
         }
         if at.open is not None and present.get(at.open.path) == at.open.identity:
@@ -157,11 +168,11 @@ class FileDropReader:
         return None
 
     def _caught_up_at(self, now: datetime) -> datetime | None:
-        """The moment before which all files were read: that at which the first of the others was seen to change."""
+        """The moment before which all files were read: that at which the first of the others was seen."""
         unread = (self._seen or {}).values()
         if not all(seen.witnessed for seen in unread):
             return None
-        waited = max((self._clock.monotonic() - seen.since for seen in unread), default=0.0)
+        waited = max((self._clock.monotonic() - seen.unread for seen in unread), default=0.0)
         return now - timedelta(seconds=waited)
 
     def _rows(
@@ -182,6 +193,8 @@ class FileDropReader:
             rows = next(self._batches, None)
         except AntiphonError as error:
             return [], f"{Path(path).name} cannot be read: {error.what}", True
+        except (ValueError, OverflowError) as error:  # A time beyond all calendars, say.
+            return [], f"{Path(path).name} cannot be read: a value of it has no meaning ({type(error).__name__}).", True
         if rows is None:
             return [], None, True
         self._given = msgspec.structs.replace(self._given, rows=self._given.rows + len(rows))
@@ -203,7 +216,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, Decimal):
-        value = float(value)
+        # An id that is a whole number stays the number that it is.
+        whole = value.is_finite() and value == value.to_integral_value() and abs(value) < 2**63
+        value = int(value) if whole else float(value)
     if isinstance(value, float):
         return value if isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

@@ -99,8 +99,9 @@ class FollowedPlaces:
         reached = None if state is None else state.caught_up_at
         if reached is not None and reached >= now - timedelta(seconds=within_seconds(source.follow)):
             return 0
-        reader = self.reader(source)
+        reader = None
         try:
+            reader = self.reader(source)
             while state is None or not _reached(state, now):
                 state = state or self.begin(source)
                 page = reader.read(state.position, PAGE)
@@ -114,7 +115,8 @@ class FollowedPlaces:
                 raise
             _log.warning("The stream %s is used as it was read through %s: %s", source.name, reached, error)
         finally:
-            reader.close()
+            if reader is not None:
+                reader.close()
         return read
 
     def _append_singly(self, stream: str, events: Sequence[Event]) -> int:

@@ -24,7 +24,8 @@ _FLOORS = {
 _NUMBERS = ("float4", "float8", "numeric", "money")
 
 _UNIQUE = """
-SELECT 1 FROM pg_index AS i WHERE i.indrelid = to_regclass(%(table)s) AND i.indisunique AND i.indpred IS NULL AND ARRAY(
+SELECT 1 FROM pg_index AS i WHERE i.indrelid = to_regclass(%(table)s) AND i.indisunique AND i.indisvalid
+AND i.indpred IS NULL AND i.indexprs IS NULL AND ARRAY(
     SELECT a.attname::text FROM pg_attribute AS a
     WHERE a.attrelid = i.indrelid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
     AND (a.attname = %(column)s OR NOT EXISTS (
@@ -119,7 +120,10 @@ def described_table(cursor: Any, source: SourceSpec) -> FollowedTable:
                 f"no unique index says that {source.event_id!r} names a row, and rows of one id count once",
                 "Name a unique column in event_id; or declare unique=True where it is unique without an index.",
             )
-    columns = ", ".join(f"{_value(column, kind)} AS {_column(column)}" for column, kind in kinds.items())
+    columns = ", ".join(
+        f"{_value(column, kind, exact=column == source.event_id)} AS {_column(column)}"
+        for column, kind in kinds.items()
+    )
     return FollowedTable(
         _escaped(name),
         f"row_to_json((SELECT payload FROM (SELECT {columns}) AS payload))::text",
@@ -131,13 +135,16 @@ def described_table(cursor: Any, source: SourceSpec) -> FollowedTable:
     )
 
 
-def _value(column: str, kind: str) -> str:
-    """A column as batch reads it from a table; JSON has no number that is none."""
+def _value(column: str, kind: str, *, exact: bool = False) -> str:
+    """A column as batch reads it from a table; JSON has no number that is none. An ``exact`` one, which is an id, is a
+    text where a float would make two of them one."""
     name = f"own.{_column(column)}"
+    if exact and kind in _NUMBERS:
+        return f"{name}::text"
     if kind not in _NUMBERS:
         return readable_column(name, kind)
-    exact = f"{name}::numeric" if kind == "money" else name
-    return f"CASE WHEN abs({exact}) < 1e308 THEN {exact}::float8 END"
+    number = f"{name}::numeric" if kind == "money" else name
+    return f"CASE WHEN abs({number}) < 1e308 THEN {number}::float8 END"
 
 
 def _refused(source: SourceSpec, what: str, next_step: str) -> InvalidInputError:

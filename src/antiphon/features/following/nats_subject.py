@@ -65,7 +65,11 @@ class NatsSubjectReader(NatsClient):
         self._follow = source.follow
         self._clock = clock
         self._consumer: _Consumer | None = None
-        super().__init__(self._follow.url, Access(password=self._password()))
+        try:
+            super().__init__(self._follow.url, Access(password=self._password()))
+        except AntiphonError as error:
+            self._name_source(error)
+            raise
 
     def read(self, position: str | None, limit: int) -> FollowedPage:
         """The messages after a position, at most ``limit``.
@@ -78,14 +82,18 @@ class NatsSubjectReader(NatsClient):
         try:
             return self._call(lambda: self._page(at, limit), self._timeout * (2 + limit // _PART))
         except AntiphonError as error:
-            if error.where != f"source {self._source.name}":
-                error.where = f"source {self._source.name}"
-                error.next_step = (
-                    "It is tried again; see that the server runs."
-                    if isinstance(error, UnavailableError)
-                    else "Correct url, user and password_variable of the source's follow."
-                )
+            self._name_source(error)
             raise
+
+    def _name_source(self, error: AntiphonError) -> None:
+        """Name this source in an error of the client, which speaks of the project's own event log."""
+        error.where = f"source {self._source.name}"
+        if "[features]" in (error.next_step or ""):
+            error.next_step = (
+                "It is tried again; see that the server runs, and that url is right."
+                if isinstance(error, UnavailableError)
+                else "Correct url, user and password_variable of the source's follow."
+            )
 
     def abandon(self) -> None:
         """End a reading that hangs, from another thread; every wait of this reader has a bound of its own."""

@@ -71,6 +71,10 @@ class BackfillArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         return ((moment, view) for moment in self.moments for view in self.views)
 
 
+KEEP = "keep "
+"""Beginning of the names of steps that record a partition."""
+
+
 class BackfillResult(msgspec.Struct, frozen=True):
     """Result of a backfill: how many partitions are kept, how many the gates blocked, and the last moment."""
 
@@ -110,7 +114,7 @@ class Backfiller:
                 continue
             manifest = msgspec.convert(made, SnapshotManifest)
             keep = partial(self._keep, order, manifest, tuple(before[key]), run.id)
-            if await run.transaction(f"keep {named}", keep) == "blocked":
+            if await run.transaction(f"{KEEP}{named}", keep) == "blocked":
                 blocked += 1
             else:
                 kept += 1

@@ -117,7 +117,7 @@ class SnapshotPromotion:
         def evidence(connection: Connection, number: int) -> None:
             now = self.catalog.clock.now()
             for partition, view, (manifest, _) in zip(newest, promoted, going, strict=True):
-                verdict = _verdict(partition, view, manifest, reason, principal, now)
+                verdict = _verdict(partition, view, manifest, reason, principal, now, number)
                 self.catalog.verdicts.add(verdict, within=connection)
             named = sorted({one.view for one in newest})
             detail = {"views": named, "publication": number, "run": run, "reason": reason}
@@ -200,9 +200,11 @@ def _verdict(
     reason: str,
     principal: str,
     now: datetime,
+    number: int,
 ) -> Verdict:
     return msgspec.structs.replace(
-        verdict_of(partition, verdict_id(partition.run, partition.key)),
+        # Each promotion has its own: what was rolled back may be promoted again.
+        verdict_of(partition, verdict_id(f"{partition.run}/{number}", partition.key)),
         outcome=view.outcome,
         findings=view.findings,
         manifest=manifest,

@@ -137,7 +137,7 @@ def find_pins(
             pinned.append(SnapshotPin("embargo", f"until {waiting[manifest.id]:%Y-%m-%d %H:%M:%SZ}"))
         if (backfill := (backfills or {}).get(manifest.id)) is not None:
             pinned.append(SnapshotPin("backfill", backfill))
-        if latest[manifest.key] == manifest.id:
+        if latest.get(manifest.key) == manifest.id:  # of a view that was only backfilled there is none
             pinned += [SnapshotPin("release", release) for release in releases.get(manifest.key, ())]
         if number := sum(written(since, until) for since, until in times if until > now - kept):
             pinned.append(SnapshotPin("receipt", f"{number} receipts"))

@@ -68,10 +68,17 @@ def _report(call: OperationCall) -> BackfillReport:
 
 @operation("POST", "/admin/backfills/{run}/promote", "Publish the newest snapshots of a backfill together.", "publish")
 def _promote(call: OperationCall, body: PromotionRequest) -> BackfillPromotion:
-    promote = call.services.features.backfills.promote
-    return promote(
+    found = call.services.features.backfills.promote(
         call.scope, call.principal, call.path["run"], reason=body.reason, older=body.older, dry_run=body.dry_run
     )
+    may = call.services.access.records.may_read_view
+    views = tuple(
+        one
+        if may(call.scope, call.principal, one.view)
+        else msgspec.structs.replace(one, findings=without_reasons(one.findings))
+        for one in found.views
+    )
+    return msgspec.structs.replace(found, views=views)
 
 
 @operation("POST", "/admin/backfills/{run}/discard", "Give up what is kept of a backfill.", "publish")

@@ -34,7 +34,7 @@ def assets(call: PageCall) -> Response:
         detail = found.show(of) if of else None
     except NotFoundError as error:
         problem = error
-    shown = [one for one in every.values() if not stale or one.stale or one.stage == "failed"]
+    shown = [one for one in every.values() if not stale or one.stale]
     near = list(_around(every, detail)) if detail is not None else shown
     boxes = near if len(near) <= MOST_BOXES else [one for one in near if one.stage != "current"][:MOST_BOXES]
     return call.render(

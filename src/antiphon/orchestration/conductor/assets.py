@@ -96,6 +96,7 @@ class _Input(msgspec.Struct, gc=False):
     version: str | None
     part: AssetPart
     hindrance: PartState | None = None
+    by_staleness: bool = False
 
 
 def _reader(
@@ -113,12 +114,13 @@ def _reader(
             by_part.append(one)
         elif one.partitions is None:
             state = found[AssetPart(one.key)]
-            shared.append(_Input(one.key, state.version, state.part, _hindrance(one, state)))
+            shared.append(_Input(one.key, state.version, state.part, _hindrance(one, state), one.by_staleness))
         else:
             if one.key not in wholes:
                 wholes[one.key] = _whole(one, [found[part] for part in one.parts(now)])
             whole = wholes[one.key]
-            shared.append(_Input(one.key, whole.version, whole.latest or AssetPart(one.key), whole.hindrance))
+            latest = whole.latest or AssetPart(one.key)
+            shared.append(_Input(one.key, whole.version, latest, whole.hindrance, one.by_staleness))
     if not by_part:
         return lambda _: shared
 
@@ -129,7 +131,7 @@ def _reader(
             state = found.get(at)
             if state is None:  # Of a clock that is not ours: it comes with the next look.
                 state = PartState(at, "missing", None, "there is no such partition yet")
-            own.append(_Input(one.key, state.version, at, _hindrance(one, state)))
+            own.append(_Input(one.key, state.version, at, _hindrance(one, state), one.by_staleness))
         return [*own, *shared]
 
     return read
@@ -200,7 +202,7 @@ def _made(asset: Asset, part: AssetPart, inputs: Sequence[_Input], record: PartR
     if record is not None and record.outcome is None:
         return state("running", f"its run {record.run} has not ended", stale=True)
     if hindered is not None and hindered.hindrance is not None:
-        stop, wait = hindered.hindrance, _wait(hindered.hindrance)
+        stop, wait = hindered.hindrance, _wait(hindered.hindrance, hindered.by_staleness)
         return state("waits", f"{why}; {wait}" if why else wait, stop.part, stale=why is not None or stop.stale)
     if why is None:
         return state("current", "it is made of what there is")
@@ -233,11 +235,13 @@ def _why(
 _WAITS_FOR: Mapping[PartStage, str] = {"failed": "failed", "running": "is being made", "waits": "waits itself"}
 
 
-def _wait(stop: PartState) -> str:
+def _wait(stop: PartState, by_staleness: bool) -> str:
     if stop.stage == "missing":
         return f"it waits for {stop.part}: {stop.reason}"
     if stop.stage in _WAITS_FOR:
         return f"it waits for {stop.part}, which {_WAITS_FOR[stop.stage]}"
+    if not by_staleness:
+        return f"it waits for {stop.part}, which its schedule has not made yet"
     return f"{stop.part} is made first"
 
 

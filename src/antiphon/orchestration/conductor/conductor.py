@@ -14,6 +14,7 @@ from datetime import datetime
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.core.logs import described
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.state import ConductorDecision, PlannedRun, ScheduleState
 
@@ -87,6 +88,9 @@ class Conductor:
             except AntiphonError as error:
                 _log.warning("The schedule %s ordered nothing: %s", planned.schedule, error)
                 self._refuse(state, str(error))
+            except Exception as error:  # One broken schedule keeps no other from being ordered.
+                _log.exception("The schedule %s ordered nothing.", planned.schedule)
+                self._refuse(state, described(error))
             else:
                 _log.info("The schedule %s ordered %s: %s", planned.schedule, run, planned.cause)
         if decision.orders or decision.next_look is None:

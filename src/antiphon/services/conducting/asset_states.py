@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
+from glob import escape
 from pathlib import Path
 
 import msgspec
+from sqlalchemy.engine import Connection
 
 from antiphon.catalog.asset_parts import PartRecord
 from antiphon.core.disk import file_sha256
@@ -60,8 +62,12 @@ def asset_graph_of(store: Store, project: ProjectSpec) -> AssetGraph:
 def settle(store: Store, scope: Scope) -> None:
     """Note how the orders of parts ended whose runs have ended since."""
     for record in store.asset_parts.list(scope, unsettled=True):
-        if (ended := _settled(store, scope, record)) != record:
-            store.asset_parts.settle(scope, ended)
+        if _settled(store, scope, record) == record:
+            continue
+        # A run that is queued again meanwhile has not ended.
+        with store.database.transaction() as connection:
+            if (ended := _settled(store, scope, record, connection)) != record:
+                store.asset_parts.settle(scope, ended, within=connection)
 
 
 def _folder(store: Store) -> Path:
@@ -73,10 +79,10 @@ def _records(store: Store, scope: Scope) -> Iterator[PartRecord]:
         yield record if record.outcome is not None else _settled(store, scope, record)
 
 
-def _settled(store: Store, scope: Scope, record: PartRecord) -> PartRecord:
+def _settled(store: Store, scope: Scope, record: PartRecord, within: Connection | None = None) -> PartRecord:
     """The record as the end of its run makes it; as it is while the run has not ended."""
     try:
-        run = store.runs.get(scope, record.run)
+        run = store.runs.get(scope, record.run, within=within)
     except NotFoundError:
         return record.settled("cancelled", None, store.database.clock.now())
     if run.status not in ENDED:
@@ -148,7 +154,9 @@ def file_version(folder: Path, named: str) -> str | None:
     """The hash of the content of a file, of all files of a folder, or of those that a pattern names; ``None`` where
     there is none. Names count from the folder, so that it is the same on every host."""
     found = []
-    for place in local_paths(str(folder / named)):
+    # The folder is no pattern, whatever its name holds.
+    path = named if Path(named).is_absolute() else f"{escape(str(folder))}/{named}"
+    for place in local_paths(path):
         for file in sorted(one for one in place.rglob("*") if one.is_file()) if place.is_dir() else [place]:
             try:
                 stat = file.stat()

@@ -30,7 +30,7 @@ class AssetLine(msgspec.Struct, frozen=True):
         stage: of the part that needs attention most, for its ``reason``.
         parts: by stage, how many there are.
         stale: parts that are to be made, now or once what they wait for is there.
-        made_by: the schedule that makes it, and ``when``; nothing of what applies, refreshes and trainings make.
+        made_by: the schedule that makes it, and ``when``; nothing where none does.
         reads, feeds: keys of the assets that it is made of, and of those that are made of it.
         made_at: when a part of it was made last by its schedule.
     """
@@ -91,7 +91,7 @@ class ProjectAssets:
         project = self._store.applied.project(self._scope)
         found = asset_states(self._store, self._scope, project)
         lines = _lines(found, project)
-        return tuple(one for one in lines if not stale or one.stale or one.stage == "failed")
+        return tuple(one for one in lines if not stale or one.stale)
 
     def show(self, key: str) -> AssetDetail:
         """One asset with its parts.

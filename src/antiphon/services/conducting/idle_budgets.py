@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from datetime import datetime
 from math import inf
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import msgspec
 
 from antiphon.batch.estimates import Estimates
 from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.training_pauses import TrainingPauses
 from antiphon.core.clock import parse_duration
 from antiphon.core.outgoing import is_loopback
@@ -32,32 +34,29 @@ _KNOWN_RUNS = 20
 class HostWork:
     """Reads the background work of a host: runs of this tenant there, and every training that is announced."""
 
-    def __init__(self, store: Store, estimates: Estimates, pauses: TrainingPauses, host: str, holder: str) -> None:
+    def __init__(self, store: Store, estimates: Estimates, pauses: TrainingPauses, host: str, worker: str) -> None:
         self._store = store
         self._estimates = estimates
         self._pauses = pauses
         self._host = host
-        self._holder = holder
+        self._worker = worker
         self._takes: dict[str, float] = {}
 
     def read(self) -> BackgroundWork:
         """The work that there is now."""
         store, now = self._store, self._store.database.clock.now()
+        holds = store.run_holds.lasting(store.scope)
         refreshes, backfills = (
-            [
-                run
-                for run in store.runs.open(store.scope, workflow)
-                if (run.status == "running" and self._is_here(run))
-                or (run.status == "queued" and run.not_before <= now)
-            ]
+            [run for run in store.runs.open(store.scope, workflow) if self._computes(run, now, holds)]
             for workflow in (REFRESH, BACKFILL)
         )
         self._takes = {run.id: self._takes[run.id] for run in refreshes if run.id in self._takes}
         features = min((self._refresh(run, now) for run in refreshes), key=_deadline, default=None)
         under_way = (_contender("backfill", run, 0.0) for run in backfills if run.status == "running")
+        own = all(run.worker in (None, self._worker) for run in (*refreshes, *backfills))
         backfill = min(under_way, key=_deadline, default=None)
         training = None
-        if trains(self._pauses, self._host, self._holder):
+        if trains(self._pauses, self._host):
             runs = [
                 run for run in store.runs.open(store.scope, TRAIN) if run.status == "running" and self._is_here(run)
             ]
@@ -66,7 +65,7 @@ class HostWork:
             return BackgroundWork()
         job = self._estimates.pressing()
         batch = None if job is None else Contender("batch", job.deadline, job.seconds_left, f"batch job {job.job}")
-        return BackgroundWork(features, backfill, training, batch)
+        return BackgroundWork(features, backfill, training, batch, own)
 
     def _refresh(self, run: Run, now: datetime) -> Contender:
         if (takes := self._takes.get(run.id)) is None:
@@ -80,11 +79,21 @@ class HostWork:
         begun = (now - (run.claimed_at or now)).total_seconds()
         return _contender("features", run, max(takes - begun, 0.0))
 
+    def _computes(self, run: Run, now: datetime, holds: Sequence[RunHold]) -> bool:
+        """Tells if a run is under way here, or about to begin somewhere."""
+        if run.status == "running":
+            return self._is_here(run)
+        held = any(run.workflow in hold.workflows and hold.begins <= now < hold.until for hold in holds)
+        free = run.paused_by is None and (run.exempted_by is not None or not held)
+        return free and run.not_before <= now
+
     def _is_here(self, run: Run) -> bool:
         return run.worker is not None and run.worker.partition("@")[2].partition("/")[0] == self._host
 
 
-def idle_budget(store: Store, engine: EngineClient | RoutedEngine, process: ProcessIdentity) -> IdleBudget | None:
+def idle_budget(
+    store: Store, engine: EngineClient | RoutedEngine, process: ProcessIdentity, worker: str
+) -> IdleBudget | None:
     """The part that gives turns on this host; ``None`` where the project wants none, or generation is elsewhere."""
     settings, host, environment = store.settings.worker, socket.gethostname(), store.scope.environment
     if settings.idle_turn == "off" or not _generates_here(store):
@@ -96,7 +105,7 @@ def idle_budget(store: Store, engine: EngineClient | RoutedEngine, process: Proc
         return await engine.hold_batch(seconds)
 
     pauses = TrainingPauses(store.database, environment)
-    work = HostWork(store, batch_estimates(store), pauses, host, str(process))
+    work = HostWork(store, batch_estimates(store), pauses, host, worker)
     return IdleBudget(
         work.read,
         engine.describe,

@@ -135,7 +135,9 @@ class UserWorkflows:
         """The function, and the hash of its module's file as it was imported."""
         try:
             function = self._functions.function(spec.function)
-        except (ImportError, AttributeError, SyntaxError) as error:
+        except AntiphonError:
+            raise
+        except Exception as error:  # Its module runs as it is imported.
             raise InvalidInputError(
                 f"{spec.function} cannot be imported: {type(error).__name__}: {error}.",
                 where="workflow",

@@ -53,14 +53,19 @@ def refused_exports(store: Store, project: ProjectSpec) -> Iterator[str]:
 def _problems(store: Store, project: ProjectSpec) -> Iterator[str]:
     sources = read_files(store.paths.root, project.views.values(), project.applications.values())
     targets = ExportTargets(store, lambda: sources, table_objects(store))
+    first: dict[str, str] = {}
     for spec, work in _exports(project):
+        place = work.place("version", _ANY_DAY, SUCCESS if work.is_folder else "")
+        known = first.setdefault(targets.resolved(place), spec.name)
+        if known != spec.name:
+            yield f"schedule {spec.name!r}: to: {known!r} writes to the same place; name another one."
         view = project.views.get(work.name) if work.kind == "view" else None
         if view is not None and view.source.kind == "feast":
             yield f"schedule {spec.name!r}: {work.name!r} is read from Feast; there is nothing of it here to export."
         if store.database.codec.sealing and not work.clear:
             error = encrypted(work.to, "clear=True in its declaration")
             yield f"schedule {spec.name!r}: {error.what} {error.next_step}"
-        problem = targets.problem(work.place("version", _ANY_DAY, SUCCESS if work.is_folder else ""))
+        problem = targets.problem(place)
         if problem is not None:
             yield f"schedule {spec.name!r}: to: {problem}"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.catalog.batch.jobs import ANSWER_COLUMNS, BatchJob, JobRow
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.errors import NotFoundError
@@ -267,7 +268,7 @@ class ExportedSources:
         found = (
             run
             for status in ("succeeded", "succeeded_with_failures")
-            for run in self._store.runs.list(self._store.scope, 1, status=status, schedule=schedule)
+            for run in self._store.runs.list(self._store.scope, 1, workflow=TABLE_JOB, status=status, schedule=schedule)
         )
         latest = max(found, key=lambda run: run.created_at, default=None)
         if latest is None:

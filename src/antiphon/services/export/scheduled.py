@@ -100,7 +100,7 @@ class ScheduledExports:
             run.progress(0, 0, self._sources.nothing_new(order.work))
         for number, version in enumerate(chosen):
             await run.transaction(f"record {version.id}", partial(self._record, order, version, run.id))
-            files += await self._version(run, order, version, files, total if total is not None else None)
+            files += await self._version(run, order, version, files, total)
             run.progress(_rows(files), total, f"{number + 1} of {len(chosen)} versions")
         removed = await run.step("remove", self._remove, order) if order.work.keep is not None else 0
         return {
@@ -119,6 +119,8 @@ class ScheduledExports:
     ) -> list[WrittenFile]:  # fmt: skip
         """Write the files of a version, a step each."""
         files: list[WrittenFile] = []
+        if order.work.is_folder:
+            await run.step(f"begin {version.id}", self._begin, order, version)
         while not files or files[-1].position is not None:
             position, halt = (files[-1].position if files else None), threading.Event()
             done = _rows([*before, *files])
@@ -217,6 +219,13 @@ class ScheduledExports:
         file = ExportedFile(path, sha256, order.export, version.id, definition, run, rows, size, now)
         self._targets.put(draft, file)
         return file
+
+    def _begin(self, order: ExportOrder, version: ExportVersion) -> None:
+        """A version that is written again is not whole until it is said anew."""
+        last = self._last_file(order.work, version)
+        for file in self._store.exported_files.list(self._store.scope, order.export, version.id):
+            if file.path == last:
+                self._targets.remove(file)
 
     def _finish(self, run: str, order: ExportOrder, version: ExportVersion, files: Sequence[WrittenFile]) -> None:
         """Say that a folder is whole, and remove what an earlier declaration wrote of this version elsewhere."""

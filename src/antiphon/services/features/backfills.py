@@ -25,6 +25,9 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import require_cancel
 from antiphon.services.project.store import Store
 
+LONGEST_STEP, SLOWEST = 366 * 86_400.0, 1 / 60
+"""Seconds from moment to moment, at most; and partitions a minute, at least: the slot of backfills is one."""
+
 _LAST = 10
 """Snapshots of a view from which is predicted what the next one takes."""
 
@@ -44,8 +47,8 @@ class BackfillOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     views: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     since: Annotated[datetime, msgspec.Meta(tz=True)]
     until: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
-    every: Annotated[float, msgspec.Meta(ge=1)] = 86_400.0
-    rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    every: Annotated[float, msgspec.Meta(ge=1, le=LONGEST_STEP)] = 86_400.0
+    rate: Annotated[float, msgspec.Meta(ge=SLOWEST)] | None = None
     reason: Annotated[str, msgspec.Meta(max_length=2_000)] = ""
     key: str | None = None
 
@@ -126,9 +129,14 @@ class ProjectBackfills:
             ConflictError: the key was used for another run.
             As :meth:`outlook`.
         """
+        store = self._store
+        known = store.runs.find(scope, order.key) if order.key is not None and order.until is None else None
+        if known is not None and known.workflow == WORKFLOW:
+            # The same order again ends at the moment at which it was given first.
+            until = msgspec.convert(known.arguments, BackfillArguments).until
+            order = msgspec.structs.replace(order, until=until)
         arguments = self._arguments(scope, order, by.id)
         self._outlook(scope, order, arguments)
-        store = self._store
         for view in {key.partition("@")[0] for key in arguments.views}:
             store.decider.require(
                 by, "publish", f"view/{view}", {"environment": scope.environment, "tenant": scope.tenant}
@@ -167,7 +175,9 @@ class ProjectBackfills:
         if found.status not in ("succeeded", "succeeded_with_failures"):
             raise ConflictError(
                 f"The backfill {run} is {found.status}.", where="run",
-                next_step=f"`antiphon runs show {run}` says how far it is; promote it once it succeeded.",
+                next_step="Order another one."
+                if found.status == "cancelled"
+                else f"`antiphon runs show {run}` says how far it is; promote it once it succeeded.",
             )  # fmt: skip
         promotion = SnapshotPromotion(
             self._platform.catalog,

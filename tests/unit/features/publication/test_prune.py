@@ -101,3 +101,9 @@ def test_what_was_made_and_never_served_stays_as_long() -> None:
 def test_nothing_is_said_of_nothing() -> None:
     assert PruneResult(False, (), (), (), 0, (), (), 0).summary() == ""
     assert PruneResult(False, (), (), (), 0, ("a", "b"), (), 3).summary() == "2 files of the lake, 3 streamed events"
+
+
+def test_a_view_that_was_only_backfilled_is_pinned_by_that_alone() -> None:
+    past = manifest("s9", days(90), "v9")
+    found = pinned(manifests=[*MANIFESTS, past], backfills={"s9": "run_1"}, releases={"view@v9": ("rel_1",)})
+    assert found["s9"] == (SnapshotPin("backfill", "run_1"),)
