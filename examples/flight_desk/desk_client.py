@@ -96,6 +96,28 @@ class Desk:
         """A rollout as it stands, with its pairs in shadow and the judgements of it."""
         return await self._call("GET", f"/admin/rollouts/{rollout}")
 
+    async def rollouts(self, application: str) -> list[dict[str, Any]]:
+        """The rollouts of an application, latest first."""
+        return list((await self._call("GET", f"/admin/rollouts?application={application}&limit=100"))["rollouts"])
+
+    async def rollout_under_way(self, application: str) -> str | None:
+        """The rollout of an application that has not ended."""
+        under_way = (one["id"] for one in await self.rollouts(application) if one["ended_at"] is None)
+        return next(under_way, None)
+
+    async def live(self, application: str) -> str:
+        """The release that answers."""
+        found = (await self._call("GET", f"/admin/releases?application={application}"))["releases"]
+        return str(next(one["id"] for one in found if one["live"]))
+
+    async def runs(self, limit: int) -> list[dict[str, Any]]:
+        """Durable runs, latest first."""
+        return list((await self._call("GET", f"/admin/runs?limit={limit}"))["runs"])
+
+    async def is_working(self) -> bool:
+        """Whether a run has not ended."""
+        return any(one["ended_at"] is None for one in await self.runs(20))
+
     async def push(self, arrived: Mapping[str, Sequence[SourceEvent]]) -> None:
         """Append events to their streams; return once the features know them.
 
