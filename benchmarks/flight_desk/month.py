@@ -243,7 +243,7 @@ class Month:
             return await desk.ask("month", APPLICATION, question)
 
     async def _reach(self, desk: Desk, feed: Feed, until: datetime) -> None:
-        self._clock.advance(until)
+        await self._clock.advance(until)
         await feed.advance(until)
         if await self._tell_outcomes(desk, until):
             await asyncio.sleep(1.5)  # In which a schedule that is due orders its run.
