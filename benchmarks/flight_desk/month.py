@@ -56,7 +56,9 @@ FIRST_DAY = date(2013, 6, 1)
 HISTORY_FIRST = date(2013, 4, 1)
 ROUNDS = 2_000
 LOOP, NEVER, BY_HAND = "loop", "never", "by hand"
-PATIENCE = 600.0
+LOOK_SECONDS = 5.5
+"""In which a worker has looked at its schedules at least once."""
+PATIENCE = 900.0
 """Seconds of this machine that one order may keep the clock from going on."""
 
 
@@ -189,7 +191,8 @@ class Month:
         self._unknown: list[tuple[Question, Answered]] = []
         self._statuses: Counter[str] = Counter()
         self._live: list[Live] = []
-        self._asked = self._failed = 0
+        self._asked = self._failed = self._told_since = 0
+        self._dawn_hour = declared.local(FIRST_DAY, declared.dawn).hour
 
     async def live(self) -> Lived:
         """Every day, in order."""
@@ -245,8 +248,9 @@ class Month:
     async def _reach(self, desk: Desk, feed: Feed, until: datetime) -> None:
         await self._clock.advance(until)
         await feed.advance(until)
-        if await self._tell_outcomes(desk, until):
-            await asyncio.sleep(1.5)  # In which a schedule that is due orders its run.
+        self._told_since += await self._tell_outcomes(desk, until)
+        if self._told_since >= self._sizes.outcomes or until.hour == self._dawn_hour:
+            await asyncio.sleep(LOOK_SECONDS)  # In which a schedule that is due orders its run.
         await self._settle(desk)
 
     async def _tell_outcomes(self, desk: Desk, until: datetime) -> int:
@@ -272,6 +276,7 @@ class Month:
         """Wait until what was ordered has ended and the judge has seen what there is; note who is live."""
         deadline = time.monotonic() + PATIENCE
         while await desk.is_working():
+            self._told_since = 0 if await desk.is_training() else self._told_since
             if time.monotonic() > deadline:
                 self._say("the clock goes on beside work that has not ended")
                 break
@@ -494,7 +499,7 @@ def _declare_loop(project: Path, sizes: Sizes) -> None:
     )
     definitions.write_text(text, encoding="utf-8")
     own = project / "antiphon.toml"
-    toml = own.read_text(encoding="utf-8").replace("refresh = false", 'refresh = true\npoll = "1s"', 1)
+    toml = own.read_text(encoding="utf-8").replace("refresh = false", 'refresh = true\npoll = "5s"', 1)
     own.write_text(toml, encoding="utf-8")
 
 

@@ -118,6 +118,10 @@ class Desk:
         """Whether a run has not ended."""
         return any(one["ended_at"] is None for one in await self.runs(20))
 
+    async def is_training(self) -> bool:
+        """Whether a training has not ended."""
+        return any(one["ended_at"] is None and one["workflow"] == "train" for one in await self.runs(20))
+
     async def push(self, arrived: Mapping[str, Sequence[SourceEvent]]) -> None:
         """Append events to their streams; return once the features know them.
 
