@@ -43,7 +43,7 @@ from antiphon.features.documents.retrieval import RetrievalRequest
 from antiphon.features.embedding.index import EXACT_UP_TO, NeighborIndex, build
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.learning.evaluation.metrics import wilson
-from antiphon.orchestration.refreshing import RefreshSchedule
+from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 
 SEED = 20
 TOP = 5
@@ -289,7 +289,8 @@ async def update(corpus: Corpus) -> dict[str, Any]:
     folder = project.documents
     gone = sorted(folder.iterdir())[-1].name
     before = project.store.database.clock.now()
-    schedule = RefreshSchedule(project.platform.scheduled, project.platform.refresh_slot, project.store.database.clock)
+    unused: Any = None  # Nothing else is scheduled.
+    schedule = conductor(project.store, ScheduledOrders(project.store, unused, unused, unused))
     seconds = []
     async with working(project) as stop:
         running = asyncio.create_task(schedule.run_until(stop))

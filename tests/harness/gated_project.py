@@ -35,6 +35,11 @@ kind = "simulated"
 models = ["{model}"]
 [encryption]
 mode = "plaintext"
+[worker]
+refresh = false
+drift = "off"
+[features]
+skew = "off"
 """
 
 
@@ -43,7 +48,9 @@ class GatedProject:
 
     Args:
         script: what the engine writes for a request, by its prompt.
-        settings: further sections. own: further lines of ``[project]``.
+        settings: further lines of ``[features]``, then further sections. own: further lines of ``[project]``.
+
+    Built-in schedules are off: it has those that a test declares.
     """
 
     def __init__(

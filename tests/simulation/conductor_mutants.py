@@ -10,6 +10,7 @@ from antiphon.durable import runs
 from antiphon.durable.runs import Runs
 from antiphon.orchestration.conductor import assets, decide, trigger_states, waiting
 from antiphon.services.conducting import asset_states, scheduled_orders
+from antiphon.services.conducting.schedule_states import ScheduleStates
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders
 
 CONDUCTOR_MUTANTS = (
@@ -152,6 +153,25 @@ CONDUCTOR_MUTANTS = (
     ),
     one_change(
         "input that changed is taken as it was", "conductor", assets, "_made", "and version != before", "and False"
+    ),
+    one_change(
+        "view refreshed at each look", "conductor", decide, "_by_period", "known[view] < begin", "known[view] < now"
+    ),
+    one_change(
+        "new view that waits for the next period",
+        "conductor",
+        decide,
+        "_by_period",
+        "if not due:",
+        "if len(due) < len(work.views):",
+    ),
+    one_change(
+        "last refresh alone tells of a period",
+        "conductor",
+        ScheduleStates,
+        "_refreshed",
+        "store.runs.list(scope, MOST_ORDERS, schedule=name) if missing() else ()",
+        "()",
     ),
     one_change("run said to begin in a hold", "conductor", waiting, "_free_from", "moment = hold.until", "pass"),
 )

@@ -12,18 +12,23 @@ from tests.simulation.process import Process
 from tests.simulation.schedule_checks import LONG_AGO
 
 from antiphon.catalog.asset_parts import AssetParts
-from antiphon.catalog.features.definitions import AppliedProjects
+from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.catalog.run_holds import RunHolds
 from antiphon.catalog.schedules import Schedules
 from antiphon.core.scope import Scope
 from antiphon.core.settings import Settings
 from antiphon.definitions.cron import CronTime
+from antiphon.definitions.entity import EntitySpec
+from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.partitions import KeyedPartitions
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec, WorkflowWork
+from antiphon.definitions.source import SourceSpec
 from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewOutcomes, NewPublication, NewStaleness
 from antiphon.definitions.workflows import WorkflowSpec
 from antiphon.durable.runs import Runs
@@ -91,8 +96,21 @@ def project_store(process: Process) -> Any:
         outcomes=Outcomes(database),
         publications=Publications(database),
         releases=Releases(database),
+        rollouts=Rollouts(database),
+        definitions=DefinitionVersions(database),
+        snapshots=Snapshots(database),
+        keys=SimpleNamespace(principals=SimpleNamespace(tenants=None)),  # Nothing is granted, so none is looked at.
         audit=AuditLog(database, SECRET),
     )
+
+
+def drawn_views(random: Random) -> tuple[FeatureViewSpec, ...]:
+    """Two views that are refreshed at one interval of some seconds, or none."""
+    if random.random() < 0.6:
+        return ()
+    interval, source = random.randint(6, 30) * 1_000_000, SourceSpec("orders", "table", "at", None, None, "orders.csv")
+    shop = EntitySpec("shop", ("shop",))
+    return tuple(FeatureViewSpec(name, shop, source, {}, interval, "", "", "0" * 16) for name in ("today", "week"))
 
 
 def drawn_schedules(random: Random) -> dict[str, ScheduleSpec]:

@@ -38,8 +38,9 @@ class ConductedRun(msgspec.Struct, frozen=True):
     @property
     def order(self) -> tuple[str, int] | None:
         """The schedule that its key names, and the number of the order."""
-        parts = (self.key or "").split(":")
-        return (parts[-2], int(parts[-1])) if "schedule" in (self.key or "") else None
+        _, found, order = (self.key or "").rpartition("schedule:")
+        name, _, number = order.rpartition(":")
+        return (name, int(number)) if found else None
 
 
 class HeldWorkflow(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ from tests.simulation.conductor_project import (
     TrainingOrdersStub,
     UserWorkflowsStub,
     drawn_schedules,
+    drawn_views,
     place_table_job,
     project_store,
 )
@@ -33,6 +34,7 @@ from tests.simulation.conductor_rows import ENDED, ConductorObserver, require
 from tests.simulation.hold_checks import HoldChecks
 from tests.simulation.process import START, Process
 from tests.simulation.publications_scenario import OnlineSnapshotsStub
+from tests.simulation.refresh_checks import RefreshChecks
 from tests.simulation.run_checks import RunObserver, read
 from tests.simulation.schedule_checks import LATEST_ORDER, ScheduleChecks
 from tests.simulation.world import World
@@ -57,6 +59,7 @@ from antiphon.features.publication.publish import Publisher
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.worker import work
 from antiphon.services.conducting import asset_states, schedule_states, scheduled_orders
+from antiphon.services.conducting.built_in_schedules import refresh_schedules
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.schedules import ProjectSchedules
@@ -89,6 +92,9 @@ class ConductorScenario:
         self.holds = HoldChecks(self.observer)
         self.schedules = ScheduleChecks(self.observer, self.holds, self.specs)
         self.assets = AssetChecks(self.observer)
+        # Drawn apart, so that the worlds without views are those that there were.
+        self.views = drawn_views(Random(f"{world.seed} views"))
+        self.refreshes = RefreshChecks(self.observer, self.holds)
         self.observer.checks.append(self.keeps_promises)
         if self.random.random() < 0.6:
             self.assets.files = {f"{key}.csv": "words 0" for key in KEYS}
@@ -269,14 +275,22 @@ class ConductorScenario:
             classes: Any = self.random.choice((("training",), ("training", "batch")))
             begins = CronTime(f"{minute} 12 * * *")
             made[f"window-{minute}"] = WindowSpec(f"window-{minute}", begins, lasts, work=classes)
-        project = ProjectSpec("desk", {}, {}, {}, self.specs if schedules else {}, made)
+        # The second view is declared later, often within a period in which the first was refreshed.
+        views = self.views[: 2 if self.refreshes.applied else 1] if schedules else ()
+        project = ProjectSpec(
+            "desk", {view.name: view for view in views}, {}, {}, self.specs if schedules else {}, made
+        )
 
         async def act(process: Process) -> Any:
             applied = AppliedProjects(process.database)
             return await process.call(partial(applied.apply, SCOPE, project, principal=PERSON))
 
+        if not schedules:
+            self.refreshes.follow(None)
         await self.world.told("gateway", act)
         self.windows = {*made}
+        for spec in refresh_schedules(views).values():
+            self.refreshes.follow(spec)
 
     # --- What arrives.
 
@@ -378,6 +392,8 @@ class ConductorScenario:
         self.heal()
         await asyncio.gather(*doing)
         await self.until(lambda: self.holds.calm, 60.0)
+        if self.views:
+            await self.apply()
         await self.freeze(12.0)
         await asyncio.sleep(6.0)
         await self.exempt()

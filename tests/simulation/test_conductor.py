@@ -20,6 +20,7 @@ def seen(file: CatalogFile) -> set[str]:
 @pytest.mark.parametrize(
     "what",
     [
+        "a new view refreshed by itself",
         "asked to yield",
         "counted later",
         "given back",

@@ -30,7 +30,6 @@ from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.idle_budget import LEASE as IDLE_LEASE
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
-from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.restarted_parts import BrokenParts, RestartedPart
 from antiphon.orchestration.tenant_pause import TenantPause
 from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
@@ -82,12 +81,6 @@ REJOIN_SECONDS = 30.0
 
 FIRST_ROWS_SECONDS = 3.0
 """Interval of the search for views that wait for the first row of a followed place."""
-
-SKEW_SECONDS = 15.0
-"""Interval of checking whether a skew comparison is due."""
-
-DRIFT_SECONDS = 60.0
-"""Interval of checking whether reports of drift are due."""
 
 HEALING_SECONDS = 2.0
 """The interval at which online snapshots that are gone or damaged are looked for."""
@@ -146,8 +139,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     registry.add(DATASET, DatasetPartitions(dataset_builder(store)).build, POLICIES[DATASET])
     skew = ProjectSkew(store, wired.features)
     registry.add(SKEW, skew.compare, POLICIES[SKEW])
-    drift = drift_reports(store)
-    registry.add(DRIFT, drift.make, POLICIES[DRIFT])
+    registry.add(DRIFT, drift_reports(store).make, POLICIES[DRIFT])
     webhooks = Webhooks(store)
     registry.add(WEBHOOK, webhooks.deliver, POLICIES[WEBHOOK])
     training = TrainingProcesses(
@@ -234,11 +226,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             every=FIRST_ROWS_SECONDS,
             name="Ordered a refresh of views whose followed place was empty",
         ),
-        HousekeepingTask(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
-        HousekeepingTask(
-            partial(drift.order_due, store.scope, settings.drift), every=DRIFT_SECONDS, name="Ordered reports of drift"
-        ),
         HousekeepingTask(
             webhooks.order_due,
             every=LOOK_SECONDS,
@@ -270,11 +258,6 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             wakeup=doorbell.wakeup(environment, "features", "releases"),
         )
     )
-    if settings.refresh:
-        features = wired.features
-        changes = doorbell.wakeup(environment, "features", "releases")
-        clock = store.database.clock
-        duties.append(RefreshSchedule(features.scheduled, features.refresh_slot, clock, poll=poll, wakeup=changes))
     turns = idle_budget(store, wired.engine, process, worker)
     parts: list[WorkerPart] = [
         *([] if turns is None else [held(f"{IDLE_LEASE}{socket.gethostname()}", kept(turns), detail=turns.detail)]),

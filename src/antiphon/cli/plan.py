@@ -164,7 +164,7 @@ def _text(planned: ApplyPlan) -> str:
         )
     if planned.schedules:
         next_runs = [
-            (one.name, one.work, one.declared, one.outlook.reason, one.outlook.earliest, _took(one.runtime))
+            (one.name, one.work_of, one.declared, one.outlook.reason, one.outlook.earliest, _took(one.runtime))
             for one in planned.schedules
         ]
         head = ("schedule", "work", "due at", "now", "earliest", "takes")

@@ -31,7 +31,7 @@ def list_schedules(project: Project = HERE, as_json: Json = False) -> None:
     rows = [
         (
             one.name,
-            one.work,
+            one.work_of,
             one.declared,
             one.outlook.stage,
             one.outlook.reason,

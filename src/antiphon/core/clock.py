@@ -145,3 +145,12 @@ def parse_duration(text: str) -> timedelta:
             f"{text!r} is not a duration.", next_step="Write a whole number and ms, s, m, h or d: 15m."
         )
     return timedelta(seconds=int(number) * units[unit])
+
+
+def format_duration(duration: timedelta) -> str:
+    """The inverse of :func:`parse_duration`, in the largest unit that fits; rounded up to whole milliseconds."""
+    thousandths = -(-duration // timedelta(milliseconds=1))
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if thousandths % size == 0:
+            return f"{thousandths // size}{unit}"
+    return f"{thousandths}ms"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
-from antiphon.core.clock import parse_duration
+from antiphon.core.clock import from_microseconds, microseconds, parse_duration
 from antiphon.definitions.application import Application
 from antiphon.definitions.conditions import Condition
 from antiphon.definitions.cron import CronTime
@@ -81,8 +82,35 @@ class WorkflowWork(msgspec.Struct, frozen=True, tag="workflow"):
     arguments: dict[str, Any] = {}
 
 
-ScheduledWork = RetrainWork | PrecomputeWork | EvaluateWork | WorkflowWork | ExportWork
+class RefreshWork(msgspec.Struct, frozen=True, tag="refresh"):
+    """A refresh of the views that declare one interval: a run, and so a publication, for all of them.
+
+    Attributes:
+        interval: in microseconds; its periods are counted from 1970, so that every process has the same.
+        views: ``view@definition_version`` each.
+    """
+
+    interval: int
+    views: tuple[str, ...]
+
+    def period(self, moment: datetime) -> tuple[datetime, datetime]:
+        """Begin and end of the period that a moment lies in."""
+        begin = microseconds(moment) // self.interval * self.interval
+        return from_microseconds(begin), from_microseconds(min(begin + self.interval, _END))
+
+
+class MonitoringWork(msgspec.Struct, frozen=True, tag="monitoring"):
+    """A measurement of all that is live: reports of the ``drift`` of applications, or of the ``skew`` of views between
+    batch and online."""
+
+    of: Literal["drift", "skew"]
+
+
+_END = microseconds(datetime.max.replace(tzinfo=UTC))
+ScheduledWork = RetrainWork | PrecomputeWork | EvaluateWork | WorkflowWork | ExportWork | RefreshWork | MonitoringWork
 _CLASSES: dict[type, WorkClass] = {
+    RefreshWork: "refresh",
+    MonitoringWork: "evaluation",
     RetrainWork: "training",
     PrecomputeWork: "batch",
     EvaluateWork: "evaluation",
@@ -91,7 +119,7 @@ _CLASSES: dict[type, WorkClass] = {
 
 
 class ScheduleSpec(msgspec.Struct, frozen=True):
-    """A declared schedule as a value. Durations are in seconds.
+    """A schedule, declared or built in, as a value. Durations are in seconds.
 
     Attributes:
         application: what it is of; empty for a workflow of no application, and for an export of a view.

@@ -1,1 +1,1 @@
-"""Orchestration: the worker's loop, stream consumers, the refresh schedule, rollouts, the governor."""
+"""Orchestration: the worker's loop, stream consumers, the conductor of schedules, rollouts, the governor."""

@@ -1,4 +1,4 @@
-"""The worker: durable runs, streams, the refresh schedule and housekeeping, side by side until it is told to stop.
+"""The worker: durable runs, streams, schedules and housekeeping, side by side until it is told to stop.
 
 Housekeeping removes now and then what no publication needs any more.
 """

@@ -37,9 +37,9 @@ ROWS = "id,shop,ordered,paid\n1,tea,2026-01-01T10:00:00Z,3.5\n"
 
 
 class Project:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: str = "") -> None:
         self.folder = folder
-        (folder / "antiphon.toml").write_text(SETTINGS)
+        (folder / "antiphon.toml").write_text(SETTINGS + settings)
         (folder / "orders.csv").write_text(ROWS)
         (folder / "definitions.py").write_text(DEFINITIONS)
         self.store = Store.open(folder)

@@ -409,10 +409,7 @@ async def test_objects_are_written_whole_replaced_and_removed(
     monkeypatch.setenv("LAKE_ACCESS", bucket.access_key)
     monkeypatch.setenv("LAKE_SECRET", bucket.secret_key)
     lake = bucket.url.replace("/features?", "/own?")
-    settings = (
-        f'[features]\nlake = "{lake}"\nlake_access_key_variable = "LAKE_ACCESS"\n'
-        'lake_secret_key_variable = "LAKE_SECRET"\n'
-    )
+    settings = f'lake = "{lake}"\nlake_access_key_variable = "LAKE_ACCESS"\nlake_secret_key_variable = "LAKE_SECRET"\n'
     made = GatedProject(tmp_path, obeys, settings=settings)
     made.store.database.clock = ManualClock(START)
     options = lake.partition("?")[2]

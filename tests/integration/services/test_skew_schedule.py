@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,13 +15,12 @@ from tests.unit.catalog.examples import DEV, NOON, open_database
 
 from antiphon.catalog.features.skew_reports import SCHEDULE, FeatureSkew, SkewReport, SkewReports
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.durable.runs import ENDED
-from antiphon.durable.schedule import due
+from antiphon.durable.run import ENDED, Run
 from antiphon.features.monitoring.skew.selection import WORKFLOW
 from antiphon.governance.audit.log import AuditFilter
+from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.features.skew import ProjectSkew
 
 DAY = timedelta(days=1)
@@ -31,15 +31,6 @@ def report(**different: int) -> SkewReport:
         FeatureSkew(view, "paid", "v1", "online", 4, 4 - wrong, wrong) for view, wrong in different.items()
     )
     return SkewReport(3, NOON, 4, 0, 0.5, True, 4 * len(features), sum(different.values()), features)
-
-
-def test_a_comparison_is_due_an_interval_after_the_last_or_after_the_first_publication() -> None:
-    assert due(WORKFLOW, NOON, DAY, None) is None, "nothing is published yet"
-    assert due(WORKFLOW, NOON, DAY, NOON - timedelta(hours=23)) is None
-    first = due(WORKFLOW, NOON, DAY, NOON - DAY)
-    assert first is not None
-    assert due(WORKFLOW, NOON + timedelta(hours=23), DAY, NOON - DAY) == first, "every worker, whenever it looks"
-    assert due(WORKFLOW, NOON + DAY, DAY, NOON - DAY) not in (None, first), "the first failed"
 
 
 def test_reports_stay_by_view_and_expire_but_for_what_was_found_last(tmp_path: Path) -> None:
@@ -105,19 +96,25 @@ def every(project: Project, interval: str) -> None:
     project.store.settings = msgspec.structs.replace(project.store.settings, features=features)
 
 
+def look(project: Project) -> Run | None:
+    """What the conductor ordered last of this, after another look."""
+    unused: Any = None
+    conductor(project.store, ScheduledOrders(project.store, unused, unused, unused)).look()
+    return next(iter(project.store.runs.list(project.store.scope, 1, workflow=WORKFLOW)), None)
+
+
 async def test_the_worker_compares_when_it_is_due_and_a_difference_is_news(project: Project) -> None:
     store = project.store
     skew, another = ProjectSkew(store, project.platform), ProjectSkew(store, project.platform)
-    assert skew.order_due() is None, "the first publication is younger than a day"
+    assert look(project) is None, "the first publication is younger than a day"
     every(project, "1ms")
     project.alter("today")
     project.predicted("tea")
-    run = skew.order_due()
+    run = look(project)
     assert run is not None
-    every(project, "off")
-    assert another.order_due() is None
-    assert await worked(project, skew, run) == "succeeded"
-    assert store.runs.get(store.scope, run).result == {"compared": 11, "different": 6, "complete": True}
+    assert (run.schedule, run.arguments) == ("skew:views", {})
+    assert await worked(project, skew, run.id) == "succeeded"
+    assert store.runs.get(store.scope, run.id).result == {"compared": 11, "different": 6, "complete": True}
     lines = {one.view: one for one in store.skew_reports.list(store.scope)}
     assert {name: (one.trigger, one.different) for name, one in lines.items()} == {
         "crowd": (SCHEDULE, 0), "today": (SCHEDULE, 6)
@@ -127,11 +124,11 @@ async def test_the_worker_compares_when_it_is_due_and_a_difference_is_news(proje
     found = another.last(store.scope, "today")
     assert found is not None
     assert found.features[0].examples[0].entity is not None, "what differs can be looked at"
-    every(project, "daily")
-    with pytest.raises(InvalidInputError, match=r"\[features\] skew"):
-        skew.order_due()
-    every(project, "24h")
-    assert skew.order_due() is None
+    (ordered,) = store.audit.query(store.scope, AuditFilter(action="schedule.order"))
+    assert (ordered.principal, ordered.subject) == ("schedule:skew:views", "skew:views")
+    for interval in ("off", "24h"):
+        every(project, interval)
+        assert look(project) == store.runs.get(store.scope, run.id), "nothing new is due"
     assert skew.expire() == 0
 
 
@@ -149,20 +146,3 @@ async def test_every_comparison_draws_other_entities_and_a_seed_the_same(project
     first, second = drawn(), drawn()
     assert first[0] != second[0]
     assert [drawn(first[0]), drawn(second[0])] == [first, second]
-
-
-async def test_two_workers_order_one_run(project: Project, worker: Callable[[], ProjectSkew]) -> None:
-    every(project, "1h")
-    first = project.store.publications.get(project.store.scope, 1).created_at
-    clock = ManualClock(first + timedelta(hours=1, minutes=5))
-    ordered = []
-    for skew in (worker(), worker()):
-        skew._store.database.clock = clock
-        ordered.append(skew.order_due())
-        assert skew.order_due() is None, "once is enough"
-    assert ordered[0] == ordered[1] is not None
-
-
-@pytest.fixture
-def worker(project: Project) -> Callable[[], ProjectSkew]:
-    return lambda: ProjectSkew(project.store, project.platform)

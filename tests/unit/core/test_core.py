@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from antiphon.core import settings
-from antiphon.core.clock import ManualClock, from_microseconds, microseconds, parse_duration, utc
+from antiphon.core.clock import ManualClock, format_duration, from_microseconds, microseconds, parse_duration, utc
 from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, keyed_hash, new_id
 from antiphon.core.scope import Scope
@@ -20,6 +20,10 @@ def test_durations_are_whole_numbers_with_a_unit() -> None:
     for text in ("", "15", "m", "0s", "-5m", "1.5h", "5 m", "5w"):
         with pytest.raises(InvalidInputError):
             parse_duration(text)
+    for text in ("250ms", "90s", "15m", "36h", "28d"):
+        assert format_duration(parse_duration(text)) == text
+    assert format_duration(timedelta(microseconds=1)) == "1ms"
+    assert format_duration(timedelta(hours=24)) == "1d"
 
 
 def test_instants_are_whole_microseconds_and_need_a_zone() -> None:

@@ -8,10 +8,12 @@ differ in a value (rows of one instant, a null in the latest row) a note says so
 from __future__ import annotations
 
 import keyword
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 
+from antiphon.core.clock import format_duration
 from antiphon.definitions.entity import snake_case
 from antiphon.features.feast import on_demand
 from antiphon.features.feast.on_demand import UntranslatableError
@@ -33,7 +35,6 @@ from antiphon.features.feast.translation import (
     WrittenSource,
     WrittenView,
     class_name,
-    duration,
     entity_name,
     our_name,
     project_name,
@@ -139,7 +140,7 @@ class _Translator:
             features=features,
             owner=view.owner,
             description=view.description,
-            ttl=duration(view.ttl),
+            ttl=format_duration(timedelta(seconds=view.ttl)) if view.ttl > 0 else "",
             origin={
                 our_name(field): field
                 for field in (*(each.name for each in view.fields), *features.values())

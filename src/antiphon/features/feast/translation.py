@@ -121,16 +121,6 @@ def project_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "feast"
 
 
-def duration(seconds: float) -> str:
-    """A ttl as we write durations, empty for none; rounded up to whole milliseconds."""
-    if seconds <= 0:
-        return ""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        if seconds % size == 0:
-            return f"{int(seconds // size)}{unit}"
-    return f"{-(-int(seconds * 1_000_000) // 1000)}ms"
-
-
 def reachable(path: str, target: Path) -> str:
     """A path as the project's definitions write it: relative inside its folder, else absolute."""
     return os.path.relpath(path, target) if Path(path).is_relative_to(target) else path

@@ -157,9 +157,19 @@ class Principal(msgspec.Struct, frozen=True):
         return self.role in _ORIGINATING_ROLES and (not actions or ORIGINATE in actions)
 
 
+_BUILT_IN = {
+    "refresh": Limits(("publish",), ("view/*",)),
+    "skew": Limits(("publish",), ("view/*",)),
+    "drift": Limits(("train",), ("application/*",)),
+}
+
+
 def schedule_principal(tenant: str, schedule: str) -> Principal:
-    """The identity in whose name a schedule orders; it comes with no credential."""
-    return Principal(f"{SCHEDULE}{schedule}", tenant, "conductor", "service", "restricted")
+    """The identity in whose name a schedule orders; it comes with no credential. A built-in one, whose name is
+    ``KIND:WHAT``, may do what its kind of work takes and nothing else."""
+    kind, colon, _ = schedule.partition(":")
+    limits = _BUILT_IN.get(kind, NO_LIMITS) if colon else NO_LIMITS
+    return Principal(f"{SCHEDULE}{schedule}", tenant, "conductor", "service", "restricted", limits)
 
 
 def orderer(principal: str, tenant: str) -> Principal:

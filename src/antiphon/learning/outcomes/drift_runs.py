@@ -20,7 +20,6 @@ from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import Run
 from antiphon.durable.runs import Runs
-from antiphon.durable.schedule import due, interval
 from antiphon.learning.outcomes.drift_report import DriftReader, DriftReport, reason_of
 
 _log = logging.getLogger(__name__)
@@ -68,22 +67,6 @@ class DriftReports:
             for report in found
         )
 
-    def order_due(self, scope: Scope, setting: str) -> str | None:
-        """Start the reports that are due, if they are; their run. Every worker comes to the same, so it is one run.
-
-        Args:
-            setting: ``[worker] drift``; the first reports are made so long after something went live.
-        """
-        every = interval(setting, "[worker] drift")
-        if every is None:
-            return None
-        latest = self._latest(scope)
-        begun = self._first_live(scope) if latest is None else latest.created_at
-        key = due(WORKFLOW, self.clock.now(), every, begun)
-        if key is None or self.runs.find(scope, key) is not None:
-            return None
-        return self.runs.submit(scope, WORKFLOW, {}, key=key)
-
     async def make(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """The workflow: a report of each application that is live, a step each."""
         names = await run.step("applications", self.releases.applications, run.scope)
@@ -113,10 +96,6 @@ class DriftReports:
     def _latest(self, scope: Scope) -> Run | None:
         found = self.runs.list(scope, 1, workflow=WORKFLOW, status="succeeded")
         return found[0] if found else None
-
-    def _first_live(self, scope: Scope) -> datetime | None:
-        moves = (self.releases.history(scope, name)[0].at for name in self.releases.applications(scope))
-        return min(moves, default=None)
 
 
 def _kept(run: Run | None) -> dict[str, DriftReport]:

@@ -1,4 +1,4 @@
-"""The conductor's loop: reads the state of declared schedules, decides, orders what is due, and looks again in time.
+"""The conductor's loop: reads the state of schedules, decides, orders what is due, and looks again in time.
 
 Invariant: an order is one transaction with the count of its schedule, or its run is found by the schedule's key: what a
 crash left half done is finished by whoever looks next, and nothing is ordered twice.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from antiphon.catalog.doorbell import Wakeup
@@ -22,16 +22,16 @@ _log = logging.getLogger("antiphon.worker")
 
 
 class Conductor:
-    """Orders what declared schedules have due. One process of an environment does at a time; two for a moment harm
+    """Orders what schedules have due. One process of an environment does at a time; two for a moment harm
     nothing.
 
     Args:
         prepare: writes what windows hold ahead of time; called before each look.
-        read: the state of every declared schedule.
+        read: the state of every schedule.
         order: orders a run; raises what keeps it from being ordered. ``refuse`` notes that.
         mark_due: notes why a schedule is due that waits for a quiet time.
         poll: seconds between looks, at most: conditions that no moment tells of are looked at so often.
-        wakeup: rings when schedules, publications or runs change.
+        wakeup: rings when schedules, publications, releases or runs change.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Conductor:
         self._clock = clock
         self._poll = poll
         self._warned: frozenset[tuple[str, datetime | None]] = frozenset()
+        self._broken: frozenset[tuple[str, str]] = frozenset()
         self._wakeup = wakeup or Wakeup()
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -76,6 +77,7 @@ class Conductor:
         states = {one.spec.name: one for one in self._read()}
         decision = decide(tuple(states.values()), self._clock.now())
         self._warn(decision)
+        self._warn_of_broken(decision, states)
         for outlook in decision.outlooks:
             if outlook.due is not None and states[outlook.schedule].record.due_at is None:
                 self._mark_due(states[outlook.schedule], outlook.due)
@@ -93,7 +95,7 @@ class Conductor:
                 self._refuse(state, described(error))
             else:
                 _log.info("The schedule %s ordered %s: %s", planned.schedule, run, planned.cause)
-        if decision.orders or decision.next_look is None:
+        if decision.next_look is None:
             return self._poll
         return min(self._poll, max((decision.next_look - self._clock.now()).total_seconds(), 0.0))
 
@@ -104,3 +106,11 @@ class Conductor:
             if (outlook.schedule, outlook.deadline) not in self._warned:
                 _log.warning("The schedule %s is late: %s", outlook.schedule, outlook.reason)
         self._warned = frozenset((one.schedule, one.deadline) for one in late)
+
+    def _warn_of_broken(self, decision: ConductorDecision, states: Mapping[str, ScheduleState]) -> None:
+        """Say of each schedule that cannot be read or decided why, once until it is another reason."""
+        refused = [one for one in decision.outlooks if one.stage == "refused"]
+        broken = frozenset((one.schedule, one.reason) for one in refused if states[one.schedule].record.problem is None)
+        for schedule, reason in sorted(broken - self._broken):
+            _log.error("The schedule %s orders nothing: %s", schedule, reason)
+        self._broken = broken

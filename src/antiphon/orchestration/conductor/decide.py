@@ -3,6 +3,7 @@
 Invariants:
 - A schedule has at most one run that has not ended: a slow one never piles up others behind it.
 - What is partitioned is made part by part, inputs first; one that was just made waits, and keeps no other waiting.
+- What is wrong with one schedule keeps no other from being decided.
 - Every schedule that orders nothing has one reason, and an earliest time where a time is what it waits for.
 - Work with a deadline begins as long before it as 999 of 1,000 such runs take by what is known, and what holds runs of
   its class in between is not counted as time to work in.
@@ -14,7 +15,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from antiphon.core.clock import to_the_minute
-from antiphon.definitions.schedules import RetrainWork
+from antiphon.core.logs import described
+from antiphon.definitions.schedules import RefreshWork, RetrainWork
 from antiphon.orchestration.conductor.placement import latest_start, quiet_start
 from antiphon.orchestration.conductor.state import (
     ConductorDecision,
@@ -37,21 +39,30 @@ def decide(schedules: Sequence[ScheduleState], now: datetime) -> ConductorDecisi
     orders: list[PlannedRun] = []
     outlooks: list[ScheduleOutlook] = []
     for state in schedules:
-        outlook = _hindered(state, now)
-        if outlook is None:
-            found = _by_deadline(state, now) if state.spec.ready_by is not None else _by_trigger(state, now)
-            if isinstance(found, PlannedRun):
-                orders.append(found)
-                outlook = ScheduleOutlook(found.schedule, "due", found.cause, now, found.deadline)
-            else:
-                outlook = found
-        outlooks.append(outlook)
+        try:
+            found = _decided(state, now)
+        except Exception as error:
+            found = ScheduleOutlook(state.spec.name, "refused", f"it cannot be decided: {described(error)}")
+        if isinstance(found, PlannedRun):
+            orders.append(found)
+            found = ScheduleOutlook(found.schedule, "due", found.cause, now, found.deadline)
+        outlooks.append(found)
     return ConductorDecision(tuple(orders), tuple(outlooks))
+
+
+def _decided(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOutlook:
+    if (hindered := _hindered(state, now)) is not None:
+        return hindered
+    if isinstance(state.spec.work, RefreshWork):
+        return _by_period(state, state.spec.work, now)
+    return _by_deadline(state, now) if state.spec.ready_by is not None else _by_trigger(state, now)
 
 
 def _hindered(state: ScheduleState, now: datetime) -> ScheduleOutlook | None:
     """The reason for which a schedule orders nothing whatever its conditions are."""
     record, spec = state.record, state.spec
+    if state.problem is not None:
+        return ScheduleOutlook(spec.name, "refused", state.problem)
     if record.paused_until is not None and record.paused_until > now:
         why = f"paused by {record.paused_by}: {record.pause_reason}"
         return ScheduleOutlook(spec.name, "paused", why, record.paused_until)
@@ -71,6 +82,10 @@ def _hindered(state: ScheduleState, now: datetime) -> ScheduleOutlook | None:
 def _of_open_run(state: ScheduleState, now: datetime) -> ScheduleOutlook:
     """A run that has not ended; of one with a deadline also whether it is expected to keep it."""
     why, deadline = f"its run {state.open_run} is {state.open_status}", state.served
+    if isinstance(state.spec.work, RefreshWork) and deadline is not None:
+        if deadline > now:
+            return ScheduleOutlook(state.spec.name, "runs", why, deadline, deadline)
+        return ScheduleOutlook(state.spec.name, "runs", f"{why}; it was due again at {to_the_minute(deadline)}")
     if deadline is None:
         return ScheduleOutlook(state.spec.name, "runs", why)
     end = state.open_until
@@ -80,6 +95,18 @@ def _of_open_run(state: ScheduleState, now: datetime) -> ScheduleOutlook:
         until = "" if end is None else f", expected to end at {to_the_minute(end)}"
         why = f"{why}{until}; its deadline is {to_the_minute(deadline)}, which it is not expected to keep"
     return ScheduleOutlook(state.spec.name, "runs", why, deadline=deadline, late=late)
+
+
+def _by_period(state: ScheduleState, work: RefreshWork, now: datetime) -> PlannedRun | ScheduleOutlook:
+    """A refresh of the views that were not computed in the present period; periods that went by are not made up for."""
+    begin, end = work.period(now)
+    known = state.observed.refreshed
+    due = tuple(view for view in work.views if view not in known or known[view] < begin)
+    if not due:
+        return ScheduleOutlook(state.spec.name, "waits", f"its views were refreshed since {to_the_minute(begin)}", end)
+    share = "its" if len(due) == len(work.views) else f"{len(due)} of its {len(work.views)}"
+    cause = f"{share} views were not refreshed since {to_the_minute(begin)}"
+    return PlannedRun(state.spec.name, cause, end, views=due)
 
 
 def _by_trigger(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOutlook:

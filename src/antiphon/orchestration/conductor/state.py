@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -25,6 +26,8 @@ class Observation(msgspec.Struct, frozen=True):
         drifted: variables that its newest report names as drifted, where that was found since.
         published: views of which a snapshot was published, at their latest.
         asset: work on what its schedule makes, as it stands now; ``None`` where no condition asks for it.
+        refreshed: when the views of a refresh were computed last, by ``view@definition_version``, as far as that was in
+            the present period; one for which a run was ordered counts from then on, whatever came of it.
     """
 
     outcomes: int = 0
@@ -33,10 +36,11 @@ class Observation(msgspec.Struct, frozen=True):
     asset: AssetWork | None = None
     requests: int = 0
     misses: int = 0
+    refreshed: Mapping[str, datetime] = {}
 
 
 class ScheduleState(msgspec.Struct, frozen=True):
-    """A declared schedule and all that decides about its next run.
+    """A schedule, declared or built in, and all that decides about its next run.
 
     Attributes:
         open_run: the run that it ordered and that has not ended, with its status in ``open_status`` and, where that is
@@ -47,6 +51,7 @@ class ScheduleState(msgspec.Struct, frozen=True):
         holds: freezes and windows of its class of work that are not over.
         preferred: spans in which its work had better run.
         forecast: of online load; ``None`` before there is one.
+        problem: sentence about why its state cannot be read; nothing else of it is known then.
     """
 
     spec: ScheduleSpec
@@ -63,6 +68,7 @@ class ScheduleState(msgspec.Struct, frozen=True):
     holds: tuple[RunHold, ...] = ()
     preferred: tuple[Span, ...] = ()
     forecast: LoadForecast | None = None
+    problem: str | None = None
 
 
 class PlannedRun(msgspec.Struct, frozen=True):
@@ -74,6 +80,7 @@ class PlannedRun(msgspec.Struct, frozen=True):
         full: a training from the base model, where the schedule's are deltas otherwise.
         order: the part of an asset that it makes; ``None`` where that is found when it is ordered.
         by_hand: a person begins it.
+        views: those that a refresh computes, by ``view@definition_version``; none: all of its schedule's.
     """
 
     schedule: str
@@ -83,6 +90,7 @@ class PlannedRun(msgspec.Struct, frozen=True):
     full: bool = False
     order: PartOrder | None = None
     by_hand: bool = False
+    views: tuple[str, ...] = ()
 
 
 Stage = Literal["waits", "runs", "paused", "refused", "due"]
@@ -116,5 +124,6 @@ class ConductorDecision(msgspec.Struct, frozen=True):
 
     @property
     def next_look(self) -> datetime | None:
-        """The earliest moment that a schedule waits for."""
-        return min((one.earliest for one in self.outlooks if one.earliest is not None), default=None)
+        """The earliest moment that a schedule waits for; one that orders now waits for its deadline, if it has one."""
+        moments = (one.deadline if one.stage == "due" else one.earliest for one in self.outlooks)
+        return min((moment for moment in moments if moment is not None), default=None)

@@ -12,6 +12,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.compatibility import compare
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.project import ProjectSpec
 from antiphon.features.sources.source_rows import require_readable
 from antiphon.governance.identity.grants import Grants
 from antiphon.services.project.store import Store
@@ -29,10 +30,10 @@ class ReleasePin(msgspec.Struct, frozen=True):
         return f"release {self.number} of {self.application} ({self.stage})"
 
 
-def pins(store: Store) -> dict[str, list[ReleasePin]]:
+def pins(store: Store, scope: Scope | None = None) -> dict[str, list[ReleasePin]]:
     """``view@definition_version`` to the releases that are live or take part in a rollout and pin it; also live ones
-    of tenants that the view is granted to."""
-    scope = store.scope
+    of tenants that the view is granted to. By default of the project's own scope."""
+    scope = scope or store.scope
     found: dict[str, list[ReleasePin]] = {}
     used = [(release, "live") for release in store.releases.live_ones(scope)]
     for rollout in store.rollouts.list_active(scope):
@@ -51,6 +52,14 @@ def pins(store: Store) -> dict[str, list[ReleasePin]]:
                 pin = ReleasePin(f"the tenant {grant.grantee}", release.id, release.number, "live")
                 found.setdefault(f"{grant.name}@{pinned}", []).append(pin)
     return found
+
+
+def views_in_use(store: Store, scope: Scope, project: ProjectSpec | None = None) -> dict[str, FeatureViewSpec]:
+    """Views of declarations, by default those that are applied, and older definition versions that a release in use
+    still pins, by key. In use is what is live and what takes part in a rollout."""
+    declared = store.applied.project(scope) if project is None else project
+    views = {view.key: view for view in declared.views.values()}
+    return views | {key: store.definitions.of(scope, key) for key in pins(store, scope) if key not in views}
 
 
 def require_unbroken(store: Store, views: Mapping[str, FeatureViewSpec]) -> None:

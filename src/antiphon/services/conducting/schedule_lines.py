@@ -1,4 +1,4 @@
-"""Declared schedules as people read them: what each is due for, and what it waits for or does now."""
+"""Schedules as people read them: what each is due for, and what it waits for or does now."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import msgspec
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.scope import Scope
 from antiphon.definitions.project import ProjectSpec
-from antiphon.definitions.schedules import ScheduleSpec, WorkClass
+from antiphon.definitions.schedules import RefreshWork, ScheduleSpec, WorkClass
 from antiphon.definitions.triggers import describe
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import RunDurations
@@ -15,9 +15,18 @@ from antiphon.orchestration.conductor.state import ScheduleOutlook
 from antiphon.services.conducting.schedule_states import ScheduleStates
 from antiphon.services.project.store import Store
 
+MOST_NAMES = 5
+"""Views that a line names."""
+
 
 class ScheduleLine(msgspec.Struct, frozen=True):
-    """A schedule as it is declared, as it stands, and what it does next; ``last`` tells of its last run."""
+    """A schedule as it is declared, as it stands, and what it does next.
+
+    Attributes:
+        application: that it is of; empty for others.
+        last: a sentence about its last run.
+        views: those that a built-in schedule refreshes, as ``view@definition_version``.
+    """
 
     name: str
     application: str
@@ -27,6 +36,14 @@ class ScheduleLine(msgspec.Struct, frozen=True):
     record: ScheduleRecord
     runtime: RunDurations | None
     last: str = ""
+    views: tuple[str, ...] = ()
+
+    @property
+    def work_of(self) -> str:
+        """Its class of work, and of what."""
+        names = [view.partition("@")[0] for view in self.views] or [self.application]
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return f"{self.work} of {', '.join(names[:MOST_NAMES])}{more}" if names[0] else self.work
 
 
 def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[ScheduleLine, ...]:
@@ -43,6 +60,7 @@ def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[Sc
             state.record,
             state.runtime,
             state.last,
+            state.spec.work.views if isinstance(state.spec.work, RefreshWork) else (),
         )
         for state, outlook in zip(states, outlooks, strict=True)
     )

@@ -1,16 +1,19 @@
-"""The state of one project's declared schedules, read from its catalog."""
+"""The state of one project's schedules, read from its catalog."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
+from antiphon.core.errors import UnavailableError
+from antiphon.core.logs import described
 from antiphon.core.scope import Scope
 from antiphon.definitions.assets import Asset
 from antiphon.definitions.project import ProjectSpec
-from antiphon.definitions.schedules import RetrainWork, ScheduleSpec
+from antiphon.definitions.schedules import RefreshWork, RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import (
     NewDrift,
     NewOutcomes,
@@ -22,19 +25,26 @@ from antiphon.definitions.triggers import (
 )
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
-from antiphon.orchestration.conductor.assets import work_of
+from antiphon.orchestration.conductor.assets import AssetWork, work_of
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
 from antiphon.orchestration.conductor.placement import Span
 from antiphon.orchestration.conductor.state import Observation, ScheduleState
 from antiphon.services.conducting.asset_states import AssetStates, asset_states, settle
+from antiphon.services.conducting.built_in_schedules import all_schedules
 from antiphon.services.conducting.traffic import Traffic
 from antiphon.services.conducting.windows import occurrences
 from antiphon.services.learning.outcomes import drift_reports
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import WORK
 
+Assets = Callable[[], tuple[AssetStates, Mapping[str | None, Asset]]]
+"""The states of assets, read at the first call, and the assets by the schedule that makes each."""
+
 MEASURED_RUNS = 50
 """Runs of a schedule, at most, by which the time that its next one takes is predicted."""
+
+MOST_ORDERS = 50
+"""Orders of one schedule, at most, that are looked at for which views were refreshed in a period."""
 
 
 class ScheduleStates:
@@ -47,57 +57,112 @@ class ScheduleStates:
         self._drift = drift_reports(store)
 
     def read(self) -> tuple[ScheduleState, ...]:
-        """The state of every schedule that is applied, by name; those that are new begin to count, and parts whose
-        runs have ended are settled."""
+        """The state of every schedule that is applied or built in, by name; those that are new begin to count, and
+        parts whose runs have ended are settled."""
         project = self._store.applied.project(self._scope)
-        if not project.schedules:
+        specs = all_schedules(self._store, self._scope, project)
+        if not specs:
             return ()
-        self._store.schedules.enroll(self._scope, project.schedules)
-        settle(self._store, self._scope)
-        return self.of(project, deciding=True)
+        known = self._store.schedules.enroll(self._scope, specs)
+        if project.schedules:
+            settle(self._store, self._scope)
+        return self._of(project, specs, known, deciding=True)
 
-    def of(self, project: ProjectSpec, *, deciding: bool = False) -> tuple[ScheduleState, ...]:
-        """The state of declared schedules; one that is not applied yet counts from now.
+    def of(self, project: ProjectSpec) -> tuple[ScheduleState, ...]:
+        """The state of the schedules of declarations, as people are told of it; one that is not applied yet counts from
+        now."""
+        specs = all_schedules(self._store, self._scope, project)
+        return self._of(project, specs, self._store.schedules.list(self._scope), deciding=False)
 
+    def _of(
+        self,
+        project: ProjectSpec,
+        specs: Mapping[str, ScheduleSpec],
+        known: Mapping[str, ScheduleRecord],
+        *,
+        deciding: bool,
+    ) -> tuple[ScheduleState, ...]:
+        """
         Args:
             deciding: without what people are told and nothing is decided by: how long earlier runs took, where no
                 deadline asks.
         """
         store, scope = self._store, self._scope
-        if not project.schedules:
-            return ()
-        known, now = store.schedules.list(scope), store.database.clock.now()
-        records = {name: known.get(name) or ScheduleRecord(name, 0, now, now) for name in project.schedules}
+        now = store.database.clock.now()
+        records = {name: known.get(name) or ScheduleRecord(name, 0, now, now) for name in specs}
         holds = store.run_holds.lasting(scope)
-        follows_staleness = any(NewStaleness in _kinds(spec.when) for spec in project.schedules.values())
-        assets = asset_states(store, scope, project) if follows_staleness else None
-        made = {} if assets is None else {one.schedule: one for one in assets.graph.assets.values()}
         latest = store.runs.by_id(scope, {one.run for one in records.values() if one.run is not None})
+
+        @cache
+        def assets() -> tuple[AssetStates, Mapping[str | None, Asset]]:
+            found = asset_states(store, scope, project)
+            return found, {one.schedule: one for one in found.graph.assets.values()}
+
         states = []
-        for name, spec in sorted(project.schedules.items()):
+        for name, spec in sorted(specs.items()):
             record = records[name]
-            last = latest.get(record.run or "")
-            open_run = last is not None and last.status not in ENDED
-            workflows = WORK[spec.work_class]
-            states.append(
-                ScheduleState(
-                    spec,
-                    record,
-                    last.id if last is not None and open_run else None,
-                    last.status if last is not None and open_run else "",
-                    expected_end(last, now) if last is not None and open_run else None,
-                    "" if last is None else _said_of(last),
-                    None if last is None else last.ended_at,
-                    None if last is None else last.deadline,
-                    self._observed(scope, spec, spec.when, record.since, assets, made.get(name)),
-                    self._observed(scope, spec, _full_when(spec), record.full_since),
-                    self._runtime(scope, name) if not deciding or spec.ready_by or spec.within else None,
-                    tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
-                    tuple(_preferred(project, spec, now)),
-                    self._traffic.forecast() if spec.within else None,
-                )
-            )
+            try:
+                state = self._state(project, spec, record, latest.get(record.run or ""), holds, assets, now, deciding)
+            except UnavailableError:
+                raise
+            except Exception as error:  # Whatever is wrong with one schedule, the others are decided.
+                state = ScheduleState(spec, record, problem=f"its state cannot be read: {described(error)}")
+            states.append(state)
         return tuple(states)
+
+    def _state(
+        self,
+        project: ProjectSpec,
+        spec: ScheduleSpec,
+        record: ScheduleRecord,
+        last: Run | None,
+        holds: Sequence[RunHold],
+        assets: Assets,
+        now: datetime,
+        deciding: bool,
+    ) -> ScheduleState:
+        scope, workflows = self._scope, WORK[spec.work_class]
+        open_run = last if last is not None and last.status not in ENDED else None
+        if isinstance(spec.work, RefreshWork):
+            # One that is under way decides by itself.
+            refreshed = {} if open_run else self._refreshed(spec.name, spec.work, last, now)
+            observed = Observation(refreshed=refreshed)
+        else:
+            observed = self._observed(scope, spec, spec.when, record.since, assets)
+        return ScheduleState(
+            spec,
+            record,
+            open_run.id if open_run else None,
+            open_run.status if open_run else "",
+            expected_end(open_run, now) if open_run else None,
+            "" if last is None else _said_of(last),
+            None if last is None else last.ended_at,
+            None if last is None else last.deadline,
+            observed,
+            self._observed(scope, spec, _full_when(spec), record.full_since, assets),
+            self._runtime(scope, spec.name) if not deciding or spec.ready_by or spec.within else None,
+            tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
+            tuple(_preferred(project, spec, now)),
+            self._traffic.forecast() if spec.within else None,
+        )
+
+    def _refreshed(self, name: str, work: RefreshWork, last: Run | None, now: datetime) -> Mapping[str, datetime]:
+        """The moments at which the views of a refresh were computed, or their run was ordered, in the present period.
+        Mostly the last run tells all of them, and nothing else is read."""
+        store, scope, (begin, _) = self._store, self._scope, work.period(now)
+        found: dict[str, datetime] = {}
+
+        def missing() -> set[str]:
+            return set(work.views) - {view for view, at in found.items() if at >= begin}
+
+        if last is not None:
+            found = dict.fromkeys(last.arguments["views"], last.created_at)
+        for run in store.runs.list(scope, MOST_ORDERS, schedule=name) if missing() else ():
+            found |= dict.fromkeys(missing().intersection(run.arguments["views"]), run.created_at)
+        if views := missing():
+            published = store.publications.snapshots(scope)
+            found |= {view: store.snapshots.get(scope, published[view]).as_of for view in views & published.keys()}
+        return found
 
     def _observed(
         self,
@@ -105,8 +170,7 @@ class ScheduleStates:
         spec: ScheduleSpec,
         trigger: Trigger | None,
         since: datetime,
-        assets: AssetStates | None = None,
-        made: Asset | None = None,
+        assets: Assets,
     ) -> Observation:
         """The events that a trigger asks for; others are not read."""
         kinds = _kinds(trigger)
@@ -114,9 +178,7 @@ class ScheduleStates:
             self._store.outcomes.arrived(scope, spec.application, since) if NewOutcomes in kinds else 0,
             _drifted(self._drift, scope, spec.application, since) if NewDrift in kinds else (),
             self._published(scope, since) if NewPublication in kinds else (),
-            None
-            if assets is None or made is None or NewStaleness not in kinds
-            else work_of(made, assets.states, assets.at, timedelta(seconds=spec.settle)),
+            _asset_work(spec, *assets()) if NewStaleness in kinds else None,
             self._requests(scope, spec.application, trigger, since, misses=False),
             self._requests(scope, spec.application, trigger, since, misses=True),
         )
@@ -175,6 +237,11 @@ def _preferred(project: ProjectSpec, spec: ScheduleSpec, now: datetime) -> Itera
         if window.kind == "preferred" and spec.work_class in window.work and spec.within:
             for one in occurrences(window, now, now + timedelta(seconds=spec.within)):
                 yield one.begins, one.until
+
+
+def _asset_work(spec: ScheduleSpec, assets: AssetStates, made: Mapping[str | None, Asset]) -> AssetWork | None:
+    asset = made.get(spec.name)
+    return None if asset is None else work_of(asset, assets.states, assets.at, timedelta(seconds=spec.settle))
 
 
 def _kinds(trigger: Trigger | None) -> set[type]:

@@ -18,7 +18,14 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.assets import AssetPart
 from antiphon.definitions.exports import ExportWork
-from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, WorkflowWork
+from antiphon.definitions.schedules import (
+    EvaluateWork,
+    MonitoringWork,
+    PrecomputeWork,
+    RefreshWork,
+    RetrainWork,
+    WorkflowWork,
+)
 from antiphon.durable.run import Run
 from antiphon.governance.identity.principal import Principal, schedule_principal
 from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
@@ -33,7 +40,7 @@ from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.governance.policies import may_train
 from antiphon.services.learning.evaluation_runs import EvaluationOrder
 from antiphon.services.project.store import Store
-from antiphon.services.workflows import EVALUATE, TABLE_JOB, USER_WORKFLOWS
+from antiphon.services.workflows import DRIFT, EVALUATE, REFRESH, SKEW, TABLE_JOB, USER_WORKFLOWS
 
 MAKES_ASSETS = (EvaluateWork, ExportWork, PrecomputeWork, WorkflowWork)
 
@@ -71,7 +78,7 @@ class ScheduledOrders:
             planned = msgspec.structs.replace(planned, order=self._part(state))
         known = store.runs.find(scope, record.key)
         run = self._ordered(state, planned) if known is None else known.id
-        planned = self._as_ordered(planned, store.runs.get(scope, run), began)
+        planned = self._as_ordered(state, planned, store.runs.get(scope, run), began)
         with store.database.transaction() as connection:
             now = store.database.clock.now()
             if store.schedules.advance(scope, record, run, now, full=planned.full, within=connection):
@@ -113,9 +120,12 @@ class ScheduledOrders:
             )
         return order_of(asset, found.states[part])
 
-    def _as_ordered(self, planned: PlannedRun, run: Run, began: datetime) -> PlannedRun:
-        """The plan as its run has it, which an earlier attempt or another process may have ordered for another part."""
-        order, cause = planned.order, planned.cause
+    def _as_ordered(self, state: ScheduleState, planned: PlannedRun, run: Run, began: datetime) -> PlannedRun:
+        """The plan as its run has it, which an earlier attempt or another process may have ordered for another part, or
+        in an earlier period."""
+        order, cause, work = planned.order, planned.cause, state.spec.work
+        if isinstance(work, RefreshWork):
+            return msgspec.structs.replace(planned, deadline=work.period(run.created_at)[1])
         if order is None:
             return planned
         if run.workflow in USER_WORKFLOWS.values():
@@ -148,6 +158,12 @@ class ScheduledOrders:
                 next_step=nearest(name, states, "`antiphon schedules list` shows those that are applied."),
             )
         state = states[name]
+        if state.problem is not None:  # Whether it has a run open is not known.
+            raise ConflictError(
+                f"The schedule {name} begins nothing: {state.problem}.",
+                where=name,
+                next_step="`worker.log` has the error; mend what it names, or apply the definitions again.",
+            )
         if state.open_run is not None:
             raise ConflictError(
                 f"The schedule {name} has the run {state.open_run}, which is {state.open_status}.",
@@ -215,6 +231,13 @@ class ScheduledOrders:
                 # What is made because its code changed is made by that code.
                 as_applied = state.observed.asset is not None
                 return UserWorkflows(store).order(scope, by, work, key, planned.order, as_applied=as_applied)
+            case RefreshWork() as work:
+                views = list(planned.views or work.views)
+                return store.runs.submit(
+                    scope, REFRESH, {"views": views, "reason": "schedule", "principal": by.id}, key=key
+                )
+            case MonitoringWork(of=measured):
+                return store.runs.submit(scope, {"drift": DRIFT, "skew": SKEW}[measured], {}, key=key)
             case ExportWork() as work:
                 return self._exports().order(scope, by, spec.name, work, key, again=planned.by_hand)
             case EvaluateWork() as work:
@@ -230,6 +253,8 @@ class ScheduledOrders:
                 return store.runs.submit(scope, EVALUATE, msgspec.to_builtins(evaluation), key=key)
 
     def _record(self, state: ScheduleState, planned: PlannedRun, run: str, connection: Connection) -> None:
+        if isinstance(state.spec.work, RefreshWork) and not planned.by_hand:
+            return  # There are hundreds a day, and the publication of each says who ordered it.
         detail = {"run": run, "reason": planned.cause}
         by = schedule_principal(self._store.scope.tenant, state.spec.name)
         self._store.audit.append(self._store.scope, by.id, "schedule.order", state.spec.name, detail, within=connection)
@@ -246,5 +271,5 @@ def conductor(store: Store, orders: ScheduledOrders) -> Conductor:
         orders.refuse,
         store.database.clock,
         poll=parse_duration(store.settings.worker.poll).total_seconds(),
-        wakeup=store.database.doorbell.wakeup(environment, "features"),
+        wakeup=store.database.doorbell.wakeup(environment, "features", "releases"),
     )

@@ -15,6 +15,7 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.schedules import WorkClass
 from antiphon.definitions.workflows import EXPENSIVE
+from antiphon.services.conducting.built_in_schedules import all_schedules
 from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
 from antiphon.services.conducting.traffic import HourlyLoad, hourly_forecast
 from antiphon.services.conducting.upcoming import UpcomingWork, upcoming_work
@@ -34,7 +35,7 @@ class ProjectSchedules:
         self._scope = scope
 
     def list(self) -> tuple[ScheduleLine, ...]:
-        """Every schedule that is applied, with what it waits for."""
+        """Every schedule that is applied or built in, with what it waits for."""
         return schedule_lines(self._store, self._scope, self._store.applied.project(self._scope))
 
     def pause(self, principal: str, name: str, reason: str, until: datetime) -> ScheduleRecord:
@@ -134,7 +135,7 @@ class ProjectSchedules:
             store.audit.append(self._scope, principal, "run.exempt", run, {"reason": reason}, within=connection)
 
     def _require(self, name: str) -> None:
-        known = self._store.applied.project(self._scope).schedules
+        known = all_schedules(self._store, self._scope, self._store.applied.project(self._scope))
         if name not in known:
             raise NotFoundError(
                 f"There is no schedule {name!r}.",

@@ -1,5 +1,5 @@
-"""The work to come of one project, in the order in which it can begin: runs, schedules and refreshes by cadence; and
-whose turn it is at the idle time of each host."""
+"""The work to come of one project, in the order in which it can begin: runs and schedules; and whose turn it is at the
+idle time of each host."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Literal
 import msgspec
 
 from antiphon.core.scope import Scope
-from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.run import Run
 from antiphon.orchestration.conductor.assets import PartState
 from antiphon.orchestration.idle_budget import IdleState
-from antiphon.orchestration.refreshing import due
 from antiphon.services.conducting.assets import stale_parts
 from antiphon.services.conducting.idle_budgets import idle_states
 from antiphon.services.conducting.run_waits import RunWaits
-from antiphon.services.conducting.schedule_lines import schedule_lines
+from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
 from antiphon.services.project.store import Store
 
 MOST_RUNS = 1_000
@@ -30,8 +28,8 @@ class UpcomingWork(msgspec.Struct, frozen=True):
     """One piece of work that is under way or to come.
 
     Attributes:
-        what: a run's workflow with its subject, a schedule's name, a stale part of an asset, the views of a refresh, or
-            the idle time of a host.
+        what: a run's workflow with its subject, a schedule's name, a stale part of an asset, or the idle time of a
+            host.
         run: the run, where there is one.
         why: the reason why it is there, or why it has not begun.
         earliest: when it can begin; ``None`` while it waits for events, or runs.
@@ -54,12 +52,11 @@ def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
     found = [_of_run(run, waits[run.id].reason, waits[run.id].earliest) for run in open_runs if run.id in waits]
     found += [_of_run(run, run.note or run.cause or "", None) for run in open_runs if run.id not in waits]
     found += [
-        UpcomingWork(line.name, "scheduled", line.outlook.reason, line.outlook.earliest, line.outlook.deadline)
+        UpcomingWork(_of_line(line), "scheduled", line.outlook.reason, line.outlook.earliest, line.outlook.deadline)
         for line in schedule_lines(store, scope, project)
         if line.outlook.stage != "runs"
     ]
     found += [_of_part(one) for one in stale_parts(store, scope, project)]
-    found += _refreshes(project.views, now)
     found += [_of_turn(host, state) for host, state in idle_states(store).items() if state.turn is not None]
     order: dict[WorkState, int] = {"runs": 0, "queued": 1, "scheduled": 1}
     return tuple(sorted(found, key=lambda one: (order[one.state], one.earliest is None, one.earliest or now, one.what)))
@@ -70,6 +67,10 @@ def _of_run(run: Run, why: str, earliest: datetime | None) -> UpcomingWork:
     named = ", ".join(map(str, subject)) if isinstance(subject, list) else str(subject)
     what = f"{run.workflow} {named}".strip()
     return UpcomingWork(what, "runs" if earliest is None else "queued", why, earliest, run.deadline, run.id)
+
+
+def _of_line(line: ScheduleLine) -> str:
+    return f"{line.name}, {line.work_of}" if line.views else line.name
 
 
 def _of_turn(host: str, state: IdleState) -> UpcomingWork:
@@ -83,12 +84,3 @@ def _of_part(state: PartState | str) -> UpcomingWork:
     if isinstance(state, str):
         return UpcomingWork(state, "scheduled", "`antiphon assets list --stale` tells of all")
     return UpcomingWork(str(state.part), "scheduled", state.reason)
-
-
-def _refreshes(views: dict[str, FeatureViewSpec], now: datetime) -> list[UpcomingWork]:
-    """The next slot of each cadence of the applied views."""
-    slots = due({view.key: view for view in views.values() if view.source.kind != "feast"}, now)
-    return [
-        UpcomingWork(f"refresh {', '.join(slot.views)}", "scheduled", "its views' declared cadence", slot.ends)
-        for slot in slots
-    ]

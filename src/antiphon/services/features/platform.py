@@ -39,8 +39,7 @@ from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.learning.datasets.partitions import joined_by
 from antiphon.learning.registry.files import lake_path
 from antiphon.learning.retraining.checkpoints import checkpoint_path
-from antiphon.orchestration.refreshing import RefreshSlot
-from antiphon.services.apply.compatibility import pins
+from antiphon.services.apply.compatibility import pins, views_in_use
 from antiphon.services.apply.workflow import open_applies
 from antiphon.services.features import feast
 from antiphon.services.features.documents import ProjectDocuments
@@ -274,21 +273,12 @@ class FeaturePlatform(FeatureStores):
         return scope == self._store.scope
 
     def views(self) -> Mapping[str, FeatureViewSpec]:
-        """Views of the applied project, and older definition versions that a release in use still pins, by key.
-
-        In use is what is live and what takes part in a rollout.
-        """
-        store = self._store
-        views = {view.key: view for view in store.applied.project(store.scope).views.values()}
-        return views | {key: store.definitions.of(store.scope, key) for key in pins(store) if key not in views}
+        """Views of the applied project, and older definition versions that a release in use still pins, by key."""
+        return views_in_use(self._store, self._store.scope)
 
     def followed(self) -> Mapping[str, SourceSpec]:
         """The streams of views that follow a place, by name, as the applied project declares them."""
         return followed_sources(self.views().values())  # Those of the applied project come first.
-
-    def scheduled(self) -> Mapping[str, FeatureViewSpec]:
-        """Views that are refreshed here; what Feast keeps, Feast refreshes."""
-        return {key: view for key, view in self.views().items() if view.source.kind != "feast"}
 
     def _coming(self) -> list[FeatureViewSpec]:
         """Definition versions that an apply under way publishes: their events are taken in before they are served."""
@@ -377,27 +367,6 @@ class FeaturePlatform(FeatureStores):
         if whole:
             arguments["whole"] = True
         return self._store.runs.submit(scope, WORKFLOW, arguments, key=key)
-
-    def refresh_slot(self, slot: RefreshSlot) -> None:
-        """Start a durable refresh of those views of a slot that no run of it has taken and that are older than it.
-
-        What is due may change within a slot: definitions are applied, a rollout ends. A run of the slot that stands
-        keeps its key; what it lacks is the next run's. So is everything when somebody took the key for something else.
-        """
-        runs, scope = self._store.runs, self._store.scope
-        views, key = set(slot.views), slot.key
-        while (found := runs.find(scope, key)) is not None:
-            if found.workflow == WORKFLOW and "as_of" not in found.arguments:
-                views -= set(found.arguments["views"])
-            key = f"{slot.key}:{found.id}"
-        if views and key != slot.key:
-            published = self._store.publications.snapshots(scope)
-            views -= {
-                key for key, one in published.items() if self._store.snapshots.get(scope, one).as_of >= slot.begins
-            }
-        if views:
-            arguments = {"views": sorted(views), "reason": "schedule", "principal": "worker"}
-            runs.submit(scope, WORKFLOW, arguments, key=key, deadline=slot.ends)
 
     def close(self) -> None:
         """Close what was opened."""

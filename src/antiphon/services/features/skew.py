@@ -23,10 +23,8 @@ from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
 from antiphon.durable.context import RunContext
-from antiphon.durable.schedule import due, interval
 from antiphon.features.monitoring.skew.measure import SAMPLE, SECONDS, Progress, Skew
 from antiphon.features.monitoring.skew.predictions import PredictionFeatures
-from antiphon.features.monitoring.skew.selection import WORKFLOW
 from antiphon.features.monitoring.skew.vectors import SkewVectors
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.selection import unknown_views
@@ -42,7 +40,6 @@ class ProjectSkew:
     def __init__(self, store: Store, platform: FeaturePlatform) -> None:
         self._store = store
         self._platform = platform
-        self._ordered: str | None = None
 
     @cached_property
     def _skew(self) -> Skew:
@@ -143,19 +140,6 @@ class ProjectSkew:
                     of_view.features[0].view, of_view.different, of_view.compared,
                 )  # fmt: skip
 
-    def order_due(self) -> str | None:
-        """Start the comparison that is due, if one is; its run. Every worker comes to the same, so it is one run."""
-        store = self._store
-        every = interval(store.settings.features.skew, "[features] skew")
-        if every is None:
-            return None
-        since = store.skew_reports.scheduled_at(store.scope) or self._first_published()
-        key = due(WORKFLOW, store.database.clock.now(), every, since)
-        if key is None or key == self._ordered:
-            return None
-        self._ordered = key
-        return store.runs.submit(store.scope, WORKFLOW, {}, key=key)
-
     async def compare(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """The workflow: a comparison of every view, and of the predictions since the one before."""
 
@@ -179,12 +163,6 @@ class ProjectSkew:
         store = self._store
         before = store.database.clock.now() - parse_duration(store.settings.features.skew_kept)
         return store.skew_reports.expire(store.scope, before, self._there(store.scope))
-
-    def _first_published(self) -> datetime | None:
-        try:
-            return self._store.publications.get(self._store.scope, 1).created_at
-        except NotFoundError:
-            return None
 
     def _there(self, scope: Scope) -> set[str]:
         if not self._platform.serves(scope):

@@ -9,10 +9,11 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.features.skew_reports import ViewSkew
-from antiphon.core.clock import from_microseconds, microseconds, parse_duration
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.schedules import RefreshWork
 from antiphon.features.streaming.consumer import StreamedView
 from antiphon.services.features import feast
 from antiphon.services.features.following import follower_statuses
@@ -170,7 +171,4 @@ def _positions(
 
 
 def _next_refresh(spec: FeatureViewSpec, now: datetime) -> datetime | None:
-    """The next slot of the schedule: multiples of the cadence since 1970."""
-    if spec.refresh is None:
-        return None
-    return from_microseconds((microseconds(now) // spec.refresh + 1) * spec.refresh)
+    return None if spec.refresh is None else RefreshWork(spec.refresh, (spec.key,)).period(now)[1]

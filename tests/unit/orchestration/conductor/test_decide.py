@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.clock import UTC
 from antiphon.definitions.cron import CronTime
-from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec
+from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RefreshWork, RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewDrift, NewOutcomes, NewPublication, NewRequests
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import RunDurations
@@ -276,3 +278,81 @@ def test_a_run_that_is_not_expected_to_keep_its_deadline_is_told_before_that_is_
     found = outlook(state, now)
     assert (found.late, found.deadline) == (late, SIX)
     assert ("not expected to keep" in found.reason) == late
+
+
+QUARTER = timedelta(minutes=15)
+REFRESH = RefreshWork(QUARTER // timedelta(microseconds=1), ("delays@1", "traffic@1"))
+
+
+def cadence(work: RefreshWork = REFRESH, refreshed: dict[str, datetime] | None = None, **changes: Any) -> ScheduleState:
+    spec = ScheduleSpec("refresh:15m", "", work, Interval("15m"))
+    return schedule(spec, observed=Observation(refreshed=refreshed or {}), **changes)
+
+
+def test_views_of_one_interval_are_refreshed_once_in_each_of_its_periods() -> None:
+    due = order(cadence(), NOON + timedelta(minutes=7))
+    assert (due.views, due.deadline, due.cause) == (
+        REFRESH.views, NOON + QUARTER, "its views were not refreshed since 2026-06-01 12:00Z",
+    )  # fmt: skip
+    known = dict.fromkeys(REFRESH.views, NOON)
+    waiting = outlook(cadence(refreshed=known), NOON + timedelta(minutes=14))
+    assert (waiting.stage, waiting.earliest) == ("waits", NOON + QUARTER)
+    assert order(cadence(refreshed=known), NOON + QUARTER).views == REFRESH.views
+    assert order(cadence(refreshed=known), NOON + 9 * HOUR).deadline == NOON + 9 * HOUR + QUARTER, (
+        "the last period alone"
+    )
+
+
+def test_a_view_that_is_new_within_a_period_is_refreshed_in_it_alone() -> None:
+    found = order(cadence(refreshed={"delays@1": NOON}), NOON + timedelta(minutes=1))
+    assert (found.views, found.cause[:14]) == (("traffic@1",), "1 of its 2 vie")
+
+
+def test_a_refresh_under_way_is_looked_at_again_when_the_next_period_begins() -> None:
+    running = {"open_run": "run_1", "open_status": "running", "served": NOON + QUARTER}
+    found = outlook(cadence(**running), NOON + timedelta(minutes=7))
+    assert (found.stage, found.earliest, found.late) == ("runs", NOON + QUARTER, False)
+    late = outlook(cadence(**running), NOON + QUARTER)
+    assert (late.earliest, late.late) == (None, False)
+    assert late.reason == "its run run_1 is running; it was due again at 2026-06-01 12:15Z"
+    assert decide([cadence()], NOON).next_look == NOON + QUARTER, "also while it is being ordered"
+
+
+def test_an_interval_longer_than_the_calendar_has_one_period() -> None:
+    ages = RefreshWork(999_999_999 * (DAY // timedelta(microseconds=1)), REFRESH.views)
+    assert order(cadence(ages), NOON).deadline == datetime.max.replace(tzinfo=UTC)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 1_000), st.integers(0, 700)), max_size=40), st.sampled_from([1, 7, 60, 240, 900])
+)
+def test_no_view_is_refreshed_twice_in_a_period_nor_left_out_of_one_that_was_looked_at(
+    looks: list[tuple[int, int]], seconds: int
+) -> None:
+    """Looks are so many seconds apart, and a run that they order takes so many."""
+    work = RefreshWork(seconds * 1_000_000, ("a@1", "b@1", "c@1"))
+    now, busy_until, orders = NOON, NOON, dict[str, list[datetime]]()
+    for apart, takes in looks:
+        now += timedelta(seconds=apart)
+        last = {view: moments[-1] for view, moments in orders.items()}
+        running = {"open_run": "run_1"} if now < busy_until else {}
+        planned = decide([cadence(work, last, **running)], now).orders
+        for view in planned[0].views if planned else ():
+            orders.setdefault(view, []).append(now)
+        if planned:
+            busy_until = now + timedelta(seconds=takes)
+        if not running:
+            assert {view: moments[-1] >= work.period(now)[0] for view, moments in orders.items()} == dict.fromkeys(
+                work.views, True
+            )
+    for moments in orders.values():
+        periods = [work.period(moment)[0] for moment in moments]
+        assert len(periods) == len(set(periods))
+
+
+def test_a_schedule_that_cannot_be_read_or_decided_keeps_no_other_waiting() -> None:
+    endless = when(Interval("999999999d"))
+    decision = decide([schedule(problem="its state cannot be read: KeyError"), endless, cadence()], NOON)
+    assert [one.stage for one in decision.outlooks] == ["refused", "refused", "due"]
+    assert decision.outlooks[1].reason.startswith("it cannot be decided: OverflowError")
+    assert len(decision.orders) == 1
