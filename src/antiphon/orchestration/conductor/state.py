@@ -10,6 +10,7 @@ import msgspec
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.definitions.schedules import ScheduleSpec
+from antiphon.learning.retraining.forgetting import MeasuredForgetting
 from antiphon.orchestration.conductor.assets import AssetWork, PartOrder
 from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.forecast import LoadForecast
@@ -25,6 +26,7 @@ class Observation(msgspec.Struct, frozen=True):
         drifted: variables that its newest report names as drifted, where that was found since.
         published: views of which a snapshot was published, at their latest.
         asset: work on what its schedule makes, as it stands now; ``None`` where no condition asks for it.
+        forgotten: what the last training from what is new forgot, where that was measured since.
     """
 
     outcomes: int = 0
@@ -33,6 +35,7 @@ class Observation(msgspec.Struct, frozen=True):
     asset: AssetWork | None = None
     requests: int = 0
     misses: int = 0
+    forgotten: MeasuredForgetting | None = None
 
 
 class ScheduleState(msgspec.Struct, frozen=True):
@@ -47,6 +50,7 @@ class ScheduleState(msgspec.Struct, frozen=True):
         holds: freezes and windows of its class of work that are not over.
         preferred: spans in which its work had better run.
         forecast: of online load; ``None`` before there is one.
+        calm_since: since when nothing new has come of what it observes.
     """
 
     spec: ScheduleSpec
@@ -63,6 +67,7 @@ class ScheduleState(msgspec.Struct, frozen=True):
     holds: tuple[RunHold, ...] = ()
     preferred: tuple[Span, ...] = ()
     forecast: LoadForecast | None = None
+    calm_since: datetime | None = None
 
 
 class PlannedRun(msgspec.Struct, frozen=True):

@@ -17,7 +17,8 @@ from antiphon.services.project.store import Store
 
 
 class ScheduleLine(msgspec.Struct, frozen=True):
-    """A schedule as it is declared, as it stands, and what it does next; ``last`` tells of its last run."""
+    """A schedule as it is declared, as it stands, and what it does next; ``last`` tells of its last run, ``value`` what
+    its work is worth beside other work."""
 
     name: str
     application: str
@@ -27,6 +28,7 @@ class ScheduleLine(msgspec.Struct, frozen=True):
     record: ScheduleRecord
     runtime: RunDurations | None
     last: str = ""
+    value: float = 1.0
 
 
 def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[ScheduleLine, ...]:
@@ -43,6 +45,7 @@ def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[Sc
             state.record,
             state.runtime,
             state.last,
+            state.spec.value,
         )
         for state, outlook in zip(states, outlooks, strict=True)
     )

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+import msgspec
+
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
+from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.assets import Asset
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import (
     NewDrift,
+    NewForgetting,
     NewOutcomes,
     NewPublication,
     NewRequests,
@@ -22,6 +26,7 @@ from antiphon.definitions.triggers import (
 )
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
+from antiphon.learning.retraining.forgetting import MeasuredForgetting, measured_forgetting
 from antiphon.orchestration.conductor.assets import work_of
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
 from antiphon.orchestration.conductor.placement import Span
@@ -35,6 +40,9 @@ from antiphon.services.workflows import WORK
 
 MEASURED_RUNS = 50
 """Runs of a schedule, at most, by which the time that its next one takes is predicted."""
+
+LATEST_TRAININGS = 20
+"""Trainings from what is new, at most, among which the last one is looked for that measured what it forgot."""
 
 
 class ScheduleStates:
@@ -79,6 +87,14 @@ class ScheduleStates:
             last = latest.get(record.run or "")
             open_run = last is not None and last.status not in ENDED
             workflows = WORK[spec.work_class]
+            observed = self._observed(project, spec, spec.when, record.since, assets, made.get(name))
+            observed_full = self._observed(project, spec, _full_when(spec), record.full_since)
+            calm_since = None
+            if spec.debounce:
+                noted = self._noted(spec, (observed, observed_full))
+                calm_since = record.calm_since if record.observed == noted else now
+                if deciding and record.observed != noted:
+                    store.schedules.observe(scope, name, noted, now)
             states.append(
                 ScheduleState(
                     spec,
@@ -89,19 +105,20 @@ class ScheduleStates:
                     "" if last is None else _said_of(last),
                     None if last is None else last.ended_at,
                     None if last is None else last.deadline,
-                    self._observed(scope, spec, spec.when, record.since, assets, made.get(name)),
-                    self._observed(scope, spec, _full_when(spec), record.full_since),
+                    observed,
+                    observed_full,
                     self._runtime(scope, name) if not deciding or spec.ready_by or spec.within else None,
                     tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
                     tuple(_preferred(project, spec, now)),
                     self._traffic.forecast() if spec.within else None,
+                    calm_since,
                 )
             )
         return tuple(states)
 
     def _observed(
         self,
-        scope: Scope,
+        project: ProjectSpec,
         spec: ScheduleSpec,
         trigger: Trigger | None,
         since: datetime,
@@ -109,7 +126,7 @@ class ScheduleStates:
         made: Asset | None = None,
     ) -> Observation:
         """The events that a trigger asks for; others are not read."""
-        kinds = _kinds(trigger)
+        scope, kinds = self._scope, _kinds(trigger)
         return Observation(
             self._store.outcomes.arrived(scope, spec.application, since) if NewOutcomes in kinds else 0,
             _drifted(self._drift, scope, spec.application, since) if NewDrift in kinds else (),
@@ -119,7 +136,39 @@ class ScheduleStates:
             else work_of(made, assets.states, assets.at, timedelta(seconds=spec.settle)),
             self._requests(scope, spec.application, trigger, since, misses=False),
             self._requests(scope, spec.application, trigger, since, misses=True),
+            self._forgotten(project, spec.application, since) if NewForgetting in kinds else None,
         )
+
+    def _noted(self, spec: ScheduleSpec, observations: tuple[Observation, ...]) -> str:
+        """A hash of what a schedule's conditions observe, which changes with everything that arrives."""
+        scope, kinds = self._scope, _kinds(spec.when) | _kinds(_full_when(spec))
+        # Requests are counted as far as is asked for; snapshots are told by their views.
+        asked = self._store.receipts.latest_online(scope, spec.application) if NewRequests in kinds else None
+        named = {
+            view
+            for trigger in (spec.when, _full_when(spec))
+            for one in (() if trigger is None else simple_triggers(trigger))
+            if isinstance(one, NewPublication)
+            for view in one.views
+        }
+        published = self._store.publications.snapshots(scope) if named else {}
+        work = [None if one.asset is None else one.asset.ready for one in observations]
+        counted = [(one.outcomes, one.drifted, one.forgotten) for one in observations]
+        views = sorted(one for one in published.items() if one[0].partition("@")[0] in named)
+        return content_hash(msgspec.to_builtins([asked, views, work, counted]))
+
+    def _forgotten(self, project: ProjectSpec, application: str, since: datetime) -> MeasuredForgetting | None:
+        """The forgetting that an application's trainings measured last, after a moment."""
+        shape = project.applications[application].shape
+        if shape is None:
+            return None
+        deltas = [one.run for one in self._store.models.list(self._scope, application) if one.parent is not None]
+        runs = self._store.runs.by_id(self._scope, deltas[:LATEST_TRAININGS]).values()
+        ended = [(run.ended_at, run) for run in runs if run.ended_at is not None and run.ended_at > since]
+        for _, run in sorted(ended, key=lambda one: one[0], reverse=True):
+            if (found := measured_forgetting(run.id, run.result, shape)) is not None:
+                return found
+        return None
 
     def _requests(
         self, scope: Scope, application: str, trigger: Trigger | None, since: datetime, *, misses: bool
