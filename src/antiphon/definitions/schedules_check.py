@@ -27,8 +27,8 @@ from antiphon.definitions.schedules import (
 )
 from antiphon.definitions.source import Source
 from antiphon.definitions.triggers import (
+    ForgettingLimit,
     NewDrift,
-    NewForgetting,
     NewOutcomes,
     NewRequests,
     describe,
@@ -146,7 +146,7 @@ def measured_applications(schedules: Iterable[object]) -> frozenset[str]:
         if isinstance(one, DeclaredSchedule)
         and isinstance(one.work, RetrainWork)
         and one.work.delta
-        and not needs(one.when, NewForgetting)
+        and not needs(one.when, ForgettingLimit)
     )
 
 
@@ -197,8 +197,8 @@ def _forgetting_mistakes(schedule: DeclaredSchedule, application: Application, l
                 yield f"{label}: forgetting({one.bound:g}) never comes: {span[0]} is within {span[1]:g}."
 
 
-def _forgettings(trigger: Any) -> list[NewForgetting]:
-    return [one for one in simple_triggers(trigger) if isinstance(one, NewForgetting)]
+def _forgettings(trigger: Any) -> list[ForgettingLimit]:
+    return [one for one in simple_triggers(trigger) if isinstance(one, ForgettingLimit)]
 
 
 def _span(application: Application) -> tuple[str, float] | None:
@@ -231,7 +231,7 @@ def _applicationless_mistakes(schedule: DeclaredSchedule) -> Iterator[str]:
     """Yields conditions of an application, of a schedule that has none."""
     if not _has_application(schedule) and schedule.when is not None:
         for one in simple_triggers(schedule.when):
-            if isinstance(one, NewOutcomes | NewRequests | NewDrift | NewForgetting):
+            if isinstance(one, NewOutcomes | NewRequests | NewDrift | ForgettingLimit):
                 advice = "write published(…)" if isinstance(schedule, Export) else "give application=…"
                 yield f"when: {describe(one)} is of an application; {advice}"
 

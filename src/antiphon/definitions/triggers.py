@@ -74,7 +74,7 @@ class NewPublication(Condition, frozen=True, tag="publication"):
     views: tuple[str, ...]
 
 
-class NewForgetting(Condition, frozen=True, tag="forgetting"):
+class ForgettingLimit(Condition, frozen=True, tag="forgetting"):
     """A training from what is new after which the application knew less of what it knew before.
 
     Attributes:
@@ -113,7 +113,7 @@ Trigger: TypeAlias = (
     | NewRequests
     | NewDrift
     | NewPublication
-    | NewForgetting
+    | ForgettingLimit
     | NewStaleness
     | AnyOf
     | AllOf
@@ -179,7 +179,7 @@ def published(*views: object) -> NewPublication:
     return NewPublication(tuple(names))
 
 
-def forgetting(bound: float) -> NewForgetting:
+def forgetting(bound: float) -> ForgettingLimit:
     """Declares work that is due when the last training from what is new forgot more than a bound:
     ``Retrain(…, full_when=forgetting(0.02) | every("30d"))``.
 
@@ -187,7 +187,7 @@ def forgetting(bound: float) -> NewForgetting:
         bound: in the unit of the first outcome's metric that decides: of a label the Brier score, of a number the mean
             absolute error, of a text chrF, of a corrected output F1 of fields.
     """
-    return NewForgetting(bound)
+    return ForgettingLimit(bound)
 
 
 def stale() -> NewStaleness:
@@ -241,7 +241,7 @@ def describe(trigger: Trigger) -> str:
             return f"drift of {_one_of(names)}" if names else "drift"
         case NewPublication(views=names):
             return f"a publication of {_one_of(names)}"
-        case NewForgetting(bound=bound):
+        case ForgettingLimit(bound=bound):
             return f"more than {bound:g} forgotten"
         case NewStaleness():
             return "what it makes is stale"
@@ -290,7 +290,7 @@ def trigger_mistakes(trigger: object, label: str, views: Set[str]) -> Iterator[s
                 if not isinstance(name, str) or name not in views:
                     there = ", ".join(sorted(views)) or "none"
                     yield f"{label}: the project publishes no view {name!r}; there are {there}."
-        case NewForgetting(bound=bound):
+        case ForgettingLimit(bound=bound):
             if not isinstance(bound, int | float) or isinstance(bound, bool) or not 0 < bound < inf:
                 yield f"{label}: forgetting({bound!r}) is no bound; write a number above 0, such as 0.02."
         case NewStaleness():

@@ -36,7 +36,7 @@ _MOST_MISSES = 1_000
 """Steps without a record, at most, that a workflow is let go on past as it is called again for its rollback."""
 
 
-class RecordsEnded(BaseException):
+class EndOfRecords(BaseException):
     """Ends a workflow that is called again for its rollback where its records end; no handler of errors catches it."""
 
 
@@ -241,7 +241,7 @@ class RunContext:
         self._misses += 1
         left = [one for one in self._left if (one.name, one.occurrence) not in self._undos]
         if not left or self._misses > _MOST_MISSES:
-            raise RecordsEnded
+            raise EndOfRecords
         # It may have gone on past a step that failed, to others which are recorded.
         raise NotDoneError(f"Step {name!r} was not done.", where=self.id)
 

@@ -35,7 +35,7 @@ ROLL_BACK, UNDO = "roll back", "undo "
 """The name of the record that a rollback begins with; and what stands before a step's name in that of its undoing."""
 
 EXEMPTED_BY = "its rollback"
-"""Who lets a run that is rolled back go past freezes and windows: what is half done would stay so until they end."""
+"""Stands for a person who lets a run go past freezes and windows: what is half done would stay so until they end."""
 
 _POLICIES: Mapping[RollbackEnd, tuple[RollbackPolicy, ...]] = {
     "failed": ("always", "on_failure"),

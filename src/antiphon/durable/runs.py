@@ -342,8 +342,8 @@ class Runs:
         scope = run.scope if isinstance(run, Run) else Scope(run.tenant, run.environment)
         values: dict[str, Any] = {"status": ends, "ended_at": now}
         if error is not None:
-            told = error if run.rollback is None else f"Its rollback failed: {error}"
-            values["error"] = self._database.seal_text(scope, ERROR, run.id, told)
+            why = error if run.rollback is None else f"Its rollback failed: {error}"
+            values["error"] = self._database.seal_text(scope, ERROR, run.id, why)
         return values
 
     def _hopeless(self, row: Row[Any], most: int) -> str | None:

@@ -81,7 +81,7 @@ class ProjectRuns:
                 raise ConflictError(
                     f"The steps of the run {run} are being undone.",
                     where="run",
-                    next_step=f"Wait for its end, or `antiphon runs pause {run}`.",
+                    next_step=f"Wait for its end, or `antiphon runs pause {run} --reason TEXT`.",
                 )
             cancelled = self._store.runs.cancel(scope, run, within=connection)
             if cancelled.workflow == OPTIMIZE and cancelled.status == "cancelled":

@@ -14,7 +14,7 @@ from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.project import ProjectSpec, load
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec, time_of_day
-from antiphon.definitions.triggers import NewForgetting
+from antiphon.definitions.triggers import ForgettingLimit
 from antiphon.definitions.windows import WindowSpec
 
 SOUND = """
@@ -92,13 +92,13 @@ def test_a_sound_project_becomes_values(tmp_path: Path) -> None:
 def test_work_says_what_it_is_worth_and_how_long_a_burst_is_waited_for(tmp_path: Path) -> None:
     declared = SOUND.replace('full_when=every("30d")', 'full_when=forgetting(0.02), value=3, debounce="30s"')
     spec = load(project(tmp_path, declared)).schedules["retrain-desk"]
-    assert (spec.value, spec.debounce, spec.work) == (3.0, 30.0, RetrainWork(full_when=NewForgetting(0.02)))
+    assert (spec.value, spec.debounce, spec.work) == (3.0, 30.0, RetrainWork(full_when=ForgettingLimit(0.02)))
 
 
 def test_forgetting_is_a_condition_where_another_schedule_measures_it(tmp_path: Path) -> None:
     declared = SOUND.replace('when=drift("urgency")', "when=forgetting(0.02)")
     declared += '\nwhole = Retrain(desk, when=forgetting(0.05), delta=False, name="whole")\n'
-    assert load(project(tmp_path, declared)).schedules["whole"].when == NewForgetting(0.05)
+    assert load(project(tmp_path, declared)).schedules["whole"].when == ForgettingLimit(0.05)
 
 
 def test_schedules_survive_json_and_a_project_from_before_them_is_read(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ _OPEN_END = 10
 
 _TEXTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
-MOST_BYTES = 512 * 2**20
-"""Size of an object that is followed, at most: it is held in memory while it is read."""
+MOST_BYTES = 128 * 2**20
+"""Size of an object that is followed, at most: it is held in memory while it is read, and fetched within one reading's
+time."""
 
 FileIdentity = tuple[int, int, int] | str
 """Size in bytes, inode and time of change in nanoseconds; of an object its version."""
@@ -114,7 +115,7 @@ class ObjectFiles:
         return {url: one.version for url, one in self._objects.items()}
 
     def identity(self, path: str) -> FileIdentity | None:
-        """That of the object as it was listed, and fetched on condition of it."""
+        """The version of the object as it was listed, and fetched on condition of it."""
         found = self._objects.get(path)
         return None if found is None else found.version
 

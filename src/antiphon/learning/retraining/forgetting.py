@@ -12,7 +12,7 @@ from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.learning.evaluation.metrics import metric_of
 
 
-class MeasuredForgetting(msgspec.Struct, frozen=True):
+class ForgettingMeasure(msgspec.Struct, frozen=True):
     """The amount by which a version is worse than its parent on what that was evaluated on.
 
     Attributes:
@@ -30,7 +30,7 @@ class MeasuredForgetting(msgspec.Struct, frozen=True):
         return f"{self.value:.3g} of {self.title} ({self.low:.3g} to {self.high:.3g})"
 
 
-def measured_forgetting(run: str, result: Mapping[str, Any] | None, shape: OutcomeShape) -> MeasuredForgetting | None:
+def measured_forgetting(run: str, result: Mapping[str, Any] | None, shape: OutcomeShape) -> ForgettingMeasure | None:
     """The forgetting of a training in the metric that decides of an outcome; ``None`` where it was not measured.
 
     Args:
@@ -43,4 +43,4 @@ def measured_forgetting(run: str, result: Mapping[str, Any] | None, shape: Outco
     low, value, high = change.low, change.value, change.high
     if metric_of(shape.deciding).higher:
         low, value, high = -high, -value, -low
-    return MeasuredForgetting(shape.deciding_title, value, low, high, run)
+    return ForgettingMeasure(shape.deciding_title, value, low, high, run)

@@ -31,7 +31,7 @@ SHORTEST_RETRY = timedelta(minutes=1)
 
 
 MOST_DEBOUNCES = 10
-"""What arrives without a pause is waited for so many times as long as without it, at most."""
+"""A burst that does not end is waited for so many times as long as its pause, at most."""
 
 UNKNOWN_TAKES = timedelta(hours=1)
 """The time that work is taken to need before anything is known of it."""

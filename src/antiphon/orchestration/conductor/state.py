@@ -10,7 +10,7 @@ import msgspec
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.definitions.schedules import ScheduleSpec
-from antiphon.learning.retraining.forgetting import MeasuredForgetting
+from antiphon.learning.retraining.forgetting import ForgettingMeasure
 from antiphon.orchestration.conductor.assets import AssetWork, PartOrder
 from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.forecast import LoadForecast
@@ -35,7 +35,7 @@ class Observation(msgspec.Struct, frozen=True):
     asset: AssetWork | None = None
     requests: int = 0
     misses: int = 0
-    forgotten: MeasuredForgetting | None = None
+    forgotten: ForgettingMeasure | None = None
 
 
 class ScheduleState(msgspec.Struct, frozen=True):

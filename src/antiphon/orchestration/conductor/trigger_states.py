@@ -11,9 +11,9 @@ from antiphon.definitions.cron import CronTime
 from antiphon.definitions.triggers import (
     AllOf,
     AnyOf,
+    ForgettingLimit,
     Interval,
     NewDrift,
-    NewForgetting,
     NewOutcomes,
     NewPublication,
     NewRequests,
@@ -78,7 +78,7 @@ def state_of(
             return TriggerState(
                 False, f"no snapshot of {' or '.join(trigger.views)} was published since {to_the_minute(since)}"
             )
-        case NewForgetting():
+        case ForgettingLimit():
             measured = observed.forgotten
             if measured is None:
                 return TriggerState(False, f"no training measured what it forgot since {to_the_minute(since)}")

@@ -15,8 +15,8 @@ from antiphon.definitions.assets import Asset
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import (
+    ForgettingLimit,
     NewDrift,
-    NewForgetting,
     NewOutcomes,
     NewPublication,
     NewRequests,
@@ -26,7 +26,7 @@ from antiphon.definitions.triggers import (
 )
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
-from antiphon.learning.retraining.forgetting import MeasuredForgetting, measured_forgetting
+from antiphon.learning.retraining.forgetting import ForgettingMeasure, measured_forgetting
 from antiphon.orchestration.conductor.assets import work_of
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
 from antiphon.orchestration.conductor.placement import Span
@@ -136,14 +136,14 @@ class ScheduleStates:
             else work_of(made, assets.states, assets.at, timedelta(seconds=spec.settle)),
             self._requests(scope, spec.application, trigger, since, misses=False),
             self._requests(scope, spec.application, trigger, since, misses=True),
-            self._forgotten(project, spec.application, since) if NewForgetting in kinds else None,
+            self._forgotten(project, spec.application, since) if ForgettingLimit in kinds else None,
         )
 
     def _noted(self, spec: ScheduleSpec, observations: tuple[Observation, ...]) -> str:
         """A hash of what a schedule's conditions observe, which changes with everything that arrives."""
         scope, kinds = self._scope, _kinds(spec.when) | _kinds(_full_when(spec))
         # Requests are counted as far as is asked for; snapshots are told by their views.
-        asked = self._store.receipts.latest_online(scope, spec.application) if NewRequests in kinds else None
+        latest = self._store.receipts.latest_online(scope, spec.application) if NewRequests in kinds else None
         named = {
             view
             for trigger in (spec.when, _full_when(spec))
@@ -155,9 +155,9 @@ class ScheduleStates:
         work = [None if one.asset is None else one.asset.ready for one in observations]
         counted = [(one.outcomes, one.drifted, one.forgotten) for one in observations]
         views = sorted(one for one in published.items() if one[0].partition("@")[0] in named)
-        return content_hash(msgspec.to_builtins([asked, views, work, counted]))
+        return content_hash(msgspec.to_builtins([latest, views, work, counted]))
 
-    def _forgotten(self, project: ProjectSpec, application: str, since: datetime) -> MeasuredForgetting | None:
+    def _forgotten(self, project: ProjectSpec, application: str, since: datetime) -> ForgettingMeasure | None:
         """The forgetting that an application's trainings measured last, after a moment."""
         shape = project.applications[application].shape
         if shape is None:

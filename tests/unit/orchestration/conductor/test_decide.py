@@ -16,14 +16,14 @@ from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, Retrain
 from antiphon.definitions.triggers import (
     AllOf,
     AnyOf,
+    ForgettingLimit,
     Interval,
     NewDrift,
-    NewForgetting,
     NewOutcomes,
     NewPublication,
     NewRequests,
 )
-from antiphon.learning.retraining.forgetting import MeasuredForgetting
+from antiphon.learning.retraining.forgetting import ForgettingMeasure
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.placement import latest_start
@@ -159,11 +159,11 @@ def test_a_retraining_is_full_by_its_own_condition_and_else_a_delta() -> None:
 
 
 def forgot(value: float) -> Observation:
-    return Observation(forgotten=MeasuredForgetting("Brier score", value, value - 0.01, value + 0.01, "run_1"))
+    return Observation(forgotten=ForgettingMeasure("Brier score", value, value - 0.01, value + 0.01, "run_1"))
 
 
 def test_a_training_that_forgot_more_than_its_bound_makes_the_next_a_full_one() -> None:
-    work = RetrainWork(delta=True, full_when=AnyOf((NewForgetting(0.02), Interval("30d"))))
+    work = RetrainWork(delta=True, full_when=AnyOf((ForgettingLimit(0.02), Interval("30d"))))
     spec = ScheduleSpec("retrain", "desk", work, NewOutcomes(500), settle=600, catch_up=86_400)
     found = order(schedule(spec, observed_full=forgot(0.031)), NOON + DAY)
     assert (found.full, found.cause) == (
@@ -171,8 +171,8 @@ def test_a_training_that_forgot_more_than_its_bound_makes_the_next_a_full_one() 
         "the training run_1 forgot 0.031 of Brier score (0.021 to 0.041), more than 0.02: a full training",
     )
     assert not order(schedule(spec, observed=Observation(500), observed_full=forgot(0.02)), NOON + DAY).full
-    assert outlook(when(NewForgetting(0.1)), NOON).reason.startswith("no training measured what it forgot since")
-    assert "not more than 0.1" in outlook(schedule(when(NewForgetting(0.1)).spec, observed=forgot(0.05)), NOON).reason
+    assert outlook(when(ForgettingLimit(0.1)), NOON).reason.startswith("no training measured what it forgot since")
+    assert "not more than 0.1" in outlook(schedule(when(ForgettingLimit(0.1)).spec, observed=forgot(0.05)), NOON).reason
 
 
 MINUTE = timedelta(minutes=1)
