@@ -501,7 +501,7 @@ class Runs:
         under = write_under_way(under_way)
         if retry_at is not None:
             sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
-            values = {"status": "queued", "not_before": retry_at, "error": sealed}
+            values = {"status": "queued", "error": sealed, "not_before": retry_at}
             self._leave(run, failed=error, under=under_way, under_way=under, **values)
             return
 
