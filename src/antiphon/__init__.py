@@ -90,6 +90,7 @@ _HOMES = {
     "Window": ("windows", "Window"),
     "cron": ("triggers", "cron"),
     "drift": ("triggers", "drift"),
+    "forgetting": ("triggers", "forgetting"),
     "every": ("triggers", "every"),
     "outcomes": ("triggers", "outcomes"),
     "published": ("triggers", "published"),
@@ -113,7 +114,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
     "Schedule", "workflow", "Retrain", "Precompute", "Evaluate", "Export", "Window",
-    "every", "cron", "outcomes", "requests", "misses", "drift", "published", "stale",
+    "every", "cron", "outcomes", "requests", "misses", "drift", "published", "forgetting", "stale",
     "files", "daily", "keyed",
 ]  # fmt: skip
 
@@ -175,7 +176,17 @@ if TYPE_CHECKING:
     from antiphon.definitions.signals import Signal
     from antiphon.definitions.source import Source
     from antiphon.definitions.tools import ToolBounds, http_tool, tool
-    from antiphon.definitions.triggers import cron, drift, every, misses, outcomes, published, requests, stale
+    from antiphon.definitions.triggers import (
+        cron,
+        drift,
+        every,
+        forgetting,
+        misses,
+        outcomes,
+        published,
+        requests,
+        stale,
+    )
     from antiphon.definitions.windows import Window
     from antiphon.definitions.workflows import files, workflow
     from antiphon.services.export.frames import open_project as open  # noqa: F401

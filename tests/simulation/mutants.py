@@ -35,7 +35,7 @@ from antiphon.orchestration.stream_partitions import StreamPartitions
 from antiphon.releases.rollout import RolloutTransitions
 
 _LEAVING = """leaving = update(_runs).where(holds(run)).values(values).returning(_runs.c.schedule)
-    with self._database.transaction() as connection:
+    with self._database.writing(within) as connection:
         if (left := connection.execute(leaving).first()) is None:
             raise lease_lost(run)
         if failed is not None:
@@ -73,7 +73,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _LEAVING,
         'late = {name: values.pop(name) for name in ("worker", "lease_until")}\n'
         f"    {_LEAVING}\n"
-        f"    self._database.write(update(_runs).where({_RUN})).values(late))",
+        f"    self._database.write(update(_runs).where({_RUN})).values(late), within)",
     ),
     _one(
         "steps without a fence",

@@ -30,7 +30,9 @@ class ScheduleRecord(msgspec.Struct, frozen=True):
         run: the run that it ordered last.
         paused_until: end of its pause; ``paused_by`` ordered that, for ``pause_reason``.
         problem: why its last order was refused, at ``tried_at``.
-        due_at: since when it is due and waits for a quiet time, for the reason ``due_cause``.
+        due_at: since when it is due and waits, for a quiet time or for what arrives to be all there, for the reason
+            ``due_cause``.
+        observed: hash of what its conditions observed last, the same ``calm_since``.
     """
 
     name: str
@@ -45,6 +47,8 @@ class ScheduleRecord(msgspec.Struct, frozen=True):
     tried_at: datetime | None = None
     due_at: datetime | None = None
     due_cause: str | None = None
+    observed: str | None = None
+    calm_since: datetime | None = None
 
     @property
     def key(self) -> str:
@@ -111,6 +115,12 @@ class Schedules:
         """Note that a schedule is due from a moment on, and why; what was noted first stays until its run."""
         unchanged = schema.owned(_table, scope, name=record.name, sequence=record.sequence) & _table.c.due_at.is_(None)
         self._database.write(update(_table).where(unchanged).values(due_at=at, due_cause=cause))
+
+    def observe(self, scope: Scope, name: str, observed: str, at: datetime) -> None:
+        """Note what the conditions of a schedule observe, where that is another than before."""
+        changed = _table.c.observed.is_distinct_from(observed)
+        statement = update(_table).where(schema.owned(_table, scope, name=name), changed)
+        self._database.write(statement.values(observed=observed, calm_since=at))
 
     def pause(
         self, scope: Scope, name: str, principal: str, reason: str, until: datetime, *, within: Connection

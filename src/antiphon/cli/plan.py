@@ -164,10 +164,18 @@ def _text(planned: ApplyPlan) -> str:
         )
     if planned.schedules:
         next_runs = [
-            (one.name, one.work_of, one.declared, one.outlook.reason, one.outlook.earliest, _took(one.runtime))
+            (
+                one.name,
+                one.work_of,
+                f"{one.value:g}",
+                one.declared,
+                one.outlook.reason,
+                one.outlook.earliest,
+                _took(one.runtime),
+            )
             for one in planned.schedules
         ]
-        head = ("schedule", "work", "due at", "now", "earliest", "takes")
+        head = ("schedule", "work", "value", "due at", "now", "earliest", "takes")
         parts.append(f"\nWhat happens by itself once this is applied:\n{table(head, next_runs)}")
     if planned.stale:
         found = [(one.asset, one.parts, one.reason, one.made_by) for one in planned.stale]

@@ -78,23 +78,38 @@ def plan(project: Project = HERE, as_json: Json = False) -> None:
 
     with stores(project) as store:
         found = upcoming_work(store, store.scope)
-    head = ("work", "state", "earliest", "deadline", "why", "run")
-    rows = [(one.what, one.state, one.earliest, one.deadline, one.why, one.run) for one in found]
+    head = ("work", "state", "earliest", "deadline", "value", "why", "run")
+    rows = [
+        (
+            one.what,
+            one.state,
+            one.earliest,
+            one.deadline,
+            None if one.value is None else f"{one.value:g}",
+            one.why,
+            one.run,
+        )
+        for one in found
+    ]
     show(found, as_json, lambda: table(head, rows, "There is no work to come."))
 
 
 @app.command("show")
 def show_run(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
-    """One run with its steps, its attempts that failed and, while it trains, the checkpoints that another worker would
-    go on from."""
+    """One run with its steps, which of them were undone, its attempts that failed and, while it trains, the checkpoints
+    that another worker would go on from."""
     from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
     from antiphon.durable.attempts import RunAttempts
+    from antiphon.durable.rollbacks import rollback_of
 
     with stores(project) as store:
+        steps = store.runs.steps(store.scope, run)
         found = {
             "run": msgspec.to_builtins(store.runs.get(store.scope, run)),
-            "steps": msgspec.to_builtins(store.runs.steps(store.scope, run)),
+            "steps": msgspec.to_builtins(steps),
         }
+        if (rolled_back := rollback_of(steps)) is not None:
+            found["rollback"] = msgspec.to_builtins(rolled_back)
         if failed := RunAttempts(store.database).list(store.scope, run):
             found["attempts"] = msgspec.to_builtins(failed)
         if kept := TrainingCheckpoints(store.database).list(store.scope, run):
@@ -117,7 +132,7 @@ def exempt(run: RunId, reason: Reason, project: Project = HERE, as_json: Json = 
 
 @app.command()
 def cancel(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
-    """Ask a run to stop at its next step."""
+    """Ask a run to stop at its next step; what it did is undone where its workflow says how."""
     from antiphon.gateway.admin.shapes import RunLine, read
 
     async def cancelled() -> RunLine:
@@ -126,7 +141,8 @@ def cancel(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
             return read(await asyncio.to_thread(ports.work.runs.cancel, store.scope, run, at_terminal(store)), RunLine)
 
     found = asyncio.run(cancelled())
-    show(found, as_json, lambda: f"{found.id} {found.status}")
+    undone = f"; its steps are undone first: `antiphon runs show {found.id}`" if found.rollback == "cancelled" else ""
+    show(found, as_json, lambda: f"{found.id} {found.status}{undone}")
 
 
 @app.command()

@@ -27,11 +27,12 @@ def list_schedules(project: Project = HERE, as_json: Json = False) -> None:
 
     with stores(project) as store:
         found = ProjectSchedules(store, store.scope).list()
-    head = ("schedule", "work", "due at", "now", "why", "earliest", "runs", "last run")
+    head = ("schedule", "work", "value", "due at", "now", "why", "earliest", "runs", "last run")
     rows = [
         (
             one.name,
             one.work_of,
+            f"{one.value:g}",
             one.declared,
             one.outlook.stage,
             one.outlook.reason,

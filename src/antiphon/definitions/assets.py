@@ -21,7 +21,7 @@ from antiphon.definitions.conditions import Condition
 from antiphon.definitions.export_schedules import Export
 from antiphon.definitions.exports import ExportWork
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.objects import is_objects
+from antiphon.definitions.objects import is_objects, object_mistakes
 from antiphon.definitions.partitions import Partitions, gaps
 from antiphon.definitions.place import CodeLocation
 from antiphon.definitions.schedules import (
@@ -35,7 +35,7 @@ from antiphon.definitions.schedules import (
     WorkflowWork,
     answers_key,
 )
-from antiphon.definitions.triggers import NewStaleness, needs_staleness, simple_triggers
+from antiphon.definitions.triggers import NewStaleness, needs, simple_triggers
 from antiphon.definitions.workflows import WorkflowSpec
 
 _PLACEHOLDERS = {"{day}": "daily", "{key}": "keyed"}
@@ -225,7 +225,7 @@ def _workflow_mistakes(
 
 def _file_mistakes(spec: WorkflowSpec, path: str) -> Iterator[str]:
     if is_objects(path):
-        yield f"files({path!r}) are objects of a store; declare a Source over them, and read its view."
+        yield from (f"files({path!r}): {text}" for text in object_mistakes(path, folder=True))
     for placeholder, noun in _PLACEHOLDERS.items():
         parameter = None if spec.partitions is None else f"{{{spec.partitions.parameter}}}"
         if placeholder in path and placeholder != parameter:
@@ -240,7 +240,7 @@ def _staleness_mistakes(schedule: DeclaredSchedule) -> Iterator[str]:
         yield "full_when: a training is not made stale; write every(…) or outcomes(…)."
     if not isinstance(work, WorkflowWork) or work.workflow.partitions is None:
         return
-    if schedule.ready_by is not None or (when is not None and not needs_staleness(when)):
+    if schedule.ready_by is not None or (when is not None and not needs(when, NewStaleness)):
         yield (
             f"{work.workflow.name!r} is partitioned: a run makes a part that is stale. Write when=stale(), alone or "
             "joined by &."
@@ -302,10 +302,8 @@ def _scheduled(
             application = applications.get(spec.application)
             pinned = () if application is None else application.pinned
             reads = [f"release/{spec.application}", *(f"view/{view}" for view in pinned if view in views)]
-            if not is_objects(entities):
-                path = Path(entities)
-                below = root is not None and path.is_relative_to(root)
-                reads.append(f"file/{path.relative_to(root) if below and root is not None else path}")
+            below = root is not None and not is_objects(entities) and Path(entities).is_relative_to(root)
+            reads.append(f"file/{Path(entities).relative_to(root) if below and root is not None else entities}")
             key = answers_key(spec.name, spec.application)
             definition = content_hash([spec.application, entities])[:32]
             return Asset(key, tuple(reads), None, spec.name, definition, by_staleness)

@@ -31,7 +31,7 @@ class Export(DeclaredSchedule):
         purpose: as policies know it; the application's own by default.
         clear: write clear text although the project is encrypted.
         name: of the schedule; ``export-APPLICATION`` or ``export-VIEW`` by default.
-        settle, catch_up: as of :class:`Retrain`.
+        settle, catch_up, value, debounce: as of :class:`Retrain`.
 
     Example::
 
@@ -54,6 +54,8 @@ class Export(DeclaredSchedule):
         name: str | None = None,
         settle: str = "1m",
         catch_up: str = "1d",
+        value: float = 1.0,
+        debounce: str | None = None,
     ) -> None:
         self.source = source
         asset, application, named = _exported(source, rows)
@@ -61,7 +63,7 @@ class Export(DeclaredSchedule):
         work = ExportWork(asset, to, kind, since, keep, rows_per_file, purpose, clear)
         super().__init__(
             caller(), "export", application, work, name=f"export-{named}" if name is None else name, when=when,
-            settle=settle, catch_up=catch_up,
+            settle=settle, catch_up=catch_up, value=value, debounce=debounce,
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import msgspec
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.outgoing import holds_secret
+from antiphon.definitions.objects import ObjectPath, is_objects, object_mistakes
 
 TABLE = re.compile(r'[^\s."\0]+(\.[^\s."\0]+)?\Z')
 """``NAME`` or ``SCHEMA.NAME`` of a PostgreSQL table."""
@@ -126,20 +127,27 @@ class NatsSubject(msgspec.Struct, frozen=True, tag="nats"):
 
 
 class FileDrop(msgspec.Struct, frozen=True, tag="files"):
-    """Files that another system puts into a folder of this machine; each row is an event.
+    """Files that another system puts into a folder of this machine, or objects that it puts into a store; each row is
+    an event.
 
     A file is read once it is no longer written, and again after it changed: rows with ids that are known stay as they
-    were. Write a file elsewhere and rename it into place, so that it is never seen half.
+    were. Write a file elsewhere and rename it into place, so that it is never seen half. An object is there whole.
 
     Attributes:
-        path: pattern of Parquet, CSV or JSON files; a relative one starts at the project's folder.
+        path: pattern of Parquet, CSV or JSON files; a relative one starts at the project's folder. Of objects
+            ``s3://BUCKET/PREFIX/*.jsonl``, with ``?endpoint=URL&region=REGION`` where the store is not that of the
+            project's lake.
         settle: a file that has not changed for so long is read.
         within: the time from the end of writing until its rows count online.
+        access_key_variable, secret_key_variable: environment variables with the store's credentials, of another store
+            than the lake's.
     """
 
     path: str
     settle: str = "1s"
     within: str = "10s"
+    access_key_variable: str | None = None
+    secret_key_variable: str | None = None
 
     @property
     def place(self) -> str:
@@ -148,9 +156,13 @@ class FileDrop(msgspec.Struct, frozen=True, tag="files"):
 
     def mistakes(self) -> Iterator[str]:
         """Yields the mistakes of the declaration, a sentence each."""
-        yield from _text_mistakes(self, ("path",), ())
-        if isinstance(self.path, str) and "://" in self.path:
-            yield "path is a pattern of files of this machine, not a URL."
+        yield from _text_mistakes(self, ("path",), ("access_key_variable", "secret_key_variable"))
+        if is_objects(self.path):
+            yield from object_mistakes(self.path)
+            if not list(object_mistakes(self.path)) and not ObjectPath.of(self.path).pattern.lower().endswith(_FILES):
+                yield f"path must end in one of {', '.join(_FILES)}, such as s3://inbox/*.parquet, not {self.path!r}."
+        elif isinstance(self.path, str) and "://" in self.path:
+            yield "path is a pattern of files of this machine or s3://BUCKET/KEY, not another URL."
         elif isinstance(self.path, str) and self.path and not self.path.lower().endswith(_FILES):
             yield f"path must end in one of {', '.join(_FILES)}, such as inbox/*.parquet, not {self.path!r}."
         yield from _duration_mistakes("settle", self.settle)

@@ -28,7 +28,7 @@ from antiphon.definitions.on_demand import OnDemandSpec, OnDemandView
 from antiphon.definitions.place import CodeLocation, collecting
 from antiphon.definitions.quality import Quality
 from antiphon.definitions.schedules import DeclaredSchedule, Evaluate, Precompute, Retrain, Schedule, ScheduleSpec
-from antiphon.definitions.schedules_check import schedule_mistakes, window_mistakes
+from antiphon.definitions.schedules_check import measured_applications, schedule_mistakes, window_mistakes
 from antiphon.definitions.source import Source, SourceSpec
 from antiphon.definitions.windows import Window, WindowSpec
 
@@ -166,9 +166,11 @@ def _schedule_mistakes(items: list[object], now: datetime | None) -> Iterator[tu
         yield from ((window.place, text) for text in found)
         if not found and window.kind == "blackout":
             blackouts.append(window.spec)
+    learning = measured_applications(items)
     for item in items:
         if isinstance(item, DeclaredSchedule):
-            yield from ((item.place, text) for text in schedule_mistakes(item, applications, views, blackouts))
+            found = list(schedule_mistakes(item, applications, views, blackouts, learning))
+            yield from ((item.place, text) for text in found)
     yield from asset_mistakes([one for one in items if isinstance(one, DeclaredSchedule)], views, applications, now)
     yield from _shared_places(items)
 

@@ -129,6 +129,8 @@ class ScheduleSpec(msgspec.Struct, frozen=True):
         within: how long it may wait for a quiet time once it is due.
         settle: it is not ordered sooner than this after the last one ended.
         catch_up: a time that was missed for longer is not made up for.
+        value: what its work is worth beside other background work.
+        debounce: what arrives counts as one once nothing new came for so long.
     """
 
     name: str
@@ -140,6 +142,8 @@ class ScheduleSpec(msgspec.Struct, frozen=True):
     within: float = 0.0
     settle: float = 0.0
     catch_up: float = 0.0
+    value: float = 1.0
+    debounce: float = 0.0
 
     @property
     def work_class(self) -> WorkClass:
@@ -165,6 +169,8 @@ class DeclaredSchedule:
         ready_by: str | CronTime | None = None,
         lead: str | None = None,
         within: str | None = None,
+        value: float = 1.0,
+        debounce: str | None = None,
     ) -> None:
         self.place = place
         self.application: Any = application
@@ -178,6 +184,8 @@ class DeclaredSchedule:
         self.within = within
         self.settle = settle
         self.catch_up = catch_up
+        self.value = value
+        self.debounce = debounce
         declared(self)
 
     def spec(self, root: Path | None = None) -> ScheduleSpec:
@@ -193,6 +201,8 @@ class DeclaredSchedule:
             within=0.0 if self.within is None else parse_duration(self.within).total_seconds(),
             settle=parse_duration(self.settle).total_seconds(),
             catch_up=parse_duration(self.catch_up).total_seconds(),
+            value=float(self.value),
+            debounce=0.0 if self.debounce is None else parse_duration(self.debounce).total_seconds(),
         )
 
     def _rooted(self, root: Path | None) -> ScheduledWork:
@@ -226,6 +236,10 @@ class Retrain(DeclaredSchedule):
             default.
         settle: none is ordered sooner than this after the last one ended.
         catch_up: a time that was missed for longer, while nothing ran, is not made up for.
+        value: what its work is worth beside other background work, whose value is 1 unless it says otherwise: its share
+            of the machine's idle time, and of the wait for a slot that it counts for, are so many times as large.
+        debounce: what arrives in a burst counts as one: what is due by it is ordered once nothing new came for so
+            long, or ten times so long after it was due. Times are not waited after.
 
     Example::
 
@@ -248,11 +262,14 @@ class Retrain(DeclaredSchedule):
         within: str | None = None,
         settle: str = "10m",
         catch_up: str = "7d",
+        value: float = 1.0,
+        debounce: str | None = None,
     ) -> None:
         work = RetrainWork(delta, cast(Trigger | None, full_when), rollout, examples, rows, texts, probes)
         super().__init__(
             caller(), "retrain", application, work,
-            name=name, when=when, within=within, settle=settle, catch_up=catch_up,
+            name=name, when=when, within=within, settle=settle, catch_up=catch_up, value=value,
+            debounce=debounce,
         )  # fmt: skip
 
 
@@ -269,7 +286,7 @@ class Precompute(DeclaredSchedule):
         ready_by: the time of every day by which it has been done, ``"06:00 Europe/Berlin"`` (without a zone UTC), or
             other deadlines as ``cron(…)``.
         lead: how long before a deadline it begins, while its duration is not known from earlier runs.
-        settle, catch_up: as of :class:`Retrain`.
+        settle, catch_up, value, debounce: as of :class:`Retrain`.
         max_failed_rows: the job fails once more rows have failed.
 
     Example::
@@ -288,13 +305,16 @@ class Precompute(DeclaredSchedule):
         lead: str = "1h",
         settle: str = "1m",
         catch_up: str = "6h",
+        value: float = 1.0,
+        debounce: str | None = None,
         max_failed_rows: int | None = None,
     ) -> None:
         self.entities = entities
         path: Any = entities.options.get("path") if isinstance(entities, Source) else entities
         super().__init__(
             caller(), "precompute", application, PrecomputeWork(path, max_failed_rows),
-            name=name, when=when, ready_by=ready_by, lead=lead, settle=settle, catch_up=catch_up,
+            name=name, when=when, ready_by=ready_by, lead=lead, settle=settle, catch_up=catch_up, value=value,
+            debounce=debounce,
         )  # fmt: skip
 
 
@@ -310,7 +330,7 @@ class Evaluate(DeclaredSchedule):
         application: the application, or its name.
         when: the condition under which an evaluation is due, such as ``outcomes(1000)``.
         name: of the schedule; ``evaluate-APPLICATION`` by default.
-        rows, texts, within, settle, catch_up: as of :class:`Retrain`.
+        rows, texts, within, settle, catch_up, value, debounce: as of :class:`Retrain`.
     """
 
     def __init__(
@@ -324,10 +344,13 @@ class Evaluate(DeclaredSchedule):
         within: str | None = None,
         settle: str = "10m",
         catch_up: str = "1d",
+        value: float = 1.0,
+        debounce: str | None = None,
     ) -> None:
         super().__init__(
             caller(), "evaluate", application, EvaluateWork(rows, texts),
-            name=name, when=when, within=within, settle=settle, catch_up=catch_up,
+            name=name, when=when, within=within, settle=settle, catch_up=catch_up, value=value,
+            debounce=debounce,
         )  # fmt: skip
 
 
@@ -341,7 +364,7 @@ class Schedule(DeclaredSchedule):
         arguments: what the function is called with, beside its run.
         application: whose outcomes and drift a condition speaks of.
         name: of the schedule; the workflow's by default.
-        ready_by, lead: as of :class:`Precompute`. within, settle, catch_up: as of :class:`Retrain`.
+        ready_by, lead: as of :class:`Precompute`. within, settle, catch_up, value, debounce: as of :class:`Retrain`.
 
     Example::
 
@@ -361,6 +384,8 @@ class Schedule(DeclaredSchedule):
         within: str | None = None,
         settle: str = "1m",
         catch_up: str = "1d",
+        value: float = 1.0,
+        debounce: str | None = None,
     ) -> None:
         self.function = function
         found = workflow_spec(function)
@@ -368,7 +393,8 @@ class Schedule(DeclaredSchedule):
         work = WorkflowWork(found or WorkflowSpec("", ""), dict(arguments or {}))
         super().__init__(
             caller(), "", application, work, name=named, when=when, ready_by=ready_by, lead=lead, within=within,
-            settle=settle, catch_up=catch_up,
+            settle=settle, catch_up=catch_up, value=value,
+            debounce=debounce,
         )  # fmt: skip
 
 

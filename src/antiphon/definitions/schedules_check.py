@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
-from typing import get_args
+from typing import Any, get_args
 
 from antiphon.core.clock import parse_duration
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import Application
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.export_schedules import Export
 from antiphon.definitions.exports import ExportWork, export_mistakes
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.objects import is_objects
+from antiphon.definitions.outcome_shape import shape_of
 from antiphon.definitions.schedules import (
     DeclaredSchedule,
     EvaluateWork,
@@ -25,10 +27,13 @@ from antiphon.definitions.schedules import (
 )
 from antiphon.definitions.source import Source
 from antiphon.definitions.triggers import (
+    ForgettingLimit,
     NewDrift,
     NewOutcomes,
     NewRequests,
     describe,
+    is_timed,
+    needs,
     simple_triggers,
     trigger_mistakes,
 )
@@ -44,6 +49,7 @@ _TRIED = [_FROM + number * timedelta(days=9, hours=7) for number in range(40)]
 _EXCEPTIONS = 2
 """Deadlines among them before which there may be time all the same: a clock that is set twice a year lends an hour."""
 
+_VALUES = (0.01, 100.0)
 _ENDLESS = timedelta(days=31)
 _LEAST = {"examples": 1, "rows": 1, "texts": 1, "probes": 1, "max_failed_rows": 0}
 _OPTIONAL: dict[type, tuple[str, ...]] = {
@@ -105,6 +111,7 @@ def schedule_mistakes(
     applications: Mapping[str, Application],
     views: Set[str],
     blackouts: Sequence[WindowSpec] = (),
+    learning: Set[str] = frozenset(),
 ) -> Iterator[str]:
     """Yields the mistakes of a schedule, a sentence each.
 
@@ -112,13 +119,14 @@ def schedule_mistakes(
         applications: the project's, by name.
         views: names of its feature views and documents.
         blackouts: those of its windows that are blackouts and have no mistake.
+        learning: names of applications whose forgetting is measured (:func:`measured_applications`).
     """
     label = f"schedule {schedule.name!r}"
     found = (
         *_name_mistakes(schedule.name),
         *(_workflow_mistakes(schedule) if isinstance(schedule, Schedule) else ()),
         *(_export_mistakes(schedule, applications, views) if isinstance(schedule, Export) else ()),
-        *(_application_mistakes(schedule, applications) if _has_application(schedule) else ()),
+        *(_application_mistakes(schedule, applications, learning) if _has_application(schedule) else ()),
         *_time_mistakes(schedule, views),
         *_work_mistakes(schedule, views),
     )
@@ -130,7 +138,21 @@ def _name_mistakes(name: object) -> Iterator[str]:
         yield "a name is lower-case letters, digits and hyphens."
 
 
-def _application_mistakes(schedule: DeclaredSchedule, applications: Mapping[str, Application]) -> Iterator[str]:
+def measured_applications(schedules: Iterable[object]) -> frozenset[str]:
+    """Names of applications that schedules train from what is new, which measures what they forget."""
+    return frozenset(
+        one.application_name
+        for one in schedules
+        if isinstance(one, DeclaredSchedule)
+        and isinstance(one.work, RetrainWork)
+        and one.work.delta
+        and not needs(one.when, ForgettingLimit)
+    )
+
+
+def _application_mistakes(
+    schedule: DeclaredSchedule, applications: Mapping[str, Application], learning: Set[str]
+) -> Iterator[str]:
     given = schedule.application
     if not isinstance(given, Application | str):
         yield f"{given!r} is no Application; name one of this project."
@@ -147,6 +169,46 @@ def _application_mistakes(schedule: DeclaredSchedule, applications: Mapping[str,
             yield f"{application.name!r} has no outcome to learn from; declare outcome=Outcome(…)."
     elif application.outcome is None and _counts_outcomes(schedule):
         yield f"when: {application.name!r} has no outcome that could arrive; declare outcome=Outcome(…)."
+    yield from _forgetting_mistakes(schedule, application, learning)
+
+
+def _forgetting_mistakes(schedule: DeclaredSchedule, application: Application, learning: Set[str]) -> Iterator[str]:
+    """Yields conditions on forgetting that cannot come, or whose bound is never exceeded."""
+    retrain = schedule.work if isinstance(schedule.work, RetrainWork) else None
+    when = _forgettings(schedule.when)
+    if when and retrain is not None and retrain.delta:
+        yield (
+            "when: another training from what is new would forget more; write full_when=forgetting(…), so that all is "
+            "learned anew."
+        )
+    elif when and application.outcome is None:
+        if retrain is None:
+            yield f"when: {application.name!r} has no outcome, so what it forgets is not measured."
+    elif when and application.name not in learning:
+        yield (
+            f"when: no schedule trains {application.name!r} from what is new, which measures what it forgets; declare "
+            "a Retrain(…) with another condition."
+        )
+    span = _span(application)
+    full_when = None if retrain is None else _forgettings(retrain.full_when)
+    for label, found in (("when", when), ("full_when", full_when)):
+        for one in found or ():
+            if span is not None and isinstance(one.bound, int | float) and one.bound >= span[1]:
+                yield f"{label}: forgetting({one.bound:g}) never comes: {span[0]} is within {span[1]:g}."
+
+
+def _forgettings(trigger: Any) -> list[ForgettingLimit]:
+    return [one for one in simple_triggers(trigger) if isinstance(one, ForgettingLimit)]
+
+
+def _span(application: Application) -> tuple[str, float] | None:
+    """The metric in which an application forgets and how far its values are apart; ``None`` where that is unknown."""
+    outcome: Any = application.outcome
+    try:
+        shape = shape_of(outcome.property, outcome.positive, outcome.name or "", application.output)
+    except (AttributeError, InvalidInputError):  # Another check tells of it.
+        return None
+    return shape.deciding_title, shape.span
 
 
 def _has_application(schedule: DeclaredSchedule) -> bool:
@@ -169,7 +231,7 @@ def _applicationless_mistakes(schedule: DeclaredSchedule) -> Iterator[str]:
     """Yields conditions of an application, of a schedule that has none."""
     if not _has_application(schedule) and schedule.when is not None:
         for one in simple_triggers(schedule.when):
-            if isinstance(one, NewOutcomes | NewRequests | NewDrift):
+            if isinstance(one, NewOutcomes | NewRequests | NewDrift | ForgettingLimit):
                 advice = "write published(…)" if isinstance(schedule, Export) else "give application=…"
                 yield f"when: {describe(one)} is of an application; {advice}"
 
@@ -197,13 +259,17 @@ def _time_mistakes(schedule: DeclaredSchedule, views: Set[str]) -> Iterator[str]
                 f"ready_by: {schedule.ready_by!r} is no time of day; write hours, minutes and a zone, such as "
                 "'06:00 Europe/Berlin', or cron('0 6 * * MON-FRI')."
             )
-    for option in ("lead", "within", "settle", "catch_up"):
+    if schedule.debounce is not None and (schedule.when is None or is_timed(schedule.when)):
+        yield "debounce: times do not come in bursts; leave it out, or name in when what arrives."
+    for option in ("lead", "within", "settle", "catch_up", "debounce"):
         if getattr(schedule, option) is not None:
             yield from duration_mistakes(getattr(schedule, option), option)
 
 
 def _work_mistakes(schedule: DeclaredSchedule, views: Set[str]) -> Iterator[str]:
-    work = schedule.work
+    work, worth = schedule.work, schedule.value
+    if not isinstance(worth, int | float) or isinstance(worth, bool) or not _VALUES[0] <= worth <= _VALUES[1]:
+        yield f"value is a number from {_VALUES[0]:g} to {_VALUES[1]:g}, where 1 is that of other work, not {worth!r}."
     for name, least in _LEAST.items():
         value = getattr(work, name, None)
         if value is None and (name in _OPTIONAL[type(work)] or not hasattr(work, name)):

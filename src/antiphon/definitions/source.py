@@ -272,7 +272,12 @@ class Source:
         where = self.options["where"]
         store = None
         follow = self.options.get("follow")
-        if isinstance(follow, FileDrop) and root is not None:
+        if isinstance(follow, FileDrop) and is_objects(follow.path):
+            named = ObjectPath.of(follow.path)
+            own = ObjectStore(None, None, follow.access_key_variable, follow.secret_key_variable)
+            store = store_of(named, own, self.objects)
+            follow = msgspec.structs.replace(follow, path=str(named))
+        elif isinstance(follow, FileDrop) and root is not None:
             follow = msgspec.structs.replace(follow, path=_below(root, follow.path))
         if is_objects(path):
             named = ObjectPath.of(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from datetime import timedelta
+from math import inf
 from typing import Any, TypeAlias
 
 from antiphon.core.clock import parse_duration
@@ -73,6 +74,16 @@ class NewPublication(Condition, frozen=True, tag="publication"):
     views: tuple[str, ...]
 
 
+class ForgettingLimit(Condition, frozen=True, tag="forgetting"):
+    """A training from what is new after which the application knew less of what it knew before.
+
+    Attributes:
+        bound: more than so much was forgotten, in the unit of the first outcome's metric that decides.
+    """
+
+    bound: float
+
+
 class NewStaleness(Condition, frozen=True, tag="stale"):
     """A part of what the work makes that is stale: never made, or made of other inputs or by another definition."""
 
@@ -96,7 +107,16 @@ class AllOf(Condition, frozen=True, tag="all"):
 
 
 Trigger: TypeAlias = (
-    Interval | CronTime | NewOutcomes | NewRequests | NewDrift | NewPublication | NewStaleness | AnyOf | AllOf
+    Interval
+    | CronTime
+    | NewOutcomes
+    | NewRequests
+    | NewDrift
+    | NewPublication
+    | ForgettingLimit
+    | NewStaleness
+    | AnyOf
+    | AllOf
 )
 """Every condition for which work may be due."""
 
@@ -159,19 +179,30 @@ def published(*views: object) -> NewPublication:
     return NewPublication(tuple(names))
 
 
+def forgetting(bound: float) -> ForgettingLimit:
+    """Declares work that is due when the last training from what is new forgot more than a bound:
+    ``Retrain(…, full_when=forgetting(0.02) | every("30d"))``.
+
+    Args:
+        bound: in the unit of the first outcome's metric that decides: of a label the Brier score, of a number the mean
+            absolute error, of a text chrF, of a corrected output F1 of fields.
+    """
+    return ForgettingLimit(bound)
+
+
 def stale() -> NewStaleness:
     """Declares work that is due while a part of what it makes is stale and its inputs are there: ``when=stale()``. One
     run makes one part."""
     return NewStaleness()
 
 
-def needs_staleness(trigger: Condition | None) -> bool:
-    """Tells whether a condition holds only while something is stale."""
+def needs(trigger: Condition | None, kind: type[Condition]) -> bool:
+    """Tells whether a condition holds only where one of a kind does."""
     if isinstance(trigger, AnyOf):
-        return all(map(needs_staleness, trigger.triggers))
+        return all(needs(one, kind) for one in trigger.triggers)
     if isinstance(trigger, AllOf):
-        return any(map(needs_staleness, trigger.triggers))
-    return isinstance(trigger, NewStaleness)
+        return any(needs(one, kind) for one in trigger.triggers)
+    return isinstance(trigger, kind)
 
 
 def is_timed(trigger: Condition) -> bool:
@@ -210,6 +241,8 @@ def describe(trigger: Trigger) -> str:
             return f"drift of {_one_of(names)}" if names else "drift"
         case NewPublication(views=names):
             return f"a publication of {_one_of(names)}"
+        case ForgettingLimit(bound=bound):
+            return f"more than {bound:g} forgotten"
         case NewStaleness():
             return "what it makes is stale"
 
@@ -257,6 +290,9 @@ def trigger_mistakes(trigger: object, label: str, views: Set[str]) -> Iterator[s
                 if not isinstance(name, str) or name not in views:
                     there = ", ".join(sorted(views)) or "none"
                     yield f"{label}: the project publishes no view {name!r}; there are {there}."
+        case ForgettingLimit(bound=bound):
+            if not isinstance(bound, int | float) or isinstance(bound, bool) or not 0 < bound < inf:
+                yield f"{label}: forgetting({bound!r}) is no bound; write a number above 0, such as 0.02."
         case NewStaleness():
             return
         case _:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.partitions import DailyPartitions, KeyedPartitions, Partitions
@@ -26,6 +27,10 @@ _KINDS = {"FeatureView": "view", "Documents": "view", "Application": "release"}
 WorkClass = Literal["refresh", "backfill", "training", "evaluation", "batch"]
 """Classes of work that windows keep apart: refreshes of views, backfills of views and datasets, trainings, evaluations,
 batch jobs."""
+
+RollbackPolicy = Literal["always", "on_failure", "on_cancel", "never"]
+"""The end of a run at which its steps are undone, as far as they say how: when it failed for good, when it was
+canceled, or both."""
 
 EXPENSIVE: tuple[WorkClass, ...] = ("backfill", "training", "evaluation", "batch")
 """Classes of work that a freeze or window is about unless it says otherwise: features stay fresh."""
@@ -42,6 +47,9 @@ class WorkflowSpec(msgspec.Struct, frozen=True):
         reads: keys of the assets that it is made from, ``KIND/NAME``.
         partitions: of what it makes; ``None``: it is made as one.
         code: hash of the file of its module.
+        rollback: at which end of a run its recorded steps are undone, as far as they say how.
+        backoff: seconds before the second attempt, doubled for every further one, ``longest_backoff`` at most.
+        final: names of the errors after which there is no further attempt, ``MODULE.CLASS``.
     """
 
     name: str
@@ -52,6 +60,14 @@ class WorkflowSpec(msgspec.Struct, frozen=True):
     reads: tuple[str, ...] = ()
     partitions: Partitions | None = None
     code: str = ""
+    rollback: RollbackPolicy = "always"
+    backoff: float = 1.0
+    longest_backoff: float = 300.0
+    final: tuple[str, ...] = ()
+
+    def ends(self, error: BaseException) -> bool:
+        """Tells whether there is no further attempt after an error."""
+        return any(_error_name(one) in self.final for one in type(error).__mro__)
 
     @property
     def key(self) -> str:
@@ -88,12 +104,19 @@ def workflow(
     timeout: float | None = None,
     reads: Sequence[Any] = (),
     partitions: Partitions | None = None,
+    rollback: RollbackPolicy = "always",
+    backoff: str = "1s",
+    longest_backoff: str = "5m",
+    final: Sequence[type[Exception]] = (),
 ) -> Callable[[F], F]:
     """Makes a coroutine function a workflow: ``async def nightly(run, day: str)``.
 
     ``await run.step(name, function, *args)`` calls a function at least once, a synchronous one in a thread, and records
     what it returned as JSON: an attempt that follows gets the record. ``run.progress(done, total, note)`` says how far
     the run is.
+
+    ``await run.step(…, undo=function)`` says what undoes the step: a function of its result, which is called when the
+    run fails for good or is canceled, the last step first.
 
     What the function returns is a version of what it makes: where that comes out as before, nothing that reads it is
     made anew. One that returns nothing is taken to have made something new each time.
@@ -107,10 +130,14 @@ def workflow(
             of assets, such as ``"view/calls"``.
         partitions: ``daily(…)`` or ``keyed(…)``: a run makes one of them, and the function takes it as its parameter
             ``day`` or ``key``.
+        rollback: when steps are undone that say how: ``on_failure`` of a run for good, ``on_cancel``, ``always`` (at
+            both) or ``never``.
+        backoff: the wait before the second attempt, doubled for every further one, and ``longest_backoff`` at most.
+        final: classes of errors that another attempt would not mend, such as ``ValueError``: the run fails at once.
 
     Raises:
         InvalidInputError: it is no coroutine function, a parameter has no type that JSON has, what it reads is no
-            asset, or its partitions are none.
+            asset, its partitions are none, a wait is no duration, or what is final is no class of errors.
     """
 
     def declare(function: F) -> F:
@@ -130,7 +157,18 @@ def workflow(
         place = f"{function.__module__}:{function.__qualname__}"
         read = tuple(dict.fromkeys(_asset_key(one, function.__name__) for one in reads))
         code = file_hash(function.__code__.co_filename)
-        spec = WorkflowSpec(name or function.__name__, place, work, attempts, timeout, read, partitions, code)
+        waits = [parse_duration(one).total_seconds() for one in (backoff, longest_backoff)]
+        for one in final:
+            if not isinstance(one, type) or not issubclass(one, Exception):
+                raise InvalidInputError(
+                    f"The workflow {function.__name__!r} has final={final!r}, and {one!r} is no class of errors.",
+                    where="workflow",
+                    next_step="Write final=(ValueError,).",
+                )
+        ending = tuple(map(_error_name, final))
+        spec = WorkflowSpec(
+            name or function.__name__, place, work, attempts, timeout, read, partitions, code, rollback, *waits, ending
+        )
         setattr(function, _DECLARED, spec)
         return function
 
@@ -141,6 +179,10 @@ def workflow_spec(declared: Any) -> WorkflowSpec | None:
     """The specification of a function that was declared as a workflow; ``None`` of anything else."""
     found = getattr(declared, _DECLARED, None)
     return found if isinstance(found, WorkflowSpec) else None
+
+
+def _error_name(error: type) -> str:
+    return f"{error.__module__}.{error.__qualname__}"
 
 
 def file_hash(path: str | None) -> str:
@@ -193,6 +235,10 @@ def workflow_mistakes(function: Any, arguments: Mapping[str, Any]) -> Iterator[s
         yield f"{spec.name!r}: attempts are from 1 to 100, not {spec.attempts!r}."
     if spec.timeout is not None and not 0 < spec.timeout <= 7 * 86_400:
         yield f"{spec.name!r}: timeout is in seconds, above 0 and at most a week, not {spec.timeout!r}."
+    if not 0 < spec.backoff <= spec.longest_backoff <= 86_400:
+        yield f"{spec.name!r}: backoff is above 0 and at most longest_backoff, and that a day at most."
+    if spec.rollback not in get_args(RollbackPolicy):
+        yield f"{spec.name!r}: rollback is one of {', '.join(get_args(RollbackPolicy))}, not {spec.rollback!r}."
     whole = dict(arguments)
     if spec.partitions is not None:
         wrong = list(_parameter_mistakes(spec, spec.partitions, function, arguments))

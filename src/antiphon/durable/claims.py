@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     CompoundSelect,
     Select,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
+    type_coerce,
     union_all,
 )
 
@@ -48,6 +50,10 @@ Candidates = Select[Any] | CompoundSelect[Any]
 
 OLDEST_FIRST = (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
 """The order of claims by which the run that is due for longest goes first."""
+
+_WAITED = bindparam("moment", type_=BigInteger) - type_coerce(_runs.c.not_before, BigInteger)
+WORTHIEST_FIRST = ((_WAITED * func.coalesce(_runs.c.value, 1.0)).desc(), *OLDEST_FIRST)
+"""The order in which a run counts as waiting for its value times as long, so that nothing is passed over for ever."""
 
 
 class ServedRuns(msgspec.Struct, frozen=True):
@@ -71,13 +77,14 @@ def claimable(served: ServedRuns, fair: bool = False) -> Candidates:
     """Selects runs of which a worker claims one next, each as a workflow and ``TENANT/ID``: those that it serves, and
     that wait and are due ``now``, or whose lease ran out (without the workflow). Those in ``held`` are left out.
 
-    With ``fair`` it is the one that goes first. Else they are the oldest whose lease ran out, and the oldest of each
-    workflow that waits, found at the beginning of its own part of an index: a look costs as much before ten thousand
-    runs that wait as before one.
+    With ``fair`` it is the one that goes first. Else they are the oldest whose lease ran out, the oldest of each
+    workflow that waits, found at the beginning of its own part of an index (a look costs as much before ten thousand
+    runs that wait as before one), and those that have a value, of which there are as many as schedules.
     """
     now = _now
     queued, running = _runs.c.status == "queued", _runs.c.status == "running"
-    due = and_(queued, _runs.c.not_before <= now)
+    arrived = _runs.c.not_before <= now
+    due = and_(queued, arrived)
     lapsed = and_(running, _runs.c.lease_until < now)
     others = _runs.c.id.not_in(bindparam("held", expanding=True))
     served_now = and_(_is_served(served), ~held_back(), others)
@@ -86,20 +93,25 @@ def claimable(served: ServedRuns, fair: bool = False) -> Candidates:
         return select(literal(""), name).where(or_(due, lapsed), served_now).order_by(*fair_order(served)).limit(1)
     oldest = select(name).order_by(*OLDEST_FIRST).limit(1)
     taken = select(literal(""), oldest.where(lapsed, served_now).scalar_subquery())
+    # The status not as a bare column: they are found by the index of those that have a value, not among all.
+    unended = and_(_runs.c.status + "" == "queued", _runs.c.ended_at.is_(None), _runs.c.value.is_not(None))
+    valued = select(_runs.c.workflow, name).where(unended, arrived, served_now)
     if served.workflows is None:
-        return taken.union_all(select(literal(""), oldest.where(due, served_now).scalar_subquery()))
+        return taken.union_all(select(literal(""), oldest.where(due, served_now).scalar_subquery()), valued)
     # A statement with a part for each workflow takes a server as long to plan as ten looks.
     of_own = served.workflows or ("",)
     workflows = union_all(*(select(literal(one).label("name")) for one in of_own)).subquery()
     of_each = oldest.where(due, _runs.c.workflow == workflows.c.name, served_now).correlate(workflows)
-    return taken.union_all(select(workflows.c.name, of_each.scalar_subquery()))
+    return taken.union_all(select(workflows.c.name, of_each.scalar_subquery()), valued)
 
 
 @lru_cache(maxsize=1)
 def first_of() -> Select[Any]:
-    """Selects the oldest run of an ``environment`` of those that are ``found``, by tenant and id."""
+    """Selects the run of an ``environment`` that goes first of those that are ``found``, by tenant and id, at a
+    ``moment`` in microseconds."""
     found = tuple_(_runs.c.tenant, _runs.c.id).in_(bindparam("found", expanding=True))
-    return select(_runs).where(_runs.c.environment == bindparam("environment"), found).order_by(*OLDEST_FIRST).limit(1)
+    own = _runs.c.environment == bindparam("environment")
+    return select(_runs).where(own, found).order_by(*WORTHIEST_FIRST).limit(1)
 
 
 def waiting(served: ServedRuns) -> ColumnElement[bool]:

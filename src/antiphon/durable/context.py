@@ -11,7 +11,7 @@ import contextvars
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -19,26 +19,63 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.engine import Connection
 
 from antiphon.core.clock import Clock
-from antiphon.core.errors import DeadlineExceededError
+from antiphon.core.errors import AntiphonError, DeadlineExceededError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
-from antiphon.durable.run import ProgressReport, Run, StepUnderWay
+from antiphon.definitions.workflows import RollbackPolicy
+from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
+from antiphon.durable.rollbacks import UNDO, check_step_name
+from antiphon.durable.run import ProgressReport, Run, StepRecord, StepUnderWay
 from antiphon.durable.runs import Runs
 from antiphon.durable.step_threads import StepThreads
 
 T = TypeVar("T")
 
 _STEP_THREADS = StepThreads()
+_MOST_MISSES = 1_000
+"""Steps without a record, at most, that a workflow is let go on past as it is called again for its rollback."""
+
+
+class EndOfRecords(BaseException):
+    """Ends a workflow that is called again for its rollback where its records end; no handler of errors catches it."""
+
+
+class NotDoneError(AntiphonError):
+    """A step has no record, in a workflow that is called again for its rollback."""
+
+    code = "step_not_done"
+
+
+class NotUndoableError(AntiphonError):
+    """A workflow that is called again for its rollback does not say how a step is undone."""
+
+    code = "step_not_undoable"
 
 
 class RunContext:
-    """A workflow's handle on its run. Made by the executor."""
+    """A workflow's handle on its run. Made by the executor.
 
-    def __init__(self, run: Run, runs: Runs, clock: Clock, recorded: dict[tuple[str, int], Any]) -> None:
+    Attributes:
+        policy: of its attempts and its rollback; a workflow that has one of its own sets it before its first step.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        runs: Runs,
+        clock: Clock,
+        recorded: dict[tuple[str, int], Any],
+        policy: WorkflowPolicy = DEFAULT_POLICY,
+        left: Sequence[StepRecord] = (),
+    ) -> None:
         self._run = run
         self._runs = runs
         self._clock = clock
         self._recorded = recorded
+        self.policy = policy
+        self._left = left
+        self._undos: dict[tuple[str, int], Callable[[], Awaitable[None]]] = {}
+        self._calling_again, self._misses = run.is_rolled_back, 0
         self._seen: Counter[str] = Counter()
         self._under_way: dict[tuple[str, int], StepUnderWay] = {}
         self._broken: set[tuple[str, int]] = set()
@@ -55,6 +92,11 @@ class RunContext:
     def resumed(self) -> bool:
         """True when steps of an earlier attempt are recorded."""
         return bool(self._recorded)
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """True when the workflow is called to learn how its steps are undone."""
+        return self._run.is_rolled_back
 
     @property
     def workflow(self) -> str:
@@ -78,6 +120,7 @@ class RunContext:
         *args: Any,
         timeout: float | None = None,
         stop: threading.Event | None = None,
+        undo: Callable[[Any], Any] | None = None,
     ) -> Any:
         """Run a step at least once; a synchronous function runs in a thread of its own.
 
@@ -88,15 +131,33 @@ class RunContext:
             timeout: seconds after which the step is canceled and has failed. A thread cannot be stopped: it goes on to
                 its end, and its result is dropped.
             stop: is set when the step is canceled or timed out, so that a thread that looks at it ends soon.
+            undo: a function of the step's result that undoes it, which is called when the run fails for good or is
+                canceled, as :attr:`policy` says: after all that ended after this step was undone, and at least once. It
+                has the timeout of the step. A step that did not end is not undone.
 
         Raises:
             DeadlineExceededError: the step took longer than its timeout.
             LeaseLostError: another worker took the run over; nothing is recorded.
-            InvalidInputError: the result is no JSON.
+            InvalidInputError: the result is no JSON, or ``undo`` is no function of it.
         """
+        if undo is not None:
+            _check_undo(name, undo)
         occurrence = self._enter(name)
         if (name, occurrence) in self._recorded:
-            return self._recorded[name, occurrence]
+            result = self._recorded[name, occurrence]
+            if undo is not None:
+                undoing = UNDO + name, occurrence
+                self._undos[name, occurrence] = partial(self._do, *undoing, undo, result, timeout=timeout)
+            return result
+        self._end_of_records(name)
+        policy = self.policy.rollback if undo is not None and self.policy.rollback != "never" else None
+        return await self._do(name, occurrence, fn, *args, timeout=timeout, stop=stop, undone_by=policy)
+
+    async def _do(
+        self, name: str, occurrence: int, fn: Callable[..., Any], *args: Any, timeout: float | None = None,
+        stop: threading.Event | None = None, undone_by: RollbackPolicy | None = None,
+    ) -> Any:  # fmt: skip
+        """Call a function and record what it returned."""
         started = self._clock.now()
         if stop is not None:
             self._stoppable[name, occurrence] = self._clock.monotonic()
@@ -108,7 +169,7 @@ class RunContext:
                 if not bound.expired():
                     raise
                 raise DeadlineExceededError(f"Step {name!r} took longer than {timeout:g} s.") from None
-            return await asyncio.to_thread(self._runs.record, self._run, name, occurrence, result, started)
+            return await asyncio.to_thread(self._runs.record, self._run, name, occurrence, result, started, undone_by)
 
     async def transaction(self, name: str, fn: Callable[[Connection], T]) -> T:
         """Run an effect on the catalog exactly once: it and the step's record are one transaction.
@@ -122,6 +183,7 @@ class RunContext:
         occurrence = self._enter(name)
         if (name, occurrence) in self._recorded:
             return cast(T, self._recorded[name, occurrence])
+        self._end_of_records(name)
         running = self._running(name, occurrence, transactional=True)
         with running, span(f"transaction {name}", {"antiphon.run": self.id}):
             result = await asyncio.to_thread(self._runs.transact, self._run, name, occurrence, fn, self._clock.now())
@@ -134,7 +196,54 @@ class RunContext:
         Raises:
             LeaseLostError: another worker took the run over; the effect was not run.
         """
+        self._end_of_records("")
         return await asyncio.to_thread(self._runs.fenced, self._run, effect)
+
+    async def roll_back(self, workflow: Callable[[RunContext, dict[str, Any]], Awaitable[Any]]) -> None:
+        """Undo what is left of the run's steps, the last one first: the workflow is called again to learn how.
+
+        Raises:
+            NotUndoableError: the workflow does not come to a step, or does not say how it is undone. Whatever keeps the
+                workflow from being called again, or undoing raises.
+        """
+        ended: BaseException | None = None
+        if self._left:
+            try:
+                await workflow(self, self._run.arguments)
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # As it did before, or at the end of its records.
+                ended = error
+        self._calling_again = False
+        for record in self._left:
+            if (record.name, record.occurrence) not in self._undos:
+                if isinstance(ended, Exception) and not self._seen:
+                    raise ended  # It could not be called at all.
+                why = f": it ended with {ended}" if isinstance(ended, Exception) else ""
+                raise NotUndoableError(
+                    f"The workflow does not come to how the step {record.name!r} is undone{why}.",
+                    where=self.id,
+                    next_step=f"Undo it by hand, and say so: `antiphon runs skip {self.id} '{UNDO}{record.name}' "
+                    "--result null --reason TEXT`.",
+                )
+        for number, record in enumerate(self._left):
+            if self._stopping:
+                raise asyncio.CancelledError
+            self.progress(number, len(self._left), f"undoing {record.name}")
+            await self._undos[record.name, record.occurrence]()
+        names = ", ".join(record.name for record in self._left)
+        self.progress(len(self._left), len(self._left), f"undone: {names}" if names else "its steps are undone")
+
+    def _end_of_records(self, name: str) -> None:
+        """End the workflow that is called again for its rollback at what it did not do."""
+        if not self._calling_again:
+            return
+        self._misses += 1
+        left = [one for one in self._left if (one.name, one.occurrence) not in self._undos]
+        if not left or self._misses > _MOST_MISSES:
+            raise EndOfRecords
+        # It may have gone on past a step that failed, to others which are recorded.
+        raise NotDoneError(f"Step {name!r} was not done.", where=self.id)
 
     def progress(self, done: int, total: int | None = None, note: str = "") -> None:
         """Say how far the run is; written with the next heartbeat, so it may be called often."""
@@ -168,6 +277,7 @@ class RunContext:
     def _enter(self, name: str) -> int:
         if self._stopping:
             raise asyncio.CancelledError
+        check_step_name(name)
         occurrence = self._seen[name]
         self._seen[name] += 1
         return occurrence
@@ -185,6 +295,21 @@ class RunContext:
             self._broken.add((name, occurrence))
             raise
         del self._under_way[name, occurrence]
+
+
+def _check_undo(name: str, undo: Any) -> None:
+    """Raise ``InvalidInputError`` unless a function can be called with a step's result: its rollback would be too late
+    to find that out."""
+    try:
+        inspect.signature(undo).bind(None)
+    except ValueError:
+        return  # Built in, without a signature.
+    except TypeError as error:
+        raise InvalidInputError(
+            f"What undoes the step {name!r} is no function of its result: {error}.",
+            where="undo",
+            next_step="Write undo=lambda result: … or a function of one parameter.",
+        ) from None
 
 
 async def _called(fn: Callable[..., Any], *args: Any, stop: threading.Event | None) -> Any:

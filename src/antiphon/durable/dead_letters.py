@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import insert, update
 from sqlalchemy.engine import Connection
 
@@ -19,7 +20,8 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.durable.run import ENDED, STEP, Run, StepRecord, StepUnderWay, encode_json
+from antiphon.durable.rollbacks import UNDO, is_of_rollback, left_to_undo
+from antiphon.durable.run import ENDED, Run, StepRecord, StepUnderWay, step_row
 from antiphon.durable.runs import Runs
 
 _runs, _steps = schema.runs, schema.steps
@@ -33,13 +35,15 @@ class DeadLetters:
         self._runs = Runs(database)
 
     def retry(self, scope: Scope, run: str, *, within: Connection) -> Run:
-        """Queue a run again from where it was: its recorded steps stay, its attempts begin anew.
+        """Queue a run again from where it was: its recorded steps stay, its attempts begin anew. Of one whose steps
+        were undone another run is queued, without records; they name each other.
 
         Raises:
             NotFoundError: there is none of this id here.
             ConflictError: it did not fail.
         """
-        return self._queue(self._failed(scope, run, within), within)
+        found = self._failed(scope, run, within)
+        return self._queue(found, within) if found.rollback != "done" else self._begun_anew(found, (), within)
 
     def fork(self, scope: Scope, run: str, step: str, *, within: Connection) -> Run:
         """Queue a new run with the arguments of one that has ended and with its records up to, and without, a step.
@@ -47,27 +51,51 @@ class DeadLetters:
         The other one stays as it is, and they name each other. Kept are the records of steps that had ended when the
         first of that name began, and all where it has no record because it failed.
 
+        What it began with it does not undo: that is the other run's.
+
         Raises:
             NotFoundError: there is no such run, or it came to no such step.
-            ConflictError: it has not ended.
+            ConflictError: it has not ended, its rollback failed, or a step before that one was undone.
         """
         found = self._runs.get(scope, run, within=within)
         if found.status not in ENDED:
             raise _wrong_status(found, "ended", f"Cancel it first: `antiphon runs cancel {run}`.")
-        kept = _before(self._runs.steps(scope, run, within=within), step, found)
+        if found.is_rolled_back:
+            raise ConflictError(
+                f"The steps of run {run} are not all undone.",
+                where=run,
+                next_step=f"`antiphon runs retry {run}` goes on with that.",
+            )
+        steps = [one for one in self._runs.steps(scope, run, within=within) if not is_of_rollback(one.name)]
+        kept = _before(steps, step, found)
+        undone = next((one for one in kept if found.rollback == "done" and one.undo is not None), None)
+        if undone is not None:
+            raise ConflictError(
+                f"Step {undone.name!r} was undone, so that nothing goes on from its record.",
+                where=run,
+                next_step=f"Name it, or a step before it: `antiphon runs retry {run} --from {undone.name!r}`.",
+            )
+        return self._begun_anew(found, [msgspec.structs.replace(one, undo=None) for one in kept], within)
+
+    def _begun_anew(self, found: Run, kept: Sequence[StepRecord], within: Connection) -> Run:
+        """Queue another run with the arguments of one that has ended, and with these records."""
+        scope = found.scope
         forked = self._runs.submit(
             scope, found.workflow, found.arguments, max_attempts=found.max_attempts, within=within
         )
-        self._update(found.scope, forked, within, forked_from=run)
-        self._update(found.scope, run, within, forked_to=forked)
+        self._update(scope, forked, within, forked_from=found.id)
+        self._update(scope, found.id, within, forked_to=forked)
         if found.schedule is not None:
-            self._runs.attribute(scope, forked, found.schedule, found.cause or "", found.deadline, within=within)
+            self._runs.attribute(
+                scope, forked, found.schedule, found.cause or "", found.deadline, found.value, within=within
+            )
         for record in kept:
             self._record(scope, forked, record, within)
         return self._runs.get(scope, forked, within=within)
 
     def skip(self, scope: Scope, run: str, step: str, result: Any, principal: str, *, within: Connection) -> Run:
-        """Record the result of the step at which a run failed by hand, and queue the run again.
+        """Record the result of the step at which a run failed by hand, and queue the run again. Of a rollback that
+        failed any step can be recorded as undone that is left.
 
         Raises:
             NotFoundError: there is no such run.
@@ -75,8 +103,9 @@ class DeadLetters:
             InvalidInputError: the result is no JSON.
         """
         found = self._failed(scope, run, within)
-        failed = self._failed_step(found, step)
-        recorded = {(one.name, one.occurrence) for one in self._runs.steps(scope, run, within=within)}
+        steps = self._runs.steps(scope, run, within=within)
+        failed = _left(found, step, steps) if found.is_rolled_back else self._failed_step(found, step)
+        recorded = {(one.name, one.occurrence) for one in steps}
         if (failed.name, failed.occurrence) in recorded:
             raise ConflictError(
                 f"Step {step!r} has a result already.", where=run, next_step=f"Run `antiphon runs retry {run}`."
@@ -124,21 +153,21 @@ class DeadLetters:
         within.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
 
     def _record(self, scope: Scope, run: str, record: StepRecord, within: Connection) -> None:
-        encoded = encode_json(record.result, f"result of step {record.name!r}")
-        within.execute(
-            insert(_steps).values(
-                tenant=scope.tenant,
-                environment=scope.environment,
-                run=run,
-                name=record.name,
-                occurrence=record.occurrence,
-                epoch=record.epoch,
-                result=self._database.seal(scope, STEP, f"{run}:{record.name}:{record.occurrence}", encoded),
-                started_at=record.started_at,
-                ended_at=record.ended_at,
-                recorded_by=record.recorded_by,
-            )
+        within.execute(insert(_steps).values(step_row(self._database, scope, run, record)))
+
+
+def _left(run: Run, step: str, steps: Sequence[StepRecord]) -> StepUnderWay:
+    """The undoing of a step that is left of a rollback; raises ``ConflictError`` where there is none of this name."""
+    left = left_to_undo(steps)
+    found = next((one for one in left if UNDO + one.name == step), None)
+    if found is None:
+        known = ", ".join(f"{UNDO + one.name!r}" for one in left)
+        raise ConflictError(
+            f"Run {run.id} is rolled back, and has no step {step!r} left.",
+            where=run.id,
+            next_step=f"Name one of: {known}." if known else f"Run `antiphon runs retry {run.id}`.",
         )
+    return StepUnderWay(step, found.occurrence)
 
 
 def _before(records: Sequence[StepRecord], step: str, run: Run) -> Sequence[StepRecord]:

@@ -29,6 +29,7 @@ from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
 from antiphon.durable.ramp import LOOK_SECONDS, Ramp
+from antiphon.durable.rollbacks import left_to_undo
 from antiphon.durable.run import LeaseLostError, Run, RunRequest
 from antiphon.durable.runs import Runs
 
@@ -232,11 +233,13 @@ class Executor:
 
     async def _start(self, run: Run) -> None:
         try:
-            recorded = await asyncio.to_thread(self._runs.recorded, run)
+            steps = await asyncio.to_thread(self._runs.steps, run.scope, run.id)
         except AntiphonError:
             _log.exception("the journal of run %s cannot be read; its lease will end", run.id)
             return
-        context = RunContext(run, self._runs, self._clock, recorded)
+        recorded = {(step.name, step.occurrence): step.result for step in steps}
+        policy, left = self._registry.policy(run.workflow), left_to_undo(steps)
+        context = RunContext(run, self._runs, self._clock, recorded, policy, left)
         task = asyncio.create_task(self._hold(run, context), name=f"run {run.id}")
         self._contexts[task] = context
         task.add_done_callback(lambda ended: self._contexts.pop(ended, None))
@@ -282,7 +285,11 @@ class Executor:
 
     async def _call(self, run: Run, context: RunContext) -> dict[str, Any]:
         with span(f"workflow {run.workflow}", {"antiphon.run": run.id}, traceparent=run.trace):
-            return await self._registry.get(run.workflow)(context, run.arguments)
+            workflow = self._registry.get(run.workflow)
+            if not run.is_rolled_back:
+                return await workflow(context, run.arguments)
+            await context.roll_back(workflow)
+            return {}
 
     async def _beat(self, run: Run, context: RunContext) -> RunRequest:
         """Keep the lease; returns once the run is to be cancelled or given back.
@@ -313,6 +320,8 @@ class Executor:
                 await asyncio.to_thread(leave, run)
             elif isinstance(ended, BaseException):
                 await self._leave_failed(run, context, ended)
+            elif run.is_rolled_back:
+                await asyncio.to_thread(self._runs.end_rolled_back, run, context.latest_progress)
             else:
                 await asyncio.to_thread(self._runs.end, run, ended or {}, context.latest_progress)
         except LeaseLostError:
@@ -328,7 +337,7 @@ class Executor:
         what = str(error) if isinstance(error, AntiphonError) else described(error)
         retry_at = None
         if _worth_retrying(error) and run.attempts < run.max_attempts:
-            policy = self._registry.policy(run.workflow)
+            policy = context.policy
             if self._backoff is not None:
                 policy = msgspec.structs.replace(policy, first_wait=self._backoff)
             retry_at = self._clock.now() + policy.wait_after(run.attempts)

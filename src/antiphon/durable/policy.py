@@ -6,18 +6,21 @@ from datetime import timedelta
 
 import msgspec
 
+from antiphon.definitions.workflows import RollbackPolicy
+
 CONTROL = "control"
 """The class of workflows that name none: what keeps a project going, and is short."""
 
 
 class WorkflowPolicy(msgspec.Struct, frozen=True):
-    """The bounds under which runs of a workflow are worked on.
+    """The bounds under which runs of a workflow are worked on, and what is done when one fails.
 
     Attributes:
         work: the class of work whose slots they take.
         attempts: at most so many, unless an order says otherwise.
         first_wait: before the second attempt; doubled for every further one, and at most ``longest_wait``.
         timeout: of an attempt; then it is canceled and has failed. ``None``: no bound.
+        rollback: when recorded steps that can be undone are.
     """
 
     work: str = CONTROL
@@ -25,6 +28,7 @@ class WorkflowPolicy(msgspec.Struct, frozen=True):
     first_wait: timedelta = timedelta(seconds=1)
     longest_wait: timedelta = timedelta(minutes=5)
     timeout: timedelta | None = None
+    rollback: RollbackPolicy = "always"
 
     def wait_after(self, attempt: int) -> timedelta:
         """The wait after an attempt that failed, by its number from 1."""

@@ -16,6 +16,7 @@ from antiphon.catalog.sealed_columns import SealedName
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
+from antiphon.definitions.workflows import RollbackPolicy
 
 RunRequest = Literal["cancel", "yield"]
 """Request to the worker that holds a run: to end it for good, or to give it back because it is paused or its workflow
@@ -27,6 +28,9 @@ ARGUMENTS, RESULT, ERROR, STEP = "run-arguments/1", "run-result/1", "run-error/1
 
 RUN_KEY = SealedName(sealed_columns.RUN_KEY)
 """The key that somebody gave to a run, which is found by it."""
+
+RollbackEnd = Literal["failed", "cancelled"]
+"""The end of a run before which its steps are undone."""
 
 ENDED: tuple[RunStatus, ...] = ("succeeded", "succeeded_with_failures", "failed", "cancelled")
 
@@ -74,12 +78,14 @@ class Run(msgspec.Struct, frozen=True):
         done, total, note: how far it is.
         started_at: its first claim.
         trace: W3C trace context of whoever submitted it.
-        schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended.
+        schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended,
+            ``value`` what it is worth beside other work, 1 where it does not say.
         exempted_by: who let it go past what holds its workflow.
         paused_by: who paused it; nobody works on it until it is resumed.
         claimed_at: when its present or last attempt began, and ``under_way`` the steps of that which had begun and not
             ended when it was last heard of.
         forked_from: the run whose records it began with; ``forked_to`` is the one that began last with its own.
+        rollback: how it ends once its steps are undone; ``done`` when they are.
     """
 
     id: str
@@ -114,11 +120,23 @@ class Run(msgspec.Struct, frozen=True):
     under_way: tuple[StepUnderWay, ...] = ()
     forked_from: str | None = None
     forked_to: str | None = None
+    value: float | None = None
+    rollback: RollbackEnd | Literal["done"] | None = None
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """True while its steps are to be undone, and also once that failed for good."""
+        return self.rollback in ("failed", "cancelled")
 
 
 class StepRecord(msgspec.Struct, frozen=True):
-    """A completed step. ``occurrence`` counts the steps of this name in the run from 0; ``recorded_by`` is the
-    principal who wrote the result of one that was skipped."""
+    """A completed step.
+
+    Attributes:
+        occurrence: counts the steps of this name in the run from 0.
+        recorded_by: the principal who wrote the result of one that was skipped.
+        undo: of one that can be undone, the policy by which it is.
+    """
 
     name: str
     occurrence: int
@@ -127,6 +145,7 @@ class StepRecord(msgspec.Struct, frozen=True):
     started_at: datetime
     ended_at: datetime
     recorded_by: str | None = None
+    undo: RollbackPolicy | None = None
 
 
 class ProgressReport(msgspec.Struct, frozen=True):
@@ -158,6 +177,14 @@ def read_run(row: Row[Any], database: Database) -> Run:
         error=None if row.error is None else database.unseal_text(scope, ERROR, row.id, row.error),
         under_way=read_under_way(row.under_way),
     )
+
+
+def step_row(database: Database, scope: Scope, run: str, record: StepRecord) -> dict[str, Any]:
+    """A record as a row of the table ``steps``; raises ``InvalidInputError`` where its result is no JSON."""
+    encoded = encode_json(record.result, f"result of step {record.name!r}")
+    sealed = database.seal(scope, STEP, f"{run}:{record.name}:{record.occurrence}", encoded)
+    owner = {"tenant": scope.tenant, "environment": scope.environment, "run": run}
+    return owner | msgspec.structs.asdict(record) | {"result": sealed}
 
 
 def read_under_way(column: str | None) -> tuple[StepUnderWay, ...]:

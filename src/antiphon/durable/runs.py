@@ -18,17 +18,18 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, insert, select, update
+from sqlalchemy import ColumnElement, Select, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.rows import missing, value_of
-from antiphon.core.clock import Clock
+from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
+from antiphon.definitions.workflows import RollbackPolicy
 from antiphon.durable.attempts import RunAttempt, RunAttempts
 from antiphon.durable.claims import (
     OLDEST_FIRST,
@@ -43,6 +44,7 @@ from antiphon.durable.claims import (
     waiting,
 )
 from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
+from antiphon.durable.rollbacks import begin_rollback, rollback_of
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -51,6 +53,7 @@ from antiphon.durable.run import (
     RUN_KEY,
     STEP,
     ProgressReport,
+    RollbackEnd,
     Run,
     RunRequest,
     RunResult,
@@ -204,6 +207,12 @@ class Runs:
             rows = [row for row in connection.execute(statement) if row.tenant == scope.tenant]
             return [read_run(row, self._database) for row in rows]
 
+    def worth(self, scope: Scope, workflows: Collection[str]) -> float:
+        """The highest value among the runs of these workflows that are being worked on; 1 where none is."""
+        named = _runs.c.workflow.in_(sorted(workflows)), schema.owned(_runs, scope, status="running")
+        highest = self._database.scalar(select(func.max(func.coalesce(_runs.c.value, 1.0))).where(*named))
+        return 1.0 if highest is None else float(highest)
+
     def unended(self, scope: Scope, limit: int) -> builtins.list[Run]:
         """Runs that wait or are being worked on, those that are due for longest first."""
         waiting = _runs.c.status.in_(("queued", "running")), _runs.c.environment == scope.environment
@@ -242,7 +251,8 @@ class Runs:
         turn: Callable[[Set[str]], Set[str]] = frozenset,
         policy: Callable[[str], WorkflowPolicy] = lambda workflow: DEFAULT_POLICY,
     ) -> Run | None:
-        """Take the oldest run that is served and due: queued, or held by a worker whose lease is over.
+        """Take the run that is served and due and has waited longest: queued, or held by a worker whose lease is over.
+        One that has a value has waited for so many times as long.
 
         Those that the caller works on itself (``held``) are not taken: after a machine slept past a lease it goes on
         with them, where nobody else has taken them since.
@@ -269,6 +279,7 @@ class Runs:
                     return None
                 first = turn({workflow for workflow, _ in found} - {""})
                 of_found = {
+                    "moment": microseconds(now),
                     "environment": served.environment,
                     "found": [run for workflow, run in found if workflow in first or not workflow],
                 }
@@ -279,10 +290,9 @@ class Runs:
                 values: dict[str, Any] = {"worker": None, "lease_until": None}
                 most = row.max_attempts or policy(row.workflow).attempts
                 if row.cancel_requested:
-                    values |= {"status": "cancelled", "ended_at": now}
+                    values |= self._ending(row, "cancelled", None, connection)
                 elif (why := self._hopeless(row, most)) is not None:
-                    error = self._database.seal_text(scope, ERROR, row.id, why)
-                    values |= {"status": "failed", "ended_at": now, "error": error}
+                    values |= self._ending(row, "failed", why, connection)
                 else:
                     values = {
                         "status": "running",
@@ -323,6 +333,18 @@ class Runs:
             run.epoch, run.attempts, "failed", run.worker, run.claimed_at or now, now, tuple(under_way), error
         )
         self._attempts.add(run.scope, run.id, attempt, within=within)
+
+    def _ending(self, run: Row[Any] | Run, ends: RollbackEnd, error: str | None, within: Connection) -> dict[str, Any]:
+        """The columns of a run that ends so, or is rolled back first."""
+        now = self._clock.now()
+        if (rolled_back := begin_rollback(self._database, run, ends, error, now, within)) is not None:
+            return rolled_back
+        scope = run.scope if isinstance(run, Run) else Scope(run.tenant, run.environment)
+        values: dict[str, Any] = {"status": ends, "ended_at": now}
+        if error is not None:
+            why = error if run.rollback is None else f"Its rollback failed: {error}"
+            values["error"] = self._database.seal_text(scope, ERROR, run.id, why)
+        return values
 
     def _hopeless(self, row: Row[Any], most: int) -> str | None:
         """The reason for which no worker can bring a run to its end; ``None`` for one that may be claimed."""
@@ -395,18 +417,25 @@ class Runs:
         """Results of the run's completed steps by (name, occurrence)."""
         return {(step.name, step.occurrence): step.result for step in self.steps(run.scope, run.id)}
 
-    def record(self, run: Run, name: str, occurrence: int, result: Any, started_at: datetime) -> Any:
+    def record(
+        self, run: Run, name: str, occurrence: int, result: Any, started_at: datetime,
+        undo: RollbackPolicy | None = None,
+    ) -> Any:  # fmt: skip
         """Record a completed step and return its result as it will be read back.
+
+        Args:
+            undo: the policy by which it is undone, where it can be.
 
         Raises:
             LeaseLostError: the run is not this holder's any more.
             InvalidInputError: the result is no JSON.
         """
-        return self.transact(run, name, occurrence, lambda _connection: result, started_at)
+        return self.transact(run, name, occurrence, lambda _connection: result, started_at, undo)
 
     def transact(
-        self, run: Run, name: str, occurrence: int, effect: Callable[[Connection], Any], started_at: datetime
-    ) -> Any:
+        self, run: Run, name: str, occurrence: int, effect: Callable[[Connection], Any], started_at: datetime,
+        undo: RollbackPolicy | None = None,
+    ) -> Any:  # fmt: skip
         """Run an effect and record the step in one transaction.
 
         Raises:
@@ -427,6 +456,7 @@ class Runs:
                     result=self._database.seal(run.scope, STEP, f"{run.id}:{name}:{occurrence}", encoded),
                     started_at=started_at,
                     ended_at=self._clock.now(),
+                    undo=undo,
                 )
             )
             return encoded
@@ -457,23 +487,29 @@ class Runs:
         values: dict[str, Any] = {"status": ended.status, "result": sealed, "error": error, "under_way": None}
         values |= columns_of(progress)
         failed = ended.error or "" if ended.status == "failed" else None
-        self._leave(run, ended=True, failed=failed, **values)
+        self._leave(run, failed=failed, ended_at=self._clock.now(), **values)
 
     def fail(
         self, run: Run, error: str, retry_at: datetime | None = None, under_way: Sequence[StepUnderWay] = ()
     ) -> None:
-        """End a run with an error, or queue it again for ``retry_at``; the attempt is kept with the error and the steps
-        that were under way.
+        """End a run with an error, or queue it again for ``retry_at`` or to undo its steps; the attempt is kept with
+        the error and the steps that were under way.
 
         Raises:
             LeaseLostError: the run is not this holder's any more.
         """
-        sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
-        values: dict[str, Any] = {"status": "failed"}
+        under = write_under_way(under_way)
         if retry_at is not None:
-            values = {"status": "queued", "not_before": retry_at}
-        values |= {"error": sealed, "under_way": write_under_way(under_way)}
-        self._leave(run, ended=retry_at is None, failed=error, under=under_way, **values)
+            sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
+            values = {"status": "queued", "error": sealed, "not_before": retry_at}
+            self._leave(run, failed=error, under=under_way, under_way=under, **values)
+            return
+
+        def leave(connection: Connection) -> None:
+            values = self._ending(run, "failed", error, connection)
+            self._leave(run, failed=error, under=under_way, within=connection, under_way=under, **values)
+
+        self.fenced(run, leave)
 
     def give_back(self, run: Run) -> None:
         """Queue a run again because its worker stops; the attempt does not count.
@@ -484,12 +520,29 @@ class Runs:
         self._leave(run, status="queued", attempts=run.attempts - 1)
 
     def end_cancelled(self, run: Run) -> None:
-        """End a run that was asked to be cancelled, after it stopped.
+        """End a run that was asked to be cancelled, after it stopped; or queue it to undo its steps.
 
         Raises:
             LeaseLostError: the run is not this holder's any more.
         """
-        self._leave(run, ended=True, status="cancelled")
+
+        def leave(connection: Connection) -> None:
+            self._leave(run, within=connection, **self._ending(run, "cancelled", None, connection))
+
+        self.fenced(run, leave)
+
+    def end_rolled_back(self, run: Run, progress: ProgressReport | None = None) -> None:
+        """End a run as it would have ended before its steps were undone.
+
+        Raises:
+            LeaseLostError: the run is not this holder's any more.
+        """
+        rolled_back = rollback_of(self.steps(run.scope, run.id))
+        assert rolled_back is not None
+        error = rolled_back.error
+        sealed = None if error is None else self._database.seal_text(run.scope, ERROR, run.id, error)
+        values = {"status": rolled_back.ends, "error": sealed, "rollback": "done", "under_way": None}
+        self._leave(run, ended_at=self._clock.now(), **values, **columns_of(progress))
 
     def exempt(self, scope: Scope, run: str, principal: str, *, within: Connection | None = None) -> Run:
         """Let a run go past what holds its workflow, now and later. One that ended stays.
@@ -531,17 +584,20 @@ class Runs:
             return self.get(scope, run, within=connection)
 
     def attribute(
-        self, scope: Scope, run: str, schedule: str, cause: str, deadline: datetime | None, *, within: Connection
-    ) -> None:
-        """Note on a run which schedule ordered it, why it was due, and by when it is to have ended."""
-        values = {"schedule": schedule, "cause": cause, "deadline": deadline}
+        self, scope: Scope, run: str, schedule: str, cause: str, deadline: datetime | None, value: float | None = None,
+        *, within: Connection,
+    ) -> None:  # fmt: skip
+        """Note on a run which schedule ordered it, why it was due, by when it is to have ended, and what it is
+        worth."""
+        values = {"schedule": schedule, "cause": cause, "deadline": deadline, "value": value}
         attributed = update(_runs).where(schema.owned(_runs, scope, id=run)).values(values).returning(_runs.c.status)
         found = within.execute(attributed).first()
         if found is not None and found.status in ENDED:
             self._database.ring("features", scope)  # It was faster than this note.
 
     def cancel(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
-        """Cancel a run: at once when nobody holds it, else as soon as its worker sees it. An ended run stays.
+        """Cancel a run: at once when nobody holds it, else as soon as its worker sees it; its steps are undone first
+        where they can be. An ended run stays, and one that is rolled back.
 
         Raises:
             NotFoundError: there is none of this id here.
@@ -552,27 +608,27 @@ class Runs:
             # A paused one whose worker died would never be looked at again.
             values: dict[str, Any] = {"cancel_requested": True, "paused_by": None, "updated_at": now}
             if found.status == "queued":
-                values |= {"status": "cancelled", "ended_at": now}
-            if found.status not in ENDED:
+                values |= self._ending(found, "cancelled", None, connection)
+            if found.status not in ENDED and not found.is_rolled_back:
                 connection.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
-                self._database.ring("cancellations", scope)
+                for topic in ("runs", "cancellations"):
+                    self._database.ring(topic, scope)
             return self.get(scope, run, within=connection)
 
     def _leave(
         self,
         run: Run,
         *,
-        ended: bool = False,
         failed: str | None = None,
         under: Sequence[StepUnderWay] = (),
+        within: Connection | None = None,
         **values: Any,
     ) -> None:
-        now = self._clock.now()
-        values |= {"worker": None, "lease_until": None, "updated_at": now}
-        if ended:
-            values |= {"ended_at": now, "paused_by": None}
+        values |= {"worker": None, "lease_until": None, "updated_at": self._clock.now()}
+        if ended := values.get("ended_at") is not None:
+            values |= {"paused_by": None}
         leaving = update(_runs).where(holds(run)).values(values).returning(_runs.c.schedule)
-        with self._database.transaction() as connection:
+        with self._database.writing(within) as connection:
             if (left := connection.execute(leaving).first()) is None:
                 raise lease_lost(run)
             if failed is not None:

@@ -54,7 +54,7 @@ class BackgroundWork(msgspec.Struct, frozen=True):
 
     Attributes:
         features, backfill, training: what is under way of them; ``None`` for nothing.
-        batch: the job of batch work whose deadline presses most, where one has any.
+        batch: what batch work is worth, and the job whose deadline presses most, where one has any.
         own: whether this process computes the features, so that its processor time tells whether they use a turn.
     """
 

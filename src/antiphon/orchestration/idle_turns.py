@@ -1,8 +1,9 @@
 """Turns at the idle time of a machine: which kind of background work has it now.
 
 The idle time is one slot, which the rule of the fair queue (``batch.fair_queue``) hands out anew every few seconds:
-by the nearest deadline where laxity is short, else to the kind that has had least of it by its share. A share is what a
-kind's work is worth, and what a turn costs is the time that it took: so the order is that of value over cost.
+by the nearest deadline where laxity is short, else to the kind that has had least of it by its share. A share, times
+the value that the schedule of its work declares, is what a kind's work is worth, and what a turn costs is the time that
+it took: so the order is that of value over cost.
 
 Invariants:
 - Among kinds that always have work, each gets its share of the idle time, up to one turn.
@@ -32,12 +33,14 @@ class Contender(msgspec.Struct, frozen=True):
     Attributes:
         deadline: the nearest of its runs and jobs, in seconds since 1970. ``seconds_left``: what that one needs alone.
         name: that run or job, for people.
+        value: what its work is worth: its share is so many times that of its kind.
     """
 
     work: IdleWork
     deadline: float = inf
     seconds_left: float = 0.0
     name: str = ""
+    value: float = 1.0
 
 
 class IdleTurns(msgspec.Struct, frozen=True):
@@ -51,6 +54,7 @@ class IdleTurns(msgspec.Struct, frozen=True):
         charged: the time that each kind has had over its share, in virtual seconds, as of start-time fair queueing.
         had: seconds that each kind had of what several wanted, since the turns began.
         overdue: it was given because its kind had waited too long, so that no deadline takes it back.
+        share: of the kind whose turn it is, times what its work is worth.
     """
 
     turn: IdleWork | None = None
@@ -61,6 +65,7 @@ class IdleTurns(msgspec.Struct, frozen=True):
     charged: Mapping[IdleWork, float] = {}
     had: Mapping[IdleWork, float] = {}
     overdue: bool = False
+    share: float = 1.0
 
 
 def next_turn(
@@ -76,11 +81,12 @@ def next_turn(
     charged, had = dict(state.charged), dict(state.had)
     if state.turn is not None:
         took = max(now - state.decided, 0.0)
-        charged[state.turn] = charged.get(state.turn, 0.0) + took / shares.get(state.turn, 1.0)
+        charged[state.turn] = charged.get(state.turn, 0.0) + took / state.share
         had[state.turn] = had.get(state.turn, 0.0) + took
     if len(contenders) < 2:
         return IdleTurns(decided=now, charged=_caught_up(charged), had=had)
     present = {one.work for one in contenders}
+    worth = {str(one.work): shares.get(one.work, 1.0) * one.value for one in contenders}
     waits = {
         work: state.waits.get(work, now) for work in present if work != state.turn
     }  # fmt: skip
@@ -99,8 +105,10 @@ def next_turn(
             if one is not holder
         )
         if not nearer:
-            return msgspec.structs.replace(state, decided=now, waits=waits, charged=charged, had=had)
-    queue = QueueState(1, 0, {}, {}, shares, 0.0, {str(work): at for work, at in charged.items()})
+            return msgspec.structs.replace(
+                state, decided=now, waits=waits, charged=charged, had=had, share=worth[holder.tenant]
+            )
+    queue = QueueState(1, 0, {}, {}, worth, 0.0, {str(work): at for work, at in charged.items()})
     chosen = next_request(list(asking.values()), queue, now)
     found = next(one for one in contenders if one.work == chosen.tenant)
     overdue = now - chosen.since > MAX_WAIT_SECONDS
@@ -110,8 +118,10 @@ def next_turn(
         why = f"{found.name} is due soon"
     else:
         why = "it has had least of the idle time by its share"
+        if found.value != 1.0:
+            why += f", and is worth {found.value:g}"
     waits = {work: waits.get(work, now) for work in present if work != found.work}
-    return IdleTurns(found.work, now + seconds, why, now, waits, charged, had, overdue)
+    return IdleTurns(found.work, now + seconds, why, now, waits, charged, had, overdue, worth[found.work])
 
 
 def _caught_up(charged: Mapping[IdleWork, float]) -> dict[IdleWork, float]:

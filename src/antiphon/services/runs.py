@@ -18,6 +18,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.attempts import RunAttempt, RunAttempts
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.dead_letters import DeadLetters
+from antiphon.durable.rollbacks import Rollback, rollback_of
 from antiphon.durable.run import ENDED, Run, RunStatus
 from antiphon.features.offline.backfill import KEEP
 from antiphon.features.offline.backfill import WORKFLOW as BACKFILL
@@ -53,6 +54,10 @@ class ProjectRuns:
         """The attempts of a run that failed or were lost, the first one first."""
         return tuple(RunAttempts(self._store.database).list(scope, run))
 
+    def rollback(self, scope: Scope, run: str) -> Rollback | None:
+        """The rollback of a run: which of its steps were undone; ``None`` where there was none."""
+        return rollback_of(self._store.runs.steps(scope, run))
+
     def broken(self, scope: Scope) -> tuple[BrokenPart, ...]:
         """Parts of the tenant's workers that failed and are begun again."""
         leases = ProcessLeases(self._store.database, scope.environment)
@@ -72,6 +77,12 @@ class ProjectRuns:
                 # Its worker ends it, with the files of what was done: a pause would keep that from it.
                 Batches(self._store.database).cancel(scope, str(found.arguments["batch"]), within=connection)
                 return self._store.runs.resume(scope, run, within=connection)
+            if found.is_rolled_back and found.status not in ENDED:
+                raise ConflictError(
+                    f"The steps of the run {run} are being undone.",
+                    where="run",
+                    next_step=f"Wait for its end, or `antiphon runs pause {run} --reason TEXT`.",
+                )
             cancelled = self._store.runs.cancel(scope, run, within=connection)
             if cancelled.workflow == OPTIMIZE and cancelled.status == "cancelled":
                 # One under way forgets them itself, once it has stopped.

@@ -128,6 +128,7 @@ def test_runs_that_have_ended_and_other_workflows_are_not_gone_through(database:
         "SEARCH runs USING INDEX ix_runs_held (environment=? AND lease_until<?)",
         "SEARCH runs USING INDEX ix_runs_claimable (status=? AND workflow=? AND environment=? AND not_before<?)",
         "SEARCH runs USING INDEX ix_runs_claimable (status=? AND workflow=? AND environment=?)",
+        "SEARCH runs USING INDEX ix_runs_valued (environment=? AND not_before<?)",
     }
 
 

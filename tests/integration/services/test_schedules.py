@@ -13,12 +13,16 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy.engine import Connection
+from tests.contract.catalog.test_models import version
 from tests.harness.gated_project import MODEL_NAME, GatedProject
-from tests.integration.services.test_gate_runs import REPLIES, SOUND, UNGATED, obeys
+from tests.integration.services.test_gate_runs import ANN, REPLIES, SOUND, UNGATED, obeys
+from tests.unit.definitions.test_schedules import SOUND as DECLARED
 
 from antiphon.catalog.releases.releases import ModelPin, Release
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError, UnavailableError
+from antiphon.definitions.project import load
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
@@ -28,12 +32,14 @@ from antiphon.orchestration.conductor.conductor import Conductor
 from antiphon.services.apply.apply import plan
 from antiphon.services.batches import ProjectTableJobs, batch_context, table_jobs
 from antiphon.services.conducting.run_waits import RunWaits
+from antiphon.services.conducting.schedule_states import ScheduleStates
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conducting.upcoming import upcoming_work
 from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.rollouts import rollout_transitions
-from antiphon.services.workflows import EVALUATE, TABLE_JOB
+from antiphon.services.workflows import EVALUATE, TABLE_JOB, TRAIN
+from antiphon.serving.request import AnswerRequest
 
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -415,3 +421,113 @@ async def test_a_schedule_promotes_other_weights_and_nothing_that_a_person_has_t
     other = msgspec.structs.replace(live.bundle.application.prompt, system="Sell more.")
     with pytest.raises(ForbiddenError, match="no retraining of what is live: its definitions are not those of release"):
         require(candidate(project, live, prompt=other))
+
+
+WORTH = """
+from antiphon import Precompute, every, requests
+Precompute("replies", entities="questions.jsonl", when=every("1h"), value=3)
+Precompute("replies", entities="questions.jsonl", when=requests(2), debounce="30s", name="after-a-burst")
+"""
+
+
+async def test_what_work_is_worth_is_told_and_stands_in_its_run(project: GatedProject) -> None:
+    project.apply(replies(WORTH))
+    look, _ = conducting(project)
+    look.look()
+    clock(project).advance(HOUR)
+    look.look()
+    (run,) = runs(project)
+    assert run.value == 3.0
+    assert {line.name: line.value for line in schedules(project).list()} == {
+        "precompute-replies": 3.0,
+        "after-a-burst": 1.0,
+    }
+    assert {one.what: one.value for one in upcoming_work(project.store, project.scope)} == {
+        f"table_job {run.arguments['job']}": 3.0,
+        "after-a-burst": None,
+    }
+
+
+async def test_requests_that_come_in_a_burst_cause_one_run_once_they_are_over(project: GatedProject) -> None:
+    project.apply(replies(WORTH))
+    look, _ = conducting(project)
+    look.look()
+
+    async def asked(after: float, times: int = 1) -> float:
+        """Ask so many seconds later; the seconds until the conductor looks again."""
+        clock(project).advance(timedelta(seconds=after))
+        for _ in range(times):
+            await project.ask(AnswerRequest(project.scope, ANN, "replies", question="When?"))
+        return look.look()
+
+    await asked(10, 2)
+    line = {one.name: one for one in schedules(project).list()}["after-a-burst"]
+    assert (line.outlook.stage, line.record.due_at) == ("waits", START + timedelta(seconds=10))
+    assert "it waits until nothing new came for 30 s" in line.outlook.reason
+    for _ in range(3):
+        assert await asked(20) == 10.0
+    assert runs(project) == []
+    clock(project).advance(timedelta(seconds=29))
+    assert look.look() == pytest.approx(1.0)
+    clock(project).advance(timedelta(seconds=1))
+    look.look()
+    (run,) = runs(project)
+    assert (run.schedule, run.cause) == ("after-a-burst", "2 of 2 new requests since 2026-06-01 12:00Z")
+    # A new process knows since when it is calm.
+    assert schedules(project).list()[0].record.calm_since == START + timedelta(seconds=70)
+
+
+async def test_a_burst_that_does_not_end_is_waited_for_no_longer_than_its_bound(project: GatedProject) -> None:
+    project.apply(replies(WORTH))
+    look, _ = conducting(project)
+    look.look()
+    for _ in range(40):
+        clock(project).advance(timedelta(seconds=10))
+        await project.ask(AnswerRequest(project.scope, ANN, "replies", question="When?"))
+        look.look()
+    (run,) = (one for one in runs(project) if one.schedule == "after-a-burst")
+    # The second request made it due.
+    assert run.created_at == START + timedelta(seconds=20 + 300)
+
+
+FORGETS = {"evaluation_set": "d", "evaluation": "e", "before": {}, "after": {}}
+
+
+def trained(project: GatedProject, number: int, change: float | None, parent: str | None = "desk.v1") -> str:
+    """A training that has ended and measured that the Brier score of what was known changed by so much."""
+    store, runs = project.store, project.store.runs
+    run = runs.submit(project.scope, TRAIN, {"application": "desk", "number": number})
+    estimate = {"value": change, "low": (change or 0) - 0.01, "high": (change or 0) + 0.01}
+    forgetting = None if change is None else FORGETS | {"difference": {"brier": estimate}}
+    made = version(number, scope=project.scope, id=f"desk.v{number}", run=run, parent=parent)
+    with store.database.transaction() as connection:
+        store.models.add(made, within=connection)
+    held = runs.claim("w", ServedRuns("dev", (TRAIN,), project.scope.tenant), HOUR)
+    assert held is not None
+    runs.end(held, {"forgetting": forgetting})
+    return run
+
+
+async def test_the_last_training_that_measured_what_it_forgot_is_found(project: GatedProject) -> None:
+    text = DECLARED.replace('full_when=every("30d")', "full_when=forgetting(0.02)")
+    (project.folder / "definitions.py").write_text(text)
+    spec = load(project.folder)
+
+    project.store.schedules.enroll(project.scope, spec.schedules)
+
+    def forgotten() -> str:
+        states = {one.spec.name: one for one in ScheduleStates(project.store, project.scope).of(spec)}
+        return str(states["retrain-desk"].observed_full.forgotten)
+
+    assert forgotten() == "None"
+    clock(project).advance(HOUR)
+    trained(project, 1, 0.5, parent=None)  # A full one.
+    assert forgotten() == "None"
+    trained(project, 2, 0.031)
+    assert forgotten() == "0.031 of Brier score (0.021 to 0.041)"
+    clock(project).advance(HOUR)
+    trained(project, 3, None)
+    assert forgotten().startswith("0.031")
+    clock(project).advance(HOUR)
+    trained(project, 4, -0.01)
+    assert forgotten().startswith("-0.01")

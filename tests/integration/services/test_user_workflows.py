@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from tests.integration.services.test_schedules import conducting
 
 from antiphon.core.errors import ConflictError, InvalidDefinitionsError, InvalidInputError, NotFoundError, SetupError
 from antiphon.core.ids import content_hash
+from antiphon.durable.claims import ServedRuns
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.conducting.schedule_lines import schedule_lines
 from antiphon.services.conducting.user_workflows import UserWorkflows
+from antiphon.services.governance.identity import at_terminal
+from antiphon.services.runs import ProjectRuns
 from antiphon.services.workflows import USER_WORKFLOWS
 
 ANN = Principal("ann", "default", "admin", "person", "restricted")
@@ -214,3 +218,122 @@ async def test_a_schedule_without_a_time_says_that_it_is_begun_by_hand(project: 
     project.apply(DEFINITIONS.format(more=""))
     (line,) = schedule_lines(project.store, project.scope, project.store.applied.project(project.scope))
     assert (line.outlook.stage, line.outlook.reason, line.declared) == ("waits", "it is begun by hand", "by hand")
+
+
+ORDERS = """
+from pathlib import Path
+
+from antiphon import workflow
+
+LOG = Path({log!r})
+
+def write(word):
+    with LOG.open("a") as file:
+        file.write(word + "\\n")
+    if (LOG.parent / f"fail {{word}}").exists():
+        raise ValueError(f"{{word}} fails")
+    return word
+
+@workflow(attempts={attempts}, backoff="10ms", longest_backoff="20ms"{own})
+async def nightly_report(run) -> dict:
+    kept = await run.step("reserve", write, "reserve", undo=lambda done: write(f"undo {{done}}{word}"))
+    await run.step("send", write, "send")
+    return {{"kept": kept}}
+"""
+
+
+def write_orders(folder: Path, own: str = "", word: str = "", attempts: int = 1) -> None:
+    text = ORDERS.format(log=str(folder / "log"), own=own, word=word, attempts=attempts)
+    (folder / f"{MODULE}.py").write_text(text)
+    sys.modules.pop(MODULE, None)
+
+
+async def test_steps_of_a_workflow_are_undone_when_it_fails_for_good(project: GatedProject) -> None:
+    write_orders(project.folder)
+    (project.folder / "fail send").touch()
+    ended = await work(project, begin(project))
+    assert log(project) == ["reserve", "send", "undo reserve"]
+    assert (ended.status, ended.rollback) == ("failed", "done")
+    assert ended.error is not None
+    assert ended.error.endswith("nightly_report raised ValueError: send fails.")
+    runs = ProjectRuns(project.store, project.wired.features)
+    told = runs.rollback(project.scope, ended.id)
+    assert told is not None
+    assert (told.undone, told.left) == (("reserve",), ())
+    (project.folder / "fail send").unlink()
+    again = runs.retry(project.scope, ended.id, at_terminal(project.store))
+    assert (again.id != ended.id, again.schedule) == (True, "nightly-report")
+    assert (await work(project, again.id)).status == "succeeded"
+    assert project.store.schedules.list(project.scope)["nightly-report"].run == again.id
+
+
+async def test_a_workflow_may_keep_what_it_did(project: GatedProject) -> None:
+    write_orders(project.folder, ', rollback="on_cancel"')
+    (project.folder / "fail send").touch()
+    ended = await work(project, begin(project))
+    assert (ended.status, ended.rollback, log(project)) == ("failed", None, ["reserve", "send"])
+
+
+async def test_a_rollback_under_other_code_waits_for_the_old_or_for_a_person(project: GatedProject) -> None:
+    write_orders(project.folder)
+    (project.folder / "fail send").touch()
+    run = begin(project)
+    held = project.store.runs.claim("w", ServedRuns("dev"), timedelta(hours=1))
+    assert held is not None
+    project.store.runs.record(held, "reserve", 0, "reserve", held.created_at, "always")
+    project.store.runs.fail(held, "It is broken.")
+    write_orders(project.folder, word=" otherwise")
+    ended = await work(project, run)
+    assert ended.error is not None
+    assert "Its rollback failed: " in ended.error
+    assert "Put back the code that it was ordered under" in ended.error
+    runs, who = ProjectRuns(project.store, project.wired.features), at_terminal(project.store)
+    with pytest.raises(ConflictError, match="has no step 'undo send' left"):
+        runs.skip(project.scope, run, "undo send", None, who, "done by hand")
+    runs.skip(project.scope, run, "undo reserve", None, who, "done by hand")
+    done = await work(project, run)
+    assert (done.status, done.error, done.rollback, log(project)) == ("failed", "It is broken.", "done", [])
+
+
+async def test_a_run_whose_steps_are_being_undone_is_not_canceled(project: GatedProject) -> None:
+    write_orders(project.folder)
+    run = begin(project)
+    held = project.store.runs.claim("w", ServedRuns("dev"), timedelta(hours=1))
+    assert held is not None
+    project.store.runs.record(held, "reserve", 0, "reserve", held.created_at, "always")
+    project.store.runs.give_back(held)
+    runs, who = ProjectRuns(project.store, project.wired.features), at_terminal(project.store)
+    assert runs.cancel(project.scope, run, who).rollback == "cancelled"
+    with pytest.raises(ConflictError, match="are being undone"):
+        runs.cancel(project.scope, run, who)
+    assert (await work(project, run)).status == "cancelled"
+    assert log(project) == ["undo reserve"]
+
+
+@pytest.mark.parametrize(
+    ("own", "tries"),
+    [("", 3), (", final=(ValueError,)", 1), (", final=(LookupError,)", 3), (", final=(Exception,)", 1)],
+)
+async def test_what_is_final_is_not_tried_again(project: GatedProject, own: str, tries: int) -> None:
+    write_orders(project.folder, own, attempts=3)
+    (project.folder / "fail send").touch()
+    ended = await work(project, begin(project))
+    assert ended.status == "failed"
+    assert log(project) == ["reserve", *["send"] * tries, "undo reserve"]
+
+
+@pytest.mark.parametrize(
+    ("own", "part"),
+    [
+        (', rollback="perhaps"', "rollback is one of always, on_failure, on_cancel, never, not 'perhaps'"),
+        (', backoff="2s", longest_backoff="1s"', "backoff is above 0 and at most longest_backoff"),
+        (', backoff="soon"', "'soon' is not a duration"),
+        (", final=(ValueError('x'),)", "is no class of errors"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(project: GatedProject, own: str, part: str) -> None:
+    write_orders(project.folder)
+    text = (project.folder / f"{MODULE}.py").read_text()
+    (project.folder / f"{MODULE}.py").write_text(text.replace(', backoff="10ms", longest_backoff="20ms"', own))
+    with pytest.raises(InvalidInputError, match=part):
+        project.apply(DEFINITIONS.format(more=""))

@@ -14,7 +14,7 @@ from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError
 from antiphon.definitions.assets import AssetGraph
 from antiphon.definitions.partitions import DailyPartitions, KeyedPartitions
 from antiphon.definitions.project import load
-from antiphon.definitions.triggers import AllOf, AnyOf, Interval, describe, needs_staleness, stale
+from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewStaleness, describe, needs, stale
 from antiphon.definitions.workflows import files, workflow, workflow_spec
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
@@ -149,7 +149,9 @@ Schedule(other, when={{when}})
         ('"view/cals"', "", "", "stale()", "'other' reads 'view/cals', which is no asset"),
         ('files("{day}.csv")', "", "", "stale()", "has {day}, and 'other' is not partitioned by daily"),
         ('files("{key}.csv")', ', partitions=daily("2026-11-01")', ", day: str", "stale()", "has {key}, and 'other'"),
-        ('files("s3://bucket/x.csv")', "", "", "stale()", "are objects of a store; declare a Source over them"),
+        ('files("s3://B/x.csv")', "", "", "stale()", "files('s3://B/x.csv'): path names no bucket"),
+        ('files("s3://bucket/x.csv?secret_key=k")', "", "", "stale()", "path holds credentials; name environment"),
+        ('files("s3://bucket/{day}.csv")', "", "", "stale()", "has {day}, and 'other' is not partitioned by daily"),
         ("clean", ', partitions=daily("2026-10-30", "Europe/Berlin")', ", day: str", "stale()", "earlier days never"),
         ("clean", ', partitions=daily("2026-11-01")', ", day: str", "stale()", "its days are of Europe/Berlin, not of"),
         (
@@ -224,8 +226,8 @@ def test_what_a_workflow_reads_is_named_by_what_declares_it() -> None:
 
 def test_staleness_joins_with_other_conditions() -> None:
     assert describe(stale() & Interval("1h")) == "what it makes is stale and every 1h"
-    assert needs_staleness(AllOf((stale(), Interval("1h"))))
-    assert not needs_staleness(AnyOf((stale(), Interval("1h"))))
+    assert needs(AllOf((stale(), Interval("1h"))), NewStaleness)
+    assert not needs(AnyOf((stale(), Interval("1h"))), NewStaleness)
 
 
 def test_partitions_of_several_readers_are_those_of_all() -> None:

@@ -14,12 +14,13 @@ from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.project import ProjectSpec, load
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RetrainWork, ScheduleSpec, time_of_day
+from antiphon.definitions.triggers import ForgettingLimit
 from antiphon.definitions.windows import WindowSpec
 
 SOUND = """
 from antiphon import (
     Application, Entity, Evaluate, FineTune, Outcome, Precompute, Prompt, Retrain, Source, Window, count, cron, drift,
-    every, feature_view, outcomes, published,
+    every, feature_view, forgetting, outcomes, published,
 )
 
 customer = Entity("customer", keys=["customer"])
@@ -88,6 +89,18 @@ def test_a_sound_project_becomes_values(tmp_path: Path) -> None:
     }
 
 
+def test_work_says_what_it_is_worth_and_how_long_a_burst_is_waited_for(tmp_path: Path) -> None:
+    declared = SOUND.replace('full_when=every("30d")', 'full_when=forgetting(0.02), value=3, debounce="30s"')
+    spec = load(project(tmp_path, declared)).schedules["retrain-desk"]
+    assert (spec.value, spec.debounce, spec.work) == (3.0, 30.0, RetrainWork(full_when=ForgettingLimit(0.02)))
+
+
+def test_forgetting_is_a_condition_where_another_schedule_measures_it(tmp_path: Path) -> None:
+    declared = SOUND.replace('when=drift("urgency")', "when=forgetting(0.02)")
+    declared += '\nwhole = Retrain(desk, when=forgetting(0.05), delta=False, name="whole")\n'
+    assert load(project(tmp_path, declared)).schedules["whole"].when == ForgettingLimit(0.05)
+
+
 def test_schedules_survive_json_and_a_project_from_before_them_is_read(tmp_path: Path) -> None:
     found = load(project(tmp_path, SOUND))
     assert msgspec.json.decode(msgspec.json.encode(found), type=ProjectSpec) == found
@@ -118,6 +131,17 @@ WINDOW = 'Window("hours", "0 8 * * MON-FRI", lasts="10h", zone="Europe/Berlin", 
         ("when=outcomes(500) | every", "when='daily' or every", "when must be a condition"),
         ('full_when=every("30d")', "full_when=outcomes(0)", "full_when: outcomes(0) is no number"),
         ('full_when=every("30d")', 'full_when=every("30d"), delta=False', "full_when: without delta every training is"),
+        ('full_when=every("30d")', "full_when=forgetting(0)", "full_when: forgetting(0) is no bound; write a number"),
+        ('full_when=every("30d")', "full_when=forgetting(1.5)", "forgetting(1.5) never comes: Brier score is within 1"),
+        ('when=outcomes(500) | every("24h")', "when=forgetting(0.02)", "when: another training from what is new would"),
+        ('when=outcomes(500) | every("24h"), full_when=every("30d")', "when=forgetting(0.02), delta=False",
+         "when: no schedule trains 'desk' from what is new, which measures"),
+        ("when=published(Tickets)", "when=forgetting(0.02)", "when: 'plain' has no outcome, so what it forgets is not"),
+        ('full_when=every("30d")', "value=0", "value is a number from 0.01 to 100, where 1 is that"),
+        ('full_when=every("30d")', "value='high'", "value is a number from 0.01 to 100"),
+        ('full_when=every("30d")', "debounce='a while'", "debounce: 'a while' is not a duration"),
+        ("when=outcomes(500) | every", "debounce='30s', when=every", "debounce: times do not come in bursts"),
+        ('ready_by="06:00 Europe/Berlin"', "ready_by='06:00', debounce='30s'", "debounce: times do not come in bursts"),
         ('full_when=every("30d")', "delta='no'", "delta is True or False, not 'no'"),
         ('full_when=every("30d")', "examples=0", "examples is a whole number from 1, not 0"),
         ('full_when=every("30d")', "rows=None", "rows is a whole number from 1, not None"),

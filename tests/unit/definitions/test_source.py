@@ -90,7 +90,11 @@ def test_a_stream_may_follow_a_place_which_is_no_part_of_its_meaning(tmp_path: P
         (NatsSubject(url="nats://bus", stream="A", subject="a..b"), "'a..b' is no subject"),
         (NatsSubject(url="nats://bus", stream="A", columns={"a": "b..c"}), "columns: 'a' must name a field's path"),
         (NatsSubject(url="nats://bus", stream="A", epoch="m"), "epoch must be s, ms or us"),  # type: ignore[arg-type]
-        (FileDrop("s3://bucket/*.csv"), "path is a pattern of files of this machine"),
+        (FileDrop("gs://bucket/*.csv"), "path is a pattern of files of this machine or s3://BUCKET/KEY"),
+        (FileDrop("s3://bucket/*.csv?token=x"), "path holds credentials; name environment variables"),
+        (FileDrop("s3://bucket/in/"), "path names no object; write s3://bucket/in/*.parquet"),
+        (FileDrop("s3://bucket/*.txt"), "path must end in one of .parquet"),
+        (FileDrop("s3://bucket/*.csv", access_key_variable=""), "access_key_variable must be a text"),
         (FileDrop("inbox"), "path must end in one of .parquet"),
         (FileDrop("inbox/*.csv", settle="soon"), "settle must be a duration"),
     ],

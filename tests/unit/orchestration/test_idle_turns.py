@@ -41,6 +41,23 @@ def test_kinds_that_always_have_work_get_their_shares() -> None:
     assert "least of the idle time" in state.why
 
 
+def test_work_that_is_worth_more_gets_so_many_times_its_kind_s_share() -> None:
+    had, state, _ = simulated([Contender("training", value=3.0), Contender("batch")], 1_200)
+    assert had["training"] / 1_200 == pytest.approx(3 / 4, abs=0.02)
+    had, state, _ = simulated([Contender("features", value=0.25), Contender("batch", value=2.0)], 1_200)
+    assert had["features"] / 1_200 == pytest.approx(1 / 3, abs=0.02)
+    assert state.why.startswith("it has had least of the idle time by its share, and is worth")
+
+
+def test_a_value_counts_from_when_it_changes() -> None:
+    state, had = IdleTurns(), Counter[str]()
+    for now in range(800):
+        worth = 1.0 if now < 400 else 3.0
+        state = next_turn(state, [Contender("training", value=worth), Contender("batch")], float(now), SHARES, 5.0)
+        had[state.turn or ""] += now >= 400
+    assert had["training"] / 400 == pytest.approx(3 / 4, abs=0.04)
+
+
 def test_one_kind_alone_has_everything_and_owes_nothing_for_it() -> None:
     state = IdleTurns()
     for now in range(500):

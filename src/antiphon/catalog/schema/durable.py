@@ -13,6 +13,7 @@ from antiphon.catalog.dialect import TEXT
 from antiphon.catalog.schema.base import Instant, columns, index, key, optional, refers, table, unique
 
 _HELD = sa.text("lease_until IS NOT NULL")
+_VALUED = sa.text("value IS NOT NULL AND ended_at IS NULL")
 
 runs = table(
     "runs",
@@ -37,6 +38,8 @@ runs = table(
     # Of a run that a schedule ordered: its name, why it was due, and by when it is to have ended.
     optional(TEXT, "schedule", "cause"),
     optional(Instant, "deadline"),
+    # What its schedule says that it is worth, where that is not 1.
+    optional(sa.Double, "value"),
     # Who let it go past what holds runs of its workflow.
     optional(TEXT, "exempted_by"),
     # Who paused it; nobody works on it until it is resumed.
@@ -46,6 +49,8 @@ runs = table(
     optional(TEXT, "under_way"),
     # The run whose records it began with, and the one that began last with its own.
     optional(TEXT, "forked_from", "forked_to"),
+    # How it ends once its steps are undone, and ``done`` when they are.
+    optional(TEXT, "rollback"),
     unique("key"),
     index("ix_runs_created", "created_at"),
     index("ix_runs_ended", "ended_at"),
@@ -54,6 +59,8 @@ runs = table(
     sa.Index("ix_runs_claimable", "status", "workflow", "environment", "not_before", "created_at", "id"),
     # Runs that are held, which are few: those whose lease ran out are found among them.
     sa.Index("ix_runs_held", "environment", "lease_until", sqlite_where=_HELD, postgresql_where=_HELD),
+    # Of a schedule one has not ended: they are gone through one by one.
+    sa.Index("ix_runs_valued", "environment", "not_before", sqlite_where=_VALUED, postgresql_where=_VALUED),
 )
 
 steps = table(
@@ -65,6 +72,8 @@ steps = table(
     columns(Instant, "started_at", "ended_at"),
     # Who wrote the result of a step that was skipped.
     optional(TEXT, "recorded_by"),
+    # Of a step that can be undone: at which end of its run it is.
+    optional(TEXT, "undo"),
     refers("run", "runs"),
 )
 
@@ -137,6 +146,9 @@ schedules = table(
     columns(Instant, "since", "full_since"),
     optional(TEXT, "run", "paused_by", "pause_reason", "problem", "due_cause"),
     optional(Instant, "paused_until", "tried_at", "due_at"),
+    # A hash of what its conditions observed last, and since when it is the same.
+    optional(TEXT, "observed"),
+    optional(Instant, "calm_since"),
 )
 
 # Each part of an asset that a schedule makes: what its last run was ordered with and how that ended, and what the part

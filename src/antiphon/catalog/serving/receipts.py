@@ -217,6 +217,12 @@ class Receipts:
         found = select(_table.c.prediction).where(*conditions).limit(most).subquery()
         return int(self._database.scalar(select(func.count()).select_from(found)))
 
+    def latest_online(self, scope: Scope, application: str) -> datetime | None:
+        """The moment of an application's latest online request."""
+        at, of_users = _table.c.created_at, schema.owned(_table, scope, application=application) & _seen_online
+        row = self._database.first(select(at).where(of_users).order_by(at.desc()).limit(1))
+        return None if row is None else row.created_at
+
     def demanded(
         self, scope: Scope, application: str, since: datetime, until: datetime, limit: int
     ) -> builtins.list[SubjectRequest]:

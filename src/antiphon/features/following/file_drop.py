@@ -1,15 +1,17 @@
-"""Files of a followed folder: each is read once it is no longer written, and again after it changed.
+"""Files of a followed folder, or objects of a store: each is read once it is no longer written, and again after it
+changed.
 
 Invariants: a file is read when its size, inode and time of change were the same at looks that are ``settle`` apart by
 the monotonic clock, so that no step of the wall clock hides one; it counts as read only if they were still the same
 when its last row was read. The position holds them for each file that is there. Rows of a file that is read again are
-known by their ids. A file that cannot be read is said and passed over until it changes.
+known by their ids. A file that cannot be read is said and passed over until it changes; a store that does not answer
+is asked again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from math import isfinite
@@ -19,21 +21,15 @@ from typing import Any
 import msgspec
 
 from antiphon.core.clock import Clock, parse_duration
-from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.definitions.following import FileDrop
-from antiphon.definitions.source import SourceSpec, local_paths
+from antiphon.definitions.source import SourceSpec
+from antiphon.features.following.followed_files import FileIdentity, followed_files
 from antiphon.features.following.payloads import sorted_out
 from antiphon.features.offline.compute import ComputeLimits, compute, relation_of
 from antiphon.features.ports import FollowedPage
 
 _MOST_FILES = 50_000
-_OPEN_END = 10
-"""A text file whose last line has no end is waited for so many times longer: it may be half a line."""
-
-_TEXTS = (".csv", ".tsv", ".jsonl", ".ndjson")
-
-FileIdentity = tuple[int, int, int]
-"""Size in bytes, inode and time of change in nanoseconds."""
 
 
 class _OpenFile(msgspec.Struct, frozen=True):
@@ -70,7 +66,7 @@ _Batches = Generator[list[dict[str, Any]], None, None]
 
 
 class FileDropReader:
-    """Reads the files of one folder, in one thread at a time.
+    """Reads the files of one folder, or the objects of one pattern, in one thread at a time.
 
     Args:
         source: follows a :class:`FileDrop`.
@@ -79,18 +75,20 @@ class FileDropReader:
     def __init__(self, source: SourceSpec, clock: Clock) -> None:
         assert isinstance(source.follow, FileDrop)
         self._source = source
-        self._path = source.follow.path
+        self._files = followed_files(source)
         self._settle = parse_duration(source.follow.settle).total_seconds()
         self._clock = clock
         self._seen: dict[str, _UnreadFile] | None = None
         self._given: _OpenFile | None = None
         self._batches: _Batches | None = None
+        self._opened = ExitStack()
 
     def read(self, position: str | None, limit: int) -> FollowedPage:
         """The next rows of a file, at most ``limit``.
 
         Raises:
-            SetupError: there is no such folder. InvalidInputError: it holds too many files.
+            SetupError: there is no such folder or bucket, or it refuses access. InvalidInputError: it holds too many
+                files. UnavailableError: the store does not answer.
         """
         began = self._clock.now()
         at = _FolderPosition() if position is None else _decode_position(position)
@@ -106,7 +104,7 @@ class FileDropReader:
             page = self._page(_FolderPosition(known, self._given), len(changed), more=True)
         else:
             self.close()
-            if _identity(Path(path)) == present[path]:  # Otherwise it was written meanwhile.
+            if self._files.identity(path) == present[path]:  # Otherwise it was written meanwhile.
                 known[path] = present[path]
             page = self._page(_FolderPosition(known), len(changed) - (path in known), more=True)
         return msgspec.structs.replace(
@@ -121,6 +119,7 @@ class FileDropReader:
         batches, self._batches, self._given = self._batches, None, None
         if batches is not None:
             batches.close()
+        self._opened.close()
 
     def _page(
         self, position: _FolderPosition, waiting: int, *, more: bool, caught_up_at: datetime | None = None
@@ -129,14 +128,8 @@ class FileDropReader:
         return FollowedPage((), encoded, more, waiting=waiting, caught_up_at=caught_up_at)
 
     def _present(self) -> dict[str, FileIdentity]:
-        """The files of the folder, with what tells whether one has changed."""
-        files = {str(path): identity for path in local_paths(self._path) if (identity := _identity(path)) is not None}
-        if not files and not Path(self._path).parent.is_dir():
-            raise SetupError(
-                f"There is no folder {Path(self._path).parent}.",
-                where=f"source {self._source.name}",
-                next_step="Make it, or correct path of the source's follow.",
-            )
+        """The files that are there, with what tells whether one has changed."""
+        files = self._files.present()
         if len(files) > _MOST_FILES:
             raise InvalidInputError(
                 f"The folder holds {len(files)} files, and at most {_MOST_FILES} are followed.",
@@ -162,8 +155,7 @@ class FileDropReader:
         if at.open is not None and present.get(at.open.path) == at.open.identity:
             return at.open.path
         for path in changed:
-            settle = self._settle * (_OPEN_END if _has_open_end(Path(path)) else 1)
-            if now - self._seen[path].since >= settle:
+            if now - self._seen[path].since >= self._settle * self._files.settles(path):
                 return path
         return None
 
@@ -187,8 +179,13 @@ class FileDropReader:
             or (given.path, given.identity) != (path, identity)
         ):
             self.close()  # The rows before are not in the log, another process read them, or it is another file.
-            self._batches, self._given = _batches(Path(path), limit), _OpenFile(path, identity, 0)
+            try:
+                file = self._opened.enter_context(self._files.opened(path))
+            except InvalidInputError as error:
+                return [], f"{Path(path).name} cannot be read: {error.what}", True
+            self._batches, self._given = _batches(file, limit), _OpenFile(path, identity, 0)
         assert self._given is not None
+        assert self._batches is not None
         try:
             rows = next(self._batches, None)
         except AntiphonError as error:
@@ -224,24 +221,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return str(value)
-
-
-def _identity(path: Path) -> FileIdentity | None:
-    """The identity of a file's content; ``None`` of a folder, and of a file that is gone."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return (stat.st_size, stat.st_ino, stat.st_mtime_ns) if path.is_file() else None
-
-
-def _has_open_end(path: Path) -> bool:
-    """Tells whether a file of text ends within a line."""
-    if path.suffix.lower() not in _TEXTS:
-        return False
-    try:
-        with path.open("rb") as file:
-            file.seek(-1, 2)
-            return file.read(1) not in (b"\n", b"\r")
-    except OSError:
-        return False

@@ -166,6 +166,15 @@ def _in_memory(
     return f"(SELECT * EXCLUDE ({_NAME}){named} FROM memory.main.{table})"
 
 
+@contextmanager
+def fetched(source: SourceSpec, one: StoredObject) -> Iterator[Path]:
+    """An object as a file of its form that is in memory alone; raises as :func:`fetch`."""
+    with ExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
+        fetch(source, [one], _into_memory(held, folder))
+        yield folder / _file_name(one)
+
+
 def _into_memory(held: ExitStack, folder: Path) -> Callable[[StoredObject], AbstractContextManager[BinaryIO]]:
     @contextmanager
     def into(one: StoredObject) -> Iterator[BinaryIO]:

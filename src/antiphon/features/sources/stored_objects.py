@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from antiphon.core.errors import SetupError, UnavailableError
+from antiphon.core.errors import NotFoundError, SetupError, UnavailableError
 from antiphon.definitions.objects import ObjectPath, ObjectStore
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.lake.bucket import Bucket, BucketRole, S3Place
@@ -50,24 +50,35 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 def listed(source: SourceSpec) -> tuple[StoredObject, ...]:
-    """The objects that a source's path names now, in order of their keys; of a folder all below it but those behind a
-    name that begins with a dot.
+    """The objects that a source's path names now, as :func:`present` finds them; raises as that, and ``SetupError``
+    where there is none."""
+    path, objects = ObjectPath.of(source.path or ""), present(source)
+    if not objects:
+        raise SetupError(
+            f"There is no object {path.pattern.rsplit('/', 1)[-1]}.",
+            where=f"source {source.name}",
+            next_step=f"Put {path} there, or correct the source's path.",
+        )
+    return objects
+
+
+def present(source: SourceSpec) -> tuple[StoredObject, ...]:
+    """The objects that a source's path names now, if any, in order of their keys; of a folder all below it but those
+    behind a name that begins with a dot.
 
     Raises:
-        SetupError: there is none, no such bucket, or the store refuses access.
+        SetupError: there is no such bucket, or the store refuses access.
         UnavailableError: it does not answer.
     """
     path = ObjectPath.of(source.path or "")
-    nothing = SetupError(
-        f"There is no object {path.pattern.rsplit('/', 1)[-1]}.",
-        where=f"source {source.name}",
-        next_step=f"Put {path} there, or correct the source's path.",
-    )
     with _bucket(source, path) as bucket:
         magic = _MAGIC.search(path.pattern)
         if magic is None and not path.pattern.endswith("/"):
-            with bucket.answering(missing=nothing):
-                found = bucket.client.head_object(Bucket=path.bucket, Key=path.pattern)
+            try:
+                with bucket.answering(missing=NotFoundError(f"There is no object {path.pattern}.")):
+                    found = bucket.client.head_object(Bucket=path.bucket, Key=path.pattern)
+            except NotFoundError:
+                return ()
             return (StoredObject(path.bucket, path.pattern, int(found["ContentLength"]), str(found["ETag"])),)
         matches = matching_keys(path.pattern)
         folder = path.pattern.endswith("/")
@@ -77,8 +88,6 @@ def listed(source: SourceSpec) -> tuple[StoredObject, ...]:
             for item in page.get("Contents", ())
             if (folder and _is_seen(item["Key"].removeprefix(path.pattern))) or matches.fullmatch(item["Key"])
         ]
-    if not objects:
-        raise nothing
     return tuple(sorted(objects, key=lambda one: one.key))
 
 

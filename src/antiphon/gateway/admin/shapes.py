@@ -17,6 +17,7 @@ from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.scope import Scope
 from antiphon.core.settings_sections import PriceSettings
 from antiphon.durable.attempts import RunAttempt
+from antiphon.durable.rollbacks import Rollback
 from antiphon.durable.run import Run, StepUnderWay
 from antiphon.engine.api.messages import EngineLoad, ModelDescription
 from antiphon.features.streaming.consumer import StreamStatus
@@ -70,12 +71,15 @@ class RunLine(msgspec.Struct, frozen=True):
     """One execution of a workflow.
 
     Attributes:
-        schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended.
+        schedule: the schedule that ordered it; ``cause`` says why it was due, ``deadline`` when it is to have ended,
+            ``value`` what it is worth, where that is not 1.
         paused_by: who paused it; nobody works on it until it is resumed.
         wait: why it has not begun.
         failures: of a run that is read by itself, its attempts that failed or were lost; ``under_way`` are the steps
             that had begun in the last one.
         forked_from: the run whose records it began with; ``forked_to`` is the one that began last with its own.
+        rollback: how it ends once its steps are undone, ``done`` when they are; of a run that is read by itself
+            ``rolled_back`` says which.
     """
 
     id: str
@@ -93,12 +97,15 @@ class RunLine(msgspec.Struct, frozen=True):
     schedule: str | None = None
     cause: str | None = None
     deadline: datetime | None = None
+    value: float | None = None
     paused_by: str | None = None
     wait: RunWait | None = None
     under_way: tuple[StepUnderWay, ...] = ()
     forked_from: str | None = None
     forked_to: str | None = None
     failures: tuple[RunAttempt, ...] = ()
+    rollback: str | None = None
+    rolled_back: Rollback | None = None
 
 
 def run_lines(runs: Iterable[Run], waits: Mapping[str, RunWait]) -> tuple[RunLine, ...]:

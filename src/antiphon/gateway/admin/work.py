@@ -107,7 +107,8 @@ def _run(call: OperationCall) -> RunLine:
     runs, run = call.services.work.runs, call.path["run"]
     found = runs.get(call.scope, run)
     line = run_lines([found], runs.waits(call.scope, [found]))[0]
-    return msgspec.structs.replace(line, failures=runs.attempts(call.scope, run))
+    rolled_back = None if found.rollback is None else runs.rollback(call.scope, run)
+    return msgspec.structs.replace(line, failures=runs.attempts(call.scope, run), rolled_back=rolled_back)
 
 
 @operation("POST", "/admin/runs/{run}/cancel", "Ask a run to stop; for those who may order it.", None, changes=True)

@@ -68,12 +68,15 @@ class _Whole(msgspec.Struct):
     hindrance: PartState | None
 
 
-def assess(graph: AssetGraph, now: datetime, versions: Versions, records: Records) -> dict[AssetPart, PartState]:
+def assess(
+    graph: AssetGraph, now: datetime, versions: Versions, records: Records, unread: Mapping[str, str] = {}
+) -> dict[AssetPart, PartState]:
     """The state of every part of every asset as of an instant.
 
     Args:
         versions: of what no schedule makes.
         records: of what schedules made, and of evaluations, whoever ordered them.
+        unread: by key of an asset, why the versions of its parts could not be read.
     """
     found: dict[AssetPart, PartState] = {}
     wholes: dict[str, _Whole] = {}
@@ -83,7 +86,7 @@ def assess(graph: AssetGraph, now: datetime, versions: Versions, records: Record
         for part in asset.parts(now):
             record = records.get(part)
             if asset.schedule is None and record is None:
-                found[part] = _there(asset, part, versions.get(part))
+                found[part] = _there(asset, part, versions.get(part), unread.get(asset.key))
             else:
                 found[part] = _made(asset, part, read(part), record)
     return found
@@ -159,12 +162,12 @@ def _hindrance(asset: Asset, state: PartState) -> PartState | None:
     return None
 
 
-def _there(asset: Asset, part: AssetPart, version: str | None) -> PartState:
+def _there(asset: Asset, part: AssetPart, version: str | None, unread: str | None) -> PartState:
     if version is not None:
         return PartState(part, "current", version, "it is there")
     if asset.kind == "source":
         return PartState(part, "current", None, "refreshes of its views read it")
-    return PartState(part, "missing", None, _MISSING.get(asset.kind, "there is none"))
+    return PartState(part, "missing", None, unread or _MISSING.get(asset.kind, "there is none"))
 
 
 _MISSING = {

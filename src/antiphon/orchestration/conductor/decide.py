@@ -17,9 +17,11 @@ from datetime import datetime, timedelta
 from antiphon.core.clock import to_the_minute
 from antiphon.core.logs import described
 from antiphon.definitions.schedules import RefreshWork, RetrainWork
+from antiphon.definitions.triggers import Trigger
 from antiphon.orchestration.conductor.placement import latest_start, quiet_start
 from antiphon.orchestration.conductor.state import (
     ConductorDecision,
+    Observation,
     PlannedRun,
     ScheduleOutlook,
     ScheduleState,
@@ -29,6 +31,9 @@ from antiphon.orchestration.conductor.trigger_states import state_of
 SHORTEST_RETRY = timedelta(minutes=1)
 """Pause before what was refused is ordered again, at least; else what a schedule settles for."""
 
+
+MOST_DEBOUNCES = 10
+"""A burst that does not end is waited for so many times as long as its pause, at most."""
 
 UNKNOWN_TAKES = timedelta(hours=1)
 """The time that work is taken to need before anything is known of it."""
@@ -124,10 +129,33 @@ def _by_trigger(state: ScheduleState, now: datetime) -> PlannedRun | ScheduleOut
         if spec.work.full_when is not None:
             whole = state_of(spec.work.full_when, now, record.full_since, state.observed_full, catch_up)
             if whole.met:
-                return PlannedRun(spec.name, f"{whole.sentence}: a full training", full=True)
+                cause = f"{whole.sentence}: a full training"
+                waiting = _until_calm(state, now, spec.work.full_when, record.full_since, cause)
+                return waiting or PlannedRun(spec.name, cause, full=True)
     if record.due_at is None and not found.met:
         return ScheduleOutlook(spec.name, "waits", found.sentence, found.earliest)
-    return _in_quiet_time(state, now, record.due_cause or found.sentence, full)
+    # Of a burst what it came to is told, and not how it began.
+    latest = found.sentence if found.met and spec.debounce else None
+    cause = latest or record.due_cause or found.sentence
+    return _until_calm(state, now, spec.when, record.since, cause) or _in_quiet_time(state, now, cause, full)
+
+
+def _until_calm(
+    state: ScheduleState, now: datetime, trigger: Trigger, since: datetime, cause: str
+) -> ScheduleOutlook | None:
+    """The wait of what is due by what arrived until no more of it does; ``None`` where it waits no longer."""
+    spec, calm = state.spec, timedelta(seconds=state.spec.debounce)
+    catch_up = timedelta(seconds=spec.catch_up)
+    if not calm or state_of(trigger, now, since, Observation(), catch_up).met:
+        return None  # A time makes it due as well, and more of that does not come.
+    latest = (state.record.due_at or now) + MOST_DEBOUNCES * calm
+    until = min((state.calm_since or now) + calm, latest)
+    if until <= now:
+        return None
+    why = (
+        f"{cause}; it waits until nothing new came for {spec.debounce:g} s, until {to_the_minute(latest)} at the latest"
+    )
+    return ScheduleOutlook(spec.name, "waits", why, until, due=cause)
 
 
 def _in_quiet_time(state: ScheduleState, now: datetime, cause: str, full: bool) -> PlannedRun | ScheduleOutlook:

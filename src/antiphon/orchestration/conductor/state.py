@@ -11,6 +11,7 @@ import msgspec
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.definitions.schedules import ScheduleSpec
+from antiphon.learning.retraining.forgetting import ForgettingMeasure
 from antiphon.orchestration.conductor.assets import AssetWork, PartOrder
 from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.forecast import LoadForecast
@@ -28,6 +29,7 @@ class Observation(msgspec.Struct, frozen=True):
         asset: work on what its schedule makes, as it stands now; ``None`` where no condition asks for it.
         refreshed: when the views of a refresh were computed last, by ``view@definition_version``, as far as that was in
             the present period; one for which a run was ordered counts from then on, whatever came of it.
+        forgotten: what the last training from what is new forgot, where that was measured since.
     """
 
     outcomes: int = 0
@@ -37,6 +39,7 @@ class Observation(msgspec.Struct, frozen=True):
     requests: int = 0
     misses: int = 0
     refreshed: Mapping[str, datetime] = {}
+    forgotten: ForgettingMeasure | None = None
 
 
 class ScheduleState(msgspec.Struct, frozen=True):
@@ -52,6 +55,7 @@ class ScheduleState(msgspec.Struct, frozen=True):
         preferred: spans in which its work had better run.
         forecast: of online load; ``None`` before there is one.
         problem: sentence about why its state cannot be read; nothing else of it is known then.
+        calm_since: since when nothing new has come of what it observes.
     """
 
     spec: ScheduleSpec
@@ -69,6 +73,7 @@ class ScheduleState(msgspec.Struct, frozen=True):
     preferred: tuple[Span, ...] = ()
     forecast: LoadForecast | None = None
     problem: str | None = None
+    calm_since: datetime | None = None
 
 
 class PlannedRun(msgspec.Struct, frozen=True):

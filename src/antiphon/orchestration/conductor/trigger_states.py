@@ -11,6 +11,7 @@ from antiphon.definitions.cron import CronTime
 from antiphon.definitions.triggers import (
     AllOf,
     AnyOf,
+    ForgettingLimit,
     Interval,
     NewDrift,
     NewOutcomes,
@@ -76,6 +77,15 @@ def state_of(
                 return TriggerState(True, f"{', '.join(new)} was published since {to_the_minute(since)}")
             return TriggerState(
                 False, f"no snapshot of {' or '.join(trigger.views)} was published since {to_the_minute(since)}"
+            )
+        case ForgettingLimit():
+            measured = observed.forgotten
+            if measured is None:
+                return TriggerState(False, f"no training measured what it forgot since {to_the_minute(since)}")
+            words = "more" if measured.value > trigger.bound else "not more"
+            return TriggerState(
+                measured.value > trigger.bound,
+                f"the training {measured.run} forgot {measured}, {words} than {trigger.bound:g}",
             )
         case NewStaleness():
             work = observed.asset

@@ -5,24 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import datetime
-from functools import lru_cache
-from glob import escape
 from pathlib import Path
 
 import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.asset_parts import PartRecord
-from antiphon.core.disk import file_sha256
-from antiphon.core.errors import NotFoundError
+from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.assets import Asset, AssetGraph, AssetPart
+from antiphon.definitions.objects import ObjectPath, is_objects
 from antiphon.definitions.project import ProjectSpec
-from antiphon.definitions.source import local_paths
 from antiphon.durable.run import ENDED, Run
 from antiphon.orchestration.conductor.assets import PartState, assess
+from antiphon.services.conducting.file_versions import file_version, object_versions
 from antiphon.services.export.rows import latest_day
+from antiphon.services.project.feature_stores import object_store
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import USER_WORKFLOWS
 
@@ -44,14 +43,17 @@ def asset_states(store: Store, scope: Scope, project: ProjectSpec) -> AssetState
     graph, now = asset_graph_of(store, project), store.database.clock.now()
     records = {AssetPart(one.asset, one.partition): one for one in _records(store, scope)}
     versions: dict[AssetPart, str] = {}
+    unread: dict[str, str] = {}
     for asset in graph.assets.values():
         if asset.kind == "evaluation":
             part = AssetPart(asset.key)
             if (measured := _evaluation(store, scope, asset, records.get(part))) is not None:
                 records[part] = measured
+        elif asset.kind == "file" and is_objects(asset.name):
+            versions.update(_objects(store, asset, now, unread))
         elif asset.schedule is None:
             versions.update(_versions(store, scope, asset, now))
-    return AssetStates(now, graph, assess(graph, now, versions, records))
+    return AssetStates(now, graph, assess(graph, now, versions, records, unread))
 
 
 def asset_graph_of(store: Store, project: ProjectSpec) -> AssetGraph:
@@ -128,6 +130,23 @@ def _versions(store: Store, scope: Scope, asset: Asset, now: datetime) -> Iterat
         yield AssetPart(asset.key), found
 
 
+def _objects(store: Store, asset: Asset, now: datetime, unread: dict[str, str]) -> Iterator[tuple[AssetPart, str]]:
+    """The versions of the parts of objects of a store; of one that does not answer none, and why in ``unread``."""
+    bucket = ObjectPath.of(asset.name).bucket
+    why = next((text for key, text in unread.items() if ObjectPath.of(key.partition("/")[2]).bucket == bucket), None)
+    try:
+        # A store that is away is asked once in a look, for each of the others would wait for it as long.
+        found = {} if why is not None else object_versions(asset, object_store(store.settings.features))
+    except AntiphonError as error:
+        _log.warning("%s", error)
+        found, why = {}, error.what
+    if why is not None:
+        unread[asset.key] = why
+    for part in asset.parts(now):
+        if part.partition in found:
+            yield part, found[part.partition]
+
+
 def _external(store: Store, scope: Scope, asset: Asset) -> str | None:
     match asset.kind:
         case "view":
@@ -148,29 +167,3 @@ def _external(store: Store, scope: Scope, asset: Asset) -> str | None:
             found = store.datasets.list(scope, name, limit=20)
             return next((one.id for one in found if one.spec.kind == kind), None)
     return None
-
-
-def file_version(folder: Path, named: str) -> str | None:
-    """The hash of the content of a file, of all files of a folder, or of those that a pattern names; ``None`` where
-    there is none. Names count from the folder, so that it is the same on every host."""
-    found = []
-    # The folder is no pattern, whatever its name holds.
-    path = named if Path(named).is_absolute() else f"{escape(str(folder))}/{named}"
-    for place in local_paths(path):
-        for file in sorted(one for one in place.rglob("*") if one.is_file()) if place.is_dir() else [place]:
-            try:
-                stat = file.stat()
-                version = _hash(str(file), stat.st_size, stat.st_ino, stat.st_mtime_ns)
-            except OSError as error:  # It vanished meanwhile, or may not be read: as good as not there.
-                _log.warning("%s cannot be read: %s.", file, error.strerror)
-                continue
-            found.append((str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file), version))
-    if len(found) < 2:
-        return found[0][1] if found else None
-    return content_hash(found)[:32]
-
-
-@lru_cache(maxsize=65_536)
-def _hash(path: str, size: int, inode: int, changed: int) -> str:
-    """The hash of a file as it is by its size, number and time of change; it is read once for each."""
-    return file_sha256(Path(path))[:32]

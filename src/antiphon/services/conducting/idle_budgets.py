@@ -26,9 +26,10 @@ from antiphon.orchestration.idle_budget import LEASE, BackgroundWork, IdleBudget
 from antiphon.orchestration.idle_turns import Contender, IdleWork
 from antiphon.services.batches import batch_estimates
 from antiphon.services.project.store import Store
-from antiphon.services.workflows import BACKFILL, REFRESH, TRAIN
+from antiphon.services.workflows import BACKFILL, REFRESH, TRAIN, WORK
 
 _KNOWN_RUNS = 20
+_GENERATING = (*WORK["batch"], *WORK["evaluation"])
 
 
 class HostWork:
@@ -61,10 +62,16 @@ class HostWork:
                 run for run in store.runs.open(store.scope, TRAIN) if run.status == "running" and self._is_here(run)
             ]
             training = min((_training(run, now) for run in runs), key=_deadline, default=Contender("training"))
+            worth = max((run.value or 1.0 for run in runs), default=1.0)
+            training = msgspec.structs.replace(training, value=worth)
         if features is None and backfill is None and training is None:
             return BackgroundWork()
         job = self._estimates.pressing()
-        batch = None if job is None else Contender("batch", job.deadline, job.seconds_left, f"batch job {job.job}")
+        batch = Contender("batch", value=store.runs.worth(store.scope, _GENERATING))
+        if job is not None:
+            batch = msgspec.structs.replace(
+                batch, deadline=job.deadline, seconds_left=job.seconds_left, name=f"batch job {job.job}"
+            )
         return BackgroundWork(features, backfill, training, batch, own)
 
     def _refresh(self, run: Run, now: datetime) -> Contender:

@@ -25,6 +25,7 @@ class ScheduleLine(msgspec.Struct, frozen=True):
     Attributes:
         application: that it is of; empty for others.
         last: a sentence about its last run.
+        value: what its work is worth beside other work.
         views: those that a built-in schedule refreshes, as ``view@definition_version``.
     """
 
@@ -36,6 +37,7 @@ class ScheduleLine(msgspec.Struct, frozen=True):
     record: ScheduleRecord
     runtime: RunDurations | None
     last: str = ""
+    value: float = 1.0
     views: tuple[str, ...] = ()
 
     @property
@@ -60,6 +62,7 @@ def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[Sc
             state.record,
             state.runtime,
             state.last,
+            state.spec.value,
             state.spec.work.views if isinstance(state.spec.work, RefreshWork) else (),
         )
         for state, outlook in zip(states, outlooks, strict=True)

@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 
+import msgspec
+
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.errors import UnavailableError
+from antiphon.core.ids import content_hash
 from antiphon.core.logs import described
 from antiphon.core.scope import Scope
 from antiphon.definitions.assets import Asset
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import RefreshWork, RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import (
+    ForgettingLimit,
     NewDrift,
     NewOutcomes,
     NewPublication,
@@ -25,6 +29,7 @@ from antiphon.definitions.triggers import (
 )
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.outcomes.drift_runs import DriftReports
+from antiphon.learning.retraining.forgetting import ForgettingMeasure, measured_forgetting
 from antiphon.orchestration.conductor.assets import AssetWork, work_of
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
 from antiphon.orchestration.conductor.placement import Span
@@ -45,6 +50,9 @@ MEASURED_RUNS = 50
 
 MOST_ORDERS = 50
 """Orders of one schedule, at most, that are looked at for which views were refreshed in a period."""
+
+LATEST_TRAININGS = 20
+"""Trainings from what is new, at most, among which the last one is looked for that measured what it forgot."""
 
 
 class ScheduleStates:
@@ -121,14 +129,15 @@ class ScheduleStates:
         now: datetime,
         deciding: bool,
     ) -> ScheduleState:
-        scope, workflows = self._scope, WORK[spec.work_class]
+        workflows = WORK[spec.work_class]
         open_run = last if last is not None and last.status not in ENDED else None
         if isinstance(spec.work, RefreshWork):
             # One that is under way decides by itself.
             refreshed = {} if open_run else self._refreshed(spec.name, spec.work, last, now)
             observed = Observation(refreshed=refreshed)
         else:
-            observed = self._observed(scope, spec, spec.when, record.since, assets)
+            observed = self._observed(project, spec, spec.when, record.since, assets)
+        observed_full = self._observed(project, spec, _full_when(spec), record.full_since, assets)
         return ScheduleState(
             spec,
             record,
@@ -139,12 +148,31 @@ class ScheduleStates:
             None if last is None else last.ended_at,
             None if last is None else last.deadline,
             observed,
-            self._observed(scope, spec, _full_when(spec), record.full_since, assets),
-            self._runtime(scope, spec.name) if not deciding or spec.ready_by or spec.within else None,
+            observed_full,
+            self._runtime(self._scope, spec.name) if not deciding or spec.ready_by or spec.within else None,
             tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
             tuple(_preferred(project, spec, now)),
             self._traffic.forecast() if spec.within else None,
+            calm_since=self._calm_since(spec, record, (observed, observed_full), now, deciding)
+            if spec.debounce
+            else None,
         )
+
+    def _calm_since(
+        self,
+        spec: ScheduleSpec,
+        record: ScheduleRecord,
+        observations: tuple[Observation, ...],
+        now: datetime,
+        deciding: bool,
+    ) -> datetime | None:
+        """The moment since when nothing new has come; what has come is noted where it is decided by."""
+        noted = self._noted(spec, observations)
+        if record.observed == noted:
+            return record.calm_since
+        if deciding:
+            self._store.schedules.observe(self._scope, spec.name, noted, now)
+        return now
 
     def _refreshed(self, name: str, work: RefreshWork, last: Run | None, now: datetime) -> Mapping[str, datetime]:
         """The moments at which the views of a refresh were computed, or their run was ordered, in the present period.
@@ -166,14 +194,14 @@ class ScheduleStates:
 
     def _observed(
         self,
-        scope: Scope,
+        project: ProjectSpec,
         spec: ScheduleSpec,
         trigger: Trigger | None,
         since: datetime,
         assets: Assets,
     ) -> Observation:
         """The events that a trigger asks for; others are not read."""
-        kinds = _kinds(trigger)
+        scope, kinds = self._scope, _kinds(trigger)
         return Observation(
             self._store.outcomes.arrived(scope, spec.application, since) if NewOutcomes in kinds else 0,
             _drifted(self._drift, scope, spec.application, since) if NewDrift in kinds else (),
@@ -181,7 +209,39 @@ class ScheduleStates:
             _asset_work(spec, *assets()) if NewStaleness in kinds else None,
             self._requests(scope, spec.application, trigger, since, misses=False),
             self._requests(scope, spec.application, trigger, since, misses=True),
+            self._forgotten(project, spec.application, since) if ForgettingLimit in kinds else None,
         )
+
+    def _noted(self, spec: ScheduleSpec, observations: tuple[Observation, ...]) -> str:
+        """A hash of what a schedule's conditions observe, which changes with everything that arrives."""
+        scope, kinds = self._scope, _kinds(spec.when) | _kinds(_full_when(spec))
+        # Requests are counted as far as is asked for; snapshots are told by their views.
+        latest = self._store.receipts.latest_online(scope, spec.application) if NewRequests in kinds else None
+        named = {
+            view
+            for trigger in (spec.when, _full_when(spec))
+            for one in (() if trigger is None else simple_triggers(trigger))
+            if isinstance(one, NewPublication)
+            for view in one.views
+        }
+        published = self._store.publications.snapshots(scope) if named else {}
+        work = [None if one.asset is None else one.asset.ready for one in observations]
+        counted = [(one.outcomes, one.drifted, one.forgotten) for one in observations]
+        views = sorted(one for one in published.items() if one[0].partition("@")[0] in named)
+        return content_hash(msgspec.to_builtins([latest, views, work, counted]))
+
+    def _forgotten(self, project: ProjectSpec, application: str, since: datetime) -> ForgettingMeasure | None:
+        """The forgetting that an application's trainings measured last, after a moment."""
+        shape = project.applications[application].shape
+        if shape is None:
+            return None
+        deltas = [one.run for one in self._store.models.list(self._scope, application) if one.parent is not None]
+        runs = self._store.runs.by_id(self._scope, deltas[:LATEST_TRAININGS]).values()
+        ended = [(run.ended_at, run) for run in runs if run.ended_at is not None and run.ended_at > since]
+        for _, run in sorted(ended, key=lambda one: one[0], reverse=True):
+            if (found := measured_forgetting(run.id, run.result, shape)) is not None:
+                return found
+        return None
 
     def _requests(
         self, scope: Scope, application: str, trigger: Trigger | None, since: datetime, *, misses: bool

@@ -82,7 +82,10 @@ class ScheduledOrders:
         with store.database.transaction() as connection:
             now = store.database.clock.now()
             if store.schedules.advance(scope, record, run, now, full=planned.full, within=connection):
-                store.runs.attribute(scope, run, planned.schedule, planned.cause, planned.deadline, within=connection)
+                worth = None if state.spec.value == 1.0 else state.spec.value
+                store.runs.attribute(
+                    scope, run, planned.schedule, planned.cause, planned.deadline, worth, within=connection
+                )
                 if (made := planned.order) is not None:
                     part = PartRecord(*made.part, run, made.inputs, made.definition, now)
                     store.asset_parts.order(scope, part, within=connection)

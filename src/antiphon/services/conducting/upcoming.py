@@ -33,6 +33,7 @@ class UpcomingWork(msgspec.Struct, frozen=True):
         run: the run, where there is one.
         why: the reason why it is there, or why it has not begun.
         earliest: when it can begin; ``None`` while it waits for events, or runs.
+        value: what a schedule says that it is worth, where that is not 1.
     """
 
     what: str
@@ -41,6 +42,7 @@ class UpcomingWork(msgspec.Struct, frozen=True):
     earliest: datetime | None = None
     deadline: datetime | None = None
     run: str | None = None
+    value: float | None = None
 
 
 def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
@@ -52,7 +54,14 @@ def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
     found = [_of_run(run, waits[run.id].reason, waits[run.id].earliest) for run in open_runs if run.id in waits]
     found += [_of_run(run, run.note or run.cause or "", None) for run in open_runs if run.id not in waits]
     found += [
-        UpcomingWork(_of_line(line), "scheduled", line.outlook.reason, line.outlook.earliest, line.outlook.deadline)
+        UpcomingWork(
+            _of_line(line),
+            "scheduled",
+            line.outlook.reason,
+            line.outlook.earliest,
+            line.outlook.deadline,
+            value=None if line.value == 1.0 else line.value,
+        )
         for line in schedule_lines(store, scope, project)
         if line.outlook.stage != "runs"
     ]
@@ -66,7 +75,8 @@ def _of_run(run: Run, why: str, earliest: datetime | None) -> UpcomingWork:
     subject = run.arguments.get("application") or run.arguments.get("job") or run.arguments.get("views") or ""
     named = ", ".join(map(str, subject)) if isinstance(subject, list) else str(subject)
     what = f"{run.workflow} {named}".strip()
-    return UpcomingWork(what, "runs" if earliest is None else "queued", why, earliest, run.deadline, run.id)
+    state: WorkState = "runs" if earliest is None else "queued"
+    return UpcomingWork(what, state, why, earliest, run.deadline, run.id, run.value)
 
 
 def _of_line(line: ScheduleLine) -> str:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, UnavailableError
+from antiphon.core.errors import (
+    AntiphonError,
+    ConflictError,
+    DeadlineExceededError,
+    InvalidInputError,
+    UnavailableError,
+)
 from antiphon.core.scope import Scope
 from antiphon.definitions.assets import workflow_definition
 from antiphon.definitions.schedules import WorkflowWork
@@ -27,6 +34,10 @@ from antiphon.serving.user_functions import UserFunctions
 
 _LOADED = "__antiphon_code__"
 CHANGED = "Order it anew, and cancel this run: what it did so far stays done."
+CHANGED_UNDONE = (
+    "Put back the code that it was ordered under, `antiphon restart worker` and `antiphon runs retry` it; or undo its "
+    "steps by hand, and say so of each with `antiphon runs skip`."
+)
 
 
 class WorkflowOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +57,13 @@ class WorkflowFailedError(AntiphonError):
 
     code = "workflow_failed"
     http_status = 500
+
+
+class WorkflowEndedError(AntiphonError):
+    """A workflow of the user's own raised what it declares as final: another attempt would not mend it."""
+
+    code = "workflow_ended"
+    http_status = 422
 
 
 class UserWorkflows:
@@ -102,16 +120,20 @@ class UserWorkflows:
 
         Raises:
             ConflictError: steps were recorded under other code. UnavailableError: this worker has older code than the
-                file. WorkflowFailedError: it raised, or took longer than it declares.
+                file. WorkflowFailedError: it raised, or took longer than it declares. WorkflowEndedError: it raised
+                what it declares as final.
         """
         order = msgspec.convert(arguments, WorkflowOrder)
+        spec = order.spec
+        waits = {"first_wait": timedelta(seconds=spec.backoff), "longest_wait": timedelta(seconds=spec.longest_backoff)}
+        run.policy = msgspec.structs.replace(run.policy, rollback=spec.rollback, **waits)
         function, loaded = await asyncio.to_thread(self._imported, order.spec)
         if loaded != order.code:
             if run.resumed:
                 raise ConflictError(
                     f"The code of {order.workflow} is another than that of the steps that are done.",
                     where=order.spec.function,
-                    next_step=CHANGED,
+                    next_step=CHANGED_UNDONE if run.is_rolled_back else CHANGED,
                 )
             if loaded != _hash_of(order.spec):
                 raise UnavailableError(
@@ -123,13 +145,16 @@ class UserWorkflows:
         try:
             async with asyncio.timeout(order.spec.timeout) as bound:
                 return {"result": await function(run, **values)}
-        except AntiphonError:
-            raise
         except Exception as error:
+            if isinstance(error, AntiphonError) and not isinstance(error, DeadlineExceededError):
+                raise
             why = f"raised {type(error).__name__}: {error}"
             if isinstance(error, TimeoutError) and bound.expired():
                 why = f"took longer than {order.spec.timeout:g} s"
-            raise WorkflowFailedError(f"{order.workflow} {why}.", where=order.spec.function) from error
+            if isinstance(error, AntiphonError) and not spec.ends(error):
+                raise
+            kind = WorkflowEndedError if spec.ends(error) else WorkflowFailedError
+            raise kind(f"{order.workflow} {why}.", where=order.spec.function) from error
 
     def _imported(self, spec: WorkflowSpec) -> tuple[Any, str]:
         """The function, and the hash of its module's file as it was imported."""

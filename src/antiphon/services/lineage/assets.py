@@ -61,6 +61,7 @@ class Assets:
             return
         if reference.kind == "file":
             yield self.names.place("file", reference.id)
+            return
         if reference.kind == "export":
             yield from self._export(scope, reference.id)
             return

@@ -219,7 +219,8 @@ class LineageNeighbors:
             return self._release(scope, reference.id)
         if reference.kind == "file":
             place = self._lineage.assets(scope).names.place("file", reference.id).placeless()
-            return _node("file", place.name.removeprefix("file/"))
+            name = place.name.removeprefix("file/")
+            return _node("file", f"{place.namespace}/{name}" if place.namespace.startswith("s3:") else name)
         if reference.kind == "snapshot":
             return self._snapshot(scope, reference.id, "")
         return _node(reference.kind, reference.id)

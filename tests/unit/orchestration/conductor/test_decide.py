@@ -15,7 +15,17 @@ from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.clock import UTC
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, RefreshWork, RetrainWork, ScheduleSpec
-from antiphon.definitions.triggers import AllOf, AnyOf, Interval, NewDrift, NewOutcomes, NewPublication, NewRequests
+from antiphon.definitions.triggers import (
+    AllOf,
+    AnyOf,
+    ForgettingLimit,
+    Interval,
+    NewDrift,
+    NewOutcomes,
+    NewPublication,
+    NewRequests,
+)
+from antiphon.learning.retraining.forgetting import ForgettingMeasure
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.placement import latest_start
@@ -148,6 +158,62 @@ def test_a_retraining_is_full_by_its_own_condition_and_else_a_delta() -> None:
         ),
         NOON,
     ).full
+
+
+def forgot(value: float) -> Observation:
+    return Observation(forgotten=ForgettingMeasure("Brier score", value, value - 0.01, value + 0.01, "run_1"))
+
+
+def test_a_training_that_forgot_more_than_its_bound_makes_the_next_a_full_one() -> None:
+    work = RetrainWork(delta=True, full_when=AnyOf((ForgettingLimit(0.02), Interval("30d"))))
+    spec = ScheduleSpec("retrain", "desk", work, NewOutcomes(500), settle=600, catch_up=86_400)
+    found = order(schedule(spec, observed_full=forgot(0.031)), NOON + DAY)
+    assert (found.full, found.cause) == (
+        True,
+        "the training run_1 forgot 0.031 of Brier score (0.021 to 0.041), more than 0.02: a full training",
+    )
+    assert not order(schedule(spec, observed=Observation(500), observed_full=forgot(0.02)), NOON + DAY).full
+    assert outlook(when(ForgettingLimit(0.1)), NOON).reason.startswith("no training measured what it forgot since")
+    assert "not more than 0.1" in outlook(schedule(when(ForgettingLimit(0.1)).spec, observed=forgot(0.05)), NOON).reason
+
+
+MINUTE = timedelta(minutes=1)
+
+
+def burst(calm_since: datetime, due_at: datetime | None = None, outcomes: int = 5, **changes: Any) -> ScheduleState:
+    trigger = changes.pop("trigger", NewOutcomes(5))
+    spec = ScheduleSpec("nightly", "desk", EvaluateWork(), trigger, catch_up=3_600, debounce=60.0, **changes)
+    record = ScheduleRecord("nightly", 0, NOON, NOON, due_at=due_at, due_cause=due_at and "5 of 5 new outcomes")
+    return schedule(spec, record=record, observed=Observation(outcomes), calm_since=calm_since)
+
+
+def test_what_arrives_in_a_burst_is_waited_for_until_it_is_calm() -> None:
+    at = NOON + HOUR
+    waiting = outlook(burst(at), at)
+    assert (waiting.earliest, waiting.due) == (at + MINUTE, "5 of 5 new outcomes since 2026-06-01 12:00Z")
+    assert waiting.reason.endswith("it waits until nothing new came for 60 s, until 2026-06-01 13:10Z at the latest")
+    assert outlook(burst(at + MINUTE / 2, at, 6), at + MINUTE).earliest == at + MINUTE * 1.5
+    assert order(burst(at + MINUTE / 2, at, 7), at + MINUTE * 1.5).cause.startswith("7 of 5 new outcomes")
+
+
+def test_a_burst_without_an_end_is_waited_for_ten_times_as_long() -> None:
+    at = NOON + HOUR
+    assert outlook(burst(at + 9.9 * MINUTE, at), at + 9.9 * MINUTE).earliest == at + 10 * MINUTE
+    assert order(burst(at + 10 * MINUTE, at), at + 10 * MINUTE)
+
+
+def test_a_time_that_comes_waits_for_no_burst() -> None:
+    at = NOON + HOUR
+    assert order(burst(at, trigger=AnyOf((NewOutcomes(5), Interval("1h")))), at)
+    assert outlook(burst(at, trigger=AllOf((NewOutcomes(5), Interval("1h")))), at).earliest == at + MINUTE
+
+
+def test_a_full_training_waits_for_the_end_of_a_burst_too() -> None:
+    work = RetrainWork(full_when=NewOutcomes(50))
+    spec = ScheduleSpec("retrain", "desk", work, NewOutcomes(5), catch_up=3_600, debounce=60.0)
+    waiting = schedule(spec, observed_full=Observation(50), calm_since=NOON)
+    assert outlook(waiting, NOON).due == "50 of 50 new outcomes since 2026-06-01 12:00Z: a full training"
+    assert order(waiting, NOON + MINUTE).full
 
 
 def briefing(**changes: Any) -> ScheduleState:
