@@ -175,8 +175,8 @@ def _text(planned: ApplyPlan) -> str:
             )
             for one in planned.schedules
         ]
-        head = ("schedule", "work", "value", "due at", "now", "earliest", "takes")
-        parts.append(f"\nWhat happens by itself once this is applied:\n{table(head, next_runs)}")
+        columns = ("schedule", "work", "value", "due at", "now", "earliest", "takes")
+        parts.append(f"\nWhat happens by itself once this is applied:\n{table(columns, next_runs)}")
     if planned.stale:
         found = [(one.asset, one.parts, one.reason, one.made_by) for one in planned.stale]
         listed = table(("asset", "parts", "why", "made by"), found)

@@ -209,7 +209,7 @@ class ScheduleStates:
             _asset_work(spec, *assets()) if NewStaleness in kinds else None,
             self._requests(scope, spec.application, trigger, since, misses=False),
             self._requests(scope, spec.application, trigger, since, misses=True),
-            self._forgotten(project, spec.application, since) if ForgettingLimit in kinds else None,
+            forgotten=self._forgotten(project, spec.application, since) if ForgettingLimit in kinds else None,
         )
 
     def _noted(self, spec: ScheduleSpec, observations: tuple[Observation, ...]) -> str:
@@ -235,7 +235,8 @@ class ScheduleStates:
         shape = project.applications[application].shape
         if shape is None:
             return None
-        deltas = [one.run for one in self._store.models.list(self._scope, application) if one.parent is not None]
+        trained = self._store.models.list(self._scope, application)
+        deltas = [one.run for one in trained if one.parent is not None and one.run is not None]
         runs = self._store.runs.by_id(self._scope, deltas[:LATEST_TRAININGS]).values()
         ended = [(run.ended_at, run) for run in runs if run.ended_at is not None and run.ended_at > since]
         for _, run in sorted(ended, key=lambda one: one[0], reverse=True):
