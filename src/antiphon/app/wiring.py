@@ -193,6 +193,7 @@ class ProcessServices:
         except AntiphonError as error:
             found["catalog"] = str(error)
         found["disk"] = await asyncio.to_thread(disk.shortage, self.store.paths.directory)
+        self._stopped = None
         try:
             async with asyncio.timeout(3.0):
                 described = await self.engine.describe()

@@ -15,7 +15,6 @@ Invariants:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -108,12 +107,6 @@ def floor_of(policy: ScalingPolicy, now: datetime, ahead: float) -> int:
     begin ``ahead`` seconds earlier, so that the engines are up when they begin."""
     within = [one.engines for one in policy.hours if _holds(one.window, now, ahead)]
     return min(max([policy.least, *within]), policy.most)
-
-
-def next_hours(hours: Sequence[EngineHours], now: datetime) -> datetime | None:
-    """The next beginning of declared hours."""
-    begins = (one.window.begins.after(now) for one in hours)
-    return min((begin for begin in begins if begin is not None), default=None)
 
 
 def _holds(window: WindowSpec, now: datetime, ahead: float) -> bool:

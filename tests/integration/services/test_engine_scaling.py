@@ -17,7 +17,7 @@ import pytest
 from tests.harness.base_model import model_path
 
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import InvalidInputError, UnavailableError
+from antiphon.core.errors import EngineError, InvalidInputError, UnavailableError
 from antiphon.core.paths import ProjectPaths
 from antiphon.core.settings import Settings
 from antiphon.core.supervision import STEP_LOOP
@@ -56,7 +56,7 @@ class ScaledEngine:
         )  # fmt: skip
         self.scaler.supervisor = self.supervisor
         self.specs = specs
-        self.client = EngineClient(self.paths.engine_socket_of("engine"), stand_in=True)
+        self.client = EngineClient(self.paths.engine_socket_of("engine"), activator=True)
 
     def _spec(self, name: str, options: tuple[str, ...]) -> ChildSpec:
         own = self.paths.engine_socket_of(f"{name}.own" if name == "engine" else name)
@@ -77,7 +77,7 @@ class ScaledEngine:
         )
 
     async def until(self, event: str, times: int = 1) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while sum(one.event == event for one in self.told) < times:
                 assert not self.supervising.done() or self.stop.is_set(), "the supervisor ended"
                 await asyncio.sleep(0.01)
@@ -145,7 +145,7 @@ async def test_it_is_stopped_told_started_by_a_request_and_stopped_again(folder:
 async def test_no_request_is_lost_as_it_goes_down_and_comes_up(folder: Path) -> None:
     """Clients that ask at the moment at which it is told to end, and at moments around it: every one is answered."""
     async with scaled(folder, policy=ScalingPolicy(0, 1, 0.1, 4)) as world:
-        clients = [EngineClient(world.paths.engine_socket_of("engine"), stand_in=True) for _ in range(3)]
+        clients = [EngineClient(world.paths.engine_socket_of("engine"), activator=True) for _ in range(3)]
 
         async def asks(client: EngineClient, after: float) -> str:
             await asyncio.sleep(after)
@@ -161,13 +161,13 @@ async def test_no_request_is_lost_as_it_goes_down_and_comes_up(folder: Path) -> 
             assert len(set(texts)) == 1
 
         await world.until("ready")
-        for ends in range(1, 4):
+        for ends in range(1, 3):
             await at_once(0.0)
             await world.until("draining", ends)
             await at_once(0.0, 0.001, 0.003, 0.01)
         # Around the end of the idle time and the looks: the link is moved, and perhaps back.
-        for number in range(8):
-            await at_once(0.09 + 0.01 * number)
+        for number in range(4):
+            await at_once(0.09 + 0.02 * number)
         for client in clients:
             await client.close()
     assert world.count("died") == 0
@@ -177,9 +177,11 @@ async def test_a_start_that_fails_is_told_at_once_and_one_that_succeeds_answers(
     async with scaled(folder) as world:
         await world.until("stopped")
         world.broken.touch()
-        with pytest.raises(UnavailableError, match=r"could not be started: exit code 1: no memory") as failed:
+        with pytest.raises(UnavailableError, match=r"could not be started") as failed:
             await world.ask()
         assert failed.value.retry_after
+        assert "no memory" not in str(failed.value), "what a log says is nothing for callers"
+        assert any("no memory" in one.detail for one in world.told if one.event == "died")
         with pytest.raises(UnavailableError):
             await world.client.describe()
         # Nobody needs it any more: it is not tried for ever, and the next request has it tried again.
@@ -199,13 +201,17 @@ async def test_a_crash_restarts_it_and_a_new_model_has_it_started(folder: Path) 
         assert "new" in {model.name for model in described.models}
         again = next(one.pid for one in reversed(world.told) if one.event == "ready")
         assert again != pid
-        busy = asyncio.create_task(world.ask("long", max_tokens=100_000))
+        busy = asyncio.create_task(world.ask("long", max_tokens=10_000, ignore_end=True))
         await asyncio.sleep(0.05)
         assert again is not None
         os.kill(again, signal.SIGKILL)
         await asyncio.gather(busy, return_exceptions=True)
-        await world.until("ready", 3)
-        assert (await world.ask())[0].text
+        async with asyncio.timeout(30):
+            while True:  # A crash is told at once, not waited for.
+                with contextlib.suppress(UnavailableError, EngineError):
+                    assert (await world.ask())[0].text
+                    break
+                await asyncio.sleep(0.02)
 
 
 async def test_several_follow_the_load_and_stop_one_after_another(folder: Path) -> None:
@@ -213,12 +219,15 @@ async def test_several_follow_the_load_and_stop_one_after_another(folder: Path) 
     async with scaled(folder, *slow, policy=ScalingPolicy(0, 2, IDLE, 2), most=2) as world:
         await world.until("ready")
         assert [one.process for one in world.told if one.event == "stopped"] == ["engine-2"]
-        load = [asyncio.create_task(world.ask(str(number), max_tokens=120)) for number in range(6)]
+        # On a busy machine the first start takes long, and so would the wait until another one is worth it.
+        for _ in range(5):
+            world.scaler.starts.add(0.2)
+        load = [asyncio.create_task(world.ask(str(number), max_tokens=10_000, ignore_end=True)) for number in range(6)]
         await world.until("ready", 2)
         for task in load:
             task.cancel()
         await asyncio.gather(*load, return_exceptions=True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while [one.process for one in world.told if one.event == "stopped"] != ["engine-2", "engine-2", "engine"]:
                 await asyncio.sleep(0.01)
 

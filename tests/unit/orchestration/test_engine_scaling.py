@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +17,6 @@ from antiphon.orchestration.engine_scaling import (
     ScalingPolicy,
     decide,
     floor_of,
-    next_hours,
 )
 
 POLICY = ScalingPolicy(least=0, most=3, idle=60.0, slots=4)
@@ -83,12 +82,6 @@ OFFICE = EngineHours(WindowSpec("office", CronTime("0 8 * * MON-FRI", "Europe/Be
 def test_hours_begin_by_the_zones_clock_and_a_start_earlier(moment: str, floor: int) -> None:
     policy = ScalingPolicy(0, 3, 60.0, 4, (OFFICE,))
     assert floor_of(policy, datetime.fromisoformat(moment), 30.0) == floor
-
-
-def test_the_next_hours_are_known() -> None:
-    friday = datetime(2026, 6, 5, 12, tzinfo=UTC)
-    assert next_hours([OFFICE], friday) == datetime(2026, 6, 8, 6, tzinfo=UTC)
-    assert next_hours([], friday) is None
 
 
 POLICIES = st.builds(

@@ -61,18 +61,18 @@ class EngineClient:
 
     With ``patience`` a request waits for so many seconds while one process takes the place of another behind a socket:
     one of which nothing was shown goes on in the successor. Under a second process that ends it fails: it may be the
-    cause. With ``stand_in`` the engine behind a socket may be stopped, and another process answers there meanwhile
-    (``engine.stand_in``): a request that one of the two hands over goes on in the other.
+    cause. With ``activator`` the engine behind a socket may be stopped, and another process answers there meanwhile
+    (``engine.activator``): a request that one of the two hands over goes on in the other.
     """
 
     def __init__(
-        self, address: EngineAddress, *, peer: str = "client", patience: float = 0.0, stand_in: bool = False
+        self, address: EngineAddress, *, peer: str = "client", patience: float = 0.0, activator: bool = False
     ) -> None:
         self._address = address
         self._peer = peer
         self._patience = patience
-        self._stand_in = stand_in
-        self._follows = stand_in or bool(patience)
+        self._activator = activator
+        self._follows = activator or bool(patience)
         self._connection: _ClientConnection | None = None
         self._left: list[_ClientConnection] = []
         self._connecting = asyncio.Lock()
@@ -223,7 +223,7 @@ class EngineClient:
         """The connection, made when there is none. While nothing listens at a socket it is tried again ``until`` then
         (seconds of the event loop)."""
         while True:
-            place = _place(self._address) if self._stand_in else None
+            place = _place(self._address) if self._activator else None
             try:
                 async with self._connecting:
                     return await self._connection_now()
@@ -260,8 +260,8 @@ class EngineClient:
         return self._has_moved(connection.place) and attempts.handed_over()
 
     def _has_moved(self, place: tuple[int, int] | None) -> bool:
-        """Tells whether another process, of the engine and its stand-in, has the socket since."""
-        return self._stand_in and _place(self._address) not in (None, place)
+        """Tells whether another process, of the engine and its activator, has the socket since."""
+        return self._activator and _place(self._address) not in (None, place)
 
     async def _connect(self) -> _ClientConnection:
         where = str(self._address)

@@ -35,7 +35,9 @@ def connect(store: Store, peer: str) -> EngineClient | RoutedEngine:
     if engine.kind != "remote" and engine.join:
         here = is_scaled(store.settings) and store.settings.processes.engines > 0
         reserve = (
-            EngineClient(store.paths.engine_socket_of(engine_process(MAIN)), peer=peer, stand_in=True) if here else None
+            EngineClient(store.paths.engine_socket_of(engine_process(MAIN)), peer=peer, activator=True)
+            if here
+            else None
         )
         return _joined(store, peer, PREFIX, engine, reserve=reserve)
     return _client(store, MAIN, peer)
@@ -65,7 +67,7 @@ def _client(store: Store, name: str, peer: str) -> EngineClient | RoutedEngine:
         # The process in front of a server is soon back; an engine of ours has models to load.
         patience = TAKE_OVER_SECONDS if remote else 0.0
         path = store.paths.engine_socket_of(engine_process(name))
-        return EngineClient(path, peer=peer, patience=patience, stand_in=not remote and is_scaled(store.settings))
+        return EngineClient(path, peer=peer, patience=patience, activator=not remote and is_scaled(store.settings))
     where = f"antiphon.toml, [{section_of(name)}]"
     host, port = parse_url(engine.url, f"{where} url")
     models = engine.models if isinstance(engine, StandbyEngineSettings) else {}
@@ -102,7 +104,7 @@ def _joined(
     def client(instance: EngineInstance) -> EngineClient:
         path = Path(instance.socket)
         if not instance.address or (instance.host == host and path.is_socket()):
-            return EngineClient(path, peer=peer, stand_in=reserve is not None)
+            return EngineClient(path, peer=peer, activator=reserve is not None)
         return EngineClient(NetworkAddress(*parse_host_port(instance.address, instance.name), tls), peer=peer)
 
     return RoutedEngine(partial(asyncio.to_thread, instances.living), client, patience=patience, reserve=reserve)

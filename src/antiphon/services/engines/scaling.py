@@ -1,13 +1,13 @@
 """Engines of a machine that are stopped while nobody needs them: the declared bounds, and what acts on the decision.
 
 The decision itself is ``orchestration/engine_scaling.py::decide``. Each second the engines that are up are asked for
-their load; a stand-in answers at the first engine's socket while none is up, and what it holds has it started at once.
+their load. An activator answers at the first engine's socket while none is up, and what it holds has one started.
 
 Invariants:
-- The first engine is started first and stopped last: one socket tells whether any is up, and one stand-in serves it.
-- The socket that clients know is a link, to the engine's own socket or to the stand-in's. It is moved to the stand-in
+- The first engine is started first and stopped last: one socket tells whether any is up, and one activator serves it.
+- The socket that clients know is a link, to the engine's own socket or to the activator's. It is moved to the activator
   before the engine is told to end, and to the engine once it is up: a request meets one of them at any moment, and one
-  that was sent to the other goes on (``EngineClient`` with ``stand_in``).
+  that was sent to the other goes on (``EngineClient`` with ``activator``).
 - An engine that has a request is not told to end.
 """
 
@@ -31,11 +31,11 @@ from antiphon.core.paths import ProjectPaths
 from antiphon.core.settings import Settings
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.windows import WindowSpec
+from antiphon.engine.activator import EngineActivator
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.engine.api.server import serve
 from antiphon.engine.declared_models import DeclaredModels
-from antiphon.engine.stand_in import EngineStandIn
 from antiphon.operations.children import ChildSpec
 from antiphon.operations.supervisor import ProcessEvent, Supervisor
 from antiphon.orchestration.engine_scaling import (
@@ -170,7 +170,7 @@ class EngineScaler:
         self._look_seconds = look
         self._monotonic = monotonic
         self._link = paths.engine_socket_of(FIRST)
-        self._standing = paths.engine_socket_of(f"{FIRST}.stand-in")
+        self._activator_socket = paths.engine_socket_of(f"{FIRST}.activator")
         self._sockets = {spec.name: spec.sockets[0] for spec in engines}
         self._clients = {name: EngineClient(path, peer="supervisor") for name, path in self._sockets.items()}
         self._declared = DeclaredModels(paths.run / f"{FIRST}.models")
@@ -180,7 +180,7 @@ class EngineScaler:
         self._ready: set[str] = set()
         self._taken: dict[str, int] = {}
         self._described: EngineDescription | None = None
-        self._stand_in: EngineStandIn | None = None
+        self._activator: EngineActivator | None = None
         self._serving: asyncio.Task[None] | None = None
         self._left = asyncio.Event()
         self._rung = asyncio.Event()
@@ -198,8 +198,8 @@ class EngineScaler:
         if name in self._sockets:
             if event.event == "starting":
                 self._begun[name] = now
-                if name == FIRST and self._stand_in is not None:
-                    self._stand_in.starts()
+                if name == FIRST and self._activator is not None:
+                    self._activator.starts()
             elif event.event == "ready":
                 self._ready.add(name)
                 self.starts.add(now - self._begun[name])
@@ -211,8 +211,8 @@ class EngineScaler:
             elif event.event in ("died", "killed", "hung", "stopped", "draining"):
                 self._ready.discard(name)
                 self._taken.pop(name, None)
-                if event.event in ("died", "killed") and name == FIRST and self._stand_in is not None:
-                    self._stand_in.fail(self._failed(event))
+                if event.event in ("died", "killed") and name == FIRST and self._activator is not None:
+                    self._activator.fail(self._failed())
             self._rung.set()
         self._tell(event)
 
@@ -225,11 +225,11 @@ class EngineScaler:
             self._leaving = True
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
-            if self._stand_in is not None and not self._begins():
-                self._stand_in.fail(UnavailableError("The platform is being stopped.", where="engine"))
+            if self._activator is not None and not self._begins():
+                self._activator.fail(UnavailableError("The platform is being stopped.", where="engine"))
 
     async def close(self) -> None:
-        """End the stand-in, once all processes have ended."""
+        """End the activator, once all processes have ended."""
         self._left.set()
         if self._serving is not None:
             await asyncio.gather(self._serving, return_exceptions=True)
@@ -269,7 +269,7 @@ class EngineScaler:
         """The demand of now; ``None`` while an engine that is up does not say."""
         up = [name for name in self._names if name in self._ready]
         found = await asyncio.gather(*(self._describe(name) for name in up))
-        requests, taken = 0 if self._stand_in is None else self._stand_in.needed, False
+        requests, taken = 0 if self._activator is None else self._activator.needed, False
         for name, described in zip(up, found, strict=True):
             if name not in self._ready:
                 continue
@@ -294,17 +294,17 @@ class EngineScaler:
             self.supervisor.need(name)
 
     async def _end(self, name: str) -> None:
-        """Stop an engine; of the first one the stand-in takes its place, and gives it back if it is needed at once."""
+        """Stop an engine; of the first one the activator takes its place, and gives it back if it is needed at once."""
         if name != FIRST:
             await self.supervisor.stop(name, self._why())
             return
         if self._described is None:  # It was never seen: nothing can be said in its place.
             self._count = msgspec.structs.replace(self._count, engines=1)
             return
-        stand_in = self._stand_in or await self._stand_before(self._described)
+        activator = self._activator or await self._put_activator_before(self._described)
         while name in self._ready:
             described = await self._describe(name)
-            if stand_in.needed:
+            if activator.needed:
                 self._count = msgspec.structs.replace(self._count, engines=1)
                 self._hand_over()
                 return
@@ -312,37 +312,37 @@ class EngineScaler:
                 break
             await asyncio.sleep(QUIET_SECONDS)
         await self.supervisor.stop(name, self._why())
-        stand_in.rest()
+        activator.rest()
 
-    async def _stand_before(self, described: EngineDescription) -> EngineStandIn:
-        """Have a stand-in answer at the socket that clients know."""
+    async def _put_activator_before(self, described: EngineDescription) -> EngineActivator:
+        """Have an activator answer at the socket that clients know."""
         if self._serving is not None:  # The one before has handed over what it had.
             await asyncio.gather(self._serving, return_exceptions=True)
         self._left, ready = asyncio.Event(), asyncio.Event()
-        self._stand_in = stand_in = EngineStandIn(
+        self._activator = activator = EngineActivator(
             described,
             self._declared,
             since=self._clock.now(),
             start_seconds=self.starts.expected,
             need=self._rung.set,
         )
-        self._serving = asyncio.create_task(self._serve(stand_in, self._left, ready))
+        self._serving = asyncio.create_task(self._serve(activator, self._left, ready))
         await ready.wait()
         if self._serving.done():
-            self._stand_in = None
+            self._activator = None
             self._serving.result()
-        self._put_link(self._standing)
-        return stand_in
+        self._put_link(self._activator_socket)
+        return activator
 
     def _hand_over(self) -> None:
-        """Have the first engine answer at the socket that clients know, and be asked what the stand-in holds."""
+        """Have the first engine answer at the socket that clients know, and be asked what the activator holds."""
         self._put_link(self._sockets[FIRST])
         self._left.set()
-        self._stand_in = None
+        self._activator = None
 
-    async def _serve(self, stand_in: EngineStandIn, left: asyncio.Event, ready: asyncio.Event) -> None:
+    async def _serve(self, activator: EngineActivator, left: asyncio.Event, ready: asyncio.Event) -> None:
         try:
-            await serve(stand_in, self._standing, left, drain_seconds=1.0, ready=ready.set)
+            await serve(activator, self._activator_socket, left, drain_seconds=1.0, ready=ready.set)
         finally:
             ready.set()
 
@@ -364,11 +364,12 @@ class EngineScaler:
     def _why(self) -> str:
         return f"nobody needs it, starts in about {self.starts.expected:.0f} s"
 
-    def _failed(self, event: ProcessEvent) -> UnavailableError:
+    def _failed(self) -> UnavailableError:
+        # Why, stands in its log: that may name files, which is nothing for callers.
         error = UnavailableError(
-            f"The engine could not be started: {event.detail}.",
+            "The engine was stopped and could not be started.",
             where="engine",
-            next_step="It is tried again; its log, engine.log, says why it failed.",
+            next_step="It is tried again; `antiphon up` and engine.log say why it failed.",
         )
         error.retry_after = self.starts.expected
         return error

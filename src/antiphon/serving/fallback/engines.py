@@ -169,7 +169,7 @@ class EngineRoute:
             raise EngineError("The engine gave the text up before its end.", where=self.where, next_step="Try again.")
         except AntiphonError as error:
             # One that is full, or starts, has not shown that it works, nor that it does not.
-            failed = None if isinstance(error, OverloadedError | _Starting) else isinstance(error, FAILURES)
+            failed = None if isinstance(error, OverloadedError | _SlowStartError) else isinstance(error, FAILURES)
             if isinstance(error, (*FAILURES, OverloadedError, NotFoundError)):
                 raise self._passed(request.model, error) from error
             raise
@@ -204,7 +204,7 @@ class EngineRoute:
         )
 
     def _start_is_slow(self) -> AntiphonError:
-        error = _Starting(
+        error = _SlowStartError(
             f"The engine is being started, which takes longer than the {self._policy.start:g} s that a request waits.",
             where=self.where,
             next_step="Ask again after the time that Retry-After says, or raise `patience` under [scaling].",
@@ -314,7 +314,7 @@ class _Late(_PassingError):
     reason = "late"
 
 
-class _Starting(_PassingError):
+class _SlowStartError(_PassingError):
     """Not up in time."""
 
     reason = "starting"

@@ -1,10 +1,10 @@
-"""A stand-in for an engine that was stopped: it answers at the engine's socket, and holds requests until that is up.
+"""An activator of an engine that was stopped: it answers at the engine's socket, and holds requests until that is up.
 
 It serves the engine's frames in the supervisor's process while there is no engine: it tells what the engine served and
 will serve, and its load, which is none but for what is held. A request that needs the engine is held, has the engine
 started, and is told every second how long that is expected to take. When the engine has the socket again, what is held
 is handed over: it is refused in the way in which clients go on at the process that took the socket over
-(:class:`~antiphon.engine.api.client.EngineClient` with ``stand_in``).
+(:class:`~antiphon.engine.api.client.EngineClient` with ``activator``).
 
 Invariants:
 - To ask what is served, or to declare what the engine has already, starts nothing.
@@ -52,7 +52,7 @@ class _HeldRequest(msgspec.Struct, frozen=True):
     sink: Sink
 
 
-class EngineStandIn:
+class EngineActivator:
     """Implements :class:`~antiphon.engine.api.port.EngineCore` for an engine that is stopped.
 
     Args:
