@@ -46,7 +46,7 @@ QUIET_LOAD = 1.0
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How often the engine is started, and blocks of so many requests to each contender."""
+    """The number of starts, and of blocks with so many requests to each contender."""
 
     starts: int
     blocks: int

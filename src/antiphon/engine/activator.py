@@ -155,7 +155,7 @@ class EngineActivator:
                 await self._online.wait()
 
     def hold_batch(self, seconds: float) -> None:
-        """Nothing computes here."""
+        """See :class:`~antiphon.engine.api.port.EngineCore`: none computes here."""
 
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         """See :class:`~antiphon.engine.api.port.EngineCore`: models that the engine does not have yet need it, others

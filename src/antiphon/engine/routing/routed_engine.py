@@ -60,7 +60,7 @@ DESCRIBE_SECONDS = 1.5
 _UNLISTED = EngineInstance(
     name="", process="", host="", socket="", address="", models={}, embedders={}, load=EngineLoad()
 )
-"""What is known of an engine that has not joined."""
+"""Stands for an engine that has not joined."""
 
 T = TypeVar("T")
 Choice = Callable[[bytes, Sequence[Route], Priority], Route]

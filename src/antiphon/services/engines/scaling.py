@@ -125,7 +125,7 @@ def own_socket(settings: Settings, paths: ProjectPaths, name: str) -> Path:
 
 
 class EngineStarts:
-    """How long the last starts took, kept in a file over restarts of `antiphon up`."""
+    """The seconds that the last starts took, kept in a file over restarts of `antiphon up`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -355,7 +355,7 @@ class EngineScaler:
         os.replace(partial, self._link)
 
     def _begins(self) -> bool:
-        """Whether the first engine is on its way up."""
+        """Tells whether the first engine is on its way up."""
         return FIRST in self._begun and FIRST not in self._ready and self._count.engines > 0
 
     def _floor(self) -> int:
@@ -376,5 +376,5 @@ class EngineScaler:
 
 
 def _is_busy(load: EngineLoad) -> bool:
-    """Whether anything is in an engine, work that nobody needs included."""
+    """Tells whether anything is in an engine, work that nobody needs included."""
     return bool(load.needing or load.running_online + load.running_batch + load.waiting_online + load.waiting_batch)

@@ -28,7 +28,7 @@ from antiphon.engine.api.port import GenerationEngine
 FAILURES = (UnavailableError, EngineError)
 """Errors that count against an engine. One that is full, or does not serve a model, still answers."""
 
-START_TOLD_SECONDS = 3.0
+START_NOTICE_SECONDS = 3.0
 """An engine that starts says so every second."""
 
 DESCRIPTION_SECONDS = 5.0
@@ -74,14 +74,14 @@ class EngineRoute:
         self._described_at = float("-inf")
         self._stopped = False
         self._looking: asyncio.Task[AntiphonError | None] | None = None
-        self._start_told: tuple[float, float] | None = None
+        self._start_notice: tuple[float, float] | None = None
 
     @property
     def starting(self) -> float | None:
         """Seconds until the engine is expected up, while requests of this process wait for its start."""
-        if self._start_told is None or self._clock.monotonic() - self._start_told[0] > START_TOLD_SECONDS:
+        if self._start_notice is None or self._clock.monotonic() - self._start_notice[0] > START_NOTICE_SECONDS:
             return None
-        return self._start_told[1]
+        return self._start_notice[1]
 
     async def describe(self) -> EngineDescription:
         """The models that it serves, within a limit of time."""
@@ -101,7 +101,7 @@ class EngineRoute:
             return
         with contextlib.suppress(*FAILURES):
             while (await self.describe()).stopped is not None:
-                await asyncio.sleep(START_TOLD_SECONDS)
+                await asyncio.sleep(START_NOTICE_SECONDS)
 
     async def model(self, name: str) -> ModelDescription | None:
         """A model as it was described last; looked up again every few seconds, for an engine that restarted may have
@@ -189,9 +189,9 @@ class EngineRoute:
             if not isinstance(event, Delta) or event.starting is None:
                 return event
             if event.starting == 0.0:  # It is up.
-                self._start_told, until = None, loop.time() + self._policy.first_token
+                self._start_notice, until = None, loop.time() + self._policy.first_token
                 continue
-            self._start_told = (self._clock.monotonic(), event.starting)
+            self._start_notice = (self._clock.monotonic(), event.starting)
             until = start_until = start_until or loop.time() + self._policy.start
             if loop.time() + event.starting > until:
                 raise self._start_is_slow()

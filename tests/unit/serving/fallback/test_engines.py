@@ -110,7 +110,7 @@ async def test_a_start_that_takes_too_long_is_passed_over_and_breaks_nothing(
 
 
 async def test_what_may_wait_is_not_begun_before_the_engine_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "START_TOLD_SECONDS", 0.01)
+    monkeypatch.setattr(engines, "START_NOTICE_SECONDS", 0.01)
     engine = Stopped([ScriptedGeneration("hello")])
     member = EngineRoute(MAIN, engine, FailoverPolicy(), SystemClock())
     waiting = asyncio.create_task(member.up())
