@@ -252,6 +252,9 @@ bench-drain: environment  ## runs a second while 10,000 queued ones drain, and h
 bench-rolling: environment  ## every process replaced one by one under load: how many requests fail
 	@$(BIN)/python -m benchmarks.durability.rolling --keep
 
+bench-engine-scaling: environment  ## engines stopped and started: memory, first request, the online path beside the code without it; SIZE=ci|demo, BEFORE=revision
+	@$(BIN)/python -m benchmarks.engine.scaling --size $(SIZE) --keep $(if $(BEFORE),--before $(BEFORE))
+
 bench-judge: environment  ## false rollbacks and power of the judge beside a peeked z-test and a threshold
 	@$(BIN)/python -m benchmarks.learning.judge --full
 

@@ -310,6 +310,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "most_tokens": lambda scope, model: 256,
         "breakers": lambda: (),
         "gate": lambda: GateStatus(limit=16, inside=0, waiting=0, pace=0.0),
+        "starting": None,
         "receipts": store.receipts,
         "texts": store.blobs,
         "explain": lambda scope, prediction, source_rows: {

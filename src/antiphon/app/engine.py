@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", default="engine", help="unique among a tenant's engines on this machine")
     parser.add_argument("--listen", default="", metavar="HOST:PORT", help="serve there over mutual TLS")
     parser.add_argument("--advertise", default="", metavar="HOST:PORT", help="where others reach what listens")
+    parser.add_argument("--socket", type=Path, help="make this one, instead of that which clients know")
     parser.add_argument("--join", action="store_true", help="have gateways and workers route to this engine")
     options = parser.parse_args(arguments)
     supervision = Supervision.inherited()
@@ -61,7 +62,7 @@ def _run(store: Store, watch: MoveWatch, options: argparse.Namespace, supervisio
     with closing(FeatureStores(store)) as stores:
         fetched = weights_files(store, stores.lake)
         return engine_process.run(
-            commands.arguments(store, options.name),
+            commands.arguments(store, options.name, options.socket),
             supervision,
             network=None if network is None else network.listener,
             presence=presence,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from antiphon.core.clock import parse_duration
+from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.settings import Settings
 from antiphon.core.supervision import STEP_LOOP
@@ -17,7 +17,7 @@ from antiphon.definitions.degradation import engine_process
 from antiphon.engine.api.address import joined, parse_host_port
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.supervisor import Backoff, ProcessEvent, Supervisor
-from antiphon.services.engines import commands, sections
+from antiphon.services.engines import commands, scaling, sections
 from antiphon.services.project.store import Store
 
 DRAIN_ORDER = ("gateway", "worker", "engine")
@@ -33,7 +33,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
     withheld, bounds = sections.withheld(settings), settings.telemetry.bounds
     specs: list[ChildSpec] = []
     for number, name in enumerate(_engine_names(settings)):
-        path = paths.engine_socket_of(name)
+        path = scaling.own_socket(settings, paths, name)
         specs.append(
             ChildSpec(
                 name=name,
@@ -42,6 +42,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                     name,
                     listen=_next_port(settings.engine.listen, number),
                     advertise=_next_port(settings.engine.advertise, number),
+                    own=None if path == paths.engine_socket_of(name) else path,
                 ),
                 ready=SocketAnswers(path),
                 # A small spin count: waiting threads must not hold the cores of a shared machine.
@@ -142,12 +143,26 @@ async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Call
         SetupError: another ``up`` runs here, the port is taken, or a process never became ready.
     """
     specs = children(store)
+    policy = scaling.scaling_policy(store.settings)
+    engines = [spec for spec in specs if spec.name in _engine_names(store.settings)]
+    scaler = None if policy is None else scaling.EngineScaler(policy, store.paths, engines, SystemClock(), tell=tell)
     supervisor = Supervisor(
         specs,
         run=store.paths.run,
         logs=store.paths.logs,
         drain_order=[spec.name for kind in DRAIN_ORDER for spec in specs if spec.name.partition("-")[0] == kind],
-        tell=tell,
+        tell=tell if scaler is None else scaler.saw,
         backoff=Backoff(last=parse_duration(store.settings.supervision.longest_wait).total_seconds()),
+        stopped=None if scaler is None else scaler.at_first,
     )
-    await supervisor.supervise(stop, hurry)
+    if scaler is None:
+        await supervisor.supervise(stop, hurry)
+        return
+    scaler.supervisor = supervisor
+    deciding = asyncio.create_task(scaler.run_until(stop))
+    try:
+        await supervisor.supervise(stop, hurry)
+    finally:
+        deciding.cancel()
+        await asyncio.gather(deciding, return_exceptions=True)
+        await scaler.close()

@@ -22,6 +22,7 @@ from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor, WorkflowRegistry
+from antiphon.engine.api.messages import StoppedEngine
 from antiphon.gateway.openai.batch_lines import EMBEDDINGS, ENDPOINTS, BatchLines
 from antiphon.gateway.openai.responses.stored import StoredResponses
 from antiphon.gateway.services import (
@@ -44,6 +45,7 @@ from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.engines import clients
 from antiphon.services.engines.remote_models import remote_model_lines
+from antiphon.services.engines.sections import is_scaled
 from antiphon.services.features.feature_services import feature_services
 from antiphon.services.features.health import notices, snapshot_health
 from antiphon.services.features.lookup import Lookups
@@ -78,6 +80,7 @@ class ProcessServices:
         self.files = file_store(store, self.contents)
         self.health = snapshot_health(self.features)
         self._missing_models: Mapping[str, str] = {}
+        self._stopped: StoppedEngine | None = None
         self.lookups = Lookups(store, self.features, self.live)
         self.gated = gated(store, self.engine)
         services = serving_services(store, self.gated, self.commit, self.live, self.features, standbys=self.standbys)
@@ -111,6 +114,7 @@ class ProcessServices:
                 most_tokens=self._most_tokens,
                 breakers=lambda: self.answerer.breakers,
                 gate=lambda: self.gated.gate.status,
+                starting=(lambda: self.answerer.starting) if is_scaled(settings) else None,
             ),
             predictions=PredictionServices(
                 receipts=store.receipts,
@@ -173,10 +177,12 @@ class ProcessServices:
 
     def _notices(self) -> Mapping[str, str]:
         # Read without a key: the names are in the engine's log and in each answer to who asks for one.
-        missing = len(self._missing_models)
-        return notices(self.health, self.features.overlay) | (
-            {"engine": f"degraded: {missing} models are not loaded."} if missing else {}
-        )
+        missing, stopped = len(self._missing_models), self._stopped
+        said = [
+            *([f"degraded: {missing} models are not loaded."] if missing else []),
+            *([] if stopped is None else [f"{stopped.sentence}."]),
+        ]
+        return notices(self.health, self.features.overlay) | ({"engine": " ".join(said)} if said else {})
 
     async def _ready(self) -> Mapping[str, str | None]:
         found: dict[str, str | None] = {}
@@ -187,9 +193,11 @@ class ProcessServices:
         except AntiphonError as error:
             found["catalog"] = str(error)
         found["disk"] = await asyncio.to_thread(disk.shortage, self.store.paths.directory)
+        self._stopped = None
         try:
             async with asyncio.timeout(3.0):
-                self._missing_models = (await self.engine.describe()).missing
+                described = await self.engine.describe()
+            self._missing_models, self._stopped = described.missing, described.stopped
             found["engine"] = None
         except TimeoutError:
             found["engine"] = "it does not answer within 3 s"

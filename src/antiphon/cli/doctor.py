@@ -55,6 +55,7 @@ def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "followed", lambda: _followed(project)
     yield "lineage", lambda: _lineage(project)
     yield "encryption", lambda: _encryption(project)
+    yield "engines", lambda: _engines(project)
     yield "port", lambda: _port(project)
     yield "tls", lambda: _tls(project)
 
@@ -211,6 +212,18 @@ def _encryption(project: Path) -> str:
     from antiphon.services.governance.encryption_setup import require_provider_ready
 
     return require_provider_ready(project)
+
+
+def _engines(project: Path) -> str:
+    from antiphon.operations.processes import statuses
+    from antiphon.services.engines.scaling import scaling_policy
+
+    loaded, paths = settings.load(project)
+    policy = scaling_policy(loaded)
+    stopped = [one for one in statuses(paths.run) if one.state == "stopped"]
+    if stopped:
+        return "; ".join(f"{one.name} stopped: {one.detail}" for one in stopped)
+    return "run all the time" if policy is None else f"stopped when not needed for {loaded.scaling.idle}"
 
 
 def _port(project: Path) -> str:

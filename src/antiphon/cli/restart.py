@@ -46,8 +46,13 @@ def restart(names: Names = None, project: Project = HERE, as_json: Json = False)
 async def _replace(store: Store, chosen: Sequence[ChildSpec], as_json: bool) -> None:
     from antiphon.operations.replacement import replace
 
+    replaced = set()
     async for done in replace(chosen, store.paths.run, lambda record: asyncio.to_thread(_listed, store, record)):
         _line(done, as_json)
+        replaced.add(done.process)
+    for spec in chosen:
+        if spec.name not in replaced:
+            note(f"{spec.name} is stopped because nobody needs it: its next start is a new one.")
 
 
 def _line(done: Replacement, as_json: bool) -> None:

@@ -33,7 +33,9 @@ def _text(found: Status) -> str:
     load = found.engine.load
     runs = any(process.alive for process in found.processes)
     engine = (
-        f"{load.running_online} online + {load.running_batch} batch of {load.slots} slots"
+        found.engine.stopped.sentence
+        if found.engine.stopped
+        else f"{load.running_online} online + {load.running_batch} batch of {load.slots} slots"
         if load
         else found.engine.reason
         if runs
@@ -51,7 +53,7 @@ def _text(found: Status) -> str:
                 (
                     process.name,
                     process.pid,
-                    process.state,
+                    f"{process.state}: {process.detail}" if process.detail else process.state,
                     round((found.at - process.started_at).total_seconds() / 60) if process.alive else None,
                     process.restarts,
                     round(process.resident_bytes / 1e6) if process.resident_bytes else None,

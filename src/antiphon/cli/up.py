@@ -137,7 +137,7 @@ async def _run(store: Store, as_json: bool) -> None:
 
     def tell(event: ProcessEvent) -> None:
         _line(event, as_json)
-        if event.event == "ready":
+        if event.event in ("ready", "stopped"):  # One that is not needed yet is not waited for.
             waited_for.discard(event.process)
             if not waited_for:
                 ready.set()

@@ -41,6 +41,7 @@ class Settings(sections.Section, frozen=True):
     telemetry: sections.TelemetrySettings = sections.TelemetrySettings()
     worker: sections.WorkerSettings = sections.WorkerSettings()
     processes: sections.ProcessesSettings = sections.ProcessesSettings()
+    scaling: sections.ScalingSettings = sections.ScalingSettings()
     supervision: sections.SupervisionSettings = sections.SupervisionSettings()
     prices: sections.PriceSettings = sections.PriceSettings()
     identity: governance.IdentitySettings = governance.IdentitySettings()

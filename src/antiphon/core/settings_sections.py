@@ -446,6 +446,38 @@ class ProcessesSettings(Section, frozen=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
 
 
+class EngineHoursSettings(Section, frozen=True):
+    """Times at which engines are up beforehand.
+
+    Attributes:
+        begins: a cron line in the ``zone``; ``lasts``: from each beginning.
+        engines: how many are up then.
+    """
+
+    begins: str
+    lasts: Duration
+    zone: str = "UTC"
+    engines: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+
+
+class ScalingSettings(Section, frozen=True):
+    """Engines that `antiphon up` stops while nobody needs them, and starts when somebody does. The most that are up are
+    those of ``[processes] engines``.
+
+    Attributes:
+        idle: an engine that was not needed for so long is stopped; ``off``: none is.
+        least: engines that stay up all the same.
+        patience: how long an online request waits for an engine that is being started, before the next one is asked or
+            it is refused; but at most half of ``request_timeout``.
+        hours: times at which engines are up beforehand.
+    """
+
+    idle: DurationOrOff = "off"
+    least: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    patience: Duration = "60s"
+    hours: tuple[EngineHoursSettings, ...] = ()
+
+
 class PriceSettings(Section, frozen=True):
     """Prices of units, in ``currency``; operations prices receipts with them."""
 

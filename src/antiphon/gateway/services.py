@@ -47,6 +47,8 @@ class GenerationServices:
         most_tokens: the longest text that an application or model may write when the request sets no limit.
         breakers: states of the engines' circuit breakers in this process.
         gate: state of the queue in front of the engine.
+        starting: seconds until the engine is expected up, while requests wait for its start; ``None`` where engines
+            are not stopped.
     """
 
     answerer: Answerer
@@ -56,6 +58,7 @@ class GenerationServices:
     most_tokens: Callable[[Scope, str], int]
     breakers: Callable[[], Sequence[BreakerStatus]]
     gate: Callable[[], GateStatus]
+    starting: Callable[[], float | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class ProcessRecord(msgspec.Struct, frozen=True):
         started_ticks: field 22 of ``/proc/PID/stat``, since the machine was started; 0 where there is no /proc.
         boot: which start of the machine that was.
         run: the folder it was written to: of a project that was copied, the records are still the other one's.
+        stopped: why it does not run, of one that its supervisor has stopped and starts when it is needed; ``pid`` is
+            then that of its last start, 0 without one.
     """
 
     name: str
@@ -34,15 +36,17 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     restarts: int = 0
     boot: str = ""
     run: str = ""
+    stopped: str = ""
 
 
-ProcessState = Literal["running", "paused", "away"]
+ProcessState = Literal["running", "paused", "stopped", "away"]
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):
     """A child as it is now. ``resident_bytes`` and ``nice`` are ``None`` when it does not run.
 
-    ``paused``: it was stopped where it is (SIGSTOP), as a training is beside online requests.
+    ``paused``: it stands still where it is (SIGSTOP), as a training does beside online requests. ``stopped``: it was
+    ended and is started when it is needed; ``detail`` says why.
     """
 
     name: str
@@ -53,6 +57,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     resident_bytes: int | None = None
     nice: int | None = None
     state: ProcessState = "running"
+    detail: str = ""
 
 
 def started_ticks(pid: int) -> int | None:
@@ -89,7 +94,7 @@ def read_records(run: Path) -> tuple[ProcessRecord, ...]:
 
 def is_running(record: ProcessRecord) -> bool:
     """``True`` while the very process of this record runs."""
-    ticks = started_ticks(record.pid)
+    ticks = started_ticks(record.pid) if record.pid else None
     return ticks is not None and ticks == record.started_ticks and record.boot in ("", boot())
 
 
@@ -171,11 +176,18 @@ def _status(record: ProcessRecord) -> ProcessStatus:
         started_at=record.started_at,
         resident_bytes=resident,
         nice=nice,
-        state="away" if not alive else "paused" if _is_stopped(record.pid) else "running",
+        state=_state(record, alive),
+        detail=record.stopped,
     )
 
 
-def _is_stopped(pid: int) -> bool:
+def _state(record: ProcessRecord, alive: bool) -> ProcessState:
+    if not alive:
+        return "stopped" if record.stopped else "away"
+    return "paused" if _stands_still(record.pid) else "running"
+
+
+def _stands_still(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T"
     return False

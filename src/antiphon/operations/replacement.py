@@ -35,7 +35,8 @@ async def replace(
 ) -> AsyncIterator[Replacement]:
     """Ask each process to finish what it is doing and to end, and wait until its supervisor has it ready again.
 
-    One that does not end within its time is killed, as when the platform is stopped.
+    One that does not end within its time is killed, as when the platform is stopped. One that its supervisor has
+    stopped because it is not needed is passed over: its next start is a new one anyhow.
 
     Args:
         listed: tells if the users of the new process know of it, which its readiness alone does not say.
@@ -46,6 +47,8 @@ async def replace(
     for spec in specs:
         began = time.monotonic()
         before = _record(run, spec.name)
+        if before is None and _is_stopped(run, spec.name):
+            continue
         if before is None:
             raise SetupError(
                 f"The process {spec.name} does not run.", where=spec.name, next_step="See `antiphon status`."
@@ -56,24 +59,32 @@ async def replace(
                 signal_group(before, signal.SIGKILL)
             await asyncio.sleep(_POLL)
         after = await _successor(spec, run, before, listed, began + spec.drain_seconds + _START_SECONDS)
-        yield Replacement(spec.name, before.pid, after.pid, round(time.monotonic() - began, 2))
+        if after is not None:
+            yield Replacement(spec.name, before.pid, after.pid, round(time.monotonic() - began, 2))
 
 
 async def _successor(
     spec: ChildSpec, run: Path, before: ProcessRecord,
     listed: Callable[[ProcessRecord], Awaitable[bool]], until: float,
-) -> ProcessRecord:  # fmt: skip
+) -> ProcessRecord | None:  # fmt: skip
     while time.monotonic() < until:
         after = _record(run, spec.name)
         new = after is not None and (after.pid, after.started_ticks) != (before.pid, before.started_ticks)
         if after is not None and new and await is_ready(spec.ready) and await listed(after):
             return after
+        if _is_stopped(run, spec.name):
+            return None
         await asyncio.sleep(_POLL)
     raise SetupError(
         f"The process {spec.name} was ended and its successor is not ready.",
         where=spec.name,
         next_step=f"Its log says why; the supervisor goes on trying. {run.parent / 'logs'}",
     )
+
+
+def _is_stopped(run: Path, name: str) -> bool:
+    """Tells whether a process does not run because its supervisor has stopped it."""
+    return any(one.name == name and one.stopped for one in read_records(run))
 
 
 def _record(run: Path, name: str) -> ProcessRecord | None:

@@ -1,7 +1,8 @@
 """The supervisor: keeps the processes of one project running on one machine.
 
-Invariant: a child is started only while its name is wanted; from the moment draining begins nothing is started
-again, and the supervisor returns only when every process group it made has ended.
+Invariants: a child is started only while it is needed (:meth:`Supervisor.stop` and :meth:`Supervisor.need`); from the
+moment draining begins nothing is started again, and the supervisor returns only when every process group it made has
+ended.
 
 What dies, or gives no sign of life for too long, is restarted after a delay that doubles; a start that was ready for
 long enough resets it. What was ready and ended by itself, without an error, is started again at once. Children end with
@@ -12,6 +13,7 @@ whole start with its last words, because nobody is served yet.
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -25,7 +27,7 @@ from antiphon.core.errors import SetupError
 from antiphon.operations.children import Child, ChildSpec, is_ready, start
 from antiphon.operations.listening import listen
 from antiphon.operations.preflight import directory_lock, end_orphans
-from antiphon.operations.processes import waited_seconds
+from antiphon.operations.processes import ProcessRecord, boot, waited_seconds, write_record
 
 
 class Silence:
@@ -65,6 +67,9 @@ class Silence:
         return self._silent >= self._most
 
 
+STOP_SECONDS = 60.0
+"""For so long a child that is not needed any more may finish its work before it is killed."""
+
 HOPELESS_EXIT_CODES = frozenset({2, 7})
 """Invalid input and a machine that lacks something: trying again cannot help."""
 
@@ -96,7 +101,11 @@ class Backoff(msgspec.Struct, frozen=True):
 
 
 class Supervisor:
-    """Runs children until told to stop, then drains them in the order of ``drain_order``."""
+    """Runs children until told to stop, then drains them in the order of ``drain_order``.
+
+    Args:
+        stopped: children that are not needed at first, with the reason.
+    """
 
     def __init__(
         self,
@@ -105,6 +114,7 @@ class Supervisor:
         run: Path,
         logs: Path,
         drain_order: Sequence[str],
+        stopped: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         backoff: Backoff | None = None,
         first_attempts: int = 4,
@@ -124,6 +134,10 @@ class Supervisor:
         self._running: dict[str, Child] = {}
         self._starting: dict[str, asyncio.Task[Child]] = {}
         self._was_ready = {name: asyncio.Event() for name in self._specs}
+        self._needed = {name: asyncio.Event() for name in self._specs}
+        self._why_stopped = dict(stopped or {})
+        for name in self._needed.keys() - self._why_stopped.keys():
+            self._needed[name].set()
         self._draining: set[str] = set()
         self._listeners: dict[tuple[str, int], list[socket.socket]] = {}
 
@@ -151,11 +165,43 @@ class Supervisor:
                 stopped.cancel()
                 await self._drain(keepers, hurry)
 
+    async def stop(self, name: str, why: str) -> None:
+        """End a child that is not needed, and start it no more until it is; returns once it has ended.
+
+        Args:
+            why: told with its state.
+        """
+        self._why_stopped[name] = why
+        self._needed[name].clear()
+        starting = self._starting.get(name)
+        child = None if starting is None else await asyncio.shield(starting)
+        if child is None or child.process.returncode is not None:
+            return
+        self._report(name, "draining", why, child.pid)
+        child.process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await child.process.wait()
+        except TimeoutError:
+            child.kill()
+            await child.process.wait()
+
+    def need(self, name: str) -> None:
+        """Start a child that was stopped, and keep it running again."""
+        self._needed[name].set()
+
     async def _keep(self, spec: ChildSpec) -> None:
         for name in spec.after:
             await self._was_ready[name].wait()
         failures = restarts = 0
+        needed = self._needed[spec.name]
         while True:
+            if not needed.is_set():
+                failures = 0
+                self._rest(spec.name, restarts)
+                await needed.wait()
+            if spec.name in self._draining:
+                return
             self._report(spec.name, "starting")
             child = await self._start(spec, restarts)
             exited = asyncio.create_task(child.exited())
@@ -167,6 +213,8 @@ class Supervisor:
                 exited.cancel()
             if spec.name in self._draining:
                 return
+            if not needed.is_set():
+                continue
             restarts += 1
             if code == 0 and ready_at is not None:  # It was asked to end: by `antiphon restart`, say.
                 failures = 0
@@ -180,6 +228,15 @@ class Supervisor:
             delay = self._backoff.delay(failures)
             self._report(spec.name, "restarting", f"in {delay:.2f} s (restart {restarts})")
             await asyncio.sleep(delay)
+
+    def _rest(self, name: str, restarts: int) -> None:
+        """Record that a child does not run because it is not needed; those that wait for it need not."""
+        child, why = self._running.get(name), self._why_stopped[name]
+        pid = 0 if child is None else child.pid
+        record = ProcessRecord(name, pid, 0, self._clock.now(), restarts, boot(), str(self._run.resolve()), why)
+        write_record(self._run, record)
+        self._was_ready[name].set()
+        self._report(name, "stopped", why, pid or None)
 
     async def _start(self, spec: ChildSpec, restarts: int) -> Child:
         # Shielded: a drain that comes while the process is being made must find it, not lose it.

@@ -192,8 +192,9 @@ class RefreshedAnswers:
         return done
 
     async def _idle(self) -> bool:
-        load = (await self._parts.describe()).load
-        return load.running_batch + load.waiting_batch == 0
+        described = await self._parts.describe()
+        load = described.load
+        return described.stopped is None and load.running_batch + load.waiting_batch == 0
 
     def _read(self, application: str) -> _ApplicationDemand:
         now = self._clock.now() - BEHIND
@@ -225,6 +226,7 @@ class RefreshedAnswers:
             question=None if receipt.question_blob is None else text(receipt.question_blob).decode(),
             path="batch",
             refresh=True,
+            spare=True,
         )
 
     def _count(self, *, made: int = 0, confirmed: int = 0, failed: int = 0) -> None:

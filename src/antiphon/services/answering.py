@@ -17,6 +17,7 @@ from antiphon.engine.api.address import is_engine_url
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.governance.identity.principal import REVOKED, Principal
 from antiphon.governance.policy.engine import Decision, Resource
+from antiphon.services.engines.sections import patience_of
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.remedies import find_remedies
 from antiphon.services.governance.audit_trail import AuditedReceipts, batch_denial
@@ -135,7 +136,7 @@ def judge_engines(store: Store, engine: GenerationEngine, standbys: Mapping[str,
 
 def _failover(store: Store) -> FailoverPolicy:
     first_token = _first_token(store)
-    return FailoverPolicy(first_token=first_token, describe=min(5.0, first_token))
+    return FailoverPolicy(first_token=first_token, start=patience_of(store.settings), describe=min(5.0, first_token))
 
 
 def user_functions(store: Store) -> UserFunctions:

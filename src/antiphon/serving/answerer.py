@@ -77,7 +77,9 @@ class Answerer:
         self._recollection = Recollection(services.conversations, services.releases, services.subject_key)
         self._tools, self._flights = ToolRounds(services), SingleFlight()
         self._recorder = AnswerRecorder(services, self._recollection)
-        self._shadows = Shadows(self.answer, self._recorder.record_unpaired, services.clock, services.shadow_limits)
+        self._shadows = Shadows(
+            self.answer, self._recorder.record_unpaired, services.clock, services.shadow_limits, self._engines.main.up
+        )
 
     async def answer(self, request: AnswerRequest) -> Answer:
         """The whole answer at once.
@@ -105,6 +107,11 @@ class Answerer:
     def breakers(self) -> tuple[BreakerStatus, ...]:
         """The state of each engine's breaker in this process."""
         return self._engines.breakers
+
+    @property
+    def starting(self) -> float | None:
+        """Seconds until the main engine is expected up, while requests of this process wait for its start."""
+        return self._engines.main.starting
 
     @property
     def shadows(self) -> Counter[str]:

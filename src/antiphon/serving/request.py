@@ -100,6 +100,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         history: the earlier turns, of a shadow: as the request that it mirrors found them.
         names: its API's names of parameters that are called otherwise here, for errors that name one.
         preset: of the role ``evaluation``, a tool's result that the model finds before it chooses any call.
+        spare: work that nobody needs by itself: no stopped engine is started for it.
     """
 
     scope: Scope
@@ -135,6 +136,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     history: History | None = None
     names: dict[str, str] = {}
     preset: PresetCall | None = None
+    spare: bool = False
 
 
 class TextDelta(msgspec.Struct, frozen=True):

@@ -80,9 +80,14 @@ def mirrored(
             prediction=answer.prediction,
             text_blob=answer.receipt.text_blob,
             probabilities=outcome_probabilities(application.shape, answer.receipt.classes, answer.text),
-            seconds=answer.receipt.timing.total,
+            seconds=answer.receipt.timing.total - answer.receipt.timing.start,
         ),
+        spare=True,
     )
+
+
+async def _at_once() -> None:
+    return None
 
 
 class Shadows:
@@ -91,6 +96,7 @@ class Shadows:
     Args:
         answer: answers a request and commits its pair with its receipt.
         record: keeps the pair of a request that the candidate had no answer to.
+        engine_up: returns once the engine is up: one that nobody needs is not started for a shadow.
         clock: stamps such a pair.
 
     Attributes:
@@ -103,8 +109,10 @@ class Shadows:
         record: Callable[[ShadowPair], Awaitable[None]],
         clock: Clock,
         bounds: ShadowLimits,
+        engine_up: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
         self._answer = answer
+        self._engine_up = engine_up
         self._record = record
         self._clock = clock
         self._bounds = bounds
@@ -150,6 +158,7 @@ class Shadows:
             due, request = self._waiting.popleft()
             if not self._closing:
                 await asyncio.sleep(due - asyncio.get_running_loop().time())
+                await self._engine_up()
             await self._mirror(request)
 
     async def _mirror(self, request: AnswerRequest) -> None:

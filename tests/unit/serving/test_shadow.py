@@ -91,6 +91,7 @@ def test_the_candidate_is_asked_the_same_at_the_same_moment() -> None:
         mirrors=MirroredAnswer(
             "roll_1", answer.prediction, answer.receipt.text_blob, {"delayed": 0.18}, answer.receipt.timing.total
         ),
+        spare=True,
     )
     assert arrive(request, b"k" * 32, 0.0).unit == arrival.unit
 

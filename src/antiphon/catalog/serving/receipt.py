@@ -158,7 +158,8 @@ class CacheReceipt(msgspec.Struct, frozen=True):
 
 class SkippedEngine(msgspec.Struct, frozen=True):
     """An engine and model that were to answer and did not; ``reason`` is an error's code, ``open`` when the engine was
-    not asked because it had just failed, ``late`` when its first token did not come in time."""
+    not asked because it had just failed, ``late`` when its first token did not come in time, ``starting`` when it was
+    stopped and would not be up in time."""
 
     engine: str
     model: str
@@ -217,13 +218,15 @@ class ToolCallReceipt(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Wall seconds from arrival: admission wait, first byte, whole answer; and the engine's own parts."""
+    """Wall seconds from arrival: admission wait, first byte, whole answer; the engine's own parts; and of them all the
+    ``start``, for which the answer waited because the engine was stopped."""
 
     queue: float = 0.0
     first_byte: float = 0.0
     total: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+    start: float = 0.0
 
 
 class Receipt(msgspec.Struct, frozen=True):

@@ -46,6 +46,8 @@ CONNECT_SECONDS = 5.0
 _RETRY_SECONDS = 0.05
 _MOST_ENDED = 2
 """Processes that may end under one request."""
+_MOST_HANDOVERS = 8
+"""Times that a request goes from one process to another at one socket."""
 
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
@@ -59,13 +61,18 @@ class EngineClient:
 
     With ``patience`` a request waits for so many seconds while one process takes the place of another behind a socket:
     one of which nothing was shown goes on in the successor. Under a second process that ends it fails: it may be the
-    cause.
+    cause. With ``activator`` the engine behind a socket may be stopped, and another process answers there meanwhile
+    (``engine.activator``): a request that one of the two hands over goes on in the other.
     """
 
-    def __init__(self, address: EngineAddress, *, peer: str = "client", patience: float = 0.0) -> None:
+    def __init__(
+        self, address: EngineAddress, *, peer: str = "client", patience: float = 0.0, activator: bool = False
+    ) -> None:
         self._address = address
         self._peer = peer
         self._patience = patience
+        self._activator = activator
+        self._follows = activator or bool(patience)
         self._connection: _ClientConnection | None = None
         self._left: list[_ClientConnection] = []
         self._connecting = asyncio.Lock()
@@ -102,13 +109,14 @@ class EngineClient:
         return await self._describe(ModelDeclaration("", tuple(models)))
 
     async def _describe(self, question: DescriptionRequest | ModelDeclaration) -> EngineDescription:
-        answer = await self._ask(question)
+        answer = await self._ask_again_after_handover(question)
         if isinstance(answer, AntiphonError):
             raise UnavailableError("The engine went away.", where=str(self._address)) from answer
         return self._require(answer, EngineDescription)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         attempts = _Attempts(self._patience)
+        loop, held_since, start_seconds = asyncio.get_running_loop(), 0.0, 0.0
         while True:
             connection = await self._connected(attempts.until)
             shown = False
@@ -116,6 +124,12 @@ class EngineClient:
             try:
                 async with aclosing(self._generated(connection, request)) as events:
                     async for event in events:
+                        if isinstance(event, Delta) and event.starting is not None:
+                            held_since = held_since or loop.time()
+                            yield event
+                            continue
+                        if start_seconds and isinstance(event, GenerationResult):
+                            event = replace(event, usage=replace(event.usage, start_seconds=start_seconds))
                         unseen.append(event)
                         # Tokens without a text yet are held back: they would come again from the successor.
                         if not self._patience or isinstance(event, GenerationResult) or event.text or event.prompt:
@@ -125,8 +139,11 @@ class EngineClient:
                             unseen.clear()
                 return
             except (UnavailableError, EngineError):
-                if shown or not attempts.again(self._is_left(connection), connection.lost):
+                if shown or not self._goes_on(attempts, connection):
                     raise
+                if held_since:
+                    start_seconds, held_since = start_seconds + loop.time() - held_since, 0.0
+                    yield Delta(request.id, "", starting=0.0)
 
     async def _generated(
         self, connection: _ClientConnection, request: GenerationRequest
@@ -157,9 +174,16 @@ class EngineClient:
         while True:
             connection = await self._connected(attempts.until)
             answer = await self._ask(question, connection)
-            error = answer.error if isinstance(answer, RequestFailure) else answer
-            away = isinstance(error, UnavailableError | EngineError)
-            if not away or not attempts.again(self._is_left(connection), connection.lost):
+            if not _is_away(answer) or not self._goes_on(attempts, connection):
+                return answer
+
+    async def _ask_again_after_handover(self, question: _Question) -> _Answer:
+        """As :meth:`_ask`, of the process that took the socket over where the one before hands the question over."""
+        attempts = _Attempts(0.0)
+        while True:
+            connection = await self._connected()
+            answer = await self._ask(question, connection)
+            if not _is_away(answer) or not self._goes_on(attempts, connection):
                 return answer
 
     async def _ask(self, question: _Question, connection: _ClientConnection | None = None) -> _Answer:
@@ -199,10 +223,13 @@ class EngineClient:
         """The connection, made when there is none. While nothing listens at a socket it is tried again ``until`` then
         (seconds of the event loop)."""
         while True:
+            place = _place(self._address) if self._activator else None
             try:
                 async with self._connecting:
                     return await self._connection_now()
             except UnavailableError as error:
+                if self._has_moved(place):
+                    continue
                 # One that accepts and says nothing is not away: it would be waited for once a request.
                 unheard = isinstance(error.__cause__, FileNotFoundError | ConnectionError)
                 if not unheard or asyncio.get_running_loop().time() >= until:
@@ -223,7 +250,18 @@ class EngineClient:
 
     def _is_left(self, connection: _ClientConnection) -> bool:
         """Tells whether the process of a connection has ended, or ends: its socket is gone or a successor's."""
-        return connection.lost or (bool(self._patience) and connection.place != _place(self._address))
+        return connection.lost or (self._follows and connection.place != _place(self._address))
+
+    def _goes_on(self, attempts: _Attempts, connection: _ClientConnection) -> bool:
+        """Tells whether to ask again what the process of a connection did not answer."""
+        if attempts.again(self._is_left(connection), connection.lost):
+            return True
+        # Nobody waits here for a process that died: only another one that has the socket now is asked.
+        return self._has_moved(connection.place) and attempts.handed_over()
+
+    def _has_moved(self, place: tuple[int, int] | None) -> bool:
+        """Tells whether another process, of the engine and its activator, has the socket since."""
+        return self._activator and _place(self._address) not in (None, place)
 
     async def _connect(self) -> _ClientConnection:
         where = str(self._address)
@@ -258,6 +296,11 @@ class EngineClient:
                 where=where,
                 next_step="Run both from the same version of Antiphon.",
             )
+
+
+def _is_away(answer: _Answer) -> bool:
+    error = answer.error if isinstance(answer, RequestFailure) else answer
+    return isinstance(error, UnavailableError | EngineError)
 
 
 def _unreachable(address: EngineAddress, error: Exception) -> UnavailableError:
@@ -302,12 +345,17 @@ class _Attempts:
     def __init__(self, patience: float) -> None:
         self._loop = asyncio.get_running_loop()
         self.until = self._loop.time() + patience if patience else -math.inf
-        self._ended = 0
+        self._ended = self._handovers = 0
 
     def again(self, left: bool, ended: bool) -> bool:
         """Tells whether to ask the successor; ``ended``: the process went away with the request in it."""
         self._ended += ended
         return left and self._ended < _MOST_ENDED and self._loop.time() < self.until
+
+    def handed_over(self) -> bool:
+        """Tells whether it may be asked once more of a process that took the socket over."""
+        self._handovers += 1
+        return self._ended < _MOST_ENDED and self._handovers <= _MOST_HANDOVERS
 
 
 def _place(address: EngineAddress) -> tuple[int, int] | None:

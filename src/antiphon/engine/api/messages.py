@@ -6,6 +6,7 @@ Every frame is a 4-byte big-endian length and a msgpack array-like struct; a con
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -83,6 +84,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
         parameters: JSON object of request fields beyond OpenAI's, by vLLM's names; other engines refuse them.
         share: its tenant's share of the engine beside others; 1 is as much as another.
         continues: a later prompt will begin with this one, which is therefore cached at once.
+        spare: work that nobody needs by itself, which neither has a stopped engine started nor keeps one from being
+            stopped.
     """
 
     id: str
@@ -111,6 +114,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
     parameters: str = ""
     share: float = 1.0
     continues: bool = False
+    spare: bool = False
 
     @property
     def tenant(self) -> str:
@@ -212,19 +216,22 @@ class Branch(msgspec.Struct, frozen=True, array_like=True):
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
     """Text that may be shown now (a stop sequence is never half shown), and the tokens behind it.
 
-    ``prompt`` are the prompt's own tokens, all in the first delta, for a request with ``prompt_logprobs``.
+    ``prompt`` are the prompt's own tokens, all in the first delta, for a request with ``prompt_logprobs``. Before the
+    first token there may be deltas without any: the engine is ``starting``, and is expected in so many seconds.
     """
 
     id: str
     text: str
     tokens: tuple[TokenOut, ...] = ()
     prompt: tuple[TokenOut, ...] = ()
+    starting: float | None = None
 
 
 class GenerationUsage(msgspec.Struct, frozen=True):
     """Cost of one generation.
 
-    Seconds are wall seconds; ``engine_seconds`` is this request's share of the steps it took part in.
+    Seconds are wall seconds; ``engine_seconds`` is this request's share of the steps it took part in, and for
+    ``start_seconds`` it waited, before the others, for the engine to be started.
     """
 
     prompt_tokens: int
@@ -236,6 +243,7 @@ class GenerationUsage(msgspec.Struct, frozen=True):
     prefill_seconds: float
     decode_seconds: float
     engine_seconds: float
+    start_seconds: float = 0.0
 
 
 class GenerationResult(msgspec.Struct, frozen=True, tag="finished"):
@@ -334,7 +342,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     ``interrupted_calls`` computed batch sequences alone and were aborted, or not begun, because an online request
     arrived; their ``interrupted_seconds`` are computed again. ``kept_on_disk`` sequences have neither a slot nor
     host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; ``resting`` models have no weights there.
-    Batch generations are held for ``batch_held_seconds`` more, because other work has the machine's idle time.
+    Batch generations are held for ``batch_held_seconds`` more, because other work has the machine's idle time. Of the
+    requests that are not ``spare``, ``needing`` are in the engine, and ``taken`` came since it started.
     """
 
     running_online: int = 0
@@ -356,6 +365,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     embedded_texts: int = 0
     embedded_tokens: int = 0
     batch_held_seconds: float = 0.0
+    needing: int = 0
+    taken: int = 0
 
 
 class EngineInstance(msgspec.Struct, frozen=True):
@@ -379,9 +390,31 @@ class EngineInstance(msgspec.Struct, frozen=True):
     answers: bool = True
 
 
+class StoppedEngine(msgspec.Struct, frozen=True):
+    """An engine that was stopped because nobody needed it, and is started when somebody does.
+
+    Attributes:
+        since: when it was stopped.
+        start_seconds: how long it takes to start, by earlier starts.
+        starting: whether it is being started now.
+    """
+
+    since: datetime
+    start_seconds: float
+    starting: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """Its state in words."""
+        if self.starting:
+            return f"being started, which takes about {self.start_seconds:.0f} s"
+        return f"stopped: nobody needs it, starts in about {self.start_seconds:.0f} s"
+
+
 class EngineDescription(msgspec.Struct, frozen=True, tag="described"):
     """Answer to :class:`DescriptionRequest` and :class:`ModelDeclaration`. ``missing``: configured models that could
-    not be loaded, and why. ``instances``: the engines behind one that routes. ``host``: its machine, where known."""
+    not be loaded, and why. ``instances``: the engines behind one that routes. ``host``: its machine, where known.
+    ``stopped``: nothing serves these models now; they are what it served, and will."""
 
     id: str
     models: tuple[ModelDescription, ...]
@@ -390,6 +423,7 @@ class EngineDescription(msgspec.Struct, frozen=True, tag="described"):
     missing: dict[str, str] = {}
     instances: tuple[EngineInstance, ...] = ()
     host: str = ""
+    stopped: StoppedEngine | None = None
 
 
 ToEngine = (

@@ -231,7 +231,8 @@ class _ServerConnection:
             self._require_staying()
             served = await self._engine.serve(declaration.models)
         except AntiphonError as error:
-            _log.warning("Not all declared models are served: %s", error)
+            if not self._stopping.is_set():  # A process that leaves has another one asked.
+                _log.warning("Not all declared models are served: %s", error)
             self._send(RequestFailure.of(declaration.id, error))
             return
         self._send(msgspec.structs.replace(served, id=declaration.id))

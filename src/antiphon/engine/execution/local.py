@@ -12,6 +12,8 @@ from collections.abc import Sequence as Several
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from antiphon.core.child_process import name_thread
 from antiphon.core.errors import EngineError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.core.ids import new_id
@@ -54,6 +56,7 @@ class _Recipient:
     priority: str
     sink: Sink
     held_bytes: int
+    spare: bool = False
 
 
 class LocalEngine:
@@ -128,7 +131,7 @@ class LocalEngine:
         self._freeing: asyncio.Task[None] | None = None
         self._most_waiting = {"online": 256, "batch": 4096, **(most_waiting or {})}
         self._sinks: dict[int, _Recipient] = {}
-        self._tickets = 0
+        self._tickets = self._taken = 0
         self._asyncio: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run_steps, name="antiphon-step-loop", daemon=True)
         self._drained = asyncio.Event()
@@ -171,7 +174,8 @@ class LocalEngine:
 
     def load(self) -> EngineLoad:
         """The present load of the engine."""
-        return self._step_loop.load()
+        needing = sum(not recipient.spare for recipient in list(self._sinks.values()))
+        return replace(self._step_loop.load(), needing=needing, taken=self._taken)
 
     @property
     def turn_seconds(self) -> float:
@@ -199,6 +203,7 @@ class LocalEngine:
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         entry = self._find(request.model)
+        self._taken += 1
         tokenizing = self._tokenization.begin(entry.executor.runtime, request)
         # Its thread reads the model's vocabulary, which must not be freed meanwhile.
         self._models.hold(entry, tokenizing)
@@ -232,6 +237,7 @@ class LocalEngine:
                 next_step=f"Embedding models that it serves: {served}.",
             )
         self._require_room(request.priority, 0)
+        self._taken += 1
         ticket = self._tickets = self._tickets + 1
         # In a thread of its own: the default ones prepare requests that generate.
         loop = asyncio.get_running_loop()
@@ -248,6 +254,7 @@ class LocalEngine:
         entry = self._find(request.model)
         self._require_room(request.priority, entry.executor.slots)
         preparation.check(request)
+        self._taken += not request.spare
         held_bytes = len(request.prompt) + 8 * len(request.prompt_ids)
         if request.prompt_logprobs is not None:
             held_bytes += LARGE_BYTES
@@ -259,7 +266,7 @@ class LocalEngine:
         try:
             sequence = await asyncio.shield(preparing)
             self._require_open()
-            self._sinks[ticket] = _Recipient(request.priority, sink, held_bytes)
+            self._sinks[ticket] = _Recipient(request.priority, sink, held_bytes, request.spare)
             self._drained.clear()
             self._step_loop.submit(entry.executor, sequence)
             self._submitted(request.priority)

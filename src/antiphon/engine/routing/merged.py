@@ -41,6 +41,7 @@ def merged(
         tuple(embedders.values()),
         {name: reason for name, reason in missing.items() if name not in models and name not in embedders},
         tuple(instances),
+        stopped=descriptions[0].stopped if all(one.stopped is not None for one in descriptions) else None,
     )
 
 

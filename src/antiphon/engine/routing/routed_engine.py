@@ -29,6 +29,7 @@ from antiphon.engine.api.messages import (
     Delta,
     EngineDescription,
     EngineInstance,
+    EngineLoad,
     GenerationRequest,
     GenerationResult,
     Priority,
@@ -56,6 +57,11 @@ MEMORY_SECONDS = 10.0
 
 DESCRIBE_SECONDS = 1.5
 
+_UNLISTED = EngineInstance(
+    name="", process="", host="", socket="", address="", models={}, embedders={}, load=EngineLoad()
+)
+"""Stands for an engine that has not joined."""
+
 T = TypeVar("T")
 Choice = Callable[[bytes, Sequence[Route], Priority], Route]
 
@@ -68,6 +74,8 @@ class RoutedEngine:
         client: makes the client of an instance.
         choose: chooses among instances for the beginning of a prompt.
         patience: seconds that a request waits for an instance where one of them is active at a time.
+        reserve: reaches this machine's first engine, or what stands in for it while it is stopped; it is asked while no
+            instance has joined.
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class RoutedEngine:
         *,
         choose: Choice | None = None,
         patience: float = 0.0,
+        reserve: EngineClient | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._living = living
@@ -85,6 +94,7 @@ class RoutedEngine:
         self._patience = patience
         self._monotonic = monotonic
         self._routes: dict[str, Route] = {}
+        self._reserve = None if reserve is None else Route(_UNLISTED, reserve)
         self._declared: tuple[ServedModel, ...] | None = None
         self._read_at = self._unread_at = float("-inf")
         self._reading = asyncio.Lock()
@@ -101,6 +111,8 @@ class RoutedEngine:
         """See :class:`~antiphon.engine.api.port.Engine`: every model that any instance serves, and all their load."""
         await self._know()
         joined = [route for route in self._routes.values() if route.joined]
+        if not joined and self._reserve is not None:
+            return await self._reserve.client.describe()
         answers = await asyncio.gather(*(self._described(route) for route in joined))
         instances = tuple(route.shown for route in joined)
         found = [described for described in answers if described is not None]
@@ -116,6 +128,8 @@ class RoutedEngine:
             for route in self._routes.values()
             if route.joined and route.reachable
         ]
+        if not waiting and self._reserve is not None:
+            return await self._reserve.client.describe_when_online(seconds)
         if waiting:
             try:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -143,6 +157,8 @@ class RoutedEngine:
         await self._know()
         self._declared = tuple(models)
         joined = [route for route in self._routes.values() if route.joined]
+        if not joined and self._reserve is not None:
+            return await self._reserve.client.serve(models)
         errors = await asyncio.gather(*(_failure(route.client.serve(models)) for route in joined))
         for error in errors:
             if error is not None and not isinstance(error, UnavailableError):
@@ -161,6 +177,9 @@ class RoutedEngine:
                 with self._carried(route, request.priority):
                     async with aclosing(route.client.generate(request)) as events:
                         async for event in events:
+                            if isinstance(event, Delta) and event.starting is not None:
+                                yield event
+                                continue
                             unseen.append(event)
                             # Tokens without a text yet are held back: they would come again from elsewhere.
                             if isinstance(event, GenerationResult) or event.text or event.prompt:
@@ -192,7 +211,7 @@ class RoutedEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._looking = None
         routes, self._routes = list(self._routes.values()), {}
-        for route in routes:
+        for route in (*routes, *(() if self._reserve is None else (self._reserve,))):
             await route.client.close()
 
     async def _once(self, model: str, priority: Priority, ask: Callable[[EngineClient], Awaitable[T]]) -> T:
@@ -242,6 +261,8 @@ class RoutedEngine:
             found = self._open(model, attempts)
         if not found and self._patience:
             found = await self._taken_over(model, attempts)
+        if not found and self._reserve is not None and self._reserve not in attempts.tried:
+            return self._reserve
         if not found:
             raise attempts.refusal() if attempts.errors else _unavailable(len(self._routes))
         return self._place(key, found, priority) if key is not None else _by_load(found, priority)
@@ -263,7 +284,7 @@ class RoutedEngine:
         return [route for route in serving if route.reachable] or serving
 
     def _mark(self, route: Route, error: AntiphonError) -> None:
-        if isinstance(error, UnavailableError | EngineError):
+        if isinstance(error, UnavailableError | EngineError) and route is not self._reserve:
             route.reachable = False
             self._probe(route)
 

@@ -19,7 +19,7 @@ from antiphon.core.settings_sections import PriceSettings
 from antiphon.durable.attempts import RunAttempt
 from antiphon.durable.rollbacks import Rollback
 from antiphon.durable.run import Run, StepUnderWay
-from antiphon.engine.api.messages import EngineLoad, ModelDescription
+from antiphon.engine.api.messages import EngineLoad, ModelDescription, StoppedEngine
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.measurements import Percentiles
@@ -234,13 +234,15 @@ class EngineInstanceLine(msgspec.Struct, frozen=True):
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
-    """``reachable`` is false when it did not answer; ``reason`` says why. ``instances``: where engines have joined."""
+    """``reachable`` is false when it did not answer; ``reason`` says why. ``instances``: where engines have joined.
+    ``stopped``: nobody needs it, and it is started when somebody does."""
 
     reachable: bool
     reason: str | None
     models: tuple[ModelDescription, ...]
     load: EngineLoad | None
     instances: tuple[EngineInstanceLine, ...] = ()
+    stopped: StoppedEngine | None = None
 
 
 class EngineElsewhere(msgspec.Struct, frozen=True):

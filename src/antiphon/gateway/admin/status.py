@@ -91,7 +91,7 @@ async def engine_status(services: GatewayServices, scope: Scope) -> shapes.Engin
         for one in described.instances
     )
     models = tuple(model for model in described.models if shown(model.name))
-    return shapes.EngineStatus(True, None, models, described.load, instances)
+    return shapes.EngineStatus(True, None, models, described.load, instances, described.stopped)
 
 
 def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> dict[str, Any]:

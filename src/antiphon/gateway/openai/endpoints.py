@@ -118,7 +118,14 @@ async def _complete(
     if read.stream:
         name = questions[0].prediction or call.id
         events = _events(call, questions, partial(streamed, name, call.created, read))
-        return EventStream(events, headers=call.headers, first=call.first_byte, ended=call.ended, named=named)
+        return EventStream(
+            events,
+            headers=call.headers,
+            first=call.first_byte,
+            ended=call.ended,
+            named=named,
+            starting=call.services.generation.starting,
+        )
     with telemetry.span("gateway.answer", traceparent=call.parent, kind=SpanKind.SERVER):
         answer = call.services.generation.answerer.answer
         answers = await call.waited_for(several.answers(answer, _traced(questions, call.parent)))
@@ -181,4 +188,6 @@ def _provenance_headers(answer: Answer) -> dict[str, str]:
     headers = {"x-antiphon-prediction": answer.prediction, "x-antiphon-release": answer.receipt.release}
     if answer.publication is not None:
         headers["x-antiphon-publication"] = str(answer.publication)
+    if answer.receipt.timing.start:
+        headers["x-antiphon-start-seconds"] = f"{answer.receipt.timing.start:.3f}"
     return headers

@@ -35,7 +35,7 @@ class AnswerProvenance(msgspec.Struct, frozen=True):
     ``role`` is the capacity in which the release answered: ``live``, or ``canary`` or ``control`` of a ``rollout``;
     ``fallback`` or ``degraded`` when something stood in for it. ``engine`` wrote it (``null``: it is from store) after
     those in ``fallback`` did not. ``retrievals`` are the chunks of documents in the prompt, by their ids; the first one
-    has the number 1.
+    has the number 1. ``start_seconds``: how long the answer waited for an engine that was stopped.
     """
 
     prediction: str
@@ -55,6 +55,7 @@ class AnswerProvenance(msgspec.Struct, frozen=True):
     degraded: Degradation | None = None
     retrievals: tuple[RetrievalReceipt, ...] = ()
     conversation: ConversationProvenance | None = None
+    start_seconds: float = 0.0
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
@@ -237,6 +238,7 @@ def provenance(answer: Answer) -> AnswerProvenance:
         conversation=None
         if receipt.conversation is None
         else ConversationProvenance(receipt.conversation.id, receipt.conversation.turn, receipt.conversation.previous),
+        start_seconds=round(receipt.timing.start, 3),
     )
 
 

@@ -18,7 +18,7 @@ from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import EngineInstance
 from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.services.apply.model_pins import require_named_engines
-from antiphon.services.engines.sections import engine_tls, require_names, section_of
+from antiphon.services.engines.sections import engine_tls, is_scaled, require_names, section_of
 from antiphon.services.project.store import Store
 
 TAKE_OVER_SECONDS = 12.0
@@ -33,7 +33,13 @@ def connect(store: Store, peer: str) -> EngineClient | RoutedEngine:
     """
     engine = store.settings.engine
     if engine.kind != "remote" and engine.join:
-        return _joined(store, peer, PREFIX, engine)
+        here = is_scaled(store.settings) and store.settings.processes.engines > 0
+        reserve = (
+            EngineClient(store.paths.engine_socket_of(engine_process(MAIN)), peer=peer, activator=True)
+            if here
+            else None
+        )
+        return _joined(store, peer, PREFIX, engine, reserve=reserve)
     return _client(store, MAIN, peer)
 
 
@@ -60,7 +66,8 @@ def _client(store: Store, name: str, peer: str) -> EngineClient | RoutedEngine:
             )
         # The process in front of a server is soon back; an engine of ours has models to load.
         patience = TAKE_OVER_SECONDS if remote else 0.0
-        return EngineClient(store.paths.engine_socket_of(engine_process(name)), peer=peer, patience=patience)
+        path = store.paths.engine_socket_of(engine_process(name))
+        return EngineClient(path, peer=peer, patience=patience, activator=not remote and is_scaled(store.settings))
     where = f"antiphon.toml, [{section_of(name)}]"
     host, port = parse_url(engine.url, f"{where} url")
     models = engine.models if isinstance(engine, StandbyEngineSettings) else {}
@@ -82,7 +89,13 @@ def _client(store: Store, name: str, peer: str) -> EngineClient | RoutedEngine:
 
 
 def _joined(
-    store: Store, peer: str, prefix: str, section: EngineSettings | FrontsSettings, *, patience: float = 0.0
+    store: Store,
+    peer: str,
+    prefix: str,
+    section: EngineSettings | FrontsSettings,
+    *,
+    patience: float = 0.0,
+    reserve: EngineClient | None = None,
 ) -> RoutedEngine:
     """The engines that have joined the project's catalog: by their socket on this machine, over TLS from others."""
     instances = EngineInstances(ProcessLeases(store.database, store.scope.environment), prefix)
@@ -91,7 +104,7 @@ def _joined(
     def client(instance: EngineInstance) -> EngineClient:
         path = Path(instance.socket)
         if not instance.address or (instance.host == host and path.is_socket()):
-            return EngineClient(path, peer=peer)
+            return EngineClient(path, peer=peer, activator=reserve is not None)
         return EngineClient(NetworkAddress(*parse_host_port(instance.address, instance.name), tls), peer=peer)
 
-    return RoutedEngine(partial(asyncio.to_thread, instances.living), client, patience=patience)
+    return RoutedEngine(partial(asyncio.to_thread, instances.living), client, patience=patience, reserve=reserve)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.embedding import named_model
@@ -37,8 +38,12 @@ def command(
     listen: str | None = None,
     advertise: str | None = None,
     join: bool | None = None,
+    own: Path | None = None,
 ) -> tuple[str, ...]:
     """The command line of an engine process of this project; what is left out is as the settings say.
+
+    Args:
+        own: the socket that it makes, instead of the one that clients know.
 
     Raises:
         InvalidInputError: an embedding model that is not known.
@@ -47,16 +52,17 @@ def command(
     listen, advertise = listen or engine.listen, advertise or engine.advertise
     join = engine.join if join is None else join
     if not join and listen is None:
-        return (sys.executable, "-m", "antiphon.engine", *arguments(store, name))
+        return (sys.executable, "-m", "antiphon.engine", *arguments(store, name, own))
     return (
         *(sys.executable, "-m", "antiphon.app.engine", "--project", str(store.paths.root), "--name", name),
         *(() if listen is None else ("--listen", listen)),
         *(() if advertise is None else ("--advertise", advertise)),
         *(("--join",) if join else ()),
+        *(() if own is None else ("--socket", str(own))),
     )
 
 
-def arguments(store: Store, name: str = "engine") -> tuple[str, ...]:
+def arguments(store: Store, name: str = "engine", own: Path | None = None) -> tuple[str, ...]:
     """The options of ``python -m antiphon.engine`` for an engine of this project.
 
     Raises:
@@ -64,7 +70,7 @@ def arguments(store: Store, name: str = "engine") -> tuple[str, ...]:
     """
     engine = store.settings.engine
     arguments = [
-        "--socket", str(store.paths.engine_socket_of(name)),
+        "--socket", str(own or store.paths.engine_socket_of(name)),
         "--slots", str(engine.slots),
         "--context", str(engine.context),
         "--log-file", str(store.paths.logs / f"{name}.log"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.paths import ProjectPaths
 from antiphon.core.settings import Settings
@@ -30,6 +31,17 @@ def upstreams(settings: Settings) -> list[str]:
     """Names of the engines that are servers of OpenAI's API: a process of this machine stands in front of each."""
     found = [MAIN] if settings.engine.kind == "remote" and not is_engine_url(settings.engine.url or "") else []
     return [*found, *(name for name, engine in settings.engines.items() if not is_engine_url(engine.url))]
+
+
+def is_scaled(settings: Settings) -> bool:
+    """Tells whether engines of this machine are stopped while nobody needs them."""
+    return settings.scaling.idle != "off" and settings.engine.kind != "remote"
+
+
+def patience_of(settings: Settings) -> float:
+    """Seconds that an online request waits for an engine that is being started."""
+    whole = parse_duration(settings.gateway.request_timeout).total_seconds()
+    return min(parse_duration(settings.scaling.patience).total_seconds(), whole / 2)
 
 
 def withheld(settings: Settings, engine: str | None = None) -> frozenset[str]:

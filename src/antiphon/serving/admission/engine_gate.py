@@ -15,6 +15,7 @@ Invariants:
 - A request that waits here longer than the queue's bound, or would by the engine's measured rate, is refused with the
   moment at which there will be room. Of several refused requests each gets a moment of its own, so that they do not
   come back together. Refusals of a tenant that keeps asking are delayed.
+- While the engine is being started nothing is refused for its wait, and nothing of it is taken for the engine's rate.
 - A place is given back when its generation ends, however it ends; a caller that goes away while it waits leaves none.
 """
 
@@ -120,6 +121,7 @@ class EngineGate:
         self._seconds: list[float] = []
         self._queued: list[float] = []
         self._most = 0
+        self._started_at = float("-inf")
 
     @property
     def status(self) -> GateStatus:
@@ -160,8 +162,7 @@ class EngineGate:
         insort(self._waiting, waiting, key=attrgetter("place"))
         self._admit()
         try:
-            async with asyncio.timeout(self._queue_seconds):
-                await asyncio.shield(future)
+            await self._turn_of(future)
         except BaseException as error:
             self._withdraw(waiting)
             if future.done() and not future.cancelled():
@@ -171,6 +172,19 @@ class EngineGate:
             if isinstance(error, TimeoutError):
                 raise self._refusal() from None
             raise
+
+    async def _turn_of(self, future: asyncio.Future[None]) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._queue_seconds):
+                    return await asyncio.shield(future)
+            except TimeoutError:
+                if self._monotonic() - self._started_at > self._queue_seconds:
+                    raise
+
+    def starts(self) -> None:
+        """The engine is being started, for as long as this is called again and again."""
+        self._started_at = self._monotonic()
 
     def leave(self, tenant: str = "") -> None:
         """Give a place back."""
@@ -292,7 +306,10 @@ class GatedEngine:
         try:
             async with aclosing(self._engine.generate(request)) as events:
                 async for event in events:
-                    if isinstance(event, GenerationResult) and event.reason != "cancelled":
+                    if isinstance(event, Delta) and event.starting is not None:
+                        began = self._monotonic()
+                        self.gate.starts()
+                    elif isinstance(event, GenerationResult) and event.reason != "cancelled":
                         queued = event.usage.queue_seconds if self._tells_queue else None
                         self.gate.measure(self._monotonic() - began, queued)
                     yield event

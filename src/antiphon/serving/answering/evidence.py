@@ -22,7 +22,8 @@ from antiphon.serving.request import MirroredAnswer
 def answered(arrival: Arrival, assigned: Assignment, receipt: Receipt, replaced: bool) -> Exposure | None:
     """The exposure behind an answer; ``None`` for a user in no arm.
 
-    A substitute is not an answer of the release: its arm failed this user, as it would have without a substitute.
+    A substitute is not an answer of the release: its arm failed this user, as it would have without a substitute. The
+    start of an engine that was stopped says nothing about it.
 
     Args:
         replaced: whether the served text has a guard's fallback in it, from this request or from when it was made.
@@ -33,8 +34,8 @@ def answered(arrival: Arrival, assigned: Assignment, receipt: Receipt, replaced:
         error=receipt.role if receipt.role in STAND_IN_ROLES else None,
         invalid=replaced,
         generated=receipt.cache.origin == "generated",
-        first_byte=receipt.timing.first_byte,
-        seconds=receipt.timing.total,
+        first_byte=receipt.timing.first_byte - receipt.timing.start,
+        seconds=receipt.timing.total - receipt.timing.start,
         tokens=receipt.usage.prompt_tokens + receipt.usage.completion_tokens,
         publication=receipt.publication,
         prediction=receipt.prediction,
@@ -93,7 +94,7 @@ def paired(mirrors: MirroredAnswer, application: ApplicationSpec, receipt: Recei
         live_probabilities=mirrors.probabilities,
         shadow_probabilities=outcome_probabilities(application.shape, receipt.classes, text),
         live_seconds=mirrors.seconds,
-        shadow_seconds=receipt.timing.total,
+        shadow_seconds=receipt.timing.total - receipt.timing.start,
         created_at=receipt.created_at,
     )
 

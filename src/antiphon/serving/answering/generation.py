@@ -204,6 +204,7 @@ def engine_request(
         ignore_end=ignore_end,
         parameters=canonical(fields).decode() if fields else "",
         continues=continues,
+        spare=request.spare,
     )
 
 

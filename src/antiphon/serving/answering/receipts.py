@@ -190,6 +190,7 @@ def receipt_of(
             total=total,
             prefill=sum(one.finished.usage.prefill_seconds for one in draft.generations),
             decode=sum(one.finished.usage.decode_seconds for one in draft.generations),
+            start=sum(one.finished.usage.start_seconds for one in made),
         ),
         audit_checkpoint=checkpoint,
         role=draft.role(assigned.role),

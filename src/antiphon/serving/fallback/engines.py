@@ -28,6 +28,9 @@ from antiphon.engine.api.port import GenerationEngine
 FAILURES = (UnavailableError, EngineError)
 """Errors that count against an engine. One that is full, or does not serve a model, still answers."""
 
+START_NOTICE_SECONDS = 3.0
+"""An engine that starts says so every second."""
+
 DESCRIPTION_SECONDS = 5.0
 """Lifetime of a description while the engine can be asked again."""
 
@@ -37,10 +40,12 @@ class FailoverPolicy(msgspec.Struct, frozen=True):
 
     Attributes:
         first_token: seconds that an online request waits for an engine's first token.
+        start: seconds that it waits before for an engine that is being started.
         describe: seconds within which an engine must say what it serves.
     """
 
     first_token: float = 30.0
+    start: float = 60.0
     describe: float = 5.0
     breaker: BreakerPolicy = BreakerPolicy()
 
@@ -67,7 +72,16 @@ class EngineRoute:
         self._clock = clock
         self._models: dict[str, ModelDescription] = {}
         self._described_at = float("-inf")
+        self._stopped = False
         self._looking: asyncio.Task[AntiphonError | None] | None = None
+        self._start_notice: tuple[float, float] | None = None
+
+    @property
+    def starting(self) -> float | None:
+        """Seconds until the engine is expected up, while requests of this process wait for its start."""
+        if self._start_notice is None or self._clock.monotonic() - self._start_notice[0] > START_NOTICE_SECONDS:
+            return None
+        return self._start_notice[1]
 
     async def describe(self) -> EngineDescription:
         """The models that it serves, within a limit of time."""
@@ -80,6 +94,14 @@ class EngineRoute:
                 where=self.where,
                 next_step="See whether its process runs: `antiphon status`.",
             ) from None
+
+    async def up(self) -> None:
+        """Return once the engine is not stopped, or does not say."""
+        if not self._stopped and self._clock.monotonic() - self._described_at <= DESCRIPTION_SECONDS:
+            return
+        with contextlib.suppress(*FAILURES):
+            while (await self.describe()).stopped is not None:
+                await asyncio.sleep(START_NOTICE_SECONDS)
 
     async def model(self, name: str) -> ModelDescription | None:
         """A model as it was described last; looked up again every few seconds, for an engine that restarted may have
@@ -94,8 +116,7 @@ class EngineRoute:
         looking = self._looking = self._looking or asyncio.create_task(self._look())
         failure = await asyncio.shield(looking)
         if failure is not None and name not in self._models:
-            reason = "open" if isinstance(failure, _LeftAlone) else failure.code
-            raise self._passed(name, failure, reason) from failure
+            raise self._passed(name, failure) from failure
         return self._models.get(name)
 
     async def _look(self) -> AntiphonError | None:
@@ -113,7 +134,7 @@ class EngineRoute:
             self._looking = None
             if permit is not None:
                 self.breaker.record(permit, failed=failed)
-        self._models = {model.name: model for model in described.models}
+        self._models, self._stopped = {model.name: model for model in described.models}, described.stopped is not None
         self._described_at = self._clock.monotonic()
         return None
 
@@ -126,11 +147,12 @@ class EngineRoute:
         if request.priority == "batch":
             async with aclosing(self._engine.generate(request)) as events:
                 async for one in events:
-                    yield one
+                    if not _tells_start(one):
+                        yield one
             return
         permit = self.breaker.enter()
         if permit is None:
-            raise self._passed(request.model, self._left_alone(), "open")
+            raise self._passed(request.model, self._left_alone())
         failed: bool | None = None
         try:
             if permit.probe:
@@ -146,25 +168,49 @@ class EngineRoute:
                     event = await anext(events, None)
             raise EngineError("The engine gave the text up before its end.", where=self.where, next_step="Try again.")
         except AntiphonError as error:
-            # One that is full is there, but has not shown that it works.
-            failed = None if isinstance(error, OverloadedError) else isinstance(error, FAILURES)
+            # One that is full, or starts, has not shown that it works, nor that it does not.
+            failed = None if isinstance(error, OverloadedError | _SlowStartError) else isinstance(error, FAILURES)
             if isinstance(error, (*FAILURES, OverloadedError, NotFoundError)):
-                reason = "late" if isinstance(error, _Late) else error.code
-                raise self._passed(request.model, error, reason) from error
+                raise self._passed(request.model, error) from error
             raise
         finally:
             self.breaker.record(permit, failed=failed)
 
     async def _first(self, events: AsyncGenerator[Delta | GenerationResult, None]) -> Delta | GenerationResult | None:
-        try:
-            async with asyncio.timeout(self._policy.first_token):
-                return await anext(events, None)
-        except TimeoutError:
-            raise _Late(
-                f"The engine gave no first token within {self._policy.first_token:g} s.",
-                where=self.where,
-                next_step="Try again when it is less busy, or raise `first_token` under [engine].",
-            ) from None
+        """The first event that is one of the text; while the engine is being started another patience counts."""
+        loop = asyncio.get_running_loop()
+        until, start_until = loop.time() + self._policy.first_token, 0.0
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    event = await anext(events, None)
+            except TimeoutError:
+                raise (self._start_is_slow() if until == start_until else self._is_late()) from None
+            if not isinstance(event, Delta) or event.starting is None:
+                return event
+            if event.starting == 0.0:  # It is up.
+                self._start_notice, until = None, loop.time() + self._policy.first_token
+                continue
+            self._start_notice = (self._clock.monotonic(), event.starting)
+            until = start_until = start_until or loop.time() + self._policy.start
+            if loop.time() + event.starting > until:
+                raise self._start_is_slow()
+
+    def _is_late(self) -> AntiphonError:
+        return _Late(
+            f"The engine gave no first token within {self._policy.first_token:g} s.",
+            where=self.where,
+            next_step="Try again when it is less busy, or raise `first_token` under [engine].",
+        )
+
+    def _start_is_slow(self) -> AntiphonError:
+        error = _SlowStartError(
+            f"The engine is being started, which takes longer than the {self._policy.start:g} s that a request waits.",
+            where=self.where,
+            next_step="Ask again after the time that Retry-After says, or raise `patience` under [scaling].",
+        )
+        error.retry_after = self.starting
+        return error
 
     def _left_alone(self) -> AntiphonError:
         error = _LeftAlone(
@@ -175,7 +221,8 @@ class EngineRoute:
         error.retry_after = self.breaker.wait
         return error
 
-    def _passed(self, model: str, error: AntiphonError, reason: str) -> EnginePassedOver:
+    def _passed(self, model: str, error: AntiphonError) -> EnginePassedOver:
+        reason = error.reason if isinstance(error, _PassingError) else error.code
         if isinstance(error, FAILURES):
             error.where = self.where  # Where its socket lies, or its server, is nothing for callers.
         return EnginePassedOver(SkippedEngine(self.name, model, reason), error)
@@ -251,9 +298,29 @@ def refusal(failures: Sequence[AntiphonError], wait: float) -> AntiphonError:
     return first
 
 
-class _Late(UnavailableError):
+def _tells_start(event: Delta | GenerationResult) -> bool:
+    return isinstance(event, Delta) and event.starting is not None
+
+
+class _PassingError(UnavailableError):
+    """A reason of ours to pass an engine over."""
+
+    reason: str
+
+
+class _Late(_PassingError):
     """No first token in time."""
 
+    reason = "late"
 
-class _LeftAlone(UnavailableError):
+
+class _SlowStartError(_PassingError):
+    """Not up in time."""
+
+    reason = "starting"
+
+
+class _LeftAlone(_PassingError):
     """Not asked."""
+
+    reason = "open"

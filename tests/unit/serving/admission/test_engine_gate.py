@@ -374,3 +374,41 @@ async def test_what_was_had_before_the_gate_was_empty_is_not_made_up_for() -> No
     for name in ("a0", "b0", "b1", "b2", "a1"):
         await full.ask(name, 10.0)
     assert await full.drain() == ["a0", "b0", "b1", "a1", "b2"]
+
+
+class Starts(Held):
+    """One that has to be started: it says so until it is up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = asyncio.Event()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
+        while not self.up.is_set():
+            yield Delta(request.id, "", starting=1.0)
+            await asyncio.sleep(0.01)
+        async with aclosing(super().generate(request)) as events:
+            async for event in events:
+                yield event
+
+
+async def test_nobody_is_refused_for_a_start_nor_is_it_taken_for_the_engines_rate() -> None:
+    world = World(start=1)
+    world.engine = Starts()
+    world.gate = EngineGate(1, 64, 0.05, asyncio.get_running_loop().time, adaptive=False)
+    world.gated = GatedEngine(world.engine, world.gate, world.clock, tells_queue=True)
+    seconds: list[float] = []
+    world.gate.measure = lambda took, queued: seconds.append(took)  # type: ignore[method-assign]
+    await world.ask("a")
+    waiting = await world.ask("b")
+    await asyncio.sleep(0.2)
+    assert not waiting.done(), "it waited longer than the queue's bound, because the engine starts"
+    world.clock.now = 5.0
+    await asyncio.sleep(0.03)
+    world.engine.up.set()
+    await asyncio.sleep(0.03)
+    for name in ("a", "b"):
+        world.engine.ends.setdefault(name, asyncio.Event()).set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*world.tasks.values())
+    assert seconds == [0.0, 0.0]

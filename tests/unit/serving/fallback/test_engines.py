@@ -1,12 +1,16 @@
 import asyncio
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from antiphon.core.clock import SystemClock
 from antiphon.definitions.degradation import MAIN
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import EngineDescription
+from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, StoppedEngine
+from antiphon.serving.fallback import engines
 from antiphon.serving.fallback.engines import EnginePassedOver, EngineRoute, FailoverPolicy
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 
@@ -56,3 +60,71 @@ async def test_callers_are_not_told_where_an_engine_lies(tmp_path: Path) -> None
         await member.model(MODEL.name)
     assert refused.value.error.where == "engine"
     assert str(tmp_path) not in str(refused.value.error)
+
+
+class Starting(ScriptedEngine):
+    """One that is stopped: it tells how long its start takes, then is up or not."""
+
+    tells: tuple[float, ...] = (2.0, 1.0)
+    up_after = 0.0
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
+        for seconds in self.tells:
+            yield Delta(request.id, "", starting=seconds)
+        await asyncio.sleep(self.up_after)
+        yield Delta(request.id, "", starting=0.0)
+        async for event in super().generate(request):
+            yield event
+
+
+async def test_a_start_is_waited_for_apart_from_the_first_token_and_told_to_nobody_behind() -> None:
+    engine = Starting([ScriptedGeneration("hello there")])
+    engine.up_after = 0.15
+    member = EngineRoute(MAIN, engine, FailoverPolicy(first_token=0.05, start=30.0), SystemClock())
+    events, told = [], []
+    asking = member.generate(GenerationRequest("r", MODEL.name, "p", 8))
+    first = asyncio.ensure_future(anext(asking))
+    while not first.done():
+        told.append(member.starting)
+        await asyncio.sleep(0.01)
+    events = [await first, *[event async for event in asking]]
+    assert 1.0 in told
+    assert member.starting is None
+    assert all(not isinstance(event, Delta) or event.starting is None for event in events)
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == "hello there"
+
+
+@pytest.mark.parametrize(("tells", "patience"), [((90.0,), 60.0), ((0.04,), 0.05)])
+async def test_a_start_that_takes_too_long_is_passed_over_and_breaks_nothing(
+    tells: tuple[float, ...], patience: float
+) -> None:
+    engine = Starting([ScriptedGeneration("hello")])
+    engine.tells, engine.up_after = tells, 30.0
+    member = EngineRoute(MAIN, engine, FailoverPolicy(start=patience), SystemClock())
+    for _ in range(4):
+        with pytest.raises(EnginePassedOver) as passed:
+            await anext(member.generate(GenerationRequest("r", MODEL.name, "p", 8)))
+        assert passed.value.passed.reason == "starting"
+        assert passed.value.error.retry_after == tells[0]
+    assert member.breaker.status.state == "closed"
+
+
+async def test_what_may_wait_is_not_begun_before_the_engine_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "START_NOTICE_SECONDS", 0.01)
+    engine = Stopped([ScriptedGeneration("hello")])
+    member = EngineRoute(MAIN, engine, FailoverPolicy(), SystemClock())
+    waiting = asyncio.create_task(member.up())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    engine.stopped = None
+    async with asyncio.timeout(5):
+        await waiting
+
+
+class Stopped(ScriptedEngine):
+    """One that is stopped until it is told otherwise."""
+
+    stopped: StoppedEngine | None = StoppedEngine(datetime(2026, 1, 1, tzinfo=UTC), 2.0)
+
+    async def describe(self) -> EngineDescription:
+        return msgspec.structs.replace(await super().describe(), stopped=self.stopped)
