@@ -91,8 +91,9 @@ class Sizes(msgspec.Struct, frozen=True):
 
 SIZES = {
     "ci": Sizes(4, 24, 240, 24, "60d", "1d", 256, 20, 2, 1, (2, 2), 2, 40),
-    "demo": Sizes(30, 40, 240, 200, "21d", "3d", 672, 110, 6, 2, (10, 14), 15, 400),
-    "full": Sizes(30, 120, 120, 600, "21d", "3d", 1_200, 300, 12, 8, (10, 14), 15, 1_200),
+    # Gates are kept as the desk declares them: with fewer rows and texts no candidate could pass.
+    "demo": Sizes(30, 80, 240, 400, "21d", "4d", 1_600, 300, 30, 4, (10, 14), 15, 600),
+    "full": Sizes(30, 160, 120, 800, "21d", "4d", 1_600, 600, 60, 8, (10, 14), 15, 1_200),
 }
 
 
