@@ -501,7 +501,7 @@ class Runs:
         under = write_under_way(under_way)
         if retry_at is not None:
             sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
-            values = {"status": "queued", "error": sealed, "not_before": retry_at}
+            values: dict[str, Any] = {"status": "queued", "error": sealed, "not_before": retry_at}
             self._leave(run, failed=error, under=under_way, under_way=under, **values)
             return
 
@@ -541,7 +541,7 @@ class Runs:
         assert rolled_back is not None
         error = rolled_back.error
         sealed = None if error is None else self._database.seal_text(run.scope, ERROR, run.id, error)
-        values = {"status": rolled_back.ends, "error": sealed, "rollback": "done", "under_way": None}
+        values: dict[str, Any] = {"status": rolled_back.ends, "error": sealed, "rollback": "done", "under_way": None}
         self._leave(run, ended_at=self._clock.now(), **values, **columns_of(progress))
 
     def exempt(self, scope: Scope, run: str, principal: str, *, within: Connection | None = None) -> Run:
