@@ -157,7 +157,7 @@ def workflow(
         place = f"{function.__module__}:{function.__qualname__}"
         read = tuple(dict.fromkeys(_asset_key(one, function.__name__) for one in reads))
         code = file_hash(function.__code__.co_filename)
-        first_wait, longest_wait = (parse_duration(one).total_seconds() for one in (backoff, longest_backoff))
+        first, longest = (parse_duration(one).total_seconds() for one in (backoff, longest_backoff))
         for one in final:
             if not isinstance(one, type) or not issubclass(one, Exception):
                 raise InvalidInputError(
@@ -167,19 +167,9 @@ def workflow(
                 )
         ending = tuple(map(_error_name, final))
         spec = WorkflowSpec(
-            name or function.__name__,
-            place,
-            work,
-            attempts,
-            timeout,
-            read,
-            partitions,
-            code,
-            rollback,
-            first_wait,
-            longest_wait,
-            ending,
-        )
+            name or function.__name__, place, work, attempts, timeout, read, partitions, code, rollback, first,
+            longest, ending,
+        )  # fmt: skip
         setattr(function, _DECLARED, spec)
         return function
 

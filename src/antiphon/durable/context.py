@@ -57,6 +57,7 @@ class RunContext:
 
     Attributes:
         policy: of its attempts and its rollback; a workflow that has one of its own sets it before its first step.
+        failure: of what undoing a step raised, what is raised in its place.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class RunContext:
         self._clock = clock
         self._recorded = recorded
         self.policy = policy
+        self.failure: Callable[[Exception], Exception] = lambda error: error
         self._left = left
         self._undos: dict[tuple[str, int], Callable[[], Awaitable[None]]] = {}
         self._calling_again, self._misses = run.is_rolled_back, 0
@@ -230,7 +232,13 @@ class RunContext:
             if self._stopping:
                 raise asyncio.CancelledError
             self.progress(number, len(self._left), f"undoing {record.name}")
-            await self._undos[record.name, record.occurrence]()
+            try:
+                await self._undos[record.name, record.occurrence]()
+            except Exception as error:
+                raised = self.failure(error)
+                if raised is error:
+                    raise
+                raise raised from error
         names = ", ".join(record.name for record in self._left)
         self.progress(len(self._left), len(self._left), f"undone: {names}" if names else "its steps are undone")
 

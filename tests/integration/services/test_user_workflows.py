@@ -267,6 +267,21 @@ async def test_steps_of_a_workflow_are_undone_when_it_fails_for_good(project: Ga
     assert project.store.schedules.list(project.scope)["nightly-report"].run == again.id
 
 
+async def test_an_undoing_that_fails_says_why_and_is_tried_as_often_as_a_run(project: GatedProject) -> None:
+    write_orders(project.folder, attempts=2)
+    for name in ("fail send", "fail undo reserve"):
+        (project.folder / name).touch()
+    ended = await work(project, begin(project))
+    assert log(project) == ["reserve", "send", "send", "undo reserve", "undo reserve"]
+    assert ended.error is not None
+    assert ended.error.endswith("nightly_report raised ValueError: undo reserve fails.")
+    assert ended.error.startswith("Its rollback failed: ")
+    (project.folder / "fail undo reserve").unlink()
+    ProjectRuns(project.store, project.wired.features).retry(project.scope, ended.id, at_terminal(project.store))
+    done = await work(project, ended.id)
+    assert (done.rollback, done.status) == ("done", "failed")
+
+
 async def test_a_workflow_may_keep_what_it_did(project: GatedProject) -> None:
     write_orders(project.folder, ', rollback="on_cancel"')
     (project.folder / "fail send").touch()

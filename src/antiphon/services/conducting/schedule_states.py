@@ -235,8 +235,8 @@ class ScheduleStates:
         shape = project.applications[application].shape
         if shape is None:
             return None
-        trained = self._store.models.list(self._scope, application)
-        deltas = [one.run for one in trained if one.parent is not None and one.run is not None]
+        versions = self._store.models.list(self._scope, application)
+        deltas = [one.run for one in versions if one.parent is not None and one.run is not None]
         runs = self._store.runs.by_id(self._scope, deltas[:LATEST_TRAININGS]).values()
         ended = [(run.ended_at, run) for run in runs if run.ended_at is not None and run.ended_at > since]
         for _, run in sorted(ended, key=lambda one: one[0], reverse=True):

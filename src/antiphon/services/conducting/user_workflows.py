@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -127,6 +128,7 @@ class UserWorkflows:
         spec = order.spec
         waits = {"first_wait": timedelta(seconds=spec.backoff), "longest_wait": timedelta(seconds=spec.longest_backoff)}
         run.policy = msgspec.structs.replace(run.policy, rollback=spec.rollback, **waits)
+        run.failure = partial(_failure, order)
         function, loaded = await asyncio.to_thread(self._imported, order.spec)
         if loaded != order.code:
             if run.resumed:
@@ -146,15 +148,11 @@ class UserWorkflows:
             async with asyncio.timeout(order.spec.timeout) as bound:
                 return {"result": await function(run, **values)}
         except Exception as error:
-            if isinstance(error, AntiphonError) and not isinstance(error, DeadlineExceededError):
+            late = isinstance(error, TimeoutError) and bound.expired()
+            raised = _failure(order, error, f"took longer than {order.spec.timeout:g} s" if late else "")
+            if raised is error:
                 raise
-            why = f"raised {type(error).__name__}: {error}"
-            if isinstance(error, TimeoutError) and bound.expired():
-                why = f"took longer than {order.spec.timeout:g} s"
-            if isinstance(error, AntiphonError) and not spec.ends(error):
-                raise
-            kind = WorkflowEndedError if spec.ends(error) else WorkflowFailedError
-            raise kind(f"{order.workflow} {why}.", where=order.spec.function) from error
+            raise raised from error
 
     def _imported(self, spec: WorkflowSpec) -> tuple[Any, str]:
         """The function, and the hash of its module's file as it was imported."""
@@ -172,6 +170,16 @@ class UserWorkflows:
         # On the module: it stays what it was imported from, whoever asks and whatever the file becomes.
         loaded: str = module.__dict__.setdefault(_LOADED, _hash_of(spec))
         return function, loaded
+
+
+def _failure(order: WorkflowOrder, error: Exception, why: str = "") -> Exception:
+    """What a workflow raised as it is told of: with its message, and whether it is tried again."""
+    ends = order.spec.ends(error)
+    if isinstance(error, AntiphonError) and not (ends and isinstance(error, DeadlineExceededError)):
+        return error
+    kind = WorkflowEndedError if ends else WorkflowFailedError
+    why = why or f"raised {type(error).__name__}: {error}".rstrip(".")
+    return kind(f"{order.workflow} {why}.", where=order.spec.function)
 
 
 def _hash_of(spec: WorkflowSpec) -> str:
