@@ -538,7 +538,8 @@ class Runs:
             LeaseLostError: the run is not this holder's any more.
         """
         rolled_back = rollback_of(self.steps(run.scope, run.id))
-        assert rolled_back is not None
+        if rolled_back is None:
+            raise lease_lost(run)
         error = rolled_back.error
         sealed = None if error is None else self._database.seal_text(run.scope, ERROR, run.id, error)
         values: dict[str, Any] = {"status": rolled_back.ends, "error": sealed, "rollback": "done", "under_way": None}

@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.catalogs import catalog_url
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.events import Event, EventLog
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
@@ -36,6 +38,7 @@ class Worker:
         self.log = EventLog(self.database)
         self.registry = WorkflowRegistry()
         self.registry.add("pairs", self.pairs)
+        self.registry.add("undone", self.undone)
 
     async def pairs(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         seen = []
@@ -46,6 +49,17 @@ class Worker:
             await run.transaction("effect", lambda c, n=number: self.effect(c, run.id, n))
             run.progress(number + 1, arguments["pairs"])
         return {"seen": seen}
+
+    async def undone(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Steps that are all undone, because the last one cannot be done."""
+        seconds = arguments["seconds"]
+        for number in range(arguments["steps"]):
+            undo = partial(self.undo, run.id, seconds)
+            await run.step("plain", self.plain, run.id, number, seconds, undo=undo)
+        raise InvalidInputError("It cannot be sent.")
+
+    def undo(self, run: str, seconds: float, number: int) -> None:
+        self.plain(run, -number - 1, seconds)
 
     def plain(self, run: str, number: int, seconds: float) -> int:
         with (self.folder / "effects").open("a") as out:

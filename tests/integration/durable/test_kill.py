@@ -84,6 +84,34 @@ def test_a_killed_workflow_resumes_without_repeating_what_was_recorded(tmp_path:
 
 
 @pytest.mark.chaos
+def test_a_killed_workflow_is_rolled_back_step_by_step_and_each_of_them_in_its_turn(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    runs, half, moment = Runs(database), max(KILLS - 2, 1), random.Random(11)
+    kills, steps = 2 * half, 4 * half + 2
+    run = runs.submit(DEV, "undone", {"steps": steps, "seconds": 0.1}, max_attempts=kills + 1)
+    for number in range(kills):  # Half of them while steps are done, the others while they are undone.
+        sign = ":-" if number >= half else ":"
+
+        def effects(sign: str = sign) -> int:
+            return sum(count for effect, count in executions(tmp_path).items() if sign in effect)
+
+        before, worker = effects(), spawn(tmp_path, "w1")
+        wait_for(lambda before=before, effects=effects: effects() > before)
+        time.sleep(moment.uniform(0.0, 0.3))  # not a wait: how long the worker lives is what varies
+        worker.send_signal(signal.SIGKILL)
+        assert worker.wait(10) == -signal.SIGKILL
+        assert runs.get(DEV, run).status == "running", "it was killed too late to test anything"
+    assert spawn(tmp_path, "w1").wait(60) == 0
+    ended = runs.get(DEV, run)
+    assert (ended.status, ended.error, ended.rollback) == ("failed", "It cannot be sent.", "done")
+    order = [int(line.rpartition(":")[2]) for line in (tmp_path / "effects").read_text().split()]
+    assert list(dict.fromkeys(order)) == [*range(steps), *range(-steps, 0)]
+    assert order == sorted(order, key=list(dict.fromkeys(order)).index), "a step was done or undone out of its turn"
+    assert len(order) <= 2 * steps + kills
+    database.close()
+
+
+@pytest.mark.chaos
 def test_a_worker_that_fell_silent_is_replaced_and_commits_nothing_more(tmp_path: Path) -> None:
     database = open_database(tmp_path)
     runs, log = Runs(database), EventLog(database)

@@ -183,7 +183,9 @@ MINUTE = timedelta(minutes=1)
 def burst(calm_since: datetime, due_at: datetime | None = None, outcomes: int = 5, **changes: Any) -> ScheduleState:
     trigger = changes.pop("trigger", NewOutcomes(5))
     spec = ScheduleSpec("nightly", "desk", EvaluateWork(), trigger, catch_up=3_600, debounce=60.0, **changes)
-    record = ScheduleRecord("nightly", 0, NOON, NOON, due_at=due_at, due_cause=due_at and "5 of 5 new outcomes")
+    record = ScheduleRecord(
+        "nightly", 0, NOON, NOON, due_at=due_at, due_cause="5 of 5 new outcomes" if due_at else None
+    )
     return schedule(spec, record=record, observed=Observation(outcomes), calm_since=calm_since)
 
 
