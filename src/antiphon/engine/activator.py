@@ -9,8 +9,8 @@ is handed over: it is refused in the way in which clients go on at the process t
 Invariants:
 - To ask what is served, or to declare what the engine has already, starts nothing.
 - Every request that is held ends: it is handed over, fails with the start, or is cancelled.
-- While a start fails no request is held: what stands in for the engine elsewhere (fallbacks, stored answers) is not
-  waited for.
+- Between a start that failed and the next one no request is held: what stands in for the engine elsewhere (fallbacks,
+  stored answers) is not waited for.
 """
 
 from __future__ import annotations

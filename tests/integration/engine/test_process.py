@@ -273,3 +273,10 @@ async def collected(client: EngineClient, request: GenerationRequest) -> Generat
         last = event
     assert isinstance(last, GenerationResult)
     return last
+
+
+async def test_a_link_to_a_socket_that_is_gone_is_free(tmp_path: Path) -> None:
+    link = tmp_path / "engine.sock"
+    link.symlink_to(tmp_path / "gone.sock")  # Its supervisor was killed while the engine was stopped.
+    async with engine_process(link) as (client, _):
+        assert (await collect(client, asking())).text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.harness.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
-from antiphon.engine.api.messages import EngineDescription, EngineLoad
+from antiphon.engine.api.messages import EngineDescription, EngineLoad, StoppedEngine
 from antiphon.features.values import FeatureVector
 from antiphon.orchestration.refreshed_answers import PRINCIPAL, AnswerSources, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
@@ -46,13 +46,14 @@ class World:
         self.features = ByFlight()
         self.desk = SmallDesk(directory, self.engine, application, features=self.features)
         self.load = EngineLoad()
+        self.stopped: StoppedEngine | None = None
         self.refreshed = self.refresher()
 
     def refresher(self) -> RefreshedAnswers:
         desk = self.desk
 
         async def describe() -> EngineDescription:
-            return EngineDescription("describe", (), self.load)
+            return EngineDescription("describe", (), self.load, stopped=self.stopped)
 
         parts = AnswerSources(
             applications=desk.releases.applications,
@@ -129,21 +130,26 @@ async def test_what_prints_alike_is_confirmed_without_an_engine(make: Callable[.
     assert world.refreshed.counts.confirmed == 1, "a publication has one round"
 
 
-async def test_it_gives_way_to_other_batch_work_and_goes_on_after(make: Callable[..., World]) -> None:
+@pytest.mark.parametrize("stopped", [False, True], ids=["busy", "stopped"])
+async def test_it_gives_way_to_other_batch_work_and_has_no_engine_started(
+    make: Callable[..., World], *, stopped: bool
+) -> None:
     world = make()
     await world.ask("AA")
     world.publish(AA=50.0)
-    world.load = EngineLoad(running_batch=1)
+    world.load = EngineLoad(running_batch=0 if stopped else 1)
+    world.stopped = StoppedEngine(datetime(2026, 1, 1, tzinfo=UTC), 2.0) if stopped else None
     stop = asyncio.Event()
     running = asyncio.create_task(world.refreshed.run_until(stop))
     await asyncio.sleep(0.2)
     assert world.refreshed.counts.made == 0
-    world.load = EngineLoad()
+    world.load, world.stopped = EngineLoad(), None
     async with asyncio.timeout(10):
         while not world.refreshed.counts.made:
             await asyncio.sleep(0.01)
     stop.set()
     await running
+    assert world.engine.asked[-1].spare
 
 
 async def test_an_engine_that_is_away_leaves_the_round_waiting(make: Callable[..., World]) -> None:

@@ -10,24 +10,31 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from tests.harness.base_model import model_path
 
-from antiphon.core.clock import SystemClock
+from antiphon.core.clock import ManualClock
 from antiphon.core.errors import EngineError, InvalidInputError, UnavailableError
 from antiphon.core.paths import ProjectPaths
 from antiphon.core.settings import Settings
 from antiphon.core.supervision import STEP_LOOP
+from antiphon.definitions.cron import CronTime
+from antiphon.definitions.windows import WindowSpec
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, ServedModel, TokenizationRequest
+from antiphon.engine.routing.merged import loads_by_host
 from antiphon.operations.children import ChildSpec, SocketAnswers
 from antiphon.operations.processes import statuses
 from antiphon.operations.replacement import replace
 from antiphon.operations.supervisor import Backoff, ProcessEvent, Supervisor
-from antiphon.orchestration.engine_scaling import ScalingPolicy
+from antiphon.orchestration import governor
+from antiphon.orchestration.engine_scaling import EngineHours, ScalingPolicy
+from antiphon.orchestration.governor import GovernorState
 from antiphon.services.engines.scaling import EngineScaler, scaling_policy
 
 __all__ = ["model_path"]
@@ -48,8 +55,10 @@ class ScaledEngine:
         self.told: list[ProcessEvent] = []
         self.broken = folder / "broken"
         self.stop = asyncio.Event()
+        self.supervising: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         specs = [self._spec(name, options) for name in ["engine", "engine-2", "engine-3"][:most]]
-        self.scaler = EngineScaler(policy, self.paths, specs, SystemClock(), tell=self.told.append, look=0.05)
+        self.clock = ManualClock(datetime(2026, 6, 1, tzinfo=UTC))
+        self.scaler = EngineScaler(policy, self.paths, specs, self.clock, tell=self.told.append, look=0.05)
         self.supervisor = Supervisor(
             specs, run=self.paths.run, logs=self.paths.logs, drain_order=[], tell=self.scaler.saw,
             backoff=Backoff(first=0.05, last=0.05), poll=0.01, stopped=self.scaler.at_first,
@@ -121,6 +130,10 @@ async def test_it_is_stopped_told_started_by_a_request_and_stopped_again(folder:
         assert not described.stopped.starting
         assert [model.name for model in described.models] == ["words"]
         assert (described.load.running_online, described.load.waiting_online) == (0, 0)
+        # The governor of training reads it as idle: what it had paused goes on.
+        (load,) = loads_by_host(described, "here").values()
+        paused = GovernorState(0.0, paused_since=0.0, generated=load.generated_tokens_online)
+        assert not governor.decide(load, paused, 5.0, quiet=1.0).paused
         await world.client.serve(())  # What it has already.
         assert [one async for one in replace(world.specs, world.paths.run, _listed)] == []
         spare = asyncio.create_task(world.ask("spare", spare=True, priority="batch"))
@@ -214,6 +227,18 @@ async def test_a_crash_restarts_it_and_a_new_model_has_it_started(folder: Path) 
                 await asyncio.sleep(0.02)
 
 
+async def test_hours_have_it_up_beforehand_and_without_a_request(folder: Path) -> None:
+    hours = EngineHours(WindowSpec("office", CronTime("0 8 * * *"), 3_600), 1)
+    async with scaled(folder, policy=ScalingPolicy(0, 1, 0.1, 4, (hours,))) as world:
+        await world.until("stopped")
+        world.clock.set(datetime(2026, 6, 1, 7, 59, 59, tzinfo=UTC))
+        await world.until("ready", 2)
+        await asyncio.sleep(0.3)
+        assert world.count("stopped") == 1, "nobody needs it, but it is within hours"
+        world.clock.set(datetime(2026, 6, 1, 9, 0, tzinfo=UTC))
+        await world.until("stopped", 2)
+
+
 async def test_several_follow_the_load_and_stop_one_after_another(folder: Path) -> None:
     slow = ("--simulated", "--model", "words", "--simulated-decode-milliseconds", "20", "--slots", "2")
     async with scaled(folder, *slow, policy=ScalingPolicy(0, 2, IDLE, 2), most=2) as world:
@@ -237,7 +262,7 @@ async def test_llama_cpp_gives_its_memory_back_and_answers_the_same(folder: Path
     options = ("--model", "smollm2-135m", "--slots", "2", "--context", "256", "--threads", "1")
     async with scaled(folder, *options) as world:
         await world.until("ready")
-        fields = {"model": "smollm2-135m", "prompt": "Three rivers are", "max_tokens": 8}
+        fields: dict[str, Any] = {"model": "smollm2-135m", "prompt": "Three rivers are", "max_tokens": 8}
         before = (await world.ask(**fields))[0]
         assert (statuses(world.paths.run)[0].resident_bytes or 0) > 100e6
         await world.until("stopped")

@@ -122,6 +122,7 @@ def _claim(path: Path) -> None:
     if len(os.fsencode(path)) > 100:
         raise SetupError("The socket's path is too long for a Unix socket.", where=str(path))
     if not path.exists():
+        path.unlink(missing_ok=True)  # A link to a socket that is gone.
         return
     if not path.is_socket():
         raise SetupError("The path exists and is no socket.", where=str(path))

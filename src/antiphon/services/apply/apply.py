@@ -36,6 +36,7 @@ from antiphon.services.apply.workflow import (
 )
 from antiphon.services.conducting.assets import StaleParts, newly_stale
 from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
+from antiphon.services.engines.scaling import scaling_policy
 from antiphon.services.export.checks import refused_exports, require_exports
 from antiphon.services.features.feast import require_servable
 from antiphon.services.learning.gate_orders import Goal
@@ -121,7 +122,9 @@ class ApplyReport(msgspec.Struct, frozen=True):
 
 def plan(store: Store) -> ApplyPlan:
     """Compare the project's definitions with what is applied; nothing is changed. Raises ``InvalidDefinitionsError``
-    with every mistake of ``definitions.py`` at once."""
+    with every mistake of ``definitions.py`` at once, and ``InvalidInputError`` for a section of ``antiphon.toml`` that
+    `antiphon up` would refuse."""
+    scaling_policy(store.settings)
     project, scope = _load(store), store.scope
     before, published = store.applied.project(scope).views, store.publications.snapshots(scope)
     replaced = [

@@ -209,7 +209,7 @@ class EngineRoute:
             where=self.where,
             next_step="Ask again after the time that Retry-After says, or raise `patience` under [scaling].",
         )
-        error.retry_after = self.starting
+        error.retry_after = self.starting or error.retry_after
         return error
 
     def _left_alone(self) -> AntiphonError:

@@ -500,3 +500,23 @@ async def test_texts_are_embedded_where_there_is_room_and_elsewhere_when_that_on
         assert (await engine.embed(request)).fingerprint == "of b"
         fleet.instances["b"].away = UnavailableError("gone")
         assert (await engine.embed(request)).fingerprint == "of a"
+
+
+async def test_while_none_has_joined_the_reserve_is_asked_and_a_start_is_told_at_once() -> None:
+    fleet, here = Fleet("a"), Instance("here")
+    fleet.listed.clear()
+    here.script = [Delta("r", "", starting=4.0), Delta("r", "", starting=0.0)]
+    async with routing(fleet, reserve=cast(EngineClient, here)) as engine:
+        events = [event async for event in engine.generate(REQUEST)]
+        assert [event.starting for event in events if isinstance(event, Delta)] == [4.0, 0.0, None]
+        assert (await engine.describe()).models[0].fingerprint == "of here"
+        await engine.serve([ServedModel("m", "/m", "0" * 64)])
+        assert len(here.declared) == 1
+        here.away = UnavailableError("The engine was stopped and could not be started.")
+        with pytest.raises(UnavailableError, match="could not be started"):
+            await answer(engine)
+        fleet.listed.add("a")
+        await until(lambda: engine.connected)
+        assert await answer(engine) == "a"
+        assert here.requests == 2
+    assert here.closed
