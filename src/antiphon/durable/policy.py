@@ -20,8 +20,8 @@ class WorkflowPolicy(msgspec.Struct, frozen=True):
         attempts: at most so many, unless an order says otherwise.
         first_wait: before the second attempt; doubled for every further one, and at most ``longest_wait``.
         timeout: of an attempt; then it is canceled and has failed. ``None``: no bound.
-        rollback: when recorded steps that can be undone are. Unless ``never``, failures that a workflow goes on past are
-            recorded too.
+        rollback: when recorded steps that can be undone are. Unless ``never``, failures that a workflow goes on past
+            are recorded too.
     """
 
     work: str = CONTROL
