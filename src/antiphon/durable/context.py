@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -24,7 +25,7 @@ from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
 from antiphon.definitions.workflows import RollbackPolicy
 from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
-from antiphon.durable.rollbacks import UNDO, check_step_name
+from antiphon.durable.rollbacks import FAILURE_OF, UNDO, check_step_name
 from antiphon.durable.run import ProgressReport, Run, StepRecord, StepUnderWay
 from antiphon.durable.runs import Runs
 from antiphon.durable.step_threads import StepThreads
@@ -44,6 +45,12 @@ class NotDoneError(AntiphonError):
     """A step has no record, in a workflow that is called again for its rollback."""
 
     code = "step_not_done"
+
+
+class StepFailedError(AntiphonError):
+    """A step failed before, with an error of a class that is not known here."""
+
+    code = "step_failed"
 
 
 class NotUndoableError(AntiphonError):
@@ -80,7 +87,7 @@ class RunContext:
         self._calling_again, self._misses = run.is_rolled_back, 0
         self._seen: Counter[str] = Counter()
         self._under_way: dict[tuple[str, int], StepUnderWay] = {}
-        self._broken: set[tuple[str, int]] = set()
+        self._broken: dict[tuple[str, int], Exception] = {}
         self._stoppable: dict[tuple[str, int], float] = {}
         self._progress: ProgressReport | None = None
         self._stopping = False
@@ -141,6 +148,7 @@ class RunContext:
             DeadlineExceededError: the step took longer than its timeout.
             LeaseLostError: another worker took the run over; nothing is recorded.
             InvalidInputError: the result is no JSON, or ``undo`` is no function of it.
+            Exception: what the function raised, or what it raised in an earlier attempt that went on past it.
         """
         if undo is not None:
             _check_undo(name, undo)
@@ -151,9 +159,23 @@ class RunContext:
                 undoing = UNDO + name, occurrence
                 self._undos[name, occurrence] = partial(self._do, *undoing, undo, result, timeout=timeout)
             return result
+        if (failed := self._recorded.get((FAILURE_OF + name, occurrence))) is not None:
+            raise _failure_again(failed)
         self._end_of_records(name)
+        await self._note_failures()
         policy = self.policy.rollback if undo is not None and self.policy.rollback != "never" else None
         return await self._do(name, occurrence, fn, *args, timeout=timeout, stop=stop, undone_by=policy)
+
+    async def _note_failures(self) -> None:
+        """Record the failures that the workflow goes on past: it takes the same way when it is called again."""
+        if self.policy.rollback == "never":
+            return
+        for (name, occurrence), error in list(self._broken.items()):
+            key = FAILURE_OF + name, occurrence
+            if key not in self._recorded:
+                noted = {"error": f"{type(error).__module__}.{type(error).__qualname__}", "message": str(error)}
+                self._recorded[key] = noted
+                await asyncio.to_thread(self._runs.record, self._run, *key, noted, self._clock.now())
 
     async def _do(
         self, name: str, occurrence: int, fn: Callable[..., Any], *args: Any, timeout: float | None = None,
@@ -250,7 +272,6 @@ class RunContext:
         left = [one for one in self._left if (one.name, one.occurrence) not in self._undos]
         if not left or self._misses > _MOST_MISSES:
             raise EndOfRecords
-        # It may have gone on past a step that failed, to others which are recorded.
         raise NotDoneError(f"Step {name!r} was not done.", where=self.id)
 
     def progress(self, done: int, total: int | None = None, note: str = "") -> None:
@@ -299,10 +320,20 @@ class RunContext:
         self._under_way[name, occurrence] = StepUnderWay(name, occurrence, transactional)
         try:
             yield
-        except Exception:
-            self._broken.add((name, occurrence))
+        except Exception as error:
+            self._broken[name, occurrence] = error
             raise
         del self._under_way[name, occurrence]
+
+
+def _failure_again(noted: dict[str, str]) -> Exception:
+    """A failure that was noted, of its own class where that is loaded and takes a message."""
+    module, _, name = noted["error"].rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        with suppress(Exception):
+            return kind(noted["message"])
+    return StepFailedError(f"{noted['error']}: {noted['message']}", where="step")
 
 
 def _check_undo(name: str, undo: Any) -> None:

@@ -20,7 +20,8 @@ class WorkflowPolicy(msgspec.Struct, frozen=True):
         attempts: at most so many, unless an order says otherwise.
         first_wait: before the second attempt; doubled for every further one, and at most ``longest_wait``.
         timeout: of an attempt; then it is canceled and has failed. ``None``: no bound.
-        rollback: when recorded steps that can be undone are.
+        rollback: when recorded steps that can be undone are. Unless ``never``, failures that a workflow goes on past
+            are recorded too.
     """
 
     work: str = CONTROL
@@ -28,7 +29,7 @@ class WorkflowPolicy(msgspec.Struct, frozen=True):
     first_wait: timedelta = timedelta(seconds=1)
     longest_wait: timedelta = timedelta(minutes=5)
     timeout: timedelta | None = None
-    rollback: RollbackPolicy = "always"
+    rollback: RollbackPolicy = "never"
 
     def wait_after(self, attempt: int) -> timedelta:
         """The wait after an attempt that failed, by its number from 1."""

@@ -5,8 +5,8 @@ Invariants:
   queued again to be rolled back, and keeps what it would have ended with in the record :data:`ROLL_BACK`.
 - A step is undone at least once, after every step that ended after it, and the record of that says so. What has no
   record is not undone.
-- How a step is undone is found by calling the workflow again: its recorded steps return their results, nothing else is
-  done, and each says by what function it is undone.
+- How a step is undone is found by calling the workflow again: its recorded steps return their results, those that it
+  went on past fail as they did, nothing else is done, and each says by what function it is undone.
 - A rollback that fails for good is a dead letter, and goes on from where it was.
 
 The compensations of sagas: Garcia-Molina and Salem, "Sagas", SIGMOD 1987.
@@ -31,8 +31,9 @@ from antiphon.durable.run import ERROR, RollbackEnd, Run, StepRecord, step_row
 
 _runs, _steps = schema.runs, schema.steps
 
-ROLL_BACK, UNDO = "roll back", "undo "
-"""The name of the record that a rollback begins with; and what stands before a step's name in that of its undoing."""
+ROLL_BACK, UNDO, FAILURE_OF = "roll back", "undo ", "failure of "
+"""The name of the record that a rollback begins with; and what stands before a step's name in that of its undoing, and
+of a failure that the workflow went on past."""
 
 EXEMPTED_BY = "its rollback"
 """Stands for a person who lets a run go past freezes and windows: what is half done would stay so until they end."""
@@ -104,11 +105,18 @@ def is_of_rollback(step: str) -> bool:
     return step == ROLL_BACK or step.startswith(UNDO)
 
 
+def is_reserved(step: str) -> bool:
+    """Tells whether no step has this name."""
+    return is_of_rollback(step) or step.startswith(FAILURE_OF)
+
+
 def check_step_name(name: str) -> None:
     """Raise ``InvalidInputError`` for the name of a step that records of rollbacks have."""
-    if is_of_rollback(name):
+    if is_reserved(name):
         raise InvalidInputError(
-            f"A step cannot be named {name!r}: records of rollbacks are.", where="step", next_step="Name it otherwise."
+            f"A step cannot be named {name!r}: records of undoing and failures are.",
+            where="step",
+            next_step="Name it otherwise.",
         )
 
 

@@ -291,7 +291,7 @@ async def test_steps_past_one_that_failed_and_was_caught_are_undone_too(database
         await run.step("reserve", shop.do, "reserve", undo=shop.undo)
         try:
             await run.step("charge", shop.do, "charge", undo=shop.undo)
-        except AntiphonError:
+        except WrongInputError:
             await run.step("bill", shop.do, "bill", undo=shop.undo)
         await asyncio.gather(*(run.step(f"pack {n}", shop.do, f"pack {n}", undo=shop.undo) for n in range(2)))
         raise WrongInputError("The address is unknown.")
@@ -301,6 +301,26 @@ async def test_steps_past_one_that_failed_and_was_caught_are_undone_too(database
     assert (run.rollback, run.error) == ("done", "The address is unknown.")
     assert shop.did[-2:] == ["-bill", "-reserve"]
     assert set(shop.did[-4:-2]) == {"-pack 0", "-pack 1"}
+
+
+async def test_a_failure_that_was_gone_past_stays_one_in_attempts_that_follow(database: Database) -> None:
+    shop, seen = Shop(), list[str]()
+    shop.broken.add("charge")
+
+    async def body(run: RunContext) -> None:
+        try:
+            await run.step("charge", shop.do, "charge")
+        except WrongInputError as error:
+            seen.append(str(error))
+            await run.step("bill", shop.do, "bill", undo=shop.undo)
+        shop.broken.clear()
+        if len(seen) == 1:
+            raise OSError("away")
+
+    async with working(database, body) as ended:
+        run = await ended()
+    # In the second attempt it would have succeeded, and the bill would stand beside the charge.
+    assert (run.status, shop.did, seen) == ("succeeded", ["bill"], ["charge is broken."] * 2)
 
 
 async def test_a_workflow_that_no_more_says_how_a_step_is_undone_is_a_dead_letter(database: Database) -> None:
@@ -322,6 +342,7 @@ async def test_a_workflow_that_no_more_says_how_a_step_is_undone_is_a_dead_lette
     [
         ("undo it", None, "cannot be named 'undo it'"),
         ("roll back", None, "cannot be named 'roll back'"),
+        ("failure of it", None, "cannot be named 'failure of it'"),
         ("reserve", lambda: None, "is no function of its result"),
         ("reserve", lambda a, b: None, "is no function of its result"),
         ("reserve", "release", "is no function of its result"),

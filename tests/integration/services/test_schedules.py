@@ -32,6 +32,7 @@ from antiphon.orchestration.conductor.conductor import Conductor
 from antiphon.services.apply.apply import plan
 from antiphon.services.batches import ProjectTableJobs, batch_context, table_jobs
 from antiphon.services.conducting.run_waits import RunWaits
+from antiphon.services.conducting.schedule_lines import schedule_lines
 from antiphon.services.conducting.schedule_states import ScheduleStates
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.schedules import ProjectSchedules
@@ -519,6 +520,8 @@ async def test_the_last_training_that_measured_what_it_forgot_is_found(project: 
         states = {one.spec.name: one for one in ScheduleStates(project.store, project.scope).of(spec)}
         return str(states["retrain-desk"].observed_full.forgotten)
 
+    lines = {one.name: one.declared for one in schedule_lines(project.store, project.scope, spec)}
+    assert lines["retrain-desk"] == "500 new outcomes or every 24h; in full at more than 0.02 forgotten"
     assert forgotten() == "None"
     clock(project).advance(HOUR)
     trained(project, 1, 0.5, parent=None)  # A full one.

@@ -217,9 +217,11 @@ class Receipts:
         found = select(_table.c.prediction).where(*conditions).limit(most).subquery()
         return int(self._database.scalar(select(func.count()).select_from(found)))
 
-    def latest_online(self, scope: Scope, application: str) -> datetime | None:
-        """The moment of an application's latest online request."""
+    def latest_online(self, scope: Scope, application: str, *, generated: bool = False) -> datetime | None:
+        """The moment of an application's latest online request; or of the latest that no stored answer served."""
         at, of_users = _table.c.created_at, schema.owned(_table, scope, application=application) & _seen_online
+        if generated:
+            of_users &= _table.c.origin == "generated"
         row = self._database.first(select(at).where(of_users).order_by(at.desc()).limit(1))
         return None if row is None else row.created_at
 

@@ -7,7 +7,7 @@ import msgspec
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.scope import Scope
 from antiphon.definitions.project import ProjectSpec
-from antiphon.definitions.schedules import RefreshWork, ScheduleSpec, WorkClass
+from antiphon.definitions.schedules import RefreshWork, RetrainWork, ScheduleSpec, WorkClass
 from antiphon.definitions.triggers import describe
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import RunDurations
@@ -73,4 +73,6 @@ def declared(spec: ScheduleSpec) -> str:
     """The condition of a schedule in words."""
     if spec.ready_by is not None:
         return f"ready by {spec.ready_by.line} ({spec.ready_by.zone})"
-    return "by hand" if spec.when is None else describe(spec.when)
+    when = "by hand" if spec.when is None else describe(spec.when)
+    full_when = spec.work.full_when if isinstance(spec.work, RetrainWork) else None
+    return when if full_when is None else f"{when}; in full at {describe(full_when)}"

@@ -214,16 +214,15 @@ class ScheduleStates:
 
     def _noted(self, spec: ScheduleSpec, observations: tuple[Observation, ...]) -> str:
         """A hash of what a schedule's conditions observe, which changes with everything that arrives."""
-        scope, kinds = self._scope, _kinds(spec.when) | _kinds(_full_when(spec))
-        # Requests are counted as far as is asked for; snapshots are told by their views.
-        latest = self._store.receipts.latest_online(scope, spec.application) if NewRequests in kinds else None
-        named = {
-            view
-            for trigger in (spec.when, _full_when(spec))
-            for one in (() if trigger is None else simple_triggers(trigger))
-            if isinstance(one, NewPublication)
-            for view in one.views
-        }
+        scope = self._scope
+        both = [trigger for trigger in (spec.when, _full_when(spec)) if trigger is not None]
+        single = [one for trigger in both for one in simple_triggers(trigger)]
+        # Requests are counted as far as is needed, and snapshots are named by their views.
+        latest = [
+            self._store.receipts.latest_online(scope, spec.application, generated=misses)
+            for misses in sorted({one.misses for one in single if isinstance(one, NewRequests)})
+        ]
+        named = {view for one in single if isinstance(one, NewPublication) for view in one.views}
         published = self._store.publications.snapshots(scope) if named else {}
         work = [None if one.asset is None else one.asset.ready for one in observations]
         counted = [(one.outcomes, one.drifted, one.forgotten) for one in observations]

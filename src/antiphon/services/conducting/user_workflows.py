@@ -173,7 +173,7 @@ class UserWorkflows:
 
 
 def _failure(order: WorkflowOrder, error: Exception, why: str = "") -> Exception:
-    """What a workflow raised as it is told of: with its message, and whether it is tried again."""
+    """The error of a run whose workflow raised one: it has that one's message, and says if there is another attempt."""
     ends = order.spec.ends(error)
     if isinstance(error, AntiphonError) and not (ends and isinstance(error, DeadlineExceededError)):
         return error
