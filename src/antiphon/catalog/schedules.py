@@ -1,4 +1,4 @@
-"""Declared schedules as they stand: how many runs each has had, since when its conditions count, and its pause.
+"""Schedules as they stand: how many runs each has had, since when its conditions count, and its pause.
 
 Invariant: the sequence of a schedule only grows, by one with each run that it ordered. The run's key holds the number,
 so that two processes, or one after a crash, order the same run once.

@@ -18,7 +18,7 @@ from tests.integration.services.test_assets import server
 
 from antiphon.catalog import schema
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from antiphon.durable.run import Run
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.governance.audit.log import AuditFilter
@@ -26,6 +26,7 @@ from antiphon.governance.identity.principal import Principal, orderer
 from antiphon.orchestration.conductor.conductor import Conductor
 from antiphon.services.apply.apply import plan
 from antiphon.services.conducting.schedule_lines import ScheduleLine
+from antiphon.services.conducting.schedule_states import ScheduleStates
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conducting.upcoming import upcoming_work
@@ -323,3 +324,20 @@ def test_reports_of_drift_are_ordered_by_interval_while_something_is_live(conduc
     worker = msgspec.structs.replace(conducted.store.settings.worker, drift="off")
     conducted.store.settings = msgspec.structs.replace(conducted.store.settings, worker=worker)
     assert [one.name for one in conducted.schedules.list()] == [NAME]
+
+
+def test_a_schedule_whose_state_cannot_be_read_is_told_of_once_and_begins_nothing(
+    conducted: Conducted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyError("views")
+
+    monkeypatch.setattr(ScheduleStates, "_refreshed", broken)
+    found = conducted.conductor()
+    found.look()
+    found.look()
+    assert sum("The state of the schedule refresh:1d cannot be read" in one.message for one in caplog.records) == 1
+    assert [one.outlook.stage for one in conducted.schedules.list()] == ["waits", "refused"], "drift goes on"
+    with pytest.raises(ConflictError, match="its state cannot be read: KeyError"):
+        conducted.orders().begin(NAME, Principal("ada", "default", "admin", "person"), "a late file came")
+    assert conducted.runs() == []

@@ -138,7 +138,7 @@ run_holds = table(
     index("ix_run_holds_until", "until"),
 )
 
-# Declared schedules as they stand: ``sequence`` counts their runs, conditions count from ``since`` on.
+# Schedules as they stand: ``sequence`` counts their runs, conditions count from ``since`` on.
 schedules = table(
     "schedules",
     key("name"),

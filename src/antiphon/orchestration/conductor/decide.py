@@ -46,7 +46,7 @@ def decide(schedules: Sequence[ScheduleState], now: datetime) -> ConductorDecisi
     for state in schedules:
         try:
             found = _decided(state, now)
-        except Exception as error:
+        except Exception as error:  # Of a date beyond the calendar, say.
             found = ScheduleOutlook(state.spec.name, "refused", f"it cannot be decided: {described(error)}")
         if isinstance(found, PlannedRun):
             orders.append(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
@@ -42,6 +43,8 @@ from antiphon.services.learning.outcomes import drift_reports
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import WORK
 
+_log = logging.getLogger("antiphon.worker")
+
 Assets = Callable[[], tuple[AssetStates, Mapping[str | None, Asset]]]
 """The states of assets, read at the first call, and the assets by the schedule that makes each."""
 
@@ -63,6 +66,7 @@ class ScheduleStates:
         self._scope = scope
         self._traffic = Traffic(store, scope)
         self._drift = drift_reports(store)
+        self._problems: dict[str, str | None] = {}
 
     def read(self) -> tuple[ScheduleState, ...]:
         """The state of every schedule that is applied or built in, by name; those that are new begin to count, and
@@ -115,6 +119,9 @@ class ScheduleStates:
                 raise
             except Exception as error:  # Whatever is wrong with one schedule, the others are decided.
                 state = ScheduleState(spec, record, problem=f"its state cannot be read: {described(error)}")
+                if deciding and self._problems.get(name) != state.problem:  # Not with every look.
+                    self._problems[name] = state.problem
+                    _log.exception("The state of the schedule %s cannot be read.", name)
             states.append(state)
         return tuple(states)
 
