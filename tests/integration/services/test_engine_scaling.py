@@ -119,8 +119,9 @@ async def scaled(
         await world.scaler.close()
 
 
-async def test_it_is_stopped_told_started_by_a_request_and_stopped_again(folder: Path) -> None:
-    async with scaled(folder) as world:
+async def test_it_is_stopped_told_started_by_a_request_and_by_hours(folder: Path) -> None:
+    hours = EngineHours(WindowSpec("office", CronTime("0 8 * * *"), 3_600), 1)
+    async with scaled(folder, policy=ScalingPolicy(0, 1, IDLE, 4, (hours,))) as world:
         await world.until("stopped")
         (found,) = statuses(world.paths.run)
         assert (found.state, found.alive, found.resident_bytes) == ("stopped", False, None)
@@ -150,8 +151,12 @@ async def test_it_is_stopped_told_started_by_a_request_and_stopped_again(folder:
         assert (await world.client.describe()).stopped is None
         assert (await world.ask("s"))[0].usage.start_seconds == 0.0
         await world.until("stopped", 2)
-        tokens = await world.client.tokenize(TokenizationRequest("t", "words", "a b"))
-        assert tokens.tokens
+        world.clock.set(datetime(2026, 6, 1, 7, 59, 59, 900_000, tzinfo=UTC))
+        await world.until("ready", 3)
+        await asyncio.sleep(2 * IDLE)
+        assert world.count("stopped") == 2, "nobody needs it, but it is within hours"
+        world.clock.set(datetime(2026, 6, 1, 9, 0, tzinfo=UTC))
+        await world.until("stopped", 3)
     assert not world.paths.engine_socket_of("engine").is_symlink()
 
 
@@ -201,7 +206,7 @@ async def test_a_start_that_fails_is_told_at_once_and_one_that_succeeds_answers(
         await world.until("stopped", 2)
         assert (await world.client.describe()).stopped is not None
         world.broken.unlink()
-        assert (await world.ask())[0].usage.start_seconds > 0
+        assert (await world.client.tokenize(TokenizationRequest("t", "words", "a b"))).tokens
 
 
 async def test_a_crash_restarts_it_and_a_new_model_has_it_started(folder: Path) -> None:
@@ -225,18 +230,6 @@ async def test_a_crash_restarts_it_and_a_new_model_has_it_started(folder: Path) 
                     assert (await world.ask())[0].text
                     break
                 await asyncio.sleep(0.02)
-
-
-async def test_hours_have_it_up_beforehand_and_without_a_request(folder: Path) -> None:
-    hours = EngineHours(WindowSpec("office", CronTime("0 8 * * *"), 3_600), 1)
-    async with scaled(folder, policy=ScalingPolicy(0, 1, 0.1, 4, (hours,))) as world:
-        await world.until("stopped")
-        world.clock.set(datetime(2026, 6, 1, 7, 59, 59, tzinfo=UTC))
-        await world.until("ready", 2)
-        await asyncio.sleep(0.3)
-        assert world.count("stopped") == 1, "nobody needs it, but it is within hours"
-        world.clock.set(datetime(2026, 6, 1, 9, 0, tzinfo=UTC))
-        await world.until("stopped", 2)
 
 
 async def test_several_follow_the_load_and_stop_one_after_another(folder: Path) -> None:

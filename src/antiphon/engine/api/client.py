@@ -222,6 +222,8 @@ class EngineClient:
     async def _connected(self, until: float = -math.inf) -> _ClientConnection:
         """The connection, made when there is none. While nothing listens at a socket it is tried again ``until`` then
         (seconds of the event loop)."""
+        if (present := self._connection) is not None and not self._is_left(present):
+            return present
         while True:
             place = _place(self._address) if self._activator else None
             try:
