@@ -128,12 +128,10 @@ class ScheduleStates:
         now: datetime,
         deciding: bool,
     ) -> ScheduleState:
-        scope, workflows = self._scope, WORK[spec.work_class]
+        scope, workflows = self._scope, set(WORK[spec.work_class])
         open_run = last if last is not None and last.status not in ENDED else None
         if isinstance(spec.work, RefreshWork):
-            # One that is under way decides by itself.
-            refreshed = {} if open_run else self._refreshed(spec.name, spec.work, last, now)
-            observed = Observation(refreshed=refreshed)
+            observed = Observation(refreshed={} if open_run else self._refreshed(spec.name, spec.work, last, now))
         else:
             observed = self._observed(scope, spec, spec.when, record.since, assets)
         return ScheduleState(
@@ -148,7 +146,7 @@ class ScheduleStates:
             observed,
             self._observed(scope, spec, _full_when(spec), record.full_since, assets),
             self._runtime(scope, spec.name) if not deciding or spec.ready_by or spec.within else None,
-            tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
+            tuple(hold for hold in holds if not workflows.isdisjoint(hold.workflows)),
             tuple(_preferred(project, spec, now)),
             self._traffic.forecast() if spec.within else None,
         )

@@ -15,7 +15,7 @@ from antiphon.orchestration.idle_budget import IdleState
 from antiphon.services.conducting.assets import stale_parts
 from antiphon.services.conducting.idle_budgets import idle_states
 from antiphon.services.conducting.run_waits import RunWaits
-from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
+from antiphon.services.conducting.schedule_lines import schedule_lines
 from antiphon.services.project.store import Store
 
 MOST_RUNS = 1_000
@@ -51,11 +51,10 @@ def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
     waits = RunWaits(store).of(scope, open_runs)
     found = [_of_run(run, waits[run.id].reason, waits[run.id].earliest) for run in open_runs if run.id in waits]
     found += [_of_run(run, run.note or run.cause or "", None) for run in open_runs if run.id not in waits]
-    found += [
-        UpcomingWork(_of_line(line), "scheduled", line.outlook.reason, line.outlook.earliest, line.outlook.deadline)
-        for line in schedule_lines(store, scope, project)
-        if line.outlook.stage != "runs"
-    ]
+    for line in schedule_lines(store, scope, project):
+        if (outlook := line.outlook).stage != "runs":
+            what = f"{line.name}, {line.work_of}" if line.views else line.name
+            found.append(UpcomingWork(what, "scheduled", outlook.reason, outlook.earliest, outlook.deadline))
     found += [_of_part(one) for one in stale_parts(store, scope, project)]
     found += [_of_turn(host, state) for host, state in idle_states(store).items() if state.turn is not None]
     order: dict[WorkState, int] = {"runs": 0, "queued": 1, "scheduled": 1}
@@ -67,10 +66,6 @@ def _of_run(run: Run, why: str, earliest: datetime | None) -> UpcomingWork:
     named = ", ".join(map(str, subject)) if isinstance(subject, list) else str(subject)
     what = f"{run.workflow} {named}".strip()
     return UpcomingWork(what, "runs" if earliest is None else "queued", why, earliest, run.deadline, run.id)
-
-
-def _of_line(line: ScheduleLine) -> str:
-    return f"{line.name}, {line.work_of}" if line.views else line.name
 
 
 def _of_turn(host: str, state: IdleState) -> UpcomingWork:
