@@ -20,7 +20,7 @@ from tests.integration.learning.joining import Declared
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import ConversationRecord, Conversations, ConversationTurn
 from antiphon.catalog.serving.receipt import ConversationReceipt, UsageReceipt
-from antiphon.core.errors import InvalidInputError, NotFoundError, SetupError
+from antiphon.core.errors import NotFoundError, SetupError
 from antiphon.definitions import shipped_metrics as metrics
 from antiphon.definitions.application import Figure
 from antiphon.definitions.learning import Outcome
@@ -206,8 +206,10 @@ async def test_metrics_read_the_earlier_turns_of_a_conversation_as_evaluations_d
     assert (found.name, found.verdict, found.index, found.recent) == ("groundedness", "steady", 0.0, 60)
 
 
-async def worked(flown: Flown, made: DriftReports, run: str) -> Run:
+async def worked(flown: Flown, made: DriftReports) -> Run:
+    """A run of the reports, as its schedule orders one."""
     registry, stop, runs = WorkflowRegistry(), asyncio.Event(), made.runs
+    run = runs.submit(flown.world.scope, WORKFLOW, {})
     registry.add(WORKFLOW, made.make)
     executor = Executor(flown.world.database, registry, "test", flown.world.scope, poll=0.01)
     working = asyncio.create_task(executor.run_until(stop))
@@ -219,36 +221,23 @@ async def worked(flown: Flown, made: DriftReports, run: str) -> Run:
     return ended
 
 
-async def test_the_worker_reports_each_interval_and_says_since_when_something_drifts(
-    flown: Flown, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_report_says_since_when_something_drifts(flown: Flown, caplog: pytest.LogCaptureFixture) -> None:
     made, scope, clock = reports(flown), flown.world.scope, flown.world.clock
     tokens = UsageReceipt(prompt_tokens=900)
     serve(flown, 0, 13 * 24)
     serve(flown, 13 * 24, 20 * 24, usage=tokens)
-    clock.set(LIVE + 23 * HOUR)
-    assert made.order_due(scope, "24h") is None, "the release is younger than a day"
     assert made.newest(scope, "desk") is None
     clock.set(NOON)
-    assert made.order_due(scope, "off") is None
-    with pytest.raises(InvalidInputError, match=r"\[worker\] drift"):
-        made.order_due(scope, "daily")
-    run = made.order_due(scope, "24h")
-    assert run is not None
-    assert made.order_due(scope, "24h") is None, "one run, whoever looks"
     with caplog.at_level(logging.WARNING):
-        assert (await worked(flown, made, run)).status == "succeeded"
+        assert (await worked(flown, made)).status == "succeeded"
     assert "desk has drifted: tokens of the prompt; `antiphon outcomes drift desk --kept`" in caplog.text
     found = made.newest(scope, "desk")
     assert found is not None
     assert [(one.name, one.since) for one in found.shifted] == [("tokens of the prompt", NOON)]
-    assert made.order_due(scope, "24h") is None
     # A day later it drifts still: since then.
     clock.set(NOON + DAY)
     serve(flown, 20 * 24, 21 * 24, usage=tokens)
-    run = made.order_due(scope, "24h")
-    assert run is not None
-    await worked(flown, made, run)
+    await worked(flown, made)
     (warning,) = made.warnings(scope)
     assert (warning.application, warning.variables) == ("desk", ("tokens of the prompt",))
     assert (warning.since, warning.at) == (NOON, NOON + DAY)
@@ -265,9 +254,7 @@ async def test_a_broken_model_and_an_application_that_fails_end_in_sentences(
     made, scope = reports(flown, NoModel()), flown.world.scope
     for number in range(20 * 24):
         serve(flown, number, number + 1, **asked(flown, number, WORDED))
-    run = made.order_due(scope, "24h")
-    assert run is not None
-    assert (await worked(flown, made, run)).status == "succeeded"
+    assert (await worked(flown, made)).status == "succeeded"
     found = made.newest(scope, "desk")
     assert found is not None
     assert "Texts are not compared: The embedding model minilm-l6-v2 is not fetched." in found.problems[0]
@@ -278,9 +265,7 @@ async def test_a_broken_model_and_an_application_that_fails_end_in_sentences(
 
     monkeypatch.setattr(DriftReader, "compare", fails)
     flown.world.clock.advance(DAY)
-    run = made.order_due(scope, "24h")
-    assert run is not None
-    assert (await worked(flown, made, run)).status == "succeeded"
+    assert (await worked(flown, made)).status == "succeeded"
     found = made.newest(scope, "desk")
     assert found is not None
     # What was known before stays, with its moments: one bad day begins no drift anew.

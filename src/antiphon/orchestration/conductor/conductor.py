@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.core.logs import described
 from antiphon.orchestration.conductor.decide import decide
-from antiphon.orchestration.conductor.state import ConductorDecision, PlannedRun, ScheduleState
+from antiphon.orchestration.conductor.state import ConductorDecision, PlannedRun, ScheduleOutlook, ScheduleState
 
 _log = logging.getLogger("antiphon.worker")
 
 
 class Conductor:
-    """Orders what schedules have due. One process of an environment does at a time; two for a moment harm
-    nothing.
+    """Orders what schedules have due. One process of an environment does at a time; two for a moment harm nothing.
 
     Args:
         prepare: writes what windows hold ahead of time; called before each look.
@@ -53,8 +51,7 @@ class Conductor:
         self._refuse = refuse
         self._clock = clock
         self._poll = poll
-        self._warned: frozenset[tuple[str, datetime | None]] = frozenset()
-        self._broken: frozenset[tuple[str, str]] = frozenset()
+        self._warned: Set[tuple[str, object]] = frozenset()
         self._wakeup = wakeup or Wakeup()
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -76,8 +73,7 @@ class Conductor:
         self._prepare()
         states = {one.spec.name: one for one in self._read()}
         decision = decide(tuple(states.values()), self._clock.now())
-        self._warn(decision)
-        self._warn_of_broken(decision, states)
+        self._warn(decision, states)
         for outlook in decision.outlooks:
             if outlook.due is not None and states[outlook.schedule].record.due_at is None:
                 self._mark_due(states[outlook.schedule], outlook.due)
@@ -99,18 +95,16 @@ class Conductor:
             return self._poll
         return min(self._poll, max((decision.next_look - self._clock.now()).total_seconds(), 0.0))
 
-    def _warn(self, decision: ConductorDecision) -> None:
-        """Say of each run that is not expected to keep its deadline, once."""
-        late = [one for one in decision.outlooks if one.late]
-        for outlook in late:
-            if (outlook.schedule, outlook.deadline) not in self._warned:
-                _log.warning("The schedule %s is late: %s", outlook.schedule, outlook.reason)
-        self._warned = frozenset((one.schedule, one.deadline) for one in late)
-
-    def _warn_of_broken(self, decision: ConductorDecision, states: Mapping[str, ScheduleState]) -> None:
-        """Say of each schedule that cannot be read or decided why, once until it is another reason."""
-        refused = [one for one in decision.outlooks if one.stage == "refused"]
-        broken = frozenset((one.schedule, one.reason) for one in refused if states[one.schedule].record.problem is None)
-        for schedule, reason in sorted(broken - self._broken):
-            _log.error("The schedule %s orders nothing: %s", schedule, reason)
-        self._broken = broken
+    def _warn(self, decision: ConductorDecision, states: Mapping[str, ScheduleState]) -> None:
+        """Say once of each run that is not expected to keep its deadline, and why a schedule cannot be read or decided;
+        what was refused to it was said with the order."""
+        found: dict[tuple[str, object], ScheduleOutlook] = {}
+        for one in decision.outlooks:
+            if one.late:
+                found[one.schedule, one.deadline] = one
+            elif one.stage == "refused" and states[one.schedule].record.problem is None:
+                found[one.schedule, one.reason] = one
+        for outlook in (one for key, one in found.items() if key not in self._warned):
+            what = "is late" if outlook.late else "orders nothing"
+            _log.warning("The schedule %s %s: %s", outlook.schedule, what, outlook.reason)
+        self._warned = found.keys()

@@ -23,18 +23,15 @@ DRIFT = "drift:applications"
 SKEW = "skew:views"
 """Comparisons of batch and online, once something is published: `[features] skew`."""
 
-OFF = "off"
-"""The setting without a schedule."""
-
 
 def all_schedules(store: Store, scope: Scope, project: ProjectSpec) -> Mapping[str, ScheduleSpec]:
     """The declared schedules of a project, and the built-in ones that its settings leave on, by name."""
     settings, found = store.settings, dict(project.schedules)
     if settings.worker.refresh:
         found |= refresh_schedules(views_in_use(store, scope, project).values())
-    if settings.worker.drift != OFF and store.releases.applications(scope):
+    if settings.worker.drift != "off" and store.releases.applications(scope):
         found[DRIFT] = ScheduleSpec(DRIFT, "", MonitoringWork("drift"), Interval(settings.worker.drift))
-    if settings.features.skew != OFF and store.publications.current(scope) is not None:
+    if settings.features.skew != "off" and store.publications.current(scope) is not None:
         found[SKEW] = ScheduleSpec(SKEW, "", MonitoringWork("skew"), Interval(settings.features.skew))
     return found
 

@@ -136,12 +136,10 @@ class ScheduleStates:
         now: datetime,
         deciding: bool,
     ) -> ScheduleState:
-        workflows = WORK[spec.work_class]
+        workflows = set(WORK[spec.work_class])
         open_run = last if last is not None and last.status not in ENDED else None
         if isinstance(spec.work, RefreshWork):
-            # One that is under way decides by itself.
-            refreshed = {} if open_run else self._refreshed(spec.name, spec.work, last, now)
-            observed = Observation(refreshed=refreshed)
+            observed = Observation(refreshed={} if open_run else self._refreshed(spec.name, spec.work, last, now))
         else:
             observed = self._observed(project, spec, spec.when, record.since, assets)
         observed_full = self._observed(project, spec, _full_when(spec), record.full_since, assets)
@@ -157,7 +155,7 @@ class ScheduleStates:
             observed,
             observed_full,
             self._runtime(self._scope, spec.name) if not deciding or spec.ready_by or spec.within else None,
-            tuple(hold for hold in holds if not set(workflows).isdisjoint(hold.workflows)),
+            tuple(hold for hold in holds if not workflows.isdisjoint(hold.workflows)),
             tuple(_preferred(project, spec, now)),
             self._traffic.forecast() if spec.within else None,
             calm_since=self._calm_since(spec, record, (observed, observed_full), now, deciding)

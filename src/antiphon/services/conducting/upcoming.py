@@ -15,7 +15,7 @@ from antiphon.orchestration.idle_budget import IdleState
 from antiphon.services.conducting.assets import stale_parts
 from antiphon.services.conducting.idle_budgets import idle_states
 from antiphon.services.conducting.run_waits import RunWaits
-from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
+from antiphon.services.conducting.schedule_lines import schedule_lines
 from antiphon.services.project.store import Store
 
 MOST_RUNS = 1_000
@@ -53,18 +53,13 @@ def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
     waits = RunWaits(store).of(scope, open_runs)
     found = [_of_run(run, waits[run.id].reason, waits[run.id].earliest) for run in open_runs if run.id in waits]
     found += [_of_run(run, run.note or run.cause or "", None) for run in open_runs if run.id not in waits]
-    found += [
-        UpcomingWork(
-            _of_line(line),
-            "scheduled",
-            line.outlook.reason,
-            line.outlook.earliest,
-            line.outlook.deadline,
-            value=None if line.value == 1.0 else line.value,
-        )
-        for line in schedule_lines(store, scope, project)
-        if line.outlook.stage != "runs"
-    ]
+    for line in schedule_lines(store, scope, project):
+        if (outlook := line.outlook).stage != "runs":
+            what = f"{line.name}, {line.work_of}" if line.views else line.name
+            value = None if line.value == 1.0 else line.value
+            found.append(
+                UpcomingWork(what, "scheduled", outlook.reason, outlook.earliest, outlook.deadline, value=value)
+            )
     found += [_of_part(one) for one in stale_parts(store, scope, project)]
     found += [_of_turn(host, state) for host, state in idle_states(store).items() if state.turn is not None]
     order: dict[WorkState, int] = {"runs": 0, "queued": 1, "scheduled": 1}
@@ -77,10 +72,6 @@ def _of_run(run: Run, why: str, earliest: datetime | None) -> UpcomingWork:
     what = f"{run.workflow} {named}".strip()
     state: WorkState = "runs" if earliest is None else "queued"
     return UpcomingWork(what, state, why, earliest, run.deadline, run.id, run.value)
-
-
-def _of_line(line: ScheduleLine) -> str:
-    return f"{line.name}, {line.work_of}" if line.views else line.name
 
 
 def _of_turn(host: str, state: IdleState) -> UpcomingWork:
