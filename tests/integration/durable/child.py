@@ -24,6 +24,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
+from antiphon.durable.policy import WorkflowPolicy
 from antiphon.durable.runs import ENDED, Runs
 
 SCOPE = Scope()
@@ -38,7 +39,7 @@ class Worker:
         self.log = EventLog(self.database)
         self.registry = WorkflowRegistry()
         self.registry.add("pairs", self.pairs)
-        self.registry.add("undone", self.undone)
+        self.registry.add("undone", self.undone, WorkflowPolicy(rollback="always"))
 
     async def pairs(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         seen = []

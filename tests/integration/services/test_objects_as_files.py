@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chaos.harness.chaos_project import write_project
 from tests.harness.gated_project import GatedProject
+from tests.harness.refresh import run_refresh
 from tests.integration.features.following.test_file_drop import AT, Reading, lines
 from tests.integration.services.test_assets import (
     DAYS,
@@ -20,6 +24,8 @@ from tests.integration.services.test_assets import (
     parts,
     stages,
 )
+from tests.integration.services.test_following import DEFINITIONS as VISITS
+from tests.integration.services.test_following import NOW, visits_of
 from tests.integration.services.test_gate_runs import obeys
 from tests.servers import S3Process
 
@@ -30,8 +36,12 @@ from antiphon.definitions.assets import Asset
 from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.partitions import DailyPartitions, KeyedPartitions
 from antiphon.features.following import followed_files
+from antiphon.services.apply.apply import apply
 from antiphon.services.conducting.file_versions import object_versions
+from antiphon.services.features.following import follower_statuses
+from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.lineage.project import ProjectLineage
+from antiphon.services.project.store import Store
 
 ACCESS, SECRET = "FILES_TEST_ACCESS", "FILES_TEST_SECRET"
 LAKE = """
@@ -260,3 +270,22 @@ def test_an_object_that_is_too_large_is_refused_and_one_that_changes_while_it_is
         with pytest.raises(UnavailableError, match="changed while it was read"):
             reading.on()
     assert reading.on() == ["11", "12"]
+
+
+async def test_a_view_of_a_followed_prefix_is_refreshed_from_its_objects(folder: Folder, tmp_path: Path) -> None:
+    root = write_project(tmp_path / "project", "simulated").root
+    path = f"{folder.url('inbox/*.jsonl')}?endpoint={folder.endpoint}"
+    named = f'FileDrop("{path}", within="10s", access_key_variable="{ACCESS}", secret_key_variable="{SECRET}")'
+    text = VISITS.replace('FileDrop("inbox/*.jsonl", settle="200ms", within="10s")', named)
+    (root / "definitions.py").write_text(text)
+    (root / "shops.csv").write_text(f"shop,at\ntea,{NOW.isoformat()}\n")
+    for number in (1, 2, 3):
+        row = {"id": number, "at": NOW.isoformat(), "shop": "tea", "spent": number / 4}
+        folder.put(f"inbox/{number}.jsonl", json.dumps(row) + "\n")
+    with closing(Store.open(root)) as store:
+        apply(store, principal="test")
+        with closing(FeaturePlatform(store)) as platform:
+            await run_refresh(store, platform)
+            assert visits_of(store, platform) == 3
+            (status,) = follower_statuses(store, platform).values()
+            assert (status.place, status.problem, status.waiting) == (f"files {path.partition('?')[0]}", None, 0)
