@@ -106,15 +106,15 @@ def test_stale_read_runs_a_step_twice(file: CatalogFile) -> None:
     async def scenario() -> None:
         sleeper, other = race.world.boot("sleeper"), race.world.boot("other")
         run, executor = race.submit("a"), race.executor(sleeper)
-        recorded = executor._runs.recorded
+        steps = executor._runs.steps
 
-        def stale(held: Run) -> Any:
-            found, thread = recorded(held), THREADS.current
+        def stale(scope: Scope, held: str) -> Any:
+            found, thread = steps(scope, held), THREADS.current
             assert thread is not None
             sleeper.park(thread, 20.0)
             return found
 
-        executor._runs.recorded = stale  # type: ignore[method-assign]
+        executor._runs.steps = stale  # type: ignore[method-assign]
         race.start(sleeper, executor)
         await race.world.until(lambda: bool(race.world.commits > 1), 5.0)
         race.start(other)

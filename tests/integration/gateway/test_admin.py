@@ -259,6 +259,7 @@ async def test_status_and_readiness_survive_an_engine_that_is_away(database, ans
         "models": [],
         "load": None,
         "instances": [],
+        "stopped": None,
     }
 
 

@@ -45,7 +45,6 @@ from antiphon.services.project.store import Store
 
 ACCESS, SECRET = "FILES_TEST_ACCESS", "FILES_TEST_SECRET"
 LAKE = """
-[features]
 lake = "s3://{bucket}/{prefix}-lake?endpoint={endpoint}"
 lake_access_key_variable = "{access}"
 lake_secret_key_variable = "{secret}"

@@ -129,7 +129,7 @@ class ObjectFiles:
         found = self._objects[path]
         if found.size > MOST_BYTES:
             raise InvalidInputError(
-                f"It takes {found.size / 2**20:.0f} MiB, and objects of up to {MOST_BYTES // 2**20} MiB are followed.",
+                f"An object of {found.size / 2**20:.0f} MiB is too large: {MOST_BYTES // 2**20} MiB is the most.",
                 where=path,
                 next_step="Write smaller ones.",
             )
