@@ -255,7 +255,7 @@ def test_an_object_that_is_too_large_is_refused_and_one_that_changes_while_it_is
     with monkeypatch.context() as small:
         small.setattr(followed_files, "MOST_BYTES", 100)
         assert reading.on() == []
-        assert "objects of up to 0 MiB are followed" in reading.refusal
+        assert "0 MiB is the most" in reading.refusal
     folder.put("inbox/b.jsonl", lines(11))
     present = type(reading.reader._files).present
 
