@@ -18,12 +18,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import missing, value_of
 from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.ids import new_id
@@ -32,7 +31,6 @@ from antiphon.core.telemetry import traceparent
 from antiphon.definitions.workflows import RollbackPolicy
 from antiphon.durable.attempts import RunAttempt, RunAttempts
 from antiphon.durable.claims import (
-    OLDEST_FIRST,
     Candidates,
     ServedRuns,
     claimable,
@@ -57,8 +55,6 @@ from antiphon.durable.run import (
     Run,
     RunRequest,
     RunResult,
-    RunStatus,
-    StepRecord,
     StepUnderWay,
     columns_of,
     encode_json,
@@ -67,11 +63,9 @@ from antiphon.durable.run import (
     read_under_way,
     write_under_way,
 )
+from antiphon.durable.run_reader import RunReader
 
 T = TypeVar("T")
-
-MOST_NAMED = 500
-"""Runs that one statement names."""
 
 BY_POLICY = 0
 """In the column ``max_attempts`` until its first claim: as many attempts as the workflow's policy says."""
@@ -79,8 +73,8 @@ BY_POLICY = 0
 _runs, _steps = schema.runs, schema.steps
 
 
-class Runs:
-    """Repository of runs and their steps.
+class Runs(RunReader):
+    """Repository of runs and their steps: reads and changes them.
 
     Args:
         database: the catalog.
@@ -88,7 +82,7 @@ class Runs:
     """
 
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
-        self._database = database
+        super().__init__(database)
         self._clock = clock or database.clock
         self._attempts = RunAttempts(database)
 
@@ -156,89 +150,6 @@ class Runs:
             )
             self._database.ring("runs", scope)
         return run
-
-    def get(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
-        """One run.
-
-        Raises:
-            NotFoundError: there is none of this id here.
-        """
-        row = self._database.first(select(_runs).where(schema.owned(_runs, scope, id=run)), within)
-        if row is None:
-            raise missing("run", run, scope, "See `antiphon runs list`.")
-        return read_run(row, self._database)
-
-    def by_id(self, scope: Scope, runs: Collection[str]) -> dict[str, Run]:
-        """Those of these runs that there are, by id."""
-        names, found = sorted(runs), dict[str, Run]()
-        for first in range(0, len(names), MOST_NAMED):
-            named = _runs.c.id.in_(names[first : first + MOST_NAMED])
-            rows = self._database.rows(select(_runs).where(schema.owned(_runs, scope), named))
-            found |= {row.id: read_run(row, self._database) for row in rows}
-        return found
-
-    def find(self, scope: Scope, key: str) -> Run | None:
-        """The run that was submitted with a key."""
-        named = schema.owned(_runs, scope) & RUN_KEY.is_(self._database, scope, key)
-        row = self._database.first(select(_runs).where(named))
-        return None if row is None else read_run(row, self._database)
-
-    def list(
-        self,
-        scope: Scope,
-        limit: int = 50,
-        *,
-        workflow: str | None = None,
-        status: RunStatus | None = None,
-        schedule: str | None = None,
-    ) -> builtins.list[Run]:
-        """Runs, latest first."""
-        equal = schema.given(_runs, workflow=workflow, status=status, schedule=schedule)
-        conditions = (schema.owned(_runs, scope), *equal)
-        statement = select(_runs).where(*conditions)
-        statement = statement.order_by(_runs.c.created_at.desc(), _runs.c.id.desc()).limit(limit)
-        with self._database.read() as connection:
-            return [read_run(row, self._database) for row in connection.execute(statement)]
-
-    def under_way(self, scope: Scope) -> builtins.list[Run]:
-        """Runs that are being worked on."""
-        statement = select(_runs).where(_runs.c.status == "running", _runs.c.environment == scope.environment)
-        with self._database.read() as connection:
-            rows = [row for row in connection.execute(statement) if row.tenant == scope.tenant]
-            return [read_run(row, self._database) for row in rows]
-
-    def worth(self, scope: Scope, workflows: Collection[str]) -> float:
-        """The highest value among the runs of these workflows that are being worked on; 1 where none is."""
-        named = _runs.c.workflow.in_(sorted(workflows)), schema.owned(_runs, scope, status="running")
-        highest = self._database.scalar(select(func.max(func.coalesce(_runs.c.value, 1.0))).where(*named))
-        return 1.0 if highest is None else float(highest)
-
-    def unended(self, scope: Scope, limit: int) -> builtins.list[Run]:
-        """Runs that wait or are being worked on, those that are due for longest first."""
-        waiting = _runs.c.status.in_(("queued", "running")), _runs.c.environment == scope.environment
-        statement = select(_runs).where(*waiting, _runs.c.tenant == scope.tenant).order_by(*OLDEST_FIRST).limit(limit)
-        with self._database.read() as connection:
-            return [read_run(row, self._database) for row in connection.execute(statement)]
-
-    def open(self, scope: Scope, workflow: str, *, within: Connection | None = None) -> builtins.list[Run]:
-        """Runs of a workflow that have not ended, latest first. Those that have are not gone through."""
-        # Without the scope: SQLite would take its index, which holds every run there ever was.
-        statement = select(_runs).where(_runs.c.status.in_(("queued", "running")), _runs.c.workflow == workflow)
-        with self._database.reading(within) as connection:
-            rows = [row for row in connection.execute(statement) if Scope(row.tenant, row.environment) == scope]
-            found = [read_run(row, self._database) for row in rows]
-        return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
-
-    def steps(self, scope: Scope, run: str, *, within: Connection | None = None) -> builtins.list[StepRecord]:
-        """The run's completed steps, in the order in which they ended."""
-
-        def opened(row: Row[Any]) -> StepRecord:
-            result = self._database.unseal(scope, STEP, f"{run}:{row.name}:{row.occurrence}", row.result)
-            return value_of(StepRecord, row, result=msgspec.json.decode(result))
-
-        order = (_steps.c.ended_at, _steps.c.started_at, _steps.c.name, _steps.c.occurrence)
-        found = select(_steps).where(schema.owned(_steps, scope, run=run)).order_by(*order)
-        return [opened(row) for row in self._database.rows(found, within)]
 
     def claim(
         self,
@@ -412,10 +323,6 @@ class Runs:
             if reclaimed := connection.execute(ended).rowcount:
                 self._database.ring("runs", Scope(environment=environment))
         return reclaimed
-
-    def recorded(self, run: Run) -> dict[tuple[str, int], Any]:
-        """Results of the run's completed steps by (name, occurrence)."""
-        return {(step.name, step.occurrence): step.result for step in self.steps(run.scope, run.id)}
 
     def record(
         self, run: Run, name: str, occurrence: int, result: Any, started_at: datetime,

@@ -67,7 +67,7 @@ def test_several_runs_are_read_at_once_by_their_ids(database: Database, monkeypa
     runs = Runs(database)
     made = {runs.submit(DEV, "refresh", {"number": number}) for number in range(5)}
     elsewhere = runs.submit(OTHER, "refresh", {})
-    monkeypatch.setattr("antiphon.durable.runs.MOST_NAMED", 2)
+    monkeypatch.setattr("antiphon.durable.run_reader.MOST_NAMED", 2)
     found = runs.by_id(DEV, {*made, elsewhere, "run_none"})
     assert found.keys() == made
     assert sorted(run.arguments["number"] for run in found.values()) == list(range(5))
@@ -270,7 +270,7 @@ def test_an_effect_and_its_step_are_one_transaction(database: Database) -> None:
     runs.submit(DEV, "a", {})
     run = claimed(runs)
     digest = runs.transact(run, "put", 0, lambda c: blobs.put(DEV, b"kept", within=c), NOON)
-    assert runs.recorded(run) == {("put", 0): digest}
+    assert [(one.name, one.result) for one in runs.steps(run.scope, run.id)] == [("put", digest)]
 
     def put_and_return_no_json(connection: object) -> object:
         blobs.put(DEV, b"undone", within=connection)  # type: ignore[arg-type]
@@ -278,7 +278,7 @@ def test_an_effect_and_its_step_are_one_transaction(database: Database) -> None:
 
     with pytest.raises(InvalidInputError, match="result of step 'bad'"):
         runs.transact(run, "bad", 0, put_and_return_no_json, NOON)
-    assert runs.recorded(run) == {("put", 0): digest}
+    assert [(one.name, one.result) for one in runs.steps(run.scope, run.id)] == [("put", digest)]
     with pytest.raises(NotFoundError, match="no blob"):
         blobs.get(DEV, hashlib.sha256(b"undone").hexdigest())
 
