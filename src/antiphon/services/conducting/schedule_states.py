@@ -94,7 +94,8 @@ class ScheduleStates:
         *,
         deciding: bool,
     ) -> tuple[ScheduleState, ...]:
-        """
+        """The states of these schedules, by name.
+
         Args:
             deciding: without what people are told and nothing is decided by: how long earlier runs took, where no
                 deadline asks.
