@@ -305,6 +305,12 @@ class GateExemption(msgspec.Struct, frozen=True):
         return first or self.releases == "all"
 
 
+def needed_rows(gates: Gates, ungated: GateExemption | None, *, first: bool) -> int:
+    """Returns the rows that the evaluation of a release must have before it is rolled out; ``first`` as of
+    :meth:`GateExemption.covers`."""
+    return 0 if ungated is not None and ungated.covers(first=first) else gates.rows
+
+
 class Rollout(msgspec.Struct, frozen=True):
     """Stages by which a release reaches all users, and the evidence that the judge needs on the way.
 

@@ -13,6 +13,7 @@ from antiphon.definitions.cron import CronTime
 from antiphon.definitions.export_schedules import Export
 from antiphon.definitions.exports import ExportWork, export_mistakes
 from antiphon.definitions.feature import duration_mistakes
+from antiphon.definitions.learning import Gates, needed_rows
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.outcome_shape import shape_of
 from antiphon.definitions.schedules import (
@@ -167,9 +168,23 @@ def _application_mistakes(
             yield f"{application.name!r} is not fine-tuned; declare model=FineTune(…), or leave the schedule out."
         if application.outcome is None:
             yield f"{application.name!r} has no outcome to learn from; declare outcome=Outcome(…)."
+        yield from _row_mistakes(schedule.work, application)
     elif application.outcome is None and _counts_outcomes(schedule):
         yield f"when: {application.name!r} has no outcome that could arrive; declare outcome=Outcome(…)."
     yield from _forgetting_mistakes(schedule, application, learning)
+
+
+def _row_mistakes(work: RetrainWork, application: Application) -> Iterator[str]:
+    """Yields evaluations of fewer rows than the gates ask for, which no version passes."""
+    gates: Any = application.gates
+    if not isinstance(gates, Gates) or not isinstance(work.rows, int):  # Another check tells of it.
+        return
+    needed = needed_rows(gates, application.ungated or None, first=False)
+    if work.rollout and work.rows < needed:
+        yield (
+            f"rows: the gates of {application.name!r} ask for {needed}, so with {work.rows} no version is ever rolled "
+            "out; write more, Gates(rows=…) with fewer, or rollout=False."
+        )
 
 
 def _forgetting_mistakes(schedule: DeclaredSchedule, application: Application, learning: Set[str]) -> Iterator[str]:

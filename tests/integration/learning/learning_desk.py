@@ -36,7 +36,7 @@ from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets import plan as dataset_plan
-from antiphon.learning.datasets.rows import RowPolicyDecision
+from antiphon.learning.datasets.rows import DatasetSurvey, RowPolicyDecision
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.checkpoints import CheckpointStore
 from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
@@ -98,11 +98,14 @@ class PastFlights:
             spec, first=boundary, kind="evaluation", examples=round(spec.examples * share)
         )
 
+    def survey(self, spec: DatasetSpec) -> DatasetSurvey:
+        chosen = self._chosen(spec)
+        late = sum(self.label(hour) for hour, _ in chosen)
+        return DatasetSurvey(spec, len(chosen), {"delayed": late, "on_time": len(chosen) - late}, {}, None, None)
+
     def build(self, spec: DatasetSpec) -> Dataset:
         self.built += 1
-        moments = [START + timedelta(hours=hour) for hour in range(-200, 200)]
-        chosen = [(hour, moment) for hour, moment in enumerate(moments) if spec.first < moment <= spec.last]
-        chosen = sorted(chosen, key=lambda one: content_hash([spec.seed, one[0]]))[: spec.examples]
+        chosen = self._chosen(spec)
         if not chosen:
             raise InvalidInputError("There is no example.", where="training set", next_step="Take a longer history.")
         return self._desk.datasets.add(self._dataset(spec, sorted(chosen)))
@@ -112,6 +115,11 @@ class PastFlights:
         if self.changed is not None:
             raise ConflictError(f"The dataset {dataset} does not come out the same: {self.changed} changed.")
         return self.build(known.spec)
+
+    def _chosen(self, spec: DatasetSpec) -> list[tuple[int, datetime]]:
+        moments = [START + timedelta(hours=hour) for hour in range(-200, 200)]
+        inside = [(hour, moment) for hour, moment in enumerate(moments) if spec.first < moment <= spec.last]
+        return sorted(inside, key=lambda one: content_hash([spec.seed, one[0]]))[: spec.examples]
 
     def _dataset(self, spec: DatasetSpec, chosen: list[tuple[int, datetime]]) -> Dataset:
         late = [self.label(hour) for hour, _ in chosen]

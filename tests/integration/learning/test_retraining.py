@@ -20,7 +20,7 @@ from antiphon.core.errors import (
     SetupError,
     UnavailableError,
 )
-from antiphon.definitions.learning import Gates, TrainingWindow
+from antiphon.definitions.learning import GateExemption, MetricGate, TrainingWindow
 from antiphon.durable.run import ENDED
 from antiphon.learning.retraining import workflow as retraining
 from antiphon.training.examples import Example, read
@@ -94,13 +94,28 @@ async def test_the_same_things_are_trained_once(desk: LearningDesk) -> None:
 
 
 async def test_a_release_that_fails_its_gates_stays_a_draft_and_is_not_rolled_out(desk: LearningDesk) -> None:
-    desk.application = msgspec.structs.replace(desk.application, gates=Gates(rows=1_000))
+    harder = msgspec.structs.replace(desk.application.gates, metrics={"brier": MetricGate(advantage=0.99)})
+    desk.application = msgspec.structs.replace(desk.application, gates=harder)
     run = await desk.train(rollout=True)
     assert run.status == "succeeded"
     assert run.result["stage"] == "draft"
-    assert any("1000 are needed" in reason for reason in run.result["reasons"])
+    assert any("Brier" in reason for reason in run.result["reasons"]), run.result["reasons"]
     assert (run.result["rollout"], "not passed its gates" in run.result["no_rollout"]) == (None, True)
     assert desk.rollouts.list(SCOPE) == []
+
+
+async def test_a_rollout_that_too_few_rows_rule_out_is_refused_before_anything_is_trained(desk: LearningDesk) -> None:
+    tunes = desk.application
+    desk.application = msgspec.structs.replace(tunes, gates=msgspec.structs.replace(tunes.gates, rows=21))
+    wanted = msgspec.structs.replace(ORDER, rollout=True)
+    with pytest.raises(InvalidInputError, match="would have 20 rows and the gates of desk ask for 21"):
+        desk.orders.place(SCOPE, "me", wanted)
+    (problem,) = desk.orders.foresee(SCOPE, "me", wanted).problems
+    assert "Train without a rollout" in problem
+    assert not desk.runs.list(SCOPE)
+    desk.orders.place(SCOPE, "me", ORDER)  # A draft to look at.
+    desk.application = msgspec.structs.replace(desk.application, ungated=GateExemption("it is tried out"))
+    desk.orders.place(SCOPE, "me", wanted)
 
 
 async def test_a_rollout_that_is_asked_for_begins_and_begins_once(desk: LearningDesk, monkeypatch: Any) -> None:

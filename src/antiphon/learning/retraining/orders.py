@@ -11,12 +11,13 @@ import msgspec
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import needed_rows
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.rows import DatasetSurvey
 from antiphon.learning.retraining.candidates import recipes
 from antiphon.learning.retraining.examples import fine_tune_of
-from antiphon.learning.retraining.plan import TrainArguments, plain, recipe
+from antiphon.learning.retraining.plan import TrainArguments, TrainingInputs, plain, recipe
 from antiphon.learning.retraining.preference_trainer import PreferencePreview, PreferenceTrainer
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import RebuildArguments
@@ -28,6 +29,11 @@ from antiphon.training.recipe import Arithmetic, require_libraries
 NO_PREFERENCES = (
     "Thumbs and corrections from users, `antiphon prompts annotate` and blind comparisons say what is preferred; "
     "`antiphon train APPLICATION --preferences --dry-run` says why what there is was left out."
+)
+
+MORE_ROWS = (
+    "Train without a rollout, evaluate more rows, or wait for more outcomes; a longer embargo holds out more, and "
+    "Gates(rows=…) asks for fewer."
 )
 
 TrainingPermission = Callable[[Scope, str, ApplicationSpec, Principal | None], None]
@@ -104,7 +110,8 @@ class TrainingOrders:
         Raises:
             NotFoundError: there is no such application.
             InvalidInputError: it does not say how it is fine-tuned or what it learns from, nothing is held out to
-                evaluate on, or there is no version that a delta could go on from.
+                evaluate on, there is no version that a delta could go on from, or a rollout is asked for whose
+                evaluation has fewer rows than the gates ask for.
             SetupError: the extra ``train`` is not installed, or the base model was not pulled.
             ConflictError: the key was used for another order.
             ForbiddenError: policy does not let its features be learned from, by this principal or for this purpose.
@@ -114,7 +121,10 @@ class TrainingOrders:
         if self._permission is not None:
             self._permission(scope, principal, pinned.application, by)
         if not request.preferences:
-            self._retraining.specifications(scope, request, pinned)
+            _, held_out, *_ = self._retraining.specifications(scope, request, pinned)
+            few = "" if not request.rollout else self._too_few(scope, pinned, self._services.builder.survey(held_out))
+            if few:
+                raise InvalidInputError(few, where=request.application, next_step=MORE_ROWS)
         elif problems := self._tuning.preview(scope, request).problems:
             raise InvalidInputError(" ".join(problems), where=request.application, next_step=NO_PREFERENCES)
         arguments = {name: value for name, value in plain(request).items() if value is not None}
@@ -137,6 +147,8 @@ class TrainingOrders:
             for needed, found in [_distinct(survey)]
             if found < 2
         ]
+        if request.rollout and (few := self._too_few(scope, pinned, evaluation)):
+            problems.append(f"{few} {MORE_ROWS}")
         return TrainingPreview(
             application=request.application,
             cutoff=pinned.cutoff,
@@ -149,6 +161,18 @@ class TrainingOrders:
             problems=tuple(problems),
             candidates=recipes(pinned.candidates) if pinned.candidates is not None else (),
             held_out=sum(survey.rows for survey in chosen_by),
+        )
+
+    def _too_few(self, scope: Scope, pinned: TrainingInputs, evaluation: DatasetSurvey) -> str:
+        """Says that the evaluation has fewer rows than the gates ask for; ``""`` where it has enough."""
+        application = pinned.application
+        first = self._services.releases.live(scope, application.name) is None
+        needed = needed_rows(application.gates, application.ungated or None, first=first)
+        if evaluation.rows >= needed:
+            return ""
+        return (
+            f"The evaluation set would have {evaluation.rows} rows and the gates of {application.name} ask for "
+            f"{needed}, so what is trained now could not be rolled out."
         )
 
     def rebuild(self, scope: Scope, principal: str, model: str, key: str | None = None) -> str:
