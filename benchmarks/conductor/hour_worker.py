@@ -91,7 +91,9 @@ async def work(folder: Path, path: Path) -> None:
     budget = IdleBudget(
         read, client.describe, client.hold_batch, pauses, SystemClock(),
         host=HOST, holder=HOLDER, shares=settings.idle_shares.by_work, seconds=5.0, wakeup=bell,
+        serving=lambda: governor.serving(HOST),
     )  # fmt: skip
+    governor.listen(budget.wake)
     training = asyncio.create_task(processes.run(read_order(folder), lambda _: None, ended.is_set))
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -258,7 +258,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             wakeup=doorbell.wakeup(environment, "features", "releases"),
         )
     )
-    turns = idle_budget(store, wired.engine, process, worker)
+    governance = training_governance(store, wired.engine, training, worker, process)
+    turns = idle_budget(store, wired.engine, process, worker, governance.governor)
     parts: list[WorkerPart] = [
         *([] if turns is None else [held(f"{IDLE_LEASE}{socket.gethostname()}", kept(turns), detail=turns.detail)]),
         held(f"{WORKERS}{worker}", executors, conflict=NAME_TAKEN, detail=broken.detail),
@@ -270,7 +271,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         *kept(
             served,
             TrainingRecords(training, store.paths.run, store.database.clock),
-            *training_governance(store, wired.engine, training, worker, process),
+            *governance.parts,
         ),
         watch,
     ]

@@ -124,6 +124,7 @@ class Governor:
         training.listen(self._begun.wake)
         if exchange is not None:
             exchange.listen(self._begun.wake)
+        self._listeners: list[Callable[[], object]] = []
         self._states: dict[str, GovernorState] = {}
         self._stopped: list[TrainingProcess] = []
         self._governs = False
@@ -134,6 +135,14 @@ class Governor:
     def governed(self) -> GovernorState | None:
         """State of the training under way; ``None`` when there is none."""
         return self._states.get(self._own) if self._governs else None
+
+    def listen(self, call: Callable[[], object]) -> None:
+        """Have this called in the event loop when training begins to stand still for online users, or goes on."""
+        self._listeners.append(call)
+
+    def serving(self, host: str) -> bool:
+        """True while training on a machine stands still for online users, of those for whom it does."""
+        return any((state := self._states.get(one)) is not None and state.paused for one in (host, EVERY_HOST))
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Govern until ``stop``; then whatever is paused goes on, so that it can be told to stop."""
@@ -158,7 +167,7 @@ class Governor:
         """The machines that are seen to serve online users, or did within the quiet time; ``None``: nothing is seen."""
         if self._blind:
             return None
-        return frozenset(host for host, state in self._states.items() if state.paused and host != EVERY_HOST)
+        return self._paused() - {EVERY_HOST}
 
     async def _look(self) -> None:
         if self._training.running and not self._governs:
@@ -167,8 +176,7 @@ class Governor:
             known = self._states.get(self._own) or GovernorState(now)
             since = now if known.paused else None
             self._states[self._own] = replace(known, watched_since=now, paused_since=since, paused_seconds=0.0)
-        paused = any(state.paused for state in self._states.values())
-        watch = None if paused or self._blind else self._watch
+        watch = None if self._paused() or self._blind else self._watch
         try:
             async with asyncio.timeout(BLIND_SECONDS + (0 if watch is None else WATCH_SECONDS)):
                 described = await (self._engine.describe() if watch is None else watch(WATCH_SECONDS))
@@ -191,7 +199,7 @@ class Governor:
 
     def _judge(self, loads: Mapping[str, EngineLoad]) -> None:
         """Decide for the training here, and for each machine for whose users others' training is to stop."""
-        now, before = self._monotonic(), self.governed
+        now, before, paused = self._monotonic(), self.governed, self._paused()
         judged = {host: load for host, load in loads.items() if self._exchange and self._exchange.concerns(host)}
         if before is not None:
             judged[self._own] = total(list(loads.values())) if self._own == EVERY_HOST else loads.get(self._own, _CALM)
@@ -202,6 +210,12 @@ class Governor:
         if before is not None and before.paused and not self._states[self._own].paused:
             self._stopped = []
             self._training.resume_all()
+        if self._paused() != paused:
+            for call in self._listeners:
+                call()
+
+    def _paused(self) -> frozenset[str]:
+        return frozenset(host for host, state in self._states.items() if state.paused)
 
     def _lost(self, error: Exception) -> None:
         if not self._blind:

@@ -79,10 +79,11 @@ class IdleBudget:
 
     Args:
         host: the machine; ``holder`` names this process in what it holds.
+        serving: whether training stands still for online users there, so that it takes no part (``Governor.serving``);
+            whoever tells so calls :meth:`wake` when that changes.
         read: the background work of the host; the engines are looked at only while there is some beside generation.
         describe: the load of the engines; ``hold`` holds their batch work for so many seconds.
         shares: of the kinds of work. ``seconds``: of a turn.
-        quiet: seconds without online requests before training takes part.
         processor_seconds: processor time of this process, in which features are computed.
     """
 
@@ -98,7 +99,7 @@ class IdleBudget:
         holder: str,
         shares: Mapping[str, float],
         seconds: float,
-        quiet: float = 1.0,
+        serving: Callable[[], bool] = lambda: False,
         poll: float = 10.0,
         wakeup: Wakeup | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -113,7 +114,7 @@ class IdleBudget:
         self._holder = f"{LEASE}{holder}"
         self._shares = shares
         self._seconds = seconds
-        self._quiet = quiet
+        self._serving = serving
         self._poll = poll
         self._wakeup = wakeup or Wakeup()
         self._monotonic = monotonic
@@ -122,8 +123,6 @@ class IdleBudget:
         self._said = ""
         self._holds_batch = self._pauses_training = False
         self._written_at = float("-inf")
-        self._online_at = float("-inf")
-        self._generated: int | None = None
         self._used: tuple[float, float] | None = None
         self._aside_until = float("-inf")
 
@@ -134,6 +133,10 @@ class IdleBudget:
         total = sum(had.values())
         shares = {work: round(seconds / total, 3) for work, seconds in had.items() if total}
         return IdleState(turns.turn, turns.why, turns.until, shares)
+
+    def wake(self) -> None:
+        """Have it look now; in the event loop."""
+        self._wakeup.wake()
 
     def detail(self) -> str:
         """The state as JSON, for those who list the leases."""
@@ -173,19 +176,11 @@ class IdleBudget:
         computing = [one for one in (work.features, work.backfill) if one is not None]
         if computing and (not work.own or self._uses_its_turns()):
             found += computing
-        if work.training is not None and not self._online(load):
+        if work.training is not None and not self._serving():
             found.append(work.training)
         if load.running_batch + load.waiting_batch:
             found.append(work.batch or Contender("batch"))
         return found
-
-    def _online(self, load: EngineLoad) -> bool:
-        """True while training stands still for online users."""
-        served = self._generated is not None and load.generated_tokens_online != self._generated
-        self._generated = load.generated_tokens_online
-        if load.running_online or load.waiting_online or served:
-            self._online_at = self._monotonic()
-        return self._monotonic() - self._online_at < self._quiet
 
     def _uses_its_turns(self) -> bool:
         """False while features are set aside, because they did not use the turn that they had."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ from antiphon.catalog.training_pauses import TrainingPauses
 from antiphon.core.clock import SystemClock
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import GenerationRequest
+from antiphon.orchestration.governor import Governor
 from antiphon.orchestration.idle_budget import BackgroundWork, IdleBudget, trains
 from antiphon.orchestration.idle_turns import Contender
 from antiphon.orchestration.training_pauses import TrainingPauseExchange
@@ -37,6 +38,7 @@ class Machine:
         self.pauses = pauses
         self.features: Contender | None = None
         self.computing = 0.0
+        self.serving: Callable[[], bool] = lambda: False
 
     def read(self) -> BackgroundWork:
         return BackgroundWork(self.features, None, Contender("training") if trains(self.pauses, HOST) else None)
@@ -45,7 +47,7 @@ class Machine:
         return IdleBudget(
             self.read, self.client.describe, self.client.hold_batch, self.pauses, SystemClock(),
             host=HOST, holder="me", shares={"features": 4.0}, processor_seconds=lambda: self.computing, poll=0.05,
-            seconds=seconds, quiet=0.2,
+            seconds=seconds, serving=self.serving,
         )  # fmt: skip
 
     @property
@@ -118,6 +120,27 @@ async def test_batch_and_training_take_turns_and_go_on_together_at_the_end(tmp_p
         await asyncio.sleep(0.3)
         assert await here.generated() > before
         assert sum(budget.state.shares.values()) == pytest.approx(1.0, abs=0.01)
+
+
+async def test_training_gives_its_turn_away_while_online_users_are_served_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("antiphon.orchestration.idle_budget.LOOK_SECONDS", 60.0)  # Only the governor has it look.
+    async with machine(tmp_path) as here:
+        governor = Governor(here.client, here.processes, host=HOST, quiet=0.2, poll=0.01)
+        here.serving = lambda: governor.serving(HOST)
+        budget, stop = here.budget(seconds=30.0), asyncio.Event()
+        governor.listen(budget.wake)
+        both = [asyncio.create_task(part.run_until(stop)) for part in (budget, governor)]
+        await turn_of(budget, "batch", "training")
+        events = here.client.generate(GenerationRequest("r", "words", "About rivers.\n", 500, stop=("never",)))
+        await anext(events)
+        await turn_of(budget, None)
+        await events.aclose()
+        await turn_of(budget, "training")  # Batch work had everything meanwhile, and is charged nothing for it.
+        await until(here.child, stopped=False)
+        stop.set()
+        await asyncio.gather(*both)
 
 
 async def test_features_that_are_due_have_the_machine_until_they_are_done(tmp_path: Path) -> None:

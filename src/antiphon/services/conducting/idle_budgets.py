@@ -22,6 +22,7 @@ from antiphon.engine.api.messages import EngineDescription
 from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.conductor.durations import durations_of, expected_end
+from antiphon.orchestration.governor import Governor
 from antiphon.orchestration.idle_budget import LEASE, BackgroundWork, IdleBudget, IdleState, trains
 from antiphon.orchestration.idle_turns import Contender, IdleWork
 from antiphon.services.batches import batch_estimates
@@ -99,9 +100,13 @@ class HostWork:
 
 
 def idle_budget(
-    store: Store, engine: EngineClient | RoutedEngine, process: ProcessIdentity, worker: str
+    store: Store, engine: EngineClient | RoutedEngine, process: ProcessIdentity, worker: str, governor: Governor | None
 ) -> IdleBudget | None:
-    """The part that gives turns on this host; ``None`` where the project wants none, or generation is elsewhere."""
+    """The part that gives turns on this host; ``None`` where the project wants none, or generation is elsewhere.
+
+    Args:
+        governor: of training in this process; ``None``: training goes on whoever is served.
+    """
     settings, host, environment = store.settings.worker, socket.gethostname(), store.scope.environment
     if settings.idle_turn == "off" or not _generates_here(store):
         return None
@@ -113,7 +118,7 @@ def idle_budget(
 
     pauses = TrainingPauses(store.database, environment)
     work = HostWork(store, batch_estimates(store), pauses, host, worker)
-    return IdleBudget(
+    budget = IdleBudget(
         work.read,
         engine.describe,
         hold,
@@ -123,10 +128,13 @@ def idle_budget(
         holder=str(process),
         shares=settings.idle_shares.by_work,
         seconds=parse_duration(settings.idle_turn).total_seconds(),
-        quiet=parse_duration(settings.training_quiet).total_seconds(),
+        serving=lambda: governor is not None and governor.serving(host),
         poll=parse_duration(settings.poll).total_seconds(),
         wakeup=store.database.doorbell.wakeup(environment, "runs", "training"),
     )
+    if governor is not None:
+        governor.listen(budget.wake)
+    return budget
 
 
 def idle_states(store: Store) -> dict[str, IdleState]:

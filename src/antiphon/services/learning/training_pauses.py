@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from antiphon.catalog.training_pauses import EVERY_HOST, TrainingHost, TrainingPause, TrainingPauses
 from antiphon.core.clock import parse_duration
@@ -18,14 +19,25 @@ from antiphon.services.project.store import Store
 from antiphon.training.processes import TrainingProcesses
 
 
+class TrainingGovernance(NamedTuple):
+    """The parts of a worker that pause its trainings, and tell other workers to; no governor where none is declared."""
+
+    exchange: TrainingPauseExchange
+    governor: Governor | None
+
+    @property
+    def parts(self) -> list[WorkerPart]:
+        return [self.exchange] if self.governor is None else [self.governor, self.exchange]
+
+
 def training_governance(
     store: Store,
     engine: EngineClient | RoutedEngine,
     training: TrainingProcesses,
     worker: str,
     process: ProcessIdentity,
-) -> list[WorkerPart]:
-    """The parts of a worker of this name that pause its trainings, and tell other workers to pause theirs."""
+) -> TrainingGovernance:
+    """The parts of a worker of this name that pause trainings."""
     settings, host, environment = store.settings.worker, socket.gethostname(), store.scope.environment
     everywhere = settings.training_pause == "everywhere"
     exchange = TrainingPauseExchange(
@@ -40,7 +52,7 @@ def training_governance(
         wakeup=store.database.doorbell.wakeup(environment, "training"),
     )
     if not settings.training_governed:
-        return [exchange]
+        return TrainingGovernance(exchange, None)
     governor = Governor(
         engine,
         training,
@@ -51,7 +63,7 @@ def training_governance(
         poll=parse_duration(settings.training_poll).total_seconds(),
         watch=engine.describe_when_online,
     )
-    return [governor, exchange]
+    return TrainingGovernance(exchange, governor)
 
 
 class OrderedPauses:
