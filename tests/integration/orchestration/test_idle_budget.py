@@ -129,6 +129,8 @@ async def test_training_gives_its_turn_away_while_online_users_are_served_and_co
     async with machine(tmp_path) as here:
         governor = Governor(here.client, here.processes, host=HOST, quiet=0.2, poll=0.01)
         here.serving = lambda: governor.serving(HOST)
+        while not await here.generated():
+            await asyncio.sleep(0.01)
         budget, stop = here.budget(seconds=30.0), asyncio.Event()
         governor.listen(budget.wake)
         both = [asyncio.create_task(part.run_until(stop)) for part in (budget, governor)]
