@@ -96,6 +96,7 @@ _HOMES = {
     "published": ("triggers", "published"),
     "requests": ("triggers", "requests"),
     "misses": ("triggers", "misses"),
+    "expected": ("triggers", "expected"),
     "stale": ("triggers", "stale"),
     "files": ("workflows", "files"),
     "daily": ("partitions", "daily"),
@@ -114,7 +115,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
     "Schedule", "workflow", "Retrain", "Precompute", "Evaluate", "Export", "Window",
-    "every", "cron", "outcomes", "requests", "misses", "drift", "published", "forgetting", "stale",
+    "every", "cron", "outcomes", "requests", "misses", "expected", "drift", "published", "forgetting", "stale",
     "files", "daily", "keyed",
 ]  # fmt: skip
 
@@ -180,6 +181,7 @@ if TYPE_CHECKING:
         cron,
         drift,
         every,
+        expected,
         forgetting,
         misses,
         outcomes,

@@ -16,6 +16,7 @@ from antiphon.definitions.cron import CronTime
 from antiphon.definitions.feature import duration_mistakes
 
 SHORTEST_INTERVAL = timedelta(minutes=1)
+SHORTEST_OUTLOOK, LONGEST_OUTLOOK = timedelta(minutes=15), timedelta(days=1)
 
 
 MOST_REQUESTS = 1_000_000
@@ -52,6 +53,18 @@ class NewRequests(Condition, frozen=True, tag="requests"):
 
     count: int
     misses: bool = False
+
+
+class ExpectedRequests(Condition, frozen=True, tag="expected"):
+    """Requests that the forecast expects of the application's users, at most once in the time that it looks ahead.
+
+    Attributes:
+        count: as many of them, or more.
+        within: the time to come in which they are expected, a quarter of an hour to a day.
+    """
+
+    count: int
+    within: str
 
 
 class NewDrift(Condition, frozen=True, tag="drift"):
@@ -111,6 +124,7 @@ Trigger: TypeAlias = (
     | CronTime
     | NewOutcomes
     | NewRequests
+    | ExpectedRequests
     | NewDrift
     | NewPublication
     | ForgettingLimit
@@ -158,6 +172,17 @@ def misses(count: int) -> NewRequests:
     """Declares work that is due when so many requests of users since it was last done were served by no stored answer:
     ``Precompute(…, when=misses(200))``."""
     return NewRequests(count, misses=True)
+
+
+def expected(count: int, within: str) -> ExpectedRequests:
+    """Declares work that is due when the forecast expects so many requests of users in the time to come:
+    ``Precompute(…, when=expected(2000, within="2h"))`` makes answers before the morning's rush.
+
+    Args:
+        count: requests of the schedule's application; of all where it has none.
+        within: a quarter of an hour to a day. Once done, the work is due again after so long at the earliest.
+    """
+    return ExpectedRequests(count, within)
 
 
 def drift(*variables: str) -> NewDrift:
@@ -237,6 +262,8 @@ def describe(trigger: Trigger) -> str:
         case NewRequests(count=count, misses=misses):
             stored = " without a stored answer" if misses else ""
             return f"{count} new request{'s' * (count != 1)}{stored}"
+        case ExpectedRequests(count=count, within=within):
+            return f"{count} request{'s' * (count != 1)} expected within {within}"
         case NewDrift(variables=names):
             return f"drift of {_one_of(names)}" if names else "drift"
         case NewPublication(views=names):
@@ -277,9 +304,13 @@ def trigger_mistakes(trigger: object, label: str, views: Set[str]) -> Iterator[s
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
                 yield f"{label}: outcomes({count!r}) is no number of outcomes; write one from 1."
         case NewRequests(count=count, misses=misses):
-            if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_REQUESTS:
-                called = "misses" if misses else "requests"
-                yield f"{label}: {called}({count!r}) is no number of requests; write one from 1 to {MOST_REQUESTS:,}."
+            yield from _count_mistakes(count, label, "misses" if misses else "requests")
+        case ExpectedRequests(count=count, within=within):
+            yield from _count_mistakes(count, label, "expected")
+            wrong = list(duration_mistakes(within, f"{label}: within"))
+            yield from wrong
+            if not wrong and not SHORTEST_OUTLOOK <= parse_duration(within) <= LONGEST_OUTLOOK:
+                yield f"{label}: within {within} is not from 15m to 24h; the forecast is by quarters of an hour."
         case NewDrift(variables=names):
             if not all(isinstance(name, str) and name for name in names):
                 yield f"{label}: drift takes names of variables, such as drift('delay'), and without one means any."
@@ -300,6 +331,11 @@ def trigger_mistakes(trigger: object, label: str, views: Set[str]) -> Iterator[s
                 f"{label} must be a condition, such as every('24h'), cron('0 3 * * *') or outcomes(500), "
                 f"not {trigger!r}."
             )
+
+
+def _count_mistakes(count: object, label: str, called: str) -> Iterator[str]:
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_REQUESTS:
+        yield f"{label}: {called}({count!r}) is no number of requests; write one from 1 to {MOST_REQUESTS:,}."
 
 
 def _compound_mistakes(trigger: AnyOf | AllOf, label: str, views: Set[str]) -> Iterator[str]:

@@ -160,6 +160,7 @@ def test_online_requests_are_counted_by_the_quarter_of_an_hour(database: Databas
     quarter = timedelta(minutes=15)
     assert receipts.by_quarter(DEV, NOON - quarter) == {NOON - quarter: 1, NOON: 2, NOON + quarter: 1}
     assert receipts.by_quarter(DEV, NOON + quarter) == {NOON + quarter: 1}
+    assert receipts.by_quarter(DEV, NOON + quarter, "no-such-application") == {}
 
 
 def test_online_requests_after_a_moment_are_counted_up_to_a_bound(database: Database) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from tests.contract.catalog.test_models import version
 from tests.harness.gated_project import MODEL_NAME, GatedProject
 from tests.integration.services.test_gate_runs import ANN, REPLIES, SOUND, UNGATED, obeys
+from tests.unit.catalog.examples import receipt
 from tests.unit.definitions.test_schedules import SOUND as DECLARED
 
 from antiphon.catalog.releases.releases import ModelPin, Release
@@ -489,6 +490,28 @@ async def test_a_burst_that_does_not_end_is_waited_for_no_longer_than_its_bound(
     (run,) = (one for one in runs(project) if one.schedule == "after-a-burst")
     # The second request made it due.
     assert run.created_at == START + timedelta(seconds=20 + 300)
+
+
+async def test_requests_that_the_forecast_expects_are_worked_for_beforehand(project: GatedProject) -> None:
+    ahead = BRIEFING.replace('every("1h")', 'expected(2, within="1h")').replace("every", "expected")
+    project.apply(replies(ahead))
+    look, _ = conducting(project)
+    for number in range(96):
+        at = clock(project).now()
+        asked = receipt(f"pred_{number}", scope=project.scope, application="replies", created_at=at)
+        project.store.receipts.add(asked)
+        look.look()
+        assert runs(project) == []  # Nothing is expected before there was a day of requests.
+        clock(project).advance(HOUR / 4)
+    look.look()
+    (run,) = runs(project)
+    assert run.cause is not None
+    assert run.cause.endswith("of 2 requests are expected within 1h")
+    await work(project)
+    clock(project).advance(HOUR / 2)
+    look.look()
+    assert len(runs(project)) == 1  # For the hour that was looked at it has been done.
+    assert "counts again from" in schedules(project).list()[0].outlook.reason
 
 
 FORGETS = {"evaluation_set": "d", "evaluation": "e", "before": {}, "after": {}}

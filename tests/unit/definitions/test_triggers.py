@@ -7,7 +7,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon import Entity, Source, count, cron, drift, every, feature_view, misses, outcomes, published, requests
+from antiphon import (
+    Entity,
+    Source,
+    count,
+    cron,
+    drift,
+    every,
+    expected,
+    feature_view,
+    misses,
+    outcomes,
+    published,
+    requests,
+)
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.triggers import (
     AllOf,
@@ -64,6 +77,7 @@ def test_only_conditions_are_joined() -> None:
     [
         (outcomes(500) | every("24h"), "500 new outcomes or every 24h"),
         (outcomes(1), "1 new outcome"),
+        (expected(2000, within="2h") | every("7d"), "2000 requests expected within 2h or every 7d"),
         (requests(1000) | misses(1), "1000 new requests or 1 new request without a stored answer"),
         (NIGHT, "at 03:00 every day (Europe/Berlin)"),
         (drift(), "drift"),
@@ -100,6 +114,11 @@ def test_time_and_simple_conditions_are_told() -> None:
         (outcomes("5"), "outcomes('5') is no number"),
         (requests(1) & misses(9), None),
         (requests(0), "requests(0) is no number of requests"),
+        (expected(1, within="24h"), None),
+        (expected(0, within="2h"), "expected(0) is no number of requests; write one from 1 to 1,000,000."),
+        (expected(9, within="soon"), "within: 'soon' is not a duration"),
+        (expected(9, within="5m"), "within 5m is not from 15m to 24h"),
+        (expected(9, within="2d"), "within 2d is not from 15m to 24h"),
         (misses(10**9), "misses(1000000000) is no number of requests; write one from 1 to 1,000,000."),
         (drift(""), "drift takes names of variables"),
         (drift(5), "drift takes names of variables"),

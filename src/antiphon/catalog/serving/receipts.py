@@ -199,11 +199,13 @@ class Receipts:
         )
         return [ReuseCount(*row) for row in self._database.rows(statement)]
 
-    def by_quarter(self, scope: Scope, since: datetime) -> dict[datetime, int]:
-        """Online requests since an instant, by the beginning of their quarter of an hour."""
+    def by_quarter(self, scope: Scope, since: datetime, application: str | None = None) -> dict[datetime, int]:
+        """Online requests since an instant, of an application or of all, by the beginning of their quarter of an
+        hour."""
         quarter = (type_coerce(_table.c.created_at, BigInteger) // _QUARTER).label("quarter")
+        of_one = {} if application is None else {"application": application}
         statement = select(quarter, func.count()).where(
-            schema.owned(_table, scope), _table.c.created_at >= since, _seen_online
+            schema.owned(_table, scope, **of_one), _table.c.created_at >= since, _seen_online
         )
         return {
             from_microseconds(row[0] * _QUARTER): row[1] for row in self._database.rows(statement.group_by(quarter))

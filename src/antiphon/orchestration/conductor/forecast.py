@@ -90,6 +90,18 @@ class LoadForecast:
             return [(sums[at + width] - sums[at]) / width for at in range(begin, end + 1)]
         return [sum(map(self._expected, range(at, at + width))) / width for at in range(first, last + 1)]
 
+    def ahead(self, quarters: int) -> float:
+        """Requests that so many quarters are expected to bring, from the present one on."""
+        return self._ahead[quarters]
+
+    def first_with(self, count: float, quarters: int) -> datetime | None:
+        """The first beginning, in a week, of so many quarters that are expected to bring so many requests."""
+        sums = self._ahead
+        for at in range(_AHEAD - quarters + 1):
+            if sums[at + quarters] - sums[at] >= count:
+                return moment_of(self._end + at)
+        return None
+
     def _expected(self, quarter: int) -> float:
         fading = exp(-max(quarter - self._end, 0) / _LEVEL_FADES)
         return self._rate(quarter) * float(self._level**fading)

@@ -29,6 +29,7 @@ class Observation(msgspec.Struct, frozen=True):
         asset: work on what its schedule makes, as it stands now; ``None`` where no condition asks for it.
         refreshed: when the views of a refresh were computed last, by ``view@definition_version``, as far as that was in
             the present period; one for which a run was ordered counts from then on, whatever came of it.
+        load: the forecast of requests of its users; ``None`` where no condition asks for it, or there is none yet.
         forgotten: what the last training from what is new forgot, where that was measured since.
     """
 
@@ -40,6 +41,7 @@ class Observation(msgspec.Struct, frozen=True):
     misses: int = 0
     refreshed: Mapping[str, datetime] = {}
     forgotten: ForgettingMeasure | None = None
+    load: LoadForecast | None = None
 
 
 class ScheduleState(msgspec.Struct, frozen=True):

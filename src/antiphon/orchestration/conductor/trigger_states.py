@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from math import ceil
 
 import msgspec
 
@@ -11,6 +12,7 @@ from antiphon.definitions.cron import CronTime
 from antiphon.definitions.triggers import (
     AllOf,
     AnyOf,
+    ExpectedRequests,
     ForgettingLimit,
     Interval,
     NewDrift,
@@ -20,6 +22,7 @@ from antiphon.definitions.triggers import (
     NewStaleness,
     Trigger,
 )
+from antiphon.orchestration.conductor.forecast import QUARTER, LoadForecast
 from antiphon.orchestration.conductor.state import Observation
 
 
@@ -64,6 +67,8 @@ def state_of(
             return TriggerState(
                 count >= trigger.count, f"{count} of {trigger.count} {kind} since {to_the_minute(since)}"
             )
+        case ExpectedRequests():
+            return _expected(trigger, now, since, observed.load)
         case NewDrift():
             named = [one for one in observed.drifted if not trigger.variables or one in trigger.variables]
             if named:
@@ -107,6 +112,20 @@ def state_of(
             times = [part.earliest for part in open_parts if part.earliest is not None]
             known = max(times) if len(times) == len(open_parts) else None
             return TriggerState(False, ", and ".join(part.sentence for part in open_parts), known)
+
+
+def _expected(trigger: ExpectedRequests, now: datetime, since: datetime, load: LoadForecast | None) -> TriggerState:
+    again = since + parse_duration(trigger.within)
+    if again > now:
+        sentence = f"what is expected within {trigger.within} counts again from {to_the_minute(again)} on"
+        return TriggerState(False, sentence, again)
+    if load is None:
+        return TriggerState(False, "nothing is expected before there was a day of requests")
+    quarters = ceil(parse_duration(trigger.within) / QUARTER)
+    found, first = load.ahead(quarters), load.first_with(trigger.count, quarters)
+    sentence = f"{found:.0f} of {trigger.count} requests are expected within {trigger.within}"
+    met = found >= trigger.count
+    return TriggerState(met, sentence, None if met else first)
 
 
 def _clock(trigger: CronTime, now: datetime, since: datetime, catch_up: timedelta) -> TriggerState:

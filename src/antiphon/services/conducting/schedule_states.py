@@ -19,6 +19,7 @@ from antiphon.definitions.assets import Asset
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.schedules import RefreshWork, RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import (
+    ExpectedRequests,
     ForgettingLimit,
     NewDrift,
     NewOutcomes,
@@ -33,6 +34,7 @@ from antiphon.learning.outcomes.drift_runs import DriftReports
 from antiphon.learning.retraining.forgetting import ForgettingMeasure, measured_forgetting
 from antiphon.orchestration.conductor.assets import AssetWork, work_of
 from antiphon.orchestration.conductor.durations import RunDurations, durations_of, expected_end
+from antiphon.orchestration.conductor.forecast import LoadForecast
 from antiphon.orchestration.conductor.placement import Span
 from antiphon.orchestration.conductor.state import Observation, ScheduleState
 from antiphon.services.conducting.asset_states import AssetStates, asset_states, settle
@@ -64,7 +66,7 @@ class ScheduleStates:
     def __init__(self, store: Store, scope: Scope) -> None:
         self._store = store
         self._scope = scope
-        self._traffic = Traffic(store, scope)
+        self._traffic: dict[str, Traffic] = {}
         self._drift = drift_reports(store)
         self._problems: dict[str, str | None] = {}
 
@@ -158,7 +160,7 @@ class ScheduleStates:
             self._runtime(self._scope, spec.name) if not deciding or spec.ready_by or spec.within else None,
             tuple(hold for hold in holds if not workflows.isdisjoint(hold.workflows)),
             tuple(_preferred(project, spec, now)),
-            self._traffic.forecast() if spec.within else None,
+            self._forecast("") if spec.within else None,
             calm_since=self._calm_since(spec, record, (observed, observed_full), now, deciding)
             if spec.debounce
             else None,
@@ -215,6 +217,7 @@ class ScheduleStates:
             _asset_work(spec, *assets()) if NewStaleness in kinds else None,
             self._requests(scope, spec.application, trigger, since, misses=False),
             self._requests(scope, spec.application, trigger, since, misses=True),
+            load=self._forecast(spec.application) if ExpectedRequests in kinds else None,
             forgotten=self._forgotten(project, spec.application, since) if ForgettingLimit in kinds else None,
         )
 
@@ -248,6 +251,12 @@ class ScheduleStates:
             if (found := measured_forgetting(run.id, run.result, shape)) is not None:
                 return found
         return None
+
+    def _forecast(self, application: str) -> LoadForecast | None:
+        """The forecast of an application's requests, of all without one."""
+        if application not in self._traffic:
+            self._traffic[application] = Traffic(self._store, self._scope, application or None)
+        return self._traffic[application].forecast()
 
     def _requests(
         self, scope: Scope, application: str, trigger: Trigger | None, since: datetime, *, misses: bool

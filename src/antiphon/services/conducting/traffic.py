@@ -1,4 +1,4 @@
-"""Online traffic of one tenant by the quarter of an hour, and the forecast made of it.
+"""Online traffic of one tenant, or of one of its applications, by the quarter of an hour, and the forecast made of it.
 
 Receipts of a quarter that is over do not become more: each is counted once in a process.
 """
@@ -19,9 +19,10 @@ from antiphon.services.project.store import Store
 class Traffic:
     """Counts requests as time goes on, and forecasts from them once a quarter."""
 
-    def __init__(self, store: Store, scope: Scope) -> None:
+    def __init__(self, store: Store, scope: Scope, application: str | None = None) -> None:
         self._store = store
         self._scope = scope
+        self._application = application
         self._lock = threading.Lock()
         self._counts: dict[datetime, int] = {}
         self._counted: datetime | None = None
@@ -35,7 +36,8 @@ class Traffic:
             if self._counted is None or present > self._counted:
                 # What was answered in the last quarter may have been committed after it was counted.
                 since = now - HISTORY if self._counted is None else self._counted - QUARTER
-                self._counts |= self._store.receipts.by_quarter(self._scope, moment_of(quarter_of(since)))
+                first = moment_of(quarter_of(since))
+                self._counts |= self._store.receipts.by_quarter(self._scope, first, self._application)
                 self._counts = {at: count for at, count in self._counts.items() if at > now - HISTORY}
                 self._counted = present
                 self._forecast = learn(self._counts, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from math import pi, sin
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from antiphon.definitions.schedules import EvaluateWork, PrecomputeWork, Refresh
 from antiphon.definitions.triggers import (
     AllOf,
     AnyOf,
+    ExpectedRequests,
     ForgettingLimit,
     Interval,
     NewDrift,
@@ -28,6 +30,7 @@ from antiphon.definitions.triggers import (
 from antiphon.learning.retraining.forgetting import ForgettingMeasure
 from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import RunDurations
+from antiphon.orchestration.conductor.forecast import QUARTER, learn
 from antiphon.orchestration.conductor.placement import latest_start
 from antiphon.orchestration.conductor.state import Observation, PlannedRun, ScheduleOutlook, ScheduleState
 
@@ -101,6 +104,29 @@ def test_demand_is_due_by_requests_or_by_those_without_a_stored_answer() -> None
     assert outlook(when(NewDrift(("wind",)), drifted=("delay",)), NOON).reason.startswith("no drift of wind")
     assert order(when(NewPublication(("congestion",)), published=("congestion",)), NOON)
     assert outlook(when(NewPublication(("congestion",)), published=("weather",)), NOON).earliest is None
+
+
+def test_a_rush_that_is_expected_is_worked_for_beforehand_and_once() -> None:
+    night = NOON + 15 * DAY - 8 * HOUR  # At four.
+    moments = [NOON + number * QUARTER for number in range(16 * 96)]
+    counts = {at: round(40 + 40 * sin((at.hour + at.minute / 60 - 5) * pi / 12)) for at in moments}  # Most at eleven.
+    load = learn(counts, night)
+    assert load is not None
+    rush = when(ExpectedRequests(500, "2h"), load=load)
+    waiting = outlook(rush, night)
+    assert waiting.reason.endswith("of 500 requests are expected within 2h")
+    assert waiting.earliest is not None
+    assert 2 * HOUR < waiting.earliest - night < 5 * HOUR
+    nine = night + 5 * HOUR
+    due = when(ExpectedRequests(500, "2h"), load=learn(counts, nine))
+    assert order(due, nine).cause.endswith("of 500 requests are expected within 2h")
+    done = msgspec.structs.replace(due, record=msgspec.structs.replace(due.record, since=nine - HOUR))
+    again = outlook(done, nine)
+    assert (again.earliest, "counts again from" in again.reason) == (nine + HOUR, True)
+    assert outlook(when(ExpectedRequests(5, "2h")), night).reason == (
+        "nothing is expected before there was a day of requests"
+    )
+    assert outlook(when(ExpectedRequests(10**6, "24h"), load=load), night).earliest is None
 
 
 def test_any_is_due_with_one_and_all_with_every_one_of_its_parts() -> None:
@@ -348,7 +374,6 @@ def test_a_run_that_is_not_expected_to_keep_its_deadline_is_told_before_that_is_
     assert ("not expected to keep" in found.reason) == late
 
 
-QUARTER = timedelta(minutes=15)
 REFRESH = RefreshWork(QUARTER // timedelta(microseconds=1), ("delays@1", "traffic@1"))
 
 
