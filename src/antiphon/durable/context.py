@@ -208,6 +208,7 @@ class RunContext:
         if (name, occurrence) in self._recorded:
             return cast(T, self._recorded[name, occurrence])
         self._end_of_records(name)
+        await self._note_failures()
         running = self._running(name, occurrence, transactional=True)
         with running, span(f"transaction {name}", {"antiphon.run": self.id}):
             result = await asyncio.to_thread(self._runs.transact, self._run, name, occurrence, fn, self._clock.now())
@@ -221,6 +222,7 @@ class RunContext:
             LeaseLostError: another worker took the run over; the effect was not run.
         """
         self._end_of_records("")
+        await self._note_failures()
         return await asyncio.to_thread(self._runs.fenced, self._run, effect)
 
     async def roll_back(self, workflow: Callable[[RunContext, dict[str, Any]], Awaitable[Any]]) -> None:

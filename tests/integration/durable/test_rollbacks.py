@@ -303,7 +303,10 @@ async def test_steps_past_one_that_failed_and_was_caught_are_undone_too(database
     assert set(shop.did[-4:-2]) == {"-pack 0", "-pack 1"}
 
 
-async def test_a_failure_that_was_gone_past_stays_one_in_attempts_that_follow(database: Database) -> None:
+@pytest.mark.parametrize("bills_in", ["step", "transaction"])
+async def test_a_failure_that_was_gone_past_stays_one_in_attempts_that_follow(
+    database: Database, bills_in: str
+) -> None:
     shop, seen = Shop(), list[str]()
     shop.broken.add("charge")
 
@@ -312,7 +315,10 @@ async def test_a_failure_that_was_gone_past_stays_one_in_attempts_that_follow(da
             await run.step("charge", shop.do, "charge")
         except WrongInputError as error:
             seen.append(str(error))
-            await run.step("bill", shop.do, "bill", undo=shop.undo)
+            if bills_in == "step":
+                await run.step("bill", shop.do, "bill", undo=shop.undo)
+            else:
+                await run.transaction("bill", lambda connection: shop.do("bill"))
         shop.broken.clear()
         if len(seen) == 1:
             raise OSError("away")
