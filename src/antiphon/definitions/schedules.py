@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
 
-from antiphon.core.clock import from_microseconds, microseconds, parse_duration
+from antiphon.core.clock import format_duration, from_microseconds, microseconds, parse_duration
 from antiphon.definitions.application import Application
 from antiphon.definitions.conditions import Condition
 from antiphon.definitions.cron import CronTime
@@ -92,6 +92,11 @@ class RefreshWork(msgspec.Struct, frozen=True, tag="refresh"):
 
     interval: int
     views: tuple[str, ...]
+
+    @property
+    def schedule(self) -> str:
+        """The name of the built-in schedule that orders it: ``refresh:15m``."""
+        return f"refresh:{format_duration(timedelta(microseconds=self.interval))}"
 
     def period(self, moment: datetime) -> tuple[datetime, datetime]:
         """Begin and end of the period that a moment lies in."""

@@ -288,6 +288,10 @@ async def test_every_view_at_a_glance(project: Project) -> None:
     assert today["lag"] is None
     until = datetime.fromisoformat(today["next_refresh"]) - project.store.database.clock.now()
     assert timedelta(0) < until <= timedelta(minutes=15)
+    paused = project.terminal("schedules", "pause", "refresh:15m", "--for", "2h", "--reason", "the source moves")
+    assert paused.code == 0, paused.err
+    until = datetime.fromisoformat(glances()["today"]["next_refresh"]) - project.store.database.clock.now()
+    assert timedelta(hours=1, minutes=59) < until <= timedelta(hours=2)
     assert (crowd["state"], crowd["lag"], crowd["next_refresh"]) == ("fresh", 1, None), "nobody consumes here"
     project.consume()
     assert glances()["crowd"]["lag"] == 0

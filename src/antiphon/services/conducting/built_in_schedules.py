@@ -6,9 +6,7 @@ Invariant: their names hold a colon, which no declared name may.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 
-from antiphon.core.clock import format_duration
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.project import ProjectSpec
@@ -44,7 +42,6 @@ def refresh_schedules(views: Iterable[FeatureViewSpec]) -> Mapping[str, Schedule
             groups.setdefault(view.refresh, []).append(view.key)
     found = {}
     for interval, keys in groups.items():
-        every = format_duration(timedelta(microseconds=interval))
         work = RefreshWork(interval, tuple(sorted(keys)))
-        found[f"refresh:{every}"] = ScheduleSpec(f"refresh:{every}", "", work, Interval(every))
+        found[work.schedule] = ScheduleSpec(work.schedule, "", work, Interval(work.schedule.partition(":")[2]))
     return found

@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.features.skew_reports import ViewSkew
+from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
@@ -37,7 +38,7 @@ class ViewStatus(msgspec.Struct, frozen=True):
         contracts: allowed age in seconds by application; ``stale_for``: the applications for which it is too old.
             The age of a streamed view is that of the first event that it has not applied, or of what its followed
             place was read to.
-        next_refresh: by its schedule; ``None`` without one.
+        next_refresh: by its schedule, after the pause of that where it is paused; ``None`` without one.
         quarantined: source rows that rules kept out of its snapshot.
         staged_until: end of the embargo of a staged snapshot. ``held``: the reason of its hold.
         lag, lag_seconds: events of its stream that it has not applied, and the waiting time of the first of them.
@@ -88,6 +89,7 @@ def read_view_statuses(
     staged = {(one.view, one.definition_version): one.publish_at for one in store.staged.list(scope)}
     positions = _positions(platform, specs, now) if streams else {}
     followers = follower_statuses(store, platform)
+    schedules = store.schedules.list(scope) if store.settings.worker.refresh else None
     found: list[ViewStatus] = []
     for key, spec in sorted(specs.items()):
         snapshot = feast.snapshot_name(store, spec) if spec.source.kind == "feast" else published.get(key)
@@ -134,7 +136,7 @@ def read_view_statuses(
                 features=tuple(spec.features),
                 contracts=allowed,
                 stale_for=stale,
-                next_refresh=_next_refresh(spec, now),
+                next_refresh=None if schedules is None else _next_refresh(spec, schedules, now),
                 quarantined=manifest.quarantined.rows if manifest is not None and manifest.quarantined else 0,
                 staged_until=publish_at,
                 held=None if hold is None else hold.reason,
@@ -170,5 +172,9 @@ def _positions(
     return found
 
 
-def _next_refresh(spec: FeatureViewSpec, now: datetime) -> datetime | None:
-    return None if spec.refresh is None else RefreshWork(spec.refresh, (spec.key,)).period(now)[1]
+def _next_refresh(spec: FeatureViewSpec, schedules: Mapping[str, ScheduleRecord], now: datetime) -> datetime | None:
+    if spec.refresh is None:
+        return None
+    work = RefreshWork(spec.refresh, (spec.key,))
+    record, end = schedules.get(work.schedule), work.period(now)[1]
+    return end if record is None or record.paused_until is None else max(end, record.paused_until)
