@@ -36,8 +36,8 @@ from antiphon.definitions import expect
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import Quality
 from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.durable.run import Run
-from antiphon.durable.runs import ENDED, Runs
+from antiphon.durable.run import ENDED, Run
+from antiphon.durable.runs import Runs
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.refresh import WORKFLOW, Refresher

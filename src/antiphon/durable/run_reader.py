@@ -1,4 +1,4 @@
-"""Reads runs and the journal of their steps; ``durable/runs.py`` changes them."""
+"""Reads runs and the journal of their steps; ``run_orders.py`` and ``runs.py`` change them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, insert, select, update
+from sqlalchemy import Select, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -42,16 +42,14 @@ from antiphon.durable.claims import (
     waiting,
 )
 from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
-from antiphon.durable.rollbacks import begin_rollback, rollback_of
+from antiphon.durable.rollbacks import rollback_of
 from antiphon.durable.run import (
     ARGUMENTS,
-    ENDED,
     ERROR,
     RESULT,
     RUN_KEY,
     STEP,
     ProgressReport,
-    RollbackEnd,
     Run,
     RunRequest,
     RunResult,
@@ -63,7 +61,7 @@ from antiphon.durable.run import (
     read_under_way,
     write_under_way,
 )
-from antiphon.durable.run_reader import RunReader
+from antiphon.durable.run_orders import RunOrders
 
 T = TypeVar("T")
 
@@ -73,7 +71,7 @@ BY_POLICY = 0
 _runs, _steps = schema.runs, schema.steps
 
 
-class Runs(RunReader):
+class Runs(RunOrders):
     """Repository of runs and their steps: reads and changes them.
 
     Args:
@@ -82,8 +80,7 @@ class Runs(RunReader):
     """
 
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
-        super().__init__(database)
-        self._clock = clock or database.clock
+        super().__init__(database, clock)
         self._attempts = RunAttempts(database)
 
     def submit(
@@ -244,18 +241,6 @@ class Runs(RunReader):
             run.epoch, run.attempts, "failed", run.worker, run.claimed_at or now, now, tuple(under_way), error
         )
         self._attempts.add(run.scope, run.id, attempt, within=within)
-
-    def _ending(self, run: Row[Any] | Run, ends: RollbackEnd, error: str | None, within: Connection) -> dict[str, Any]:
-        """The columns of a run that ends so, or is rolled back first."""
-        now = self._clock.now()
-        if (rolled_back := begin_rollback(self._database, run, ends, error, now, within)) is not None:
-            return rolled_back
-        scope = run.scope if isinstance(run, Run) else Scope(run.tenant, run.environment)
-        values: dict[str, Any] = {"status": ends, "ended_at": now}
-        if error is not None:
-            why = error if run.rollback is None else f"Its rollback failed: {error}"
-            values["error"] = self._database.seal_text(scope, ERROR, run.id, why)
-        return values
 
     def _hopeless(self, row: Row[Any], most: int) -> str | None:
         """The reason for which no worker can bring a run to its end; ``None`` for one that may be claimed."""
@@ -451,77 +436,6 @@ class Runs(RunReader):
         sealed = None if error is None else self._database.seal_text(run.scope, ERROR, run.id, error)
         values: dict[str, Any] = {"status": rolled_back.ends, "error": sealed, "rollback": "done", "under_way": None}
         self._leave(run, ended_at=self._clock.now(), **values, **columns_of(progress))
-
-    def exempt(self, scope: Scope, run: str, principal: str, *, within: Connection | None = None) -> Run:
-        """Let a run go past what holds its workflow, now and later. One that ended stays.
-
-        Raises:
-            NotFoundError: there is none of this id here.
-        """
-        with self._database.writing(within) as connection:
-            found = self.get(scope, run, within=connection)
-            if found.status not in ENDED:
-                values = {"exempted_by": principal, "updated_at": self._clock.now()}
-                connection.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
-                self._database.ring("runs", scope)
-            return self.get(scope, run, within=connection)
-
-    def pause(self, scope: Scope, run: str, principal: str, *, within: Connection | None = None) -> Run:
-        """Let nobody work on a run until it is resumed; its worker gives it back within a second or two. One that ended
-        or is to be canceled stays, and one that is paused already is as it was.
-
-        Raises:
-            NotFoundError: there is none of this id here.
-        """
-        # One that is to be canceled would wait for its worker for ever, if that dies.
-        free = _runs.c.paused_by.is_(None) & ~_runs.c.cancel_requested & _runs.c.status.not_in(ENDED)
-        return self._paused(scope, run, principal, free, within)
-
-    def resume(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
-        """End a run's pause; raises as :meth:`pause`."""
-        return self._paused(scope, run, None, _runs.c.paused_by.is_not(None), within)
-
-    def _paused(
-        self, scope: Scope, run: str, by: str | None, condition: ColumnElement[bool], within: Connection | None
-    ) -> Run:
-        values = {"paused_by": by, "updated_at": self._clock.now()}
-        with self._database.writing(within) as connection:
-            connection.execute(update(_runs).where(schema.owned(_runs, scope, id=run), condition).values(values))
-            for topic in ("runs", "cancellations"):
-                self._database.ring(topic, scope)
-            return self.get(scope, run, within=connection)
-
-    def attribute(
-        self, scope: Scope, run: str, schedule: str, cause: str, deadline: datetime | None, value: float | None = None,
-        *, within: Connection,
-    ) -> None:  # fmt: skip
-        """Note on a run which schedule ordered it, why it was due, by when it is to have ended, and what it is
-        worth."""
-        values = {"schedule": schedule, "cause": cause, "deadline": deadline, "value": value}
-        attributed = update(_runs).where(schema.owned(_runs, scope, id=run)).values(values).returning(_runs.c.status)
-        found = within.execute(attributed).first()
-        if found is not None and found.status in ENDED:
-            self._database.ring("features", scope)  # It was faster than this note.
-
-    def cancel(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
-        """Cancel a run: at once when nobody holds it, else as soon as its worker sees it; its steps are undone first
-        where they can be. An ended run stays, and one that is rolled back.
-
-        Raises:
-            NotFoundError: there is none of this id here.
-        """
-        now = self._clock.now()
-        with self._database.writing(within) as connection:
-            found = self.get(scope, run, within=connection)
-            # A paused one whose worker died would never be looked at again.
-            values: dict[str, Any] = {"cancel_requested": True, "paused_by": None, "updated_at": now}
-            if found.status == "queued":
-                values |= self._ending(found, "cancelled", None, connection)
-            if found.status not in ENDED and not found.is_rolled_back:
-                connection.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
-                for topic in ("runs", "cancellations"):
-                    self._database.ring(topic, scope)
-            return self.get(scope, run, within=connection)
 
     def _leave(
         self,

@@ -25,7 +25,8 @@ from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.policy import WorkflowPolicy
-from antiphon.durable.runs import ENDED, Runs
+from antiphon.durable.run import ENDED
+from antiphon.durable.runs import Runs
 
 SCOPE = Scope()
 

@@ -26,8 +26,8 @@ from antiphon.definitions.application import Figure
 from antiphon.definitions.learning import Outcome
 from antiphon.definitions.own_metrics import own_metrics
 from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.durable.run import Run
-from antiphon.durable.runs import ENDED, Runs
+from antiphon.durable.run import ENDED, Run
+from antiphon.durable.runs import Runs
 from antiphon.features.embedding.vectors import Embedders
 from antiphon.learning.evaluation.scorer import AnswerScorer
 from antiphon.learning.outcomes.drift_report import DriftReader, DriftReport

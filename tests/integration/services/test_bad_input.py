@@ -23,7 +23,7 @@ from tests.integration.services.watched_project import Project, told
 
 from antiphon.catalog.features.events import Event
 from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.durable.runs import ENDED
+from antiphon.durable.run import ENDED
 from antiphon.features.offline.refresh import WORKFLOW
 
 DEFINITIONS = """

@@ -12,7 +12,8 @@ from tests.integration.features.world import World
 
 from antiphon.core.clock import SystemClock
 from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.durable.runs import ENDED, Runs
+from antiphon.durable.run import ENDED
+from antiphon.durable.runs import Runs
 from antiphon.features.offline.refresh import WORKFLOW
 
 

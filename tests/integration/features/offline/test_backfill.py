@@ -29,8 +29,8 @@ from antiphon.definitions import expect
 from antiphon.definitions.quality import Quality
 from antiphon.durable.dead_letters import DeadLetters
 from antiphon.durable.executor import YIELD_SECONDS, Executor, WorkflowRegistry
-from antiphon.durable.run import Run
-from antiphon.durable.runs import ENDED, Runs
+from antiphon.durable.run import ENDED, Run
+from antiphon.durable.runs import Runs
 from antiphon.features.offline import refresh as refreshing
 from antiphon.features.offline.backfill import WORKFLOW, BackfillArguments, Backfiller
 from antiphon.features.offline.materialize import Materialization, materialize

@@ -22,8 +22,8 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.definitions import expect
 from antiphon.definitions.quality import Quality
 from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.durable.run import Run
-from antiphon.durable.runs import ENDED, Runs
+from antiphon.durable.run import ENDED, Run
+from antiphon.durable.runs import Runs
 from antiphon.features.monitoring.quality.gate import gate
 from antiphon.features.offline.refresh import WORKFLOW, RefreshResult
 
