@@ -511,7 +511,7 @@ async def test_requests_that_the_forecast_expects_are_worked_for_beforehand(proj
     clock(project).advance(HOUR / 2)
     look.look()
     assert len(runs(project)) == 1  # For the hour that was looked at it has been done.
-    assert "counts again from" in schedules(project).list()[0].outlook.reason
+    assert "counts from" in schedules(project).list()[0].outlook.reason
 
 
 FORGETS = {"evaluation_set": "d", "evaluation": "e", "before": {}, "after": {}}
