@@ -117,8 +117,10 @@ def state_of(
 def _expected(trigger: ExpectedRequests, now: datetime, since: datetime, load: LoadForecast | None) -> TriggerState:
     again = since + parse_duration(trigger.within)
     if again > now:
-        sentence = f"what is expected counts from {to_the_minute(again)} on, {trigger.within} after {to_the_minute(since)}"
-        return TriggerState(False, sentence, again)
+        last = to_the_minute(since)
+        return TriggerState(
+            False, f"what is expected counts from {to_the_minute(again)} on, {trigger.within} after {last}", again
+        )
     if load is None:
         return TriggerState(False, "nothing is expected before there was a day of requests")
     quarters = ceil(parse_duration(trigger.within) / QUARTER)
