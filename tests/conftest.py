@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
+import psutil
 import pytest
 import typer.main
 import typer.testing
@@ -23,7 +26,37 @@ typer.testing._get_command = cache(typer.main.get_command)
 # The longest files that stand late in the order of folders: one that begins last is played while other workers idle.
 _FIRST = ("test_seeds.py",)
 
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 6 * 2**30
+"""Free in memory and in its file system, if folders of tests are to be there."""
+
 _Statements = tuple[tuple[str, tuple[object, ...]], ...]
+
+
+def _own_folder() -> Path:
+    return _MEMORY / f"antiphon-tests-{os.getuid()}-{os.getpid()}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Has tests write into memory where there is enough: a tenth of their time was the disk's. Folders of tests that
+    passed are removed at once (``tmp_path_retention_policy``), those of others with the next run."""
+    if config.option.basetemp is not None:  # A worker of xdist, or somebody's choice.
+        return
+    free = min(shutil.disk_usage(_MEMORY).free if _MEMORY.is_dir() else 0, psutil.virtual_memory().available)
+    if free < _MEMORY_BYTES:
+        return
+    for old in _MEMORY.glob(f"{_own_folder().name.rpartition('-')[0]}-*"):
+        if not psutil.pid_exists(int(old.name.rpartition("-")[2])):
+            shutil.rmtree(old, ignore_errors=True)
+    config.option.basetemp = _own_folder()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Leaves nothing in memory of a run whose tests passed."""
+    if exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(_own_folder(), ignore_errors=True)
 
 
 @pytest.hookimpl(trylast=True)

@@ -381,7 +381,9 @@ class PostgresProcess(ServerProcess):
     def command(self) -> list[str]:
         options = {
             "listen_addresses": self.address, "port": str(self.port), "unix_socket_directories": str(self.folder),
-            "fsync": "on" if self.durable else "off", "shared_buffers": "32MB", **self.tls,
+            "fsync": "on" if self.durable else "off", "shared_buffers": "32MB",
+            "dynamic_shared_memory_type": "mmap",  # What one that is killed leaves is its folder's.
+            **self.tls,
         }  # fmt: skip
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         return [*self._as_user, self.program, "-D", str(self.folder / "cluster"), *settings]
