@@ -17,7 +17,10 @@ moment somebody would have asked, and three desks are put together from it on id
 - ``never``: by the first release;
 - ``by hand``: by the first, and from a day in the middle by one that was trained in full on that morning.
 
-    python -m benchmarks.flight_desk.month [--size ci|demo|full] [--keep]
+    python -m benchmarks.flight_desk.month [--size ci|demo|full] [--keep] [--resume]
+
+What the days came to is kept in ``lived.json`` beside the project. ``--resume`` goes on from there, with the training
+by hand and what is asked afterwards.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ from examples.flight_desk.records import Answered
 from examples.flight_desk.run import OUT, Steps
 from examples.flight_desk.settings import Settings
 
+from antiphon.core.errors import SetupError
 from antiphon.learning.evaluation import metrics
 from antiphon.learning.evaluation.metrics import LabelForecasts
 
@@ -132,13 +136,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", choices=sorted(SIZES), default="demo")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(words)
     sizes, declared = SIZES[options.size], _declared()
     start = declared.local(FIRST_DAY, "00:00")
     events = data.prepare(OUT / "events", declared.sources, declared.zone)
     clock = Path(tempfile.gettempdir()) / f"antiphon-month-{options.size}" / "clock"
-    within_time_lapse("benchmarks.flight_desk.month", words, clock, start)
-    found = run(sizes, declared, events, OUT / "month" / options.size, Steps())
+    begin = start + timedelta(days=sizes.days + 1) if options.resume else start
+    within_time_lapse("benchmarks.flight_desk.month", words, clock, begin)
+    found = run(sizes, declared, events, OUT / "month" / options.size, Steps(), resume=options.resume)
     line = {
         "benchmark": "month", "size": options.size, "machine": platform.machine(),
         "declared": msgspec.to_builtins(sizes), **found,
@@ -147,13 +153,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return finish("month", line, keep=options.keep)
 
 
-def run(sizes: Sizes, declared: Settings, events: Events, folder: Path, say: Steps) -> dict[str, Any]:
-    """The whole month, and what it came to."""
-    host.forget(folder)
-    project = story.prepare(folder, declared, events)
-    _declare_loop(project, sizes)
+def run(
+    sizes: Sizes, declared: Settings, events: Events, folder: Path, say: Steps, *, resume: bool = False
+) -> dict[str, Any]:
+    """The whole month, and what it came to; or, once its days are over, the rest of it.
+
+    Raises:
+        SetupError: there is nothing to go on from.
+    """
+    known, project = folder / "lived.json", folder / "project"
+    if resume and not known.is_file():
+        raise SetupError("The days are not over.", where=str(known), next_step="Begin anew, without --resume.")
+    if not resume:
+        host.forget(folder)
+        project = story.prepare(folder, declared, events)
+        _declare_loop(project, sizes)
     with host.running(project, say) as platform:
-        lived = asyncio.run(Month(sizes, declared, events, project, platform, say).live())
+        if not resume:
+            turned = asyncio.run(Month(sizes, declared, events, project, platform, say).live())
+            known.write_bytes(msgspec.json.encode(turned))
+        lived = msgspec.json.decode(known.read_bytes(), type=Lived)
         days = declared.days(settings.Size(FIRST_DAY, sizes.days, sizes.tick_minutes))
         flights = tuple(one for one in measure.sample(declared, 10**9, events) if one.day in days)
         flights = flights[:: max(len(flights) // sizes.measured, 1)]
