@@ -122,8 +122,7 @@ class TrainingOrders:
             self._permission(scope, principal, pinned.application, by)
         if not request.preferences:
             _, held_out, *_ = self._retraining.specifications(scope, request, pinned)
-            few = "" if not request.rollout else self._too_few(scope, pinned, self._services.builder.survey(held_out))
-            if few:
+            if request.rollout and (few := self._too_few(scope, pinned, self._services.builder.survey(held_out))):
                 raise InvalidInputError(few, where=request.application, next_step=MORE_ROWS)
         elif problems := self._tuning.preview(scope, request).problems:
             raise InvalidInputError(" ".join(problems), where=request.application, next_step=NO_PREFERENCES)
