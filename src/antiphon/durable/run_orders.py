@@ -1,6 +1,6 @@
 """Orders about runs, whoever holds them: cancel, pause, go past holds.
 
-Invariant: a run that has ended stays as it ended; the worker that holds another one sees an order within a second or two.
+Invariant: a run that has ended stays as it ended; the worker that holds another one sees an order within two seconds.
 """
 
 from __future__ import annotations
