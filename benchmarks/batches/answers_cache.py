@@ -164,6 +164,7 @@ async def run(directory: Path, drawn: Drawn, policy: Policy, bound: int, seed: i
         for name in changes:
             features.delays[name] = features.delays.get(name, 0.0) + 10.0
         features.publication = (features.publication or 0) + 1
+        refresher.look()  # sees that it is new; its round begins with a later look
         desk.clock.advance(timedelta(seconds=10))
         if period:
             for name in refresher.look():

@@ -4,7 +4,8 @@ Invariants:
 - An answer is made anew only when its figures print otherwise than when it was made; one that would come out the same
   is confirmed without an engine.
 - One answer at a time, and none while the engine has other batch work: jobs come first, and online always does.
-- A round is bounded by what the application declares, and ends with the next publication.
+- A round is bounded by what the application declares, and ends with the next publication. It begins once all requests
+  from before its publication have been read: who asked in the last moment is asked for as well.
 """
 
 from __future__ import annotations
@@ -80,7 +81,18 @@ class _ApplicationDemand(msgspec.Struct):
     seen: datetime
     refreshed: tuple[str, int] | None = None
     """Release and publication of the last round."""
+    due: tuple[tuple[str, int], datetime] | None = None
+    """Release and publication of the next round, and when they were first seen."""
     waiting: deque[EntityDemand] = msgspec.field(default_factory=deque)
+
+    def begins(self, current: tuple[str, int], now: datetime) -> bool:
+        """Whether a round begins with this release and publication, or with those that were seen before them."""
+        if self.due is None and self.refreshed != current:
+            self.due = current, now
+        if self.due is None or self.seen < self.due[1]:
+            return False
+        self.refreshed, self.due = self.due[0], None
+        return True
 
 
 class RefreshedAnswers:
@@ -147,10 +159,9 @@ class RefreshedAnswers:
                 self._followed.pop(name, None)
                 continue
             followed = self._read(name)
-            if publication is not None and followed.refreshed != (release.id, publication):
-                followed.refreshed = (release.id, publication)
-                now = self._clock.now().timestamp()
-                followed.waiting = deque(followed.demand.greatest(bound, now))
+            now = self._clock.now()
+            if publication is not None and followed.begins((release.id, publication), now):
+                followed.waiting = deque(followed.demand.greatest(bound, now.timestamp()))
             if followed.waiting:
                 waiting.append(name)
         return waiting

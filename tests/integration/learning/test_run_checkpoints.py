@@ -57,8 +57,16 @@ class Hosts:
         self.run = self.first.runs.submit(DEV, "train", {})
 
     async def trained(self, host: TrainingHost, steps: int) -> RunContext:
-        """The host takes the run and is told to stop after a step; its lease is over then."""
+        """The host takes the run and is told to stop after a step; its lease is over then. No training is quicker than
+        its first checkpoint is kept."""
         run = host.claim()
+
+        async def one_is_kept(step: int) -> None:
+            async with asyncio.timeout(30):
+                while not host.kept(run.id):
+                    await asyncio.sleep(0.001)
+
+        host.trainer.after_step = one_is_kept
         host.trainer.before_step = lambda step: run.stop_at_next_step() if step + 1 == steps else None
         with pytest.raises(asyncio.CancelledError):
             await host.work(run)

@@ -66,9 +66,9 @@ class World:
         )
         return RefreshedAnswers(SCOPE, parts, desk.clock, half_life=timedelta(hours=6), every=0.01)
 
-    async def ask(self, flight: str) -> str:
-        """Where the answer came from."""
-        self.desk.clock.advance(timedelta(seconds=5))
+    async def ask(self, flight: str, after: float = 5) -> str:
+        """Where the answer came from, of a question so many seconds after what was before."""
+        self.desk.clock.advance(timedelta(seconds=after))
         request = self.desk.request(entity={"flight": flight, "origin": "JFK"}, as_of=None)
         return (await self.desk.answerer.answer(request)).receipt.cache.origin
 
@@ -76,6 +76,7 @@ class World:
         self.features.delays |= delays
         assert self.features.publication is not None
         self.features.publication += 1
+        self.refreshed.look()
         self.desk.clock.advance(timedelta(seconds=5))
 
     async def round(self) -> None:
@@ -108,6 +109,27 @@ async def test_what_is_asked_for_most_is_found_in_store_after_a_publication(make
     assert [await world.ask(flight) for flight in ("AA", "BB", "CC")] == ["stored", "stored", "generated"]
     refreshed = world.desk.receipts.list(SCOPE, path="batch")
     assert {receipt.principal for receipt in refreshed} == {PRINCIPAL}
+
+
+@pytest.mark.parametrize("publications", [1, 3])
+async def test_what_was_asked_for_in_the_last_moment_is_made_anew_too(
+    make: Callable[..., World], publications: int
+) -> None:
+    """However quickly publications follow each other: each one's round comes."""
+    world = make()
+    await world.ask("AA")
+    await world.round()
+    for delay in range(publications):
+        await world.ask("BB", after=0.1)
+        world.features.delays["BB"] = 10.0 * (delay + 1)
+        world.features.publication = (world.features.publication or 0) + 1
+        await world.round()
+        world.desk.clock.advance(timedelta(seconds=1))
+        await world.round()
+    for _ in range(4):
+        world.desk.clock.advance(timedelta(seconds=1))
+        await world.round()
+    assert await world.ask("BB", after=0.1) == "stored"
 
 
 async def test_without_it_every_changed_answer_is_generated(make: Callable[..., World]) -> None:
