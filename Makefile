@@ -278,9 +278,9 @@ bench-text-learning: environment  ## fine-tuning on real e-mails, five folders a
 bench-outlook: environment  ## what fine-tuning, fresh features and delta retraining are worth on the flight desk
 	@$(BIN)/python -m benchmarks.flight_desk.outlook --size full
 
-bench-month: environment  ## thirty days of the flight desk without a person, beside never training and once a month (SIZE)
+bench-month: environment  ## thirty days of the flight desk without a person, beside never training and once a month (SIZE; RESUME=1 goes on with one that was stopped)
 	@scripts/servers faketime
-	@$(BIN)/python -m benchmarks.flight_desk.month --size $(SIZE) --keep
+	@$(BIN)/python -m benchmarks.flight_desk.month --size $(SIZE) --keep $(if $(RESUME),--resume)
 
 bench-beside-training: environment  ## time to first token beside training, governed and not
 	@$(BIN)/python -m benchmarks.learning.beside_training

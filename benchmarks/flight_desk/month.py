@@ -19,8 +19,8 @@ moment somebody would have asked, and three desks are put together from it on id
 
     python -m benchmarks.flight_desk.month [--size ci|demo|full] [--keep] [--resume]
 
-What the days came to is kept in ``lived.json`` beside the project. ``--resume`` goes on from there, with the training
-by hand and what is asked afterwards.
+Where the month stands is kept after every step in ``standing.json`` beside the project, and what its days came to in
+``lived.json``. ``--resume`` goes on from there: a run that was stopped or killed loses one step of some hours.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ LOOK_SECONDS = 5.5
 """In which a worker has looked at its schedules at least once."""
 PATIENCE = 900.0
 """Seconds of this machine that one order may keep the clock from going on."""
+LATER = timedelta(minutes=30)
+"""After the last step that is known a month goes on: no clock goes back, wherever in the next step it was stopped."""
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -142,9 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = declared.local(FIRST_DAY, "00:00")
     events = data.prepare(OUT / "events", declared.sources, declared.zone)
     clock = Path(tempfile.gettempdir()) / f"antiphon-month-{options.size}" / "clock"
-    begin = start + timedelta(days=sizes.days + 1) if options.resume else start
+    folder = OUT / "month" / options.size
+    standing = _standing(folder) if options.resume else None
+    begin = start if standing is None else standing.now + LATER
     within_time_lapse("benchmarks.flight_desk.month", words, clock, begin)
-    found = run(sizes, declared, events, OUT / "month" / options.size, Steps(), resume=options.resume)
+    found = run(sizes, declared, events, folder, Steps(), standing)
     line = {
         "benchmark": "month", "size": options.size, "machine": platform.machine(),
         "declared": msgspec.to_builtins(sizes), **found,
@@ -154,24 +158,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(
-    sizes: Sizes, declared: Settings, events: Events, folder: Path, say: Steps, *, resume: bool = False
+    sizes: Sizes, declared: Settings, events: Events, folder: Path, say: Steps, standing: Standing | None = None
 ) -> dict[str, Any]:
-    """The whole month, and what it came to; or, once its days are over, the rest of it.
-
-    Raises:
-        SetupError: there is nothing to go on from.
-    """
+    """The whole month, and what it came to; or what is left of one that stands somewhere."""
     known, project = folder / "lived.json", folder / "project"
-    if resume and not known.is_file():
-        raise SetupError("The days are not over.", where=str(known), next_step="Begin anew, without --resume.")
-    if not resume:
+    if standing is None:
         host.forget(folder)
         project = story.prepare(folder, declared, events)
         _declare_loop(project, sizes)
     with host.running(project, say) as platform:
-        if not resume:
-            turned = asyncio.run(Month(sizes, declared, events, project, platform, say).live())
-            known.write_bytes(msgspec.json.encode(turned))
+        if not known.is_file():
+            turned = asyncio.run(Month(sizes, declared, events, project, platform, say, standing).live())
+            _put(known, turned)
         lived = msgspec.json.decode(known.read_bytes(), type=Lived)
         days = declared.days(settings.Size(FIRST_DAY, sizes.days, sizes.tick_minutes))
         flights = tuple(one for one in measure.sample(declared, 10**9, events) if one.day in days)
@@ -184,6 +182,45 @@ def run(
     return _found(sizes, declared, flights, lived, hand, asked)
 
 
+class Standing(msgspec.Struct):
+    """Where a month stands that is not over.
+
+    Attributes:
+        reached: the end of the last step. now: what the clock said after it.
+        unknown: questions whose flights had not left, and the predictions that answered them.
+        told_since: outcomes since the last training began. resumed: moments at which it went on after a stop.
+    """
+
+    first: str
+    reached: datetime
+    now: datetime
+    live: list[Live]
+    unknown: dict[str, str] = {}
+    statuses: dict[str, int] = {}
+    asked: int = 0
+    failed: int = 0
+    told_since: int = 0
+    resumed: list[datetime] = []
+
+
+def _standing(folder: Path) -> Standing:
+    """Where the month of a folder stands.
+
+    Raises:
+        SetupError: there is nothing to go on from.
+    """
+    known = folder / "standing.json"
+    if not known.is_file():
+        raise SetupError("No month has begun.", where=str(known), next_step="Begin one, without --resume.")
+    return msgspec.json.decode(known.read_bytes(), type=Standing)
+
+
+def _put(path: Path, content: Any) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(msgspec.json.encode(content))
+    draft.replace(path)
+
+
 class Lived(msgspec.Struct, frozen=True):
     """The month as it went by."""
 
@@ -193,6 +230,7 @@ class Lived(msgspec.Struct, frozen=True):
     asked: int
     failed: int
     statuses: dict[str, int]
+    resumed: tuple[datetime, ...]
     refreshes: int
     began: dict[str, datetime]
 
@@ -201,41 +239,56 @@ class Month:
     """Lets the days go by. It plays passengers, sources and feed, and orders nothing after the first release."""
 
     def __init__(
-        self, sizes: Sizes, declared: Settings, events: Events, project: Path, platform: Platform, say: Steps
+        self,
+        sizes: Sizes,
+        declared: Settings,
+        events: Events,
+        project: Path,
+        platform: Platform,
+        say: Steps,
+        standing: Standing | None = None,
     ) -> None:
         self._sizes, self._declared, self._events = sizes, declared, events
         self._project, self._platform, self._say = project, platform, say
         self._clock = TimeLapse()
         self._start = declared.local(FIRST_DAY, "00:00")
         self._limit = asyncio.Semaphore(CONCURRENCY)
-        self._unknown: list[tuple[Question, Answered]] = []
-        self._statuses: Counter[str] = Counter()
-        self._live: list[Live] = []
-        self._asked = self._failed = self._told_since = 0
+        self._standing = standing or Standing("", self._start, self._start, [])
         self._dawn_hour = declared.local(FIRST_DAY, declared.dawn).hour
+        size = settings.Size(FIRST_DAY, sizes.days, sizes.tick_minutes)
+        one_each = msgspec.structs.replace(declared.demand, flights_per_day=sizes.flights_a_day, asks_per_flight=1e-9)
+        asking = msgspec.structs.replace(declared, demand=one_each)
+        questions = demand.questions(asking, size, demand.read_flights(events, declared.days(size)))
+        self._questions = {question.id: question for question in questions}
+        self._ticks = tuple(ticks(asking, size, questions))
 
     async def live(self) -> Lived:
-        """Every day, in order."""
-        sizes, declared = self._sizes, self._declared
+        """Every day that is left, in order."""
+        standing, end = self._standing, self._start + timedelta(days=self._sizes.days + 1)
         async with Desk(self._platform) as desk:
-            first = await self._first_release(desk)
-            self._live = [Live(self._start, first)]
-            feed = Feed(self._events, desk, self._start, self._start + timedelta(days=sizes.days + 2))
-            size = settings.Size(FIRST_DAY, sizes.days, sizes.tick_minutes)
-            one_each = msgspec.structs.replace(
-                declared.demand, flights_per_day=sizes.flights_a_day, asks_per_flight=1e-9
-            )
-            asking = msgspec.structs.replace(declared, demand=one_each)
-            questions = demand.questions(asking, size, demand.read_flights(self._events, declared.days(size)))
+            if standing.first:
+                standing.resumed.append(standing.reached)
+            else:
+                standing.first = await self._first_release(desk)
+                standing.live.append(Live(self._start, standing.first))
+                self._keep(self._start)
+            feed = Feed(self._events, desk, standing.reached, end + timedelta(days=1))
             day = None
-            for tick in ticks(asking, size, questions):
+            for tick in self._ticks:
+                if tick.end <= standing.reached:
+                    continue
                 if tick.day != day:
                     day = tick.day
-                    await self._reach(desk, feed, declared.local(day, declared.dawn))
-                    self._say(f"{day:%d %B}: {self._asked} asked, live {self._live[-1].release}")
+                    await self._reach(desk, feed, max(self._declared.local(day, self._declared.dawn), standing.reached))
+                    self._say(f"{day:%d %B}: {standing.asked} asked, live {standing.live[-1].release}")
                 await self._play(desk, feed, tick)
-            await self._reach(desk, feed, self._start + timedelta(days=sizes.days + 1))
-            return await self._told(desk, first)
+            await self._reach(desk, feed, end)
+            self._keep(end)
+            return await self._told(desk)
+
+    def _keep(self, reached: datetime) -> None:
+        self._standing.reached, self._standing.now = reached, datetime.now(UTC)
+        _put(self._project.parent / "standing.json", self._standing)
 
     async def _first_release(self, desk: Desk) -> str:
         """Trained on what was known, by hand; made live at once, since every desk begins with it."""
@@ -256,10 +309,13 @@ class Month:
     async def _play(self, desk: Desk, feed: Feed, tick: Tick) -> None:
         await self._reach(desk, feed, tick.end)
         answers = await asyncio.gather(*(self._ask(desk, question) for question in tick.questions))
-        self._asked += len(answers)
-        self._failed += sum(bool(answer.error) for answer in answers)
-        self._unknown += zip(tick.questions, answers, strict=True)
+        standing = self._standing
+        standing.asked += len(answers)
+        standing.failed += sum(bool(answer.error) for answer in answers)
+        answered = zip(tick.questions, answers, strict=True)
+        standing.unknown |= {question.id: answer.prediction or "" for question, answer in answered}
         await self._settle(desk)
+        self._keep(tick.end)
 
     async def _ask(self, desk: Desk, question: Question) -> Answered:
         async with self._limit:
@@ -268,35 +324,40 @@ class Month:
     async def _reach(self, desk: Desk, feed: Feed, until: datetime) -> None:
         await self._clock.advance(until)
         await feed.advance(until)
-        self._told_since += await self._tell_outcomes(desk, until)
-        if self._told_since >= self._sizes.outcomes or until.hour == self._dawn_hour:
+        self._standing.told_since += await self._tell_outcomes(desk, until)
+        if self._standing.told_since >= self._sizes.outcomes or until.hour == self._dawn_hour:
             await asyncio.sleep(LOOK_SECONDS)  # In which a schedule that is due orders its run.
         await self._settle(desk)
 
     async def _tell_outcomes(self, desk: Desk, until: datetime) -> int:
-        known = [pair for pair in self._unknown if pair[0].flight.departed <= until]
-        self._unknown = [pair for pair in self._unknown if pair[0].flight.departed > until]
+        waiting = {self._questions[name]: prediction for name, prediction in self._standing.unknown.items()}
+        known = [pair for pair in waiting.items() if pair[0].flight.departed <= until]
         first, last = self._sizes.wrong
         wrong = first <= (until - self._start).days <= last
-        outcomes = [
-            {
+        outcomes = {
+            question.id: {
                 "application": APPLICATION,
-                "id": f"{question.id}/{answer.prediction}",
-                "prediction": answer.prediction,
+                "id": f"{question.id}/{prediction}",
+                "prediction": prediction,
                 "value": "delayed" if _is_late(question.flight, self._declared) != wrong else "on_time",
                 "available_at": question.flight.departed.isoformat(),
             }
-            for question, answer in known
-            if question.flight.dep_delay is not None and answer.prediction
-        ]
-        self._statuses.update(await desk.tell_outcomes(outcomes))
+            for question, prediction in known
+            if question.flight.dep_delay is not None and prediction
+        }
+        told = dict(zip(outcomes, await desk.tell_outcomes(list(outcomes.values())), strict=True))
+        self._standing.statuses = dict(Counter(self._standing.statuses) + Counter(told.values()))
+        for question, _ in known:
+            # One that a gateway refuses, whose clock has not been read anew, is told again with the next ones.
+            if told.get(question.id) != "refused":
+                del self._standing.unknown[question.id]
         return len(outcomes)
 
     async def _settle(self, desk: Desk) -> None:
         """Wait until what was ordered has ended and the judge has seen what there is; note who is live."""
         deadline = time.monotonic() + PATIENCE
         while await desk.is_working():
-            self._told_since = 0 if await desk.is_training() else self._told_since
+            self._standing.told_since = 0 if await desk.is_training() else self._standing.told_since
             if time.monotonic() > deadline:
                 self._say("the clock goes on beside work that has not ended")
                 break
@@ -308,12 +369,12 @@ class Month:
                 break
             before = pairs
             await asyncio.sleep(2.5)
-        release = await desk.live(APPLICATION)
-        if self._live and release != self._live[-1].release:
+        release, live = await desk.live(APPLICATION), self._standing.live
+        if live and release != live[-1].release:
             self._say(f"{release} is live")
-            self._live.append(Live(datetime.now(UTC), release))
+            live.append(Live(datetime.now(UTC), release))
 
-    async def _told(self, desk: Desk, first: str) -> Lived:
+    async def _told(self, desk: Desk) -> Lived:
         trainings: list[Retraining] = []
         began: dict[str, datetime] = {}
         rollouts = {one["candidate"]: one for one in await desk.rollouts(APPLICATION)}
@@ -343,13 +404,15 @@ class Month:
                     0 if standing is None else standing["pairs"]["pairs"],
                 )
             )
+        standing = self._standing
         return Lived(
-            first,
-            tuple(self._live),
+            standing.first,
+            tuple(standing.live),
             tuple(trainings),
-            self._asked,
-            self._failed,
-            dict(self._statuses),
+            standing.asked,
+            standing.failed,
+            standing.statuses,
+            tuple(standing.resumed),
             sum(run["workflow"] == "refresh" for run in runs),
             began,
         )
@@ -427,6 +490,7 @@ def _found(
         "failed": lived.failed,
         "outcomes": lived.statuses,
         "refreshes": lived.refreshes,
+        "resumed": msgspec.to_builtins(lived.resumed),
         "seconds": {
             LOOP: sum(one.seconds for one in lived.trainings), NEVER: 0.0, BY_HAND: hand["wall"],
         },
