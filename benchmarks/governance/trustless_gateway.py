@@ -21,8 +21,9 @@ from tests.harness import fakes
 from antiphon.app.gateway import server_of
 from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
-from antiphon.core import logs, telemetry
+from antiphon.core import logs
 from antiphon.core.clock import SystemClock, parse_duration
+from antiphon.core.telemetry_export import Telemetry
 from antiphon.gateway.application import create_app
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Decision, Resource
@@ -83,7 +84,7 @@ def answerer(wired: ProcessServices) -> Answerer:
 async def serve(root: Path, port: int) -> None:
     """Serve until SIGTERM."""
     store = Store.open(root)
-    telemetry.configure("gateway", store.paths.logs)
+    Telemetry("gateway", "gateway", store.paths.logs)
     wired = ProcessServices(store, "gateway")
     wired.answerer = answerer(wired)
     services = fakes.replaced(

@@ -311,6 +311,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "breakers": lambda: (),
         "gate": lambda: GateStatus(limit=16, inside=0, waiting=0, pace=0.0),
         "starting": None,
+        "metrics": None,
         "receipts": store.receipts,
         "texts": store.blobs,
         "explain": lambda scope, prediction, source_rows: {

@@ -9,6 +9,7 @@ import gc
 import logging
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,15 @@ import msgspec
 
 from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.process_leases import ProcessLeases
-from antiphon.core import disk, logs, settings, telemetry
+from antiphon.core import disk, logs, settings
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
+from antiphon.core.process_metrics import LOOPBACK, announced, describe_process
 from antiphon.core.settings_sections import GatewaySettings
 from antiphon.core.supervision import Supervision, inherited_listeners
+from antiphon.core.telemetry_export import Telemetry
 from antiphon.durable.abandoned_runs import AbandonedRuns
+from antiphon.gateway import health
 from antiphon.gateway.application import create_app
 from antiphon.gateway.http.transport_security import TransportSecurity, require_protection, tls_files
 from antiphon.operations.listening import listen
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.applications import Starlette
 
+LONGEST_LOOK_SECONDS = 10.0
+"""At what metrics are only brought up to date from now and then."""
 PRESENCE_SECONDS = 60.0
 """The lease by which others know that a gateway works with the catalog; a killed one is forgotten after it."""
 KEEP_ALIVE_SECONDS = 75
@@ -69,7 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
 async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveWatch:
     store = await asyncio.to_thread(open_following, options.project, "gateway")
     logs.bound(store.paths.logs / f"{options.name}.log", store.settings.telemetry.bounds)
-    telemetry.configure("gateway", store.traces, store.settings.telemetry.bounds)
+    telemetry = Telemetry(
+        "gateway", options.name, store.traces, store.settings.telemetry.bounds, store.scope.environment
+    )
     require_protection(store.settings)
     files = tls_files(store.settings.tls, store.paths.root)
     transport = None if files is None else TransportSecurity(files, SystemClock())
@@ -80,6 +88,12 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
     listeners = inherited_listeners() or listen(listening.host, listening.port)
     wired = ProcessServices(store, "gateway")
     app = create_app(wired.gateway_services(confined=True))
+    loop = asyncio.get_running_loop()
+    describe_process(app.state.measurements.registry)
+    telemetry.export(
+        app.state.measurements.registry,
+        lambda: asyncio.run_coroutine_threadsafe(health.look(app), loop).result(LONGEST_LOOK_SECONDS),
+    )
     server = server_of(app, listening, transport)
     watching = None if transport is None else asyncio.create_task(_watch(transport, server))
     # What there is by now stays as long as the process: the collector need not look through it beside requests.
@@ -101,8 +115,13 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
     # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _drained)
+    # Of several gateways each has a port of its own beside the one that they share.
+    reached = LOOPBACK if listening.host in ("", "0.0.0.0", "::") else listening.host
+    at = f"{reached}:{listeners[-1].getsockname()[1]}"
+    announcing = announced(store.paths.run, options.name, at, "http" if transport is None else "https")
     try:
-        await server.serve(listeners)
+        with announcing if store.settings.metrics != "off" else nullcontext():
+            await server.serve(listeners)
     finally:
         beating.cancel()
         stopped.set()
@@ -110,6 +129,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+        await asyncio.to_thread(telemetry.close)
         await wired.close()
     return watch
 

@@ -11,12 +11,16 @@ import asyncio
 import logging
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
-from antiphon.core import disk, logs, telemetry
+from prometheus_client import CollectorRegistry
+
+from antiphon.core import disk, logs
 from antiphon.core.errors import AntiphonError
+from antiphon.core.process_metrics import describe_process, served_metrics
 from antiphon.core.supervision import Supervision
+from antiphon.core.telemetry_export import Telemetry
 from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.engine.api.server import serve
 from antiphon.engine.backends.remote.front import UpstreamFront
@@ -56,7 +60,9 @@ async def _serve(store: Store, watch: MoveWatch, options: argparse.Namespace, su
     engine, paths, bounds = options.engine, store.paths, store.settings.telemetry.bounds
     name = engine_process(engine)
     logs.bound(paths.logs / f"{name}.log", bounds)
-    telemetry.configure(name, store.traces, bounds)
+    telemetry = Telemetry("engine", name, store.traces, bounds, store.scope.environment)
+    metrics = describe_process(CollectorRegistry())
+    telemetry.export(metrics)
     log, stop, leaving = logging.getLogger("antiphon.engine"), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -86,9 +92,11 @@ async def _serve(store: Store, watch: MoveWatch, options: argparse.Namespace, su
     around = [asyncio.create_task(supervision.beat()), asyncio.create_task(watch.run_until(stop))]
     around += [] if network is None else [asyncio.create_task(network.transport.watch())]
     listener = None if network is None else network.listener
+    served = served_metrics(metrics, paths.run, name) if store.settings.process_metrics else nullcontext()
     try:
-        await serve(front, path, leaving, network=listener, ready=ready)
-        await asyncio.gather(*staying)
+        with served:
+            await serve(front, path, leaving, network=listener, ready=ready)
+            await asyncio.gather(*staying)
     finally:
         for task in around:
             task.cancel()

@@ -115,6 +115,7 @@ class ProcessServices:
                 breakers=lambda: self.answerer.breakers,
                 gate=lambda: self.gated.gate.status,
                 starting=(lambda: self.answerer.starting) if is_scaled(settings) else None,
+                metrics=store.answer_metrics,
             ),
             predictions=PredictionServices(
                 receipts=store.receipts,

@@ -9,20 +9,24 @@ import os
 import signal
 import socket
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.catalog.process_leases import ProcessLeases
-from antiphon.core import disk, logs, telemetry
+from antiphon.core import disk, logs
 from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
 from antiphon.core.errors import AntiphonError
+from antiphon.core.process_metrics import describe_process, served_metrics
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
+from antiphon.core.telemetry_export import Telemetry
 from antiphon.durable.abandoned_runs import AbandonedRuns
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.executor import Executor, WorkflowRegistry
+from antiphon.durable.run_metrics import RunMetrics
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.learning.datasets.partitions import DatasetPartitions
@@ -120,7 +124,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     logs.bound(store.paths.logs / f"{own}.log", store.settings.telemetry.bounds)
     name, process = f"{own}@{socket.gethostname()}", ProcessIdentity.own()
     worker = f"{store.scope.tenant}/{name}"
-    telemetry.configure("worker", store.traces, store.settings.telemetry.bounds)
+    telemetry = Telemetry("worker", own, store.traces, store.settings.telemetry.bounds, store.scope.environment)
+    metrics = describe_process(store.answer_metrics.registry)
+    of_runs = RunMetrics(metrics)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -163,7 +169,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     lease = parse_duration(settings.lease)
     executor = Executor(
         store.database, registry, worker, store.scope,
-        slots=settings.slots.by_work, lease=lease, poll=poll,
+        slots=settings.slots.by_work, lease=lease, poll=poll, metrics=of_runs,
     )  # fmt: skip
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     agreement = ClockAgreement(store.database.clock, seconds_since_boot)
@@ -178,7 +184,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     checks.add(GATES, GateWorkflow(learning).run, POLICIES[GATES])
     checking = Executor(
         store.database, checks, f"{worker}/gates", store.scope,
-        concurrency=MOST_CHECKS, lease=lease, poll=poll,
+        concurrency=MOST_CHECKS, lease=lease, poll=poll, metrics=of_runs,
     )  # fmt: skip
     pausing = partial(TenantPause, store.scope.tenant, state=store.keys.principals.tenants.state)
     broken = BrokenParts()
@@ -276,9 +282,12 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         watch,
     ]
     beating = asyncio.create_task(supervision.beat())
+    telemetry.export(metrics)
+    telling = served_metrics(metrics, store.paths.run, own) if store.settings.process_metrics else nullcontext()
     _say_ready(store.paths.ready(own))
     try:
-        await work(parts, stop)
+        with telling:
+            await work(parts, stop)
     finally:
         beating.cancel()
         await wired.close()

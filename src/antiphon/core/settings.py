@@ -56,6 +56,11 @@ class Settings(sections.Section, frozen=True):
         return self.gateway.metrics or ("open" if self.project.environment == "dev" else "key")
 
     @property
+    def process_metrics(self) -> bool:
+        """``True`` where workers and engines serve ``/metrics`` to their own machine."""
+        return (self.telemetry.metrics or self.metrics) == "open"
+
+    @property
     def scope(self) -> Scope:
         """Tenant and environment of this project."""
         return Scope(self.project.tenant, self.project.environment)

@@ -312,11 +312,14 @@ class TelemetrySettings(Section, frozen=True):
 
     Attributes:
         traces: whether spans are recorded.
+        metrics: whether workers and engines serve ``/metrics`` on a port of the loopback interface (``open``) or not
+            (``off``); without it they do where the gateway's are open.
         max_bytes: at this size a file is set aside, while its process runs.
         files: so many there are of each, with those set aside; the oldest goes.
     """
 
     traces: bool = True
+    metrics: Literal["open", "off"] | None = None
     max_bytes: Annotated[int, msgspec.Meta(ge=10_000, le=2**40)] = 20_000_000
     files: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 4
 

@@ -1,36 +1,52 @@
-"""Traces in OpenTelemetry's conventions.
+"""Spans in OpenTelemetry's conventions.
 
-Library code opens spans through :func:`span`; without an SDK configured they cost about a microsecond and
-go nowhere. :func:`configure` is called once by each process's entry point. GenAI attribute names are still
-being renamed upstream, so they live in one table here.
+Library code opens spans through :func:`span`; while nobody records they cost about a microsecond and go nowhere.
+``telemetry_export`` says where they go. Names of the conventions for generative systems are still being renamed
+upstream, so they stand in two tables here, and nowhere else.
 
-Invariant: an attribute that is a text went through the filter that log lines go through, and is bounded: what a caller
-sends in place of a name (a model, an application) may be a key.
+Invariant: a name and an attribute that is a text went through the filter that log lines go through, and are bounded:
+what a caller sends in place of a name (a model, an application) may be a key.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from typing import IO, cast
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from antiphon.core.log_files import BoundedFile, RotationBounds
 from antiphon.core.logs import without_credentials
 
 GENAI = {
     "operation": "gen_ai.operation.name",
+    "provider": "gen_ai.provider.name",
     "model": "gen_ai.request.model",
+    "max_tokens": "gen_ai.request.max_tokens",
+    "response_id": "gen_ai.response.id",
+    "response_model": "gen_ai.response.model",
+    "finish_reasons": "gen_ai.response.finish_reasons",
     "input_tokens": "gen_ai.usage.input_tokens",
+    "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
     "output_tokens": "gen_ai.usage.output_tokens",
-    "finish_reason": "gen_ai.response.finish_reasons",
 }
-"""Our short names to the convention's present ones."""
+"""Our short names to the conventions' present ones, of spans and labels."""
+
+GENAI_METRICS = {
+    "antiphon_first_byte_seconds": "gen_ai.server.time_to_first_token",
+    "antiphon_answer_seconds": "gen_ai.server.request.duration",
+}
+"""Our metrics to the conventions' present ones, under which a collector gets them as well."""
+
+CARRIER = "TRACEPARENT"
+"""The environment variable that carries a trace context to a child process, as OpenTelemetry names it."""
+
+PROVIDER = "antiphon"
+"""The provider of what our own engine generates."""
+
+AttributeValue = str | int | float | bool | Sequence[str]
+Attributes = Mapping[str, AttributeValue]
 
 MOST_CHARACTERS = 200
 """Of one attribute."""
@@ -40,27 +56,28 @@ _tracer = trace.get_tracer("antiphon")
 _propagator = TraceContextTextMapPropagator()
 
 
+def is_recorded() -> bool:
+    """Tells if this process records spans."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def span(
     name: str,
-    attributes: Mapping[str, str | int | float | bool] | None = None,
+    attributes: Attributes | None = None,
     traceparent: str | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
 ) -> AbstractContextManager[Span]:
     """Open a span, as a child of ``traceparent`` (W3C) when one came over a process boundary."""
     # Without an SDK the API would open and close an invalid span: the same, at ten times the price.
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return _UNRECORDED
-    return _recorded(name, attributes, traceparent, kind)
+    return _recorded(name, attributes, traceparent, kind) if is_recorded() else _UNRECORDED
 
 
 @contextmanager
-def _recorded(
-    name: str, attributes: Mapping[str, str | int | float | bool] | None, traceparent: str | None, kind: SpanKind
-) -> Iterator[Span]:
+def _recorded(name: str, attributes: Attributes | None, traceparent: str | None, kind: SpanKind) -> Iterator[Span]:
     context = _propagator.extract({"traceparent": traceparent}) if traceparent else None
     # An exception's message may hold content of a request; its type is all that a trace is given.
     with _tracer.start_as_current_span(
-        name,
+        _discreet_text(name),
         context=context,
         kind=kind,
         attributes=_discreet(attributes or {}),
@@ -82,6 +99,12 @@ def traceparent() -> str | None:
     return carrier.get("traceparent")
 
 
+def carried() -> dict[str, str]:
+    """The present span's trace context as environment variables of a child process."""
+    context = traceparent()
+    return {} if context is None else {CARRIER: context}
+
+
 def trace_id() -> str:
     """The present trace id in hex; zeros when no span is recorded."""
     return format(trace.get_current_span().get_span_context().trace_id, "032x")
@@ -90,39 +113,33 @@ def trace_id() -> str:
 def record(
     name: str,
     started: int,
-    attributes: Mapping[str, str | int | float | bool],
+    attributes: Attributes,
     traceparent: str | None,
     kind: SpanKind = SpanKind.SERVER,
 ) -> None:
     """Record a span that has just ended, for work that no one block of code encloses; it ``started`` at so many
     nanoseconds since 1970 (``time.time_ns``)."""
     context = _propagator.extract({"traceparent": traceparent}) if traceparent else None
-    _tracer.start_span(name, context=context, kind=kind, attributes=_discreet(attributes), start_time=started).end()
+    _tracer.start_span(
+        _discreet_text(name), context=context, kind=kind, attributes=_discreet(attributes), start_time=started
+    ).end()
 
 
-def _discreet(attributes: Mapping[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
-    return {
-        name: without_credentials(value)[:MOST_CHARACTERS] if isinstance(value, str) else value
-        for name, value in attributes.items()
-    }
+def describe(opened: Span, attributes: Attributes) -> None:
+    """Add to a span what is known only at its end."""
+    if opened.is_recording():
+        opened.set_attributes(_discreet(attributes))
 
 
-def configure(process: str, directory: Path | None, bounds: RotationBounds | None = None) -> None:
-    """Record this process's spans as JSON lines in ``directory/traces-PROCESS.jsonl``.
+def _discreet(attributes: Attributes) -> dict[str, AttributeValue]:
+    return {name: _discreet_value(value) for name, value in attributes.items()}
 
-    ``OTEL_SDK_DISABLED=true`` turns recording off. Spans are exported in batches by a thread, so that no
-    request waits for the file. The file is set aside at a size.
-    """
-    if directory is None or os.environ.get("OTEL_SDK_DISABLED") == "true":
-        return
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
-    out = BoundedFile(directory / f"traces-{process}.jsonl", bounds or RotationBounds())
-    provider = TracerProvider(resource=Resource.create({"service.name": f"antiphon-{process}"}))
-    exporter = ConsoleSpanExporter(
-        out=cast(IO[str], out), formatter=lambda finished: finished.to_json(indent=None) + "\n"
-    )
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
+def _discreet_value(value: AttributeValue) -> AttributeValue:
+    if isinstance(value, str):
+        return _discreet_text(value)
+    return [_discreet_text(one) for one in value] if isinstance(value, Sequence) else value
+
+
+def _discreet_text(text: str) -> str:
+    return without_credentials(text)[:MOST_CHARACTERS]

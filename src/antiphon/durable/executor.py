@@ -31,6 +31,7 @@ from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
 from antiphon.durable.ramp import LOOK_SECONDS, Ramp
 from antiphon.durable.rollbacks import left_to_undo
 from antiphon.durable.run import LeaseLostError, Run, RunRequest
+from antiphon.durable.run_metrics import Outcome, RunMetrics
 from antiphon.durable.runs import Runs
 
 POLL_SECONDS = 10.0
@@ -132,6 +133,7 @@ class Executor:
         fair: of runs that are due, those of the tenant go first that has fewest under way, and of these those that were
             left alone for longest; else the oldest.
         backoff: wait before the second attempt, in place of what policies say.
+        metrics: count the attempts.
     """
 
     def __init__(
@@ -149,7 +151,9 @@ class Executor:
         poll: float = POLL_SECONDS,
         grace: float = 10.0,
         backoff: timedelta | None = None,
+        metrics: RunMetrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self._clock = clock or database.clock
         self._doorbell = database.doorbell
         self._runs = Runs(database, self._clock)
@@ -256,6 +260,9 @@ class Executor:
 
     async def _hold(self, run: Run, context: RunContext) -> None:
         timed_out: DeadlineExceededError | None = None
+        began = self._clock.monotonic()
+        if self._metrics is not None:
+            self._metrics.began(run.workflow)
         workflow = asyncio.create_task(self._call(run, context))
         heart = asyncio.create_task(self._beat(run, context))
         try:
@@ -281,7 +288,9 @@ class Executor:
             ended, heartbeat = await asyncio.gather(workflow, heart, return_exceptions=True)
             if timed_out is not None and isinstance(ended, asyncio.CancelledError):
                 ended = timed_out
-            await self._leave(run, context, ended, heartbeat)
+            outcome = await self._leave(run, context, ended, heartbeat)
+            if self._metrics is not None:
+                self._metrics.ended(run.workflow, outcome, self._clock.monotonic() - began)
 
     async def _call(self, run: Run, context: RunContext) -> dict[str, Any]:
         with span(f"workflow {run.workflow}", {"antiphon.run": run.id}, traceparent=run.trace):
@@ -309,28 +318,34 @@ class Executor:
                     # The lease may last until the catalog is back; if not, the next heartbeat says so.
                     _log.warning("the catalog is away; run %s is held without a heartbeat", run.id)
 
-    async def _leave(self, run: Run, context: RunContext, ended: Any, heartbeat: Any) -> None:
+    async def _leave(self, run: Run, context: RunContext, ended: Any, heartbeat: Any) -> Outcome:
         try:
             if isinstance(heartbeat, Exception) and not isinstance(heartbeat, LeaseLostError):
                 _log.error("the heartbeat of run %s failed", run.id, exc_info=heartbeat)
             if isinstance(heartbeat, LeaseLostError) or isinstance(ended, LeaseLostError):
                 _log.warning("run %s was taken over; what this worker computed is dropped", run.id)
-            elif isinstance(ended, asyncio.CancelledError):
+                return "lost"
+            if isinstance(ended, asyncio.CancelledError):
                 leave = self._runs.end_cancelled if heartbeat == "cancel" else self._runs.give_back
                 await asyncio.to_thread(leave, run)
-            elif isinstance(ended, BaseException):
+                return "canceled" if heartbeat == "cancel" else "given_back"
+            if isinstance(ended, BaseException):
                 await self._leave_failed(run, context, ended)
-            elif run.is_rolled_back:
+                return "failed"
+            if run.is_rolled_back:
                 await asyncio.to_thread(self._runs.end_rolled_back, run, context.latest_progress)
-            else:
-                await asyncio.to_thread(self._runs.end, run, ended or {}, context.latest_progress)
+                return "rolled_back"
+            await asyncio.to_thread(self._runs.end, run, ended or {}, context.latest_progress)
+            return "succeeded"
         except LeaseLostError:
             _log.warning("run %s was taken over as it ended", run.id)
+            return "lost"
         except AntiphonError as error:
             if isinstance(ended, BaseException) or isinstance(error, UnavailableError):
                 _log.exception("run %s cannot be left in order; its lease will end", run.id)
-                return
+                return "lost"
             await self._leave_failed(run, context, error)
+            return "failed"
 
     async def _leave_failed(self, run: Run, context: RunContext, error: BaseException) -> None:
         _log.error("run %s (%s) failed in attempt %d", run.id, run.workflow, run.attempts, exc_info=error)

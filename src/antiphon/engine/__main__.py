@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from antiphon.core import disk, logs, telemetry
+from antiphon.core import disk, logs
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.log_files import RotationBounds
+from antiphon.core.process_metrics import describe_process, served_metrics
 from antiphon.core.supervision import BEAT_SECONDS, Supervision
+from antiphon.core.telemetry_export import Telemetry
 from antiphon.engine import weights
 from antiphon.engine.api.listener import NetworkListener
 from antiphon.engine.api.messages import ServedModel
@@ -76,9 +78,9 @@ def run(
     bounds = RotationBounds(options.file_bytes, options.files)
     if options.log_file is not None:
         logs.bound(options.log_file, bounds)
-    telemetry.configure("engine", options.traces, bounds)
+    telemetry = Telemetry("engine", options.socket.stem, options.traces, bounds)
     try:
-        asyncio.run(_serve(options, supervision, network, presence, locate))
+        asyncio.run(_serve(options, supervision, network, presence, locate, telemetry))
     except AntiphonError as error:
         logging.getLogger("antiphon.engine").error("%s", error)
         return error.exit_code
@@ -133,7 +135,10 @@ def _parser() -> argparse.ArgumentParser:
         help="free a model's weights after so long without requests, until the next one",
     )
     parser.add_argument("--drain-seconds", type=float, default=30.0)
-    parser.add_argument("--traces", type=Path, help="folder for traces-engine.jsonl (default: none)")
+    parser.add_argument("--traces", type=Path, help="folder for traces-NAME.jsonl, named as the socket (default: none)")
+    parser.add_argument(
+        "--metrics", type=Path, help="folder in which it says at which port /metrics are served (default: they are not)"
+    )
     parser.add_argument("--log-file", type=Path, help="the file that standard error leads to, set aside at a size")
     parser.add_argument(
         "--file-bytes", type=int, default=RotationBounds().max_bytes, help="that size, and one of traces"
@@ -255,7 +260,9 @@ async def _serve(
     network: NetworkListener | None,
     presence: Presence,
     locate: Locate,
+    telemetry: Telemetry,
 ) -> None:
+    from antiphon.engine.api.engine_metrics import engine_registry
     from antiphon.engine.api.server import serve
     from antiphon.engine.execution.local import LocalEngine
 
@@ -308,11 +315,16 @@ async def _serve(
         finally:
             leaving.set()
 
+    registry = describe_process(engine_registry(engine.load))
+    telemetry.export(registry)
+    metrics = served_metrics(registry, options.metrics, options.socket.stem) if options.metrics else nullcontext()
     staying = asyncio.create_task(stay())
     try:
-        await serve(
-            engine, options.socket, leaving, network=network, drain_seconds=options.drain_seconds, ready=listening.set
-        )
+        with metrics:
+            await serve(
+                engine, options.socket, leaving, network=network, drain_seconds=options.drain_seconds,
+                ready=listening.set,
+            )  # fmt: skip
     finally:
         staying.cancel()
         beating.cancel()

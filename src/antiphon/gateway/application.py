@@ -51,6 +51,7 @@ from antiphon.gateway.http import incoming, problem
 from antiphon.gateway.http.departure import CallerLeftError
 from antiphon.gateway.http.incoming import Recognition
 from antiphon.gateway.http.responses import ProtectiveHeaders
+from antiphon.gateway.http.server_spans import ServerSpans
 from antiphon.gateway.limits import PromptSizes
 from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.openai import batches, embeddings, endpoints, files
@@ -82,7 +83,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     Args:
         sampling: look at the platform every two seconds for the dashboard's time axis.
     """
-    measurements = GatewayMetrics()
+    measurements = GatewayMetrics(answers=services.generation.metrics)
     histories = Histories(services, measurements)
     denials = Denials(services)
     document = _openapi_document()
@@ -132,6 +133,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
             Exception: problem.on_unexpected,
         },
         middleware=[
+            Middleware(ServerSpans),
             Middleware(incoming.BodyRelease),
             Middleware(ProtectiveHeaders),
             Middleware(ReadingEvidence, services=services),

@@ -10,6 +10,7 @@ import asyncio
 from contextlib import suppress
 
 import msgspec
+from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -70,6 +71,14 @@ async def metrics(request: Request) -> Response:
     if services.settings.metrics == "key":
         principal = await incoming.principal(request, services)
         await run_in_threadpool(services.access.authorize, principal, "read", "platform/*")
+    await look(request.app)
+    return Response(measurements.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def look(app: Starlette) -> None:
+    """Bring up to date those metrics of an application of :func:`create_app` that are only looked at now and then."""
+    measurements: GatewayMetrics = app.state.measurements
+    services: GatewayServices = app.state.services
     measurements.watch_connections(*services.health.connections())
     measurements.watch_gate(services.generation.gate())
     scope = services.settings.scope
@@ -80,4 +89,3 @@ async def metrics(request: Request) -> Response:
         measurements.watch_skew(found.values())
         counts = await asyncio.to_thread(services.work.batches.records.counts, scope)
         measurements.watch_batches(counts, await asyncio.to_thread(services.work.files.records.used, scope))
-    return Response(measurements.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

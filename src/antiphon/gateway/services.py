@@ -33,6 +33,7 @@ from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.runs import ProjectRuns
 from antiphon.serving.admission.engine_gate import GateStatus
+from antiphon.serving.answer_metrics import AnswerMetrics
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.embedding import Embeddings
 from antiphon.serving.records import Records
@@ -47,6 +48,7 @@ class GenerationServices:
         most_tokens: the longest text that an application or model may write when the request sets no limit.
         breakers: states of the engines' circuit breakers in this process.
         gate: state of the queue in front of the engine.
+        metrics: of this process's answers.
         starting: seconds until the engine is expected up, while requests wait for its start; ``None`` where engines
             are not stopped.
     """
@@ -59,6 +61,7 @@ class GenerationServices:
     breakers: Callable[[], Sequence[BreakerStatus]]
     gate: Callable[[], GateStatus]
     starting: Callable[[], float | None] | None = None
+    metrics: AnswerMetrics | None = None
 
 
 @dataclass(frozen=True)

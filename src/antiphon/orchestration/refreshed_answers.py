@@ -86,7 +86,7 @@ class _ApplicationDemand(msgspec.Struct):
     waiting: deque[EntityDemand] = msgspec.field(default_factory=deque)
 
     def begins(self, current: tuple[str, int], now: datetime) -> bool:
-        """Whether a round begins with this release and publication, or with those that were seen before them."""
+        """Tells if a round begins, with this release and publication or with those that were seen before them."""
         if self.due is None and self.refreshed != current:
             self.due = current, now
         if self.due is None or self.seen < self.due[1]:

@@ -126,6 +126,7 @@ def serving_services(
         retrieve=retrieve or features.retrieve,
         tool_functions=ToolFunctions(store.settings.project.tool_modules, folder, store.settings.project.tool_urls),
         failover=_failover(store),
+        answered=store.answer_metrics.answered,
     )
 
 

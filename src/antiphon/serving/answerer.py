@@ -15,6 +15,7 @@ from contextlib import aclosing, nullcontext
 from functools import partial
 
 import msgspec
+from opentelemetry.trace import SpanKind
 
 from antiphon.catalog.releases.rollouts import Assignment
 from antiphon.catalog.serving.answers import StoredAnswer
@@ -30,7 +31,7 @@ from antiphon.core.errors import (
     PromptTooLongError,
     UnavailableError,
 )
-from antiphon.core.telemetry import GENAI, span
+from antiphon.core.telemetry import GENAI, PROVIDER, describe, span
 from antiphon.definitions.degradation import Target
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.api.messages import Delta
@@ -363,7 +364,12 @@ class Answerer:
                 yield answer
                 return
             deadline = self._deadline(context)
-            with span("generate", {GENAI["model"]: spec.model}):
+            attributes = {
+                GENAI["operation"]: "text_completion",
+                GENAI["provider"]: PROVIDER,
+                GENAI["model"]: spec.model,
+            }
+            with span(f"text_completion {spec.model}", attributes, kind=SpanKind.CLIENT) as opened:
                 made = generate_guarded(engine.generate, spec, context, check, deadline, streaming=streaming)
                 async with aclosing(made) as parts:
                     async for part in parts:
@@ -371,7 +377,8 @@ class Answerer:
                             text = part
                         else:
                             yield part
-            assert text is not None
+                assert text is not None
+                describe(opened, text.attributes)
             kept = None if text.resumed else key
             draft = receipts.generated(
                 context, spec, text, kept, engine.name, passed_over, text.first_byte, judges.usages

@@ -203,6 +203,7 @@ class Embeddings:
 
         with span("commit"):
             await services.commit.submit(effect)
+        services.answered(receipt)
         return Embedding(receipt.prediction, receipt.request, embedded.vectors, embedded.dimensions, usage, receipt)
 
 

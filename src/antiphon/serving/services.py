@@ -11,6 +11,7 @@ from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
+from antiphon.catalog.serving.receipt import Receipt
 from antiphon.catalog.serving.tool_journal import ToolJournal
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
@@ -45,6 +46,7 @@ class Services(msgspec.Struct, frozen=True):
             plain models.
         guard_functions: Python functions that guards may name; ``tool_functions``: that tools may.
         retrieve: retrieves from documents.
+        answered: is told of every answer whose receipt is committed.
     """
 
     engine: GenerationEngine
@@ -76,3 +78,4 @@ class Services(msgspec.Struct, frozen=True):
     guard_functions: UserFunctions = UserFunctions()
     retrieve: Retrieve | None = None
     tool_functions: ToolFunctions = ToolFunctions()
+    answered: Callable[[Receipt], object] = lambda receipt: None

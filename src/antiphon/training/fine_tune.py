@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import msgspec
 from antiphon.core import disk, logs
 from antiphon.core.disk import replace_file
 from antiphon.core.errors import InvalidInputError, SetupError
+from antiphon.core.telemetry import CARRIER, GENAI, span
+from antiphon.core.telemetry_export import Telemetry
 from antiphon.training import child
 from antiphon.training.checkpoint import FOLDER, Checkpoints, CheckpointState
 from antiphon.training.folder_seal import PLAIN, FolderSeal, given_seal
@@ -57,9 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
         order = read_order(folder)
         stopping = child.install_stop()
         child.confine(options.parent, order.memory_bytes)
-        with child.alone(folder):
+        with child.alone(folder), closing(Telemetry("training", folder.name)):
             (folder / ERROR).unlink(missing_ok=True)
-            fine_tune(order, ProgressLog(folder / PROGRESS, order.recipe.steps), stopping, seal)
+            with span("train", {GENAI["model"]: order.name}, traceparent=os.environ.get(CARRIER)):
+                fine_tune(order, ProgressLog(folder / PROGRESS, order.recipe.steps), stopping, seal)
     except Exception as error:
         code = child.explain(error, folder, seal)
         sys.stderr.write("\n".join(logs.cause_lines(error)) + "\n")

@@ -23,6 +23,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError
 from antiphon.core.scope import Scope
+from antiphon.core.telemetry import carried
 from antiphon.training import child
 from antiphon.training.folder_seal import FolderSeal, folder_seal
 from antiphon.training.order import (
@@ -237,7 +238,7 @@ class TrainingProcesses:
                 stdin=asyncio.subprocess.DEVNULL if key_of_folder is None else asyncio.subprocess.PIPE,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **child.environment(order.recipe.threads)},
+                env={**os.environ, **child.environment(order.recipe.threads), **carried()},
                 start_new_session=True,
             )
         if process.stdin is not None and key_of_folder is not None:

@@ -72,7 +72,7 @@ def antiphon(project: Path) -> Run:
 class Up:
     """``antiphon up --json`` and what it has told."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, **environment: str) -> None:
         self.port = int(
             next(
                 line.split("=")[1]
@@ -87,7 +87,7 @@ class Up:
             cwd=project,
             stdout=self._out,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OTEL_SDK_DISABLED": "true"},
+            env={**os.environ, "OTEL_SDK_DISABLED": "true", **environment},
             start_new_session=True,
         )
 

@@ -47,7 +47,7 @@ async def test_breakers_and_reuse_are_shown_everywhere(services, keys) -> None:
         ]
         metrics = (await client.get("/metrics")).text
         assert 'antiphon_engine_breaker{engine="main"} 2.0' in metrics
-        assert 'antiphon_engine_failed_requests{engine="main"} 9.0' in metrics
+        assert 'antiphon_engine_failed_requests_total{engine="main"} 9.0' in metrics
         await sign_in(client, keys["viewer"])
         page = (await client.get("/dashboard/figures")).text
         for told in ("Engines with an open circuit", "9 of 12 requests failed", "35.0 %", "Tokens saved"):

@@ -195,4 +195,4 @@ def test_how_far_a_place_is_read_and_why_not_is_told(root: Path, opened: tuple[S
     assert told_as_json["follower"]["problem"] == "source visits: There is no folder inbox."
     metrics = GatewayMetrics()
     metrics.watch(streams.status(store.scope))
-    assert 'antiphon_follower_refused_rows{stream="visits"} 2.0' in metrics.exposition().decode()
+    assert 'antiphon_follower_refused_rows_total{stream="visits"} 2.0' in metrics.exposition().decode()

@@ -139,8 +139,10 @@ def test_lag_event_time_and_rejected_events_are_told_everywhere(opened: Opened, 
     measured.watch(opened.streams.status(opened.store.scope))
     lines = measured.exposition().decode().splitlines()
     assert 'antiphon_stream_lag_events{stream="orders"} 1.0' in lines
-    assert 'antiphon_stream_rejected_events{stream="orders",view="summed"} 1.0' in lines
-    assert any(line.startswith('antiphon_stream_watermark_seconds{stream="orders",view="summed"}') for line in lines)
+    assert 'antiphon_stream_rejected_events_total{stream="orders",view="summed"} 1.0' in lines
+    assert any(
+        line.startswith('antiphon_stream_watermark_timestamp_seconds{stream="orders",view="summed"}') for line in lines
+    )
 
 
 def test_a_project_moves_its_log_to_a_server_and_goes_on(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 
 from antiphon.core import telemetry
+from antiphon.core.telemetry_export import CollectorLog, endpoint
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -50,3 +57,46 @@ def test_a_credential_in_an_attribute_is_struck_out_and_a_long_one_cut(monkeypat
     found = dict(generate.attributes or {})
     assert found["gen_ai.request.model"] == "Bearer [struck out]"
     assert len(str(found["long"])) == telemetry.MOST_CHARACTERS
+
+
+def test_lines_for_a_collector_are_as_discreet_as_those_of_the_disk() -> None:
+    kept, provider = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(kept))
+    log, handler, wrote = logging.getLogger("antiphon.test-collector"), CollectorLog(provider), "what a user wrote"
+    log.addHandler(handler)
+    try:
+        log.warning("a key: %s\nand a line", "ak_" + "a" * 40)
+        try:
+            raise ValueError(wrote)
+        except ValueError:
+            log.exception("It failed")
+        logging.getLogger("opentelemetry.exporter").warning("about a line that could not be sent")
+    finally:
+        log.removeHandler(handler)
+    first, second = (one.log_record for one in kept.get_finished_logs())
+    assert first.body == "a key: [struck out]\\nand a line"
+    assert str(second.body).startswith("It failed\nTraceback")
+    assert wrote not in str(second.body)
+    assert dict(second.attributes or {}) == {"exception.type": "ValueError"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "sent"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all"}, "http://all"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://one"}, "http://one"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all", "OTEL_TRACES_EXPORTER": "none"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all", "OTEL_SDK_DISABLED": "true"}, None),
+    ],
+)  # fmt: skip
+def test_the_specified_variables_say_what_is_sent(environment: dict[str, str], sent: str | None) -> None:
+    assert endpoint("traces", environment) == sent
+
+
+def test_the_names_are_those_of_the_conventions() -> None:
+    known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
+    assert set(telemetry.GENAI.values()) <= known
+    assert set(telemetry.GENAI_METRICS.values()) <= {
+        value for name, value in vars(gen_ai_metrics).items() if name.startswith("GEN_AI_")
+    }

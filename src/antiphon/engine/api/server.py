@@ -272,8 +272,9 @@ class _ServerConnection:
                 event = msgspec.structs.replace(event, id=request.id)
         self._send(event)
         if isinstance(event, GenerationResult | TextEmbeddings):
-            name = "engine.generate" if isinstance(event, GenerationResult) else "engine.embed"
-            telemetry.record(name, arrived, _attributes(request, event), request.traceparent)
+            attributes = _attributes(request, event)
+            name = f"{attributes[telemetry.GENAI['operation']]} {request.model}"
+            telemetry.record(name, arrived, attributes, request.traceparent)
 
     def _end(self, request: str) -> None:
         self._tickets.pop(request, None)
@@ -297,9 +298,11 @@ class _ServerConnection:
 
 def _attributes(
     request: GenerationRequest | TextEmbeddingRequest, ended: GenerationResult | TextEmbeddings
-) -> dict[str, str | int | float | bool]:
-    named: dict[str, str | int | float | bool] = {
+) -> dict[str, telemetry.AttributeValue]:
+    named: dict[str, telemetry.AttributeValue] = {
+        telemetry.GENAI["provider"]: telemetry.PROVIDER,
         telemetry.GENAI["model"]: request.model,
+        telemetry.GENAI["response_model"]: request.model,
         "antiphon.path": request.priority,
     }
     if isinstance(ended, TextEmbeddings):
@@ -315,7 +318,7 @@ def _attributes(
         telemetry.GENAI["operation"]: "text_completion",
         telemetry.GENAI["input_tokens"]: usage.prompt_tokens,
         telemetry.GENAI["output_tokens"]: usage.completion_tokens,
-        telemetry.GENAI["finish_reason"]: ended.reason,
+        telemetry.GENAI["finish_reasons"]: (ended.reason,),
         "antiphon.queue_seconds": usage.queue_seconds,
         "antiphon.prefill_seconds": usage.prefill_seconds,
         "antiphon.decode_seconds": usage.decode_seconds,

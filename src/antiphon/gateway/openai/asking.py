@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, ForbiddenError, NotFoundError, UnauthenticatedError
 from antiphon.core.ids import new_id
 from antiphon.gateway import limits
@@ -41,7 +42,8 @@ class GenerationCall:
         self.services: GatewayServices = request.app.state.services
         self.id = request.state.request_id = new_id("req")
         self.headers = {"x-request-id": self.id}
-        self.parent = request.headers.get("traceparent")
+        # Without an exporter there is no span of ours, and the caller's context goes on unchanged.
+        self.trace = telemetry.traceparent() or request.headers.get("traceparent")
         self.principal: Principal
         self.created = int(self.services.clock.now().timestamp())
         self._tenant, self._model = self.services.settings.project.tenant, UNKNOWN
@@ -130,7 +132,3 @@ class GenerationCall:
                 self._reservation.answered(used.prompt_tokens, used.completion_tokens)
             else:
                 self._reservation.failed(failure)
-        for answer in self._answers:
-            spent, receipt = answer.usage, answer.receipt
-            measurements.reused(named, receipt.cache.origin, receipt.role, receipt.cache.saved_tokens)
-            measurements.spend(named, spent.prompt_tokens, spent.completion_tokens, spent.engine_seconds)

@@ -8,12 +8,10 @@ from math import ceil
 from typing import Annotated, Literal
 
 import msgspec
-from opentelemetry.trace import SpanKind
 from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.catalog.serving.receipt import UsageReceipt
-from antiphon.core import telemetry
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.gateway import limits
@@ -127,9 +125,8 @@ async def embeddings(request: Request) -> Response:
     tokens = ceil(sum(len(text.encode()) / limits.BYTES_PER_TOKEN + 1 for text in question.texts))
     if (refusal := await call.let_in(limits.reserve_tokens(call.services, call.principal, tokens))) is not None:
         return refusal
-    with telemetry.span("gateway.embed", traceparent=call.parent, kind=SpanKind.SERVER):
-        traced = msgspec.structs.replace(question, traceparent=telemetry.traceparent() or call.parent)
-        embedding = await call.waited_for(call.services.generation.embeddings.embed(traced))
+    traced = msgspec.structs.replace(question, traceparent=call.trace)
+    embedding = await call.waited_for(call.services.generation.embeddings.embed(traced))
     if isinstance(embedding, Response):
         return embedding
     call.answered(embedding)

@@ -8,13 +8,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-from opentelemetry.trace import SpanKind
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.suggestions import nearest
 from antiphon.gateway import limits
@@ -126,9 +124,8 @@ async def _complete(
             named=named,
             starting=call.services.generation.starting,
         )
-    with telemetry.span("gateway.answer", traceparent=call.parent, kind=SpanKind.SERVER):
-        answer = call.services.generation.answerer.answer
-        answers = await call.waited_for(several.answers(answer, _traced(questions, call.parent)))
+    answer = call.services.generation.answerer.answer
+    answers = await call.waited_for(several.answers(answer, _traced(questions, call.trace)))
     if isinstance(answers, Response):
         return answers
     call.answered(*answers)
@@ -166,22 +163,19 @@ async def _answering(
 ) -> AsyncGenerator[tuple[int, TextDelta | Answer], None]:
     stream = call.services.generation.answerer.stream
     denials: Denials = call.request.app.state.denials
-    with telemetry.span("gateway.stream", traceparent=call.parent, kind=SpanKind.SERVER):
-        try:
-            async with aclosing(several.stream(stream, _traced(questions, call.parent))) as items:
-                async for number, item in items:
-                    if isinstance(item, Answer):
-                        call.answered(item)
-                    yield number, item
-        except AntiphonError as error:
-            await denials.record(call.request, error)
-            raise
+    try:
+        async with aclosing(several.stream(stream, _traced(questions, call.trace))) as items:
+            async for number, item in items:
+                if isinstance(item, Answer):
+                    call.answered(item)
+                yield number, item
+    except AntiphonError as error:
+        await denials.record(call.request, error)
+        raise
 
 
-def _traced(questions: Sequence[AnswerRequest], parent: str | None) -> list[AnswerRequest]:
-    # Without an exporter there is no span of ours, and the caller's context goes on unchanged.
-    context = telemetry.traceparent() or parent
-    return [msgspec.structs.replace(question, traceparent=context) for question in questions]
+def _traced(questions: Sequence[AnswerRequest], trace: str | None) -> list[AnswerRequest]:
+    return [msgspec.structs.replace(question, traceparent=trace) for question in questions]
 
 
 def _provenance_headers(answer: Answer) -> dict[str, str]:

@@ -77,6 +77,7 @@ def arguments(store: Store, name: str = "engine", own: Path | None = None) -> tu
         "--file-bytes", str(store.settings.telemetry.max_bytes),
         "--files", str(store.settings.telemetry.files),
         *(() if store.traces is None else ("--traces", str(store.traces))),
+        *(("--metrics", str(store.paths.run)) if store.settings.process_metrics else ()),
         "--threads", str(engine.threads or min(os.cpu_count() or 1, 8)),
         "--gpu-layers", str(engine.gpu_layers),
         "--models-file", str(store.paths.run / f"{name}.models"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from antiphon.catalog.asset_parts import AssetParts
 from antiphon.catalog.batch.jobs import Jobs
@@ -60,6 +60,9 @@ from antiphon.services.governance.granted import GrantedResources
 from antiphon.services.moving.marks import require_present, store_places
 from antiphon.services.project.credentials import catalog_access, log_access
 from antiphon.services.project.required_files import RequiredFiles, secret_file
+
+if TYPE_CHECKING:
+    from antiphon.serving.answer_metrics import AnswerMetrics
 
 T = TypeVar("T")
 
@@ -164,6 +167,13 @@ class Store:
     def traces(self) -> Path | None:
         """The folder of this project's traces; ``None``: none are recorded."""
         return self.paths.logs if self.settings.telemetry.traces else None
+
+    @cached_property
+    def answer_metrics(self) -> AnswerMetrics:
+        """Metrics of the answers that this process makes."""
+        from antiphon.serving.answer_metrics import AnswerMetrics
+
+        return AnswerMetrics()
 
     @cached_property
     def required_files(self) -> RequiredFiles:

@@ -13,7 +13,7 @@ from antiphon.catalog.serving.receipt import GuardReceipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DeadlineExceededError, EngineError
 from antiphon.core.ids import canonical, new_id
-from antiphon.core.telemetry import traceparent
+from antiphon.core.telemetry import GENAI, Attributes, traceparent
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
 from antiphon.engine.api import parameters
 from antiphon.engine.api.messages import (
@@ -73,6 +73,16 @@ class GuardedText(msgspec.Struct, frozen=True):
     actions: tuple[GuardReceipt, ...]
     resumed: bool = False
     first_byte: float | None = None
+
+    @property
+    def attributes(self) -> Attributes:
+        """The attributes of its span."""
+        used = [attempt.finished.usage for attempt in self.attempts]
+        return {
+            GENAI["finish_reasons"]: [attempt.finished.reason for attempt in self.attempts],
+            GENAI["input_tokens"]: sum(one.prompt_tokens for one in used),
+            GENAI["output_tokens"]: sum(one.completion_tokens for one in used),
+        }
 
 
 def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:

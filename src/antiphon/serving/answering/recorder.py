@@ -61,6 +61,7 @@ class AnswerRecorder:
 
         with span("commit"):
             await services.commit.submit(effect)
+        services.answered(receipt)
         last = draft.generations[-1] if draft.generations else None
         return Answer(
             prediction=receipt.prediction,
