@@ -24,7 +24,6 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.process_metrics import LOOPBACK, announced, describe_process
 from antiphon.core.settings_sections import GatewaySettings
 from antiphon.core.supervision import Supervision, inherited_listeners
-from antiphon.core.telemetry_export import Telemetry
 from antiphon.durable.abandoned_runs import AbandonedRuns
 from antiphon.gateway import health
 from antiphon.gateway.application import create_app
@@ -75,9 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveWatch:
     store = await asyncio.to_thread(open_following, options.project, "gateway")
     logs.bound(store.paths.logs / f"{options.name}.log", store.settings.telemetry.bounds)
-    telemetry = Telemetry(
-        "gateway", options.name, store.traces, store.settings.telemetry.bounds, store.scope.environment
-    )
+    telemetry = store.telemetry("gateway", options.name)
     require_protection(store.settings)
     files = tls_files(store.settings.tls, store.paths.root)
     transport = None if files is None else TransportSecurity(files, SystemClock())

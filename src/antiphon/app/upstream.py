@@ -20,7 +20,6 @@ from antiphon.core import disk, logs
 from antiphon.core.errors import AntiphonError
 from antiphon.core.process_metrics import describe_process, served_metrics
 from antiphon.core.supervision import Supervision
-from antiphon.core.telemetry_export import Telemetry
 from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.engine.api.server import serve
 from antiphon.engine.backends.remote.front import UpstreamFront
@@ -60,7 +59,7 @@ async def _serve(store: Store, watch: MoveWatch, options: argparse.Namespace, su
     engine, paths, bounds = options.engine, store.paths, store.settings.telemetry.bounds
     name = engine_process(engine)
     logs.bound(paths.logs / f"{name}.log", bounds)
-    telemetry = Telemetry("engine", name, store.traces, bounds, store.scope.environment)
+    telemetry = store.telemetry("engine", name)
     metrics = describe_process(CollectorRegistry())
     telemetry.export(metrics)
     log, stop, leaving = logging.getLogger("antiphon.engine"), asyncio.Event(), asyncio.Event()

@@ -22,7 +22,6 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.process_metrics import describe_process, served_metrics
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
-from antiphon.core.telemetry_export import Telemetry
 from antiphon.durable.abandoned_runs import AbandonedRuns
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.executor import Executor, WorkflowRegistry
@@ -124,7 +123,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     logs.bound(store.paths.logs / f"{own}.log", store.settings.telemetry.bounds)
     name, process = f"{own}@{socket.gethostname()}", ProcessIdentity.own()
     worker = f"{store.scope.tenant}/{name}"
-    telemetry = Telemetry("worker", own, store.traces, store.settings.telemetry.bounds, store.scope.environment)
+    telemetry = store.telemetry("worker", own)
     metrics = describe_process(store.answer_metrics.registry)
     of_runs = RunMetrics(metrics)
     stop = asyncio.Event()

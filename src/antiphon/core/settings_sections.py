@@ -312,6 +312,8 @@ class TelemetrySettings(Section, frozen=True):
 
     Attributes:
         traces: whether spans are recorded.
+        traces_per_second: so many traces of a process are recorded when there are more, and those of what failed;
+            ``OTEL_TRACES_SAMPLER`` decides otherwise.
         metrics: whether workers and engines serve ``/metrics`` on a port of the loopback interface (``open``) or not
             (``off``); without it they do where the gateway's are open.
         max_bytes: at this size a file is set aside, while its process runs.
@@ -319,6 +321,7 @@ class TelemetrySettings(Section, frozen=True):
     """
 
     traces: bool = True
+    traces_per_second: Annotated[float, msgspec.Meta(ge=0.0, le=1e6)] = 10.0
     metrics: Literal["open", "off"] | None = None
     max_bytes: Annotated[int, msgspec.Meta(ge=10_000, le=2**40)] = 20_000_000
     files: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 4

@@ -48,9 +48,14 @@ PROVIDER = "antiphon"
 AttributeValue = str | int | float | bool | Sequence[str]
 Attributes = Mapping[str, AttributeValue]
 
+FAILED = "error.type"
+"""An attribute of what failed, which is recorded in any trace."""
+
 MOST_CHARACTERS = 200
 """Of one attribute."""
 
+# The last of its flags says whether a trace is recorded.
+_UNSAMPLED = tuple("02468ace")
 _UNRECORDED = nullcontext(trace.INVALID_SPAN)
 _tracer = trace.get_tracer("antiphon")
 _propagator = TraceContextTextMapPropagator()
@@ -68,8 +73,18 @@ def span(
     kind: SpanKind = SpanKind.INTERNAL,
 ) -> AbstractContextManager[Span]:
     """Open a span, as a child of ``traceparent`` (W3C) when one came over a process boundary."""
-    # Without an SDK the API would open and close an invalid span: the same, at ten times the price.
-    return _recorded(name, attributes, traceparent, kind) if is_recorded() else _UNRECORDED
+    # The SDK would open and close a span that is not recorded: the same, at ten times the price.
+    if not is_recorded() or _is_left_out(traceparent):
+        return _UNRECORDED
+    return _recorded(name, attributes, traceparent, kind)
+
+
+def _is_left_out(traceparent: str | None) -> bool:
+    """``True`` within a trace of which nothing is recorded; its first span in a process makes its id known there."""
+    present = trace.get_current_span().get_span_context()
+    if not present.is_valid or present.trace_flags.sampled:
+        return False
+    return traceparent is None or traceparent.endswith(_UNSAMPLED)
 
 
 @contextmanager
@@ -88,7 +103,7 @@ def _recorded(name: str, attributes: Attributes | None, traceparent: str | None,
             yield opened
         except Exception as error:
             opened.set_status(StatusCode.ERROR)
-            opened.set_attribute("error.type", type(error).__qualname__)
+            opened.set_attribute(FAILED, type(error).__qualname__)
             raise
 
 
@@ -119,6 +134,8 @@ def record(
 ) -> None:
     """Record a span that has just ended, for work that no one block of code encloses; it ``started`` at so many
     nanoseconds since 1970 (``time.time_ns``)."""
+    if traceparent is not None and traceparent.endswith(_UNSAMPLED) and FAILED not in attributes:
+        return
     context = _propagator.extract({"traceparent": traceparent}) if traceparent else None
     _tracer.start_span(
         _discreet_text(name), context=context, kind=kind, attributes=_discreet(attributes), start_time=started

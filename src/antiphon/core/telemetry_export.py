@@ -28,6 +28,8 @@ from prometheus_client import CollectorRegistry
 from antiphon.core.log_files import BoundedFile, RotationBounds
 from antiphon.core.logs import DiscreetFormatter, RepeatedLines
 
+TRACES_PER_SECOND = 10.0
+
 LONGEST_END_SECONDS = 2.0
 """In which a process that ends sends what it still has."""
 
@@ -62,6 +64,7 @@ class Telemetry:
         name: unique among the processes of a project on this machine.
         folder: of ``traces-NAME.jsonl``; ``None`` keeps no spans here.
         environment: of the deployment, as it is declared.
+        per_second: traces that are recorded when there are more, unless ``OTEL_TRACES_SAMPLER`` says otherwise.
     """
 
     def __init__(
@@ -71,11 +74,12 @@ class Telemetry:
         folder: Path | None = None,
         bounds: RotationBounds | None = None,
         environment: str | None = None,
+        per_second: float = TRACES_PER_SECOND,
     ) -> None:
         self._ends: list[Callable[[], Any]] = []
         if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
             return
-        self._kind, self._name, self._environment = kind, name, environment
+        self._kind, self._name, self._environment, self._per_second = kind, name, environment, per_second
         self._trace(folder, bounds or RotationBounds())
         self._log()
         atexit.register(self.close)
@@ -110,7 +114,7 @@ class Telemetry:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
-        provider = TracerProvider(resource=self._resource(), shutdown_on_exit=False)
+        provider = TracerProvider(self._sampler(), self._resource(), shutdown_on_exit=False)
         if folder is not None:
             out = BoundedFile(folder / f"traces-{self._name}.jsonl", bounds)
             kept = ConsoleSpanExporter(out=cast(IO[str], out), formatter=lambda one: one.to_json(indent=None) + "\n")
@@ -151,6 +155,13 @@ class Telemetry:
             package = "antiphon[otlp]" if protocol != "grpc" else "opentelemetry-exporter-otlp-proto-grpc"
             _log.warning("No %s are sent: a package is not installed. Run `pip install '%s'`.", signal, package)
             return None
+
+    def _sampler(self) -> Any | None:
+        if "OTEL_TRACES_SAMPLER" in os.environ:
+            return None  # The SDK does as the variable says.
+        from antiphon.core.trace_budget import TraceBudget
+
+        return TraceBudget(self._per_second)
 
     def _resource(self) -> Any:
         from opentelemetry.sdk.resources import Resource

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from opentelemetry.trace import SpanKind, StatusCode
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,19 +26,28 @@ class ServerSpans:
             return
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
+        began = time.time_ns()
         with telemetry.span(method, {"http.request.method": method}, traceparent=parent, kind=SpanKind.SERVER) as span:
+            status = 500
 
-            async def described(message: Message) -> None:
+            async def noted(message: Message) -> None:
+                nonlocal status
                 if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                    if message["status"] >= 500:
-                        span.set_status(StatusCode.ERROR)
+                    status = message["status"]
                 await send(message)
 
             try:
-                await self._app(scope, receive, described)
+                await self._app(scope, receive, noted)
             finally:
                 # Only the router knows it. A path as it was sent may hold what names a person.
-                if (route := getattr(scope.get("route"), "path", None)) is not None:
-                    span.update_name(f"{method} {route}")
-                    span.set_attribute("http.route", route)
+                route = getattr(scope.get("route"), "path", "")
+                named = f"{method} {route}".rstrip()
+                found = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+                if span.is_recording():
+                    span.update_name(named)
+                    span.set_attributes(found)
+                    if status >= 500:
+                        span.set_status(StatusCode.ERROR)
+                elif status >= 500:
+                    failed = found | {telemetry.FAILED: str(status)}
+                    telemetry.record(named, began, failed, telemetry.traceparent() or parent)

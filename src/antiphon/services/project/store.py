@@ -44,6 +44,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
 from antiphon.core.settings_sections import CatalogSettings
+from antiphon.core.telemetry_export import Telemetry
 from antiphon.durable.runs import Runs
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
@@ -167,6 +168,11 @@ class Store:
     def traces(self) -> Path | None:
         """The folder of this project's traces; ``None``: none are recorded."""
         return self.paths.logs if self.settings.telemetry.traces else None
+
+    def telemetry(self, kind: str, name: str) -> Telemetry:
+        """The telemetry of this process, which its entry point begins."""
+        declared = self.settings.telemetry
+        return Telemetry(kind, name, self.traces, declared.bounds, self.scope.environment, declared.traces_per_second)
 
     @cached_property
     def answer_metrics(self) -> AnswerMetrics:

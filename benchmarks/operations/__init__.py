@@ -1,0 +1,1 @@
+"""Benchmarks of what shows how a platform does: telemetry, history, cost."""
