@@ -20,13 +20,15 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from opentelemetry import trace
-from prometheus_client import CollectorRegistry
 
 from antiphon.core.log_files import BoundedFile, RotationBounds
 from antiphon.core.logs import DiscreetFormatter, RepeatedLines
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 TRACES_PER_SECOND = 10.0
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 from datetime import timedelta
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,8 +31,10 @@ from antiphon.durable.policy import DEFAULT_POLICY, WorkflowPolicy
 from antiphon.durable.ramp import LOOK_SECONDS, Ramp
 from antiphon.durable.rollbacks import left_to_undo
 from antiphon.durable.run import LeaseLostError, Run, RunRequest
-from antiphon.durable.run_metrics import Outcome, RunMetrics
 from antiphon.durable.runs import Runs
+
+if TYPE_CHECKING:
+    from antiphon.durable.run_metrics import Outcome, RunMetrics
 
 POLL_SECONDS = 10.0
 """Interval of looks for what no ring has told."""

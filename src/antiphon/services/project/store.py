@@ -44,7 +44,6 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
 from antiphon.core.settings_sections import CatalogSettings
-from antiphon.core.telemetry_export import Telemetry
 from antiphon.durable.runs import Runs
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
@@ -63,6 +62,7 @@ from antiphon.services.project.credentials import catalog_access, log_access
 from antiphon.services.project.required_files import RequiredFiles, secret_file
 
 if TYPE_CHECKING:
+    from antiphon.core.telemetry_export import Telemetry
     from antiphon.serving.answer_metrics import AnswerMetrics
 
 T = TypeVar("T")
@@ -171,6 +171,8 @@ class Store:
 
     def telemetry(self, kind: str, name: str) -> Telemetry:
         """The telemetry of this process, which its entry point begins."""
+        from antiphon.core.telemetry_export import Telemetry
+
         declared = self.settings.telemetry
         return Telemetry(kind, name, self.traces, declared.bounds, self.scope.environment, declared.traces_per_second)
 
