@@ -47,6 +47,7 @@ from antiphon.cli import (
     runs,
     schedules,
     status,
+    telemetry,
     tenants,
     tls,
     train,
@@ -135,7 +136,7 @@ def assemble() -> typer.Typer:
         evaluations.app.command(name)(command)
     for noun in (
         features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, lineage, schedules, assets, freeze, training, events,
+        runs, lineage, schedules, assets, freeze, training, telemetry, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,6 +31,16 @@ def describe_process(registry: CollectorRegistry) -> CollectorRegistry:
     built.info({"version": version("antiphon"), "python": platform.python_version()})
     ProcessCollector(registry=registry)
     return registry
+
+
+def addresses(run_folder: Path) -> dict[str, str]:
+    """Returns the URL of the ``/metrics`` of each process of this machine, by name."""
+    found: dict[str, str] = {}
+    for file in sorted(run_folder.glob("*.metrics.json")):
+        with suppress(FileNotFoundError):  # It ends just now.
+            for one in msgspec.json.decode(file.read_bytes(), type=list[_Targets]):
+                found[one.labels["process"]] = f"{one.labels['__scheme__']}://{one.targets[0]}/metrics"
+    return found
 
 
 @contextmanager

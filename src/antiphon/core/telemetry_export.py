@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from opentelemetry import trace
 
+from antiphon.core.errors import SetupError
 from antiphon.core.log_files import BoundedFile, RotationBounds
 from antiphon.core.logs import DiscreetFormatter, RepeatedLines
 
@@ -35,9 +36,18 @@ TRACES_PER_SECOND = 10.0
 LONGEST_END_SECONDS = 2.0
 """In which a process that ends sends what it still has."""
 
-_EXPORTERS = {
+LONGEST_CHECK_SECONDS = 5.0
+
+SIGNALS = ("traces", "metrics", "logs")
+
+_PROTOCOLS = {
     "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
     "grpc": "opentelemetry.exporter.otlp.proto.grpc",
+}
+_EXPORTERS = {
+    "traces": ("trace_exporter", "OTLPSpanExporter"),
+    "metrics": ("metric_exporter", "OTLPMetricExporter"),
+    "logs": ("_log_exporter", "OTLPLogExporter"),
 }
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 # A line of theirs about a line that could not be sent would be sent in turn.
@@ -56,6 +66,26 @@ def endpoint(signal: str, environment: Mapping[str, str] = os.environ) -> str | 
     if environment.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp") != "otlp":
         return None
     return environment.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT") or environment.get(_ENDPOINT) or None
+
+
+def problem_with(signal: str) -> str | None:
+    """Returns what keeps a signal from being sent; ``None`` when its collector takes it."""
+    if (place := endpoint(signal)) is None:
+        return "It is sent nowhere: set OTEL_EXPORTER_OTLP_ENDPOINT."
+    try:
+        exporter = _exporter(signal, timeout=LONGEST_CHECK_SECONDS)
+    except SetupError as error:
+        return str(error)
+    content: Any = ()
+    if signal == "metrics":
+        from opentelemetry.sdk.metrics.export import MetricsData
+
+        content = MetricsData([])
+    # An empty sending is answered as any other.
+    with suppress(Exception):
+        if exporter.export(content).name == "SUCCESS":
+            return None
+    return f"{place} does not take it: see what its exporter says above, and OTEL_EXPORTER_OTLP_HEADERS."
 
 
 class Telemetry:
@@ -92,7 +122,7 @@ class Telemetry:
         Args:
             refresh: brings what is only looked at now and then up to date; called by another thread.
         """
-        if (exporter := self._exporter("metrics", "metric_exporter", "OTLPMetricExporter")) is None:
+        if (exporter := _declared_exporter("metrics")) is None:
             return
         from antiphon.core.otlp_metrics import registry_reader
 
@@ -110,7 +140,7 @@ class Telemetry:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _trace(self, folder: Path | None, bounds: RotationBounds) -> None:
-        exporter = self._exporter("traces", "trace_exporter", "OTLPSpanExporter")
+        exporter = _declared_exporter("traces")
         if folder is None and exporter is None:
             return
         from opentelemetry.sdk.trace import TracerProvider
@@ -127,7 +157,7 @@ class Telemetry:
         self._ends.append(provider.shutdown)
 
     def _log(self) -> None:
-        if (exporter := self._exporter("logs", "_log_exporter", "OTLPLogExporter")) is None:
+        if (exporter := _declared_exporter("logs")) is None:
             return
         from opentelemetry.sdk._logs import LoggerProvider
         from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
@@ -142,21 +172,6 @@ class Telemetry:
             provider.shutdown()
 
         self._ends.append(end)
-
-    def _exporter(self, signal: str, module: str, name: str) -> Any | None:
-        if endpoint(signal) is None:
-            return None
-        own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL")
-        protocol = own or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
-        if protocol not in _EXPORTERS:
-            _log.warning("No %s are sent: OTLP over %r is not known. Set http/protobuf or grpc.", signal, protocol)
-            return None
-        try:
-            return getattr(import_module(f"{_EXPORTERS[protocol]}.{module}"), name)()
-        except ImportError:
-            package = "antiphon[otlp]" if protocol != "grpc" else "opentelemetry-exporter-otlp-proto-grpc"
-            _log.warning("No %s are sent: a package is not installed. Run `pip install '%s'`.", signal, package)
-            return None
 
     def _sampler(self) -> Any | None:
         if "OTEL_TRACES_SAMPLER" in os.environ:
@@ -210,3 +225,32 @@ class CollectorLog(logging.Handler):
 def _quietly(end: Callable[[], Any]) -> None:
     with suppress(Exception):
         end()
+
+
+def _declared_exporter(signal: str) -> Any | None:
+    """The exporter of a signal that is sent somewhere. What keeps it from being sent keeps no process from serving."""
+    if endpoint(signal) is None:
+        return None
+    try:
+        return _exporter(signal)
+    except SetupError as error:
+        _log.warning("No %s are sent: %s", signal, error)
+        return None
+
+
+def _exporter(signal: str, **options: Any) -> Any:
+    own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL")
+    protocol = own or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    if protocol not in _PROTOCOLS:
+        raise SetupError(
+            f"OTLP over {protocol!r} is not known.", where="OTEL_EXPORTER_OTLP_PROTOCOL",
+            next_step="Set http/protobuf or grpc.",
+        )  # fmt: skip
+    module, name = _EXPORTERS[signal]
+    try:
+        return getattr(import_module(f"{_PROTOCOLS[protocol]}.{module}"), name)(**options)
+    except ImportError:
+        package = "antiphon[otlp]" if protocol != "grpc" else "opentelemetry-exporter-otlp-proto-grpc"
+        raise SetupError(
+            "The exporter is not installed.", where=signal, next_step=f"Run `pip install '{package}'`."
+        ) from None

@@ -12,7 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 from tests.harness.collector import Collector, attributes, collector, sent_to
-from tests.integration.cli.conftest import Up
+from tests.harness.ports import free_port
+from tests.integration.cli.conftest import Run, Up
 from tests.servers import program, until
 
 __all__ = ["collector"]
@@ -110,6 +111,19 @@ def test_every_process_serves_its_metrics_where_prometheus_finds_them(project, u
     assert 'antiphon_run_attempts_total{outcome="succeeded",workflow="refresh"}' in found["worker"]
     assert 'antiphon_answers_total{application="desk"' in found["gateway"]
     assert 'antiphon_engine_generated_tokens_total{path="online"} 0.0' not in found["engine"]
+
+
+def test_where_telemetry_goes_is_told_and_tried(antiphon: Run, up: Up, collector: Collector) -> None:
+    told = antiphon("telemetry", "list", "--json", **sent_to(collector)).json()
+    assert told["collector"] == dict.fromkeys(("traces", "metrics", "logs"), collector.endpoint)
+    assert told["metrics"]["worker"].endswith("/metrics")
+    assert antiphon("telemetry", "check", **sent_to(collector)).code == 0
+    refused = antiphon("telemetry", "check", "--json", **sent_to(collector) | {"OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"})
+    assert refused.code == 6
+    assert "OTLP over 'smoke' is not known." in refused.json()["logs"]
+    away = {"OTEL_SDK_DISABLED": "false", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    assert "does not take it" in antiphon("telemetry", "check", "--json", **away).json()["traces"]
+    assert "nowhere" in antiphon("telemetry", "check", "--json", OTEL_SDK_DISABLED="false").json()["metrics"]
 
 
 @pytest.mark.parametrize("how", ["hangs", "is away"])
