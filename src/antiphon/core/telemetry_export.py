@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -49,6 +50,7 @@ _EXPORTERS = {
     "metrics": ("metric_exporter", "OTLPMetricExporter"),
     "logs": ("_log_exporter", "OTLPLogExporter"),
 }
+_USER = re.compile(r"//[^/@]*@")
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 # A line of theirs about a line that could not be sent would be sent in turn.
 _OWN_LINES = ("opentelemetry", "urllib3", "requests")
@@ -60,12 +62,14 @@ _log = logging.getLogger("antiphon.telemetry")
 
 
 def endpoint(signal: str, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The collector that gets ``traces``, ``metrics`` or ``logs`` of this process; ``None`` when none does."""
+    """The collector that gets ``traces``, ``metrics`` or ``logs`` of this process, without what it is asked with;
+    ``None`` when none does."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if environment.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp") != "otlp":
         return None
-    return environment.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT") or environment.get(_ENDPOINT) or None
+    place = environment.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT") or environment.get(_ENDPOINT)
+    return _USER.sub("//", place) if place else None
 
 
 def problem_with(signal: str) -> str | None:

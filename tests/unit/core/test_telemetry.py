@@ -87,6 +87,7 @@ def test_lines_for_a_collector_are_as_discreet_as_those_of_the_disk() -> None:
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all"}, "http://all"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://one"}, "http://one"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all", "OTEL_TRACES_EXPORTER": "none"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:word@all/v1"}, "http://all/v1"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all", "OTEL_SDK_DISABLED": "true"}, None),
     ],
 )  # fmt: skip
