@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 import typer.main
@@ -19,6 +20,10 @@ from antiphon.catalog import migration, schema
 
 # Files of tests run side by side: beside busy ones a worker at its usual nice value would starve for minutes.
 os.environ.setdefault("ANTIPHON_WORKER__NICE", "0")
+
+# How long an example takes is the machine's matter.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # Typer reads the annotations of all of the program's commands anew whenever it is called, which takes 0.1 s.
 typer.testing._get_command = cache(typer.main.get_command)
