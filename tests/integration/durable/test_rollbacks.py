@@ -390,7 +390,7 @@ class _Crashes:
         raise LeaseLostError("The worker died.")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.booleans(), min_size=1, max_size=5),
     st.sets(st.integers(2, 40), max_size=6),

@@ -69,5 +69,5 @@ class Rows(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-Rows.TestCase.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+Rows.TestCase.settings = settings(max_examples=25, stateful_step_count=12)
 TestRows = Rows.TestCase

@@ -71,7 +71,7 @@ def fires(fields: Fields, zone: ZoneInfo, minute: datetime) -> bool:
     return False
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(lines, st.sampled_from(ZONES), moments)
 @example(Fields((45,), (2,), None), "Europe/Berlin", datetime(2026, 10, 25, 1, 10, tzinfo=UTC))
 @example(Fields((15,), (2,), None), "Australia/Lord_Howe", datetime(2026, 10, 3, 15, tzinfo=UTC))
@@ -95,7 +95,7 @@ def test_nothing_fires_between_a_moment_and_the_occurrences_around_it(
         minute += MINUTE
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(lines, st.sampled_from(ZONES), moments)
 def test_occurrences_increase(fields: Fields, zone: str, moment: datetime) -> None:
     time, clock = CronTime(fields.line, zone), ZoneInfo(zone)

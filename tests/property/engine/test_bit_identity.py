@@ -102,7 +102,6 @@ neighbor = st.tuples(
 # An example takes seconds, so a failing one is reported as found, without shrinking.
 @settings(
     max_examples=4,
-    deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),

@@ -142,7 +142,7 @@ class Simulated:
 request = st.tuples(st.integers(1, 600), st.integers(1, 40))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(request, min_size=1, max_size=8), st.lists(request, min_size=1, max_size=2))
 def test_the_heavier_of_two_tenants_gets_between_half_and_all_of_the_others_time(
     many: list[tuple[int, int]], few: list[tuple[int, int]]
@@ -158,7 +158,7 @@ def test_the_heavier_of_two_tenants_gets_between_half_and_all_of_the_others_time
         assert world.had.get(other, 0.0) <= weight * world.had.get(heavier, 0.0) + apart
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("abc"), request), min_size=1, max_size=SLOTS))
 def test_no_sequence_with_a_slot_is_left_standing(requests: list[tuple[str, tuple[int, int]]]) -> None:
     world = Simulated([(tenant, *each) for tenant, each in requests])
@@ -169,7 +169,7 @@ def test_no_sequence_with_a_slot_is_left_standing(requests: list[tuple[str, tupl
         assert all(world.clock - world.waited[ticket] < (tenants + 1) * 3 * MAX_LEAD_SECONDS for ticket in resident)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(request, min_size=2, max_size=20), st.integers(1, 8))
 def test_of_many_tenants_that_have_work_none_gets_far_ahead(sizes: list[tuple[int, int]], crowd: int) -> None:
     """The first tenant has many requests, the others one each."""
@@ -186,7 +186,7 @@ def test_of_many_tenants_that_have_work_none_gets_far_ahead(sizes: list[tuple[in
         assert max(others) <= weight * heavier + apart
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 20), st.integers(0, 60))
 def test_a_stream_goes_on_while_many_tenants_arrive(arriving: int, before: int) -> None:
     world = Simulated([("streams", 32, 10_000)], slots=arriving + 1)
@@ -202,7 +202,7 @@ def test_a_stream_goes_on_while_many_tenants_arrive(arriving: int, before: int) 
     assert longest_gap <= 2 * MAX_LEAD_SECONDS
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(request, min_size=1, max_size=4), st.sampled_from([2.0, 3.0]), st.integers(2, 8))
 def test_of_two_tenants_with_as_many_requests_each_has_time_by_its_share(
     sizes: list[tuple[int, int]], share: float, slots: int

@@ -245,7 +245,7 @@ def told(x: float, name: str | None = None) -> dict[str, Any]:
     Case([("a", -30 * DAY, 0, told(1.0), "both", 120), ("a", -60, 0, told(2.0), "history", None)], 0, 1, [("a", 0)])
 )
 @given(cases)
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_every_path_gives_the_same_bits(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
         check(case, Path(folder))

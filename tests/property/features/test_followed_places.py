@@ -141,4 +141,4 @@ class Following(RuleBasedStateMachine):
 
 
 TestFollowing = Following.TestCase
-TestFollowing.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestFollowing.settings = settings(max_examples=60, stateful_step_count=30)

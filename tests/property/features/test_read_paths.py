@@ -20,7 +20,7 @@ AGGREGATES = {
 
 
 @given(st.integers(0, 2**32))
-@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 def test_every_way_to_read_gives_the_same_bits(number: int) -> None:
     with tempfile.TemporaryDirectory() as folder, lmdb_stores(Path(folder)) as stores:
         assert check(number, case_of(number), stores, Path(folder)) == []

@@ -215,7 +215,7 @@ def told_once(events: Sequence[Any], available: str) -> list[Any]:
     return list(best.values())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(passings, questions, predictions)
 def test_every_row_is_of_what_was_known_then(events: list[Passing], asked: list[Asked], served: list[Served]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -262,7 +262,7 @@ def test_every_row_is_of_what_was_known_then(events: list[Passing], asked: list[
             assert offset(row["recent.newest.event_time"]) == latest
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(passings, questions, predictions, st.randoms(use_true_random=False))
 def test_another_future_gives_the_same_dataset(
     events: list[Passing], asked: list[Asked], served: list[Served], random: Any

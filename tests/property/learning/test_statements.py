@@ -31,14 +31,14 @@ def shown(text: str, values: tuple[int, ...], commas: bool) -> str:
     return text.format(*(f"{value:,}" if commas else str(value) for value in values))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(SENTENCES), st.tuples(numbers, numbers, numbers, numbers), st.booleans())
 def test_a_text_of_the_request_s_figures_is_true(text: str, values: tuple[int, ...], commas: bool) -> None:
     prints = {feature: str(value) for feature, value in zip(ORDER, values, strict=True)}
     assert false_statements(shown(text, values, commas), FIGURES, prints) == ()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(SENTENCES), st.tuples(numbers, numbers, numbers, numbers), st.integers(0, 3), numbers)
 def test_one_other_number_is_found(text: str, values: tuple[int, ...], place: int, other: int) -> None:
     prints: dict[str, str | None] = {feature: str(value) for feature, value in zip(ORDER, values, strict=True)}
@@ -49,7 +49,7 @@ def test_one_other_number_is_found(text: str, values: tuple[int, ...], place: in
     assert false_statements(shown(text, stated, False), FIGURES, prints)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=80))
 def test_no_text_breaks_it(text: str) -> None:
     false_statements(text, FIGURES, dict.fromkeys(ORDER, "5"), ("B6 1",))
@@ -59,7 +59,7 @@ LOCALES = sorted(one for one in locale_identifiers() if is_read(one))
 ONE = (Figure("visit.wait", step=0.5, unit=("xun",), roles=()),)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(
         st.sampled_from(("de", "fr", "de_CH", "hi", "ar", "ar_EG", "fa", "pl", "en_IN")), st.sampled_from(LOCALES)
@@ -79,7 +79,7 @@ def test_a_figure_as_its_locale_writes_it_is_true(locale: str, value: Decimal, d
     assert false_statements(text(value + 1), ONE, prints, (), locale)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=80), st.sampled_from(sorted(locale_identifiers())))
 def test_no_text_of_any_locale_breaks_it(text: str, locale: str) -> None:
     false_statements(text, FIGURES, dict.fromkeys(ORDER, "5"), ("B6 1",), locale)

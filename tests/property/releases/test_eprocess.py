@@ -55,7 +55,7 @@ def unit(canary_rate: float, control_rate: float, share: float) -> dict[State, f
 starts = some.tuples(some.integers(0, 30), some.integers(0, 30), some.integers(30, 300))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rates, some.floats(0, 1), shares, some.floats(1, 3), starts)
 def test_harm_is_a_supermartingale_where_the_canary_is_no_worse(
     control: float, part: float, share: float, tolerance: float, start: State
@@ -71,7 +71,7 @@ def test_harm_is_a_supermartingale_where_the_canary_is_no_worse(
         assert best_stopping(value, unit(worse, control, share), (0, 0, 0)) > 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rates, some.floats(1, 4), shares, some.floats(1.2, 8), some.floats(0, 0.3), starts)
 @example(0.02, 1.0, 0.5, 4.0, 5e-324, (0, 0, 30))
 def test_safe_is_a_supermartingale_where_the_canary_is_worse_than_allowed(
@@ -85,7 +85,7 @@ def test_safe_is_a_supermartingale_where_the_canary_is_worse_than_allowed(
         assert best_stopping(value, unit(canary, control, share), start) <= 1 + 1e-9
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shares, starts)
 def test_mismatch_is_a_martingale_where_the_assignment_is_kept(share: float, start: State) -> None:
     def value(canary: int, control: int, _: int) -> float:
@@ -95,7 +95,7 @@ def test_mismatch_is_a_martingale_where_the_assignment_is_kept(share: float, sta
     assert abs(best_stopping(value, fair, start) - 1) < 1e-9
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some.floats(0.01, 1), some.floats(0.01, 1), some.floats(0, 1), some.floats(0, 0.3), some.booleans())
 def test_bets_on_a_mean_are_fair(below: float, above: float, part: float, margin: float, safe: bool) -> None:
     """Over every path of two values, one under the bound and one above it, with a mean at or beyond the bound."""
@@ -115,7 +115,7 @@ def test_bets_on_a_mean_are_fair(below: float, above: float, part: float, margin
 probabilities = some.one_of(some.none(), some.floats(0, 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some.lists(some.tuples(probabilities, probabilities, some.booleans(), some.booleans()), max_size=25))
 def test_no_pattern_of_missing_labels_says_more_than_all_labels_do(
     drawn: list[tuple[float | None, float | None, bool, bool]],

@@ -63,7 +63,7 @@ def test_nobody_in_the_canary_is_mirrored_and_the_request_decides(
             assert assigned.rollout == begun.id
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(some.uuids().map(str), some.integers(1, 50))
 def test_shares_are_within_binomial_bounds(name: str, weight: int) -> None:
     begun, users, share = rollout(f"roll_{name}", (weight,), 0.3), 4_000, weight / 100

@@ -96,7 +96,7 @@ DEMANDS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(POLICIES, DEMANDS, st.lists(st.integers(0, 7), min_size=150, max_size=150))
 def test_what_holds_for_every_history(policy: ScalingPolicy, demands: list[EngineDemand], floors: list[int]) -> None:
     state, needed = EngineCount(policy.least), list[tuple[float, int]]()

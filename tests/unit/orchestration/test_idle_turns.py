@@ -113,7 +113,7 @@ def test_a_deadline_far_away_changes_nothing() -> None:
     assert abs(had["batch"] - had["training"]) <= 5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(KINDS), min_size=2, max_size=4, unique=True),
     st.lists(st.sampled_from([inf, 1.0, 200.0, 1e6]), min_size=4, max_size=4),

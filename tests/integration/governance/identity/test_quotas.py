@@ -267,7 +267,7 @@ def test_a_rotated_key_goes_on_with_what_was_used(database: Database) -> None:
         keys.allow("default", record.id, Allowance(tokens_per_day=0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     capacity=st.integers(1, 200),
     steps=st.lists(

@@ -166,7 +166,7 @@ def spec_of(number: Expression, condition: Expression, name: Expression, where: 
 
 
 @given(rows, numbers, booleans, texts, st.one_of(st.just(LiteralNode(True)), booleans), scales)
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 def test_sql_and_python_agree(
     given_rows: list[dict[str, Any]],
     number: Expression,

@@ -79,7 +79,7 @@ def bits(value: Any) -> Any:
 
 
 @given(st.lists(rows, min_size=1, max_size=12))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_table_a_request_and_the_text_say_the_same(given_rows: list[dict[str, Any]]) -> None:
     spec = view()
     stamp = pa.timestamp("us", tz="UTC")

@@ -32,7 +32,7 @@ def values(world: World, wanted: SourceQuery, moments: list[int]) -> tuple[str |
 @example("ever", [("a", -2_900, 0, 1, 1.5), ("a", 0, 0, 2, None)], [], [0, 500])
 @example("ever", [("a", -20_000, 0, 1, 1.5), ("a", -20_000, 19_990, 3, 2.5), ("a", -1, 0, 2, None)], [], [0, 500])
 @example("stream", [("a", 0, 0, 1, 1.5)], [("a", 0, 60, 1, -2.0), ("a", 3, 0, 2, 7.25)], [10, 100])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_the_lake_judges_as_the_source_does(kind: str, first: Any, then: Any, asked: list[int]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

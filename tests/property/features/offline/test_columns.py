@@ -119,7 +119,7 @@ WIDE = (5, 0, LIMIT, 1e300, True, "a")
 @example([[WIDE] * 12, [(0, 0, None, None, None, None)]], 0)
 @example([[(0, 0, 3, 0.1, False, "é")] * (FEW + 1), [(0, 1, 1, None, None, "")]], 40)
 @given(entities, st.integers(-1, 50))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_columns_are_what_single_values_are(told: list[list[Any]], cut: int) -> None:
     for spec in (Numbers.spec(), Sketched.spec()):
         plan = plan_of(spec)

@@ -177,7 +177,7 @@ questions = st.lists(
     MOMENTS[2],
 )
 @given(st.lists(told, max_size=30), questions, st.sampled_from(MOMENTS))
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_columns_are_the_online_read_and_a_walk_over_the_events(
     events: list[Told], asked: list[tuple[str, int]], moment: datetime
 ) -> None:

@@ -46,7 +46,7 @@ def lag(one: Happening) -> int:
 @example([Happening(0, n, n, n, LIMIT) for n in range(5)] * 3, [(0, 3), (0, 9)], 3, True)
 @example([Happening(n % 2, n, n + n % 3, n, -LIMIT) for n in range(40)], [(0, 39), (1, 39), (3, 0)], 7, True)
 @given(st.lists(happenings, max_size=25), st.lists(points, min_size=1, max_size=8), windows, st.booleans())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_windows_are_what_walking_the_events_says(
     events: list[Happening], asked: list[tuple[int, int]], window: int | None, late: bool
 ) -> None:

@@ -116,7 +116,7 @@ def same(finished: EntityRow, made: EntityRow) -> None:
 @example([[(0, 0, 3, 0.1, False, "é")] * (FEW + 1), [(0, 1, 1, None, None, "")]], 40)
 @example([[(0, 0, 3, -0.0, None, "a"), (3, 3, 4, 1.5, True, "")]], 4)
 @given(entities, st.integers(-1, 55))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_finished_row_is_what_the_state_gives_for_as_long_as_it_says(told: list[list[Any]], second: int) -> None:
     as_of = second * SECOND
     for spec in (Windowed.spec(), Wide.spec(), Rush.spec()):

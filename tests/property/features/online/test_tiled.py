@@ -136,7 +136,7 @@ ZEROS = [(n, 0, tuple({"m": 1}.get(kind(i)) for i in range(len(PLAN.measures))))
 
 @given(st.lists(st.lists(EVENT, min_size=1, max_size=12), min_size=1, max_size=4))
 @example([ZEROS])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_records_by_columns_are_those_of_one_event_after_the_other(entities: list[list[Event]]) -> None:
     require_same(batch_of(entities))
 

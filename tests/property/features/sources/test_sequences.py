@@ -69,7 +69,7 @@ row = st.tuples(
 @example([("a", 0, 5, 1.0), ("a", 0, 5, 1.0)])
 @example([("a", 0, 5, 1.0), ("a", 0, 70, 2.0)])
 @example([("a", 0, 5, 1.0), ("a", 0, 5, 9.0)])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_row_has_its_sequence_if_another_that_counts_shares_its_instant(rows: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sales.parquet"

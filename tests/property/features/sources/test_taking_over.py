@@ -77,7 +77,7 @@ def made(world: World, spec: FeatureViewSpec, as_of: Any, before: SnapshotManife
 @example("anonymous", [("a", 0, 0, 1, 1.5)], [("file", [("a", 0, 0, 2, -2.0)]), ("file", [("a", 0, 0, 3, 7.25)])])
 @example("anonymous", [("a", 0, 0, 1, 1.5), ("a", 0, 0, 2, -2.0)], [("file", [("a", 0, 0, 3, 7.25)])])
 @example("anonymous", [("a", 0, 0, 1, 1.5)], [("change", [("a", 0, 0, 1, -2.0)])])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_what_is_taken_over_and_what_is_read_make_the_same_files(kind: str, first: Any, then: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

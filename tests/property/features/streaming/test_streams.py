@@ -269,7 +269,6 @@ happenings = st.tuples(
 )
 @given(st.lists(events, max_size=25), st.lists(happenings, max_size=10))
 @settings(
-    deadline=None,
     max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )

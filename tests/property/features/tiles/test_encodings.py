@@ -137,7 +137,7 @@ questions = st.lists(
 
 @example([("AA", -800, 0, 30.0), ("UA", -2_000, 0, 1.0)], [("AA", -700), ("never seen", 0), ("UA", -720)])
 @given(flights, questions)
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_every_path_gives_the_same_encoding(given_flights: list[Flight], asked: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         check(Path(name), given_flights, asked)

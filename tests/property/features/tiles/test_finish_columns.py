@@ -61,7 +61,7 @@ def tile(count: int, total: int, squares: int) -> Tile:
 @example([tile(1, 2**53, 2**106), tile(3, 2**53 + 1, 2**106), tile(7, -(2**53) - 1, 2**106)], Fraction(1))
 @example([tile(2**31, 2**33, 2**36), tile(2, 2**31, 2**61), tile(2, 2**31 - 1, 2**61), tile(3, 0, 0)], Fraction("0.01"))
 @given(st.lists(tiles(), min_size=1, max_size=12), st.sampled_from(SCALES))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_columns_are_finished_as_tiles_are(given_tiles: list[Tile], step: Fraction) -> None:
     scale = (step.numerator, step.denominator)
     measure = ViewMeasure("fixed", None, None, scale)
@@ -87,7 +87,7 @@ def test_columns_are_finished_as_tiles_are(given_tiles: list[Tile], step: Fracti
     st.sampled_from(SCALES),
     st.sampled_from(SMOOTHINGS),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_encodings_are_finished_as_tiles_are(
     pairs: list[tuple[Tile, Tile]], step: Fraction, smoothing: Fraction
 ) -> None:

@@ -41,7 +41,7 @@ def in_sql(expression: str, column: pa.Array) -> list[Any]:
 
 
 @given(st.lists(steps, min_size=1, max_size=60))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_bucket_is_the_same_in_sql_and_its_middle_within_one_part_in_256(values: list[int]) -> None:
     assert in_sql(bucket_sql("x"), pa.array(values, pa.int64())) == [bucket(value) for value in values]
     for value in values:
@@ -59,7 +59,7 @@ def test_buckets_are_in_the_order_of_their_values_and_exact_while_small() -> Non
     st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=20),
     st.lists(st.text(), max_size=20),
 )
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_a_hash_is_the_same_in_sql(numbers: list[float], texts: list[str]) -> None:
     assert in_sql(hashed_sql("x", "number"), pa.array(numbers, pa.float64())) == [hashed(n) for n in numbers]
     assert in_sql(hashed_sql("x", "text"), pa.array(texts, pa.string())) == [hashed(t) for t in texts]
@@ -74,7 +74,7 @@ def test_hashes_are_what_they_were_when_snapshots_were_stored() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 5_000), max_size=3_000), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_merged_sketches_are_the_sketch_of_all_values(parts: list[list[int]]) -> None:
     every = [value for part in parts for value in part]
     whole, merged = Tile(), Tile()

@@ -44,7 +44,7 @@ def empty() -> bytes:
 
 
 @given(st.integers(0, 40), STEPS, st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_every_history_verifies(already: int, steps: list[tuple[object, ...]], encrypted: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "catalog.db").write_bytes(empty())

@@ -83,7 +83,7 @@ def mutated(text: str, change: tuple[str, int, str]) -> str:
             return text[:at] + text[at:][1:2] + text[at:][:1] + text[at + 2 :]
 
 
-quick = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quick

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 import pyarrow
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness.small_desk import ASKER, DESK, SCOPE, START, read_value
 
@@ -145,7 +145,6 @@ def trained(contract: Freshness, read: Sequence[Read], qualities: Sequence[Snaps
     return list(made.column("a.x").to_pylist())
 
 
-@settings(deadline=None)
 @given(contracts, reads)
 def test_every_path_holds_a_value_to_its_contract_alike(contract: Freshness, read: Read) -> None:
     outcome = expected(contract, read)
@@ -160,7 +159,6 @@ def test_every_path_holds_a_value_to_its_contract_alike(contract: Freshness, rea
     assert trained(contract, [read], quality) == [kept]
 
 
-@settings(deadline=None)
 @given(contracts, st.lists(reads, min_size=1, max_size=5))
 def test_rows_without_a_snapshot_are_held_to_their_age(contract: Freshness, read: list[Read]) -> None:
     outcomes = [expected(contract, one, snapshot=False) for one in read]

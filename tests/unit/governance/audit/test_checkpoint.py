@@ -49,7 +49,7 @@ def test_a_checkpoint_is_read_back_and_its_signature_holds() -> None:
 
 
 @given(st.integers(0, len(SIGNED.note.encode()) - 1), st.integers(1, 255))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_changed_checkpoint_holds(position: int, flip: int) -> None:
     content = bytearray(SIGNED.note.encode())
     content[position] ^= flip
@@ -61,7 +61,7 @@ def test_no_changed_checkpoint_holds(position: int, flip: int) -> None:
 
 
 @given(st.text(max_size=300) | st.sampled_from([SIGNED.note[:-1], SIGNED.note + "x", SIGNED.note.replace("42", "042")]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_no_checkpoint_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError):
         parse(text)
