@@ -9,10 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import select
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
+from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.learning.models import ModelFile, ModelVersion, ModelVersions
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.releases.releases import ModelPin, Release, Releases
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.clock import ManualClock
@@ -23,6 +26,7 @@ from antiphon.engine.api.messages import EngineDescription, ServedModel
 from antiphon.governance.identity.grants import Grants, TenantGrant
 from antiphon.governance.identity.tenants import Tenants
 from antiphon.services.learning.served_models import LINGER_SECONDS, RETRY_SECONDS, ServedModels
+from antiphon.services.learning.wanted_models import LEASE_SECONDS, want
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 
@@ -88,7 +92,7 @@ class Desk:
     def again(self) -> ServedModels:
         return ServedModels(
             DEV, self.releases, self.models, self.rollouts, self.grants, Tenants(self.database), self.engine,
-            self.folder, self.clock, every=0.001,
+            self.folder, self.clock, ProcessLeases(self.database, DEV.environment), every=0.001,
         )  # fmt: skip
 
     def release(
@@ -273,7 +277,7 @@ async def test_a_pinned_model_that_is_not_registered_is_left_out_and_named(
     desk.releases.add(ghost, DEV, "me", "")
     await desk.served_models.reconcile()
     assert desk.engine.served == ["default/desk.v1"]
-    assert "desk.v9, which is not registered" in caplog.text
+    assert "The model desk.v9 of default/dev is needed, and is not registered" in caplog.text
 
 
 async def test_weights_are_published_before_engines_are_told_and_again_when_that_failed(desk: Desk) -> None:
@@ -354,3 +358,37 @@ async def test_a_model_that_is_granted_to_this_project_comes_from_the_lake_and_i
         desk.grants.revoke(owner, "model", "desk.v1", "default", within=connection)
     assert await desk.settled() == []
     assert shelf.needed == set()
+
+
+async def test_an_older_draft_is_served_while_somebody_asks_it(desk: Desk) -> None:
+    for number in (1, 2, 3):
+        desk.release(number)
+    assert await desk.settled() == ["default/desk.v3"]
+    asked = asyncio.Event()
+
+    async def asks() -> None:
+        await want(desk.database, DEV, "desk.v1")
+        await asked.wait()
+
+    asking = asyncio.create_task(asks())
+    async with asyncio.timeout(10):
+        while not desk.database.first(select(schema.leases)):
+            await asyncio.sleep(0.001)
+    await desk.served_models.reconcile()
+    assert desk.engine.served == ["default/desk.v1", "default/desk.v3"]
+    asked.set()
+    await asking
+    async with asyncio.timeout(10):
+        while desk.database.first(select(schema.leases)):
+            await asyncio.sleep(0.001)
+    assert await desk.settled() == ["default/desk.v3"]
+
+
+async def test_what_a_process_wanted_that_is_gone_is_served_no_longer(desk: Desk) -> None:
+    for number in (1, 2):
+        desk.release(number)
+    ProcessLeases(desk.database, DEV.environment).acquire("serving/default/desk.v1/killed", "killed", LEASE_SECONDS)
+    await desk.served_models.reconcile()
+    assert "default/desk.v1" in desk.engine.served
+    desk.clock.advance(timedelta(seconds=LEASE_SECONDS))
+    assert await desk.settled() == ["default/desk.v2"]

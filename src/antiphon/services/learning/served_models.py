@@ -2,8 +2,8 @@
 
 Invariants:
 - A model is served while a release that pins it is live, is what a rollback would return to, takes part in a rollout,
-  or is the newest one that waits for its evaluation, or while it is granted; and for a while longer, because a request
-  finishes on the release it began with.
+  or is the newest one that waits for its evaluation, while it is granted, or while somebody wants it
+  (``wanted_models``); and for a while longer, because a request finishes on the release it began with.
 - Workers of several tenants that share engines declare the same set, so that none takes away what another needs.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.releases.releases import Activation, Release, Releases, activation_stack
 from antiphon.catalog.releases.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import Clock, parse_duration
@@ -28,6 +29,7 @@ from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.api.port import Engine
 from antiphon.governance.identity.grants import Grants
 from antiphon.governance.identity.tenants import Tenants
+from antiphon.services.learning.wanted_models import wanted_versions
 from antiphon.services.learning.weights_files import WeightsFiles
 from antiphon.services.project.store import Store
 
@@ -71,6 +73,7 @@ class ServedModels:
         lake: makes weights reachable for engines elsewhere, and has those of other projects; ``None`` where the folder
             is enough.
         shared: the engine serves other projects too, which have files that are not here.
+        leases: of the environment; they say what is wanted.
     """
 
     scope: Scope
@@ -82,6 +85,7 @@ class ServedModels:
     engine: Engine
     folder: Path
     clock: Clock
+    leases: ProcessLeases
     _: KW_ONLY
     every: float = 2.0
     poll: float = 10.0
@@ -109,6 +113,7 @@ class ServedModels:
             engine,
             store.paths.models,
             store.database.clock,
+            ProcessLeases(store.database, store.scope.environment),
             poll=poll,
             wakeup=store.database.doorbell.wakeup(store.scope.environment, "releases"),
             lake=lake,
@@ -208,11 +213,12 @@ class ServedModels:
         grants = [one for one in self.grants.given(scope) if one.kind == "model" and one.holds(now)]
         granted = {one.name for one in grants if self.tenants.state(one.grantee) == "active"}
         to_us = {one.name for one in grants if one.grantee == self.scope.tenant}
-        for name in sorted(granted.union(needed(releases, moves, self.rollouts.list_active(scope)))):
+        wanted = wanted_versions(self.leases, scope)
+        for name in sorted(granted.union(wanted, needed(releases, moves, self.rollouts.list_active(scope)))):
             try:
                 version = self.models.get(scope, name)
             except NotFoundError:
-                _log.error("A release of %s pins the model %s, which is not registered.", scope, name)
+                _log.error("The model %s of %s is needed, and is not registered.", name, scope)
                 continue
             path = self.folder.resolve() / version.weights.path
             model = ServedModel(version.served_name, str(path), version.weights.sha256)

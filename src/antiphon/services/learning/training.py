@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
@@ -52,6 +53,7 @@ from antiphon.services.learning.prompt_trials import run_gated_sets
 from antiphon.services.learning.regressions import failed_regressions
 from antiphon.services.learning.safety import honest_requests, plain_release
 from antiphon.services.learning.served_models import ServedModels
+from antiphon.services.learning.wanted_models import want
 from antiphon.services.learning.workbench_orders import WorkbenchWorkflows
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import feature_exists, rollout_transitions
@@ -60,6 +62,9 @@ from antiphon.serving.services import Services
 from antiphon.training.arithmetic import choose, speeds_of_this_machine
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Arithmetic
+
+LONGEST_LOAD_SECONDS, LOAD_LOOK_SECONDS = 60.0, 0.5
+"""For which a command waits until an engine has loaded a model, and between two looks."""
 
 MOST_THREADS = 8
 """More threads make a small model's steps no shorter."""
@@ -76,7 +81,7 @@ class LearningPlatform:
     Attributes:
         engine, commit, features: of the process.
         run_training: runs a training in a process of its own; without it trainings are refused.
-        served: has the engine load what is evaluated; without one a model must be served already.
+        served: has the engine load what is evaluated; without one a worker is waited for that does.
         standbys: other engines by name, which judges may be.
     """
 
@@ -195,17 +200,27 @@ class LearningPlatform:
         return read_rows(dataset, self.features.lake)
 
     async def serve(self, release: Release) -> None:
-        """Return once the engine serves what the release pins; raises ``UnavailableError`` while it does not."""
+        """Have the engine serve what the release pins for as long as the present task lives, and return once it does.
+
+        Raises:
+            UnavailableError: it does not within :data:`LONGEST_LOAD_SECONDS`. What :meth:`ServedModels.require` raises.
+        """
         pin = release.bundle.model
         name = pin.served_name(release.scope.tenant)
+        if pin.version is not None:
+            await want(self.store.database, release.scope, pin.version)
         if self.served is not None and model_owner(name) is not None:
             await self.served.require(name)
-        elif name not in {model.name for model in (await self.engine.describe()).models}:
-            raise UnavailableError(
-                f"The engine does not serve {name}.",
-                where="engine",
-                next_step="The worker loads it while `antiphon up` runs: try again in a moment.",
-            )
+            return
+        deadline = time.monotonic() + LONGEST_LOAD_SECONDS
+        while name not in {model.name for model in (await self.engine.describe()).models}:
+            if pin.version is None or time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"The engine does not serve {name}.",
+                    where="engine",
+                    next_step="A worker has it loaded: start `antiphon up`, or see why in the log of its worker.",
+                )
+            await asyncio.sleep(LOAD_LOOK_SECONDS)
 
     async def validate(
         self, scope: Scope, release: str, *, principal: str, rows: int, texts: int,
