@@ -321,7 +321,7 @@ class TelemetrySettings(Section, frozen=True):
     """
 
     traces: bool = True
-    traces_per_second: Annotated[float, msgspec.Meta(ge=0.0, le=1e6)] = 10.0
+    traces_per_second: Annotated[float, msgspec.Meta(ge=0.0, le=1e6)] = 2.0
     metrics: Literal["open", "off"] | None = None
     max_bytes: Annotated[int, msgspec.Meta(ge=10_000, le=2**40)] = 20_000_000
     files: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 4

@@ -32,7 +32,7 @@ from antiphon.core.logs import DiscreetFormatter, RepeatedLines
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-TRACES_PER_SECOND = 10.0
+TRACES_PER_SECOND = 2.0
 
 LONGEST_END_SECONDS = 2.0
 """In which a process that ends sends what it still has."""

@@ -14,6 +14,8 @@ from opentelemetry.trace import SpanKind
 
 from antiphon.core.telemetry import FAILED
 
+SAVED_SECONDS = 10.0
+
 
 class TraceBudget(Sampler):
     """Bounds what recording costs, however many requests come.
@@ -22,13 +24,13 @@ class TraceBudget(Sampler):
     trace of one run. What failed is recorded in any trace.
 
     Args:
-        per_second: traces; as many as in two seconds may come at once.
+        per_second: traces; as many as in :data:`SAVED_SECONDS` may come at once.
     """
 
     def __init__(self, per_second: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._per_second, self._monotonic = per_second, monotonic
         self._lock = threading.Lock()
-        self._left, self._at = 2 * per_second, monotonic()
+        self._left, self._at = SAVED_SECONDS * per_second, monotonic()
 
     def should_sample(
         self,
@@ -57,7 +59,7 @@ class TraceBudget(Sampler):
     def _take(self) -> bool:
         with self._lock:
             now = self._monotonic()
-            self._left = min(2 * self._per_second, self._left + (now - self._at) * self._per_second)
+            self._left = min(SAVED_SECONDS * self._per_second, self._left + (now - self._at) * self._per_second)
             self._at = now
             if self._left < 1:
                 return False
