@@ -68,7 +68,8 @@ def test_every_command_has_json_and_a_project_option() -> None:
     found = dict(leaves(typer.main.get_command(assemble())))
     assert len(found) > 20
     # What these print is for programs as it is: a proof in JSON, a key, a program.
-    for path in (("audit", name) for name in ("prove", "checkpoint", "key", "verifier")):
+    programs = {"audit": ("prove", "checkpoint", "key", "verifier"), "telemetry": ("alerts", "dashboard")}
+    for path in ((group, name) for group, names in programs.items() for name in names):
         del found[path]
     for path, options in found.items():
         assert "--json" in options, path
@@ -76,8 +77,8 @@ def test_every_command_has_json_and_a_project_option() -> None:
             assert "--project" in options, path
 
 
-_OF_NO_PROJECT = (("features", "import-feast"), ("evaluations", "check"))
-"""It writes a project of its own; it reads files alone."""
+_OF_NO_PROJECT = (("features", "import-feast"), ("evaluations", "check"), ("telemetry", "check"))
+"""It writes a project of its own; it reads files alone; it asks the collector of an environment."""
 
 
 def test_init_refuses_what_it_cannot_make_and_leaves_nothing(tmp_path) -> None:
