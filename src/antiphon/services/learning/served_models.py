@@ -29,7 +29,7 @@ from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.api.port import Engine
 from antiphon.governance.identity.grants import Grants
 from antiphon.governance.identity.tenants import Tenants
-from antiphon.services.learning.wanted_models import wanted_versions
+from antiphon.services.learning.wanted_models import required_versions
 from antiphon.services.learning.weights_files import WeightsFiles
 from antiphon.services.project.store import Store
 
@@ -213,8 +213,8 @@ class ServedModels:
         grants = [one for one in self.grants.given(scope) if one.kind == "model" and one.holds(now)]
         granted = {one.name for one in grants if self.tenants.state(one.grantee) == "active"}
         to_us = {one.name for one in grants if one.grantee == self.scope.tenant}
-        wanted = wanted_versions(self.leases, scope)
-        for name in sorted(granted.union(wanted, needed(releases, moves, self.rollouts.list_active(scope)))):
+        required = required_versions(self.leases, scope)
+        for name in sorted(granted.union(required, needed(releases, moves, self.rollouts.list_active(scope)))):
             try:
                 version = self.models.get(scope, name)
             except NotFoundError:

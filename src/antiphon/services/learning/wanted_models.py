@@ -31,7 +31,7 @@ async def want(database: Database, scope: Scope, version: str) -> None:
     asker = asyncio.current_task()
     assert asker is not None
 
-    def wanted() -> None:
+    def begin() -> None:
         leases.acquire(name, holder, LEASE_SECONDS)
         database.doorbell.committed([ring_name("releases", scope.environment)])
 
@@ -45,13 +45,13 @@ async def want(database: Database, scope: Scope, version: str) -> None:
             with suppress(AntiphonError):
                 leases.release(name, holder)
 
-    await asyncio.to_thread(wanted)
+    await asyncio.to_thread(begin)
     renewal = asyncio.create_task(renew())
     _renewals.add(renewal)
     renewal.add_done_callback(_renewals.discard)
 
 
-def wanted_versions(leases: ProcessLeases, scope: Scope) -> set[str]:
+def required_versions(leases: ProcessLeases, scope: Scope) -> set[str]:
     """The ids of the model versions of a scope that are wanted now."""
     begins = f"{PREFIX}{scope.tenant}/"
     return {lease.name.removeprefix(begins).split("/")[0] for lease in leases.living(begins)}
