@@ -122,7 +122,7 @@ async def measure(folder: Path, size: dict[str, Any], cores: Cores) -> dict[str,
         await client.publish(shops, "a note", "first")
         limits = {"actions": ["answer", "originate"], "resources": ["application/*"]}
         made = await client.post("/admin/keys", {"name": "asker", "role": "service", **limits})
-        _stop(processes[2])  # the worker: it has published, and would work beside what is measured
+        stop(processes[2])  # the worker: it has published, and would work beside what is measured
         async with without_trust(project) as other:
             gateways = {"with": Gateway(project.port, processes[1].pid, made["key"]), "without": other}
             bind(cores.gateway, *(gateway.pid for gateway in gateways.values()))
@@ -197,7 +197,7 @@ async def without_trust(project: EncryptedProject) -> AsyncIterator[Gateway]:
         await until(lambda: ready(f"http://127.0.0.1:{port}", process, log), bool, 60)
         yield Gateway(port, process.pid, "ak_nobody")
     finally:
-        _stop(process)
+        stop(process)
 
 
 async def require_difference(project: EncryptedProject, gateways: dict[str, Gateway]) -> None:
@@ -273,7 +273,8 @@ def _body(kind: str, shop: str) -> bytes:
     return json.dumps({"model": "simulated", "messages": messages, "max_tokens": 8}).encode()
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process as its supervisor would, and by force where that takes too long."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:

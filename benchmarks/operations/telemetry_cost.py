@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -35,7 +34,7 @@ from benchmarks.durability.kill_harness_command import finish
 from benchmarks.gateway.contenders import Cores
 from benchmarks.gateway.figures import paired_ratio
 from benchmarks.governance.encrypted_project import Client, EncryptedProject, make, serving
-from benchmarks.governance.trust_cost import CONNECTIONS, WARM_SECONDS, Gateway, Slice, ask_for, bind
+from benchmarks.governance.trust_cost import CONNECTIONS, WARM_SECONDS, Gateway, Slice, ask_for, bind, stop
 from tests.chaos.harness.running import ready, scratch, until
 from tests.harness.collector import Collector, sent_to
 from tests.harness.ports import free_port
@@ -85,8 +84,8 @@ async def measure(folder: Path, size: dict[str, Any], cores: Cores, collector: C
         shops = [f"shop-{number}" for number in range(size["shops"])]
         await client.publish(shops, "a note", "first")
         key = (await client.post("/admin/keys", {"name": "asker", "role": "service"}))["key"]
-        _stop(processes[2])  # the worker: it has published, and would work beside what is measured
-        _stop(processes[1])
+        stop(processes[2])  # the worker: it has published, and would work beside what is measured
+        stop(processes[1])
         async with gateways(project, key, environments) as asked:
             bind(cores.gateway, *(gateway.pid for gateway in asked.values()))
             slices: dict[str, dict[str, list[Slice]]] = {}
@@ -136,17 +135,7 @@ async def gateways(
         yield {way: gateway for way, (gateway, _) in started.items()}
     finally:
         for _, process in started.values():
-            _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            stop(process)
 
 
 def print_table(line: dict[str, Any]) -> None:

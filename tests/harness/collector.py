@@ -63,35 +63,28 @@ class Collector(ServerProcess):
         """The process and the span, as the protocol has it, of each span so far."""
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest as Request
 
-        found = (Request.FromString(body).resource_spans for path, body in list(self._received) if "traces" in path)
-        return [
-            (service(one), span) for sent in found for one in sent for scope in one.scope_spans for span in scope.spans
-        ]
+        return self._sent("traces", Request, "resource_spans", "scope_spans", "spans")
 
     def metrics(self) -> list[tuple[str, Any]]:
         """The process and the metric of each metric so far."""
         from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest as Request
 
-        found = (Request.FromString(body).resource_metrics for path, body in list(self._received) if "metrics" in path)
-        return [
-            (service(one), metric)
-            for sent in found
-            for one in sent
-            for scope in one.scope_metrics
-            for metric in scope.metrics
-        ]
+        return self._sent("metrics", Request, "resource_metrics", "scope_metrics", "metrics")
 
     def lines(self) -> list[tuple[str, Any]]:
         """The process and the log record of each line so far."""
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest as Request
 
-        found = (Request.FromString(body).resource_logs for path, body in list(self._received) if "logs" in path)
+        return self._sent("logs", Request, "resource_logs", "scope_logs", "log_records")
+
+    def _sent(self, signal: str, kind: Any, processes: str, scopes: str, items: str) -> list[tuple[str, Any]]:
+        bodies = [kind.FromString(body) for path, body in list(self._received) if path.endswith(signal)]
+        of_processes = [one for body in bodies for one in getattr(body, processes)]
         return [
-            (service(one), line)
-            for sent in found
-            for one in sent
-            for scope in one.scope_logs
-            for line in scope.log_records
+            (service(one), item)
+            for one in of_processes
+            for scope in getattr(one, scopes)
+            for item in getattr(scope, items)
         ]
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 LONGEST_LOOK_SECONDS = 10.0
-"""At what metrics are only brought up to date from now and then."""
+"""For which the metrics that are only looked at now and then are waited for before they are sent."""
 PRESENCE_SECONDS = 60.0
 """The lease by which others know that a gateway works with the catalog; a killed one is forgotten after it."""
 KEEP_ALIVE_SECONDS = 75

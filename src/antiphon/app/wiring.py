@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from antiphon.batch.batch_job import BatchJobs, LineAnswer
 from antiphon.batch.files import FileStore
@@ -64,6 +64,9 @@ from antiphon.serving.answerer import Answerer
 from antiphon.serving.builtin import PLAIN_DECODING
 from antiphon.serving.embedding import Embedding, EmbeddingRequest, Embeddings
 from antiphon.serving.request import Answer, AnswerRequest
+
+if TYPE_CHECKING:
+    from antiphon.durable.run_metrics import RunMetrics
 
 
 class ProcessServices:
@@ -238,7 +241,14 @@ def request_batches(store: Store, files: FileStore) -> RequestBatches:
     )
 
 
-def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: str, context: BatchContext) -> Executor:
+def batch_executor(
+    store: Store,
+    files: FileStore,
+    answer: LineAnswer,
+    worker: str,
+    context: BatchContext,
+    metrics: RunMetrics | None = None,
+) -> Executor:
     """Works on batches, apart from everything else that is durable: a batch may take a day."""
     limits, registry = store.settings.batch, WorkflowRegistry()
     jobs = BatchJobs(
@@ -267,4 +277,5 @@ def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: s
         concurrency=limits.batches,
         fair=True,
         poll=parse_duration(store.settings.worker.poll).total_seconds(),
+        metrics=metrics,
     )

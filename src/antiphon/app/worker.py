@@ -175,7 +175,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     leases = ProcessLeases(store.database, environment)
     holder = LeaseHolder(leases, str(process), process.has_ended, seconds=lease.total_seconds())
     held = partial(Duties, holder=holder)
-    answering = batch_executor(store, wired.files, wired.answer_line, worker, shared)
+    answering = batch_executor(store, wired.files, wired.answer_line, worker, shared, of_runs)
     consumption = stream_consumption(store, wired.features, name, process)
     abandoned = AbandonedRuns(store.database, environment, process.sees_end_of, own=str(process))
     # Apart from other runs, for a release may wait long for an engine or for features, which those publish.

@@ -6,6 +6,7 @@ under it as well (:data:`antiphon.core.telemetry.GENAI_METRICS`), with the appli
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +32,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry
 from prometheus_client import Metric as Family
 
+from antiphon.core.logs import described
 from antiphon.core.telemetry import GENAI, GENAI_METRICS, PROVIDER
+
+_log = logging.getLogger("antiphon.telemetry")
 
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 _UNITS = {"_seconds": "s", "_bytes": "By"}
@@ -50,7 +54,10 @@ def registry_reader(
     reader, since = PeriodicExportingMetricReader(exporter), time.time_ns()
 
     def collect(reader: Any, timeout_millis: float) -> MetricsData:
-        refresh()
+        try:
+            refresh()
+        except Exception as error:  # Whatever it is, the thread that sends would end with it.
+            _log.warning("Metrics are sent as they were known before: %s", described(error))
         return metrics_data(registry.collect(), resource, since)
 
     # In place of a meter provider, whose instruments nothing here uses.

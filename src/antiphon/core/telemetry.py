@@ -23,8 +23,6 @@ GENAI = {
     "operation": "gen_ai.operation.name",
     "provider": "gen_ai.provider.name",
     "model": "gen_ai.request.model",
-    "max_tokens": "gen_ai.request.max_tokens",
-    "response_id": "gen_ai.response.id",
     "response_model": "gen_ai.response.model",
     "finish_reasons": "gen_ai.response.finish_reasons",
     "input_tokens": "gen_ai.usage.input_tokens",

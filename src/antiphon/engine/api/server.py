@@ -317,6 +317,7 @@ def _attributes(
     return named | {
         telemetry.GENAI["operation"]: "text_completion",
         telemetry.GENAI["input_tokens"]: usage.prompt_tokens,
+        telemetry.GENAI["cached_tokens"]: usage.cached_prompt_tokens,
         telemetry.GENAI["output_tokens"]: usage.completion_tokens,
         telemetry.GENAI["finish_reasons"]: (ended.reason,),
         "antiphon.queue_seconds": usage.queue_seconds,

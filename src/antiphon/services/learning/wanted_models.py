@@ -37,8 +37,7 @@ async def want(database: Database, scope: Scope, version: str) -> None:
 
     async def renew() -> None:
         try:
-            while not asker.done():
-                await asyncio.wait({asker}, timeout=LEASE_SECONDS / 3)
+            while not (await asyncio.wait({asker}, timeout=LEASE_SECONDS / 3))[0]:
                 with suppress(AntiphonError):  # It is tried again, and lasts for a while.
                     await asyncio.to_thread(leases.acquire, name, holder, LEASE_SECONDS)
         finally:
