@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 from contextlib import suppress
+from typing import Any
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.doorbell import ring_name
@@ -20,16 +21,18 @@ from antiphon.core.scope import Scope
 PREFIX = "serving/"
 LEASE_SECONDS = 60.0
 
-_renewals = set[asyncio.Task[None]]()
+_renewals: dict[tuple[asyncio.Task[Any], Scope, str], asyncio.Task[None]] = {}
 
 
 async def want(database: Database, scope: Scope, version: str) -> None:
-    """Have a model version served until the present task has ended."""
+    """Have a model version served until the present task has ended; a task that asks again has one want."""
+    asker = asyncio.current_task()
+    assert asker is not None
+    if (asker, scope, version) in _renewals:
+        return
     leases = ProcessLeases(database, scope.environment)
     holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     name = f"{PREFIX}{scope.tenant}/{version}/{holder}"
-    asker = asyncio.current_task()
-    assert asker is not None
 
     def begin() -> None:
         leases.acquire(name, holder, LEASE_SECONDS)
@@ -46,8 +49,8 @@ async def want(database: Database, scope: Scope, version: str) -> None:
 
     await asyncio.to_thread(begin)
     renewal = asyncio.create_task(renew())
-    _renewals.add(renewal)
-    renewal.add_done_callback(_renewals.discard)
+    _renewals[asker, scope, version] = renewal
+    renewal.add_done_callback(lambda _: _renewals.pop((asker, scope, version)))
 
 
 def required_versions(leases: ProcessLeases, scope: Scope) -> set[str]:
