@@ -26,6 +26,7 @@ from benchmarks.colocation.traces import (
 
 from antiphon.core.child_process import start_child
 from antiphon.core.errors import UnavailableError
+from antiphon.engine import weights
 from antiphon.engine.api.client import EngineClient
 
 START_SECONDS = 120.0
@@ -44,6 +45,8 @@ async def engine(
     Raises:
         UnavailableError: it does not come up.
     """
+    if not simulated:
+        await asyncio.to_thread(weights.pull, MODEL)
     with tempfile.TemporaryDirectory() as folder:
         path = (within or Path(folder)) / "engine.sock"
         module = ["antiphon.engine", "--log-level", "warning"]
