@@ -282,6 +282,9 @@ bench-month: environment  ## thirty days of the flight desk without a person, be
 	@scripts/servers faketime
 	@$(BIN)/python -m benchmarks.flight_desk.month --size $(SIZE) --keep $(if $(RESUME),--resume)
 
+bench-history: environment  ## what a year of measurements takes, and how soon any span of it is read (SIZE)
+	@$(BIN)/python -m benchmarks.operations.history --size $(SIZE) --keep
+
 bench-telemetry: environment  ## what spans on the disk and a collector cost the gateway (SIZE)
 	@$(BIN)/python -m benchmarks.operations.telemetry_cost --size $(SIZE) --keep
 

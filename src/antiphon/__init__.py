@@ -84,6 +84,7 @@ _HOMES = {
     "Evaluate": ("schedules", "Evaluate"),
     "Export": ("export_schedules", "Export"),
     "Precompute": ("schedules", "Precompute"),
+    "Objective": ("objectives", "Objective"),
     "Schedule": ("schedules", "Schedule"),
     "workflow": ("workflows", "workflow"),
     "Retrain": ("schedules", "Retrain"),
@@ -114,7 +115,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Outcome", "Signal", "metric", "metrics", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences",
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
-    "Schedule", "workflow", "Retrain", "Precompute", "Evaluate", "Export", "Window",
+    "Schedule", "Objective", "workflow", "Retrain", "Precompute", "Evaluate", "Export", "Window",
     "every", "cron", "outcomes", "requests", "misses", "expected", "drift", "published", "forgetting", "stale",
     "files", "daily", "keyed",
 ]  # fmt: skip
@@ -168,6 +169,7 @@ if TYPE_CHECKING:
         Rollout,
         TrainingWindow,
     )
+    from antiphon.definitions.objectives import Objective
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.own_metrics import JudgeMetric, metric
     from antiphon.definitions.partitions import daily, keyed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from tests.integration.gateway.conftest import Running, serve
 
 from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.measurements import PLATFORM, Amount, MeasurementRows, Measurements
+from antiphon.catalog.objective_states import ObjectiveAlert, ObjectiveStates
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.keys import Keys
@@ -39,13 +42,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 async def running(database: Database) -> AsyncIterator[Running]:
     answerer = fakes.FakeAnswerer(Receipts(database), database.clock)
-    async with serve(fakes.gateway_services(database, answerer), sampling=True) as started:
+    async with serve(fakes.gateway_services(database, answerer)) as started:
         yield started
 
 
 @pytest.fixture
 async def page(running, database) -> AsyncIterator[Page]:
-    async with signed_in(running, database, "viewer", "/", "#freshness canvas") as opened:
+    async with signed_in(running, database, "viewer", "/", "#latency canvas") as opened:
         yield opened
 
 
@@ -56,6 +59,30 @@ async def ask(running: Running, database: Database, number: int = 1) -> str:
             body = {"model": "desk", "messages": [{"role": "user", "content": "Is it <b>late</b>?"}]}
             answer = await client.post("/v1/chat/completions", json=body)
     return str(answer.json()["id"])
+
+
+def measure(database: Database) -> None:
+    """What the processes of a platform measured half a minute ago."""
+    rows, at = MeasurementRows(database, "dev"), database.clock.now() - timedelta(seconds=30)
+    rows.append(
+        "gateway",
+        at,
+        {
+            "default": Measurements(
+                {
+                    ("antiphon_answers", ("desk", "online", "generated", "live")): Amount(20.0),
+                    ("antiphon_batch_rows_waiting", ()): Amount(120.0, 10.0, 12.0),
+                    ("antiphon_feature_age_seconds", ("weather",)): Amount(6_120.0, 10.0, 612.0),
+                }
+            ),
+            PLATFORM: Measurements(
+                {
+                    ("antiphon_engine_requests", ("engine", "running_online")): Amount(10.0, 10.0, 1.0),
+                    ("antiphon_engine_requests", ("engine", "running_batch")): Amount(30.0, 10.0, 3.0),
+                }
+            ),
+        },
+    )
 
 
 async def test_figures_change_by_themselves_and_the_axis_is_shared(page, running, database) -> None:
@@ -70,24 +97,45 @@ async def test_figures_change_by_themselves_and_the_axis_is_shared(page, running
     jobs.write_rows(SCOPE, job.id, epoch, [JobRow(line, {}) for line in range(3)])
     await expect(page.locator(".tile b").first).to_have_text("3")
     await expect(page.locator("#figures progress")).to_have_attribute("value", "3")
+    measure(database)
+    await page.reload()
     for plot, told in (
-        ("batch", "75 %"),
-        ("freshness", "congestion 1.8 s"),
-        ("latency", r"p50 \d+ ms"),
-        ("engine", "1 online, 3 batch"),
+        ("waiting", "rows 12"),
+        ("freshness", "weather 10.2 min|weather 10 min"),
+        ("answers", r"online \d"),
+        ("engine", "online 1, batch 3"),
     ):
         await expect(page.locator(f"#{plot}")).to_have_attribute("aria-label", re.compile(told))
     widths = await page.evaluate("[...document.querySelectorAll('.plot canvas')].map((canvas) => canvas.clientWidth)")
-    assert len(widths) == 4
+    assert len(widths) == 5
     assert len(set(widths)) == 1
     lefts = await page.evaluate(
         "[...document.querySelectorAll('.u-over')].map((plot) => plot.getBoundingClientRect().left)"
     )
     assert len(set(lefts)) == 1
     await photograph(page, "overview")
-    await page.click("text=15 min")
-    assert await page.locator("[data-span='900']").get_attribute("aria-pressed") == "true"
-    assert await page.locator("[data-span='300']").get_attribute("aria-pressed") == "false"
+    await page.click(".choice >> text=1d")
+    await page.wait_for_url(lambda url: url.endswith("/?span=1d"))
+    assert await page.locator(".choice [aria-current]").inner_text() == "1d"
+    await expect(page.locator("#table tbody tr")).to_have_count(60)
+    await page.click("a[rel=prev]")
+    await page.wait_for_url(lambda url: "until=" in url)
+    assert await page.locator("#pause").is_hidden()
+    await page.click("a[rel=next]")
+    await page.wait_for_url(lambda url: "until" not in url)
+
+
+async def test_a_paused_page_stays_as_it_is(page, running, database) -> None:
+    from playwright.async_api import expect
+
+    await page.click("#pause")
+    await expect(page.locator("#pause")).to_have_attribute("aria-pressed", "true")
+    measure(database)
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    await page.click("#pause")
+    await expect(page.locator("#waiting")).to_have_attribute("aria-label", re.compile("rows 12"))
+    assert any("/dashboard/series" in url for url in requested)
 
 
 async def test_a_prediction_is_reached_from_the_list_by_keyboard(page, running, database) -> None:
@@ -136,3 +184,19 @@ async def test_signing_out_closes_the_door(page, running) -> None:
     await page.wait_for_url("**/login")
     await page.goto(running.url + "/requests")
     assert "/login" in page.url
+
+
+async def test_objectives_and_their_alerts_can_be_read_by_everybody(page, running, database) -> None:
+    states, now = ObjectiveStates(database), database.clock.now()
+    alert = ObjectiveAlert("alert_1", "desk-errors", "desk", "critical", "The error budget burns.", now, None)
+    with database.transaction() as connection:
+        states.begin(SCOPE, alert, within=connection)
+    await page.goto(running.url + "/objectives")
+    text = await page.inner_text("main")
+    assert "The error budget burns." in text
+    assert "fires" in text
+    await require_names(page)
+    await require_contrast(page)
+    for width in (360, 1280):
+        await require_fit(page, width)
+    await photograph(page, "objectives")

@@ -81,8 +81,10 @@ from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.governance.tenants import ProjectTenants
+from antiphon.services.history import MetricHistory
 from antiphon.services.learning.learning_services import LearningServices, learning_services
 from antiphon.services.lineage.project import ProjectLineage
+from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import GateStatus
@@ -343,6 +345,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "runs": NoRuns(),
         "schedules": partial(ProjectSchedules, store),
         "assets": partial(ProjectAssets, store),
+        "objectives": partial(ProjectObjectives, store),
         "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),
@@ -356,6 +359,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "notices": dict,
         "remote_models": lambda scope: (),
         "connections": database.connections,
+        "metric_history": MetricHistory(store.measurements, clock, store.scope.tenant),
     }
     learning = learning_services(store, parts["engine"], GroupCommit(database), platform)
     parts |= {each.name: getattr(learning, each.name) for each in fields(learning)}

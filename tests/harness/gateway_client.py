@@ -28,7 +28,7 @@ async def sign_in(browser: httpx2.AsyncClient, key: str, then: str = "/", **head
 @asynccontextmanager
 async def gateway_client(services: GatewayServices, key: str, *, page: bool) -> AsyncIterator[httpx2.AsyncClient]:
     """A client with this key; for a ``page`` it is signed in."""
-    transport = httpx2.ASGITransport(create_app(services, sampling=False))
+    transport = httpx2.ASGITransport(create_app(services))
     async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as opened:
         if page:
             await sign_in(opened, key)

@@ -84,7 +84,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
         listening = msgspec.structs.replace(listening, port=options.port)
     listeners = inherited_listeners() or listen(listening.host, listening.port)
     wired = ProcessServices(store, "gateway")
-    app = create_app(wired.gateway_services(confined=True))
+    app = create_app(wired.gateway_services(confined=True), options.name)
     loop = asyncio.get_running_loop()
     describe_process(app.state.measurements.registry)
     telemetry.export(

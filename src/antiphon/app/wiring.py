@@ -53,9 +53,11 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.governance.tenants import ProjectTenants
+from antiphon.services.history import MetricHistory
 from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.lineage.project import ProjectLineage
+from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
 from antiphon.services.runs import ProjectRuns
@@ -144,6 +146,7 @@ class ProcessServices:
                 runs=ProjectRuns(store, self.features),
                 schedules=partial(ProjectSchedules, store),
                 assets=partial(ProjectAssets, store),
+                objectives=partial(ProjectObjectives, store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,
@@ -156,6 +159,7 @@ class ProcessServices:
                 remote_models=partial(remote_model_lines, store),
                 connections=store.database.connections,
             ),
+            metric_history=MetricHistory(store.measurements, SystemClock(), store.scope.tenant),
         )
 
     async def answer_line(self, request: AnswerRequest | EmbeddingRequest) -> Answer | Embedding:

@@ -47,6 +47,7 @@ from antiphon.services.features.following import order_first_refreshes, source_f
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.features.streams import ProjectStreams
+from antiphon.services.history import MetricHistory, engine_recorder, rolling_up, tenant_recorder
 from antiphon.services.learning.evaluation_runs import EvaluationRuns
 from antiphon.services.learning.gate_runs import GateWorkflow
 from antiphon.services.learning.outcomes import dataset_builder, drift_reports, function_scorer, outcome_joiner
@@ -58,6 +59,7 @@ from antiphon.services.learning.workbench_orders import forget_ended_searches
 from antiphon.services.lineage.delivery import LOOK_SECONDS as LINEAGE_SECONDS
 from antiphon.services.lineage.delivery import LineageDelivery
 from antiphon.services.moving.following import MoveWatch, open_following
+from antiphon.services.objectives import ASSESS_SECONDS, ProjectObjectives
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
@@ -201,6 +203,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     executors = kept(executor, answering, checking, pausing("its streams", kept(*consumption, following)), abandoned)
     of_all = kept(
         store.trail.checkpointing,
+        engine_recorder(store, wired.engine.describe),
+        rolling_up(store),
         HousekeepingTask(
             wired.files.expire,
             every=EXPIRY_SECONDS,
@@ -230,6 +234,11 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             partial(order_first_refreshes, store, wired.features),
             every=FIRST_ROWS_SECONDS,
             name="Ordered a refresh of views whose followed place was empty",
+        ),
+        HousekeepingTask(
+            ProjectObjectives(store, store.scope).assess,
+            every=ASSESS_SECONDS,
+            name="Alerts of objectives that began or ended",
         ),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
         HousekeepingTask(
@@ -270,10 +279,15 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         held(f"{WORKERS}{worker}", executors, conflict=NAME_TAKEN, detail=broken.detail),
         held(
             f"duties/{store.scope.tenant}",
-            [*housekeeping, pausing("its schedules, rollouts and answers", kept(*duties))],
+            [
+                *housekeeping,
+                *kept(tenant_recorder(store, wired.features)),
+                pausing("its schedules, rollouts and answers", kept(*duties)),
+            ],
         ),
         held("duties", of_all),
         *kept(
+            MetricHistory(store.measurements, store.database.clock, store.scope.tenant).recorder(metrics, own),
             served,
             TrainingRecords(training, store.paths.run, store.database.clock),
             *governance.parts,

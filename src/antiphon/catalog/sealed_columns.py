@@ -99,7 +99,9 @@ SEALED_COLUMNS = (
 
 CLEAR_COLUMNS = {
     "judgements.document": "figures of rollouts",
+    "measurements.payload": "counts and durations by names of applications, views and workflows",
     "model_versions.document": "hashes, settings and losses of trainings",
+    "objective_states.state": "shares and burn rates",
     "policy_requests.payload": "changes of policies that wait for approval",
     "policy_versions.document": "policies, which are no secret",
     "publications.snapshots": "ids; read by every process several times a second",

@@ -28,11 +28,13 @@ from antiphon.cli import (
     features,
     freeze,
     grants,
+    history,
     init,
     keys,
     lineage,
     migrate,
     models,
+    objectives,
     outcomes,
     plan,
     policy,
@@ -120,6 +122,7 @@ def assemble() -> typer.Typer:
     app.command("plan")(plan.plan)
     app.command("apply")(plan.apply)
     app.command("status")(status.status)
+    app.command("history")(history.history)
     app.command("ask")(ask.ask)
     app.command("explain")(predictions.explain)
     app.command("replay")(predictions.replay)
@@ -136,7 +139,7 @@ def assemble() -> typer.Typer:
         evaluations.app.command(name)(command)
     for noun in (
         features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, lineage, schedules, assets, freeze, training, telemetry, events,
+        runs, lineage, schedules, assets, objectives, freeze, training, telemetry, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -6,6 +6,7 @@ have timer slack (``PR_SET_TIMERSLACK`` of prctl(2), ``AccuracySec=`` of systemd
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 
@@ -30,3 +31,13 @@ def ended_together(seconds: float, now: float, at: float | None = None) -> float
         return seconds
     at = phase if at is None else at
     return math.floor(now + seconds - at) + at - now
+
+
+async def wait(stop: asyncio.Event, seconds: float) -> None:
+    """Return after so many seconds, as :func:`ended_together` shortens them, or as soon as ``stop`` is set."""
+    pause = ended_together(seconds, asyncio.get_running_loop().time())
+    try:
+        async with asyncio.timeout(pause):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -23,6 +23,7 @@ from antiphon.definitions.exports import ExportWork
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
 from antiphon.definitions.granted import GrantedView
 from antiphon.definitions.learning import Outcome
+from antiphon.definitions.objectives import Objective, ObjectiveSpec
 from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.on_demand import OnDemandSpec, OnDemandView
 from antiphon.definitions.place import CodeLocation, collecting
@@ -42,6 +43,7 @@ class ProjectSpec(msgspec.Struct, frozen=True):
     sources: dict[str, SourceSpec]
     schedules: dict[str, ScheduleSpec] = {}
     windows: dict[str, WindowSpec] = {}
+    objectives: dict[str, ObjectiveSpec] = {}
 
     @property
     def on_demand(self) -> dict[str, OnDemandSpec]:
@@ -90,13 +92,15 @@ def load(
     for source in items:
         if isinstance(source, Source) and objects is not None:
             source.objects = objects
+    applications = {app.name: application_spec(app, root) for app in items if isinstance(app, Application)}
     return ProjectSpec(
         name=name or root.name,
         views={view.name: view.spec(root) for view in items if isinstance(view, FeatureView)},
-        applications={app.name: application_spec(app, root) for app in items if isinstance(app, Application)},
+        applications=applications,
         sources={source.name: source.spec(root) for source in items if isinstance(source, Source)},
         schedules={item.name: item.spec(root) for item in items if isinstance(item, DeclaredSchedule)},
         windows={window.name: window.spec for window in items if isinstance(window, Window)},
+        objectives={item.name: item.spec(applications) for item in items if isinstance(item, Objective)},
     )
 
 
@@ -153,8 +157,16 @@ def _mistakes(items: list[object], now: datetime | None) -> list[tuple[CodeLocat
             case Application():
                 problems += [(item.place, text) for text in application_mistakes(item)]
     problems += list(_schedule_mistakes(items, now))
+    problems += list(_objective_mistakes(items))
     problems += list(_clashes(items))
     return problems
+
+
+def _objective_mistakes(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
+    applications = {str(item.name): item for item in items if isinstance(item, Application)}
+    for item in items:
+        if isinstance(item, Objective):
+            yield from ((item.place, text) for text in item.mistakes(applications))
 
 
 def _schedule_mistakes(items: list[object], now: datetime | None) -> Iterator[tuple[CodeLocation, str]]:

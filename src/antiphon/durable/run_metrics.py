@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from antiphon.core.histograms import Histogram
 
 SECONDS = (0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0)
 
@@ -19,7 +21,7 @@ class RunMetrics:
         by_workflow = ("workflow",)
         self._ended = Counter("antiphon_run_attempts", "Ended attempts.", ("workflow", "outcome"), registry=registry)
         self._seconds = Histogram(
-            "antiphon_run_attempt_seconds", "Begin to end.", by_workflow, registry=registry, buckets=SECONDS
+            "antiphon_run_attempt_seconds", "Begin to end.", by_workflow, registry=registry, bounds=SECONDS
         )
         self._under_way = Gauge("antiphon_runs_under_way", "In this process.", by_workflow, registry=registry)
 
@@ -29,4 +31,4 @@ class RunMetrics:
     def ended(self, workflow: str, outcome: Outcome, seconds: float) -> None:
         self._under_way.labels(workflow).dec()
         self._ended.labels(workflow, outcome).inc()
-        self._seconds.labels(workflow).observe(seconds)
+        self._seconds.observe((workflow,), seconds)

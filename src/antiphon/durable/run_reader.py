@@ -55,6 +55,12 @@ class RunReader:
         row = self._database.first(select(_runs).where(named))
         return None if row is None else read_run(row, self._database)
 
+    def waiting(self, scope: Scope) -> dict[str, int]:
+        """Counts the runs that have not begun, by workflow."""
+        queued = schema.owned(_runs, scope, status="queued")
+        counts = select(_runs.c.workflow, func.count()).where(queued).group_by(_runs.c.workflow)
+        return {workflow: int(count) for workflow, count in self._database.rows(counts)}
+
     def list(
         self,
         scope: Scope,

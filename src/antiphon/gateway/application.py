@@ -28,9 +28,11 @@ from antiphon.gateway.admin import (
     evaluations,
     feature_watch,
     grants,
+    history,
     keys,
     lineage,
     models,
+    objectives,
     outcomes,
     policies,
     predictions,
@@ -46,7 +48,6 @@ from antiphon.gateway.admin import (
 )
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.evidence import ReadingEvidence
-from antiphon.gateway.history import Histories
 from antiphon.gateway.http import incoming, problem
 from antiphon.gateway.http.departure import CallerLeftError
 from antiphon.gateway.http.incoming import Recognition
@@ -64,8 +65,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        assets, backfills, views, feature_watch, documents, work, schedules, lineage, keys, tenants, grants, policies,
-        audit, workbench, files, batches, stored,
+        assets, backfills, views, feature_watch, documents, work, history, objectives, schedules, lineage, keys,
+        tenants, grants, policies, audit, workbench, files, batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)
@@ -77,14 +78,15 @@ def _openapi_document() -> bytes:
     return msgspec.json.encode(openapi.document(OPERATIONS))
 
 
-def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette:
-    """The ASGI application over these services.
-
-    Args:
-        sampling: look at the platform every two seconds for the dashboard's time axis.
-    """
+def create_app(services: GatewayServices, name: str = "gateway") -> Starlette:
+    """The ASGI application over these services, in a process of this name."""
     measurements = GatewayMetrics(answers=services.generation.metrics)
-    histories = Histories(services, measurements)
+
+    def refresh() -> None:
+        measurements.watch_gate(services.generation.gate())
+        measurements.watch_breakers(services.generation.breakers())
+
+    recorder = services.metric_history.recorder(measurements.registry, name, refresh)
     denials = Denials(services)
     document = _openapi_document()
 
@@ -93,15 +95,17 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        running = [asyncio.create_task(denials.run())]
-        if sampling:
-            running.append(asyncio.create_task(histories.run()))
+        stopped = asyncio.Event()
+        recording, recording_denials = (
+            asyncio.create_task(recorder.run_until(stopped)),
+            asyncio.create_task(denials.run()),
+        )
         try:
             yield
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            stopped.set()
+            recording_denials.cancel()
+            await asyncio.gather(recording, recording_denials, return_exceptions=True)
 
     app = Starlette(
         routes=[
@@ -145,7 +149,6 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     app.state.sizes = PromptSizes()
     app.state.recognition = Recognition()
     app.state.denials = denials
-    app.state.histories = histories
     app.state.pages = dashboard.Pages(services)
     return app
 

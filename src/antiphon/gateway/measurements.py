@@ -1,12 +1,10 @@
-"""Measurements of this gateway: Prometheus series, and the last answers for the dashboard.
+"""Metrics of this gateway.
 
 Seconds are wall seconds from the request's arrival: ``first_byte`` to the first byte sent, ``total`` to the last.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Iterable, Mapping
 from functools import partial
 
@@ -25,9 +23,8 @@ STATES = ("closed", "half-open", "open")
 
 
 class AnswerMeasurement(msgspec.Struct, frozen=True):
-    """One answered or failed request; ``at`` is monotonic seconds at its end, ``first_byte`` is ``None`` on failure."""
+    """One answered or failed request; ``first_byte`` is ``None`` on failure."""
 
-    at: float
     tenant: str
     application: str
     origin: str
@@ -36,32 +33,21 @@ class AnswerMeasurement(msgspec.Struct, frozen=True):
     total: float
 
 
-class Percentiles(msgspec.Struct, frozen=True):
-    """Of ``count`` answers, in seconds; ``None`` when there was none."""
-
-    count: int
-    failed: int
-    first_byte_p50: float | None
-    first_byte_p99: float | None
-    total_p50: float | None
-    total_p90: float | None
-    total_p99: float | None
-
-
 class GatewayMetrics:
     """Counts and times requests of one gateway process, beside its ``answers``.
 
     A label is made only for an application the gateway knows, so that a caller cannot fill the memory with names.
     """
 
-    def __init__(self, capacity: int = 8_192, answers: AnswerMetrics | None = None) -> None:
-        self._recent: deque[AnswerMeasurement] = deque(maxlen=capacity)
+    def __init__(self, answers: AnswerMetrics | None = None) -> None:
         self._statuses: set[str] = set()
         self._answers = answers or AnswerMetrics()
         registry = self.registry = self._answers.registry
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         total = partial(_Total, registry)
-        self._requests = counter("antiphon_requests", "Requests by status.", ("application", "path", "status"))
+        self._requests = counter(
+            "antiphon_requests", "Requests by status.", ("tenant", "application", "path", "status")
+        )
         engine = ("engine",)
         self._breaker = gauge("antiphon_engine_breaker", "0 closed, 1 half-open, 2 open.", engine)
         self._breaker_failed = total("antiphon_engine_failed_requests", "Since the start of this process.", engine)
@@ -149,27 +135,18 @@ class GatewayMetrics:
 
     def record(self, measured: AnswerMeasurement) -> None:
         """Count one request of the online path."""
-        self._recent.append(measured)
-        application = self._answers.label(measured.application)
-        self._requests.labels(application, "online", str(measured.status)).inc()
+        application = self._answers.label(measured.tenant, measured.application)
+        self._requests.labels(measured.tenant, application, "online", str(measured.status)).inc()
         if measured.status < 400:
-            self._answers.sent(measured.application, measured.origin, measured.first_byte, measured.total)
+            self._answers.sent(
+                measured.tenant, measured.application, measured.origin, measured.first_byte, measured.total
+            )
 
     def watch_breakers(self, breakers: Iterable[BreakerStatus]) -> None:
         """Export the state and the failures of the engines' circuit breakers."""
         for one in breakers:
             self._breaker.labels(one.name).set(STATES.index(one.state))
             self._breaker_failed.reached(one.failed, one.name)
-
-    def since(self, moment: float, tenant: str) -> list[AnswerMeasurement]:
-        """Returns a tenant's answers that ended after ``moment`` (monotonic seconds), oldest first."""
-        recent = []
-        for measured in reversed(self._recent):
-            if measured.at < moment:
-                break
-            if measured.tenant == tenant:
-                recent.append(measured)
-        return recent[::-1]
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""
@@ -187,24 +164,3 @@ class _Total:
         seen = self._seen.get(labels, 0.0)
         self._counter.labels(*labels).inc(count - seen if count >= seen else count)
         self._seen[labels] = count
-
-
-def percentiles(measured: Iterable[AnswerMeasurement]) -> Percentiles:
-    """Nearest-rank percentiles of the answers among them; failures are counted apart."""
-    listed = list(measured)
-    answered = [one for one in listed if one.status < 400]
-    totals = sorted(one.total for one in answered)
-    firsts = sorted(one.first_byte for one in answered if one.first_byte is not None)
-    return Percentiles(
-        count=len(answered),
-        failed=len(listed) - len(answered),
-        first_byte_p50=_rank(firsts, 0.5),
-        first_byte_p99=_rank(firsts, 0.99),
-        total_p50=_rank(totals, 0.5),
-        total_p90=_rank(totals, 0.9),
-        total_p99=_rank(totals, 0.99),
-    )
-
-
-def _rank(ordered: list[float], share: float) -> float | None:
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None

@@ -29,8 +29,10 @@ from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.governance.tenants import ProjectTenants
+from antiphon.services.history import MetricHistory
 from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
+from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.runs import ProjectRuns
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.answer_metrics import AnswerMetrics
@@ -106,13 +108,14 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules and assets of a scope, batch jobs over tables, and files and
-    batches of OpenAI's API."""
+    """Durable runs with their lineage, the schedules, assets and objectives of a scope, batch jobs over tables, and
+    files and batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
     schedules: Callable[[Scope], ProjectSchedules]
     assets: Callable[[Scope], ProjectAssets]
+    objectives: Callable[[Scope], ProjectObjectives]
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches
@@ -156,6 +159,7 @@ class GatewayServices:
     learning: LearningServices
     work: WorkServices
     health: HealthServices
+    metric_history: MetricHistory
 
     @property
     def environment(self) -> str:

@@ -13,7 +13,8 @@ from time import monotonic
 
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import UnavailableError
-from antiphon.orchestration.worker import WorkerPart, wait, work
+from antiphon.core.pauses import wait
+from antiphon.orchestration.worker import WorkerPart, work
 
 _log = logging.getLogger("antiphon.worker")
 

@@ -13,9 +13,9 @@ import msgspec
 
 from antiphon.core.errors import CorruptionError, SetupError, UnavailableError
 from antiphon.core.logs import described
-from antiphon.core.pauses import almost
+from antiphon.core.pauses import almost, wait
 from antiphon.durable.run import LeaseLostError
-from antiphon.orchestration.worker import WorkerPart, wait
+from antiphon.orchestration.worker import WorkerPart
 
 _log = logging.getLogger("antiphon.worker")
 

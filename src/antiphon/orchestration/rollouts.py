@@ -25,12 +25,12 @@ from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Exposure, Judgement, RolloutRecord, Rollouts, ShadowPair, described
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError
+from antiphon.core.pauses import wait
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO
 from antiphon.definitions.outcome_shape import OutcomeShape
 from antiphon.definitions.own_metrics import OwnMetric, ShadowMeasure
 from antiphon.learning.evaluation.pairs import PairScorer
-from antiphon.orchestration.worker import wait
 from antiphon.releases.evidence import SignalEvidence
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.releases.shadow_pairs import PairedOutcome

@@ -18,12 +18,13 @@ import msgspec
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.features.followed_streams import FollowedStream
 from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.core.pauses import wait
 from antiphon.definitions.following import within_seconds
 from antiphon.definitions.source import SourceSpec
 from antiphon.durable.step_threads import StepThreads
 from antiphon.features.following.followed_places import PAGE, FollowedPlaces
 from antiphon.features.ports import FollowedPage, FollowedReader
-from antiphon.orchestration.worker import WorkerPart, wait
+from antiphon.orchestration.worker import WorkerPart
 
 _log = logging.getLogger("antiphon.worker")
 

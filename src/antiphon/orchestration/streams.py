@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.errors import AntiphonError
-from antiphon.orchestration.worker import wait
+from antiphon.core.pauses import wait
 
 _UNSETTLED_SECONDS = 1.0
 

@@ -8,8 +8,9 @@ import logging
 from collections.abc import Callable, Sequence
 
 from antiphon.core.errors import UnavailableError
+from antiphon.core.pauses import wait
 from antiphon.orchestration.duties import LOOK_SECONDS
-from antiphon.orchestration.worker import WorkerPart, wait, work
+from antiphon.orchestration.worker import WorkerPart, work
 
 _log = logging.getLogger("antiphon.worker")
 

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.clock import ClockAgreement
 from antiphon.core.errors import AntiphonError
-from antiphon.core.pauses import ended_together
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -36,16 +35,6 @@ async def work(parts: Sequence[WorkerPart], stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         for part in parts:
             group.create_task(part.run_until(stop))
-
-
-async def wait(stop: asyncio.Event, seconds: float) -> None:
-    """Return after so many seconds (see :mod:`antiphon.core.pauses`), or as soon as ``stop`` is set."""
-    pause = ended_together(seconds, asyncio.get_running_loop().time())
-    try:
-        async with asyncio.timeout(pause):
-            await stop.wait()
-    except TimeoutError:
-        return
 
 
 SOON = 1.0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import UnavailableError
-from antiphon.orchestration.worker import wait
+from antiphon.core.pauses import wait
 
 _log = logging.getLogger("antiphon.gateway")
 

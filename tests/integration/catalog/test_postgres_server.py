@@ -277,7 +277,7 @@ async def test_a_gateway_says_that_its_server_takes_no_writes_and_goes_on_once_i
     made = first_key(store)
     assert made is not None
     wired = ProcessServices(store, "gateway")
-    app = create_app(wired.gateway_services(), sampling=False)
+    app = create_app(wired.gateway_services())
     headers = {"authorization": f"Bearer {made[0]}"}
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://desk", headers=headers) as desk:
 

@@ -62,13 +62,13 @@ class Running:
 
 
 @asynccontextmanager
-async def serve(services: GatewayServices, sampling: bool = False) -> AsyncIterator[Running]:
+async def serve(services: GatewayServices) -> AsyncIterator[Running]:
     """Serve on a free loopback port until the block ends."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        config = uvicorn.Config(create_app(services, sampling=sampling), log_level="error", lifespan="on")
+        config = uvicorn.Config(create_app(services), log_level="error", lifespan="on")
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:

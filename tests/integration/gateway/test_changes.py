@@ -29,7 +29,7 @@ async def project(tmp_path: Path) -> AsyncIterator[GatedProject]:
 
 @pytest.fixture
 async def http(project: GatedProject) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(create_app(project.wired.gateway_services(), sampling=False))
+    transport = httpx2.ASGITransport(create_app(project.wired.gateway_services()))
     async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as client:
         yield client
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import httpx2
 import pytest
 from tests.harness import fakes
 from tests.harness.gateway_client import sign_in
 
-from antiphon.core.scope import Scope
-from antiphon.gateway.application import create_app
+from antiphon.catalog.measurements import PLATFORM, Amount, MeasurementRows, Measurements, Series
 from antiphon.governance.identity.keys import Keys
-
-SCOPE = Scope("default", "dev")
 
 
 @pytest.fixture
@@ -106,16 +105,38 @@ async def test_static_files_are_served_and_nothing_beside_them(browser) -> None:
         assert (await browser.get(f"/static/{path}")).status_code == 404
 
 
-async def test_the_series_hold_every_sample_on_one_axis(services) -> None:
-    app = create_app(services, sampling=False)
-    history = app.state.histories.of(SCOPE)
+async def test_the_series_of_all_processes_are_on_one_axis(browser, keys, database) -> None:
+    rows, now = MeasurementRows(database, "dev"), database.clock.now()
+    age: Series = ("antiphon_feature_age_seconds", ("weather",))
+    answers: Series = ("antiphon_answers", ("desk", "online", "generated", "live"))
+    sequences: Series = ("antiphon_engine_requests", ("engine", "running_batch"))
+    for process in ("gateway@one", "gateway@two"):
+        rows.append(process, now - timedelta(minutes=5), {"default": Measurements({answers: Amount(30.0)})})
+    measured = Measurements({age: Amount(6_100.0, 10.0, 610.0)})
+    rows.append("tenant", now - timedelta(minutes=5), {"default": measured})
+    rows.append("engines", now - timedelta(minutes=5), {PLATFORM: Measurements({sequences: Amount(30.0, 10.0, 3.0)})})
+    await sign_in(browser, keys["viewer"])
+    series = (await browser.get("/dashboard/series?span=15m")).json()
+    place = next(number for number, value in enumerate(series["online"]) if value)
+    assert series["period"] == 10
+    assert (series["online"][place], series["running_batch"][place]) == (6.0, 3.0)
+    assert series["freshness"] == {"weather": [None] * place + [610.0] + [None] * (len(series["at"]) - place - 1)}
+    assert {len(values) for name, values in series.items() if isinstance(values, list)} == {len(series["at"])}
+    year = (await browser.get("/dashboard/series?span=1y")).json()
+    assert (year["period"], len(year["at"])) == (86_400, 366)
+    assert sum(value for value in year["online"] if value) > 0  # Although nothing has been rolled up.
+    assert (await browser.get("/dashboard/series?span=forever")).status_code == 400
+
+
+async def test_what_this_process_has_not_written_yet_is_in_the_status(browser, keys) -> None:
+    headers = {"authorization": f"Bearer {keys['service']}"}
+    body = {"model": "desk", "messages": [{"role": "user", "content": "x"}]}
     for _ in range(3):
-        await history.look()
-    samples = history.samples
-    assert len(samples) == 3
-    assert samples[0].freshness == {"congestion": 1.8, "weather": 610.0}
-    assert (samples[0].running_online, samples[0].running_batch) == (1, 3)
-    assert samples[0].at < samples[1].at < samples[2].at
+        await browser.post("/v1/chat/completions", json=body, headers=headers)
+    await browser.post("/v1/chat/completions", json=body | {"temperature": 0.5}, headers=headers)
+    latency = (await browser.get("/admin/status", headers=headers)).json()["latency"]
+    assert (latency["count"], latency["failed"]) == (3, 1)
+    assert 0 < latency["total_p50"] <= latency["total_p99"] < 5
 
 
 async def test_nobody_sees_the_series_or_latencies_of_another_tenant(browser, running, keys, database) -> None:
@@ -126,18 +147,8 @@ async def test_nobody_sees_the_series_or_latencies_of_another_tenant(browser, ru
     await sign_in(browser, other)
     status = (await browser.get("/admin/status", headers={"authorization": f"Bearer {other}"})).json()
     assert (status["tenant"], status["latency"]["count"], status["jobs"]) == ("other", 0, [])
-    assert (await browser.get("/dashboard/series")).json()["at"] == []
+    series = (await browser.get("/dashboard/series")).json()
+    assert not any(series["online"])
+    assert series["freshness"] == {}
     assert (await browser.get(f"/requests/{made}")).status_code == 404
     assert "Nothing has been asked" in (await browser.get("/requests")).text
-
-
-def test_the_tenants_that_are_remembered_are_bounded(services) -> None:
-    from antiphon.gateway.history import MOST, Histories
-    from antiphon.gateway.measurements import GatewayMetrics
-
-    histories = Histories(services, GatewayMetrics())
-    first = histories.of(Scope("t0", "dev"))
-    assert histories.of(Scope("t0", "dev")) is first
-    for number in range(1, MOST + 1):
-        histories.of(Scope(f"t{number}", "dev"))
-    assert histories.of(Scope("t0", "dev")) is not first

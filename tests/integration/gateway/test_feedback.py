@@ -36,7 +36,6 @@ async def client(desk: Desk) -> AsyncIterator[httpx2.AsyncClient]:
         fakes.gateway_services(
             desk.database, outcomes=desk.outcomes, joiner=desk.joiner, monitor=desk.monitor, drift=desk.drift
         ),
-        sampling=False,
     )
     key, _ = Keys(desk.database, fakes.SECRET).create("default", "sender", "service")
     headers = {"authorization": f"Bearer {key}"}

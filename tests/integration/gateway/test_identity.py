@@ -62,7 +62,7 @@ def client(database: Database, trail: Recorded, issuer: LocalIssuer, scheme: str
     settings = IdentitySettings(
         oidc=OidcSettings(issuer=issuer.url, jwks=issuer.jwks, roles={"builders": "engineer", "readers": "viewer"})
     )
-    app = create_app(fakes.gateway_services(database, identity_settings=settings, trail=trail), sampling=False)
+    app = create_app(fakes.gateway_services(database, identity_settings=settings, trail=trail))
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=f"{scheme}://desk.example")
 
 

@@ -112,7 +112,7 @@ class Installation:
     async def http(self, root: Path | None = None, key: str | None = None) -> AsyncIterator[httpx2.AsyncClient]:
         """A client of a gateway, the owner's by default, with the rival's key by default."""
         wired = ProcessServices(Store.open(root or self.owner.folder), "test")
-        transport = httpx2.ASGITransport(create_app(wired.gateway_services(), sampling=False))
+        transport = httpx2.ASGITransport(create_app(wired.gateway_services()))
         headers = {"authorization": f"Bearer {key or self.key}"}
         try:
             async with httpx2.AsyncClient(transport=transport, base_url="http://x", headers=headers) as opened:

@@ -28,7 +28,7 @@ async def test_a_projects_gateway_orders_trainings_and_moves_releases(wired: Pro
     services = wired.gateway_services()
     key, _ = store.keys.create(store.scope.tenant, "builder", "engineer", None)
     async with httpx2.AsyncClient(
-        transport=httpx2.ASGITransport(create_app(services, sampling=False)),
+        transport=httpx2.ASGITransport(create_app(services)),
         base_url="http://desk",
         headers={"authorization": f"Bearer {key}"},
     ) as client:

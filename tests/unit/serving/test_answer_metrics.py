@@ -26,16 +26,26 @@ def test_tokens_of_both_paths_are_counted_and_batch_rows_timed() -> None:
     metrics = AnswerMetrics()
     for path in ("online", "batch", "batch"):
         metrics.answered(receipt(path))
-    metrics.sent("desk", "generated", 0.02, 0.4)
+    metrics.sent("default", "desk", "generated", 0.02, 0.4)
     text, usage = generate_latest(metrics.registry).decode(), receipt().usage
     for path, count in (("online", 1), ("batch", 2)):
         labels = f'application="desk",origin="generated",path="{path}"'
-        assert f'antiphon_answers_total{{{labels},role="live"}} {count}.0' in text
+        assert f'antiphon_answers_total{{{labels},role="live",tenant="default"}} {count}.0' in text
         tokens = float(usage.completion_tokens * count)
-        assert f'antiphon_tokens_total{{application="desk",kind="completion",path="{path}"}} {tokens}' in text
-    assert 'antiphon_answer_seconds_sum{application="desk",origin="generated",path="batch"} 6.0' in text
-    assert 'antiphon_answer_seconds_sum{application="desk",origin="generated",path="online"} 0.4' in text
-    assert 'antiphon_first_byte_seconds_count{application="desk",origin="generated",path="online"} 1.0' in text
+        assert (
+            f'antiphon_tokens_total{{application="desk",kind="completion",path="{path}",tenant="default"}} {tokens}'
+            in text
+        )
+    assert (
+        'antiphon_answer_seconds_sum{application="desk",origin="generated",path="batch",tenant="default"} 6.0' in text
+    )
+    assert (
+        'antiphon_answer_seconds_sum{application="desk",origin="generated",path="online",tenant="default"} 0.4' in text
+    )
+    assert (
+        'antiphon_first_byte_seconds_count{application="desk",origin="generated",path="online",tenant="default"} 1.0'
+        in text
+    )
 
 
 def test_names_that_look_like_keys_are_no_labels() -> None:

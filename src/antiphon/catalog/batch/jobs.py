@@ -208,6 +208,16 @@ class Jobs:
         """Jobs with their counts, latest first."""
         return self._select(None, schema.owned(_jobs, scope), limit)
 
+    def rows_waiting(self, scope: Scope) -> int:
+        """Rows of jobs that have not ended which are to be answered; of a job whose rows are not counted yet, none."""
+        under_way = schema.owned(_jobs, scope) & _jobs.c.status.not_in(ENDED)
+        jobs = self._database.rows(select(_jobs.c.id, _jobs.c.total).where(under_way))
+        waiting = 0
+        for job, total in jobs:
+            done = self._database.scalar(select(func.count()).where(schema.owned(_rows, scope, job=job)))
+            waiting += max(0, (total or 0) - int(done))
+        return waiting
+
     def set_status(
         self,
         scope: Scope,

@@ -36,6 +36,9 @@ from antiphon.catalog.schema.durable import exported_files as exported_files
 from antiphon.catalog.schema.durable import leases as leases
 from antiphon.catalog.schema.durable import lineage_acknowledgments as lineage_acknowledgments
 from antiphon.catalog.schema.durable import lineage_progress as lineage_progress
+from antiphon.catalog.schema.durable import measurements as measurements
+from antiphon.catalog.schema.durable import objective_alerts as objective_alerts
+from antiphon.catalog.schema.durable import objective_states as objective_states
 from antiphon.catalog.schema.durable import run_attempts as run_attempts
 from antiphon.catalog.schema.durable import run_holds as run_holds
 from antiphon.catalog.schema.durable import runs as runs

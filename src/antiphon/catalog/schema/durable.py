@@ -10,9 +10,10 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from antiphon.catalog.dialect import TEXT
-from antiphon.catalog.schema.base import Instant, columns, index, key, optional, refers, table, unique
+from antiphon.catalog.schema.base import Instant, columns, dated, index, key, one_where, optional, refers, table, unique
 
 _HELD = sa.text("lease_until IS NOT NULL")
+_FRESH = sa.text("rolled_up_at IS NULL")
 _VALUED = sa.text("value IS NOT NULL AND ended_at IS NULL")
 
 runs = table(
@@ -173,4 +174,27 @@ exported_files = table(
     columns(Instant, "noted_at"),
     optional(Instant, "written_at"),
     index("ix_exported_files_export", "export"),
+)
+
+# Objectives of applications as they were assessed last, as JSON, and their alerts.
+objective_states = table("objective_states", key("objective"), dated("state"))
+objective_alerts = table(
+    "objective_alerts",
+    key("id"),
+    columns(TEXT, "objective", "application", "severity", "reason"),
+    columns(Instant, "began_at"),
+    optional(Instant, "resolved_at"),
+    one_where("resolved_at IS NULL", "uq_objective_alerts_open", "objective", "severity"),
+    index("ix_objective_alerts_began_at", "began_at"),
+)
+
+# What was counted, timed and seen in periods of ``period`` seconds: of one process while it is fresh, then of all.
+measurements = table(
+    "measurements",
+    key("period", kind=sa.BigInteger),
+    key("at", kind=Instant),
+    key("process"),
+    columns(sa.LargeBinary, "payload"),
+    optional(Instant, "rolled_up_at"),
+    sa.Index("ix_measurements_fresh", "environment", "tenant", "at", sqlite_where=_FRESH, postgresql_where=_FRESH),
 )

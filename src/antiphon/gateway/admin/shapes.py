@@ -22,7 +22,6 @@ from antiphon.durable.run import Run, StepUnderWay
 from antiphon.engine.api.messages import EngineLoad, ModelDescription, StoppedEngine
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.http.bounds import Few
-from antiphon.gateway.measurements import Percentiles
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import NO_LIMITS, Limits
 from antiphon.learning.outcomes.drift_runs import DriftWarning
@@ -32,6 +31,7 @@ from antiphon.orchestration.conductor.waiting import RunWait
 from antiphon.orchestration.restarted_parts import BrokenPart
 from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.view_status import ViewStatus
+from antiphon.services.history import Percentiles
 from antiphon.services.learning.gate_orders import GateCheck
 from antiphon.serving.admission.engine_gate import GateStatus
 
@@ -253,7 +253,7 @@ class EngineElsewhere(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Status of the platform, in one call. Latencies are of the last five minutes of this gateway.
+    """Status of the platform, in one call. Latencies are of the last five minutes of all gateways.
 
     Attributes:
         broken: parts of the tenant's workers that failed and are begun again.

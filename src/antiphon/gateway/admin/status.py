@@ -15,14 +15,11 @@ from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.granted import model_owner
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import readable_statuses
-from antiphon.gateway.measurements import GatewayMetrics, percentiles
+from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.processes import ProcessStatus
-
-WINDOW = 300.0
-"""Seconds of answers behind the latency percentiles."""
 
 
 @operation("GET", "/admin/status", "Processes, engine, freshness, latency.", "read")
@@ -35,11 +32,13 @@ async def status(
 ) -> shapes.Status:
     """The whole status, for a principal or for no one; a part that does not answer is reported, it does not fail the
     rest."""
-    engine, ready, stored = await asyncio.gather(
-        engine_status(services, scope), services.health.ready(), run_in_threadpool(_stored, services, scope, who)
+    engine, ready, stored, latency = await asyncio.gather(
+        engine_status(services, scope),
+        services.health.ready(),
+        run_in_threadpool(_stored, services, scope, who),
+        services.metric_history.latency(scope.tenant),
     )
     measurements.watch_engines({one.name: (one.answers, one.load) for one in engine.instances})
-    now = services.clock.monotonic()
     breakers = tuple(services.generation.breakers())
     return shapes.Status(
         environment=services.environment,
@@ -47,7 +46,7 @@ async def status(
         at=services.clock.now(),
         ready=dict(ready),
         engine=engine,
-        latency=percentiles(measurements.since(now - WINDOW, scope.tenant)),
+        latency=latency,
         breakers=breakers,
         elsewhere=engines_elsewhere(stored["processes"], engine, breakers),
         gate=services.generation.gate(),

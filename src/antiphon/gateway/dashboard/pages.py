@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from antiphon.catalog.measurements import PLATFORM
 from antiphon.catalog.serving.receipt import SEEN_ROLES, STAND_IN_ROLES
 from antiphon.catalog.serving.receipt import Path as ReceiptPath
 from antiphon.core.clock import utc
@@ -25,15 +26,26 @@ from antiphon.gateway.admin.status import status
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.wording import FILTERS
 from antiphon.gateway.denials import Denials
-from antiphon.gateway.history import Histories
 from antiphon.gateway.http import incoming
 from antiphon.gateway.http.responses import JsonResponse
 from antiphon.gateway.operation import OperationCall
 from antiphon.gateway.services import GatewayServices
+from antiphon.operations.history.window import HistoryWindow, Statistic
 
 HERE = Path(__file__).parent
 _PAGE = 40
 _LINEAGE_ROWS = 30
+
+SPANS = {
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "6h": timedelta(hours=6),
+    "1d": timedelta(days=1),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+    "1y": timedelta(days=365),
+}
+_USUAL_SPAN = "1h"
 
 SAFE = {
     "content-security-policy": (
@@ -78,7 +90,6 @@ class PageCall(OperationCall):
     """
 
     pages: Pages
-    histories: Histories
     query: Mapping[str, str]
     form: Mapping[str, str]
     form_token: str
@@ -91,7 +102,15 @@ class PageCall(OperationCall):
 
 async def overview(call: PageCall) -> Response:
     now = await status(call.services, call.measurements, call.scope, call.principal)
-    return call.render("overview.html", page="overview", now=now)
+    span, until = _span(call.query)
+    end, length = until or now.at, SPANS[span]
+    later = (
+        None if until is None else _overview(span, until + length if until + length < now.at - length / 20 else None)
+    )
+    return call.render(
+        "overview.html", page="overview", now=now, spans=[(name, _overview(name, until)) for name in SPANS],
+        chosen=span, earlier=_overview(span, end - length), later=later,
+    )  # fmt: skip
 
 
 async def figures(call: PageCall) -> Response:
@@ -99,19 +118,50 @@ async def figures(call: PageCall) -> Response:
     return call.render("figures.html", now=now)
 
 
-async def series(call: PageCall) -> Response:
-    """Columns over ``at`` (seconds since 1970): seconds of latency, share of batch rows done, sequences in the engine,
-    seconds of age."""
-    samples = call.histories.of(call.scope).samples
+def series(call: PageCall) -> Response:
+    """Columns over ``at`` (seconds since 1970) of a span: seconds of latency, answers a second, sequences in the
+    engines, rows that wait, seconds of age."""
+    span, until = _span(call.query)
+    history, tenant = call.services.metric_history, call.scope.tenant
+    own = history.window(tenant, SPANS[span], until)
+    engines = history.window(PLATFORM, SPANS[span], until)
+    online = {"path": "online"}
+
+    def line(window: HistoryWindow, measure: str, statistic: Statistic, **where: str | Collection[str]) -> list[Any]:
+        lines = window.columns(measure, statistic, where=where).lines
+        return list(lines[0].values) if lines else [None] * len(window.at)
+
+    failed = [status for status in own.labels("antiphon_requests", "status") if int(status) >= 400]
     columns: dict[str, Any] = {
-        name: [getattr(sample, name) for sample in samples]
-        for name in ("p50", "p99", "running_online", "running_batch")
+        "at": [start.timestamp() for start in own.at],
+        "period": own.period.total_seconds(),
+        "until": own.until.timestamp(),
+        "p50": line(own, "antiphon_answer_seconds", "p50", **online),
+        "p99": line(own, "antiphon_answer_seconds", "p99", **online),
+        "online": line(own, "antiphon_answers", "rate", **online),
+        "batch": line(own, "antiphon_answers", "rate", path="batch"),
+        "failed": line(own, "antiphon_requests", "rate", status=failed),
+        "running_online": line(engines, "antiphon_engine_requests", "mean", state="running_online"),
+        "running_batch": line(engines, "antiphon_engine_requests", "mean", state="running_batch"),
+        "rows_waiting": line(own, "antiphon_batch_rows_waiting", "mean"),
+        "freshness": {
+            one.labels["view"]: list(one.values)
+            for one in own.columns("antiphon_feature_age_seconds", "mean", ("view",)).lines
+        },
     }
-    columns["at"] = [sample.at.timestamp() for sample in samples]
-    columns["batch"] = [one.batch_done / one.batch_total if one.batch_total else None for one in samples]
-    views = sorted({view for sample in samples for view in sample.freshness})
-    columns["freshness"] = {view: [sample.freshness.get(view) for sample in samples] for view in views}
     return JsonResponse(columns, headers=SAFE)
+
+
+def _span(query: Mapping[str, str]) -> tuple[str, datetime | None]:
+    span = query.get("span") or _USUAL_SPAN
+    if span not in SPANS:
+        raise InvalidInputError(f"{span!r} is no span.", where="span", next_step=f"Choose one of {', '.join(SPANS)}.")
+    return span, moment_of(query.get("until"))
+
+
+def _overview(span: str, until: datetime | None) -> str:
+    """The address of the overview of a span that ends at a moment, or now and goes on."""
+    return "/?" + urlencode({"span": span} | ({} if until is None else {"until": until.isoformat()}))
 
 
 def requests(call: PageCall) -> Response:
@@ -176,7 +226,6 @@ def endpoint(page: Callable[[PageCall], Any], part: bool = False) -> Callable[[R
                 scope=services.scope(who),
                 path={name: str(value) for name, value in request.path_params.items()},
                 pages=pages,
-                histories=request.app.state.histories,
                 query=request.query_params,
                 form={name: value.strip() for name, value in form.items()},
                 form_token=held.form_token,

@@ -123,9 +123,7 @@ class GenerationCall:
             self._model if not isinstance(failure, NotFoundError | ForbiddenError | UnauthenticatedError) else UNKNOWN
         )
         origin = self._answers[0].receipt.cache.origin if self._answers else "none"
-        measurements.record(
-            AnswerMeasurement(now, self._tenant, named, origin, status, self._first, now - self._arrived)
-        )
+        measurements.record(AnswerMeasurement(self._tenant, named, origin, status, self._first, now - self._arrived))
         if self._reservation is not None:
             if self._answers:
                 used = shapes.usage(self._answers, self._choices)

@@ -51,7 +51,7 @@ class PlannedChange(msgspec.Struct, frozen=True):
     """The change that apply would make to one declaration; ``fields`` are those that differ. Of a view that
     is there already, ``level`` says whether its readers can go on with it, and ``sentences`` what differs."""
 
-    noun: Literal["view", "application", "schedule", "window"]
+    noun: Literal["view", "application", "schedule", "window", "objective"]
     name: str
     change: Change
     fields: tuple[str, ...] = ()
@@ -348,11 +348,14 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> tuple[PlannedCha
     changes += [PlannedChange("view", name, "removed") for name in before.views if name not in project.views]
     changes += _differences("application", before.applications, project.applications)
     changes += _differences("schedule", before.schedules, project.schedules)
-    return (*changes, *_differences("window", before.windows, project.windows))
+    changes += _differences("window", before.windows, project.windows)
+    return (*changes, *_differences("objective", before.objectives, project.objectives))
 
 
 def _differences(
-    noun: Literal["application", "schedule", "window"], before: Mapping[str, Any], declared: Mapping[str, Any]
+    noun: Literal["application", "schedule", "window", "objective"],
+    before: Mapping[str, Any],
+    declared: Mapping[str, Any],
 ) -> Iterator[PlannedChange]:
     for name, spec in declared.items():
         known = before.get(name)

@@ -20,12 +20,12 @@ from antiphon.catalog.sqlite_file import SqliteFile
 from antiphon.core import settings
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import AntiphonError, InvalidInputError, ProjectMovedError, SetupError, UnavailableError
+from antiphon.core.pauses import wait
 from antiphon.core.settings import FILE_NAME
 from antiphon.core.supervision import Supervision, has_begun_again
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.operations.processes import ProcessIdentity
-from antiphon.orchestration.worker import wait
 from antiphon.services.moving import settings_file
 from antiphon.services.moving.catalog import end_move
 from antiphon.services.moving.marks import require_present, store_places

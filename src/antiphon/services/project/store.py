@@ -29,6 +29,7 @@ from antiphon.catalog.learning.regressions import RegressionSets
 from antiphon.catalog.learning.safety import SafetyReports
 from antiphon.catalog.learning.trials import Trials
 from antiphon.catalog.lineage_acknowledgments import LineageAcknowledgments
+from antiphon.catalog.measurements import MeasurementRows
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -182,6 +183,11 @@ class Store:
         from antiphon.serving.answer_metrics import AnswerMetrics
 
         return AnswerMetrics()
+
+    @cached_property
+    def measurements(self) -> MeasurementRows:
+        """The history of what the environment's processes measured."""
+        return MeasurementRows(self.database, self.scope.environment)
 
     @cached_property
     def required_files(self) -> RequiredFiles:

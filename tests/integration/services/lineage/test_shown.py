@@ -38,7 +38,7 @@ async def bakery(tmp_path: Path, receiver: Receiver) -> AsyncIterator[LineageBak
 
 @pytest.fixture
 async def http(bakery: LineageBakery) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(create_app(bakery.wired.gateway_services(), sampling=False))
+    transport = httpx2.ASGITransport(create_app(bakery.wired.gateway_services()))
     async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as client:
         yield client
 

@@ -1,0 +1,1 @@
+"""Objectives held against what happened: error budgets, burn rates, and alerts."""
