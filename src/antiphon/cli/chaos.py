@@ -117,7 +117,7 @@ def report(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """What held in a run, for how long it did not, per probe and with the moments, and what was done."""
+    """The report of a run: what held, for how long it did not, per probe and with the moments, and what was done."""
     from antiphon.operations.chaos.report import markdown as document
     from antiphon.services.chaos.project_chaos import ProjectChaos
 
@@ -216,8 +216,8 @@ def _dry(store: Store, chaos: ProjectChaos, experiments: Sequence[Experiment], e
                 (one.fault, ", ".join(one.touches), f"{one.seconds:g} s", "; ".join(one.notes)) for one in plan.faults
             ]
             parts.append(table(("fault", "touches", "for", "note"), rows, "It breaks nothing."))
-            lines = [(one.probe, one.error or one.value, "yes" if one.steady else "no") for one in states]
-            parts.append(table(("probe", "now", "within"), lines, "It measures nothing."))
+            lines = [(one.probe, one.value, "yes" if one.steady else "no", one.error) for one in states]
+            parts.append(table(("probe", "now", "within", "why"), lines, "It measures nothing."))
             parts += [f"REFUSED: {one}" for one in plan.refusals]
         return "\n\n".join(parts)
 

@@ -60,7 +60,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run_in(folder)("init", "mydesk", "--port", str(free_port()), "--json").code == 0
     found = folder / "mydesk"
     settings = found / "antiphon.toml"
-    settings.write_text(settings.read_text().replace("[engine]", '[engine]\nkind = "simulated"'))
+    settings.write_text(settings.read_text().replace("[engine]", '[engine]\nkind = "simulated"') + "\n[worker]\nnice = 0\n")
     declare_ungated(found)
     (found / "chaos").mkdir()
     (found / "chaos" / "still.json").write_text(json.dumps(EXPERIMENT))
@@ -102,6 +102,7 @@ def test_without_processes_experiments_are_listed_and_refused(project: Path, ant
 
 
 def test_a_game_day_a_limit_and_a_runner_that_dies(project: Path, antiphon: Run, up: Up) -> None:
+    assert antiphon("features", "refresh", "--wait").code == 0
     dry = antiphon("chaos", "run", "kill-gateway", "still", "--dry-run", *variables())
     assert dry.code == 0, dry.err
     for told in ("gateway", "its leases of 10 s may go to another process", "ready", "200"):
@@ -132,9 +133,7 @@ def test_a_game_day_a_limit_and_a_runner_that_dies(project: Path, antiphon: Run,
     assert one["recovered_after"] is not None
 
     a_runner_that_is_killed(project, antiphon)
-    acts = [
-        line["action"] for line in antiphon("audit", "query", "--json").json() if line["action"].startswith("chaos")
-    ]
+    acts = [line["action"] for line in antiphon("audit", "query", "--action", "chaos.*", "--json").json()]
     assert (acts.count("chaos.run"), acts.count("chaos.end")) == (3, 2)
     assert len(antiphon("chaos", "list", "--runs", "--json").json()) == 3
     shown = antiphon("chaos", "report", report["run"], "--markdown")

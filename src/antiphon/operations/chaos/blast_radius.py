@@ -70,7 +70,7 @@ class PlannedFault(msgspec.Struct, frozen=True):
 
 
 class ExperimentPlan(msgspec.Struct, frozen=True):
-    """What an experiment would do here; with ``refusals`` it would do nothing."""
+    """The work of an experiment as it would be done here; with ``refusals`` it would do nothing."""
 
     experiment: str
     title: str
@@ -92,7 +92,7 @@ def target(process: str, running: Sequence[str]) -> str | None:
 
 
 def plan_of(experiment: Experiment, here: Surroundings, environment: str | None = None) -> ExperimentPlan:
-    """What the experiment would do here, and why it may not.
+    """Plans what the experiment would do here, and tells why it may not.
 
     Args:
         environment: the one that whoever runs it has named, for one that it is not meant for by itself.

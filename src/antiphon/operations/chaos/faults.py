@@ -99,7 +99,7 @@ class ProxyReset(_Fault, frozen=True, tag="reset_port"):
 
 
 class ProxyPartition(_Fault, frozen=True, tag="partition_port"):
-    """Nothing passes a proxy, in either direction, and no connection is refused; what was sent arrives afterwards."""
+    """A proxy passes nothing on, in either direction, and refuses no connection; what was sent arrives afterwards."""
 
     proxy: str
     duration: _Duration

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.errors import UnavailableError
-from antiphon.operations.chaos.guardian import END, FaultOrder, GuardianReply
+from antiphon.operations.chaos.guardian import END, FaultOrder, GuardianStatus
 
 _BEGIN_SECONDS = 30.0
 _END_SECONDS = 10.0
@@ -58,10 +58,10 @@ async def guarded(order: FaultOrder) -> AsyncIterator[FaultUnderGuard]:
         await asyncio.shield(_end(process))
 
 
-async def _reply(process: asyncio.subprocess.Process) -> GuardianReply | None:
+async def _reply(process: asyncio.subprocess.Process) -> GuardianStatus | None:
     assert process.stdout is not None
     line = await process.stdout.readline()
-    return msgspec.json.decode(line, type=GuardianReply) if line else None
+    return msgspec.json.decode(line, type=GuardianStatus) if line else None
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

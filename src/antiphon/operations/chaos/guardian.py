@@ -58,7 +58,7 @@ class FaultOrder(msgspec.Struct, frozen=True):
     catalog: str | None = None
 
 
-class GuardianReply(msgspec.Struct, frozen=True):
+class GuardianStatus(msgspec.Struct, frozen=True):
     """A guardian's line: its fault has begun, is over, or could not be begun."""
 
     state: Literal["begun", "over", "failed"]
@@ -79,17 +79,17 @@ def main() -> None:
         try:
             touched = injector.begin()
             journal.append(FaultStart(order.experiment, order.name, began, described(order.fault), touched))
-            _say(GuardianReply("begun", touched))
+            _say(GuardianStatus("begun", touched))
             reason = _wait(seconds_of(order.fault), injector.tick)
         except SystemExit:
             reason = "the guardian was told to end"
         finally:
             injector.end()
     except AntiphonError as error:
-        _say(GuardianReply("failed", reason=str(error)))
+        _say(GuardianStatus("failed", reason=str(error)))
         return
     journal.append(FaultEnd(order.experiment, order.name, time.time(), reason))
-    _say(GuardianReply("over", touched, reason))
+    _say(GuardianStatus("over", touched, reason))
 
 
 def _wait(seconds: float, tick: Callable[[], float]) -> str:
@@ -128,7 +128,7 @@ def _line() -> bytes:
     return bytes(found)
 
 
-def _say(reply: GuardianReply) -> None:
+def _say(reply: GuardianStatus) -> None:
     try:
         os.write(1, msgspec.json.encode(reply) + b"\n")
     except OSError:  # Nobody listens any more; the journal has it.

@@ -40,7 +40,7 @@ class LastingFault(Protocol):
 
 
 class ExperimentTools(msgspec.Struct, frozen=True):
-    """What an experiment works with.
+    """Tools of an experiment, by which it reaches what is outside of it.
 
     Attributes:
         measure: the value of a probe. begin: begins a fault, which ends with the block at the latest.

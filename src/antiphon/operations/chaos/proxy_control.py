@@ -31,7 +31,7 @@ class ProxyOrder(msgspec.Struct, frozen=True, tag_field="order", tag="break"):
     fault: ProxyFault
 
 
-class ProxyReply(msgspec.Struct, frozen=True):
+class ProxyAnswer(msgspec.Struct, frozen=True):
     """Answer to an order: done, with the proxies or what was touched, or refused with the reason."""
 
     state: Literal["done", "refused"]
@@ -39,7 +39,7 @@ class ProxyReply(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-def ask(run: Path, order: ProxyQuery | ProxyOrder) -> tuple[socket.socket, ProxyReply]:
+def ask(run: Path, order: ProxyQuery | ProxyOrder) -> tuple[socket.socket, ProxyAnswer]:
     """Send an order to the proxies of a project; the connection, and their reply.
 
     Raises:
@@ -51,7 +51,7 @@ def ask(run: Path, order: ProxyQuery | ProxyOrder) -> tuple[socket.socket, Proxy
         connection.connect(str(run / SOCKET))
         connection.sendall(msgspec.json.encode(order) + b"\n")
         with connection.makefile("rb") as answers:
-            return connection, msgspec.json.decode(answers.readline(), type=ProxyReply)
+            return connection, msgspec.json.decode(answers.readline(), type=ProxyAnswer)
     except (OSError, msgspec.DecodeError) as error:
         connection.close()
         raise UnavailableError(

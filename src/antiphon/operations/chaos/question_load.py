@@ -63,7 +63,7 @@ class QuestionLoad:
         self._open: dict[int, float] = {}
         self._sent = 0
         self.last_problem = ""
-        """What the last question that was not answered got."""
+        """Problem of the last question that was not answered."""
 
     async def ask(self) -> None:
         """Ask until cancelled; what is under way then counts for nothing."""
@@ -139,7 +139,7 @@ class QuestionLoad:
 
 
 def classified(status: int, body: bytes) -> tuple[Result, str]:
-    """What came of a question, by the response, and what was wrong with it."""
+    """The result of a question, by its response, and what was wrong with it."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

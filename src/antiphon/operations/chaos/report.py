@@ -29,7 +29,7 @@ ChaosStatus = Literal["held", "deviated", "stopped", "unsteady", "refused", "int
 """``held``: at every moment the steady state or the declared degraded mode, and the steady state again at the end."""
 
 
-class ProbeResult(msgspec.Struct, frozen=True):
+class ProbeReport(msgspec.Struct, frozen=True):
     """One probe of an experiment.
 
     Attributes:
@@ -76,7 +76,7 @@ class ExperimentResult(msgspec.Struct, frozen=True):
     recovered_after: float | None
     degraded_mode: str
     continuous: bool
-    probes: tuple[ProbeResult, ...]
+    probes: tuple[ProbeReport, ...]
     faults: tuple[FaultResult, ...]
     questions: QuestionCounts | None
 
@@ -198,10 +198,10 @@ def _status(end: ExperimentEnd | None, broken: float, under_way: bool) -> tuple[
 
 def _probe_result(
     probe: ProbeLine, role: Literal["steady", "degraded"], samples: Sequence[ProbeSample], observed: TimeSpan
-) -> ProbeResult:
+) -> ProbeReport:
     spans = outside(samples, observed)
     counted = [one for one in samples if observed.begins <= one.at <= observed.ends]
-    return ProbeResult(
+    return ProbeReport(
         probe=probe.name,
         role=role,
         tolerance=probe.tolerance,
@@ -303,7 +303,7 @@ def fault_cells(fault: FaultResult) -> tuple[str, ...]:
     )
 
 
-def probe_cells(probe: ProbeResult, observed: TimeSpan) -> tuple[str, ...]:
+def probe_cells(probe: ProbeReport, observed: TimeSpan) -> tuple[str, ...]:
     """A probe as cells of a table; moments count from the first fault."""
     moments = "; ".join(
         f"{span.begins - observed.begins:.1f} to {span.ends - observed.begins:.1f} s ({seen})"

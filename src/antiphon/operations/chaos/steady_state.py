@@ -86,7 +86,7 @@ def seconds(spans: Iterable[TimeSpan]) -> float:
 
 
 def past(spans: Iterable[TimeSpan], longest: float) -> tuple[TimeSpan, ...]:
-    """What of each span comes after so many seconds of it."""
+    """The part of each span that comes after so many seconds of it."""
     return tuple(TimeSpan(one.begins + longest, one.ends) for one in spans if one.seconds > longest)
 
 

@@ -23,7 +23,7 @@ from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.settings_sections import ProxySettings
 from antiphon.engine.api.address import parse_host_port
 from antiphon.operations.chaos.faults import ProxyFault, ProxyLatency, ProxyReset, seconds_of
-from antiphon.operations.chaos.proxy_control import SOCKET, ProxyOrder, ProxyQuery, ProxyReply
+from antiphon.operations.chaos.proxy_control import SOCKET, ProxyAnswer, ProxyOrder, ProxyQuery
 
 _CHUNK = 65_536
 _MOST_WAITING = 64
@@ -193,7 +193,7 @@ async def _controlled(
     try:
         order = msgspec.json.decode(await reader.readline(), type=ProxyQuery | ProxyOrder)
         if isinstance(order, ProxyQuery):
-            writer.write(msgspec.json.encode(ProxyReply("done", tuple(proxies))) + b"\n")
+            writer.write(msgspec.json.encode(ProxyAnswer("done", tuple(proxies))) + b"\n")
             return
         proxy = proxies.get(order.fault.proxy)
         if proxy is None or proxy.fault is not None:
@@ -202,11 +202,11 @@ async def _controlled(
                 if proxy is None
                 else f"{order.fault.proxy} is broken already."
             )
-            writer.write(msgspec.json.encode(ProxyReply("refused", reason=why)) + b"\n")
+            writer.write(msgspec.json.encode(ProxyAnswer("refused", reason=why)) + b"\n")
             return
         broken = proxy
         proxy.begin(order.fault)
-        writer.write(msgspec.json.encode(ProxyReply("done", (f"proxy {proxy.name}",))) + b"\n")
+        writer.write(msgspec.json.encode(ProxyAnswer("done", (f"proxy {proxy.name}",))) + b"\n")
         await writer.drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds_of(order.fault)):

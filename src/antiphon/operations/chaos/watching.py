@@ -102,7 +102,7 @@ class SteadyStateWatch:
         return {name: samples[-1] for name, samples in self._samples.items() if samples}
 
     def missing(self) -> str:
-        """What keeps the state from being steady, in words."""
+        """Tells in words what keeps the state from being steady."""
         found = self.last()
         said = [
             f"{probe.name} is {_words(found.get(probe.name))}, not {shown(probe.tolerance)}"

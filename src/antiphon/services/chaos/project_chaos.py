@@ -35,7 +35,7 @@ from antiphon.core.suggestions import nearest
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.chaos.blast_radius import ExperimentPlan, plan_of, target
-from antiphon.operations.chaos.experiment import Experiment, FaultActivity, Origin, PythonProvider
+from antiphon.operations.chaos.experiment import Experiment, FaultActivity, Origin, ProbeActivity, PythonProvider
 from antiphon.operations.chaos.faults import EventFault, ProcessFault
 from antiphon.operations.chaos.guarded_fault import guarded
 from antiphon.operations.chaos.guardian import FaultOrder
@@ -86,7 +86,7 @@ class ExperimentLine(msgspec.Struct, frozen=True):
     obstacles: tuple[str, ...] = ()
 
 
-class StateNow(msgspec.Struct, frozen=True):
+class ProbeState(msgspec.Struct, frozen=True):
     """A probe as it is now."""
 
     probe: str
@@ -140,19 +140,19 @@ class ProjectChaos:
         return found
 
     def plan(self, experiments: Sequence[Experiment], environment: str | None = None) -> Sequence[ExperimentPlan]:
-        """What each experiment would do here and now."""
+        """Plans what each experiment would do here and now."""
         here = surroundings(self._store)
         return [plan_of(one, here, environment) for one in experiments]
 
-    async def look(self, experiment: Experiment, *, by: Principal) -> Sequence[StateNow]:
+    async def look(self, experiment: Experiment, *, by: Principal) -> Sequence[ProbeState]:
         """Measure the probes of an experiment without breaking anything; questions are asked for some seconds."""
         with closing(FeaturePlatform(self._store)) as platform:
             async with self._asking(experiment, platform, "look", by) as load_:
                 watch = SteadyStateWatch(experiment, self._probes(platform, load_).measure, lambda sample: None)
                 async with watch.watching():
                     await watch.settled(min(_LOOK_SECONDS, experiment.settle))
-                last = watch.last()
-        return [_state(one.name, last.get(one.name)) for one in experiment.probes()]
+                last, problem = watch.last(), "" if load_ is None else load_.last_problem
+        return [_state(one, last.get(one.name), problem) for one in experiment.probes()]
 
     async def run(
         self,
@@ -308,8 +308,7 @@ class ProjectChaos:
         self, experiment: Experiment, platform: FeaturePlatform, run: str, by: Principal
     ) -> AsyncIterator[QuestionLoad | None]:
         """Ask questions while the block lasts, where a probe needs them."""
-        providers = [one.provider for one in experiment.probes()]
-        if not any(isinstance(one, PythonProvider) and one.func in _QUESTIONS for one in providers):
+        if not any(_asks(one) for one in experiment.probes()):
             yield None
             return
         spec, settings = experiment.questions, self._store.settings
@@ -372,7 +371,13 @@ class ProjectChaos:
         self._store.audit.append(self._store.scope, by.id, action, f"chaos/{run}", detail)
 
 
-def _state(name: str, sample: ProbeSample | None) -> StateNow:
+def _state(probe: ProbeActivity, sample: ProbeSample | None, problem: str) -> ProbeState:
     if sample is None:
-        return StateNow(name, None, False, "it was not measured in time")
-    return StateNow(name, sample.value, sample.steady, sample.error)
+        return ProbeState(probe.name, None, False, "it was not measured in time")
+    why = problem if not sample.steady and _asks(probe) else ""
+    return ProbeState(probe.name, sample.value, sample.steady, sample.error or why)
+
+
+def _asks(probe: ProbeActivity) -> bool:
+    """Tells whether a probe measures what comes of questions."""
+    return isinstance(probe.provider, PythonProvider) and probe.provider.func in _QUESTIONS
