@@ -17,6 +17,7 @@ from antiphon.cli import (
     assets,
     audit,
     batch,
+    chaos,
     conversations,
     datasets,
     doctor,
@@ -139,7 +140,7 @@ def assemble() -> typer.Typer:
         evaluations.app.command(name)(command)
     for noun in (
         features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, lineage, schedules, assets, objectives, freeze, training, telemetry, events,
+        runs, lineage, schedules, assets, objectives, freeze, training, telemetry, chaos, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -43,6 +43,7 @@ class Settings(sections.Section, frozen=True):
     processes: sections.ProcessesSettings = sections.ProcessesSettings()
     scaling: sections.ScalingSettings = sections.ScalingSettings()
     supervision: sections.SupervisionSettings = sections.SupervisionSettings()
+    proxies: dict[str, sections.ProxySettings] = msgspec.field(default_factory=dict)
     prices: sections.PriceSettings = sections.PriceSettings()
     identity: governance.IdentitySettings = governance.IdentitySettings()
     policy: governance.PolicySettings = governance.PolicySettings()

@@ -437,6 +437,17 @@ class SupervisionSettings(Section, frozen=True):
     longest_wait: Duration = "15s"
 
 
+class ProxySettings(Section, frozen=True):
+    """A proxy between this project and a server, for chaos experiments: `antiphon chaos proxy` serves it.
+
+    Attributes:
+        listen: HOST:PORT of its own, which the setting of that server names; ``server``: HOST:PORT behind it.
+    """
+
+    listen: str
+    server: str
+
+
 class ProcessesSettings(Section, frozen=True):
     """The number of processes of a kind that `antiphon up` starts.
 

@@ -9,7 +9,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,12 +19,11 @@ from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.durable.context import RunContext
-from antiphon.features.monitoring.skew.selection import sample_entities
-from antiphon.features.plan import plan_of
 from antiphon.learning.evaluation.asking import TRANSIENT_ERRORS, Progress
 from antiphon.learning.evaluation.scores import NoProbabilityError
 from antiphon.learning.evaluation.validation import ValidationResult
 from antiphon.releases.candidate import NOT_PASSED, unread
+from antiphon.services.features.sampled_keys import sampled_keys
 from antiphon.services.learning.gate_orders import GateArguments, GatesRunResult
 from antiphon.services.learning.safety import REQUESTS, sampled_requests
 from antiphon.services.learning.training import LearningPlatform
@@ -42,9 +40,6 @@ PROBES = 12
 
 MOST_ROUNDS = 10
 """Measurements that are begun at most; each waits a minute for an engine that leaves while it is asked."""
-
-MADE_UP = "example"
-"""An entity's key where no stored entity is known."""
 
 
 class GateWorkflow:
@@ -209,7 +204,7 @@ async def validate_without_set(
 ) -> ValidationResult:
     """Hold a release against the gates that need no evaluation set; raises as ``SafetyEvaluator.evaluate``."""
     store, reader = learning.store, learning.features.reader(release.scope)
-    entities = await asyncio.to_thread(_entities, learning, release)
+    entities = await asyncio.to_thread(sampled_keys, store, learning.features.catalog, release, REQUESTS)
     live = await asyncio.to_thread(store.releases.live, release.scope, release.bundle.application.name)
     live = None if live is not None and live.id == release.id else live
     requests, before = await asyncio.to_thread(sampled_requests, store, release, reader, entities, live)
@@ -218,24 +213,3 @@ async def validate_without_set(
     )
     check = partial(learning.validation.validate_without_set, release, report, principal=principal)
     return await asyncio.to_thread(check)
-
-
-def _entities(learning: LearningPlatform, release: Release) -> Sequence[dict[str, str]]:
-    """A few entities that the release's features know; what no stored view is keyed by gets a made-up value."""
-    store, catalog = learning.store, learning.features.catalog
-    application = release.bundle.application
-    found: list[dict[str, str]] = [{} for _ in range(REQUESTS if application.entity_keys else 1)]
-    published = store.publications.snapshots(release.scope)
-    for view, version in application.own_features.items():
-        if (snapshot := published.get(f"{view}@{version}")) is None:
-            continue  # of Feast, or not published here
-        plan = plan_of(store.definitions.get(release.scope, view, version))
-        manifest = store.snapshots.get(release.scope, snapshot)
-        entities = sample_entities(
-            plan, manifest, catalog, store.events, through=None, size=len(found), seed=release.number
-        )
-        for number, known in enumerate(found):
-            if entities:
-                entity = entities[number % len(entities)]
-                found[number] = {**dict(zip(plan.keys, entity, strict=True)), **known}
-    return [{**dict.fromkeys(application.entity_keys, MADE_UP), **keys} for keys in found]

@@ -1,0 +1,228 @@
+"""A TCP proxy between the project and a server, that delays, resets or holds what passes it.
+
+Invariants: bytes arrive unchanged and in their order, or the connection is reset; without a fault they are passed on at
+    once. A fault is that of a control connection (``proxy_control.py``) and ends with it. It knows no protocol: what
+    the project makes of a late, broken or silent connection is the project's own matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import InvalidInputError, SetupError
+from antiphon.core.settings_sections import ProxySettings
+from antiphon.engine.api.address import parse_host_port
+from antiphon.operations.chaos.faults import ProxyFault, ProxyLatency, ProxyReset, seconds_of
+from antiphon.operations.chaos.proxy_control import SOCKET, ProxyAnswer, ProxyOrder, ProxyQuery
+
+_CHUNK = 65_536
+_MOST_WAITING = 64
+"""Chunks of one direction that are on their way; then nothing more is read."""
+
+
+class TcpProxy:
+    """One proxy. At one time it has one fault at most."""
+
+    def __init__(self, name: str, address: ProxySettings) -> None:
+        self.name = name
+        where = f"antiphon.toml, [proxies.{name}]"
+        self._listen = parse_host_port(address.listen, where)
+        self._server = parse_host_port(address.server, where)
+        self._fault: ProxyFault | None = None
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._random = random.Random()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def fault(self) -> ProxyFault | None:
+        """The fault of now."""
+        return self._fault
+
+    def begin(self, fault: ProxyFault) -> None:
+        """Break what passes from now on, and what is connected already."""
+        self._fault = fault
+        if isinstance(fault, ProxyReset):
+            for end in list(self._ends):
+                if self._random.random() < fault.share:
+                    _reset(end)
+        elif not isinstance(fault, ProxyLatency):
+            self._flows.clear()
+
+    def end(self) -> None:
+        """Pass everything through again."""
+        self._fault = None
+        self._flows.set()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Listen while the block lasts; raises ``SetupError`` when the address is taken."""
+        try:
+            server = await asyncio.start_server(self._connected, *self._listen)
+        except OSError as error:
+            raise SetupError(
+                f"The proxy {self.name} cannot listen: {error.strerror}.", where=f"[proxies.{self.name}] listen",
+                next_step="Choose another port.",
+            ) from None  # fmt: skip
+        try:
+            yield
+        finally:
+            server.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._relay(reader, writer)
+        except asyncio.CancelledError:
+            return  # The proxy ends; asyncio would log it.
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if isinstance(self._fault, ProxyReset) and self._random.random() < self._fault.share:
+            _reset(writer)
+            return
+        await self._flows.wait()
+        try:
+            server_reader, server_writer = await asyncio.open_connection(*self._server)
+        except OSError:
+            _reset(writer)
+            return
+        pair = (writer, server_writer)
+        self._ends.add(writer)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pass(reader, server_writer))
+                both.create_task(self._pass(server_reader, writer))
+        except* OSError:
+            for end in pair:  # A reset on one side is one on the other.
+                _reset(end)
+        finally:
+            self._ends.discard(writer)
+            server_writer.close()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on one direction, each chunk at its time, until its end."""
+        waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MOST_WAITING)
+        now = asyncio.get_running_loop().time
+
+        async def read() -> None:
+            chunk = b"."
+            while chunk:
+                chunk = await reader.read(_CHUNK)
+                await waiting.put((now() + self._delay(), chunk))
+
+        async def write() -> None:
+            while True:
+                due, chunk = await waiting.get()
+                await asyncio.sleep(max(0.0, due - now()))
+                await self._flows.wait()
+                if not chunk:
+                    break
+                writer.write(chunk)
+                await writer.drain()
+            with suppress(OSError):
+                writer.write_eof()
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(read())
+            both.create_task(write())
+
+    def _delay(self) -> float:
+        fault = self._fault
+        if not isinstance(fault, ProxyLatency):
+            return 0.0
+        jitter = 0.0 if fault.jitter is None else parse_duration(fault.jitter).total_seconds()
+        return parse_duration(fault.delay).total_seconds() + jitter * self._random.random()
+
+
+@asynccontextmanager
+async def serving(addresses: Mapping[str, ProxySettings], run: Path) -> AsyncIterator[None]:
+    """Serve proxies and their control socket while the block lasts.
+
+    Raises:
+        InvalidInputError: there are none. SetupError: an address is taken.
+    """
+    if not addresses:
+        raise InvalidInputError(
+            "No proxy is declared.", where="antiphon.toml, [proxies]",
+            next_step='Write [proxies.redis] with listen = "127.0.0.1:7001" and server = "127.0.0.1:6379".',
+        )  # fmt: skip
+    proxies = {name: TcpProxy(name, address) for name, address in addresses.items()}
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    control = run / SOCKET
+    with suppress(FileNotFoundError):
+        control.unlink()
+    async with AsyncExitStack() as stack:
+        for proxy in proxies.values():
+            await stack.enter_async_context(proxy.serving())
+        server = await asyncio.start_unix_server(
+            lambda reader, writer: _controlled(proxies, reader, writer), str(control)
+        )
+        os.chmod(control, 0o600)
+        try:
+            yield
+        finally:
+            server.close()
+            with suppress(FileNotFoundError):
+                control.unlink()
+
+
+async def _controlled(
+    proxies: Mapping[str, TcpProxy], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Serve one control connection: a query, or a fault for as long as it lasts."""
+    broken: TcpProxy | None = None
+    try:
+        order = msgspec.json.decode(await reader.readline(), type=ProxyQuery | ProxyOrder)
+        if isinstance(order, ProxyQuery):
+            writer.write(msgspec.json.encode(ProxyAnswer("done", tuple(proxies))) + b"\n")
+            return
+        proxy = proxies.get(order.fault.proxy)
+        if proxy is None or proxy.fault is not None:
+            why = (
+                f"There is no proxy {order.fault.proxy!r}."
+                if proxy is None
+                else f"{order.fault.proxy} is broken already."
+            )
+            writer.write(msgspec.json.encode(ProxyAnswer("refused", reason=why)) + b"\n")
+            return
+        broken = proxy
+        proxy.begin(order.fault)
+        writer.write(msgspec.json.encode(ProxyAnswer("done", (f"proxy {proxy.name}",))) + b"\n")
+        await writer.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds_of(order.fault)):
+                await reader.read(1)  # Only its end says something.
+    except (msgspec.DecodeError, OSError, asyncio.CancelledError):
+        return
+    finally:
+        if broken is not None:
+            broken.end()
+        writer.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection by RST, as a host that lost it does."""
+    plain = writer.get_extra_info("socket")
+    if plain is not None:
+        with suppress(OSError):
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

@@ -1,0 +1,116 @@
+"""What lies outside of an experiment's blast radius is refused, each part of it by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from tests.unit.operations.chaos.test_reading import action, made
+
+from antiphon.operations.chaos.blast_radius import Surroundings, plan_of, target
+
+HERE = Surroundings(
+    environment="dev",
+    processes=("engine", "gateway-1", "gateway-2", "worker"),
+    proxies=("redis",),
+    streams=("orders",),
+    applications=("desk",),
+    tenants=("default",),
+    own_disk=True,
+    available=4_000_000_000,
+)
+ALL = {
+    "processes": ["gateway", "worker", "engine"], "proxies": ["redis"], "streams": ["orders"],
+    "machine": ["cpu", "memory", "disk"],
+}  # fmt: skip
+
+
+def refusals(method: list[dict[str, Any]], here: Surroundings = HERE, named: str | None = None, **radius: Any) -> str:
+    found = made(method=method, extensions=[{"name": "antiphon", "blast-radius": ALL | radius}])
+    return " ".join(plan_of(found, here, named).refusals)
+
+
+FAULTS = {
+    "processes": action("kill_process", process="worker"),
+    "proxies": action("delay_port", proxy="redis", duration="1s", delay="10ms"),
+    "streams": action("send_events", stream="orders", duration="1s"),
+    "machine": action("load_cpu", duration="1s"),
+}
+
+
+@pytest.mark.parametrize("part", FAULTS)
+def test_every_part_is_refused_that_the_radius_does_not_name(part: str) -> None:
+    assert refusals([FAULTS[part]]) == ""
+    assert f"outside of its radius ({part})" in refusals([FAULTS[part]], **{part: []})
+
+
+def test_a_radius_names_a_kind_or_one_process_of_it() -> None:
+    assert "outside" in refusals([action("kill_process", process="gateway-1")], processes=["gateway-2"])
+    assert refusals([action("kill_process", process="gateway-1")], processes=["gateway-1"]) == ""
+    assert target("gateway", HERE.processes) == "gateway-1"
+    assert target("gateway-2", HERE.processes) == "gateway-2"
+    assert target("front", HERE.processes) is None
+
+
+@pytest.mark.parametrize(
+    ("here", "told"),
+    [
+        ({"processes": ("gateway",)}, "no process 'worker' of this project runs here"),
+        ({"environment": "prod"}, "this is prod"),
+        ({"rollouts": ("desk",)}, "A rollout of desk is under way"),
+        ({"holds": ("A freeze lasts until then (launch).",)}, "A freeze lasts"),
+    ],
+)
+def test_what_there_is_here_is_heeded(here: dict[str, Any], told: str) -> None:
+    assert told in refusals([FAULTS["processes"]], msgspec.structs.replace(HERE, **here))
+
+
+def test_an_environment_must_be_named_that_an_experiment_is_not_for() -> None:
+    prod = msgspec.structs.replace(HERE, environment="prod")
+    assert refusals([FAULTS["processes"]], prod, "prod") == ""
+    assert "this is prod" in refusals([FAULTS["processes"]], prod, "staging")
+    assert refusals([FAULTS["processes"]], prod, environments=["prod"]) == ""
+
+
+def test_a_process_touches_all_that_it_serves() -> None:
+    assert "also serve the application desk" in refusals([FAULTS["processes"]], applications=["other"])
+    assert "also serve the tenant default" in refusals([FAULTS["processes"]], tenants=["acme"])
+    assert refusals([FAULTS["processes"]], tenants=["default"], applications=["desk"]) == ""
+    assert refusals([FAULTS["machine"]], tenants=["acme"]) == ""
+
+
+def test_so_many_processes_at_once() -> None:
+    both = [
+        action("stop_process", process="worker", duration="2s") | {"background": True},
+        action("kill_process", process="gateway"),
+    ]
+    assert "up to 2 processes at once" in refusals(both)
+    assert refusals(both, **{"at-once": 2}) == ""
+
+
+def test_a_process_with_leases_stands_still_for_no_longer_than_they_last_unless_that_is_said() -> None:
+    still = [action("stop_process", process="worker", duration="11s")]
+    assert "longer than its leases of 10 s" in refusals(still)
+    assert refusals(still, **{"beyond-lease": True}) == ""
+    assert refusals([action("stop_process", process="engine", duration="11s")]) == ""
+    plan = plan_of(made(method=[action("stop_process", process="worker", duration="70s", in_transaction=True)]), HERE)
+    notes = " ".join(plan.faults[0].notes)
+    assert "leases of 10 s may go to another process" in notes
+    assert "write lock" in notes
+    assert "kills it after 60 s" in notes
+
+
+def test_the_machine_is_spared() -> None:
+    fill = [action("fill_disk", duration="1s", leave=0, most=10)]
+    assert refusals(fill) == ""
+    assert "shares its file system" in refusals(fill, msgspec.structs.replace(HERE, own_disk=False))
+    assert "may take 80%" in refusals([action("load_memory", duration="1s", megabytes=3_300)])
+    assert refusals([action("load_memory", duration="1s", megabytes=3_000)]) == ""
+
+
+def test_a_proxy_or_stream_that_is_not_there_is_told() -> None:
+    away = msgspec.structs.replace(HERE, proxies=(), streams=())
+    assert "does not answer" in refusals([FAULTS["proxies"]], away)
+    assert "no stream 'orders'" in refusals([FAULTS["streams"]], away)
+    assert refusals([action("send_events", stream="*", duration="1s")], streams=["*"]) == ""
