@@ -33,6 +33,7 @@ from antiphon.cli import (
     lineage,
     migrate,
     models,
+    notifications,
     outcomes,
     plan,
     policy,
@@ -53,7 +54,6 @@ from antiphon.cli import (
     train,
     training,
     up,
-    webhooks,
 )
 from antiphon.cli.output import fail, unforeseen
 from antiphon.core import disk
@@ -135,8 +135,8 @@ def assemble() -> typer.Typer:
     ):  # fmt: skip
         evaluations.app.command(name)(command)
     for noun in (
-        features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, lineage, schedules, assets, freeze, training, telemetry, events,
+        features, documents, datasets, models, prompts, evaluations, conversations, releases, outcomes, batch,
+        runs, notifications, lineage, schedules, assets, freeze, training, telemetry, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)
