@@ -202,6 +202,39 @@ class NatsProcess(ServerProcess):
         raise AssertionError("it did not answer")
 
 
+class AlertmanagerProcess(ServerProcess):
+    """``alertmanager`` of Prometheus, by itself, which notifies nobody."""
+
+    def __init__(self) -> None:
+        self.program = program("prometheus-alertmanager" if shutil.which("prometheus-alertmanager") else "alertmanager")
+        super().__init__("alertmanager")
+        (self.folder / "alertmanager.yml").write_text("route: {receiver: none}\nreceivers: [{name: none}]\n")
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}:{self.port}"
+
+    def command(self) -> list[str]:
+        return [
+            self.program, "--config.file=alertmanager.yml", f"--storage.path={self.folder / 'data'}",
+            f"--web.listen-address={self.address}:{self.port}", "--cluster.listen-address=",
+        ]  # fmt: skip
+
+    def answers(self) -> bool:
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=1)
+        try:
+            connection.request("GET", "/-/ready")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def forget(self) -> None:
+        """Remove what it keeps, while it does not run."""
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+
+
 class S3Process(ServerProcess):
     """``radosgw`` alone, on its SQLite-backed store, with two users: one that owns ``bucket`` and one that does not."""
 

@@ -83,6 +83,8 @@ def test_every_decision_is_in_the_index() -> None:
 
 
 def sections() -> list[tuple[str, str, Any]]:
+    """(section, field, default); of a section whose kinds have fields of their own, those of each."""
+
     def below(name: str, shape: Any) -> Iterator[tuple[str, str, Any]]:
         for field in msgspec.structs.fields(shape):
             made = field.default_factory if field.default_factory is not msgspec.NODEFAULT else lambda: None
@@ -95,9 +97,17 @@ def sections() -> list[tuple[str, str, Any]]:
     def of(section: Any) -> Iterator[tuple[str, str, Any]]:
         # A table of sections, `[engines.NAME]`, has the fields of one of them.
         named = get_args(section.type)
-        return below(f"{section.name}.NAME", named[1]) if named else below(section.name, section.type)
+        if not named:
+            yield from below(section.name, section.type)
+        elif kinds := get_args(named[1]):
+            yield f"{section.name}.NAME", "kind", None
+            for kind in kinds:
+                yield from below(f"{section.name}.NAME", kind)
+        else:
+            yield from below(f"{section.name}.NAME", named[1])
 
-    return [found for section in msgspec.structs.fields(Settings) for found in of(section)]
+    found = [one for section in msgspec.structs.fields(Settings) for one in of(section)]
+    return [one for place, one in enumerate(found) if one not in found[:place]]
 
 
 def documented_settings() -> dict[tuple[str, str], str | None]:

@@ -59,10 +59,13 @@ from antiphon.services.learning.workbench_orders import forget_ended_searches
 from antiphon.services.lineage.delivery import LOOK_SECONDS as LINEAGE_SECONDS
 from antiphon.services.lineage.delivery import LineageDelivery
 from antiphon.services.moving.following import MoveWatch, open_following
+from antiphon.services.notifications.alertmanager import REPEAT_SECONDS
+from antiphon.services.notifications.delivery import LOOK_SECONDS, NotificationSender
+from antiphon.services.notifications.orders import NotificationOrders
+from antiphon.services.notifications.sources import NotificationSources
 from antiphon.services.objectives import ASSESS_SECONDS, ProjectObjectives
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
-from antiphon.services.webhooks import LOOK_SECONDS, Webhooks
 from antiphon.services.workflows import (
     APPLY,
     BACKFILL,
@@ -72,9 +75,9 @@ from antiphon.services.workflows import (
     EXPORT,
     GATES,
     MOST_CHECKS,
+    NOTIFY,
     POLICIES,
     USER_WORKFLOWS,
-    WEBHOOK,
 )
 from antiphon.training.processes import TrainingProcesses
 
@@ -147,8 +150,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     skew = ProjectSkew(store, wired.features)
     registry.add(SKEW, skew.compare, POLICIES[SKEW])
     registry.add(DRIFT, drift_reports(store).make, POLICIES[DRIFT])
-    webhooks = Webhooks(store)
-    registry.add(WEBHOOK, webhooks.deliver, POLICIES[WEBHOOK])
+    notifications, notification_orders = NotificationSender(store), NotificationOrders(store)
+    registry.add(NOTIFY, notifications.deliver, POLICIES[NOTIFY])
     training = TrainingProcesses(
         store.database.clock, codec=store.database.codec, scope=store.scope, floor=settings.training_min_share
     )
@@ -217,6 +220,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     housekeeping = kept(
         HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
+        HousekeepingTask(notifications.prune, name="Old notifications removed", clock=agreement),
         HousekeepingTask(partial(forget_ended_searches, store), name="Searches that ended without a text forgotten"),
     )
     duties: list[WorkerPart] = [
@@ -242,12 +246,20 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         ),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
         HousekeepingTask(
-            webhooks.order_due,
+            NotificationSources(store).append_new,
             every=LOOK_SECONDS,
-            name="Ordered deliveries to webhooks",
+            name="Notifications of releases and drift",
             wakeup=doorbell.wakeup(environment, "releases"),
         ),
+        HousekeepingTask(
+            notification_orders.order_due,
+            every=LOOK_SECONDS,
+            name="Ordered deliveries of notifications",
+            wakeup=doorbell.wakeup(environment, "notifications"),
+        ),
+        HousekeepingTask(notifications.repeat, every=REPEAT_SECONDS, name="Repeated alerts that last"),
     ]
+    notification_orders.begin()  # What is handed over before the first look is sent as well.
     if store.settings.lineage.url is not None:
         lineage = LineageDelivery(store)
         lineage.begin()  # What ends before the first look is told as well.

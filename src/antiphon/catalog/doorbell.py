@@ -21,9 +21,10 @@ from sqlalchemy.engine import Connection
 
 from antiphon.core.pauses import ended_together
 
-Topic = Literal["runs", "cancellations", "events", "features", "releases", "training"]
+Topic = Literal["runs", "cancellations", "events", "features", "releases", "training", "notifications"]
 """Subject of a ring: runs that may be claimed, requests to cancel one, events in the catalog's log, applied
-definitions with their publications, releases with their rollouts, trainings that begin or are to pause."""
+definitions with their publications, releases with their rollouts, trainings that begin or are to pause, notifications
+that are to be sent."""
 
 REST_SECONDS = 0.02
 """A look for nothing is followed by the next no sooner than this, however often it rings."""

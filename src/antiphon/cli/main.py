@@ -35,6 +35,7 @@ from antiphon.cli import (
     lineage,
     migrate,
     models,
+    notifications,
     objectives,
     outcomes,
     plan,
@@ -56,7 +57,6 @@ from antiphon.cli import (
     train,
     training,
     up,
-    webhooks,
 )
 from antiphon.cli.output import fail, unforeseen
 from antiphon.core import disk
@@ -139,8 +139,8 @@ def assemble() -> typer.Typer:
     ):  # fmt: skip
         evaluations.app.command(name)(command)
     for noun in (
-        features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, lineage, schedules, assets, objectives, freeze, training, telemetry, chaos, events,
+        features, documents, datasets, models, prompts, evaluations, conversations, releases, outcomes, batch,
+        runs, notifications, lineage, schedules, assets, objectives, freeze, training, telemetry, chaos, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

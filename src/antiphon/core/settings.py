@@ -19,6 +19,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.paths import ProjectPaths as ProjectPaths
 from antiphon.core.paths import cache_directory as cache_directory
 from antiphon.core.scope import Scope
+from antiphon.core.settings_notifications import Channel, ChannelName
 
 FILE_NAME = "antiphon.toml"
 
@@ -33,7 +34,7 @@ class Settings(sections.Section, frozen=True):
     feast: sections.FeastSettings = sections.FeastSettings()
     engine: sections.EngineSettings = sections.EngineSettings()
     engines: dict[str, sections.StandbyEngineSettings] = msgspec.field(default_factory=dict)
-    webhooks: dict[str, governance.WebhookSettings] = msgspec.field(default_factory=dict)
+    notifications: dict[ChannelName, Channel] = msgspec.field(default_factory=dict)
     changes: governance.ChangesSettings = governance.ChangesSettings()
     lineage: governance.LineageSettings = governance.LineageSettings()
     gateway: sections.GatewaySettings = sections.GatewaySettings()

@@ -111,24 +111,6 @@ class PolicySettings(Section, frozen=True):
     tests: tuple[str, ...] = ()
 
 
-class WebhookSettings(Section, frozen=True):
-    """A URL that is told of each release that goes live and of drift, signed as `Standard Webhooks` says.
-
-    Attributes:
-        secret_variable: name of the environment variable that holds the secret of its signatures.
-        form: ``internal`` tells names, reasons and the text that differs; ``public`` what an outside user may know, and
-            nothing of drift.
-        applications: of which it is told; none are all.
-        authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
-    """
-
-    url: str
-    secret_variable: str
-    form: Literal["internal", "public"] = "internal"
-    applications: tuple[str, ...] = ()
-    authority: str | None = None
-
-
 class LineageSettings(Section, frozen=True):
     """A receiver of OpenLineage events; without a ``url`` they are kept here alone.
 

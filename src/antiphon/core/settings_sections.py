@@ -15,10 +15,12 @@ PATTERNS = {
     f"^{_DURATION}$": "a duration: a whole number and ms, s, m, h or d, as 15m",
     f"^({_DURATION}|off)$": "a duration, as 15m, or off",
     "^([1-9]|[1-5][0-9]|60)s$": "whole seconds from 1s to 60s",
+    "^[a-z][a-z0-9_-]{0,39}$": "a name: a small letter, then small letters, digits, _ and -, 40 at most",
+    "^[!-;=?A-~]{1,64}@[A-Za-z0-9.-]{1,255}$": "an address of mail, as ops@example.com",
 }
 """Forms of texts to their names in errors."""
 
-_duration, _duration_or_off, _lease = PATTERNS
+_duration, _duration_or_off, _lease, CHANNEL_NAME, MAIL_ADDRESS = PATTERNS
 Duration = Annotated[str, msgspec.Meta(pattern=_duration)]
 DurationOrOff = Annotated[str, msgspec.Meta(pattern=_duration_or_off)]
 Lease = Annotated[str, msgspec.Meta(pattern=_lease)]
@@ -335,7 +337,7 @@ class SlotSettings(Section, frozen=True):
     """The number of runs of each class of work that a worker has under way at once; one class takes none of another's.
 
     Attributes:
-        control: applies and deliveries of webhooks.
+        control: applies. notifications: their deliveries.
     """
 
     refresh: SlotCount = 2
@@ -344,6 +346,7 @@ class SlotSettings(Section, frozen=True):
     evaluation: SlotCount = 1
     batch: SlotCount = 2
     control: SlotCount = 4
+    notifications: SlotCount = 4
 
     @property
     def by_work(self) -> dict[str, int]:

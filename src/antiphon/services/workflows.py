@@ -28,8 +28,8 @@ GATES = "gates"
 MOST_CHECKS = 16
 """Releases that a worker holds against their gates at once; most of the time they wait."""
 
-WEBHOOK = "webhook"
-"""Of ``services/webhooks.py``."""
+NOTIFY = "notify"
+"""Of ``services/notifications``."""
 
 EVALUATE = "evaluate"
 """Of ``services/learning/evaluation_runs.py``."""
@@ -66,8 +66,8 @@ POLICIES: Mapping[str, WorkflowPolicy] = {
     # Both may wait long: for an embargo, and for an engine.
     APPLY: WorkflowPolicy(CONTROL),
     GATES: WorkflowPolicy(CONTROL),
-    # With doubled pauses they take about half an hour.
-    WEBHOOK: WorkflowPolicy(CONTROL, attempts=12, timeout=_DAY / 96),
+    # With doubled pauses up to five minutes they take a day: a receiver that was away gets what it missed.
+    NOTIFY: WorkflowPolicy("notifications", attempts=300, timeout=_DAY / 720),
     **{name: WorkflowPolicy(work) for work, name in USER_WORKFLOWS.items()},
 }
 """Every workflow, with the class of work whose slots its runs take, how often and how long they are tried."""
@@ -85,6 +85,7 @@ __all__ = [
     "EVALUATE",
     "EXPORT",
     "GATES",
+    "NOTIFY",
     "OPENAI_BATCH",
     "OPTIMIZE",
     "REBUILD",
@@ -94,5 +95,4 @@ __all__ = [
     "TABLE_JOB",
     "TRAIN",
     "TRY",
-    "WEBHOOK",
 ]

@@ -73,6 +73,9 @@ from antiphon.catalog.schema.learning import regression_cases as regression_case
 from antiphon.catalog.schema.learning import regression_runs as regression_runs
 from antiphon.catalog.schema.learning import regression_sets as regression_sets
 from antiphon.catalog.schema.learning import safety_reports as safety_reports
+from antiphon.catalog.schema.notifications import notification_channels as notification_channels
+from antiphon.catalog.schema.notifications import notification_deliveries as notification_deliveries
+from antiphon.catalog.schema.notifications import notifications as notifications
 
 REVISION = "1"
 """The Alembic revision these tables are at."""

@@ -20,6 +20,7 @@ from antiphon.services.workflows import (
     EVALUATE,
     EXPORT,
     GATES,
+    NOTIFY,
     OPENAI_BATCH,
     OPTIMIZE,
     REBUILD,
@@ -30,7 +31,6 @@ from antiphon.services.workflows import (
     TRAIN,
     TRY,
     USER_WORKFLOWS,
-    WEBHOOK,
 )
 
 _MATERIALIZE, _GATE, _KEEP, _BUILD = "materialize ", "gate ", "keep ", "build "
@@ -214,8 +214,8 @@ def _search(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapp
     return RunReferences(str(order["set"]), inputs)
 
 
-def _webhook(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
-    return RunReferences(str(arguments["webhook"]), _named("answers", [arguments["application"]]))
+def _notify(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    return RunReferences(str(arguments["channel"]))
 
 
 def _export(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
@@ -249,7 +249,7 @@ _RULES: dict[str, _Rule] = {
     TRY: _trial,
     REGRESSIONS: _regressions,
     OPTIMIZE: _search,
-    WEBHOOK: _webhook,
+    NOTIFY: _notify,
     EXPORT: _export,
 }
 

@@ -30,6 +30,8 @@ from antiphon.catalog.learning.safety import SafetyReports
 from antiphon.catalog.learning.trials import Trials
 from antiphon.catalog.lineage_acknowledgments import LineageAcknowledgments
 from antiphon.catalog.measurements import MeasurementRows
+from antiphon.catalog.notification_deliveries import NotificationDeliveries
+from antiphon.catalog.notifications import Notifications
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -118,6 +120,8 @@ class Store:
     asset_parts = _repository(AssetParts)
     exported_files = _repository(ExportedFiles)
     lineage_acknowledgments = _repository(LineageAcknowledgments)
+    notifications = _repository(Notifications)
+    notification_deliveries = _repository(NotificationDeliveries)
     recent_requests = _repository(RecentRequests)
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:
