@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 from sqlalchemy import delete, insert, select, update
@@ -16,6 +17,8 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.core.scope import Scope
+
+AlertSeverity = Literal["critical", "warning"]
 
 _states, _alerts = schema.objective_states, schema.objective_alerts
 _put = upsert(_states)
@@ -28,7 +31,7 @@ class ObjectiveAlert(msgspec.Struct, frozen=True):
     id: str
     objective: str
     application: str
-    severity: str
+    severity: AlertSeverity
     reason: str
     began_at: datetime
     resolved_at: datetime | None

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from antiphon.catalog.notifications import Notification
 from antiphon.catalog.objective_states import ObjectiveAlert, ObjectiveStates
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFoundError
@@ -21,6 +22,8 @@ from antiphon.operations.objectives.counts import ObjectiveCounts
 from antiphon.services.project.store import Store
 
 ASSESS_SECONDS = 60.0
+OBJECTIVE = "objective"
+"""Kind of the notifications of its alerts."""
 
 _read = msgspec.json.Decoder(BudgetState).decode
 
@@ -113,9 +116,11 @@ class ProjectObjectives:
                     spec = objectives[name]
                     begun = ObjectiveAlert(new_id("alert"), name, spec.application, severity, alert.sentence, now, None)
                     self._states.begin(self._scope, begun, within=connection)
+                    self._store.notifications.append(self._scope, _said(spec, begun), within=connection)
             over = [one for key, one in opened.items() if key not in firing]
             for one in over:
                 self._states.resolve(self._scope, one.id, now, within=connection)
+                self._store.notifications.resolve(self._scope, _notification_id(one), now, within=connection)
         return len(firing.keys() - opened.keys()) + len(over)
 
 
@@ -129,6 +134,24 @@ def all_objectives(project: ProjectSpec) -> Mapping[str, ObjectiveSpec]:
         for objective in usual_objectives(application)
     )
     return {**project.objectives, **{one.name: one for one in usual}}
+
+
+def _said(spec: ObjectiveSpec, alert: ObjectiveAlert) -> Notification:
+    return Notification(
+        _notification_id(alert),
+        OBJECTIVE,
+        alert.severity,
+        "firing",
+        f"{spec.application} burns the error budget of {spec.name}",
+        alert.began_at,
+        f"{spec.sentence}. {alert.reason}",
+        spec.application,
+        labels={"objective": spec.name, "application": spec.application},
+    )
+
+
+def _notification_id(alert: ObjectiveAlert) -> str:
+    return f"{OBJECTIVE}:{alert.id}"
 
 
 def _line(spec: ObjectiveSpec, state: BudgetState | None) -> ObjectiveLine:

@@ -60,7 +60,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run_in(folder)("init", "mydesk", "--port", str(free_port()), "--json").code == 0
     found = folder / "mydesk"
     settings = found / "antiphon.toml"
-    settings.write_text(settings.read_text().replace("[engine]", '[engine]\nkind = "simulated"') + "\n[worker]\nnice = 0\n")
+    settings.write_text(
+        settings.read_text().replace("[engine]", '[engine]\nkind = "simulated"') + "\n[worker]\nnice = 0\n"
+    )
     declare_ungated(found)
     (found / "chaos").mkdir()
     (found / "chaos" / "still.json").write_text(json.dumps(EXPERIMENT))

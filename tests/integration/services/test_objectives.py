@@ -78,6 +78,8 @@ def test_an_alert_begins_with_an_outage_and_ends_after_it(store: Store, clock: M
     assert (burning["desk-errors"].status, burning["desk-errors"].severity) == ("burning", "critical")
     assert "burns" in burning["desk-errors"].reasons[0]
     assert burning["desk-latency"].status == "met"
+    (said,) = store.notifications.active(store.scope, "objective")
+    assert (said.severity, said.application, said.labels["objective"]) == ("critical", "desk", "desk-errors")
     assert objectives.assess() == 0
     # Another process, which reads everything anew, knows of the same alert.
     assert ProjectObjectives(store, store.scope).assess() == 0
@@ -86,6 +88,7 @@ def test_an_alert_begins_with_an_outage_and_ends_after_it(store: Store, clock: M
     assert objectives.assess() == 2
     alerts = {one.severity: one.resolved_at is not None for one in objectives.alerts()}
     assert alerts == {"critical": True, "warning": False}
+    assert [one.severity for one in store.notifications.active(store.scope, "objective")] == ["warning"]
     measure(store, clock, 400, answered=20, failed=0, seconds=0.2)
     assert objectives.assess() == 1
     assert by_name(objectives)["desk-errors"].status == "missed"

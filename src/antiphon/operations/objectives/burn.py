@@ -16,16 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Literal
 
 import msgspec
+
+from antiphon.catalog.objective_states import AlertSeverity
 
 LEAST_LIKELY = 0.001
 
 SHORT_PART = 12
 """The short window of a rule is so many times shorter than its long one."""
-
-AlertSeverity = Literal["critical", "warning"]
 
 
 class BurnRule(msgspec.Struct, frozen=True):
