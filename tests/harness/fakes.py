@@ -70,6 +70,7 @@ from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.features.backfills import ProjectBackfills
 from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
@@ -343,6 +344,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "runs": NoRuns(),
         "schedules": partial(ProjectSchedules, store),
         "assets": partial(ProjectAssets, store),
+        "costs": partial(ProjectCosts, store),
         "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),

@@ -18,6 +18,7 @@ from antiphon.cli import (
     audit,
     batch,
     conversations,
+    cost,
     datasets,
     doctor,
     documents,
@@ -136,7 +137,7 @@ def assemble() -> typer.Typer:
         evaluations.app.command(name)(command)
     for noun in (
         features, documents, datasets, models, prompts, evaluations, conversations, releases, webhooks, outcomes, batch,
-        runs, lineage, schedules, assets, freeze, training, telemetry, events,
+        runs, lineage, schedules, assets, freeze, training, telemetry, cost, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

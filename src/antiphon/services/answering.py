@@ -20,6 +20,7 @@ from antiphon.governance.policy.engine import Decision, Resource
 from antiphon.services.engines.sections import patience_of
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.remedies import find_remedies
+from antiphon.services.cost.metered_receipts import MeteredReceipts
 from antiphon.services.governance.audit_trail import AuditedReceipts, batch_denial
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
@@ -108,7 +109,7 @@ def serving_services(
         texts=store.blobs,
         conversations=store.conversations,
         tool_journal=store.tool_journal,
-        receipts=AuditedReceipts(store.receipts, store.audit),
+        receipts=MeteredReceipts(AuditedReceipts(store.receipts, store.audit), store.database),
         exposures=store.exposures,
         pairs=store.pairs,
         commit=commit,
