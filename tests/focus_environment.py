@@ -32,4 +32,6 @@ def _found() -> Path | str:
     ended = subprocess.run([str(SCRIPT), *asked], capture_output=True, text=True, timeout=900)
     if ended.returncode == 0:
         return Path(ended.stdout.strip())
-    return f"The validator of FOCUS is not there; `scripts/focus-environment` installs it. {ended.stderr.strip()}".strip()
+    return (
+        f"The validator of FOCUS is not there; `scripts/focus-environment` installs it. {ended.stderr.strip()}".strip()
+    )

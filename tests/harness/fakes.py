@@ -70,8 +70,8 @@ from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
-from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.conversations import ProjectConversations
+from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.features.backfills import ProjectBackfills
 from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
 from antiphon.services.features.lineage import FeatureLineage

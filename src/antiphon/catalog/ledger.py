@@ -144,11 +144,14 @@ class Ledger:
             .group_by(*by)
             .order_by(*by)
         )
-        return [TenantEngineTime(hour, *names, int(sum_)) for hour, *names, sum_ in self._database.rows(statement)]
+        rows = self._database.rows(statement)
+        return [TenantEngineTime(row[0], row[1], row[2], int(row[3])) for row in rows]
 
     def began(self, scope: Scope) -> datetime | None:
         """The first hour in which something of a tenant was used."""
-        first: datetime | None = self._database.scalar(select(func.min(_table.c.hour)).where(schema.owned(_table, scope)))
+        first: datetime | None = self._database.scalar(
+            select(func.min(_table.c.hour)).where(schema.owned(_table, scope))
+        )
         return first
 
     def measured_since(self, environment: str) -> dict[str, datetime]:
@@ -157,7 +160,8 @@ class Ledger:
         statement = select(_table.c.engine, func.min(_table.c.hour)).where(
             measured, _table.c.resource == "engine_measured"
         )
-        return {engine: first for engine, first in self._database.rows(statement.group_by(_table.c.engine))}
+        rows = self._database.rows(statement.group_by(_table.c.engine))
+        return {row[0]: row[1] for row in rows}
 
 
 def _span(since: datetime, until: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

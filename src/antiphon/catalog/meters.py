@@ -54,7 +54,5 @@ class MeterReadings:
         if last is None:
             added = upsert(_table).values(**owner, **values).on_conflict_do_nothing().execution_options(**ROWCOUNT)
             return within.execute(added).rowcount == 1
-        unchanged = [
-            _table.c[name] == value for name, value in {**owner, **msgspec.structs.asdict(last)}.items()
-        ]
+        unchanged = [_table.c[name] == value for name, value in {**owner, **msgspec.structs.asdict(last)}.items()]
         return within.execute(update(_table).where(*unchanged).values(**values)).rowcount == 1

@@ -74,7 +74,9 @@ class Prices:
             ConflictError: another process has just recorded one.
         """
         owned = (_table.c.tenant == ANY) & (_table.c.environment == environment)
-        sequence = 1 + int(self._database.scalar(select(func.coalesce(func.max(_table.c.sequence), 0)).where(owned), within))
+        sequence = 1 + int(
+            self._database.scalar(select(func.coalesce(func.max(_table.c.sequence), 0)).where(owned), within)
+        )
         now = self._database.clock.now()
         made = PriceRecord(sequence, resource, model, amount, currency, since, now, principal, reason)
         values = msgspec.structs.asdict(made) | {"tenant": ANY, "environment": environment}

@@ -110,8 +110,10 @@ def price(
     show(
         made,
         as_json,
-        lambda: f"{made.resource}{f' of {made.model}' if made.model else ''} costs {made.amount} {made.currency} from "
-        f"{made.since:%Y-%m-%d %H:%M}Z on.",
+        lambda: (
+            f"{made.resource}{f' of {made.model}' if made.model else ''} costs {made.amount} {made.currency} from "
+            f"{made.since:%Y-%m-%d %H:%M}Z on."
+        ),
     )
 
 

@@ -239,7 +239,9 @@ class Runs(RunOrders):
         self._attempts.add(scope, row.id, attempt, within=within)
         self._meter(scope, row.id, row.workflow, begun, over)
 
-    def _meter(self, scope: Scope, run: str, workflow: str, begun: datetime, over: datetime, application: str = "") -> None:
+    def _meter(
+        self, scope: Scope, run: str, workflow: str, begun: datetime, over: datetime, application: str = ""
+    ) -> None:
         """Enter the time of a worker that an attempt took, with the transaction that ends it."""
         taken = max(0, microseconds(over) - microseconds(begun))
         usage = MeteredUsage("worker", taken, application=application, role=workflow, work=run)

@@ -65,8 +65,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        assets, backfills, views, feature_watch, documents, work, schedules, cost, lineage, keys, tenants, grants, policies,
-        audit, workbench, files, batches, stored,
+        assets, backfills, views, feature_watch, documents, work, schedules, cost, lineage, keys, tenants, grants,
+        policies, audit, workbench, files, batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

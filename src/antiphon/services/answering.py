@@ -17,10 +17,10 @@ from antiphon.engine.api.address import is_engine_url
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.governance.identity.principal import REVOKED, Principal
 from antiphon.governance.policy.engine import Decision, Resource
+from antiphon.services.cost.metered_receipts import MeteredReceipts
 from antiphon.services.engines.sections import patience_of
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.remedies import find_remedies
-from antiphon.services.cost.metered_receipts import MeteredReceipts
 from antiphon.services.governance.audit_trail import AuditedReceipts, batch_denial
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine

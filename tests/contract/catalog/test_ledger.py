@@ -68,8 +68,7 @@ def test_what_is_undone_is_not_in_the_ledger(database: Database) -> None:
 async def test_each_of_many_receipts_counts_once_whoever_tries_again(database: Database) -> None:
     receipts, commit = MeteredReceipts(Receipts(database), database), GroupCommit(database)
     made = [
-        receipt(f"pred_{number}", usage=UsageReceipt(number, 0, 1, engine_seconds=number / 7))
-        for number in range(60)
+        receipt(f"pred_{number}", usage=UsageReceipt(number, 0, 1, engine_seconds=number / 7)) for number in range(60)
     ]
 
     async def add(number: int) -> bool:
@@ -138,5 +137,8 @@ def test_prices_are_recorded_one_after_the_other(database: Database) -> None:
     with database.transaction() as connection:
         for amount in ("1", "2"):
             prices.record("dev", "engine", "", amount, "EUR", NOON, "ann", "as agreed", within=connection)
-    assert [(one.sequence, one.amount, one.recorded_at) for one in prices.list("dev")] == [(1, "1", NOON), (2, "2", NOON)]
+    assert [(one.sequence, one.amount, one.recorded_at) for one in prices.list("dev")] == [
+        (1, "1", NOON),
+        (2, "2", NOON),
+    ]
     assert prices.list("prod") == []

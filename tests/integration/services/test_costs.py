@@ -70,9 +70,7 @@ async def test_every_answer_of_every_role_is_charged_with_its_receipt(project: P
     priced(store, completion_token=0.001, currency="EUR")
     release = project.release(PLAIN, live=True)
     answers = [await project.answerer.answer(project.request(originating_user=f"user-{one}")) for one in range(3)]
-    answers.append(
-        await project.answerer.answer(project.request(role="evaluation", path="batch", release=release.id))
-    )
+    answers.append(await project.answerer.answer(project.request(role="evaluation", path="batch", release=release.id)))
     wanted: dict[str, int] = {}
     for answer in answers:
         for usage in usages_of(answer.receipt):

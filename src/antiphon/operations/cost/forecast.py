@@ -1,7 +1,7 @@
 """Forecasts what the next days cost, with the interval in which their sum lies 9 times of 10, from days that are over.
 
-Method: the mean of each weekday once there are three weeks, else of all days; the interval is the prediction interval of
-a sum of independent days about their mean, by Student's t, whose quantile is the expansion of Abramowitz and Stegun,
+Method: the mean of each weekday once there are three weeks, else of all days; the interval is the prediction interval
+of a sum of independent days about their mean, by Student's t, whose quantile is the expansion of Abramowitz and Stegun,
 *Handbook of Mathematical Functions*, 26.7.5. Days that depend on each other make it too narrow.
 """
 

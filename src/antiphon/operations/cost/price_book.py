@@ -107,7 +107,9 @@ class PriceBook:
 
     def recorded_later(self, hour: datetime, closed: datetime) -> list[datetime]:
         """Moments after ``closed`` at which a price was recorded that holds in this hour or did."""
-        return sorted({one.recorded_at for one in self.records if OPENING < one.since <= hour and one.recorded_at > closed})
+        return sorted(
+            {one.recorded_at for one in self.records if OPENING < one.since <= hour and one.recorded_at > closed}
+        )
 
 
 def checked_price(resource: str, model: str, amount: str | float, currency: str, since: datetime) -> Resource:

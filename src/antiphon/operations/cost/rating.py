@@ -95,9 +95,7 @@ def rate_shared(
             ("engine", rest, rest_money, UNANSWERED),
         )
         for resource, quantity, micros, work in of_none:
-            entry = LedgerEntry(
-                resource=resource, quantity=quantity, engine=engine, work=work, tenant=ANY, hour=hour
-            )
+            entry = LedgerEntry(resource=resource, quantity=quantity, engine=engine, work=work, tenant=ANY, hour=hour)
             found.append(Charge(entry, "usage", hour, micros, *named))
     return found
 

@@ -93,7 +93,8 @@ def _document(review: CostReview) -> Iterator[str]:
     currency = review.currency
     yield f"# Cost of {review.application}"
     yield ""
-    yield f"From {review.since:%Y-%m-%d} until {review.until:%Y-%m-%d %H:%M}Z: {decimal_text(review.micros)} {currency}."
+    span = f"From {review.since:%Y-%m-%d} until {review.until:%Y-%m-%d %H:%M}Z"
+    yield f"{span}: {decimal_text(review.micros)} {currency}."
     yield ""
     yield "## The last training"
     yield ""
@@ -129,8 +130,8 @@ def _document(review: CostReview) -> Iterator[str]:
     for one in review.releases:
         accuracy = "–" if one.accuracy is None else f"{one.accuracy:.1%}"
         yield (
-            f"| `{one.release}` | {one.answers} | {decimal_text(one.micros)} | {_small(one.per_answer)} | {one.scored} | "
-            f"{accuracy} | {_small(one.per_correct)} |"
+            f"| `{one.release}` | {one.answers} | {decimal_text(one.micros)} | {_small(one.per_answer)} "
+            f"| {one.scored} | {accuracy} | {_small(one.per_correct)} |"
         )
 
 

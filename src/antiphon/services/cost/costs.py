@@ -10,6 +10,7 @@ from antiphon.catalog.learning.evaluations import Evaluation
 from antiphon.catalog.serving.receipt import SEEN_ROLES
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
 from antiphon.durable.run import Run
 from antiphon.operations.cost.forecast import CostForecast, forecast
 from antiphon.operations.cost.price_book import OPENING, hour_of, next_hour
@@ -17,7 +18,7 @@ from antiphon.operations.cost.rating import Charge, charges, shared_charges
 from antiphon.operations.cost.review import CostReview, MetricGain, ReleaseReview, TrainingReview
 from antiphon.operations.cost.summary import CostSummary, summarize
 from antiphon.services.cost.prices import ProjectPrices
-from antiphon.services.learning.outcomes import declared_applications, monitor
+from antiphon.services.learning.outcomes import monitor
 from antiphon.services.project.store import Store
 
 HISTORY = timedelta(days=56)
@@ -54,7 +55,9 @@ class ProjectCosts:
         book, ledger, environment = self.prices.book(), self._store.ledger, self._scope.environment
         # A price that was recorded in this time may correct hours from long before it.
         corrected = [
-            one.since for one in book.records if one.since != OPENING and begin <= one.recorded_at < end + timedelta(hours=1)
+            one.since
+            for one in book.records
+            if one.since != OPENING and begin <= one.recorded_at < end + timedelta(hours=1)
         ]
         earliest = min([begin, *corrected])
         found = charges(ledger.entries(self._scope, earliest, end), book)
@@ -94,9 +97,14 @@ class ProjectCosts:
         Raises:
             NotFoundError: there is no such application. InvalidInputError: the time ends before it begins.
         """
-        declared_applications(self._store)(self._scope, application)
         begin, end = self._span(since, until)
         found = [one for one in self.charges(begin, end) if one.entry.application == application]
+        if not found and application not in (known := self._store.releases.applications(self._scope)):
+            raise NotFoundError(
+                f"There is no application {application!r}.",
+                where="application",
+                next_step=nearest(application, known, "`antiphon apply` applies those of definitions.py."),
+            )
         return CostReview(
             application=application,
             since=begin,
@@ -156,9 +164,7 @@ class ProjectCosts:
             lines.append(ReleaseReview(release, line.micros, line.answers, scored, accuracy))
         return tuple(lines)
 
-    def _scores(
-        self, application: str, since: datetime, until: datetime
-    ) -> dict[str, tuple[int, float | None]]:
+    def _scores(self, application: str, since: datetime, until: datetime) -> dict[str, tuple[int, float | None]]:
         try:
             performance = monitor(self._store).performance(self._scope, application, since=since, until=until)
         except (InvalidInputError, NotFoundError):  # It declares no outcome.

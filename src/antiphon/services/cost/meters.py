@@ -34,7 +34,7 @@ class CostMeters:
     """A duty of the worker: enters what engines and storage used.
 
     Args:
-        engines: by the name that receipts call them. stored: parts of storage to their bytes, measured when it is called.
+        engines: by the name that receipts call them. stored: parts of storage to what measures their bytes.
     """
 
     def __init__(
@@ -101,9 +101,7 @@ def engine_counts(name: str, description: EngineDescription, tenant: str) -> Ite
     if description.instances:
         for one in description.instances:
             if one.load.up_seconds > 0:
-                yield EngineCounts(
-                    f"engine/{one.name}", name, one.process, one.load.up_seconds, one.load.busy_seconds
-                )
+                yield EngineCounts(f"engine/{one.name}", name, one.process, one.load.up_seconds, one.load.busy_seconds)
     elif description.process:
         load = description.load
         meter = f"engine/{tenant}/{name}@{description.host}"

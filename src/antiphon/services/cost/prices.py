@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from antiphon.catalog.ledger import Resource
 from antiphon.catalog.prices import PriceRecord
 from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError, ForbiddenError
-from antiphon.core.settings_sections import PriceSettings
+from antiphon.core.settings_sections import PriceSettings, TokenPriceSettings
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.cost.amounts import plain_decimal
 from antiphon.operations.cost.price_book import OPENING, PriceBook, checked_price, hour_of
@@ -70,7 +70,7 @@ class ProjectPrices:
         change.
         """
         store, environment = self._store, self._store.scope.environment
-        if not list(self._changes(self._records())):
+        if not list(self._changes(store.prices.list(environment))):
             return 0
         recorded = 0
         with suppress(ConflictError), store.database.transaction() as connection:
@@ -93,10 +93,7 @@ class ProjectPrices:
                 recorded += 1
         return recorded
 
-    def _records(self) -> list[PriceRecord]:
-        return list(self._store.prices.list(self._store.scope.environment))
-
-    def _changes(self, records: list[PriceRecord]) -> Iterator[tuple[Resource, str, str]]:
+    def _changes(self, records: Sequence[PriceRecord]) -> Iterator[tuple[Resource, str, str]]:
         said = {(one.resource, one.model): one.amount for one in records if one.principal == SETTINGS}
         for resource, model, amount in declared_prices(self._store.settings.prices):
             text = plain_decimal(amount)
@@ -109,7 +106,8 @@ def declared_prices(prices: PriceSettings) -> Iterator[tuple[Resource, str, floa
     yield "engine", "", prices.engine_second
     yield "worker", "", prices.worker_second
     yield "storage", "", prices.gib_month
-    for model, tokens in {"": prices, **prices.models}.items():
+    of_all = TokenPriceSettings(prices.prompt_token, prices.cached_prompt_token, prices.completion_token)
+    for model, tokens in {"": of_all, **prices.models}.items():
         yield "prompt_token", model, tokens.prompt_token
         yield "cached_prompt_token", model, tokens.cached_prompt_token
         yield "completion_token", model, tokens.completion_token

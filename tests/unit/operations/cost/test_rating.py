@@ -105,7 +105,7 @@ def test_what_answers_took_before_an_engine_was_measured_is_not_held_against_it(
     answered = [TenantEngineTime(NOON, "default", "main", 1_000), TenantEngineTime(NOON, "default", "cloud", 1_000)]
     prices = book(price("engine", "1"))
     assert shared_charges([], answered, {"main": NOON + HOUR}, prices) == []
-    # An answer that ended in a later hour than it was worked on: this hour's rest is below nothing, and the sum is right.
+    # An answer that ended in a later hour than it was worked on: the hour's rest is below nothing, the sum is right.
     (rest,) = shared_charges([], answered, {"main": NOON}, prices)
     assert (rest.entry.quantity, rest.micros) == (-1_000, -1_000)
 
