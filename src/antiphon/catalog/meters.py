@@ -1,5 +1,8 @@
-"""How far meters were read. Invariant: a reading is moved in the transaction that adds to the ledger what was used
-since the one before, from where it was read, so that time counts once, whoever reads and whatever is killed."""
+"""Readings of meters as they were made last.
+
+Invariant: a reading is moved from where it was, in the transaction that adds to the ledger what was used since then, so
+that time counts once, whichever process reads and whatever is killed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from antiphon.catalog.rows import value_of
 _table = schema.meter_readings
 
 
-class MeterReading(msgspec.Struct, frozen=True):
+class MeterState(msgspec.Struct, frozen=True):
     """Counts of a meter as they were read last.
 
     Attributes:
@@ -39,14 +42,14 @@ class MeterReadings:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, tenant: str, environment: str, meter: str, *, within: Connection) -> MeterReading | None:
+    def find(self, tenant: str, environment: str, meter: str, *, within: Connection) -> MeterState | None:
         """The last reading of a meter."""
         owned = (_table.c.tenant == tenant) & (_table.c.environment == environment) & (_table.c.meter == meter)
         row = self._database.first(select(_table).where(owned), within)
-        return None if row is None else value_of(MeterReading, row)
+        return None if row is None else value_of(MeterState, row)
 
     def move(
-        self, tenant: str, environment: str, last: MeterReading | None, reading: MeterReading, *, within: Connection
+        self, tenant: str, environment: str, last: MeterState | None, reading: MeterState, *, within: Connection
     ) -> bool:
         """Put a reading in the place of the last one; ``False`` where another process has done so."""
         values = msgspec.structs.asdict(reading)

@@ -123,7 +123,7 @@ def forecast(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """What the next days are expected to cost, with the bounds between which their sum lies 9 times of 10."""
+    """Forecast what the next days cost, with the bounds between which their sum lies 9 times of 10."""
     from antiphon.operations.cost.amounts import decimal_text
     from antiphon.services.cost.costs import ProjectCosts
 
@@ -151,7 +151,7 @@ def review(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """What its last training cost and bought, and what a correct answer costs, as Markdown."""
+    """Tell what its last training cost and bought, and what a correct answer costs, as Markdown."""
     from antiphon.operations.cost.review import csv_text, markdown
     from antiphon.services.cost.costs import ProjectCosts
 

@@ -12,7 +12,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER, receipt
 from antiphon.catalog.database import Database
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.ledger import Ledger, MeteredUsage
-from antiphon.catalog.meters import MeterReading, MeterReadings
+from antiphon.catalog.meters import MeterReadings, MeterState
 from antiphon.catalog.prices import Prices
 from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.catalog.serving.receipts import Receipts
@@ -120,7 +120,7 @@ def test_a_run_is_charged_for_each_attempt_and_a_worker_that_lost_it_for_nothing
 
 def test_a_meter_is_moved_once_by_whoever_read_it_where_it_was(database: Database) -> None:
     readings = MeterReadings(database)
-    first = MeterReading("engine/main", "a", 10, 5, NOON)
+    first = MeterState("engine/main", "a", 10, 5, NOON)
     with database.transaction() as connection:
         assert readings.find(ANY, "dev", "engine/main", within=connection) is None
         assert readings.move(ANY, "dev", None, first, within=connection)

@@ -25,7 +25,7 @@ class CostQuery(msgspec.Struct, frozen=True):
     until: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
-class ForecastQuery(msgspec.Struct, frozen=True):
+class CostForecastQuery(msgspec.Struct, frozen=True):
     """So many days ahead."""
 
     days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 30
@@ -44,5 +44,5 @@ def _show(call: OperationCall, query: CostQuery) -> CostSummary:
 
 
 @operation("GET", "/admin/cost-forecast", "What the next days are expected to cost.", "read")
-def _forecast(call: OperationCall, query: ForecastQuery) -> ForecastAnswer:
+def _forecast(call: OperationCall, query: CostForecastQuery) -> ForecastAnswer:
     return ForecastAnswer(call.services.work.costs(call.scope).forecast(query.days))

@@ -1,6 +1,4 @@
-"""What was used, as entries of the ledger: by answers, from their receipts, and by engines, from readings of their
-counts. Pure.
-"""
+"""Usage as entries of the ledger: of answers, from their receipts, and of engines, from readings of counts. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +7,14 @@ from collections.abc import Iterator
 import msgspec
 
 from antiphon.catalog.ledger import MeteredUsage, Resource
-from antiphon.catalog.meters import MeterReading
+from antiphon.catalog.meters import MeterState
 from antiphon.catalog.serving.receipt import Receipt, UsageReceipt
 
 MICROSECONDS = 1_000_000
 
 
 def usages_of(receipt: Receipt) -> list[MeteredUsage]:
-    """What an answer used, by one rule whatever its form: what was computed for it. An answer that is served again
+    """The usage of an answer, by one rule whatever its form: all that was computed for it. One that is served again
     used nothing, and what it had taken when it was made is told as saved."""
     answer = MeteredUsage(
         resource="answer",
@@ -89,7 +87,7 @@ class EngineCounts(msgspec.Struct, frozen=True):
     busy_seconds: float
 
 
-def engine_usages(last: MeterReading | None, reading: MeterReading, engine: str) -> list[MeteredUsage]:
+def engine_usages(last: MeterState | None, reading: MeterState, engine: str) -> list[MeteredUsage]:
     """Engine time between two readings: measured, and of it idle. Of another process than the last one's all counts,
     and of a reading that is behind the last one nothing."""
     begun = last if last is not None and last.process == reading.process else None

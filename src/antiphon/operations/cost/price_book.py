@@ -41,7 +41,7 @@ UNITS: dict[Resource, Unit] = {
     "worker": _SECOND,
     "storage": Unit("GiB-month", 1_073_741_824 * 30 * 86_400),
 }
-"""What has a price; a month is 30 days."""
+"""Units of what has a price; a month is 30 days."""
 
 PRICED_AS: dict[Resource, Resource] = {
     "engine_idle": "engine",
@@ -63,7 +63,7 @@ class Price(msgspec.Struct, frozen=True):
     micros: Fraction
 
     def of(self, quantity: int) -> Fraction:
-        """What so much costs, in micro-units."""
+        """The price of so much, in micro-units."""
         return self.micros * quantity
 
 

@@ -35,7 +35,7 @@ IDLE = "idle"
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """What something cost in an hour.
+    """The cost of something in an hour.
 
     Attributes:
         entry: what was used; of a correction too.
@@ -100,7 +100,7 @@ def rate_shared(
     return found
 
 
-def stated(hour: datetime, book: PriceBook, rated: Rate) -> list[Charge]:
+def charges_of_hour(hour: datetime, book: PriceBook, rated: Rate) -> list[Charge]:
     """The charges of an hour by the prices that were known when it was closed, and a correction for each that was
     recorded later."""
     closed = hour + HOUR + CLOSED_AFTER
@@ -122,7 +122,7 @@ def charges(entries: Sequence[LedgerEntry], book: PriceBook) -> list[Charge]:
     found: list[Charge] = []
     for hour, group in groupby(entries, key=lambda entry: entry.hour):
         of_hour = list(group)
-        found += stated(hour, book, lambda known, of_hour=of_hour: rate(of_hour, known))  # type: ignore[misc]
+        found += charges_of_hour(hour, book, lambda known, of_hour=of_hour: rate(of_hour, known))  # type: ignore[misc]
     return found
 
 
@@ -155,7 +155,7 @@ def shared_charges(
         ) -> list[Charge]:
             return rate_shared(of_meters, of_answers, hour, known)
 
-        found += [one for one in stated(hour, book, rated) if one.micros or one.entry.quantity]
+        found += [one for one in charges_of_hour(hour, book, rated) if one.micros or one.entry.quantity]
     return found
 
 

@@ -25,7 +25,7 @@ class MetricGain(msgspec.Struct, frozen=True):
 
 
 class TrainingReview(msgspec.Struct, frozen=True):
-    """What a training cost and bought.
+    """The cost of a training, and what it bought.
 
     Attributes:
         worker_micros: of the run's attempts. evaluation_micros: of answers that were made to evaluate its release.
@@ -49,7 +49,7 @@ class TrainingReview(msgspec.Struct, frozen=True):
 
 
 class ReleaseReview(msgspec.Struct, frozen=True):
-    """What the answers of a release cost that users saw.
+    """The cost of the answers of a release that users saw.
 
     Attributes:
         scored: predictions whose outcome is known, and says whether they were right; ``accuracy`` is the share of them.

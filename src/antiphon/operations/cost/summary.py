@@ -27,7 +27,7 @@ DIMENSIONS: dict[str, Callable[[Charge], str]] = {
     "resource": lambda charge: charge.entry.resource,
     "kind": lambda charge: charge.kind,
 }
-"""What charges may be summed by. The role of work that is no answer is its workflow."""
+"""Dimensions that charges may be summed by. The role of work that is no answer is its workflow."""
 
 
 class CostLine(msgspec.Struct, frozen=True):

@@ -81,7 +81,7 @@ class ProjectCosts:
         return self.prices.book().currency or self._store.settings.prices.currency
 
     def forecast(self, days: int = 30) -> CostForecast | None:
-        """What the next days are expected to cost; ``None`` before there was a week that is over."""
+        """The forecast of what the next days cost; ``None`` before there was a week that is over."""
         now = self._store.database.clock.now()
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
         daily: dict[date, int] = {}

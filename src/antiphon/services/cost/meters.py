@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.ledger import Ledger, MeteredUsage
-from antiphon.catalog.meters import MeterReading, MeterReadings
+from antiphon.catalog.meters import MeterReadings, MeterState
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import ANY, Scope
 from antiphon.engine.api.messages import EngineDescription
@@ -74,7 +74,7 @@ class CostMeters:
         """Enter the time of an engine since it was read last."""
         total, busy = (round(seconds * MICROSECONDS) for seconds in (counts.up_seconds, counts.busy_seconds))
         now = self._database.clock.now()
-        reading = MeterReading(counts.meter, counts.process, total, busy, now)
+        reading = MeterState(counts.meter, counts.process, total, busy, now)
         environment = self._scope.environment
         with self._database.transaction() as connection:
             last = self._readings.find(ANY, environment, reading.meter, within=connection)
@@ -87,7 +87,7 @@ class CostMeters:
     def read_storage(self, part: str, measure: Callable[[], int]) -> None:
         """Enter what a part stores now for the time since it was measured last."""
         size, now, scope = measure(), self._database.clock.now(), self._scope
-        reading = MeterReading(f"storage/{part}", "", size, 0, now)
+        reading = MeterState(f"storage/{part}", "", size, 0, now)
         with self._database.transaction() as connection:
             last = self._readings.find(scope.tenant, scope.environment, reading.meter, within=connection)
             if self._readings.move(scope.tenant, scope.environment, last, reading, within=connection) and last:

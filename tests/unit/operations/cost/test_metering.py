@@ -3,7 +3,7 @@ from __future__ import annotations
 from tests.unit.catalog.examples import NOON, receipt
 
 from antiphon.catalog.ledger import MeteredUsage
-from antiphon.catalog.meters import MeterReading
+from antiphon.catalog.meters import MeterState
 from antiphon.catalog.serving.receipt import CacheReceipt, UsageReceipt
 from antiphon.operations.cost.metering import engine_usages, usages_of
 
@@ -46,8 +46,8 @@ def test_a_row_of_a_table_job_names_the_job_and_nobody_else_may() -> None:
     assert {one.work for one in usages_of(receipt("pred_1", request="job_06abc_17"))} == {""}
 
 
-def reading(process: str, total: int, part: int) -> MeterReading:
-    return MeterReading("engine/main", process, total, part, NOON)
+def reading(process: str, total: int, part: int) -> MeterState:
+    return MeterState("engine/main", process, total, part, NOON)
 
 
 def test_engine_time_counts_from_the_last_reading_or_from_the_process() -> None:
