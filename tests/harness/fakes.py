@@ -71,6 +71,7 @@ from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
+from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.features.backfills import ProjectBackfills
 from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
 from antiphon.services.features.lineage import FeatureLineage
@@ -346,6 +347,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "schedules": partial(ProjectSchedules, store),
         "assets": partial(ProjectAssets, store),
         "objectives": partial(ProjectObjectives, store),
+        "costs": partial(ProjectCosts, store),
         "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),

@@ -43,6 +43,7 @@ from antiphon.services.batches import ProjectTableJobs, askable, embedding_model
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
+from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.engines import clients
 from antiphon.services.engines.remote_models import remote_model_lines
 from antiphon.services.engines.sections import is_scaled
@@ -147,6 +148,7 @@ class ProcessServices:
                 schedules=partial(ProjectSchedules, store),
                 assets=partial(ProjectAssets, store),
                 objectives=partial(ProjectObjectives, store),
+                costs=partial(ProjectCosts, store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
+from antiphon.catalog.batch.files import Files
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core import disk, logs
 from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
@@ -22,6 +23,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.process_metrics import describe_process, served_metrics
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
+from antiphon.definitions.degradation import MAIN
 from antiphon.durable.abandoned_runs import AbandonedRuns
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.executor import Executor, WorkflowRegistry
@@ -41,6 +43,8 @@ from antiphon.services.batches import ProjectTableJobs, batch_context, table_job
 from antiphon.services.conducting.idle_budgets import idle_budget
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.user_workflows import UserWorkflows
+from antiphon.services.cost.meters import CostMeters
+from antiphon.services.cost.prices import ProjectPrices
 from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.features.consumption import stream_consumption
 from antiphon.services.features.following import order_first_refreshes, source_followers
@@ -260,6 +264,12 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         HousekeepingTask(notifications.repeat, every=REPEAT_SECONDS, name="Repeated alerts that last"),
     ]
     notification_orders.begin()  # What is handed over before the first look is sent as well.
+    ProjectPrices(store).follow_settings()
+    stored = {
+        "lake": lambda: sum(size for _, size in wired.features.catalog.lake.sizes(store.scope)),
+        "files": lambda: Files(store.database).used(store.scope),
+    }
+    duties.append(CostMeters(store.database, store.scope, {MAIN: wired.engine, **wired.standbys}, stored))
     if store.settings.lineage.url is not None:
         lineage = LineageDelivery(store)
         lineage.begin()  # What ends before the first look is told as well.

@@ -19,6 +19,7 @@ from antiphon.cli import (
     batch,
     chaos,
     conversations,
+    cost,
     datasets,
     doctor,
     documents,
@@ -140,7 +141,7 @@ def assemble() -> typer.Typer:
         evaluations.app.command(name)(command)
     for noun in (
         features, documents, datasets, models, prompts, evaluations, conversations, releases, outcomes, batch,
-        runs, notifications, lineage, schedules, assets, objectives, freeze, training, telemetry, chaos, events,
+        runs, notifications, lineage, schedules, assets, objectives, freeze, training, telemetry, chaos, cost, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -340,7 +340,7 @@ def _version_text(found: PromptVersion) -> str:
 
 
 def _estimated(store: Store, release: str, estimate: Any) -> dict[str, Any]:
-    from antiphon.operations.cost import price
+    from antiphon.operations.cost.receipts import price
 
     prices = store.settings.prices
     value = msgspec.to_builtins(estimate)

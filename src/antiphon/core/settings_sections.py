@@ -498,10 +498,26 @@ class ScalingSettings(Section, frozen=True):
     hours: tuple[EngineHoursSettings, ...] = ()
 
 
+class TokenPriceSettings(Section, frozen=True):
+    """Prices of a model's tokens."""
+
+    prompt_token: float = 0.0
+    cached_prompt_token: float = 0.0
+    completion_token: float = 0.0
+
+
 class PriceSettings(Section, frozen=True):
-    """Prices of units, in ``currency``; operations prices receipts with them."""
+    """Prices of units, in ``currency``: ISO 4217. Of models in ``models`` tokens have prices of their own.
+
+    Attributes:
+        worker_second: of a worker's time for a run. gib_month: of a stored GiB for 30 days.
+    """
 
     currency: str = "USD"
     engine_second: float = 0.00004
     prompt_token: float = 0.0
+    cached_prompt_token: float = 0.0
     completion_token: float = 0.0
+    worker_second: float = 0.0
+    gib_month: float = 0.0
+    models: dict[str, TokenPriceSettings] = msgspec.field(default_factory=dict)

@@ -5,6 +5,7 @@ Invariants:
   is conditional on the epoch it claimed. A worker that lost its lease can compute, but not commit.
 - A step is recorded at most once; what was recorded first stays.
 - A transactional step's effect and its record are one transaction.
+- The time of a worker that an attempt took is in the ledger once it has ended, and once.
 
 Fencing by epoch: Gray & Cheriton, "Leases", SOSP 1989; the fencing token as in Kleppmann, *Designing
 Data-Intensive Applications*, ch. 8.
@@ -23,6 +24,7 @@ from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.ledger import Ledger, MeteredUsage
 from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.ids import new_id
@@ -82,6 +84,7 @@ class Runs(RunOrders):
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         super().__init__(database, clock)
         self._attempts = RunAttempts(database)
+        self._ledger = Ledger(database)
 
     def submit(
         self,
@@ -234,6 +237,15 @@ class Runs(RunOrders):
             row.epoch, row.attempts, "lost", row.worker, begun, over, read_under_way(row.under_way), None
         )
         self._attempts.add(scope, row.id, attempt, within=within)
+        self._meter(scope, row.id, row.workflow, begun, over)
+
+    def _meter(
+        self, scope: Scope, run: str, workflow: str, begun: datetime, over: datetime, application: str = ""
+    ) -> None:
+        """Enter the time of a worker that an attempt took, with the transaction that ends it."""
+        taken = max(0, microseconds(over) - microseconds(begun))
+        usage = MeteredUsage("worker", taken, application=application, role=workflow, work=run)
+        self._ledger.add_with_commit(scope, [usage])
 
     def _note_failed(self, run: Run, error: str, under_way: Sequence[StepUnderWay], within: Connection) -> None:
         now = self._clock.now()
@@ -453,6 +465,9 @@ class Runs(RunOrders):
         with self._database.writing(within) as connection:
             if (left := connection.execute(leaving).first()) is None:
                 raise lease_lost(run)
+            of, now = run.arguments.get("application"), values["updated_at"]
+            application = of if isinstance(of, str) else ""
+            self._meter(run.scope, run.id, run.workflow, run.claimed_at or now, now, application)
             if failed is not None:
                 self._note_failed(run, failed, under, connection)
             if not ended:

@@ -23,6 +23,7 @@ from antiphon.gateway.admin import (
     audit,
     backfills,
     conversations,
+    cost,
     datasets,
     documents,
     evaluations,
@@ -65,7 +66,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        assets, backfills, views, feature_watch, documents, work, history, objectives, schedules, lineage, keys,
+        assets, backfills, views, feature_watch, documents, work, history, objectives, schedules, cost, lineage, keys,
         tenants, grants, policies, audit, workbench, files, batches, stored,
     )
     for declared in vars(module).values()

@@ -40,6 +40,8 @@ KINDS = {
     "batch-outlook": "job",
     "batches": "job",
     "conversations": "prediction",
+    "cost": "platform",
+    "cost-forecast": "platform",
     "events": "stream",
     "features": "view",
     "lineage": "platform",

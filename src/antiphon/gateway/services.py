@@ -23,6 +23,7 @@ from antiphon.services.batches import ProjectTableJobs
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
+from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.feature_services import FeatureServices
 from antiphon.services.governance.audit_trail import AuditTrail
@@ -108,14 +109,15 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules, assets and objectives of a scope, batch jobs over tables, and
-    files and batches of OpenAI's API."""
+    """Durable runs with their lineage, the schedules, assets, objectives and costs of a scope, batch jobs over tables,
+    and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
     schedules: Callable[[Scope], ProjectSchedules]
     assets: Callable[[Scope], ProjectAssets]
     objectives: Callable[[Scope], ProjectObjectives]
+    costs: Callable[[Scope], ProjectCosts]
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches

@@ -17,6 +17,7 @@ from antiphon.engine.api.address import is_engine_url
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.governance.identity.principal import REVOKED, Principal
 from antiphon.governance.policy.engine import Decision, Resource
+from antiphon.services.cost.metered_receipts import MeteredReceipts
 from antiphon.services.engines.sections import patience_of
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.remedies import find_remedies
@@ -108,7 +109,7 @@ def serving_services(
         texts=store.blobs,
         conversations=store.conversations,
         tool_journal=store.tool_journal,
-        receipts=AuditedReceipts(store.receipts, store.audit),
+        receipts=MeteredReceipts(AuditedReceipts(store.receipts, store.audit), store.database),
         exposures=store.exposures,
         pairs=store.pairs,
         commit=commit,

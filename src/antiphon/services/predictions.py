@@ -16,7 +16,7 @@ from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.features.offline.lineage import Lineage
-from antiphon.operations.cost import price
+from antiphon.operations.cost.receipts import price
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.project.store import Store
 from antiphon.serving.answering.retrieval import of_blob

@@ -343,7 +343,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     arrived; their ``interrupted_seconds`` are computed again. ``kept_on_disk`` sequences have neither a slot nor
     host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; ``resting`` models have no weights there.
     Batch generations are held for ``batch_held_seconds`` more, because other work has the machine's idle time. Of the
-    requests that are not ``spare``, ``needing`` are in the engine, and ``taken`` came since it started.
+    requests that are not ``spare``, ``needing`` are in the engine, and ``taken`` came since it started, which is
+    ``up_seconds`` ago; 0 of a server elsewhere.
     """
 
     running_online: int = 0
@@ -367,6 +368,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
     batch_held_seconds: float = 0.0
     needing: int = 0
     taken: int = 0
+    up_seconds: float = 0.0
 
 
 class EngineInstance(msgspec.Struct, frozen=True):
@@ -414,6 +416,7 @@ class StoppedEngine(msgspec.Struct, frozen=True):
 class EngineDescription(msgspec.Struct, frozen=True, tag="described"):
     """Answer to :class:`DescriptionRequest` and :class:`ModelDeclaration`. ``missing``: configured models that could
     not be loaded, and why. ``instances``: the engines behind one that routes. ``host``: its machine, where known.
+    ``process``: names it among all of all times, where it is one whose counts are its own.
     ``stopped``: nothing serves these models now; they are what it served, and will."""
 
     id: str
@@ -424,6 +427,7 @@ class EngineDescription(msgspec.Struct, frozen=True, tag="described"):
     instances: tuple[EngineInstance, ...] = ()
     host: str = ""
     stopped: StoppedEngine | None = None
+    process: str = ""
 
 
 ToEngine = (

@@ -98,6 +98,7 @@ class LocalEngine:
     ) -> None:
         self._swap_space = space = swap_space or SwapSpace()
         self._monotonic = monotonic
+        self._process, self._began = new_id("engine"), monotonic()
 
         def online_waiting() -> bool:
             return self._step_loop.online_waiting()
@@ -162,6 +163,7 @@ class LocalEngine:
             self.embedders(),
             self._models.missing,
             host=socket.gethostname(),
+            process=self._process,
         )
 
     def models(self) -> tuple[ModelDescription, ...]:
@@ -175,7 +177,8 @@ class LocalEngine:
     def load(self) -> EngineLoad:
         """The present load of the engine."""
         needing = sum(not recipient.spare for recipient in list(self._sinks.values()))
-        return replace(self._step_loop.load(), needing=needing, taken=self._taken)
+        up = self._monotonic() - self._began
+        return replace(self._step_loop.load(), needing=needing, taken=self._taken, up_seconds=up)
 
     @property
     def turn_seconds(self) -> float:

@@ -21,7 +21,7 @@ from antiphon.gateway import limits
 from antiphon.gateway.admin.shapes import read
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
-from antiphon.operations.cost import price
+from antiphon.operations.cost.receipts import price
 
 
 class PredictionQuery(msgspec.Struct, frozen=True):

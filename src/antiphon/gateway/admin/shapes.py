@@ -25,7 +25,7 @@ from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import NO_LIMITS, Limits
 from antiphon.learning.outcomes.drift_runs import DriftWarning
-from antiphon.operations.cost import price
+from antiphon.operations.cost.receipts import price
 from antiphon.operations.processes import ProcessStatus
 from antiphon.orchestration.conductor.waiting import RunWait
 from antiphon.orchestration.restarted_parts import BrokenPart

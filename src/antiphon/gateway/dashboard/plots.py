@@ -184,6 +184,23 @@ def shares(lines: Sequence[ViewSkew], what: str) -> Plot | None:
     )
 
 
+def by_amount(days: Sequence[tuple[str, int]], currency: str) -> Plot | None:
+    """Amounts of money of each day, in millionths, from 0 to the largest; ``None`` for fewer than two days."""
+    if len(days) < 2:
+        return None
+    places, top = evenly(len(days)), max(1, *(micros for _, micros in days))
+    marks = tuple(
+        Mark(place, f"{day}: {micros / 1e6:.6f} {currency}", "view-1", linear(micros / top))
+        for place, (day, micros) in zip(places, days, strict=True)
+    )
+    return Plot(
+        label=f"Cost by day in {currency}, from {days[0][0]} to {days[-1][0]}",
+        lines=(Line("cost", "view-1", marks),),
+        across=spaced([Mark(place, day[5:]) for place, (day, _) in zip(places, days, strict=True)], 8),
+        up=tuple(Mark(linear(part / 2), f"{top * part / 2e6:.3g}") for part in range(3)),
+    )
+
+
 def _thinned(judgements: Sequence[JudgementLine]) -> Sequence[JudgementLine]:
     every = math.ceil(len(judgements) / POINTS)
     last = len(judgements) - 1

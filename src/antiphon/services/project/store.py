@@ -28,10 +28,12 @@ from antiphon.catalog.learning.outcomes import Outcomes
 from antiphon.catalog.learning.regressions import RegressionSets
 from antiphon.catalog.learning.safety import SafetyReports
 from antiphon.catalog.learning.trials import Trials
+from antiphon.catalog.ledger import Ledger
 from antiphon.catalog.lineage_acknowledgments import LineageAcknowledgments
 from antiphon.catalog.measurements import MeasurementRows
 from antiphon.catalog.notification_deliveries import NotificationDeliveries
 from antiphon.catalog.notifications import Notifications
+from antiphon.catalog.prices import Prices
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -115,6 +117,8 @@ class Store:
     tool_journal = _repository(ToolJournal)
     jobs = _repository(Jobs)
     runs = _repository(Runs)
+    ledger = _repository(Ledger)
+    prices = _repository(Prices)
     run_holds = _repository(RunHolds)
     schedules = _repository(Schedules)
     asset_parts = _repository(AssetParts)

@@ -4,7 +4,7 @@ import pytest
 
 from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.settings_sections import PriceSettings
-from antiphon.operations.cost import price
+from antiphon.operations.cost.receipts import price
 
 PRICES = PriceSettings("EUR", engine_second=0.5, prompt_token=0.01, completion_token=0.1)
 

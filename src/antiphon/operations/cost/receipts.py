@@ -1,7 +1,7 @@
-"""Prices of usage: the engine measures it, the receipt stores it.
+"""Prices of one answer's usage, which the receipt stores, by the settings: for a look at one answer or an estimate.
 
-The prices are declared in ``antiphon.toml``, section ``prices``. Prompt tokens that came from a shared prefix
-took no work and are not charged as tokens; what little time they took is in the engine seconds.
+The prices are declared in ``antiphon.toml``, section ``prices``. Prompt tokens that came from a shared prefix took no
+work; they have a price of their own, which is nothing by default. What little time they took is in the engine seconds.
 """
 
 from __future__ import annotations
@@ -16,5 +16,6 @@ def price(usage: UsageReceipt, prices: PriceSettings) -> float:
     return (
         usage.engine_seconds * prices.engine_second
         + charged_prompt * prices.prompt_token
+        + min(usage.prompt_tokens, usage.cached_prompt_tokens) * prices.cached_prompt_token
         + usage.completion_tokens * prices.completion_token
     )

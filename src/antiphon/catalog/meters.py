@@ -1,0 +1,61 @@
+"""Readings of meters as they were made last.
+
+Invariant: a reading is moved from where it was, in the transaction that adds to the ledger what was used since then, so
+that time counts once, whichever process reads and whatever is killed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import ROWCOUNT, upsert
+from antiphon.catalog.rows import value_of
+
+_table = schema.meter_readings
+
+
+class MeterState(msgspec.Struct, frozen=True):
+    """Counts of a meter as they were read last.
+
+    Attributes:
+        meter: of what.
+        process: whose counts they are; another process counts from zero.
+        total, part: counts: of an engine microseconds of its life, and those of them in which it worked.
+    """
+
+    meter: str
+    process: str
+    total: int
+    part: int
+    read_at: datetime
+
+
+class MeterReadings:
+    """Repository of readings, by tenant (``*`` for meters of what all share) and environment."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, tenant: str, environment: str, meter: str, *, within: Connection) -> MeterState | None:
+        """The last reading of a meter."""
+        owned = (_table.c.tenant == tenant) & (_table.c.environment == environment) & (_table.c.meter == meter)
+        row = self._database.first(select(_table).where(owned), within)
+        return None if row is None else value_of(MeterState, row)
+
+    def move(
+        self, tenant: str, environment: str, last: MeterState | None, reading: MeterState, *, within: Connection
+    ) -> bool:
+        """Put a reading in the place of the last one; ``False`` where another process has done so."""
+        values = msgspec.structs.asdict(reading)
+        owner = {"tenant": tenant, "environment": environment}
+        if last is None:
+            added = upsert(_table).values(**owner, **values).on_conflict_do_nothing().execution_options(**ROWCOUNT)
+            return within.execute(added).rowcount == 1
+        unchanged = [_table.c[name] == value for name, value in {**owner, **msgspec.structs.asdict(last)}.items()]
+        return within.execute(update(_table).where(*unchanged).values(**values)).rowcount == 1

@@ -1,0 +1,1 @@
+"""Cost of one project: metering, charges, prices, forecasts, reviews and exports."""

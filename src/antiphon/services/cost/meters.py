@@ -1,0 +1,108 @@
+"""Reads meters at an interval: how long engines were up and worked, and how much is stored.
+
+Counts of an engine are of its process since it began, so that a reading that is missed is made up for by the next one;
+only what a process did after its last reading before it ended is not measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+
+from antiphon.catalog.database import Database
+from antiphon.catalog.ledger import Ledger, MeteredUsage
+from antiphon.catalog.meters import MeterReadings, MeterState
+from antiphon.core.errors import AntiphonError
+from antiphon.core.pauses import wait
+from antiphon.core.scope import ANY, Scope
+from antiphon.engine.api.messages import EngineDescription
+from antiphon.engine.api.port import Engine
+from antiphon.operations.cost.metering import MICROSECONDS, EngineCounts, engine_usages
+
+_log = logging.getLogger("antiphon.worker")
+
+ENGINE_SECONDS = 60.0
+"""Interval of reading engines."""
+
+STORAGE_SECONDS = 3_600.0
+"""Interval of measuring what is stored: a bucket is listed for it."""
+
+
+class CostMeters:
+    """A duty of the worker: enters what engines and storage used.
+
+    Args:
+        engines: by the name that receipts call them. stored: parts of storage to what measures their bytes.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        scope: Scope,
+        engines: Mapping[str, Engine],
+        stored: Mapping[str, Callable[[], int]],
+    ) -> None:
+        self._database = database
+        self._scope = scope
+        self._engines = engines
+        self._stored = stored
+        self._ledger, self._readings = Ledger(database), MeterReadings(database)
+        self._measured_at = float("-inf")
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Read until ``stop``. What cannot be read now is read later."""
+        while not stop.is_set():
+            for name, engine in self._engines.items():
+                try:
+                    description = await engine.describe()
+                    for counts in engine_counts(name, description, self._scope.tenant):
+                        await asyncio.to_thread(self.read_engine, counts)
+                except AntiphonError as error:
+                    _log.debug("The time of the engine %s is read later: %s", name, error)
+            if self._database.clock.monotonic() - self._measured_at >= STORAGE_SECONDS:
+                self._measured_at = self._database.clock.monotonic()
+                for part, measure in self._stored.items():
+                    try:
+                        await asyncio.to_thread(self.read_storage, part, measure)
+                    except AntiphonError as error:
+                        _log.warning("What %s stores is measured later: %s", part, error)
+            await wait(stop, ENGINE_SECONDS)
+
+    def read_engine(self, counts: EngineCounts) -> None:
+        """Enter the time of an engine since it was read last."""
+        total, busy = (round(seconds * MICROSECONDS) for seconds in (counts.up_seconds, counts.busy_seconds))
+        now = self._database.clock.now()
+        reading = MeterState(counts.meter, counts.process, total, busy, now)
+        environment = self._scope.environment
+        with self._database.transaction() as connection:
+            last = self._readings.find(ANY, environment, reading.meter, within=connection)
+            if last is not None and last.process == reading.process and last.total > reading.total:
+                return  # Another process read it meanwhile.
+            if self._readings.move(ANY, environment, last, reading, within=connection):
+                usages = engine_usages(last, reading, counts.engine)
+                self._ledger.add_shared_with_commit(environment, usages)
+
+    def read_storage(self, part: str, measure: Callable[[], int]) -> None:
+        """Enter what a part stores now for the time since it was measured last."""
+        size, now, scope = measure(), self._database.clock.now(), self._scope
+        reading = MeterState(f"storage/{part}", "", size, 0, now)
+        with self._database.transaction() as connection:
+            last = self._readings.find(scope.tenant, scope.environment, reading.meter, within=connection)
+            if self._readings.move(scope.tenant, scope.environment, last, reading, within=connection) and last:
+                seconds = max(0, (now - last.read_at) // timedelta(seconds=1))
+                usage = MeteredUsage("storage", size * seconds, work=part)
+                self._ledger.add_with_commit(scope, [usage])
+
+
+def engine_counts(name: str, description: EngineDescription, tenant: str) -> Iterator[EngineCounts]:
+    """Counts of the processes behind an engine; those of servers elsewhere measure no time of their own."""
+    if description.instances:
+        for one in description.instances:
+            if one.load.up_seconds > 0:
+                yield EngineCounts(f"engine/{one.name}", name, one.process, one.load.up_seconds, one.load.busy_seconds)
+    elif description.process:
+        load = description.load
+        meter = f"engine/{tenant}/{name}@{description.host}"
+        yield EngineCounts(meter, name, description.process, load.up_seconds, load.busy_seconds)

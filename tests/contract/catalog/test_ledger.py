@@ -1,0 +1,144 @@
+"""The ledger: each usage is in it once if its transaction is committed, and not at all otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import msgspec
+import pytest
+from tests.unit.catalog.examples import DEV, NOON, OTHER, receipt
+
+from antiphon.catalog.database import Database
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.ledger import Ledger, MeteredUsage
+from antiphon.catalog.meters import MeterReadings, MeterState
+from antiphon.catalog.prices import Prices
+from antiphon.catalog.serving.receipt import UsageReceipt
+from antiphon.catalog.serving.receipts import Receipts
+from antiphon.core.clock import ManualClock
+from antiphon.core.errors import ConflictError
+from antiphon.core.scope import ANY
+from antiphon.durable.claims import ServedRuns
+from antiphon.durable.runs import Runs
+from antiphon.operations.cost.metering import usages_of
+from antiphon.services.cost.metered_receipts import MeteredReceipts
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+ENGINE = MeteredUsage("engine", 7, application="desk", engine="main")
+
+
+def quantities(database: Database, scope: object = DEV) -> dict[tuple[str, str, str], int]:
+    found = Ledger(database).entries(scope, NOON - DAY, NOON + DAY)  # type: ignore[arg-type]
+    return {(f"{one.hour:%H}", one.resource, one.work): one.quantity for one in found}
+
+
+def test_usages_of_a_transaction_are_summed_by_their_hour(database: Database, clock: ManualClock) -> None:
+    ledger = Ledger(database)
+    for _ in range(2):
+        with database.transaction():
+            ledger.add_with_commit(DEV, [ENGINE, ENGINE, MeteredUsage("answer", 0)])
+    clock.advance(HOUR)
+    with database.transaction():
+        ledger.add_with_commit(DEV, [ENGINE])
+        ledger.add_with_commit(OTHER, [ENGINE])
+        ledger.add_shared_with_commit("dev", [MeteredUsage("engine_measured", 5, engine="main")])
+    assert quantities(database) == {("12", "engine", ""): 28, ("13", "engine", ""): 7}
+    assert [(one.tenant, one.quantity) for one in ledger.engine_time("dev", NOON, NOON + DAY)] == [
+        ("default", 28), ("default", 7), ("other", 7)
+    ]  # fmt: skip
+    assert [one.tenant for one in ledger.shared("dev", NOON, NOON + DAY)] == [ANY]
+    assert ledger.measured_since("dev") == {"main": NOON + HOUR}
+    assert ledger.began(DEV) == NOON
+
+
+def test_what_is_undone_is_not_in_the_ledger(database: Database) -> None:
+    ledger = Ledger(database)
+
+    def fail() -> None:
+        with database.transaction():
+            ledger.add_with_commit(DEV, [ENGINE])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert quantities(database) == {}
+
+
+async def test_each_of_many_receipts_counts_once_whoever_tries_again(database: Database) -> None:
+    receipts, commit = MeteredReceipts(Receipts(database), database), GroupCommit(database)
+    made = [
+        receipt(f"pred_{number}", usage=UsageReceipt(number, 0, 1, engine_seconds=number / 7)) for number in range(60)
+    ]
+
+    async def add(number: int) -> bool:
+        try:
+            await commit.submit(lambda connection: receipts.add(made[number], within=connection))
+        except ConflictError:
+            return False
+        return True
+
+    added = await asyncio.gather(*(add(number) for number in [*range(60), *range(60)]))
+    await asyncio.to_thread(commit.close)
+    assert sum(added) == 60
+    expected: dict[tuple[str, str, str], int] = {}
+    for one in made:
+        for usage in usages_of(one):
+            key = ("12", usage.resource, "")
+            expected[key] = expected.get(key, 0) + usage.quantity
+    assert quantities(database) == expected
+
+
+def test_a_run_is_charged_for_each_attempt_and_a_worker_that_lost_it_for_nothing_more(
+    database: Database, clock: ManualClock
+) -> None:
+    runs, served, lease = Runs(database), ServedRuns("dev"), timedelta(seconds=10)
+    name = runs.submit(DEV, "train", {"application": "desk"}, max_attempts=5)
+    lost = runs.claim("w1", served, lease)
+    assert lost is not None
+    clock.advance(timedelta(minutes=2))  # Its lease was over after 10 seconds.
+    second = runs.claim("w2", served, lease)
+    assert second is not None
+    clock.advance(timedelta(seconds=4))
+    with pytest.raises(ConflictError):
+        runs.end(lost, {})
+    runs.fail(second, "it failed", retry_at=clock.now())
+    third = runs.claim("w2", served, lease)
+    assert third is not None
+    clock.advance(timedelta(seconds=3))
+    runs.give_back(third)
+    last = runs.claim("w2", served, lease)
+    assert last is not None
+    clock.advance(timedelta(seconds=2))
+    runs.end(last, {"release": "rel_1"})
+    found = Ledger(database).entries(DEV, NOON, NOON + DAY)
+    assert {(one.application, one.role, one.work): one.quantity for one in found} == {
+        ("", "train", name): 10_000_000,
+        ("desk", "train", name): 9_000_000,
+    }
+
+
+def test_a_meter_is_moved_once_by_whoever_read_it_where_it_was(database: Database) -> None:
+    readings = MeterReadings(database)
+    first = MeterState("engine/main", "a", 10, 5, NOON)
+    with database.transaction() as connection:
+        assert readings.find(ANY, "dev", "engine/main", within=connection) is None
+        assert readings.move(ANY, "dev", None, first, within=connection)
+        assert not readings.move(ANY, "dev", None, first, within=connection)
+    second = msgspec.structs.replace(first, total=20)
+    with database.transaction() as connection:
+        assert readings.find(ANY, "dev", "engine/main", within=connection) == first
+        assert readings.move(ANY, "dev", first, second, within=connection)
+        assert not readings.move(ANY, "dev", first, second, within=connection)
+
+
+def test_prices_are_recorded_one_after_the_other(database: Database) -> None:
+    prices = Prices(database)
+    with database.transaction() as connection:
+        for amount in ("1", "2"):
+            prices.record("dev", "engine", "", amount, "EUR", NOON, "ann", "as agreed", within=connection)
+    assert [(one.sequence, one.amount, one.recorded_at) for one in prices.list("dev")] == [
+        (1, "1", NOON),
+        (2, "2", NOON),
+    ]
+    assert prices.list("prod") == []
