@@ -1,4 +1,4 @@
-"""A fault between the platform and a real server: Redis behind a proxy is slow, then cut off, while questions are asked."""
+"""A fault between the platform and a real server: Redis behind a proxy is slow, then cut off, beside questions."""
 
 from __future__ import annotations
 
