@@ -193,7 +193,7 @@ async def _until_due(line: str, zone: str) -> None:
 
     due = CronTime(line, zone).after(datetime.now(UTC))
     if due is None:
-        raise InvalidInputError("It never comes.", where="--cron", next_step="Write another line.")
+        raise InvalidInputError("The cron line never comes due.", where="--cron", next_step="Write another line.")
     note(f"The next run is at {due:%Y-%m-%d %H:%M}Z.")
     # In steps: a clock that is set, or a machine that sleeps, does not move the time of day.
     while (left := (due - datetime.now(UTC)).total_seconds()) > 0:

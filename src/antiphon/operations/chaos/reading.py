@@ -115,9 +115,9 @@ def load(path: Path, origin: Origin, variables: Mapping[str, str]) -> Experiment
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InvalidInputError(f"It cannot be read: {error.strerror}.", where=str(path)) from None
+        raise InvalidInputError(f"The experiment cannot be read: {error.strerror}.", where=str(path)) from None
     if len(content) > LONGEST_FILE:
-        raise InvalidInputError(f"It has more than {LONGEST_FILE} bytes.", where=str(path))
+        raise InvalidInputError(f"The experiment has more than {LONGEST_FILE} bytes.", where=str(path))
     return read(path.stem, _parsed(content, path), origin, variables, where=str(path))
 
 
@@ -172,7 +172,7 @@ def _parsed(content: bytes, path: Path) -> Any:
         try:
             return msgspec.json.decode(content)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise InvalidInputError(f"It is not JSON: {error}.", where=str(path)) from None
+            raise InvalidInputError(f"The experiment is not JSON: {error}.", where=str(path)) from None
     try:
         import yaml
     except ImportError:
@@ -183,7 +183,9 @@ def _parsed(content: bytes, path: Path) -> Any:
     try:
         return yaml.safe_load(content)
     except (yaml.YAMLError, RecursionError) as error:
-        raise InvalidInputError(f"It is not YAML: {' '.join(str(error).split())}.", where=str(path)) from None
+        raise InvalidInputError(
+            f"The experiment is not YAML: {' '.join(str(error).split())}.", where=str(path)
+        ) from None
 
 
 def _configuration(written: Any, variables: Mapping[str, str], where: str) -> dict[str, Any]:

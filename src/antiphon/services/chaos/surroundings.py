@@ -78,7 +78,7 @@ class ProjectMeasures:
                 if stream is not None and not found:
                     raise InvalidInputError(f"There is no stream {stream!r}.", where=stream)
                 return max(found, default=0)
-        raise InvalidInputError("This is measured elsewhere.", where=type(measure).__name__)
+        raise InvalidInputError("Questions and readiness are measured elsewhere.", where=type(measure).__name__)
 
     def _state(self, process: str) -> str:
         found = [
