@@ -143,13 +143,13 @@ class NotificationDeliveries:
         channel: str,
         sequence: int,
         status: DeliveryStatus,
-        answer: str | None = None,
+        reply: str | None = None,
         *,
         within: Connection | None = None,
     ) -> None:
-        """Note how one ended. What was sent stays so."""
+        """Note how one ended, and what the receiver replied. What was sent stays so."""
         of = schema.owned(_deliveries, scope, channel=channel, sequence=sequence)
-        values = {"status": status, "answer": answer, "ended_at": self._database.clock.now()}
+        values = {"status": status, "answer": reply, "ended_at": self._database.clock.now()}
         self._database.write(update(_deliveries).where(of, _deliveries.c.status != "sent").values(values), within)
 
     def channels(self, scope: Scope, *, within: Connection | None = None) -> Mapping[str, int]:
