@@ -42,7 +42,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.run_metrics import RunMetrics
 from antiphon.engine.api.engine_metrics import EngineMetrics
 from antiphon.engine.api.messages import EngineLoad
-from antiphon.gateway.dashboard.pages import SPANS
+from antiphon.gateway.dashboard.pages import _SHOWN, SPANS
 from antiphon.gateway.measurements import AnswerMeasurement, GatewayMetrics
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.history.recorder import MetricDifferences
@@ -233,7 +233,8 @@ def _reading(rows: MeasurementRows, clock: ManualClock, span: timedelta, reads: 
         period = period_of(span, span)
         since = begin_of(now - span, period)
         own, platform = (
-            HistoryWindow(period, since, now, rows.read(tenant, period, since, now)) for tenant in (TENANT, PLATFORM)
+            HistoryWindow(period, since, now, rows.read(tenant, period, since, now, _SHOWN))
+            for tenant in (TENANT, PLATFORM)
         )
         for statistic in ("p50", "p99"):
             own.columns("antiphon_answer_seconds", statistic, where={"path": "online"})  # type: ignore[arg-type]

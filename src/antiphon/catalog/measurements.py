@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
@@ -31,6 +31,7 @@ KEPT: Mapping[timedelta, timedelta] = {
     timedelta(minutes=1): timedelta(days=3),
     timedelta(minutes=10): timedelta(days=35),
     timedelta(hours=1): timedelta(days=400),
+    timedelta(hours=6): timedelta(days=800),
     timedelta(days=1): timedelta(days=3_650),
 }
 """For how long measurements of each length of period are kept. All of them divide a day of UTC."""
@@ -92,12 +93,19 @@ class Measurements(dict[Series, Amount]):
         return zlib.compress(_encode([(*series, amount) for series, amount in self.items()]))
 
     @classmethod
-    def unpacked(cls, packed: bytes) -> Measurements:
-        """Those that a row holds."""
-        return cls({(name, labels): amount for name, labels, amount in _decode(zlib.decompress(packed))})
+    def unpacked(cls, packed: bytes, measures: Collection[str] | None = None) -> Measurements:
+        """Those that a row holds, of these measures or of all."""
+        content = zlib.decompress(packed)
+        if measures is None:
+            return cls({(name, labels): amount for name, labels, amount in _decode(content)})
+        # A page shows a few of many: the others' amounts are not made into objects.
+        found = ((name, labels, raw) for name, labels, raw in _decode_names(content) if name in measures)
+        return cls({(name, labels): _decode_amount(raw) for name, labels, raw in found})
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_decode_names = msgspec.msgpack.Decoder(list[tuple[str, tuple[str, ...], msgspec.Raw]]).decode
+_decode_amount = msgspec.msgpack.Decoder(Amount).decode
 _decode = msgspec.msgpack.Decoder(list[tuple[str, tuple[str, ...], Amount]]).decode
 
 
@@ -124,8 +132,19 @@ class MeasurementRows:
                 kept.add(measurements)
                 connection.execute(_put, {**key, "payload": kept.packed(), "rolled_up_at": None})
 
-    def read(self, tenant: str, period: timedelta, since: datetime, until: datetime) -> dict[datetime, Measurements]:
-        """Measurements of a tenant, by the begin of their period, oldest first; up to what was appended last."""
+    def read(
+        self,
+        tenant: str,
+        period: timedelta,
+        since: datetime,
+        until: datetime,
+        measures: Collection[str] | None = None,
+    ) -> dict[datetime, Measurements]:
+        """Measurements of a tenant, by the begin of their period, oldest first; up to what was appended last.
+
+        Args:
+            measures: those that are read; ``None``: all.
+        """
         found: dict[datetime, Measurements] = {}
         first = begin_of(since, period)
         with self._database.read() as connection:
@@ -134,9 +153,9 @@ class MeasurementRows:
             for at, payload in (*stored, *fresh):
                 start = begin_of(at, period)
                 if start not in found:
-                    found[start] = Measurements.unpacked(payload)
+                    found[start] = Measurements.unpacked(payload, measures)
                 else:
-                    found[start].add(Measurements.unpacked(payload))
+                    found[start].add(Measurements.unpacked(payload, measures))
         return dict(sorted(found.items()))
 
     def roll_up(self) -> int:

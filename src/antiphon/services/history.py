@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -34,6 +34,8 @@ from antiphon.services.project.store import Store
 
 _ROLL_UP_SECONDS = 60.0
 _LONGEST = max(KEPT.values())
+
+_OF_LATENCY = {"antiphon_requests", "antiphon_answer_seconds", "antiphon_first_byte_seconds"}
 
 LATEST = timedelta(minutes=5)
 """The window of a status."""
@@ -80,13 +82,19 @@ class MetricHistory:
         self._own = HistoryRecorder(self._rows, self._clock, source, look, differences)
         return self._own
 
-    def window(self, tenant: str, span: timedelta, until: datetime | None = None) -> HistoryWindow:
-        """Measurements of a tenant in a span that ends at a moment, by default now."""
+    def window(
+        self,
+        tenant: str,
+        span: timedelta,
+        until: datetime | None = None,
+        measures: Collection[str] | None = None,
+    ) -> HistoryWindow:
+        """Measurements of a tenant in a span that ends at a moment, by default now; of these measures, or of all."""
         now = self._clock.now()
         end = min(now, until or now)
         period = period_of(span, now - (end - span))
         since = begin_of(end - span, period)
-        return HistoryWindow(period, since, end, self._rows.read(tenant, period, since, end))
+        return HistoryWindow(period, since, end, self._rows.read(tenant, period, since, end, measures))
 
     def columns(
         self,
@@ -104,14 +112,15 @@ class MetricHistory:
         Raises:
             NotFoundError: no such measure. InvalidInputError: it has no such label or statistic.
         """
-        owner = tenant if measure_of(measure).by_tenant else PLATFORM
-        return self.window(owner, span, until).columns(measure, statistic, tuple(by), where)
+        found = measure_of(measure)
+        owner = tenant if found.by_tenant else PLATFORM
+        return self.window(owner, span, until, {found.name}).columns(measure, statistic, tuple(by), where)
 
     async def latency(self, tenant: str) -> Percentiles:
         """Online answers of the last minutes by all gateways, and of this one up to this moment."""
         now = self._clock.now()
         since = begin_of(now - LATEST, FINEST)
-        periods = await asyncio.to_thread(self._rows.read, tenant, FINEST, since, now)
+        periods = await asyncio.to_thread(self._rows.read, tenant, FINEST, since, now, _OF_LATENCY)
         if self._own is not None:
             periods.setdefault(begin_of(now, FINEST), Measurements()).add(await self._own.unwritten(tenant))
         window, online = HistoryWindow(FINEST, since, now, periods), {"path": "online"}

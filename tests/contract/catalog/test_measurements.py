@@ -104,7 +104,7 @@ def test_old_periods_are_forgotten_each_at_its_time(
     rows.roll_up()
     assert (total(rows, HOUR), total(rows, DAY)) == (0, 2)
     kept = database.rows(schema.measurements.select())
-    assert len(kept) == 5 + 2  # The last minute in five periods, the two days before.
+    assert len(kept) == len(KEPT) + 2 + 2  # The last minute in every period; days and quarters of days before.
 
 
 def test_a_flood_of_series_is_bounded(rows: MeasurementRows, clock: ManualClock) -> None:

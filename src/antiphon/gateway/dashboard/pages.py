@@ -46,6 +46,10 @@ SPANS = {
     "1y": timedelta(days=365),
 }
 _USUAL_SPAN = "1h"
+_SHOWN = {
+    "antiphon_answer_seconds", "antiphon_answers", "antiphon_requests", "antiphon_engine_requests",
+    "antiphon_batch_rows_waiting", "antiphon_feature_age_seconds",
+}  # fmt: skip
 
 SAFE = {
     "content-security-policy": (
@@ -123,8 +127,8 @@ def series(call: PageCall) -> Response:
     engines, rows that wait, seconds of age."""
     span, until = _span(call.query)
     history, tenant = call.services.metric_history, call.scope.tenant
-    own = history.window(tenant, SPANS[span], until)
-    engines = history.window(PLATFORM, SPANS[span], until)
+    own = history.window(tenant, SPANS[span], until, _SHOWN)
+    engines = history.window(PLATFORM, SPANS[span], until, _SHOWN)
     online = {"path": "online"}
 
     def line(window: HistoryWindow, measure: str, statistic: Statistic, **where: str | Collection[str]) -> list[Any]:

@@ -8,13 +8,16 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.measurements import KEPT, Amount, Measurements, begin_of
+from antiphon.catalog.measurements import FINEST, KEPT, Amount, Measurements, begin_of
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.histograms import quantile
 from antiphon.operations.history.measures import Measure, measure_of
 
-MOST_PERIODS = 800
+MOST_PERIODS = 400
 """Of a window, so that a chart is neither coarse nor slow."""
+
+FINEST_SPAN = timedelta(minutes=30)
+"""The longest window of the finest periods, of which every process has a row of its own."""
 
 Statistic = Literal["total", "rate", "mean", "greatest", "count", "p50", "p90", "p99"]
 
@@ -160,7 +163,7 @@ class HistoryWindow:
 def period_of(span: timedelta, age: timedelta) -> timedelta:
     """The shortest period of a window so long whose begin is so long ago, for which measurements are kept."""
     for period, kept in KEPT.items():
-        if age <= kept and span <= period * MOST_PERIODS:
+        if age <= kept and span <= (FINEST_SPAN if period == FINEST else period * MOST_PERIODS):
             return period
     return max(KEPT)
 

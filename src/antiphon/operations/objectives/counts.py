@@ -18,6 +18,7 @@ _AGAIN = {MINUTE: timedelta(minutes=5), HOUR: HOUR}
 """The last periods are read again: more may have come to them."""
 
 _TIMED = {"first_byte": "antiphon_first_byte_seconds", "latency": "antiphon_answer_seconds"}
+_MEASURES = {"antiphon_requests", "antiphon_application_stale", *_TIMED.values()}
 
 
 class ObjectiveCounts:
@@ -39,7 +40,7 @@ class ObjectiveCounts:
             since = now - span
             if known:
                 since = max(since, self._until[period] - _AGAIN[period])
-            measured = self._rows.read(self._tenant, period, since, now)
+            measured = self._rows.read(self._tenant, period, since, now, _MEASURES)
             for objective in listed:
                 of_objective = counts.setdefault(objective, {})
                 of_objective |= {start: counted(objective, one) for start, one in measured.items()}

@@ -90,11 +90,12 @@ def test_what_a_measure_does_not_have_is_refused_with_what_it_has() -> None:
 @pytest.mark.parametrize(
     ("span", "age", "period"),
     [
-        (timedelta(hours=1), timedelta(hours=1), timedelta(seconds=10)),
+        (timedelta(minutes=15), timedelta(minutes=15), timedelta(seconds=10)),
+        (timedelta(hours=1), timedelta(hours=1), timedelta(minutes=1)),
         (timedelta(hours=1), timedelta(days=2), timedelta(minutes=1)),
         (timedelta(hours=6), timedelta(hours=6), timedelta(minutes=1)),
         (timedelta(days=1), timedelta(days=1), timedelta(minutes=10)),
-        (timedelta(days=30), timedelta(days=30), timedelta(hours=1)),
+        (timedelta(days=30), timedelta(days=30), timedelta(hours=6)),
         (timedelta(days=365), timedelta(days=365), timedelta(days=1)),
         (timedelta(days=3_650), timedelta(days=9_000), timedelta(days=1)),
     ],
