@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.harness import fakes
+from tests.harness.chromium import browser_context
 from tests.harness.gated_project import GatedProject
 from tests.integration.gateway.conftest import Running, serve
 
@@ -20,12 +20,6 @@ from antiphon.governance.identity.principals import Role
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
-
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 @pytest.fixture
@@ -37,21 +31,13 @@ async def running(project: GatedProject) -> AsyncIterator[Running]:
 
 @asynccontextmanager
 async def signed_in(running: Running, database: Database, role: Role, path: str, ready: str) -> AsyncIterator[Page]:
-    """A page of a new browser, signed in as ``role`` and opened at ``path``, once the selector ``ready`` is there.
+    """A page with nothing stored, signed in as ``role`` and opened at ``path``, once the selector ``ready`` is there.
 
     Any error that the browser reports meanwhile fails the test.
     """
-    from playwright.async_api import async_playwright
-
-    if not Path(CHROMIUM).exists():
-        if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
-            pytest.fail("Chromium is missing: apt-get install chromium")
-        pytest.skip("needs Chromium: apt-get install chromium")
     key, _ = Keys(database, fakes.SECRET).create("default", "reader", role)
     errors: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        context = await browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    async with browser_context(viewport={"width": 1280, "height": 900}, color_scheme="light") as context:
         page = await context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
@@ -60,7 +46,6 @@ async def signed_in(running: Running, database: Database, role: Role, path: str,
         await page.click("text=Sign in")
         await page.wait_for_selector(ready)
         yield page
-        await browser.close()
     assert errors == []
 
 

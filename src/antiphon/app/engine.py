@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import socket
 import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+
+if __name__ == "__main__":
+    gc.disable()  # Until everything is imported, as in the gateway.
 
 from antiphon.catalog.engine_instances import PREFIX
 from antiphon.core import disk, logs
@@ -37,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--socket", type=Path, help="make this one, instead of that which clients know")
     parser.add_argument("--join", action="store_true", help="have gateways and workers route to this engine")
     options = parser.parse_args(arguments)
+    gc.enable()
     supervision = Supervision.inherited()
     disk.make_private()
     logs.configure()

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
+
+if __name__ == "__main__":
+    gc.disable()  # Until everything is imported, as in the gateway.
 
 from prometheus_client import CollectorRegistry
 
@@ -39,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--listen", default="", metavar="HOST:PORT", help="serve other hosts there over mutual TLS")
     parser.add_argument("--advertise", default="", metavar="HOST:PORT", help="where they reach what listens")
     options = parser.parse_args(arguments)
+    gc.enable()
     supervision = Supervision.inherited()
     disk.make_private()
     logs.configure()

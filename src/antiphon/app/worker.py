@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -12,6 +13,9 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+
+if __name__ == "__main__":
+    gc.disable()  # Until it is ready, as in the gateway.
 
 from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
@@ -319,6 +323,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     beating = asyncio.create_task(supervision.beat())
     telemetry.export(metrics)
     telling = served_metrics(metrics, store.paths.run, own) if store.settings.process_metrics else nullcontext()
+    gc.freeze()
+    gc.enable()
     _say_ready(store.paths.ready(own))
     try:
         with telling:

@@ -5,6 +5,7 @@ Nothing heavy is imported here: a command imports what it needs when it runs, so
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from functools import cache
@@ -159,6 +160,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``antiphon`` program."""
+    gc.set_threshold(20_000, 20, 50)  # Most of what a command makes is modules, which are no garbage.
     open_missing()
     disk.make_private()
     try:

@@ -43,7 +43,7 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     end = monotonic() + seconds
     while not condition():
         assert monotonic() < end
-        sleep(0.02)
+        sleep(0.1)  # To ask opens a store: oftener, it would take the processor of what it waits for.
 
 
 def lease(project: Path, name: str) -> ProcessLease | None:

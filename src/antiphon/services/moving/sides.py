@@ -8,9 +8,7 @@ from pathlib import Path
 
 from antiphon.core import settings
 from antiphon.core.errors import InvalidInputError
-from antiphon.services.batches import file_contents
 from antiphon.services.moving import settings_file
-from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 
 
@@ -18,6 +16,10 @@ class Side:
     """The stores of one project under one of its two settings."""
 
     def __init__(self, store: Store) -> None:
+        # Not above: a process that watches for a move loads this module, and seldom opens a side.
+        from antiphon.services.batches import file_contents
+        from antiphon.services.project.feature_stores import FeatureStores
+
         self.store = store
         self.features = FeatureStores(store)
         self.contents = file_contents(store)

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
-from referencing.exceptions import Unresolvable
 
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.guards import (
@@ -239,6 +238,8 @@ class StreamGate:
             self._properties, self.end = place + 1, written.end
 
     def _meets_schema(self, name: str, value: Any) -> bool:
+        from referencing.exceptions import Unresolvable  # Not above: it takes a tenth of a process's start.
+
         schema = self._schema or {}
         declared = schema.get("properties", {})
         if name not in declared:
