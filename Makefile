@@ -285,6 +285,11 @@ bench-month: environment  ## thirty days of the flight desk without a person, be
 bench-history: environment  ## what a year of measurements takes, and how soon any span of it is read (SIZE)
 	@$(BIN)/python -m benchmarks.operations.history --size $(SIZE) --keep
 
+bench-ledger: environment  ## what the ledger of cost adds to the commit of an answer, on both catalogs
+	@scripts/servers
+	@$(BIN)/python -m benchmarks.operations.ledger_cost --catalog sqlite --keep
+	@$(BIN)/python -m benchmarks.operations.ledger_cost --catalog postgresql --keep
+
 bench-telemetry: environment  ## what spans on the disk and a collector cost the gateway (SIZE)
 	@$(BIN)/python -m benchmarks.operations.telemetry_cost --size $(SIZE) --keep
 

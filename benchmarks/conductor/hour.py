@@ -101,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name, one in told.items():
         one["inflation_p99"] = round(one["ttft_p99"] / alone, 3)
+        one["inflation_p99_interval"] = _interval(blocks["alone"], blocks[name])
         one["model"] = model[name]
         print(
             f"{name:<14}{one['requests']:9d}{one['ttft_p50']:9.2f}{one['ttft_p99']:7.2f}{one['inflation_p99']:7.2f}"
@@ -216,6 +217,19 @@ def _told(found: Sequence[Block], steps_alone: float, batch_alone: float) -> dic
         "refresh_p50": round(float(np.quantile(refreshes, 0.5)), 2),
         "refresh_max": round(max(refreshes), 2),
     }
+
+
+def _interval(alone: Sequence[Block], found: Sequence[Block]) -> tuple[float, float]:
+    """The interval of 90 % of the ratio of p99 to the first token, by drawing the same requests of both anew."""
+    draw, ratios = np.random.default_rng(20), []
+    ours, theirs = (np.array([one for block in blocks for one in block.ttft]) for blocks in (found, alone))
+    if len(ours) != len(theirs) or not len(ours):
+        return float("nan"), float("nan")
+    for _ in range(2_000):
+        drawn = draw.integers(0, len(ours), len(ours))
+        ratios.append(np.quantile(ours[drawn], 0.99) / np.quantile(theirs[drawn], 0.99))
+    low, high = np.quantile(ratios, [0.05, 0.95])
+    return round(float(low), 3), round(float(high), 3)
 
 
 def _modelled(size: Size, batch_alone: float) -> dict[str, dict[str, float]]:
