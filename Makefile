@@ -282,6 +282,9 @@ bench-month: environment  ## thirty days of the flight desk without a person, be
 	@scripts/servers faketime
 	@$(BIN)/python -m benchmarks.flight_desk.month --size $(SIZE) --keep $(if $(RESUME),--resume)
 
+bench-ledger-cost: environment  ## what the ledger of cost adds to the commit of an answer
+	@$(BIN)/python -m benchmarks.operations.ledger_cost --keep
+
 bench-telemetry: environment  ## what spans on the disk and a collector cost the gateway (SIZE)
 	@$(BIN)/python -m benchmarks.operations.telemetry_cost --size $(SIZE) --keep
 
