@@ -134,9 +134,9 @@ def _row(charge: Charge, environment: str, currency: str) -> dict[str, str]:
         "ChargePeriodStart": _time(entry.hour),
         "ChargePeriodEnd": _time(entry.hour + HOUR),
         "EffectiveCost": billed,
+        "InvoiceId": f"{environment}-{month:%Y-%m}",
         "InvoiceIssuerName": "Antiphon",
         "PricingCategory": "Standard",
-        "PricingUnit": _UNITS[unit.name],
         "ProviderName": "Antiphon",
         "PublisherName": "Antiphon",
         "ResourceId": _resource(charge),
@@ -165,6 +165,7 @@ def _row(charge: Charge, environment: str, currency: str) -> dict[str, str]:
         "ListCost": cost,
         "ListUnitPrice": charge.unit_price,
         "PricingQuantity": quantity,
+        "PricingUnit": _UNITS[unit.name],
     }
 
 
