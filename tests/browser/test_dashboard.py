@@ -98,7 +98,7 @@ async def test_figures_change_by_themselves_and_the_axis_is_shared(page, running
     await expect(page.locator(".tile b").first).to_have_text("3")
     await expect(page.locator("#figures progress")).to_have_attribute("value", "3")
     measure(database)
-    await page.reload()
+    await page.goto(running.url + "/?span=15m")
     for plot, told in (
         ("waiting", "rows 12"),
         ("freshness", "weather 10.2 min|weather 10 min"),

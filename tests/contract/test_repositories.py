@@ -14,7 +14,6 @@ CONTRACT = Path(__file__).parent
 
 NO_REPOSITORIES = {
     "CheckProgress": "a row that sealed columns keep",
-    "GroupCommit": "one commit for many, tests/integration/catalog/test_database.py",
     "SealedRows": "the documents of other repositories",
 }
 """Classes over a database that keep nothing of their own, and where they are tested."""

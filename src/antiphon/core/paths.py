@@ -56,17 +56,22 @@ class ProjectPaths(msgspec.Struct, frozen=True):
         return self.directory / "keys"
 
     def engine_socket_of(self, engine: str) -> Path:
-        """The socket of the engine with this name: in ``run``, or in a folder of the temporary one when that path is
-        longer than a Unix socket's may be."""
-        socket = self.run / f"{engine}.sock"
-        if len(os.fsencode(socket)) < 100:
-            return socket
-        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / f"{engine}.sock"
+        """The socket of the engine with this name."""
+        return socket_path(self.run, engine)
 
     def ready(self, process: str) -> Path:
         """Written by a process that answers no probe, once it works."""
         return self.run / f"{process}.ready"
+
+
+def socket_path(run: Path, name: str) -> Path:
+    """The path of a project's Unix socket: in its folder ``run``, or in a folder of the temporary one when that is
+    longer than the path of a socket may be."""
+    socket = run / f"{name}.sock"
+    if len(os.fsencode(socket)) < 100:
+        return socket
+    digest = hashlib.sha256(os.fsencode(run.parent)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / f"{name}.sock"
 
 
 def require_nameable(path: Path, where: str) -> None:

@@ -186,7 +186,7 @@ async def test_a_stopped_engine_and_what_each_policy_serves(front: Platform) -> 
             assert int(quick.headers["retry-after"]) <= 36
             metrics = (await client.get("/metrics")).text
             assert 'antiphon_engine_breaker{engine="main"} 0.0' not in metrics
-            assert 'antiphon_stand_ins_total{application="chained",role="fallback"}' in metrics
+            assert 'antiphon_stand_ins_total{application="chained",role="fallback",tenant="default"}' in metrics
         await until(lambda: ask(client, "refusing"), lambda answer: answer.status_code == 200, 60.0)
         back = await ask(client, "chained")
         assert (back.json()["antiphon"]["engine"], back.json()["antiphon"]["fallback"]) == ("main", [])

@@ -94,4 +94,7 @@ def test_a_demanded_answer_is_made_anew_before_somebody_asks(project, antiphon: 
     assert desk["saved_tokens"] > 0
     assert 0.5 < desk["hit_rate"] < 1.0
     assert "tokens saved" in antiphon("status").out
-    assert 'antiphon_saved_tokens_total{application="desk",origin="stored"}' in client.get("/metrics").text
+    assert (
+        'antiphon_saved_tokens_total{application="desk",origin="stored",tenant="default"}'
+        in client.get("/metrics").text
+    )

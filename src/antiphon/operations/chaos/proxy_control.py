@@ -13,10 +13,11 @@ from typing import Literal
 import msgspec
 
 from antiphon.core.errors import UnavailableError
+from antiphon.core.paths import socket_path
 from antiphon.operations.chaos.faults import ProxyFault
 
-SOCKET = "chaos-proxy.sock"
-"""Name of the socket, in the folder of process records."""
+SOCKET = "chaos-proxy"
+"""Name of the socket."""
 
 _SECONDS = 5.0
 
@@ -48,14 +49,14 @@ def ask(run: Path, order: ProxyQuery | ProxyOrder) -> tuple[socket.socket, Proxy
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(_SECONDS)
     try:
-        connection.connect(str(run / SOCKET))
+        connection.connect(str(socket_path(run, SOCKET)))
         connection.sendall(msgspec.json.encode(order) + b"\n")
         with connection.makefile("rb") as answers:
             return connection, msgspec.json.decode(answers.readline(), type=ProxyAnswer)
     except (OSError, msgspec.DecodeError) as error:
         connection.close()
         raise UnavailableError(
-            "No proxy of this project answers.", where=str(run / SOCKET),
+            "No proxy of this project answers.", where=str(socket_path(run, SOCKET)),
             next_step="Declare it under [proxies] and start `antiphon chaos proxy`.",
         ) from error  # fmt: skip
 

@@ -20,6 +20,7 @@ import msgspec
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, SetupError
+from antiphon.core.paths import socket_path
 from antiphon.core.settings_sections import ProxySettings
 from antiphon.engine.api.address import parse_host_port
 from antiphon.operations.chaos.faults import ProxyFault, ProxyLatency, ProxyReset, seconds_of
@@ -166,8 +167,14 @@ async def serving(addresses: Mapping[str, ProxySettings], run: Path) -> AsyncIte
             next_step='Write [proxies.redis] with listen = "127.0.0.1:7001" and server = "127.0.0.1:6379".',
         )  # fmt: skip
     proxies = {name: TcpProxy(name, address) for name, address in addresses.items()}
-    run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    control = run / SOCKET
+    control = socket_path(run, SOCKET)
+    control.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if control.parent.stat().st_uid != os.getuid():
+        raise SetupError(
+            "The socket's folder belongs to another user, who could put a socket of their own there.",
+            where=str(control.parent),
+            next_step="Remove it, or move the project to a shorter path.",
+        )
     with suppress(FileNotFoundError):
         control.unlink()
     async with AsyncExitStack() as stack:
