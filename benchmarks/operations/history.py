@@ -237,7 +237,7 @@ def _reading(rows: MeasurementRows, clock: ManualClock, span: timedelta, reads: 
             for tenant in (TENANT, PLATFORM)
         )
         for statistic in ("p50", "p99"):
-            own.columns("antiphon_answer_seconds", statistic, where={"path": "online"})  # type: ignore[arg-type]
+            own.columns("antiphon_answer_seconds", statistic, where={"path": "online"})
         for path in ("online", "batch"):
             own.columns("antiphon_answers", "rate", where={"path": path})
         own.columns("antiphon_requests", "rate", ("status",))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -76,13 +76,13 @@ class ObjectiveStates:
     def _found(
         self,
         scope: Scope,
-        condition: object,
-        order: object,
+        condition: ColumnElement[bool],
+        order: ColumnElement[Any],
         limit: int | None = None,
         *,
         within: Connection | None = None,
     ) -> tuple[ObjectiveAlert, ...]:
-        statement = select(_alerts).where(schema.owned(_alerts, scope), condition).order_by(order).limit(limit)  # type: ignore[arg-type]
+        statement = select(_alerts).where(schema.owned(_alerts, scope), condition).order_by(order).limit(limit)
         names = ObjectiveAlert.__struct_fields__
         return tuple(
             ObjectiveAlert(**{name: getattr(row, name) for name in names})

@@ -41,6 +41,11 @@ class AntiphonError(Exception):
         return self.retry_after is not None and isfinite(self.retry_after)
 
     @property
+    def of_platform(self) -> bool:
+        """Tell whether the platform failed, or had no room; otherwise the caller asked for what it cannot have."""
+        return self.kind in ("server_error", "rate_limit_error")
+
+    @property
     def located(self) -> str:
         """The sentence that says what was wrong, after the place unless the sentence names it."""
         return self.what if not self.where or self.where in self.what else f"{self.where}: {self.what}"

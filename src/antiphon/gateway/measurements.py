@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Literal
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -22,8 +23,16 @@ STATES = ("closed", "half-open", "open")
 """Of a breaker, as numbered in the metrics."""
 
 
+Fault = Literal["none", "caller", "platform"]
+
+
 class AnswerMeasurement(msgspec.Struct, frozen=True):
-    """One answered or failed request; ``first_byte`` is ``None`` on failure."""
+    """One answered or failed request.
+
+    Attributes:
+        first_byte: ``None`` on failure.
+        fault: whose a failure is.
+    """
 
     tenant: str
     application: str
@@ -31,6 +40,7 @@ class AnswerMeasurement(msgspec.Struct, frozen=True):
     status: int
     first_byte: float | None
     total: float
+    fault: Fault = "none"
 
 
 class GatewayMetrics:
@@ -46,7 +56,7 @@ class GatewayMetrics:
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         total = partial(_Total, registry)
         self._requests = counter(
-            "antiphon_requests", "Requests by status.", ("tenant", "application", "path", "status")
+            "antiphon_requests", "Requests by status.", ("tenant", "application", "path", "status", "fault")
         )
         engine = ("engine",)
         self._breaker = gauge("antiphon_engine_breaker", "0 closed, 1 half-open, 2 open.", engine)
@@ -136,7 +146,7 @@ class GatewayMetrics:
     def record(self, measured: AnswerMeasurement) -> None:
         """Count one request of the online path."""
         application = self._answers.label(measured.tenant, measured.application)
-        self._requests.labels(measured.tenant, application, "online", str(measured.status)).inc()
+        self._requests.labels(measured.tenant, application, "online", str(measured.status), measured.fault).inc()
         if measured.status < 400:
             self._answers.sent(
                 measured.tenant, measured.application, measured.origin, measured.first_byte, measured.total

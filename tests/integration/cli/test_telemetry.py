@@ -81,7 +81,13 @@ def test_metrics_are_sent_under_our_names_and_the_conventions(project, up: Up, c
 
     until(lambda: counted().get("antiphon_requests") and counted()["antiphon_requests"].sum.data_points)
     (requests,) = counted()["antiphon_requests"].sum.data_points
-    assert attributes(requests) == {"tenant": "default", "application": "desk", "path": "online", "status": "200"}
+    assert attributes(requests) == {
+        "tenant": "default",
+        "application": "desk",
+        "path": "online",
+        "status": "200",
+        "fault": "none",
+    }
     first = counted()["gen_ai.server.time_to_first_token"]
     assert (first.unit, attributes(first.histogram.data_points[0])["gen_ai.request.model"]) == ("s", "desk")
     assert counted()["antiphon_stream_lag_events"].gauge.data_points, (

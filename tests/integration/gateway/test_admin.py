@@ -283,9 +283,18 @@ async def test_metrics_count_answers_failures_and_never_invent_labels(admin, ans
     body = {"model": "desk", "messages": [{"role": "user", "content": "x"}]}
     assert (await admin.post("/v1/chat/completions", json=body)).status_code == 502
     text = (await admin.get("/metrics")).text
-    assert 'antiphon_requests_total{application="desk",path="online",status="200",tenant="default"} 1.0' in text
-    assert 'antiphon_requests_total{application="desk",path="online",status="502",tenant="default"} 1.0' in text
-    assert 'antiphon_requests_total{application="unknown",path="online",status="404",tenant="default"} 3.0' in text
+    assert (
+        'antiphon_requests_total{application="desk",fault="none",path="online",status="200",tenant="default"} 1.0'
+        in text
+    )
+    assert (
+        'antiphon_requests_total{application="desk",fault="platform",path="online",status="502",tenant="default"} 1.0'
+        in text
+    )
+    assert (
+        'antiphon_requests_total{application="unknown",fault="caller",path="online",status="404",tenant="default"} 3.0'
+        in text
+    )
     assert (
         'antiphon_answer_seconds_count{application="desk",origin="generated",path="online",tenant="default"} 1.0'
         in text

@@ -48,9 +48,9 @@ def measure(store: Store, clock: ManualClock, minutes: int, answered: int, faile
     """Minutes of requests, of which so many are answered after so long, and so many failed."""
     for _ in range(minutes):
         counted = {
-            ("antiphon_requests", ("desk", "online", "200")): Amount(float(answered)),
-            ("antiphon_requests", ("desk", "online", "404")): Amount(5.0),
-            ("antiphon_requests", ("desk", "online", "502")): Amount(float(failed)),
+            ("antiphon_requests", ("desk", "online", "200", "none")): Amount(float(answered)),
+            ("antiphon_requests", ("desk", "online", "404", "caller")): Amount(5.0),
+            ("antiphon_requests", ("desk", "online", "502", "platform")): Amount(float(failed)),
             ("antiphon_answer_seconds", ("desk", "online", "generated")): Amount(
                 answered * seconds, float(answered), 0.0, {bucket_of(seconds): answered}
             ),

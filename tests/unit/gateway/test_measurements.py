@@ -1,5 +1,19 @@
 from __future__ import annotations
 
+import pytest
+
+from antiphon.core.errors import (
+    AntiphonError,
+    EngineError,
+    FeatureUnavailableError,
+    ForbiddenError,
+    GuardRefusedError,
+    InvalidInputError,
+    InvalidOutputError,
+    NotFoundError,
+    OverloadedError,
+    RateLimitError,
+)
 from antiphon.gateway.measurements import AnswerMeasurement, GatewayMetrics
 
 
@@ -30,3 +44,21 @@ def test_connections_to_the_catalog_are_shown_beside_their_limit() -> None:
         b'antiphon_catalog_connections{state="limit"} 10.0',
     ):
         assert line in kept.exposition()
+
+
+@pytest.mark.parametrize(
+    ("error", "of_platform"),
+    [
+        (EngineError("The engine failed."), True),
+        (OverloadedError("It is full.", retry_after=1.0), True),
+        (InvalidOutputError("It was cut off."), True),
+        (GuardRefusedError("A guard refused."), True),
+        (RateLimitError("Too many.", retry_after=1.0, where="requests", next_step="Wait."), False),
+        (InvalidInputError("It is wrong."), False),
+        (NotFoundError("There is none."), False),
+        (ForbiddenError("It may not."), False),
+        (FeatureUnavailableError("No such entity."), False),
+    ],
+)
+def test_a_callers_mistakes_and_quotas_are_no_faults_of_the_platform(error: AntiphonError, of_platform: bool) -> None:
+    assert error.of_platform is of_platform

@@ -15,7 +15,7 @@ from antiphon.gateway import limits
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.http import incoming, problem
 from antiphon.gateway.http.departure import CallerLeftError, while_connected
-from antiphon.gateway.measurements import AnswerMeasurement, GatewayMetrics
+from antiphon.gateway.measurements import AnswerMeasurement, Fault, GatewayMetrics
 from antiphon.gateway.openai import common, shapes
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
@@ -123,10 +123,20 @@ class GenerationCall:
             self._model if not isinstance(failure, NotFoundError | ForbiddenError | UnauthenticatedError) else UNKNOWN
         )
         origin = self._answers[0].receipt.cache.origin if self._answers else "none"
-        measurements.record(AnswerMeasurement(self._tenant, named, origin, status, self._first, now - self._arrived))
+        measurements.record(
+            AnswerMeasurement(self._tenant, named, origin, status, self._first, now - self._arrived, _fault_of(failure))
+        )
         if self._reservation is not None:
             if self._answers:
                 used = shapes.usage(self._answers, self._choices)
                 self._reservation.answered(used.prompt_tokens, used.completion_tokens)
             else:
                 self._reservation.failed(failure)
+
+
+def _fault_of(failure: BaseException | None) -> Fault:
+    if failure is None:
+        return "none"
+    if isinstance(failure, CallerLeftError) or (isinstance(failure, AntiphonError) and not failure.of_platform):
+        return "caller"
+    return "platform"

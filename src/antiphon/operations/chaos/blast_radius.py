@@ -158,7 +158,8 @@ def _of_faults(experiment: Experiment, here: Surroundings) -> Iterator[str]:
             if fault.stream not in radius.streams and "*" not in radius.streams:
                 yield f"{one.name}: the stream {fault.stream!r} is outside of its radius (streams)."
             elif not here.streams or (fault.stream not in here.streams and fault.stream != "*"):
-                yield f"{one.name}: there is no stream {fault.stream!r} here."
+                missing = "no stream is declared" if fault.stream == "*" else f"there is no stream {fault.stream!r}"
+                yield f"{one.name}: {missing} here."
         if isinstance(fault, DiskFill) and not here.own_disk:
             yield f"{one.name}: the project's folder shares its file system with the machine, which that would break."
         if isinstance(fault, MemoryLoad) and fault.megabytes * 1_000_000 > MOST_MEMORY * here.available:

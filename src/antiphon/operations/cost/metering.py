@@ -9,6 +9,7 @@ import msgspec
 from antiphon.catalog.ledger import MeteredUsage, Resource
 from antiphon.catalog.meters import MeterState
 from antiphon.catalog.serving.receipt import Receipt, UsageReceipt
+from antiphon.operations.cost.receipts import model_of
 
 MICROSECONDS = 1_000_000
 
@@ -25,7 +26,7 @@ def usages_of(receipt: Receipt) -> list[MeteredUsage]:
         role=receipt.role,
         principal=receipt.principal,
         engine=receipt.engine or "",
-        model=receipt.attempts[-1].model if receipt.attempts else "",
+        model=model_of(receipt),
         work=_job_of(receipt),
     )
     found = [answer]

@@ -21,6 +21,7 @@ from antiphon.core.errors import InvalidInputError
 OPENING = datetime(1970, 1, 1, tzinfo=UTC)
 """The hour from which the first price of a resource holds: it was never another one."""
 
+_DIGITS = 18
 _MOST = Decimal(1_000_000)
 
 
@@ -128,10 +129,10 @@ def checked_price(resource: str, model: str, amount: str | float, currency: str,
         number = Decimal(str(amount))
     except InvalidOperation:
         raise _refused(f"{str(amount)!r} is no number.", "Write it like 0.00004.") from None
-    if not number.is_finite() or not 0 <= number <= _MOST or Decimal(number).as_tuple().exponent < -18:  # type: ignore[operator]
+    if not number.is_finite() or not 0 <= number <= _MOST or number != round(number, _DIGITS):
         raise _refused(
             f"{amount} is no price of a {UNITS[known].name}.",
-            f"It is from 0 to {_MOST:,}, with at most 18 digits after the point.",
+            f"It is from 0 to {_MOST:,}, with at most {_DIGITS} digits after the point.",
         )
     if len(currency) != 3 or not (currency.isascii() and currency.isupper()):
         raise _refused(f"{currency!r} is no currency.", "Write its three letters, such as EUR (ISO 4217).")

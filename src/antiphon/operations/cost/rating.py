@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Literal
 
@@ -121,8 +122,7 @@ def charges(entries: Sequence[LedgerEntry], book: PriceBook) -> list[Charge]:
     """The charges of one tenant's entries, which are in the order of their hours."""
     found: list[Charge] = []
     for hour, group in groupby(entries, key=lambda entry: entry.hour):
-        of_hour = list(group)
-        found += charges_of_hour(hour, book, lambda known, of_hour=of_hour: rate(of_hour, known))  # type: ignore[misc]
+        found += charges_of_hour(hour, book, partial(rate, list(group)))
     return found
 
 

@@ -47,7 +47,7 @@ _ENGINE_COUNTS: tuple[tuple[str, Unit, str], ...] = (
 )
 
 _LIST = (
-    Measure("antiphon_requests", "count", "requests", "Requests of gateways, by status.", (*_PATH, "status")),
+    Measure("antiphon_requests", "count", "requests", "Requests of gateways, by status.", (*_PATH, "status", "fault")),
     Measure(
         "antiphon_first_byte_seconds", "durations", "seconds", "Arrival of a request to the first byte of its answer.",
         (*_PATH, "origin"),

@@ -65,22 +65,14 @@ def counted(objective: ObjectiveSpec, measured: Measurements) -> Counts:
                 bad, total = bad + amount.total, total + amount.weight
         return Counts(bad, total, independent=False)
     for (name, labels), amount in measured.items():
-        if len(labels) < 3 or labels[:2] != (application, "online"):
+        if labels[:2] != (application, "online"):
             continue
         if objective.kind == "errors" and name == "antiphon_requests":
-            if failed_by_platform(int(labels[2])):
-                bad += amount.total
-                total += amount.total
-            elif int(labels[2]) < 400:
-                total += amount.total
+            *_, fault = labels
+            bad += amount.total if fault == "platform" else 0.0
+            total += amount.total if fault != "caller" else 0.0
         elif name == _TIMED.get(objective.kind):
             assert objective.within is not None
             bad += amount.weight - within(amount.buckets, parse_duration(objective.within).total_seconds())
             total += amount.weight
     return Counts(bad, total)
-
-
-def failed_by_platform(status: int) -> bool:
-    """Tells whether the platform failed a request, by its HTTP status: its errors, and its want of room. What a caller
-    asked wrongly, may not do, or did not wait for, is no failure."""
-    return status >= 500 or status == 429

@@ -40,7 +40,7 @@ def test_counts_are_differences_and_levels_hold_for_their_time() -> None:
     metrics.ignored.inc()
     metrics.in_flight.set(2)
     metrics.seconds.observe(("shop", "desk", "online", "generated"), 0.3)
-    requests = ("antiphon_requests", ("desk", "online", "200"))
+    requests = ("antiphon_requests", ("desk", "online", "200", ""))
     seconds = ("antiphon_answer_seconds", ("desk", "online", "generated"))
     first = differences.read(metrics.families(), 10)
     assert first["shop"] == {requests: Amount(3.0), seconds: Amount(0.3, 1.0, 0.0, {bucket_of(0.3): 1})}
