@@ -17,6 +17,7 @@ from tests.integration.gateway.conftest import Running, serve
 
 from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.ledger import Ledger, MeteredUsage
 from antiphon.catalog.measurements import PLATFORM, Amount, MeasurementRows, Measurements
 from antiphon.catalog.objective_states import ObjectiveAlert, ObjectiveStates
 from antiphon.catalog.serving.receipts import Receipts
@@ -164,7 +165,7 @@ async def test_text_can_be_read_in_both_schemes(page, running, database, scheme)
         await require_contrast(page)
 
 
-@pytest.mark.parametrize("width", [390, 820, 1280])
+@pytest.mark.parametrize("width", [360, 820, 1280])
 async def test_nothing_runs_off_the_side(page, running, database, width) -> None:
     made = await ask(running, database)
     for path in ("/", "/requests", f"/requests/{made}"):
@@ -177,6 +178,21 @@ async def test_every_control_has_a_name_and_every_page_one_heading(page, running
     for path in ("/", "/requests", f"/requests/{made}"):
         await page.goto(running.url + path)
         await require_names(page)
+
+
+async def test_what_was_used_is_shown_with_the_idle_engine_as_a_row(page, running, database) -> None:
+    ledger = Ledger(database)
+    with database.transaction():
+        ledger.add_with_commit(SCOPE, [MeteredUsage("answer", 3, application="desk"), MeteredUsage("worker", 5)])
+    await page.goto(running.url + "/cost")
+    text = await page.inner_text("main")
+    assert "desk" in text
+    assert "no application" in text
+    await require_names(page)
+    await require_contrast(page)
+    for width in (360, 1280):
+        await require_fit(page, width)
+    await photograph(page, "cost")
 
 
 async def test_signing_out_closes_the_door(page, running) -> None:

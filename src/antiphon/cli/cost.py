@@ -14,6 +14,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import show, table
 from antiphon.cli.project import allowed, at_terminal, stores
+from antiphon.core.disk import replace_file
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -177,7 +178,12 @@ def export(
         costs = ProjectCosts(store, store.scope)
         found = costs.charges(_moment(since, "--since"), _moment(until, "--until"))
         rows, text = focus_csv(found, store.scope.environment, costs.currency)
-    output.write_text(text, encoding="utf-8")
+    try:
+        replace_file(output, text.encode())
+    except OSError as error:
+        raise InvalidInputError(
+            f"{output} cannot be written: {error.strerror}.", where="output", next_step="Name a file in a folder."
+        ) from None
     value = {"file": str(output), "rows": rows, "focus": VERSION}
     show(value, as_json, lambda: f"{rows} rows of FOCUS {VERSION} in {output}.")
 
@@ -202,7 +208,7 @@ def _shown(found: CostSummary) -> str:
     head = (*found.by, f"cost ({found.total.currency})", "of it corrections", "saved", "answers")
     rows = [
         (
-            *(one.group.get(name, "") or "-" for name in found.by),
+            *(one.group.get(name, "") or f"no {name}" for name in found.by),
             decimal_text(one.micros),
             decimal_text(one.correction_micros),
             decimal_text(one.saved_micros),

@@ -42,7 +42,8 @@ LATEST = timedelta(minutes=5)
 
 
 class Percentiles(msgspec.Struct, frozen=True):
-    """Of ``count`` answers, in seconds to within a bucket of the history; ``None`` when there was none."""
+    """Of ``count`` answers, in seconds to within a bucket of the history; ``None`` when there was none. The platform
+    ``failed`` so many requests beside them."""
 
     count: int
     failed: int
@@ -126,10 +127,9 @@ class MetricHistory:
         window, online = HistoryWindow(FINEST, since, now, periods), {"path": "online"}
         totals = window.amount("antiphon_answer_seconds", online)
         firsts = window.amount("antiphon_first_byte_seconds", online).buckets
-        failed = [status for status in window.labels("antiphon_requests", "status") if int(status) >= 400]
-        refused = window.amount("antiphon_requests", {"status": failed}).total
+        failed = window.amount("antiphon_requests", {"fault": "platform"}).total
         return Percentiles(
-            int(totals.weight), int(refused), quantile(firsts, 0.5), quantile(firsts, 0.99),
+            int(totals.weight), int(failed), quantile(firsts, 0.5), quantile(firsts, 0.99),
             quantile(totals.buckets, 0.5), quantile(totals.buckets, 0.9), quantile(totals.buckets, 0.99),
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from tests.harness import fakes
 from tests.harness.gateway_client import sign_in
 
 from antiphon.catalog.measurements import PLATFORM, Amount, MeasurementRows, Measurements, Series
+from antiphon.core.errors import EngineError
 from antiphon.governance.identity.keys import Keys
 
 
@@ -128,14 +129,16 @@ async def test_the_series_of_all_processes_are_on_one_axis(browser, keys, databa
     assert (await browser.get("/dashboard/series?span=forever")).status_code == 400
 
 
-async def test_what_this_process_has_not_written_yet_is_in_the_status(browser, keys) -> None:
+async def test_what_this_process_has_not_written_yet_is_in_the_status(browser, keys, answerer) -> None:
     headers = {"authorization": f"Bearer {keys['service']}"}
     body = {"model": "desk", "messages": [{"role": "user", "content": "x"}]}
     for _ in range(3):
         await browser.post("/v1/chat/completions", json=body, headers=headers)
     await browser.post("/v1/chat/completions", json=body | {"temperature": 0.5}, headers=headers)
+    answerer.failure = EngineError("The engine failed.")
+    await browser.post("/v1/chat/completions", json=body, headers=headers)
     latency = (await browser.get("/admin/status", headers=headers)).json()["latency"]
-    assert (latency["count"], latency["failed"]) == (3, 1)
+    assert (latency["count"], latency["failed"]) == (3, 1)  # What a caller asked wrongly is no failure.
     assert 0 < latency["total_p50"] <= latency["total_p99"] < 5
 
 

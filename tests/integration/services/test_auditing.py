@@ -30,10 +30,7 @@ from antiphon.serving.request import AnswerRequest
 async def project(tmp_path: Path) -> AsyncIterator[Project]:
     opened = Project(tmp_path)
     yield opened
-    await opened.answerer.close()
-    await asyncio.to_thread(opened.commit.close)
-    opened.features.close()
-    opened.store.close()
+    await opened.close()
 
 
 async def test_an_answer_is_in_the_log_with_its_receipt(project: Project, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -35,10 +34,7 @@ ADMIN = Principal("ann", "default", "admin")
 async def project(tmp_path: Path) -> AsyncIterator[Project]:
     opened = Project(tmp_path)
     yield opened
-    await opened.answerer.close()
-    await asyncio.to_thread(opened.commit.close)
-    opened.features.close()
-    opened.store.close()
+    await opened.close()
 
 
 @contextmanager

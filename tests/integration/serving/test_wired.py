@@ -62,15 +62,18 @@ class Project:
         entity = {"flight": "B6 1", "origin": "JFK"}
         return AnswerRequest(self.store.scope, asker, "desk", entity, question="Late?", **fields)
 
+    async def close(self) -> None:
+        await self.answerer.close()
+        await asyncio.to_thread(self.commit.close)
+        self.features.close()
+        self.store.close()
+
 
 @pytest.fixture
 async def project(tmp_path: Path) -> AsyncIterator[Project]:
     opened = Project(tmp_path)
     yield opened
-    await opened.answerer.close()
-    await asyncio.to_thread(opened.commit.close)
-    opened.features.close()
-    opened.store.close()
+    await opened.close()
 
 
 async def test_every_role_is_explained_and_replayed(project: Project) -> None:

@@ -135,7 +135,6 @@ def series(call: PageCall) -> Response:
         lines = window.columns(measure, statistic, where=where).lines
         return list(lines[0].values) if lines else [None] * len(window.at)
 
-    failed = [status for status in own.labels("antiphon_requests", "status") if int(status) >= 400]
     columns: dict[str, Any] = {
         "at": [start.timestamp() for start in own.at],
         "period": own.period.total_seconds(),
@@ -144,7 +143,7 @@ def series(call: PageCall) -> Response:
         "p99": line(own, "antiphon_answer_seconds", "p99", **online),
         "online": line(own, "antiphon_answers", "rate", **online),
         "batch": line(own, "antiphon_answers", "rate", path="batch"),
-        "failed": line(own, "antiphon_requests", "rate", status=failed),
+        "failed": line(own, "antiphon_requests", "rate", fault="platform"),
         "running_online": line(engines, "antiphon_engine_requests", "mean", state="running_online"),
         "running_batch": line(engines, "antiphon_engine_requests", "mean", state="running_batch"),
         "rows_waiting": line(own, "antiphon_batch_rows_waiting", "mean"),

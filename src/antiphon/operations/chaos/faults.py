@@ -1,7 +1,7 @@
 """Faults as values: what is to be broken, for how long, and what that touches.
 
 Invariant: a fault is bounded in time. It ends when its time is over, when its experiment ends, and when the process
-    that runs the experiment is gone, whatever ended it.
+that runs the experiment is gone, whatever ended it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The guardian of one fault: a process of its own that begins the fault, and ends it whatever happens to its runner.
 
 Invariant: the fault lasts no longer than its time, and no longer than the process that ordered it. The order comes over
-    the guardian's standard input, of which the runner holds the only other end: when the runner ends, however it does,
-    the kernel closes that, and the guardian ends the fault. It is in a session of its own, so that Ctrl-C reaches the
-    runner alone.
+the guardian's standard input, of which the runner holds the only other end: when the runner ends, however it does,
+the kernel closes that, and the guardian ends the fault. It is in a session of its own, so that Ctrl-C reaches the
+runner alone.
 """
 
 from __future__ import annotations

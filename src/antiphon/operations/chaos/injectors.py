@@ -1,9 +1,9 @@
 """Injectors of faults of processes and of the machine: each begins its fault and ends it.
 
 Invariants: a process is signaled through a descriptor of that very process (``pidfd_open(2)``), looked up by its
-    record, so that a pid that was given to a stranger is never hit. Load and files end with this process, by the
-    kernel: burners have it as their parent (``PR_SET_PDEATHSIG``), and the file that fills a disk has no name. What
-    stands still is continued by :meth:`end`.
+record, so that a pid that was given to a stranger is never hit. Load and files end with this process, by the
+kernel: burners have it as their parent (``PR_SET_PDEATHSIG``), and the file that fills a disk has no name. What
+stands still is continued by :meth:`end`.
 """
 
 from __future__ import annotations

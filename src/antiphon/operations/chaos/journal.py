@@ -2,8 +2,8 @@
 append to.
 
 Invariant: a line is written by one call to a file that is appended to, so that lines of several processes never mix. A
-    run whose runner died tells by it how far it came, and the guardians tell when its faults ended. It is a file and
-    not a table because the catalog may be what an experiment breaks.
+run whose runner died tells by it how far it came, and the guardians tell when its faults ended. It is a file and
+not a table because the catalog may be what an experiment breaks.
 """
 
 from __future__ import annotations

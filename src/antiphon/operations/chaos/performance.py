@@ -1,7 +1,7 @@
 """The flow of one experiment: steady state, method, steady state again.
 
 Invariants: nothing is broken unless the steady state was there before; every fault is over before the steady state is
-    waited for; a limit, the longest duration, Ctrl-C and an error end the method in the same way, by ending its faults.
+waited for; a limit, the longest duration, Ctrl-C and an error end the method in the same way, by ending its faults.
 """
 
 from __future__ import annotations

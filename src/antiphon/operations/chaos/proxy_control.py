@@ -1,7 +1,7 @@
 """Control of the proxies: orders for a fault go over a Unix socket, and a fault lasts as long as its connection.
 
 Invariant: when whoever ordered a fault is gone, the kernel closes the connection, and the proxy passes everything
-    through again.
+through again.
 """
 
 from __future__ import annotations

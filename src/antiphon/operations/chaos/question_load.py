@@ -1,7 +1,7 @@
 """Questions that are asked while an experiment runs, at a rate that does not wait for answers (an open loop).
 
 Invariant: a question's time counts from the moment at which it was due, so that a platform that stands still is not
-    flattered by questions that were never asked meanwhile (coordinated omission).
+flattered by questions that were never asked meanwhile (coordinated omission).
 """
 
 from __future__ import annotations

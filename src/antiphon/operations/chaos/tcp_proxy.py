@@ -1,8 +1,8 @@
 """A TCP proxy between the project and a server, that delays, resets or holds what passes it.
 
 Invariants: bytes arrive unchanged and in their order, or the connection is reset; without a fault they are passed on at
-    once. A fault is that of a control connection (``proxy_control.py``) and ends with it. It knows no protocol: what
-    the project makes of a late, broken or silent connection is the project's own matter.
+once. A fault is that of a control connection (``proxy_control.py``) and ends with it. It knows no protocol: what
+the project makes of a late, broken or silent connection is the project's own matter.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def _row(charge: Charge, environment: str, currency: str) -> dict[str, str]:
         "ChargePeriodStart": _time(entry.hour),
         "ChargePeriodEnd": _time(entry.hour + HOUR),
         "EffectiveCost": billed,
-        "InvoiceId": f"{environment}-{month:%Y-%m}",
+        "InvoiceId": "",
         "InvoiceIssuerName": "Antiphon",
         "PricingCategory": "Standard",
         "ProviderName": "Antiphon",

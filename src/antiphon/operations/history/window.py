@@ -124,12 +124,6 @@ class HistoryWindow:
                 whole.add(amount)
         return whole
 
-    def labels(self, measure: str, label: str) -> tuple[str, ...]:
-        """The values of a label that occur."""
-        place = measure_of(measure).labels.index(label)
-        of_periods = self._by_measure.get(measure, {}).values()
-        return tuple(sorted({labels[place] for found in of_periods for labels, _ in found}))
-
     def _sums(
         self, start: datetime, measure: Measure, by: tuple[str, ...], where: Mapping[str, str | Collection[str]]
     ) -> dict[tuple[str, ...], Amount]:

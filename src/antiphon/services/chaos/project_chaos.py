@@ -1,8 +1,8 @@
 """Chaos experiments of one project: found, planned, run under its blast radius, reported.
 
 Invariants: of several commands at once one runs experiments; it is on record in the audit log before anything is
-    broken, and what it did is on record in its journal whatever becomes of it. Questions are asked under a key of their
-    own, which ends by itself.
+broken, and what it did is on record in its journal whatever becomes of it. Questions are asked under a key of their
+own, which ends by itself.
 """
 
 from __future__ import annotations

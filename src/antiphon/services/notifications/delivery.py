@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog.notification_deliveries import DeliveryStatus, NotificationDelivery
 from antiphon.catalog.notifications import Notification
-from antiphon.core.errors import AntiphonError, NotFoundError
+from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.settings_notifications import AlertmanagerChannel, Channel, Severity
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import Run
@@ -148,7 +148,11 @@ class NotificationSender:
             f"{TEST}:{int(now.timestamp())}", TEST, "info", "firing", "A test of this channel", now,
             text="Nothing has happened.", ended_at=now, public="A test of this channel.",
         )  # fmt: skip
-        return send(self._destination(name), channel, said)
+        try:
+            return send(self._destination(name), channel, said)
+        except UnavailableError as error:
+            once = "Check its settings and its receiver; a test is sent once."
+            raise UnavailableError(error.what, where=error.where, next_step=once) from error
 
     def statuses(self) -> list[ChannelStatus]:
         """The channels of the settings, each with what became of its notifications."""

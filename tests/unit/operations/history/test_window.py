@@ -37,7 +37,6 @@ def test_a_line_for_each_value_of_a_label() -> None:
     (online,) = window(first).columns("antiphon_answers_total", where={"path": "online"}).lines
     assert online.values == (90.0,)
     assert window(first).amount("antiphon_answers", {"application": ["desk", "triage"]}).total == 96
-    assert window(first).labels("antiphon_answers", "application") == ("desk", "triage")
 
 
 def test_levels_that_add_up_are_averaged_over_time_and_others_over_looks() -> None:
