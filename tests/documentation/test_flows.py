@@ -31,8 +31,8 @@ def test_every_place_exists(file: str, name: str) -> None:
     assert name in defined(ROOT / "src" / "antiphon" / file)
 
 
-def test_there_are_six_flows_of_a_screen_each() -> None:
+def test_there_are_seven_flows_of_a_screen_each() -> None:
     assert [name.removeprefix("Follow ") for name, _ in FLOWS] == [
-        "a request", "an event", "a batch row", "a release", "a training", "a schedule",
+        "a request", "an event", "a batch row", "a release", "a training", "a schedule", "a measurement",
     ]  # fmt: skip
     assert max(text.count("\n") for _, text in FLOWS) <= 40

@@ -35,6 +35,13 @@ class Measure(msgspec.Struct, frozen=True):
     adds_up: bool = True
     by_tenant: bool = True
 
+    def aligned(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """The values of its labels as a row holds them: of one that was added since, nothing is known there.
+
+        A label is only ever added behind the others.
+        """
+        return (*labels, *("" for _ in range(len(self.labels) - len(labels))))[: len(self.labels)]
+
 
 _PATH = ("application", "path")
 

@@ -11,7 +11,7 @@ import msgspec
 from antiphon.catalog.measurements import FINEST, KEPT, Amount, Measurements, begin_of
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.histograms import quantile
-from antiphon.operations.history.measures import Measure, measure_of
+from antiphon.operations.history.measures import MEASURES, Measure, measure_of
 
 MOST_PERIODS = 400
 """Of a window, so that a chart is neither coarse nor slow."""
@@ -72,7 +72,9 @@ class HistoryWindow:
         self._by_measure: dict[str, dict[datetime, list[tuple[tuple[str, ...], Amount]]]] = {}
         for start, measured in periods.items():
             for (name, labels), amount in measured.items():
-                self._by_measure.setdefault(name, {}).setdefault(start, []).append((labels, amount))
+                if (measure := MEASURES.get(name)) is not None:
+                    of_measure = self._by_measure.setdefault(name, {})
+                    of_measure.setdefault(start, []).append((measure.aligned(labels), amount))
 
     def columns(
         self,

@@ -9,6 +9,7 @@ from antiphon.catalog.measurements import MeasurementRows, Measurements
 from antiphon.core.clock import parse_duration
 from antiphon.core.histograms import within
 from antiphon.definitions.objectives import ObjectiveSpec
+from antiphon.operations.history.measures import MEASURES
 from antiphon.operations.objectives.burn import RULES, Counts
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -68,7 +69,7 @@ def counted(objective: ObjectiveSpec, measured: Measurements) -> Counts:
         if labels[:2] != (application, "online"):
             continue
         if objective.kind == "errors" and name == "antiphon_requests":
-            *_, fault = labels
+            fault = MEASURES[name].aligned(labels)[3]
             bad += amount.total if fault == "platform" else 0.0
             total += amount.total if fault != "caller" else 0.0
         elif name == _TIMED.get(objective.kind):

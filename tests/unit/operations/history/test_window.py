@@ -109,3 +109,16 @@ def test_measures_are_named_as_metrics_and_say_what_they_are() -> None:
         assert measure.text.endswith("."), name
         assert "tenant" not in measure.labels
         assert STATISTICS[measure.kind]
+
+
+def test_rows_from_before_a_label_was_added_are_read_and_measures_that_are_gone_left_out() -> None:
+    older = Measurements(
+        {
+            ("antiphon_requests", ("desk", "online", "200")): Amount(3.0),
+            ("antiphon_requests", ("desk", "online", "502", "platform")): Amount(1.0),
+            ("antiphon_gone", ("x",)): Amount(9.0),
+        }
+    )
+    lines = window(older).columns("antiphon_requests", by=("fault",)).lines
+    assert {line.labels["fault"]: line.values for line in lines} == {"": (3.0,), "platform": (1.0,)}
+    assert window(older).amount("antiphon_requests", {"fault": "platform"}).total == 1
