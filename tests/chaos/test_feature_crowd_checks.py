@@ -113,7 +113,8 @@ def test_a_power_cut_loses_what_was_not_synced_and_nothing_else(
 ) -> None:
     folder = tmp_path / ".antiphon" / "lake" / "default" / "dev" / "ab"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(os, "fsync", os.fsync)  # watched from here on, and put back after the test
+    for name in ("fsync", "unlink"):  # watched from here on, and put back after the test
+        monkeypatch.setattr(os, name, getattr(os, name))
     watch_syncs(tmp_path)
     for name, content_synced, name_synced in (("whole", 1, 1), ("torn", 0, 1), ("lost", 1, 0)):
         if not name_synced:

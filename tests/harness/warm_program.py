@@ -82,7 +82,7 @@ def _serve(address: str) -> None:
         importlib.import_module(name)
     # Typer reads every command's annotations anew whenever it is called.
     command = typer.main.get_command(program.assemble())
-    program.assemble = lambda: command  # type: ignore[assignment,return-value]
+    program.assemble = lambda named=None: command  # type: ignore[assignment,return-value]
     gc.freeze()  # Forked processes share what is not counted anew.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     server = os.getpid()

@@ -38,6 +38,9 @@ _LEAVING = """leaving = update(_runs).where(holds(run)).values(values).returning
     with self._database.writing(within) as connection:
         if (left := connection.execute(leaving).first()) is None:
             raise lease_lost(run)
+        of, now = run.arguments.get("application"), values["updated_at"]
+        application = of if isinstance(of, str) else ""
+        self._meter(run.scope, run.id, run.workflow, run.claimed_at or now, now, application)
         if failed is not None:
             self._note_failed(run, failed, under, connection)
         if not ended:

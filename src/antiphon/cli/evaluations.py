@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from antiphon.learning.evaluation.safety.probes import SafetyProbe
 
 app = typer.Typer(name="evaluations", help="Evaluations of releases, and safety suites.", no_args_is_help=True)
+for _name, _command in (
+    ("sets", regressions.sets), ("cases", regressions.cases), ("add", regressions.add), ("run", regressions.run),
+    ("import", regressions.import_cases), ("remove", regressions.remove),
+):  # fmt: skip
+    app.command(_name)(_command)
 
 
 @app.command("list")

@@ -6,60 +6,15 @@ Nothing heavy is imported here: a command imports what it needs when it runs, so
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 from functools import cache
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from antiphon.cli import (
-    ask,
-    assets,
-    audit,
-    batch,
-    chaos,
-    conversations,
-    cost,
-    datasets,
-    doctor,
-    documents,
-    encryption,
-    evaluate,
-    evaluations,
-    events,
-    features,
-    freeze,
-    grants,
-    history,
-    init,
-    keys,
-    lineage,
-    migrate,
-    models,
-    notifications,
-    objectives,
-    outcomes,
-    plan,
-    policy,
-    predictions,
-    principals,
-    processes,
-    prompts,
-    regressions,
-    releases,
-    restart,
-    rollouts,
-    runs,
-    schedules,
-    status,
-    telemetry,
-    tenants,
-    tls,
-    train,
-    training,
-    up,
-)
 from antiphon.cli.output import fail, unforeseen
 from antiphon.core import disk
 from antiphon.core.errors import AntiphonError, InvalidInputError
@@ -93,6 +48,38 @@ def reader_gone(error: BaseException | None) -> bool:
     return False
 
 
+_COMMANDS = {
+    "init": "init",
+    "up": "up",
+    "restart": "restart",
+    "gateway": "processes",
+    "worker": "processes",
+    "engine": "processes",
+    "plan": "plan",
+    "apply": "plan",
+    "status": "status",
+    "history": "history",
+    "ask": "ask",
+    "explain": "predictions",
+    "replay": "predictions",
+    "train": "train",
+    "evaluate": "evaluate",
+    "rollback": "rollouts",
+    "doctor": "doctor",
+    "migrate": "migrate",
+}
+"""Modules of the commands; in each a function has the command's name."""
+_GROUPS = {
+    name: name
+    for name in (
+        "features", "documents", "datasets", "models", "prompts", "evaluations", "conversations", "releases",
+        "outcomes", "batch", "runs", "notifications", "lineage", "schedules", "assets", "objectives", "freeze",
+        "training", "telemetry", "chaos", "cost", "events", "keys", "principals", "tenants", "grants", "policy",
+        "audit", "encryption", "tls",
+    )
+} | {"windows": "schedules"}  # fmt: skip
+"""Modules of the groups of commands; in each ``app`` is the group, or ``NAME_app`` when it is not the module's own."""
+
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -105,8 +92,9 @@ def _print_version(requested: bool) -> None:
 
 
 @cache
-def assemble() -> typer.Typer:
-    """Every command, in the order of first use."""
+def assemble(named: str | None = None) -> typer.Typer:
+    """Every command, in the order of first use. With ``named``, the first word of a call, only what that call needs is
+    read: the command of that name, or, when there is none, the names of all for a help or an error."""
     app = typer.Typer(
         name="antiphon",
         help="Batch and online generation as two halves of one system.",
@@ -116,38 +104,27 @@ def assemble() -> typer.Typer:
         context_settings=_CONTEXT,
     )
     app.callback()(_options)
-    app.command("init")(init.init)
-    app.command("up")(up.up)
-    app.command("restart")(restart.restart)
-    app.command("gateway")(processes.gateway)
-    app.command("worker")(processes.worker)
-    app.command("engine")(processes.engine)
-    app.command("plan")(plan.plan)
-    app.command("apply")(plan.apply)
-    app.command("status")(status.status)
-    app.command("history")(history.history)
-    app.command("ask")(ask.ask)
-    app.command("explain")(predictions.explain)
-    app.command("replay")(predictions.replay)
-    app.command("train")(train.train)
-    app.command("evaluate")(evaluate.evaluate)
-    app.command("rollback")(rollouts.rollback)
-    app.command("doctor")(doctor.doctor)
-    app.command("migrate")(migrate.migrate)
-    models.app.command("rebuild")(train.rebuild)
-    for name, command in (
-        ("sets", regressions.sets), ("cases", regressions.cases), ("add", regressions.add), ("run", regressions.run),
-        ("import", regressions.import_cases), ("remove", regressions.remove),
-    ):  # fmt: skip
-        evaluations.app.command(name)(command)
-    for noun in (
-        features, documents, datasets, models, prompts, evaluations, conversations, releases, outcomes, batch,
-        runs, notifications, lineage, schedules, assets, objectives, freeze, training, telemetry, chaos, cost, events,
-        keys, principals, tenants, grants, policy, audit, encryption, tls,
-    ):  # fmt: skip
-        app.add_typer(noun.app)
-    app.add_typer(schedules.windows_app)
+    found = named in _COMMANDS or named in _GROUPS
+    for name, module in _COMMANDS.items():
+        if not found or name == named:
+            app.command(name)(getattr(_read(module), name))
+    for name, module in _GROUPS.items():
+        if named in (None, name):
+            app.add_typer(_group(name, module))
+        elif not found:
+            whole = _group(name, module)
+            app.add_typer(typer.Typer(name=name, help=whole.info.help))
     return app
+
+
+def _group(name: str, module: str) -> typer.Typer:
+    attribute = "app" if name == module else f"{name}_app"
+    group: typer.Typer = getattr(_read(module), attribute)
+    return group
+
+
+def _read(module: str) -> ModuleType:
+    return importlib.import_module(f"antiphon.cli.{module}")
 
 
 def _options(
@@ -165,7 +142,7 @@ def main() -> None:
     disk.make_private()
     try:
         _require_text(sys.argv)
-        assemble()()
+        assemble(next(iter(sys.argv[1:]), ""))()
     except SystemExit as ended:
         # Typer leaves with 1 when whoever reads has gone; programs tell such an end from a failure by its code.
         sys.exit(BROKEN_PIPE if reader_gone(ended.__context__) else ended.code)

@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from antiphon.cli import entity as entities
+from antiphon.cli import train
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import Progress, moment, note, shortened, show, show_json, table
 from antiphon.cli.project import at_terminal, stores
@@ -21,7 +22,6 @@ from antiphon.cli.status import remote_models_table
 from antiphon.core.disk import put_private
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.settings import FILE_NAME
-from antiphon.definitions.learning import in_words
 
 if TYPE_CHECKING:
     from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, IntervalEstimate, SuiteSummary
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from antiphon.services.project.store import Store
 
 app = typer.Typer(name="models", help="Model weights and versions.", no_args_is_help=True)
+app.command("rebuild")(train.rebuild)
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="APPLICATION.vN, APPLICATION:ALIAS or a release's id.")]
 
@@ -261,6 +262,8 @@ def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...], remote:
 
 def _tried(card: ModelCard) -> dict[str, str]:
     """The recipes that were tried, where several were."""
+    from antiphon.definitions.learning import in_words
+
     lines = []
     for one in card.candidates:
         reached = one.candidate.why or "not compared"

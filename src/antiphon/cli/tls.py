@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -178,6 +177,8 @@ def _no_certificate() -> InvalidInputError:
 def _trusted(tls: TlsSettings, paths: ProjectPaths) -> list[bytes]:
     if tls.authority is not None:
         return [_content(paths.root / tls.authority)]
+    import ssl
+
     return ssl.create_default_context().get_ca_certs(binary_form=True)
 
 

@@ -71,10 +71,10 @@ def watch_syncs(root: Path) -> None:
                 lines = [f"named {one.inode()} {one.path}\n" for one in entries]
         else:
             lines = [f"synced {status.st_ino} {status.st_size}\n"]
-        os.write(log, "".join(lines).encode())
+        os.write(log, os.fsencode("".join(lines)))
 
     def removed(path: os.PathLike[str] | str, **where: int | None) -> None:
-        os.write(log, f"removed 0 {os.fspath(path)}\n".encode())
+        os.write(log, os.fsencode(f"removed 0 {os.fspath(path)}\n"))
         remove(path, **where)
 
     vars(os).update(fsync=watched, unlink=removed)
@@ -87,7 +87,7 @@ def cut_power(root: Path) -> list[str]:
     and are left as they are."""
     synced: set[tuple[str, str]] = set()
     names: set[str] = set()
-    for line in (root / SYNCED).read_text(encoding="utf-8").splitlines() if (root / SYNCED).exists() else ():
+    for line in os.fsdecode((root / SYNCED).read_bytes()).splitlines() if (root / SYNCED).exists() else ():
         what, inode, rest = line.split(" ", 2)
         match what:
             case "synced":
