@@ -1,6 +1,6 @@
 """A replayed hour for real: users, batch work without end, a training and refreshes on one machine, by policy.
 
-``python -m benchmarks.conductor.hour [--size ci|demo|full] [--keep]``: a table, then one JSON line, kept in
+``python -m benchmarks.conductor.hour [--size ci|demo|full|users] [--keep]``: a table, then one JSON line, kept in
 ``benchmarks/results/hour.jsonl``. Arrivals are windows of the Azure trace of conversations, scaled as in ``week.py``. A
 real engine process serves them, one a policy; the training is real, and a refresh begins every eight seconds, both in a
 worker's process at nice 15. The policies take turns in blocks on the same machine, with the same arrivals:
@@ -10,6 +10,9 @@ worker's process at nice 15. The policies take turns in blocks on the same machi
 - ``no turns``: the same without the turns.
 - ``static cap 4``, ``priority only``, ``AIMD gate``: their engines put online requests first; training at idle priority
   and refreshes run beside as the operating system lets them.
+
+The size ``users`` has many rounds of the first two only: a 99th percentile needs many requests. Kept with each policy
+are the requests that it slowed most, beside the same ones alone.
 
 Batch work is told in tokens that were computed, prompts included: an engine that computes many prompts before it
 decodes has done as much. ``goodput`` is the share of the machine that background work made use of: batch tokens over
@@ -65,9 +68,15 @@ class Size(msgspec.Struct, frozen=True):
     rounds: int
     seconds: float
     rate: float = 0.25
+    policies: tuple[str, ...] = tuple(ENGINES)
 
 
-SIZES = {"ci": Size(1, 20.0), "demo": Size(3, 45.0), "full": Size(10, 60.0)}
+SIZES = {
+    "ci": Size(1, 20.0),
+    "demo": Size(3, 45.0),
+    "full": Size(10, 60.0),
+    "users": Size(14, 60.0, policies=("alone", "conductor")),
+}
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -102,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, one in told.items():
         one["inflation_p99"] = round(one["ttft_p99"] / alone, 3)
         one["inflation_p99_interval"] = _interval(blocks["alone"], blocks[name])
+        one["slowed_most"] = _slowed_most(blocks["alone"], blocks[name])
         one["model"] = model[name]
         print(
             f"{name:<14}{one['requests']:9d}{one['ttft_p50']:9.2f}{one['ttft_p99']:7.2f}{one['inflation_p99']:7.2f}"
@@ -133,13 +143,13 @@ def _window(size: Size, round_: int) -> tuple[Request, ...]:
 
 
 async def _measure(size: Size) -> tuple[dict[str, list[Block]], float, float]:
-    blocks: dict[str, list[Block]] = {name: [] for name in ENGINES}
-    names = list(ENGINES)
+    blocks: dict[str, list[Block]] = {name: [] for name in size.policies}
+    names = list(size.policies)
     threads = min(os.cpu_count() or 1, 8)
     async with contextlib.AsyncExitStack() as stack:
         clients: dict[str, EngineClient] = {}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for policy in dict.fromkeys(ENGINES.values()):
+        for policy in dict.fromkeys(ENGINES[name] for name in names):
             within = folder if policy == OURS else None
             clients[policy] = await stack.enter_async_context(engine(named(policy), threads=threads, within=within))
             await OpenLoop(clients[policy], (), 0.0, batch=0, level=None, number=1).warm_up([64] * 4)
@@ -232,6 +242,16 @@ def _interval(alone: Sequence[Block], found: Sequence[Block]) -> tuple[float, fl
     return round(float(low), 3), round(float(high), 3)
 
 
+def _slowed_most(alone: Sequence[Block], found: Sequence[Block]) -> list[tuple[int, int, float, float]]:
+    """Requests slowed most: round, place in it, seconds to the first token beside work, and alone."""
+    both = [
+        (round_, place, round(slow, 3), round(quick, 3))
+        for round_, (theirs, ours) in enumerate(zip(alone, found, strict=True))
+        for place, (quick, slow) in enumerate(zip(theirs.ttft, ours.ttft, strict=False))
+    ]
+    return sorted(both, key=lambda one: one[3] - one[2])[:10]
+
+
 def _modelled(size: Size, batch_alone: float) -> dict[str, dict[str, float]]:
     """What ``week.py`` takes batch work and training to get in these windows, over what each gets alone."""
     calibration = reference()
@@ -250,9 +270,10 @@ def _modelled(size: Size, batch_alone: float) -> dict[str, dict[str, float]]:
     rounds = range(size.rounds)
     calm = float(np.mean([quiet_share(run(CONTENDERS[0], one, pace)) for one in rounds]))
     found = {"alone": {"batch": 0.0, "training": 0.0}}
-    for name, policy in ENGINES.items():
+    for name in size.policies:
         if name == "alone":
             continue
+        policy = ENGINES[name]
         slower = pace if policy == OURS else pace * BESIDE_TRAINING
         batch = float(np.mean([rate(run(named(policy), one, slower)) for one in rounds])) / batch_alone
         # Of two kinds that always have work each has half of the quiet time.
