@@ -203,9 +203,16 @@ class NatsProcess(ServerProcess):
         return self.put(subject, json.dumps(body).encode())
 
     def clear(self) -> None:
-        """Delete every stream."""
-        for name in self.ask("$JS.API.STREAM.NAMES").get("streams") or ():
-            self.ask(f"$JS.API.STREAM.DELETE.{name}")
+        """Delete every stream, until the server lists none: of a busy one one was there again after it was deleted."""
+
+        def gone() -> bool:
+            names = self.ask("$JS.API.STREAM.NAMES").get("streams") or ()
+            for name in names:
+                with contextlib.suppress(AssertionError):  # It is gone by now.
+                    self.ask(f"$JS.API.STREAM.DELETE.{name}")
+            return not names
+
+        until(gone)
 
     def put(self, subject: str, content: bytes) -> dict[str, Any]:
         """Send these bytes to a subject; what is answered."""

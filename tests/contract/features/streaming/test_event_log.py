@@ -61,8 +61,7 @@ def opening(
     for server in opened:
         server.close()
     if where == "nats":
-        for name in process().ask("$JS.API.STREAM.NAMES").get("streams") or ():
-            process().ask(f"$JS.API.STREAM.DELETE.{name}")
+        process().clear()
 
 
 @pytest.fixture
