@@ -24,6 +24,7 @@ from antiphon.definitions.degradation import MAIN, Target, target_of
 from antiphon.definitions.granted import model_owner
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, ModelDescription
 from antiphon.engine.api.port import GenerationEngine
+from antiphon.serving.ports import SpendingReservation
 
 FAILURES = (UnavailableError, EngineError)
 """Errors that count against an engine. One that is full, or does not serve a model, still answers."""
@@ -276,6 +277,34 @@ class Engines:
     def breakers(self) -> tuple[BreakerStatus, ...]:
         """Every engine's breaker, the main one's first."""
         return tuple(member.breaker.status for member in self._members.values())
+
+
+class ReservedEngines(Engines):
+    """The engines of one request: each generation is reserved for before it is dispatched."""
+
+    def __init__(self, engines: Engines, reservation: SpendingReservation) -> None:
+        self.main, self._members = engines.main, engines._members
+        self._reservation = reservation
+
+    async def described(self, target: Target) -> tuple[EngineRoute, ModelDescription]:
+        """See :class:`Engines`."""
+        member, model = await super().described(target)
+        return _ReservedRoute(member, self._reservation), model
+
+
+class _ReservedRoute(EngineRoute):
+    """A route for one request."""
+
+    def __init__(self, route: EngineRoute, reservation: SpendingReservation) -> None:
+        self.name, self.where, self.breaker = route.name, route.where, route.breaker
+        self._route, self._reservation = route, reservation
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
+        """See :class:`EngineRoute`; raises ``BudgetExhaustedError`` where a budget has no room."""
+        await self._reservation.reserve(request)
+        async with aclosing(self._route.generate(request)) as events:
+            async for event in events:
+                yield event
 
 
 def not_served(model: str, where: str) -> UnavailableError:
