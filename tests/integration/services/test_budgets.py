@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.integration.serving.test_wired import PLAIN, Project
 from tests.integration.services.test_costs import priced
+from tests.integration.serving.test_wired import PLAIN, Project
 
 from antiphon.catalog.budgets import Budget, BudgetShares
 from antiphon.core.errors import BudgetExhaustedError
+from antiphon.operations.budgets.spending import BudgetSpending
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.cost.prices import ProjectPrices
-from antiphon.operations.budgets.spending import BudgetSpending
 
 
 @pytest.fixture
