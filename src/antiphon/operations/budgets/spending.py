@@ -24,33 +24,46 @@ SETTLED_AFTER = timedelta(minutes=5)
 """After its end an hour is taken as unchanging: whatever transaction began in it is over."""
 
 
+class KnownPrices:
+    """The price book of an environment as it was read last, one for all budgets of a process."""
+
+    def __init__(self, database: Database, environment: str) -> None:
+        self._prices = Prices(database)
+        self._environment = environment
+        self._newest = 0
+        self.book = PriceBook(())
+
+    def read(self, within: Connection) -> PriceBook:
+        """The book as of now: the same one while no price is recorded."""
+        newest = self._prices.newest(self._environment, within=within)
+        if newest != self._newest:
+            self.book = PriceBook(self._prices.list(self._environment, within=within))
+            self._newest = newest
+        return self.book
+
+
 class BudgetSpending:
     """The charges of one budget. Safe to share between threads."""
 
-    def __init__(self, database: Database, scope: Scope, budget: Budget) -> None:
+    def __init__(self, database: Database, scope: Scope, budget: Budget, prices: KnownPrices | None = None) -> None:
         self._database = database
         self._scope = scope
         self._budget = budget
-        self._ledger, self._prices = Ledger(database), Prices(database)
-        self._book, self._newest = PriceBook(()), 0
+        self._ledger = Ledger(database)
+        self._prices = prices or KnownPrices(database, scope.environment)
+        self._book = self._prices.book
         self._begins: datetime | None = None
         self._through: datetime | None = None
         self._past = 0
         self._lock = threading.Lock()
 
-    @property
-    def book(self) -> PriceBook:
-        """The prices as they were read last."""
-        return self._book
-
     def micros(self, *, within: Connection | None = None) -> int:
         """Micro-units that are charged in the present period."""
         now = self._database.clock.now()
         with self._lock, self._database.reading(within) as connection:
-            newest = self._prices.newest(self._scope.environment, within=connection)
-            if newest != self._newest:
-                records = self._prices.list(self._scope.environment, within=connection)
-                self._book, self._newest, self._through = PriceBook(records), newest, None
+            book = self._prices.read(connection)
+            if book is not self._book:
+                self._book, self._through = book, None
             begins, _ = period_of(self._budget.period, self._budget.zone, now)
             if begins != self._begins or self._through is None:
                 self._begins, self._past = begins, 0

@@ -20,7 +20,7 @@ from antiphon.catalog.budgets import Budget, BudgetShares
 from antiphon.catalog.database import Database
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
-from antiphon.operations.budgets.spending import BudgetSpending
+from antiphon.operations.budgets.spending import BudgetSpending, KnownPrices
 
 SHARES, NEAR = 64, 16
 LEASE_SECONDS = 15.0
@@ -53,11 +53,11 @@ class DrawRefusal(msgspec.Struct, frozen=True):
 class BudgetAccount:
     """The share of one budget that this process holds. Safe to share between threads."""
 
-    def __init__(self, database: Database, scope: Scope, budget: Budget) -> None:
+    def __init__(self, database: Database, scope: Scope, budget: Budget, prices: KnownPrices) -> None:
         self.scope = scope
         self.budget = budget
         self.holder = new_id("share")
-        self.spending = BudgetSpending(database, scope, budget)
+        self.spending = BudgetSpending(database, scope, budget, prices)
         self._database = database
         self._shares = BudgetShares(database)
         self._drawing, self._lock = threading.Lock(), threading.Lock()

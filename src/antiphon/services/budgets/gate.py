@@ -29,6 +29,7 @@ from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import GenerationRequest, TextEmbeddingRequest
 from antiphon.operations.budgets.amounts import amount_of, worst_case
+from antiphon.operations.budgets.spending import KnownPrices
 from antiphon.operations.budgets.terms import period_of
 from antiphon.operations.cost.amounts import decimal_text
 from antiphon.operations.cost.metering import usages_of
@@ -66,6 +67,7 @@ class BudgetGate:
         )
         self._accounts: dict[tuple[Scope, str], BudgetAccount] = {}
         self._retired: list[BudgetAccount] = []
+        self._prices: dict[str, KnownPrices] = {}
         self._lock = threading.Lock()
         self._keeper: threading.Thread | None = None
         self._closed = threading.Event()
@@ -103,11 +105,18 @@ class BudgetGate:
                 if found is not None:
                     found.retire()
                     self._retired.append(found)
-                found = self._accounts[key] = BudgetAccount(self._database, scope, budget)
+                found = self._accounts[key] = BudgetAccount(self._database, scope, budget, self.prices(scope))
             if self._keeper is None:
                 self._keeper = threading.Thread(target=self._keep, name="budgets", daemon=True)
                 self._keeper.start()
             return found
+
+    def prices(self, scope: Scope) -> KnownPrices:
+        """The prices of a scope's environment as they were read last."""
+        found = self._prices.get(scope.environment)
+        if found is None:
+            found = self._prices.setdefault(scope.environment, KnownPrices(self._database, scope.environment))
+        return found
 
     def charge(self, items: Sequence[tuple[BudgetReservation, Receipt]], within: Connection) -> None:
         """Charge receipts to the shares that they were reserved of, right before the commit of both."""
@@ -180,23 +189,21 @@ class BudgetReservation:
             BudgetExhaustedError: a budget has no room for it. UnavailableError: the catalog is away.
         """
         prompt, completion = most_tokens(request)
-        gate = self._gate
-        taken: list[tuple[BudgetAccount, int]] = []
+        gate, book = self._gate, self._gate.prices(self._scope).book
+        if not book.records:  # None of its shares was drawn yet.
+            await asyncio.to_thread(gate.account(self._scope, self._budgets[0]).spending.micros)
+            book = gate.prices(self._scope).book
+        need = worst_case(prompt, completion, request.model, book, hour_of(gate.now()), gate.token_seconds)
+        taken: list[BudgetAccount] = []
         try:
             for budget in self._budgets:
-                account = gate.account(self._scope, budget)
-                book = account.spending.book
-                if not book.records:  # Of a share that was not drawn yet.
-                    await asyncio.to_thread(account.spending.micros)
-                    book = account.spending.book
-                need = worst_case(prompt, completion, request.model, book, hour_of(gate.now()), gate.token_seconds)
-                taken.append((await self._taken_of(budget, need), need))
+                taken.append(await self._taken_of(budget, need))
         except BaseException:
-            for account, need in taken:
+            for account in taken:
                 account.release(need)
             raise
         with self._lock:
-            self._taken += taken
+            self._taken += [(account, need) for account in taken]
 
     async def _taken_of(self, budget: Budget, need: int) -> BudgetAccount:
         loop = asyncio.get_running_loop()
@@ -235,14 +242,13 @@ class BudgetReservation:
         reserved: dict[BudgetAccount, int] = {}
         for account, need in taken:
             reserved[account] = reserved.get(account, 0) + need
-        usages = usages_of(receipt) if reserved else []
-        found = []
+        if not reserved:
+            return []
+        book = self._gate.prices(self._scope).book
+        amount = sum(amount_of(((use.resource, use.quantity),), use.model, book, hour) for use in usages_of(receipt))
         for account, whole in reserved.items():
-            book = account.spending.book
-            amount = sum(amount_of(((use.resource, use.quantity),), use.model, book, hour) for use in usages)
             account.charged(whole, amount)
-            found.append((account, amount))
-        return found
+        return [(account, amount) for account in reserved]
 
     def committing(self, committed: Future[Any]) -> None:
         """What is reserved is released once this commit has ended, however it does."""
