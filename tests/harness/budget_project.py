@@ -16,7 +16,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import BudgetExhaustedError
-from antiphon.definitions.application import Decoding
+from antiphon.definitions.application import Decoding, Reuse
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 from antiphon.operations.budgets.spending import BudgetSpending
 from antiphon.operations.cost.metering import usages_of
@@ -28,7 +28,9 @@ from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 TOKEN_MICROS = 10
 WORDS = 12
-DESK = msgspec.structs.replace(PLAIN, decoding=Decoding(max_tokens=32))
+DESK = msgspec.structs.replace(
+    PLAIN, decoding=Decoding(max_tokens=32), reuse=Reuse(mode="never", identical_prompts=False)
+)
 WORST = DESK.decoding.max_tokens * TOKEN_MICROS + 1
 """Micro-units that are reserved for an answer; it is charged ``WORDS`` times :data:`TOKEN_MICROS`."""
 

@@ -56,7 +56,8 @@ async def test_an_answer_is_charged_with_its_receipt_and_its_rest_released(proje
     assert spent(project, budget) == total
     account = project.store.budget_gate.account(project.store.scope, budget)
     assert account._reserved == 0
-    assert held(project, budget) == account._free
+    account.close()
+    assert held(project, budget) == 0
 
 
 async def test_concurrent_requests_on_the_last_cent_overshoot_nothing(project: Project) -> None:

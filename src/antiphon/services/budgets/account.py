@@ -5,8 +5,10 @@ Invariants:
   stay within the limit.
 - A share is used only until its process would have to renew it: who was paused for longer dispatches nothing on it.
 
-Far from the limit more is drawn than is needed, so that most requests touch no row: a :data:`SHARES`-th of what is
-left. Within a :data:`NEAR`-th of the limit exactly what is needed is drawn, and what is free goes back.
+Far from the limit more is drawn than is needed, and the row of the share is lessened once a second by what was
+charged: until then that counts twice, which is too much and never too little, and an answer touches no row. Within a
+:data:`NEAR`-th of the limit exactly what is needed is drawn, the row is lessened with each charge, and what is free
+goes back.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import threading
 from datetime import timedelta
 
 import msgspec
+from sqlalchemy.engine import Connection
 
 from antiphon.catalog.budgets import Budget, BudgetShares
 from antiphon.catalog.database import Database
@@ -26,7 +29,7 @@ SHARES, NEAR = 64, 16
 LEASE_SECONDS = 15.0
 """Time for which a share is held after its process renewed it last."""
 
-RENEW_SECONDS = 4.0
+RENEW_SECONDS, WRITE_SECONDS = 4.0, 1.0
 IDLE_SECONDS = 1.0
 """Time after which a share that nobody takes of goes back."""
 
@@ -61,9 +64,9 @@ class BudgetAccount:
         self._database = database
         self._shares = BudgetShares(database)
         self._drawing, self._lock = threading.Lock(), threading.Lock()
-        self._free = self._reserved = 0
+        self._free = self._reserved = self._unwritten = 0
         self._drawn = self.retired = False
-        self._valid_until = self._renew_at = self._used_at = 0.0
+        self._valid_until = self._renew_at = self._used_at = self._write_at = 0.0
         self._near = self._batch_waits = True
         self._refused: dict[bool, tuple[float, DrawRefusal]] = {}
 
@@ -102,6 +105,7 @@ class BudgetAccount:
                 ):
                     self.retired = True
                     return self._retired(need)
+                self._write_charges(connection)
                 held = self._shares.held(self.scope, budget.name, within=connection)
                 spent = self.spending.micros(within=connection)
                 with self._lock:
@@ -130,11 +134,15 @@ class BudgetAccount:
             self._reserved -= amount
             self._free += amount
 
-    def charged(self, reserved: int, amount: int) -> None:
-        """So much of what was reserved is charged by the transaction under way, and the share's row is less by it."""
+    def charged(self, reserved: int, amount: int) -> bool:
+        """So much of what was reserved is charged by the transaction under way; tells whether it is to lessen the
+        share's row as well."""
         with self._lock:
             self._reserved -= reserved
             self._free += reserved - amount
+            if not self._near:
+                self._unwritten += amount
+            return self._near
 
     def retire(self) -> None:
         """Dispatch nothing on it any more: another account takes its place, and what is under way is charged to it."""
@@ -149,12 +157,15 @@ class BudgetAccount:
             if not self._drawn:
                 return not self.retired
             idle = self.retired or self._near or now - self._used_at > IDLE_SECONDS
-            if not (idle and (self._free or not self._reserved)) and now < self._renew_at:
+            written = not self._unwritten or now < self._write_at
+            if written and not (idle and (self._free or not self._reserved)) and now < self._renew_at:
                 return True
+            self._write_at = now + WRITE_SECONDS
         self.spending.micros()  # Prices are read again, and hours that are over summed.
         with self._drawing, self._database.transaction() as connection:
             lease = clock.now() + timedelta(seconds=LEASE_SECONDS)
             living = self._shares.renew(self.scope, self.budget.name, self.holder, lease, within=connection)
+            self._write_charges(connection)
             held = self._shares.held(self.scope, self.budget.name, within=connection)
             # A price that was recorded for the past may have used the limit up.
             idle = idle or held + self.spending.micros(within=connection) > self.budget.limit_micros
@@ -179,6 +190,13 @@ class BudgetAccount:
             self._shares.return_share(self.scope, self.budget.name, self.holder, None, within=connection)
             with self._lock:
                 self._free, self._drawn, self.retired = 0, False, True
+
+    def _write_charges(self, within: Connection) -> None:
+        # Not the charges' own transaction: they are committed by now, or were undone and are lost to the share.
+        with self._lock:
+            amount, self._unwritten = self._unwritten, 0
+        if amount:
+            self._shares.return_share(self.scope, self.budget.name, self.holder, amount, within=within)
 
     def _retired(self, need: int) -> DrawRefusal:
         return DrawRefusal(self.budget, need, 0, 0, self.budget.limit_micros, True)

@@ -236,7 +236,7 @@ class BudgetReservation:
         self._gate.settle(self, receipt)
 
     def charged(self, receipt: Receipt, hour: datetime) -> list[tuple[BudgetAccount, int]]:
-        """Turn what is reserved into what a receipt is charged, by share."""
+        """Turn what is reserved into what a receipt is charged: of the shares whose rows are lessened with it."""
         with self._lock:
             taken, self._taken = self._taken, []
         reserved: dict[BudgetAccount, int] = {}
@@ -246,9 +246,7 @@ class BudgetReservation:
             return []
         book = self._gate.prices(self._scope).book
         amount = sum(amount_of(((use.resource, use.quantity),), use.model, book, hour) for use in usages_of(receipt))
-        for account, whole in reserved.items():
-            account.charged(whole, amount)
-        return [(account, amount) for account in reserved]
+        return [(account, amount) for account, whole in reserved.items() if account.charged(whole, amount)]
 
     def committing(self, committed: Future[Any]) -> None:
         """What is reserved is released once this commit has ended, however it does."""

@@ -139,12 +139,17 @@ class EngineRoute:
         self._described_at = self._clock.monotonic()
         return None
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
-        """See the engine behind.
+    async def generate(
+        self, request: GenerationRequest, reservation: SpendingReservation | None = None
+    ) -> AsyncGenerator[Delta | GenerationResult, None]:
+        """See the engine behind. What the request may cost is reserved before, where there is a reservation.
 
         Raises:
             EnginePassedOver: it did not begin; for batch work the error itself.
+            BudgetExhaustedError: a budget has no room for it.
         """
+        if reservation is not None:
+            await reservation.reserve(request)
         if request.priority == "batch":
             async with aclosing(self._engine.generate(request)) as events:
                 async for one in events:
@@ -299,12 +304,11 @@ class _ReservedRoute(EngineRoute):
         self.name, self.where, self.breaker = route.name, route.where, route.breaker
         self._route, self._reservation = route, reservation
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
-        """See :class:`EngineRoute`; raises ``BudgetExhaustedError`` where a budget has no room."""
-        await self._reservation.reserve(request)
-        async with aclosing(self._route.generate(request)) as events:
-            async for event in events:
-                yield event
+    def generate(
+        self, request: GenerationRequest, reservation: SpendingReservation | None = None
+    ) -> AsyncGenerator[Delta | GenerationResult, None]:
+        """See :class:`EngineRoute`."""
+        return self._route.generate(request, reservation or self._reservation)
 
 
 def not_served(model: str, where: str) -> UnavailableError:
