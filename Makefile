@@ -290,6 +290,9 @@ bench-ledger: environment  ## what the ledger of cost adds to the commit of an a
 	@$(BIN)/python -m benchmarks.operations.ledger_cost --catalog sqlite --keep
 	@$(BIN)/python -m benchmarks.operations.ledger_cost --catalog postgresql --keep
 
+bench-budgets: environment  ## what budgets add to an answer, and that crowds and kills overshoot nothing (SIZE)
+	@$(BIN)/python -m benchmarks.operations.budgets --size $(SIZE) --keep
+
 bench-telemetry: environment  ## what spans on the disk and a collector cost the gateway (SIZE)
 	@$(BIN)/python -m benchmarks.operations.telemetry_cost --size $(SIZE) --keep
 

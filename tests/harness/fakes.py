@@ -68,6 +68,7 @@ from antiphon.governance.secret import load_secret
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.budgets.project_budgets import ProjectBudgets
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
@@ -348,6 +349,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "assets": partial(ProjectAssets, store),
         "objectives": partial(ProjectObjectives, store),
         "costs": partial(ProjectCosts, store),
+        "budgets": partial(ProjectBudgets, store),
         "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),

@@ -40,6 +40,7 @@ from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
 from antiphon.services.batches import ProjectTableJobs, askable, embedding_models, file_contents, file_store
+from antiphon.services.budgets.project_budgets import ProjectBudgets
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
@@ -149,6 +150,7 @@ class ProcessServices:
                 assets=partial(ProjectAssets, store),
                 objectives=partial(ProjectObjectives, store),
                 costs=partial(ProjectCosts, store),
+                budgets=partial(ProjectBudgets, store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,

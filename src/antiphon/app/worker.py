@@ -44,6 +44,7 @@ from antiphon.orchestration.tenant_pause import TenantPause
 from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
 from antiphon.services.batches import ProjectTableJobs, batch_context, table_jobs
+from antiphon.services.budgets.project_budgets import WARN_SECONDS, ProjectBudgets
 from antiphon.services.conducting.idle_budgets import idle_budget
 from antiphon.services.conducting.scheduled_orders import ScheduledOrders, conductor
 from antiphon.services.conducting.user_workflows import UserWorkflows
@@ -251,6 +252,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             ProjectObjectives(store, store.scope).assess,
             every=ASSESS_SECONDS,
             name="Alerts of objectives that began or ended",
+        ),
+        HousekeepingTask(
+            ProjectBudgets(store, store.scope).warn, every=WARN_SECONDS, name="Warnings of budgets that began or ended"
         ),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
         HousekeepingTask(

@@ -8,6 +8,7 @@ Invariants:
 - A row is written within :data:`FLUSH_SECONDS` of its answer while others come, and before the runner is left, however
   it is left; rows under way then are answered again by the worker that resumes the job.
 - A row that fails is a row with its error. A transient error is waited for; if it lasts, the run fails and is retried.
+- A row that a budget has no room for waits until it has, without a slot, and no other row is begun meanwhile.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from antiphon.catalog.batch.batches import Ending
 from antiphon.catalog.batch.jobs import BatchJob, JobRow, Jobs
 from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, InternalError, InvalidInputError
+from antiphon.core.errors import AntiphonError, BudgetExhaustedError, InternalError, InvalidInputError
 from antiphon.core.logs import unexpected
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import RunResult
@@ -51,6 +52,9 @@ CANCEL_GRACE_SECONDS = 0.5
 
 PATIENCE_SECONDS = 120.0
 """Time that a row waits for an engine that is away before the run fails and is retried."""
+
+BUDGET_SECONDS = 5.0
+"""Interval at which a row asks again that a budget had no room for."""
 
 MEASURE_SECONDS = 5.0
 """Interval at which usage is stored and the work left is estimated again."""
@@ -145,6 +149,7 @@ class RowRunner:
         self._ending: Ending | None = None
         self._failed = self.job.rows_failed
         self._under_way: set[asyncio.Task[JobRow]] = set()
+        self._unfunded = 0
         self._pending: list[JobRow] = []
         self._releases: set[str] = set(self.job.releases)
         self._new_releases: set[str] = set()
@@ -187,7 +192,7 @@ class RowRunner:
             self._pending.append(row.failed(row.refusal))
             await self._pulse()
             return
-        while len(self._under_way) >= self.concurrency and self._ending is None:
+        while (len(self._under_way) >= self.concurrency or self._unfunded) and self._ending is None:
             await self._wait_for_rows()
         queue, slot = self.context.queue, self._slot_request(row)
         acquiring = asyncio.ensure_future(queue.acquire(slot))
@@ -197,8 +202,9 @@ class RowRunner:
             while not acquiring.done() and self._ending is None:
                 await self._wait_for_rows(acquiring)
             if self._ending is None:
-                task = asyncio.create_task(self._answer(row, slot))
-                task.add_done_callback(lambda _: queue.release(slot))
+                place = _Slot(queue, slot)
+                task = asyncio.create_task(self._answer(row, place))
+                task.add_done_callback(lambda _: place.release())
                 self._under_way.add(task)
                 handed = True
         finally:
@@ -277,16 +283,18 @@ class RowRunner:
         self._measured = self._now()
         await asyncio.to_thread(self._meter.keep)
 
-    async def _answer(self, row: RowTask, slot: SlotRequest) -> JobRow:
+    async def _answer(self, row: RowTask, place: _Slot) -> JobRow:
         """Answers one row. An error of its own is its result; an engine that is away is waited for."""
         waited, pause = 0.0, 0.25
         while True:
             try:
                 with self.context.gauge.row():
-                    answer = await row.answer(slot.tier(self.context.clock.now().timestamp()))
+                    answer = await row.answer(place.request.tier(self.context.clock.now().timestamp()))
                 self._meter.took(row.sketch, *answer.usages)
                 self._new_releases |= answer.releases
                 return answer.row
+            except BudgetExhaustedError as error:
+                await self._wait_for_budget(error, place)
             except TRANSIENT_ERRORS:
                 if waited >= PATIENCE_SECONDS:
                     raise
@@ -297,8 +305,36 @@ class RowRunner:
             except Exception as error:
                 return row.failed(self.faults.report(error, row.label))
 
+    async def _wait_for_budget(self, error: BudgetExhaustedError, place: _Slot) -> None:
+        place.release()  # Others' rows may have room.
+        self._unfunded += 1
+        try:
+            self.run_context.progress(self.finished, self.job.total, f"waits: {error.what}")
+            await asyncio.sleep(min(error.retry_after or 1.0, BUDGET_SECONDS))
+        finally:
+            self._unfunded -= 1
+        await place.acquire()
+
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+class _Slot:
+    """A row's slot in the queue, which it gives back while it waits for something else than the engine."""
+
+    def __init__(self, queue: FairQueue, request: SlotRequest) -> None:
+        self.request = request
+        self._queue = queue
+        self._held = True
+
+    async def acquire(self) -> None:
+        await self._queue.acquire(self.request)
+        self._held = True
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            self._queue.release(self.request)
 
 
 def run_result(

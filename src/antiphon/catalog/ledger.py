@@ -122,18 +122,37 @@ class Ledger:
             # In one order for all writers: rows of a server stay locked until the commit.
             driver_sql(within, _ADD, [(*key, quantity) for key, quantity in sorted(sums.items())])
 
-    def entries(self, scope: Scope, since: datetime, until: datetime) -> list[LedgerEntry]:
-        """A tenant's sums of the hours that begin in ``since <= hour < until``, by hour."""
-        return self._entries(scope.tenant, scope.environment, since, until)
+    def entries(
+        self,
+        scope: Scope,
+        since: datetime,
+        until: datetime,
+        *,
+        application: str | None = None,
+        principal: str | None = None,
+        within: Connection | None = None,
+    ) -> list[LedgerEntry]:
+        """A tenant's sums of the hours that begin in ``since <= hour < until``, by hour; all of them, or those of an
+        application or a principal."""
+        wanted = schema.given(_table, application=application, principal=principal)
+        return self._entries(scope.tenant, scope.environment, since, until, *wanted, within=within)
 
     def shared(self, environment: str, since: datetime, until: datetime) -> list[LedgerEntry]:
         """As :meth:`entries`, of what belongs to no tenant."""
         return self._entries(ANY, environment, since, until)
 
-    def _entries(self, tenant: str, environment: str, since: datetime, until: datetime) -> list[LedgerEntry]:
+    def _entries(
+        self,
+        tenant: str,
+        environment: str,
+        since: datetime,
+        until: datetime,
+        *wanted: ColumnElement[bool],
+        within: Connection | None = None,
+    ) -> list[LedgerEntry]:
         owned = (_table.c.tenant == tenant) & (_table.c.environment == environment)
-        statement = select(_table).where(owned, *_span(since, until)).order_by(*_table.primary_key.columns)
-        return [value_of(LedgerEntry, row) for row in self._database.rows(statement)]
+        statement = select(_table).where(owned, *_span(since, until), *wanted).order_by(*_table.primary_key.columns)
+        return [value_of(LedgerEntry, row) for row in self._database.rows(statement, within)]
 
     def engine_time(self, environment: str, since: datetime, until: datetime) -> list[TenantEngineTime]:
         """Time of engines that answers of all tenants took, by hour, tenant and engine."""

@@ -55,6 +55,11 @@ class Prices:
         found = select(_table).where(_table.c.tenant == ANY, _table.c.environment == environment)
         return [value_of(PriceRecord, row) for row in self._database.rows(found.order_by(_table.c.sequence), within)]
 
+    def newest(self, environment: str, *, within: Connection | None = None) -> int:
+        """The number of the last record; 0 before the first."""
+        owned = (_table.c.tenant == ANY) & (_table.c.environment == environment)
+        return int(self._database.scalar(select(func.coalesce(func.max(_table.c.sequence), 0)).where(owned), within))
+
     def record(
         self,
         environment: str,
@@ -73,10 +78,7 @@ class Prices:
         Raises:
             ConflictError: another process has just recorded one.
         """
-        owned = (_table.c.tenant == ANY) & (_table.c.environment == environment)
-        sequence = 1 + int(
-            self._database.scalar(select(func.coalesce(func.max(_table.c.sequence), 0)).where(owned), within)
-        )
+        sequence = 1 + self.newest(environment, within=within)
         now = self._database.clock.now()
         made = PriceRecord(sequence, resource, model, amount, currency, since, now, principal, reason)
         values = msgspec.structs.asdict(made) | {"tenant": ANY, "environment": environment}

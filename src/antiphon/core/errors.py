@@ -218,6 +218,14 @@ class RateLimitError(OverloadedError):
         self.kind = "requests" if where.startswith("requests") else "tokens"
 
 
+class BudgetExhaustedError(OverloadedError):
+    """A budget has no room for what may be charged; an infinite ``retry_after``: it never has. Named as in OpenAI's
+    API, whose clients know it."""
+
+    code = "insufficient_quota"
+    kind = "insufficient_quota"
+
+
 class ResourceUnavailableError(OverloadedError):
     """No room for work that takes what others leave (``service_tier: flex``)."""
 

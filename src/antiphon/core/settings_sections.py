@@ -506,6 +506,18 @@ class TokenPriceSettings(Section, frozen=True):
     completion_token: float = 0.0
 
 
+class BudgetSettings(Section, frozen=True):
+    """Bounds of what is reserved of budgets.
+
+    Attributes:
+        token_seconds: engine time that a token takes at most, of which the worst case of a request is made.
+        patience: how long an online request waits for answers under way to be charged less than was reserved for them.
+    """
+
+    token_seconds: float = 0.1
+    patience: str = "5s"
+
+
 class PriceSettings(Section, frozen=True):
     """Prices of units, in ``currency``: ISO 4217. Of models in ``models`` tokens have prices of their own.
 

@@ -39,6 +39,7 @@ KINDS = {
     "batch": "job",
     "batch-outlook": "job",
     "batches": "job",
+    "budgets": "platform",
     "conversations": "prediction",
     "cost": "platform",
     "cost-forecast": "platform",

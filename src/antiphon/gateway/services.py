@@ -20,6 +20,7 @@ from antiphon.governance.identity.quotas import Quotas
 from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.batches import ProjectTableJobs
+from antiphon.services.budgets.project_budgets import ProjectBudgets
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
@@ -109,8 +110,8 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules, assets, objectives and costs of a scope, batch jobs over tables,
-    and files and batches of OpenAI's API."""
+    """Durable runs with their lineage, the schedules, assets, objectives, costs and budgets of a scope, batch jobs over
+    tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
@@ -118,6 +119,7 @@ class WorkServices:
     assets: Callable[[Scope], ProjectAssets]
     objectives: Callable[[Scope], ProjectObjectives]
     costs: Callable[[Scope], ProjectCosts]
+    budgets: Callable[[Scope], ProjectBudgets]
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches

@@ -60,7 +60,7 @@ from antiphon.serving.answering.retrieval import retrieve
 from antiphon.serving.answering.tool_rounds import ToolRounds
 from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release, unanswered
 from antiphon.serving.fallback import substitutes
-from antiphon.serving.fallback.engines import EnginePassedOver, Engines, not_served, refusal
+from antiphon.serving.fallback.engines import EnginePassedOver, Engines, ReservedEngines, not_served, refusal
 from antiphon.serving.features import on_demand, reading
 from antiphon.serving.history import History
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
@@ -154,9 +154,9 @@ class Answerer:
                         shown, beginning = False, ""
                         try:
                             if shorter is not None:
-                                context = await summaries.apply(self._engines, context, target, shorter, deadline)
+                                context = await summaries.apply(self._of(context), context, target, shorter, deadline)
                                 shorter = None
-                            engine, model = await self._engines.described(target)
+                            engine, model = await self._of(context).described(target)
                             context = await self._tools.called(engine.generate, model, context, deadline)
                             spec = generation.specify(context, model)
                             key = None if passed_over else reuse.prompt_key_of(context, spec)
@@ -226,6 +226,8 @@ class Answerer:
                         await self._recorder.record_failure(arrival, assigned, publication, error)
                     raise
                 finally:
+                    if context is not None and context.reservation is not None:
+                        context.reservation.end()
                     if served is not None and context is not None:
                         self._shadows.offer(arrival, assigned, served, context.history)
 
@@ -308,7 +310,12 @@ class Answerer:
             if decision.masked or application.tools
             else cache_namespace(request, assigned, history),
             history=history,
+            reservation=services.spending(request),
         )
+
+    def _of(self, context: AnswerContext) -> Engines:
+        """The engines of a request: with its reservations, where a budget concerns it."""
+        return self._engines if context.reservation is None else ReservedEngines(self._engines, context.reservation)
 
     async def _stored(self, context: AnswerContext) -> Answer | None:
         """An earlier answer about the same subject and question, where the application's rule lets it be served."""
@@ -353,8 +360,9 @@ class Answerer:
     ) -> AsyncGenerator[TextDelta | Answer, None]:
         """The answer to an identical prompt, or a new one that passed its guards, as much before it as may be shown; of
         several identical prompts at once, one is generated."""
-        engine, _ = await self._engines.described(target)
-        judges = JudgeCalls(self._engines, target, context.request)
+        engines = self._of(context)
+        engine, _ = await engines.described(target)
+        judges = JudgeCalls(engines, target, context.request)
         check = OutputCheck(context.application, context.evidence, self._services.guard_functions, judges.verdict)
         text: GuardedText | None = None
         shared = key is not None and context.application.reuse.identical_prompts

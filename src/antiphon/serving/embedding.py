@@ -33,8 +33,10 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Decision, Resource
 from antiphon.serving.answering.context import Arrival, arrive
 from antiphon.serving.answering.policy import policy_context, require_allowed
+from antiphon.serving.answering.recorder import committed
 from antiphon.serving.builtin import BUILTIN, PLAIN_PURPOSE
 from antiphon.serving.features.reading import NO_FEATURES
+from antiphon.serving.ports import SpendingReservation
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
 
@@ -113,10 +115,17 @@ class Embeddings:
                 context = policy_context(request.scope, PLAIN_PURPOSE, request.path, request.originating_user, {}, now)
                 decision: Decision = self._services.decide(request.principal, "answer", resource, context)
                 require_allowed(decision, request.principal, request.model)
-                embedded = await self._embedded(request, arrival)
-                return await self._committed(request, arrival, decision, embedded)
+                reservation = self._services.spending(question)
+                try:
+                    embedded = await self._embedded(request, arrival, reservation)
+                    return await self._committed(request, arrival, decision, embedded, reservation)
+                finally:
+                    if reservation is not None:
+                        reservation.end()
 
-    async def _embedded(self, request: EmbeddingRequest, arrival: Arrival) -> TextEmbeddings:
+    async def _embedded(
+        self, request: EmbeddingRequest, arrival: Arrival, reservation: SpendingReservation | None
+    ) -> TextEmbeddings:
         limit = self._services.online_seconds
         sent = TextEmbeddingRequest(
             new_id("emb"),
@@ -127,6 +136,8 @@ class Embeddings:
             traceparent(),
             request.scope.tenant,
         )
+        if reservation is not None:
+            await reservation.reserve(sent)
         try:
             async with asyncio.timeout(None if limit is None or request.path == "batch" else limit - arrival.seconds):
                 return await self._engine.embed(sent)
@@ -138,7 +149,12 @@ class Embeddings:
             ) from None
 
     async def _committed(
-        self, request: EmbeddingRequest, arrival: Arrival, decision: Decision, embedded: TextEmbeddings
+        self,
+        request: EmbeddingRequest,
+        arrival: Arrival,
+        decision: Decision,
+        embedded: TextEmbeddings,
+        reservation: SpendingReservation | None,
     ) -> Embedding:
         services = self._services
         texts = [canonical({}), canonical(request.texts), vectors_text(embedded)]
@@ -200,9 +216,11 @@ class Embeddings:
 
         def effect(connection: Any) -> None:
             services.receipts.add(receipt, texts, within=connection)
+            if reservation is not None:
+                reservation.settle(receipt)
 
         with span("commit"):
-            await services.commit.submit(effect)
+            await committed(services.commit, effect, reservation)
         services.answered(receipt)
         return Embedding(receipt.prediction, receipt.request, embedded.vectors, embedded.dimensions, usage, receipt)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from antiphon.catalog.releases.rollouts import Assignment
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
+from antiphon.engine.api.messages import GenerationRequest, TextEmbeddingRequest
 from antiphon.features.online.remedies import SubstituteValue
 from antiphon.features.values import FeatureVector
 from antiphon.governance.policy.request import Decision
@@ -63,6 +65,26 @@ class ReleaseAssignment(Protocol):
 
     def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:
         """The release that answers this unit, and its role; ``None``: the application has no live one."""
+        ...
+
+
+class SpendingReservation(Protocol):
+    """One request's reservations of budgets (``services/budgets``)."""
+
+    async def reserve(self, request: GenerationRequest | TextEmbeddingRequest) -> None:
+        """Reserve the worst case of a request to an engine; raises ``BudgetExhaustedError``."""
+        ...
+
+    def settle(self, receipt: Receipt) -> None:
+        """Charge the answer instead, with the write transaction that is open in this thread."""
+        ...
+
+    def committing(self, committed: Future[Any]) -> None:
+        """What is reserved is released once this commit has ended, however it does."""
+        ...
+
+    def end(self) -> None:
+        """Release what is reserved, unless the answer is being committed."""
         ...
 
 

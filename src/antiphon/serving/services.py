@@ -26,7 +26,9 @@ from antiphon.serving.ports import (
     ReceiptWriter,
     ReleaseAssignment,
     RemedyFinder,
+    SpendingReservation,
 )
+from antiphon.serving.request import AnswerRequest
 from antiphon.serving.shadow import ShadowLimits
 from antiphon.serving.user_functions import UserFunctions
 
@@ -47,6 +49,7 @@ class Services(msgspec.Struct, frozen=True):
         guard_functions: Python functions that guards may name; ``tool_functions``: that tools may.
         retrieve: retrieves from documents.
         answered: is told of every answer whose receipt is committed.
+        spending: opens the reservation of a request; ``None``: no budget concerns it.
     """
 
     engine: GenerationEngine
@@ -79,3 +82,4 @@ class Services(msgspec.Struct, frozen=True):
     retrieve: Retrieve | None = None
     tool_functions: ToolFunctions = ToolFunctions()
     answered: Callable[[Receipt], object] = lambda receipt: None
+    spending: Callable[[AnswerRequest], SpendingReservation | None] = lambda request: None

@@ -31,6 +31,8 @@ from antiphon.catalog.schema.batch import batches as batches
 from antiphon.catalog.schema.batch import files as files
 from antiphon.catalog.schema.batch import job_rows as job_rows
 from antiphon.catalog.schema.batch import jobs as jobs
+from antiphon.catalog.schema.costs import budget_shares as budget_shares
+from antiphon.catalog.schema.costs import budgets as budgets
 from antiphon.catalog.schema.costs import ledger_entries as ledger_entries
 from antiphon.catalog.schema.costs import meter_readings as meter_readings
 from antiphon.catalog.schema.costs import prices as prices

@@ -1,4 +1,4 @@
-"""Tables of cost: what was used in each hour, what it is priced at, and how far meters were read.
+"""Tables of cost: what was used in each hour, what it is priced at, how far meters were read, and budgets.
 
 The tenant of what is shared by all tenants of an environment (idle engines, prices, readings of engines) is ``*``.
 """
@@ -32,4 +32,22 @@ meter_readings = table(
     columns(TEXT, "process"),
     columns(sa.BigInteger, "total", "part"),
     columns(Instant, "read_at"),
+)
+
+budgets = table(
+    "budgets",
+    key("name"),
+    columns(TEXT, "kind", "subject", "period", "zone", "currency", "at_limit"),
+    columns(sa.BigInteger, "limit_micros"),
+    columns(sa.Integer, "warn_percent", "batch_percent"),
+    columns(TEXT, "principal", "reason"),
+    columns(Instant, "changed_at"),
+)
+
+# What a process has drawn of a budget and not charged yet: until then nobody else has it.
+budget_shares = table(
+    "budget_shares",
+    key("budget", "holder"),
+    columns(sa.BigInteger, "held"),
+    columns(Instant, "until"),
 )

@@ -1,4 +1,4 @@
-"""The page *Cost*: what was charged in the last 30 days, by what, and what the next ones will."""
+"""The page *Cost*: what was charged in the last 30 days, by what, what the next ones will, and budgets."""
 
 from __future__ import annotations
 
@@ -31,5 +31,6 @@ def cost(call: PageCall) -> Response:
         summary=summary,
         plot=by_amount([(line.group["day"], line.micros) for line in days], currency),
         forecast=costs.forecast(),
+        budgets=call.services.work.budgets(call.scope).list(),
         amount=decimal_text,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from antiphon.catalog.asset_parts import AssetParts
 from antiphon.catalog.batch.jobs import Jobs
+from antiphon.catalog.budgets import Budgets
 from antiphon.catalog.database import Backend, Database, backend_of
 from antiphon.catalog.exported_files import ExportedFiles
 from antiphon.catalog.features.backfills import Backfills
@@ -68,6 +69,7 @@ from antiphon.services.project.required_files import RequiredFiles, secret_file
 
 if TYPE_CHECKING:
     from antiphon.core.telemetry_export import Telemetry
+    from antiphon.services.budgets.gate import BudgetGate
     from antiphon.serving.answer_metrics import AnswerMetrics
 
 T = TypeVar("T")
@@ -119,6 +121,7 @@ class Store:
     runs = _repository(Runs)
     ledger = _repository(Ledger)
     prices = _repository(Prices)
+    budgets = _repository(Budgets)
     run_holds = _repository(RunHolds)
     schedules = _repository(Schedules)
     asset_parts = _repository(AssetParts)
@@ -191,6 +194,19 @@ class Store:
         from antiphon.serving.answer_metrics import AnswerMetrics
 
         return AnswerMetrics()
+
+    @cached_property
+    def budget_gate(self) -> BudgetGate:
+        """Reserves of budgets for the answers that this process makes."""
+        from antiphon.services.budgets.gate import BudgetGate
+
+        section = self.settings.budgets
+        return BudgetGate(
+            self.database,
+            token_seconds=section.token_seconds,
+            patience=parse_duration(section.patience).total_seconds(),
+            renewer=self.renewer,
+        )
 
     @cached_property
     def measurements(self) -> MeasurementRows:
@@ -283,6 +299,8 @@ class Store:
     def close(self) -> None:
         """Write what the audit log has accepted and close the catalog."""
         self.renewer.close()
+        if "budget_gate" in self.__dict__:
+            self.budget_gate.close()
         if "recent_requests" in self.__dict__:
             self.recent_requests.close()
         if "trail" in self.__dict__:

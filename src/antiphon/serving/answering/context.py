@@ -24,6 +24,7 @@ from antiphon.serving.answering.guards.evidence import EarlierEvidence, Evidence
 from antiphon.serving.answering.retrieval import RetrievedDocuments
 from antiphon.serving.features.reading import RequestFeatures
 from antiphon.serving.history import NO_HISTORY, History
+from antiphon.serving.ports import SpendingReservation
 from antiphon.serving.request import AnswerRequest
 
 
@@ -136,6 +137,7 @@ class AnswerContext(msgspec.Struct, frozen=True):
         summaries: of earlier turns, generated for this request.
         calls: of tools; ``exchanged``: the turns that say so in the prompt; ``decisions``: the generations that chose.
         chose: the model has chosen its tools.
+        reservation: of budgets; ``None``: none concerns the request.
     """
 
     arrival: Arrival
@@ -154,6 +156,7 @@ class AnswerContext(msgspec.Struct, frozen=True):
     exchanged: tuple[ChatTurn, ...] = ()
     decisions: tuple[Generation, ...] = ()
     chose: bool = False
+    reservation: SpendingReservation | None = None
 
     @property
     def request(self) -> AnswerRequest:

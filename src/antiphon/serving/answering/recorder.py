@@ -8,9 +8,12 @@ a rollout is committed with the receipt of the answer, or by itself when there i
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
+from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.releases.rollouts import Assignment, ShadowPair
 from antiphon.catalog.serving.conversations import ConversationTurn
 from antiphon.core.telemetry import span
@@ -18,6 +21,7 @@ from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import AnswerContext, Arrival
 from antiphon.serving.answering.receipts import AnswerDraft, receipt_of, stored_answer
 from antiphon.serving.answering.recollection import Recollection
+from antiphon.serving.ports import SpendingReservation
 from antiphon.serving.request import Answer
 from antiphon.serving.services import Services
 
@@ -50,6 +54,8 @@ class AnswerRecorder:
 
         def effect(connection: Any) -> None:
             services.receipts.add(receipt, texts, within=connection)
+            if context.reservation is not None:
+                context.reservation.settle(receipt)
             if kept is not None:
                 services.stored.put(kept, within=connection)
             if exposure is not None:
@@ -60,7 +66,7 @@ class AnswerRecorder:
                 services.conversations.append(conversation, turns, within=connection)
 
         with span("commit"):
-            await services.commit.submit(effect)
+            await committed(services.commit, effect, context.reservation)
         services.answered(receipt)
         last = draft.generations[-1] if draft.generations else None
         return Answer(
@@ -92,3 +98,14 @@ class AnswerRecorder:
     async def record_unpaired(self, pair: ShadowPair) -> None:
         """Commit an online answer that the candidate had no answer beside."""
         await self._services.commit.submit(lambda connection: self._services.pairs.add(pair, within=connection))
+
+
+async def committed(
+    commit: GroupCommit, effect: Callable[[Any], None], reservation: SpendingReservation | None
+) -> None:
+    """Commit an answer, and release what was reserved for it once it is committed."""
+    if reservation is None:
+        return await commit.submit(effect)
+    future = commit.enqueue(effect)
+    reservation.committing(future)
+    return await asyncio.shield(asyncio.wrap_future(future))

@@ -24,6 +24,7 @@ from antiphon.definitions.degradation import MAIN, Target, target_of
 from antiphon.definitions.granted import model_owner
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, ModelDescription
 from antiphon.engine.api.port import GenerationEngine
+from antiphon.serving.ports import SpendingReservation
 
 FAILURES = (UnavailableError, EngineError)
 """Errors that count against an engine. One that is full, or does not serve a model, still answers."""
@@ -138,12 +139,17 @@ class EngineRoute:
         self._described_at = self._clock.monotonic()
         return None
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
-        """See the engine behind.
+    async def generate(
+        self, request: GenerationRequest, reservation: SpendingReservation | None = None
+    ) -> AsyncGenerator[Delta | GenerationResult, None]:
+        """See the engine behind. What the request may cost is reserved before, where there is a reservation.
 
         Raises:
             EnginePassedOver: it did not begin; for batch work the error itself.
+            BudgetExhaustedError: a budget has no room for it.
         """
+        if reservation is not None:
+            await reservation.reserve(request)
         if request.priority == "batch":
             async with aclosing(self._engine.generate(request)) as events:
                 async for one in events:
@@ -276,6 +282,33 @@ class Engines:
     def breakers(self) -> tuple[BreakerStatus, ...]:
         """Every engine's breaker, the main one's first."""
         return tuple(member.breaker.status for member in self._members.values())
+
+
+class ReservedEngines(Engines):
+    """The engines of one request: each generation is reserved for before it is dispatched."""
+
+    def __init__(self, engines: Engines, reservation: SpendingReservation) -> None:
+        self.main, self._members = engines.main, engines._members
+        self._reservation = reservation
+
+    async def described(self, target: Target) -> tuple[EngineRoute, ModelDescription]:
+        """See :class:`Engines`."""
+        member, model = await super().described(target)
+        return _ReservedRoute(member, self._reservation), model
+
+
+class _ReservedRoute(EngineRoute):
+    """A route for one request."""
+
+    def __init__(self, route: EngineRoute, reservation: SpendingReservation) -> None:
+        self.name, self.where, self.breaker = route.name, route.where, route.breaker
+        self._route, self._reservation = route, reservation
+
+    def generate(
+        self, request: GenerationRequest, reservation: SpendingReservation | None = None
+    ) -> AsyncGenerator[Delta | GenerationResult, None]:
+        """See :class:`EngineRoute`."""
+        return self._route.generate(request, reservation or self._reservation)
 
 
 def not_served(model: str, where: str) -> UnavailableError:

@@ -1,0 +1,84 @@
+"""Budgets of a project: worst cases are reserved, answers are charged with their receipts, and nothing is overshot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.integration.services.test_costs import priced
+from tests.integration.serving.test_wired import PLAIN, Project
+
+from antiphon.catalog.budgets import Budget, BudgetShares
+from antiphon.core.errors import BudgetExhaustedError
+from antiphon.operations.budgets.spending import BudgetSpending
+from antiphon.services.cost.costs import ProjectCosts
+from antiphon.services.cost.prices import ProjectPrices
+
+
+@pytest.fixture
+async def project(tmp_path: Path) -> AsyncIterator[Project]:
+    opened = Project(tmp_path)
+    priced(opened.store, engine_second=0.0, completion_token=0.001, currency="EUR")
+    ProjectPrices(opened.store).follow_settings()
+    opened.release(PLAIN, live=True)
+    yield opened
+    await opened.close()
+
+
+def declare(project: Project, limit: int, **fields: object) -> Budget:
+    terms = {
+        "name": "all", "kind": "tenant", "subject": "", "period": "month", "zone": "UTC", "currency": "EUR",
+        "limit_micros": limit, "warn_percent": 80, "batch_percent": 100, "at_limit": "refuse", "principal": "ann",
+        "reason": "a test", "changed_at": project.store.database.clock.now(),
+    }  # fmt: skip
+    budget = msgspec.convert({**terms, **fields}, Budget)
+    with project.store.database.transaction() as connection:
+        project.store.budgets.put(project.store.scope, budget, within=connection)
+    return budget
+
+
+def spent(project: Project, budget: Budget) -> int:
+    return BudgetSpending(project.store.database, project.store.scope, budget).micros()
+
+
+def held(project: Project, budget: Budget) -> int:
+    return BudgetShares(project.store.database).held(project.store.scope, budget.name)
+
+
+async def test_an_answer_is_charged_with_its_receipt_and_its_rest_released(project: Project) -> None:
+    budget = declare(project, 10_000_000)
+    answer = await project.answerer.answer(project.request())
+    assert spent(project, budget) == answer.usage.completion_tokens * 1_000
+    total = sum(one.micros for one in ProjectCosts(project.store, project.store.scope).charges())
+    assert spent(project, budget) == total
+    account = project.store.budget_gate.account(project.store.scope, budget)
+    assert account._reserved == 0
+    account.close()
+    assert held(project, budget) == 0
+
+
+async def test_concurrent_requests_on_the_last_cent_overshoot_nothing(project: Project) -> None:
+    worst = PLAIN.decoding.max_tokens * 1_000 + 1
+    budget = declare(project, worst * 3)
+
+    async def one(number: int) -> str:
+        try:
+            await project.answerer.answer(project.request(originating_user=f"user-{number}"))
+        except BudgetExhaustedError as error:
+            return error.code
+        return "answered"
+
+    found = await asyncio.gather(*(one(number) for number in range(40)))
+    assert found.count("answered") >= 3
+    assert spent(project, budget) <= budget.limit_micros
+    if "insufficient_quota" in found:
+        assert spent(project, budget) + worst > budget.limit_micros
+
+
+async def test_a_budget_of_zero_lets_nothing_in(project: Project) -> None:
+    declare(project, 0)
+    with pytest.raises(BudgetExhaustedError, match="zero"):
+        await project.answerer.answer(project.request())
