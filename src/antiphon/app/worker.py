@@ -51,6 +51,7 @@ from antiphon.services.cost.meters import CostMeters
 from antiphon.services.cost.prices import ProjectPrices
 from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.features.consumption import stream_consumption
+from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.features.following import order_first_refreshes, source_followers
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
@@ -74,6 +75,7 @@ from antiphon.services.notifications.sources import NotificationSources
 from antiphon.services.objectives import ASSESS_SECONDS, ProjectObjectives
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
+from antiphon.services.watching.watcher import WATCH_SECONDS, ReleaseWatcher
 from antiphon.services.workflows import (
     APPLY,
     BACKFILL,
@@ -251,6 +253,11 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             ProjectObjectives(store, store.scope).assess,
             every=ASSESS_SECONDS,
             name="Alerts of objectives that began or ended",
+        ),
+        HousekeepingTask(
+            ReleaseWatcher(store, FeatureRollback(store, wired.features)).look,
+            every=WATCH_SECONDS,
+            name="Decisions about live releases",
         ),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
         HousekeepingTask(

@@ -128,6 +128,7 @@ def serving_services(
         tool_functions=ToolFunctions(store.settings.project.tool_modules, folder, store.settings.project.tool_urls),
         failover=_failover(store),
         answered=store.answer_metrics.answered,
+        released=store.answer_metrics.released,
     )
 
 

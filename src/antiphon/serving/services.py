@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -47,6 +47,7 @@ class Services(msgspec.Struct, frozen=True):
         guard_functions: Python functions that guards may name; ``tool_functions``: that tools may.
         retrieve: retrieves from documents.
         answered: is told of every answer whose receipt is committed.
+        released: is told the tenant, application, release and events of an online request that a release was to answer.
     """
 
     engine: GenerationEngine
@@ -79,3 +80,4 @@ class Services(msgspec.Struct, frozen=True):
     retrieve: Retrieve | None = None
     tool_functions: ToolFunctions = ToolFunctions()
     answered: Callable[[Receipt], object] = lambda receipt: None
+    released: Callable[[str, str, str, Iterable[str]], object] = lambda tenant, application, release, events: None
