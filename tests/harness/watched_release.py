@@ -74,25 +74,33 @@ class WatchedRelease:
         clock: of everything; :meth:`hour` moves it on.
     """
 
-    def __init__(self, folder: Path, settings: str = "", view: str = "tell", **fields: Any) -> None:
-        self.clock = ManualClock(NOON)
+    def __init__(
+        self, folder: Path, settings: str = "", view: str = "tell", at: datetime = NOON, **fields: Any
+    ) -> None:
+        self.clock = ManualClock(at)
         folder.mkdir(exist_ok=True)
-        (folder / "definitions.py").write_text(DESK.format(settings=f", {settings}" if settings else "", view=view))
+        known = (folder / "definitions.py").exists()
+        if not known:
+            text = DESK.format(settings=f", {settings}" if settings else "", view=view)
+            (folder / "definitions.py").write_text(text)
         self.store = Store(Settings(), ProjectPaths(root=folder, directory=folder / ".antiphon"))
         self.store.database = Database.open(catalog_url(folder), clock=self.clock)
         self.store.database.migrate()
         self.store.__dict__["audit"] = AuditLog(self.store.database, b"s" * 32)
         self.scope = self.store.scope
+        self.views = ViewRollbacks()
+        self.made = 0
         project = load(folder)
-        self.store.applied.apply(self.scope, project, principal="ada")
         self.version = project.views["congestion"].definition_version
+        if known:  # By the process before.
+            self.before, self.live = (one.id for one in reversed(self.store.releases.list(self.scope, "desk")))
+            return
+        self.store.applied.apply(self.scope, project, principal="ada")
         own = {**LATE, "features": {"congestion": self.version}, **fields}
         self.before, self.live = (
             self.store.releases.add(bundle(decoding=Decoding(max_tokens=n), **own), self.scope, "me", "r").id
             for n in (1, 2)
         )
-        self.views = ViewRollbacks()
-        self.made = 0
         self.store.releases.activate(self.scope, "desk", self.before, "me", "first")
         self.clock.advance(timedelta(hours=1))
 

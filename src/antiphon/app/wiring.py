@@ -62,6 +62,7 @@ from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
 from antiphon.services.runs import ProjectRuns
+from antiphon.services.watching.report import ProjectWatches
 from antiphon.services.workflows import POLICIES
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.builtin import PLAIN_DECODING
@@ -148,6 +149,7 @@ class ProcessServices:
                 schedules=partial(ProjectSchedules, store),
                 assets=partial(ProjectAssets, store),
                 objectives=partial(ProjectObjectives, store),
+                watches=partial(ProjectWatches, store),
                 costs=partial(ProjectCosts, store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
