@@ -54,7 +54,8 @@ class MeasureEvidence(msgspec.Struct, frozen=True):
         bins: variable to its bins.
         blocks: sums by block, in their order: of a mean the count, the sum and the logarithmic gains; of bins the
             counts. Blocks are spans of time, of a view snapshots.
-        units: values so far; ``mean`` of them, of bins the largest excess over the evaluation's share.
+        units: values so far; ``mean`` of them; of bins how far the largest share is beyond its ceiling
+            since the block in which it rose, if it did.
         evidence: natural logarithm of the evidence that it is above its ceiling; ``bound`` at which it is decided.
     """
 

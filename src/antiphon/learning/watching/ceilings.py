@@ -79,7 +79,7 @@ def ceilings_of(watch: WatchSpec, history: ReleaseHistory) -> dict[str, MeasureE
     return found
 
 
-def tests(watch: WatchSpec, views: Mapping[str, WatchAction]) -> int:
+def shares_of_alpha(watch: WatchSpec, views: Mapping[str, WatchAction]) -> int:
     """The number of measures that may be decided by, measured or not: each has this part of the chance of an error."""
     return max(
         1,

@@ -94,8 +94,9 @@ def weighed(measure: MeasureEvidence) -> MeasureEvidence:
         return measure
     logs, units, mean = _gains(measure), 0.0, 0.0
     if measure.bins:
-        totals = np.sum(blocks, axis=0)
-        units, mean = _excess(measure.bins, [float(one) for one in totals])
+        units, _ = _excess(measure.bins, [float(one) for one in np.sum(blocks, axis=0)])
+        since = np.sum(blocks[likeliest_begin(logs) :], axis=0)
+        _, mean = _excess(measure.bins, [float(one) for one in since])
     elif measure.name in ("quality", "calibration"):
         units = sum(block[0] for block in blocks)
         mean = sum(block[1] for block in blocks) / units

@@ -15,7 +15,7 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.quality import WatchAction
 from antiphon.definitions.watches import COUNTED, WatchSpec, usual_watch
 from antiphon.learning.watching import evidence
-from antiphon.learning.watching.ceilings import VIEW, ReleaseHistory, ceilings_of, tests
+from antiphon.learning.watching.ceilings import VIEW, ReleaseHistory, ceilings_of, shares_of_alpha
 from antiphon.services.objectives import all_objectives
 from antiphon.services.project.store import Store
 
@@ -31,7 +31,7 @@ _HOUR = timedelta(hours=1)
 _SETTLED = timedelta(hours=2)
 """Hours that are over for so long are not read again."""
 
-_LAG = timedelta(seconds=30)
+LAG = timedelta(seconds=30)
 """Receipts are read so long after their moment: until then some may not be committed."""
 
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,9 +53,10 @@ def view_actions(project: ProjectSpec, release: Release) -> dict[str, WatchActio
 class WatchEvidence:
     """Reads the evidence of one tenant's live releases; hours that are over are kept."""
 
-    def __init__(self, store: Store, scope: Scope) -> None:
+    def __init__(self, store: Store, scope: Scope, lag: timedelta = LAG) -> None:
         self._store = store
         self._scope = scope
+        self._lag = lag
         self._hours: dict[datetime, Measurements] = {}
         self._hours_from: datetime | None = None
 
@@ -80,7 +81,7 @@ class WatchEvidence:
         history = ReleaseHistory(
             application, targets, store.evaluations.latest(scope, release.id), answers, outcomes, views
         )
-        bound = evidence.bound(watch.alpha, tests(watch, views))
+        bound = evidence.bound(watch.alpha, shares_of_alpha(watch, views))
         measures = {
             name: msgspec.structs.replace(measure, bound=bound) for name, measure in ceilings_of(watch, history).items()
         }
@@ -108,7 +109,7 @@ class WatchEvidence:
             for name in measures.keys() & {"quality", "calibration"}:
                 measures[name] = evidence.with_outcomes(measures[name], outcomes, shape)
             outcomes_until = until if len(outcomes) < _MOST_OUTCOMES else outcomes[-1].created_at
-        receipts_until = max(now - _LAG, record.receipts_until)
+        receipts_until = max(now - self._lag, record.receipts_until)
         if any(one.bins for one in measures.values()) and receipts_until > record.receipts_until:
             receipts = store.receipts.sample(
                 self._scope, application.name, release.id,

@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -32,7 +32,7 @@ from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
-from antiphon.services.watching.evidence import WatchEvidence, view_of, watch_of
+from antiphon.services.watching.evidence import LAG, WatchEvidence, view_of, watch_of
 from antiphon.services.watching.wording import TITLES, figures
 
 _log = logging.getLogger("antiphon.worker")
@@ -51,14 +51,18 @@ _MOST_OUTCOMES = 2_000
 
 
 class ReleaseWatcher:
-    """Watches one tenant's live releases. Any number of workers may do so at once."""
+    """Watches one tenant's live releases. Any number of workers may do so at once.
 
-    def __init__(self, store: Store, rollback: FeatureRollback) -> None:
+    Args:
+        lag: receipts are read so long after their moment.
+    """
+
+    def __init__(self, store: Store, rollback: FeatureRollback, *, lag: timedelta = LAG) -> None:
         self._store = store
         self._scope: Scope = store.scope
         self._rollback = rollback
         self._transitions: RolloutTransitions = rollout_transitions(store)
-        self._evidence = WatchEvidence(store, store.scope)
+        self._evidence = WatchEvidence(store, store.scope, lag)
 
     def look(self) -> int:
         """Looks at each live release once, and does what is due; returns the number of decisions."""

@@ -40,7 +40,7 @@ def figures(measure: MeasureEvidence) -> str:
         seen += f" ({measure.basis})"
     else:
         beyond = "beyond" if measure.mean > 0 else "below"
-        seen = f"the largest share of {measure.units:,.0f} values is {abs(measure.mean):.1%} {beyond} its ceiling"
+        seen = f"of {measure.units:,.0f} values the largest share is now {abs(measure.mean):.1%} {beyond} its ceiling"
         seen += f" ({measure.basis})"
     return f"{title(measure)}: {seen}; {against}"
 
