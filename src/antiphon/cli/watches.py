@@ -16,7 +16,7 @@ _HEAD = ("measure", "action", "status", "evidence", "decides at", "seen")
 
 
 def watch(application: OnlyApplication = "", project: Project = HERE, as_json: Json = False) -> None:
-    """What is watched of live releases, the evidence so far, and why one was rolled back or was not."""
+    """Show what is watched of live releases, the evidence so far, and why one was rolled back or was not."""
     from antiphon.services.watching.report import ProjectWatches
 
     with stores(project) as store:
@@ -43,7 +43,7 @@ def watched(report: ReleaseWatchReport) -> list[dict[str, Any]]:
 
 def _text(found: ReleaseWatchReport, decisions: Any) -> Iterator[str]:
     mode = {"act": "acts as declared", "tell": "is a dry run", "off": "is off"}[found.watch.mode]
-    since = f"live since {moment(found.since)}, looked at {moment(found.looked_at)}" if found.since else "no look yet"
+    since = f"live since {moment(found.since)}, looked at {moment(found.read_at)}" if found.since else "no look yet"
     yield f"{found.application}: {found.release}, {since}; the watch {mode}, α {found.watch.alpha:g}"
     rows = [
         (one.title, one.action.replace("_", " "), one.status, one.evidence, one.bound, one.sentence)

@@ -171,7 +171,7 @@ ROW_RULES = (NotNullRule, RangeRule, AllowedValuesRule, UniquenessRule, Referenc
 
 
 WatchAction = Literal["roll_back", "hold", "tell", "off"]
-"""What may be done about what turned bad after it was published or promoted. ``roll_back``: what was before is back.
+"""Acts on what turned bad after it was published or promoted. ``roll_back``: what was before is back.
 ``hold``: nothing replaces it, and a person is told. ``tell``: a warning. ``off``: it is not measured."""
 
 WATCH_ACTIONS: tuple[WatchAction, ...] = get_args(WatchAction)

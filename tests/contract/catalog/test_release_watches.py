@@ -33,7 +33,7 @@ def decision(id: str = "wdec_1", measure: str = "errors", done: bool = True) -> 
     )  # fmt: skip
 
 
-def test_of_two_that_looked_at_the_same_evidence_one_is_kept(watches: ReleaseWatches, database: Database) -> None:
+def test_of_two_that_read_at_the_same_evidence_one_is_kept(watches: ReleaseWatches, database: Database) -> None:
     assert watches.get(DEV, "desk", 2) is None
     with database.transaction() as connection:
         watches.put(record(), None, within=connection)

@@ -76,7 +76,7 @@ class WatchRecord(msgspec.Struct, frozen=True):
 
     Attributes:
         sequence: of the pointer's move that made it live. since: when that was.
-        outcomes_until, receipts_until: up to which those were read. looked_at: when it was looked at last.
+        outcomes_until, receipts_until: up to which those were read. read_at: when it was looked at last.
     """
 
     scope: Scope
@@ -86,7 +86,7 @@ class WatchRecord(msgspec.Struct, frozen=True):
     since: datetime
     outcomes_until: datetime
     receipts_until: datetime
-    looked_at: datetime
+    read_at: datetime
     measures: dict[str, MeasureEvidence] = {}
 
 
@@ -151,12 +151,12 @@ class ReleaseWatches:
             ConflictError: another process has looked since.
         """
         scope, key = record.scope, {"application": record.application, "sequence": record.sequence}
-        values = {"release": record.release, "state": msgspec.json.encode(record), "created_at": record.looked_at}
+        values = {"release": record.release, "state": msgspec.json.encode(record), "created_at": record.read_at}
         if before is None:
             row = {"tenant": scope.tenant, "environment": scope.environment, **key, **values}
             stored = within.execute(upsert(_watches).values(row).on_conflict_do_nothing()).rowcount
         else:
-            same = schema.owned(_watches, scope, **key), _watches.c.created_at == before.looked_at
+            same = schema.owned(_watches, scope, **key), _watches.c.created_at == before.read_at
             stored = within.execute(update(_watches).where(*same).values(values)).rowcount
         if not stored:
             raise ConflictError(

@@ -88,7 +88,7 @@ def shares_of_alpha(watch: WatchSpec, views: Mapping[str, WatchAction]) -> int:
 
 
 def output_values(receipts: Sequence[Receipt], application: ApplicationSpec) -> dict[str, list[Printed]]:
-    """What was answered: the probabilities of labels, and the lengths of texts."""
+    """The values of answers: the probabilities of labels, and the lengths of texts."""
     found: dict[str, list[Printed]] = {"length": answer_tokens(receipts)}
     for shape in application.shapes:
         if shape.form == "label" and shape.property is not None:

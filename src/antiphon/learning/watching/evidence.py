@@ -7,7 +7,7 @@ and not with the answers; of more than :data:`MOST_BLOCKS` the two oldest become
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -129,9 +129,9 @@ def _gains(measure: MeasureEvidence) -> np.ndarray[tuple[int, ...], np.dtype[np.
         counts = blocks[:, begin : begin + len(one.names)]
         begin += len(one.names)
         ceilings = np.array(one.ceilings)
-        told = ceilings < 1
-        if told.any():
-            parts.append(counted_gains(counts[:, told], counts.sum(axis=1, keepdims=True), ceilings[told]))
+        bounded = ceilings < 1
+        if bounded.any():
+            parts.append(counted_gains(counts[:, bounded], counts.sum(axis=1, keepdims=True), ceilings[bounded]))
     if not parts:
         return np.zeros((len(blocks), 1, 1))
     return np.concatenate(parts, axis=1)
@@ -189,8 +189,3 @@ def _merged(blocks: dict[str, list[float]]) -> dict[str, list[float]]:
         merged = [a + b for a, b in zip(first, second, strict=True)]
         blocks = {name: merged, **dict(rest)}
     return blocks
-
-
-def latest(moments: Iterable[datetime], otherwise: datetime) -> datetime:
-    """The last of some moments."""
-    return max(moments, default=otherwise)

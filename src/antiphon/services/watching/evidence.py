@@ -119,7 +119,7 @@ class WatchEvidence:
                 measures[name] = evidence.with_answers(measure, receipts, application)
         return msgspec.structs.replace(
             record, measures=measures, outcomes_until=outcomes_until, receipts_until=receipts_until,
-            looked_at=max(now, record.looked_at + timedelta(microseconds=1)),
+            read_at=max(now, record.read_at + timedelta(microseconds=1)),
         )  # fmt: skip
 
     def counts(

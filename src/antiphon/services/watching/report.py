@@ -1,4 +1,4 @@
-"""What is watched of the live releases of a tenant: policy, evidence so far, and decisions. Nothing is written."""
+"""Reports about watches of live releases: policy, evidence so far, and decisions. Nothing is written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ReleaseWatchReport(msgspec.Struct, frozen=True):
 
     Attributes:
         live: it is the live one. since: when it went live the last time.
-        looked_at: ``None`` before the first look.
+        read_at: ``None`` before the first look.
     """
 
     application: str
@@ -51,7 +51,7 @@ class ReleaseWatchReport(msgspec.Struct, frozen=True):
     live: bool
     watch: WatchSpec
     since: datetime | None
-    looked_at: datetime | None
+    read_at: datetime | None
     measures: tuple[MeasureLine, ...]
     decisions: tuple[WatchDecision, ...]
 
@@ -87,7 +87,7 @@ class ProjectWatches:
             lines.append(_line(measure, "off" if watch.mode == "off" else action, name in decided))
         return ReleaseWatchReport(
             application, release, live is not None and live.id == release, watch,
-            None if record is None else record.since, None if record is None else record.looked_at,
+            None if record is None else record.since, None if record is None else record.read_at,
             tuple(lines), decisions,
         )  # fmt: skip
 

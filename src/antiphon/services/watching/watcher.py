@@ -134,7 +134,7 @@ class ReleaseWatcher:
     def _decided(
         self, project: ProjectSpec, watch: WatchSpec, release: Release, activation: Activation, measure: MeasureEvidence
     ) -> WatchDecision | None:
-        """What is to be done about a measure beyond its bound; ``None`` where it is not to be watched any more."""
+        """The decision about a measure beyond its bound; ``None`` where it is not to be watched any more."""
         view, now = view_of(measure), self._store.database.clock.now()
         if view is None:
             declared = watch.action(measure.name)
@@ -194,7 +194,7 @@ class ReleaseWatcher:
     def _no_better(
         self, previous: Release, release: Release, measure: MeasureEvidence, activation: Activation
     ) -> str | None:
-        """Why the release before would not be better, by what it did while it was live; ``None`` without a sign."""
+        """Says why the release before was no better while it was live; ``None`` without a sign."""
         application, before = release.bundle.application, self._store.watches.of_release(self._scope, previous.id)
         words = f"Release {previous.number} before it was no better"
         if measure.name in COUNTED and measure.ceiling is not None:

@@ -26,7 +26,7 @@ def title(measure: MeasureEvidence) -> str:
 
 
 def figures(measure: MeasureEvidence) -> str:
-    """What was seen, what it is held against, and how strong the evidence is."""
+    """The values seen, the ceiling that they are held against, and how strong the evidence is."""
     if measure.mean is None:
         return f"{title(measure)}: nothing seen yet"
     against = f"evidence {strength(measure.evidence)} of {strength(measure.bound)}"
