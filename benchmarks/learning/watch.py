@@ -179,7 +179,7 @@ def good_week(watch: WatchSpec, week: int, seed: int) -> list[str]:
     """The measures that were decided in a week in which nothing is wrong."""
     draw, shape = np.random.default_rng([seed, week]), _DESK.shape
     assert shape is not None
-    before = [MONDAY + timedelta(hours=hour) for hour in draw.integers(0, 168, 500)]
+    before = [MONDAY + timedelta(hours=int(hour)) for hour in draw.integers(0, 168, 500)]
     answers = [one for at in before for one in good_answers(draw, at, 1)]
     outcomes = [one for at in before for one in good_outcomes(draw, at, 2)]
     history = ReleaseHistory(_DESK, {}, None, answers, outcomes, {"congestion": "roll_back"})
@@ -196,9 +196,8 @@ def good_week(watch: WatchSpec, week: int, seed: int) -> list[str]:
         for name, blocks in counts.items():
             # Waves that stay below what is allowed: 0.5 to 3.5 % of 4, of invalid answers of 5.
             share = 0.02 + 0.015 * math.sin(2 * math.pi * hour / 31 + wave)
-            old = blocks.get(evidence.block_of(at), (0.0, 0.0))
-            blocks[evidence.block_of(at)] = (old[0] + float(draw.binomial(total, share)), old[1] + total)
-            measures[name] = evidence.with_counts(measures[name], blocks)
+            blocks[evidence.block_of(at, evidence.COUNTED)] = (float(draw.binomial(total, share)), float(total))
+            measures[name] = evidence.with_counts(measures[name], blocks, MONDAY)
         new = good_outcomes(draw, at, arriving.pop(hour, 0))
         for name in ("quality", "calibration"):
             measures[name] = evidence.with_outcomes(measures[name], new, shape)

@@ -39,32 +39,33 @@ def counted_gains(bad: ArrayLike, total: ArrayLike, ceiling: ArrayLike) -> Float
     return np.asarray(failures * np.log1p(STAKES * (1 - bound) / bound) + others * np.log1p(-STAKES))
 
 
-def log_evidence(blocks: ArrayLike) -> float:
+def log_evidence(blocks: ArrayLike, numbers: ArrayLike | None = None) -> float:
     """The natural logarithm of the evidence.
 
     Args:
         blocks: logarithmic gains, the first axis are blocks in their order; all other axes are bettors of equal weight,
             which must go by one clock (stakes, and parts that each event is counted in).
+        numbers: of the blocks, which a block keeps from its first event on; by default from 0 on.
     """
-    by_begin = _by_begin(blocks)
+    by_begin = _by_begin(blocks, numbers)
     return 0.0 if not by_begin.size else _log_sum(by_begin)
 
 
-def likeliest_begin(blocks: ArrayLike) -> int:
-    """The block whose bettors have most: in it the mean rose, if it did."""
-    return int(np.argmax(_by_begin(blocks)))
+def likeliest_begin(blocks: ArrayLike, numbers: ArrayLike | None = None) -> int:
+    """The place of the block whose bettors have most: in it the mean rose, if it did."""
+    return int(np.argmax(_by_begin(blocks, numbers)))
 
 
-def _by_begin(blocks: ArrayLike) -> Floats:
+def _by_begin(blocks: ArrayLike, numbers: ArrayLike | None) -> Floats:
     gained = np.asarray(blocks, np.float64)
-    flat = gained.reshape(len(gained), -1) if gained.size else gained.reshape(0, 1)
+    if not len(gained):
+        return np.zeros(0)
+    flat = gained.reshape(len(gained), -1)
     # The capital of a bettor who began with block k: what was gained from there on.
     capital = np.cumsum(flat[::-1], axis=0)[::-1]
-    number = np.arange(len(flat), dtype=np.float64)
+    number = np.arange(len(flat), dtype=np.float64) if numbers is None else np.asarray(numbers, np.float64)
     weights = -np.log((number + 1) * (number + 2)) - np.log(flat.shape[1])
-    highest: Any = capital.max(axis=1, initial=-np.inf)
-    if not len(flat):
-        return np.zeros(0)
+    highest: Any = capital.max(axis=1)
     return np.asarray(weights + highest + np.log(np.exp(capital - highest[:, None]).sum(axis=1)))
 
 

@@ -53,7 +53,8 @@ class MeasureEvidence(msgspec.Struct, frozen=True):
         basis: what the ceiling comes from, in words.
         bins: variable to its bins.
         blocks: sums by block, in their order: of a mean the count, the sum and the logarithmic gains; of bins the
-            counts. Blocks are spans of time, of a view snapshots.
+            counts. Blocks are hours, of a view snapshots. Of shares of requests there are none: the history has them.
+        merged: blocks that were added to the oldest one, so that each keeps its number.
         units: values so far; ``mean`` of them; of bins how far the largest share is beyond its ceiling
             since the block in which it rose, if it did.
         evidence: natural logarithm of the evidence that it is above its ceiling; ``bound`` at which it is decided.
@@ -65,6 +66,7 @@ class MeasureEvidence(msgspec.Struct, frozen=True):
     note: str = ""
     bins: dict[str, Bins] = {}
     blocks: dict[str, builtins.list[float]] = {}
+    merged: int = 0
     units: float = 0.0
     mean: float | None = None
     evidence: float = 0.0

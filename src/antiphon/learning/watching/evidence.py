@@ -1,14 +1,15 @@
 """Evidence about a live release: values are added to blocks, and blocks are weighed. Pure.
 
-A block is a quarter of a day, of a view the snapshot that its values were read from. What is kept grows with the blocks
-and not with the answers; of more than :data:`MOST_BLOCKS` the two oldest become one.
+A block is an hour, of a view the snapshot that its values were read from, of requests ten minutes. What is kept grows
+with the blocks and not with the answers; of more than :data:`MOST_BLOCKS` the two oldest become one, and the others
+keep their numbers: a bettor's weight may not depend on what came later.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 import numpy as np
@@ -23,21 +24,37 @@ from antiphon.learning.watching.ceilings import VIEW, output_values
 from antiphon.learning.watching.losses import calibration_error, loss_of
 from antiphon.releases.ceilings import counted_gains, gains, likeliest_begin, log_evidence
 
-MOST_BLOCKS = 128
-_BLOCK_SECONDS = 6 * 3_600
+MOST_BLOCKS = 168
+
+COUNTED = timedelta(minutes=10)
+"""The block of requests."""
+
+_HOUR = timedelta(hours=1)
 
 
-def block_of(moment: datetime) -> str:
+def block_of(moment: datetime, length: timedelta = _HOUR) -> str:
     """The block of time that a moment is in; names sort as the blocks do."""
-    return f"{int(moment.timestamp()) // _BLOCK_SECONDS:09d}"
+    return f"{int(moment.timestamp() // length.total_seconds()):09d}"
 
 
-def with_counts(measure: MeasureEvidence, counts: Mapping[str, tuple[float, float]]) -> MeasureEvidence:
-    """A share of requests, by all counts of bad ones and of all that there are, by block."""
-    if measure.ceiling is None:
+def with_counts(
+    measure: MeasureEvidence, counts: Mapping[str, tuple[float, float]], since: datetime
+) -> MeasureEvidence:
+    """A share of requests, by all counts of bad ones and of all that there are, by block of :data:`COUNTED`.
+
+    Args:
+        since: when the release went live.
+    """
+    found = [(int(name), bad, total) for name, (bad, total) in sorted(counts.items()) if total]
+    if measure.ceiling is None or not found:
         return measure
-    blocks = {name: [bad, total] for name, (bad, total) in sorted(counts.items()) if total}
-    return weighed(msgspec.structs.replace(measure, blocks=_merged(blocks)))
+    number, bad, total = (np.array(column, np.float64) for column in zip(*found, strict=True))
+    first = min(int(block_of(since, COUNTED)), found[0][0])
+    logs = counted_gains(bad, total, measure.ceiling)
+    units = float(total.sum())
+    return msgspec.structs.replace(
+        measure, units=units, mean=float(bad.sum()) / units, evidence=log_evidence(logs, number - first)
+    )
 
 
 def with_outcomes(measure: MeasureEvidence, outcomes: Sequence[OutcomeRecord], shape: OutcomeShape) -> MeasureEvidence:
@@ -54,7 +71,7 @@ def with_outcomes(measure: MeasureEvidence, outcomes: Sequence[OutcomeRecord], s
     if not by_block:
         return measure
     added = {name: _sums(measure.name, values, measure.ceiling) for name, values in sorted(by_block.items())}
-    return weighed(msgspec.structs.replace(measure, blocks=_merged(_added(measure.blocks, added))))
+    return weighed(_with_blocks(measure, _added(measure.blocks, added)))
 
 
 def with_answers(
@@ -84,7 +101,7 @@ def with_answers(
             _add(added, name, _counts(measure.bins, output_values(some, application)))
     if not added:
         return measure
-    return weighed(msgspec.structs.replace(measure, blocks=_merged(_added(measure.blocks, added))))
+    return weighed(_with_blocks(measure, _added(measure.blocks, added)))
 
 
 def weighed(measure: MeasureEvidence) -> MeasureEvidence:
@@ -92,23 +109,20 @@ def weighed(measure: MeasureEvidence) -> MeasureEvidence:
     blocks = list(measure.blocks.values())
     if not blocks:
         return measure
-    logs, units, mean = _gains(measure), 0.0, 0.0
+    logs, numbers = _gains(measure), _numbers(measure)
     if measure.bins:
         units, _ = _excess(measure.bins, [float(one) for one in np.sum(blocks, axis=0)])
-        since = np.sum(blocks[likeliest_begin(logs) :], axis=0)
+        since = np.sum(blocks[likeliest_begin(logs, numbers) :], axis=0)
         _, mean = _excess(measure.bins, [float(one) for one in since])
-    elif measure.name in ("quality", "calibration"):
+    else:
         units = sum(block[0] for block in blocks)
         mean = sum(block[1] for block in blocks) / units
-    else:
-        units = sum(block[1] for block in blocks)
-        mean = sum(block[0] for block in blocks) / units
-    return msgspec.structs.replace(measure, units=units, mean=mean, evidence=log_evidence(logs))
+    return msgspec.structs.replace(measure, units=units, mean=mean, evidence=log_evidence(logs, numbers))
 
 
 def first_bad_block(measure: MeasureEvidence) -> str:
     """The block from which on the evidence is strongest."""
-    return list(measure.blocks)[likeliest_begin(_gains(measure))]
+    return list(measure.blocks)[likeliest_begin(_gains(measure), _numbers(measure))]
 
 
 def bound(alpha: float, tests: int) -> float:
@@ -120,10 +134,7 @@ def _gains(measure: MeasureEvidence) -> np.ndarray[tuple[int, ...], np.dtype[np.
     """Logarithmic gains, blocks first."""
     blocks = np.array(list(measure.blocks.values()), np.float64)
     if not measure.bins:
-        if measure.name in ("quality", "calibration"):
-            return blocks[:, 2:]
-        assert measure.ceiling is not None
-        return counted_gains(blocks[:, 0], blocks[:, 1], measure.ceiling)
+        return blocks[:, 2:]
     parts, begin = [], 0
     for one in measure.bins.values():
         counts = blocks[:, begin : begin + len(one.names)]
@@ -183,9 +194,15 @@ def _added(before: Mapping[str, list[float]], added: Mapping[str, list[float]]) 
     return found
 
 
-def _merged(blocks: dict[str, list[float]]) -> dict[str, list[float]]:
+def _with_blocks(measure: MeasureEvidence, blocks: dict[str, list[float]]) -> MeasureEvidence:
+    merged = measure.merged
     while len(blocks) > MOST_BLOCKS:
-        (_, first), (name, second), *rest = blocks.items()
-        merged = [a + b for a, b in zip(first, second, strict=True)]
-        blocks = {name: merged, **dict(rest)}
-    return blocks
+        (first, sums), (_, second), *rest = blocks.items()
+        blocks = {first: [a + b for a, b in zip(sums, second, strict=True)], **dict(rest)}
+        merged += 1
+    return msgspec.structs.replace(measure, blocks=blocks, merged=merged)
+
+
+def _numbers(measure: MeasureEvidence) -> list[int]:
+    """The oldest block has the number of the first one, whose bettors it has."""
+    return [0, *range(measure.merged + 1, measure.merged + len(measure.blocks))]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from antiphon.catalog.measurements import Measurements
+from antiphon.catalog.measurements import Measurements, begin_of
 from antiphon.catalog.releases.releases import Activation, Release
 from antiphon.catalog.releases.watches import MeasureEvidence, WatchRecord
 from antiphon.core.scope import Scope
@@ -29,7 +29,7 @@ _MOST_OUTCOMES = 2_000
 _ROLLOUT_OUTCOMES = 5_000
 _HOUR = timedelta(hours=1)
 _SETTLED = timedelta(hours=2)
-"""Hours that are over for so long are not read again."""
+"""Counts of what is over for so long are not read again."""
 
 LAG = timedelta(seconds=30)
 """Receipts are read so long after their moment: until then some may not be committed."""
@@ -51,14 +51,14 @@ def view_actions(project: ProjectSpec, release: Release) -> dict[str, WatchActio
 
 
 class WatchEvidence:
-    """Reads the evidence of one tenant's live releases; hours that are over are kept."""
+    """Reads the evidence of one tenant's live releases; counts of what is over are kept."""
 
     def __init__(self, store: Store, scope: Scope, lag: timedelta = LAG) -> None:
         self._store = store
         self._scope = scope
         self._lag = lag
-        self._hours: dict[datetime, Measurements] = {}
-        self._hours_from: datetime | None = None
+        self._periods: dict[datetime, Measurements] = {}
+        self._read_from: datetime | None = None
 
     def begin(self, project: ProjectSpec, release: Release, activation: Activation) -> WatchRecord:
         """The watch of a release that went live, with its ceilings and before any evidence."""
@@ -98,7 +98,7 @@ class WatchEvidence:
         for name in COUNTED:
             if name in measures:
                 measures[name] = evidence.with_counts(
-                    measures[name], self.counts(application.name, release.id, name, record.since, now)
+                    measures[name], self.counts(application.name, release.id, name, record.since, now), record.since
                 )
         outcomes_until = record.outcomes_until
         if shape is not None and (measures.keys() & {"quality", "calibration"}):
@@ -128,24 +128,24 @@ class WatchEvidence:
         """Block to the bad requests of a release and all that could have been."""
         of = "generated" if measure in ("first_byte", "latency") else "requests"
         found: dict[str, tuple[float, float]] = {}
-        for hour, measured in self._measured(since, until).items():
+        for start, measured in self._measured(since, until).items():
             total = _counted(measured, application, release, of)
             bad = min(_counted(measured, application, release, _EVENTS[measure]), total)
             if total:
-                name = evidence.block_of(hour)
+                name = evidence.block_of(start, evidence.COUNTED)
                 before = found.get(name, (0.0, 0.0))
                 found[name] = (before[0] + bad, before[1] + total)
         return found
 
     def _measured(self, since: datetime, until: datetime) -> Mapping[datetime, Measurements]:
-        """The counts by the hour, from the hour in which a moment is."""
-        first = since.replace(minute=0, second=0, microsecond=0)
-        known = self._hours_from is not None and self._hours_from <= first
-        begin = max([first, *self._hours]) - _SETTLED if known else first
-        read = self._store.measurements.read(self._scope.tenant, _HOUR, max(begin, first), until, {REQUESTS})
-        self._hours |= read
-        self._hours_from = first if self._hours_from is None else min(self._hours_from, first)
-        return {hour: measured for hour, measured in sorted(self._hours.items()) if hour >= first}
+        """The counts by ten minutes, from those in which a moment is."""
+        first = begin_of(since, evidence.COUNTED)
+        known = self._read_from is not None and self._read_from <= first
+        begin = max([first, *self._periods]) - _SETTLED if known else first
+        read = self._store.measurements.read(self._scope.tenant, evidence.COUNTED, max(begin, first), until, {REQUESTS})
+        self._periods |= read
+        self._read_from = first if self._read_from is None else min(self._read_from, first)
+        return {start: measured for start, measured in sorted(self._periods.items()) if start >= first}
 
 
 def _counted(measured: Measurements, application: str, release: str, event: str) -> float:
