@@ -258,6 +258,9 @@ bench-engine-scaling: environment  ## engines stopped and started: memory, first
 bench-judge: environment  ## false rollbacks and power of the judge beside a peeked z-test and a threshold
 	@$(BIN)/python -m benchmarks.learning.judge --full
 
+bench-watch: environment  ## bad live releases of four kinds and a drifting view rolled back, and how often good ones are; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.learning.watch --size $(SIZE) --keep
+
 bench-rollout-statistics: environment  ## false rollbacks, false promotions and power of the paired test for each kind of outcome
 	@$(BIN)/python -m benchmarks.learning.rollout_statistics --full
 

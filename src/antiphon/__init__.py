@@ -88,6 +88,7 @@ _HOMES = {
     "Schedule": ("schedules", "Schedule"),
     "workflow": ("workflows", "workflow"),
     "Retrain": ("schedules", "Retrain"),
+    "Watch": ("watches", "Watch"),
     "Window": ("windows", "Window"),
     "cron": ("triggers", "cron"),
     "drift": ("triggers", "drift"),
@@ -115,7 +116,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Outcome", "Signal", "metric", "metrics", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences",
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
-    "Schedule", "Objective", "workflow", "Retrain", "Precompute", "Evaluate", "Export", "Window",
+    "Schedule", "Objective", "workflow", "Retrain", "Precompute", "Evaluate", "Export", "Watch", "Window",
     "every", "cron", "outcomes", "requests", "misses", "expected", "drift", "published", "forgetting", "stale",
     "files", "daily", "keyed",
 ]  # fmt: skip
@@ -191,6 +192,7 @@ if TYPE_CHECKING:
         requests,
         stale,
     )
+    from antiphon.definitions.watches import Watch
     from antiphon.definitions.windows import Window
     from antiphon.definitions.workflows import files, workflow
     from antiphon.services.export.frames import open_project as open  # noqa: F401

@@ -89,6 +89,7 @@ from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
+from antiphon.services.watching.report import ProjectWatches
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.builtin import BUILTIN
 from antiphon.serving.embedding import Embedding, EmbeddingRequest
@@ -348,6 +349,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "schedules": partial(ProjectSchedules, store),
         "assets": partial(ProjectAssets, store),
         "objectives": partial(ProjectObjectives, store),
+        "watches": partial(ProjectWatches, store),
         "costs": partial(ProjectCosts, store),
         "budgets": partial(ProjectBudgets, store),
         "run_lineage": ProjectLineage(store),

@@ -63,6 +63,7 @@ from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
 from antiphon.services.runs import ProjectRuns
+from antiphon.services.watching.report import ProjectWatches
 from antiphon.services.workflows import POLICIES
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.builtin import PLAIN_DECODING
@@ -149,6 +150,7 @@ class ProcessServices:
                 schedules=partial(ProjectSchedules, store),
                 assets=partial(ProjectAssets, store),
                 objectives=partial(ProjectObjectives, store),
+                watches=partial(ProjectWatches, store),
                 costs=partial(ProjectCosts, store),
                 budgets=partial(ProjectBudgets, store),
                 run_lineage=ProjectLineage(store),

@@ -52,6 +52,7 @@ from antiphon.services.cost.meters import CostMeters
 from antiphon.services.cost.prices import ProjectPrices
 from antiphon.services.export.scheduled import ScheduledExports
 from antiphon.services.features.consumption import stream_consumption
+from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.features.following import order_first_refreshes, source_followers
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
@@ -75,6 +76,7 @@ from antiphon.services.notifications.sources import NotificationSources
 from antiphon.services.objectives import ASSESS_SECONDS, ProjectObjectives
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
+from antiphon.services.watching.watcher import WATCH_SECONDS, ReleaseWatcher
 from antiphon.services.workflows import (
     APPLY,
     BACKFILL,
@@ -255,6 +257,11 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         ),
         HousekeepingTask(
             ProjectBudgets(store, store.scope).warn, every=WARN_SECONDS, name="Warnings of budgets that began or ended"
+        ),
+        HousekeepingTask(
+            ReleaseWatcher(store, FeatureRollback(store, wired.features)).look,
+            every=WATCH_SECONDS,
+            name="Decisions about live releases",
         ),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
         HousekeepingTask(

@@ -106,9 +106,11 @@ CLEAR_COLUMNS = {
     "policy_requests.payload": "changes of policies that wait for approval",
     "policy_versions.document": "policies, which are no secret",
     "publications.snapshots": "ids; read by every process several times a second",
+    "release_watches.state": "sums of gains, and counts of values by bins of an evaluation's",
     "rollouts.plan": "shares and thresholds",
     "shadow_pairs.live_probabilities": "probabilities of declared labels",
     "shadow_pairs.shadow_probabilities": "the same of the candidate",
+    "watch_decisions.document": "figures of live releases",
 }
 """Columns of bytes that hold no payload, and what they hold instead; hashes, salts and wrapped keys aside."""
 

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from antiphon.cli import entity as entities
-from antiphon.cli import rollouts
+from antiphon.cli import rollouts, watches
 from antiphon.cli.options import HERE, Application, Json, OnlyApplication, Probes, Project, Reason
 from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, moment, note, shortened, show, table
@@ -38,8 +38,10 @@ def list_releases(application: OnlyApplication = "", project: Project = HERE, as
 
 @app.command("show")
 def show_release(release: ReleaseId, project: Project = HERE, as_json: Json = False) -> None:
-    """One release: what it pins, the stages it entered, how it met its gates or why it needs none."""
+    """One release: what it pins, the stages it entered, how it met its gates or why it needs none, and how it has been
+    watched since it went live."""
     from antiphon.services.learning.gate_orders import check_of
+    from antiphon.services.watching.report import ProjectWatches
 
     with stores(project) as store:
         check = check_of(store, store.scope, release)
@@ -47,6 +49,7 @@ def show_release(release: ReleaseId, project: Project = HERE, as_json: Json = Fa
         found = store.releases.get(store.scope, release)
         stages = store.releases.stages(store.scope, release)
         evaluation = store.evaluations.latest(store.scope, release)
+        watch = ProjectWatches(store, store.scope).of_release(release)
     newest = max((one for one in (evaluation, report) if one is not None), key=_made, default=None)
     gates: list[dict[str, Any]] = [] if newest is None else msgspec.to_builtins(newest.gates)
     ungated = found.bundle.application.ungated
@@ -68,11 +71,15 @@ def show_release(release: ReleaseId, project: Project = HERE, as_json: Json = Fa
         "evaluation": None if evaluation is None else evaluation.id,
         "safety_report": None if report is None else report.id,
         "gates": gates,
+        "watch": msgspec.to_builtins(watch),
     }
-    short = {name: part for name, part in value.items() if name not in ("bundle", "gates")}
+    short = {name: part for name, part in value.items() if name not in ("bundle", "gates", "watch")}
     model = found.bundle.model
     short["model"] = f"{model.name} ({(model.weights_sha256 or 'weights elsewhere')[:16]})"
     short["gates"] = [_gate(gate) for gate in gates]
+    if watch.since is not None:
+        short["watched"] = watches.watched(watch)
+        short["decisions"] = [f"{moment(one.created_at)} {one.sentence}" for one in watch.decisions]
     show(value, as_json, lambda: outline({name: part for name, part in short.items() if part not in (None, [])}))
 
 
@@ -260,7 +267,7 @@ def live_at(
     show(value, as_json, text)
 
 
-for _command in (rollouts.rollout, rollouts.rollouts, rollouts.hold, rollouts.resume, rollouts.abort):
+for _command in (rollouts.rollout, rollouts.rollouts, rollouts.hold, rollouts.resume, rollouts.abort, watches.watch):
     app.command()(_command)
 
 

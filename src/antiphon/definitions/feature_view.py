@@ -24,10 +24,12 @@ from antiphon.definitions.expression import FeatureName, Term, node_of
 from antiphon.definitions.feature import FITTED, FeatureDeclaration, FeatureSpec, duration_mistakes
 from antiphon.definitions.nodes import ColumnNode, columns
 from antiphon.definitions.place import CodeLocation, caller, declared
-from antiphon.definitions.quality import Quality, QualitySpec, quality_mistakes, versioned
+from antiphon.definitions.quality import WATCH_ACTIONS, Quality, QualitySpec, WatchAction, quality_mistakes, versioned
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
 from antiphon.definitions.source import Source, SourceSpec
 from antiphon.definitions.sql_query import normal_sql
+
+_OPTIONS = frozenset({"refresh", "owner", "sensitivity", "purposes", "quality", "embargo", "watch"})
 
 
 class FeatureViewSpec(msgspec.Struct, frozen=True):
@@ -36,7 +38,8 @@ class FeatureViewSpec(msgspec.Struct, frozen=True):
     ``refresh`` is the interval of materialization in microseconds, ``None`` when only on demand;
     ``definition_version`` is 16 hex digits. ``tags`` are the inputs of policies about each feature; without any
     declared it is empty. ``quality`` is what must hold of a snapshot before it is published, ``embargo`` how many
-    microseconds it is held back after that.
+    microseconds it is held back after that. ``watch`` is what may be done when the values that live releases read
+    are no longer distributed as in their evaluations.
     """
 
     name: str
@@ -50,6 +53,7 @@ class FeatureViewSpec(msgspec.Struct, frozen=True):
     tags: dict[str, Tags] = {}
     quality: QualitySpec | None = None
     embargo: int | None = None
+    watch: WatchAction = "tell"
 
     @property
     def key(self) -> str:
@@ -130,13 +134,16 @@ class FeatureView:
             tags=tags_of(self.options, cast(Source, self.source).options, features),
             quality=quality,
             embargo=None if embargo is None else parse_duration(embargo) // timedelta(microseconds=1),
+            watch=self.options.get("watch") or "tell",
         )
 
     def mistakes(self) -> Iterator[tuple[CodeLocation, str]]:
         """Yields the mistakes of the view and its features; entity and source are checked by themselves."""
         label = f"view {self.name!r}"
-        for name in self.options.keys() - {"refresh", "owner", "sensitivity", "purposes", "quality", "embargo"}:
+        for name in self.options.keys() - _OPTIONS:
             yield self.place, f"{label}: feature_view has no option {name!r}."
+        if (watch := self.options.get("watch", "tell")) not in WATCH_ACTIONS:
+            yield self.place, f"{label}: watch is {watch!r}; it is one of {', '.join(WATCH_ACTIONS)}."
         if not NAME.match(self.name):
             yield self.place, f"{label}: the class name does not make a snake_case name."
         if not isinstance(self.entity, Entity):
@@ -197,7 +204,8 @@ def feature_view(*, entity: object, source: object, **options: Any) -> Callable[
         **options: ``refresh`` (a duration such as ``"15m"``) and ``owner``; ``sensitivity`` (one level for all, or
             feature to level: public, internal, confidential, restricted) and ``purposes`` (what the features may be
             used for), which policies decide by; ``quality``, a :class:`Quality` that every snapshot must meet;
-            ``embargo``, how long a snapshot that met it is held back.
+            ``embargo``, how long a snapshot that met it is held back; ``watch``, what may be done when the values that
+            live releases read drift from those of their evaluations: roll_back, hold, tell (by default) or off.
 
     Example::
 

@@ -31,6 +31,7 @@ from antiphon.definitions.quality import Quality
 from antiphon.definitions.schedules import DeclaredSchedule, Evaluate, Precompute, Retrain, Schedule, ScheduleSpec
 from antiphon.definitions.schedules_check import measured_applications, schedule_mistakes, window_mistakes
 from antiphon.definitions.source import Source, SourceSpec
+from antiphon.definitions.watches import Watch, WatchSpec
 from antiphon.definitions.windows import Window, WindowSpec
 
 
@@ -44,6 +45,7 @@ class ProjectSpec(msgspec.Struct, frozen=True):
     schedules: dict[str, ScheduleSpec] = {}
     windows: dict[str, WindowSpec] = {}
     objectives: dict[str, ObjectiveSpec] = {}
+    watches: dict[str, WatchSpec] = {}
 
     @property
     def on_demand(self) -> dict[str, OnDemandSpec]:
@@ -101,6 +103,7 @@ def load(
         schedules={item.name: item.spec(root) for item in items if isinstance(item, DeclaredSchedule)},
         windows={window.name: window.spec for window in items if isinstance(window, Window)},
         objectives={item.name: item.spec(applications) for item in items if isinstance(item, Objective)},
+        watches={item.name: item.spec for item in items if isinstance(item, Watch)},
     )
 
 
@@ -165,7 +168,7 @@ def _mistakes(items: list[object], now: datetime | None) -> list[tuple[CodeLocat
 def _objective_mistakes(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
     applications = {str(item.name): item for item in items if isinstance(item, Application)}
     for item in items:
-        if isinstance(item, Objective):
+        if isinstance(item, Objective | Watch):
             yield from ((item.place, text) for text in item.mistakes(applications))
 
 
@@ -232,7 +235,7 @@ def _clashes(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
         yield item.place, f"{noun} {item.name!r} is declared already, at {known.place}.{advice}"
 
 
-_Named = Entity | Source | FeatureView | OnDemandView | Application | DeclaredSchedule | Window
+_Named = Entity | Source | FeatureView | OnDemandView | Application | DeclaredSchedule | Watch | Window
 _NOUNS: dict[type, str] = {
     Entity: "entity",
     Source: "source",
@@ -245,5 +248,6 @@ _NOUNS: dict[type, str] = {
     Precompute: "schedule",
     Evaluate: "schedule",
     Export: "schedule",
+    Watch: "watch",
     Window: "window",
 }

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
@@ -168,6 +168,13 @@ Rule = (
 )
 ROW_RULES = (NotNullRule, RangeRule, AllowedValuesRule, UniquenessRule, ReferenceRule, SqlRule)
 """Rules that tell single rows of the source from others, and so may quarantine them."""
+
+
+WatchAction = Literal["roll_back", "hold", "tell", "off"]
+"""Acts on what turned bad after it was published or promoted. ``roll_back``: what was before is back.
+``hold``: nothing replaces it, and a person is told. ``tell``: a warning. ``off``: it is not measured."""
+
+WATCH_ACTIONS: tuple[WatchAction, ...] = get_args(WatchAction)
 
 
 class QualitySpec(msgspec.Struct, frozen=True):

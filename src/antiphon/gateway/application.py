@@ -45,6 +45,7 @@ from antiphon.gateway.admin import (
     status,
     tenants,
     views,
+    watches,
     work,
     workbench,
 )
@@ -68,7 +69,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
         assets, backfills, views, feature_watch, documents, work, history, objectives, schedules, cost, budgets,
-        lineage, keys, tenants, grants, policies, audit, workbench, files, batches, stored,
+        lineage, keys, tenants, grants, policies, audit, workbench, files, batches, stored, watches,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

@@ -36,6 +36,7 @@ from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.runs import ProjectRuns
+from antiphon.services.watching.report import ProjectWatches
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.answer_metrics import AnswerMetrics
 from antiphon.serving.answerer import Answerer
@@ -110,14 +111,15 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules, assets, objectives, costs and budgets of a scope, batch jobs over
-    tables, and files and batches of OpenAI's API."""
+    """Durable runs with their lineage, the schedules, assets, objectives, watches, costs and budgets of a scope, batch
+    jobs over tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
     schedules: Callable[[Scope], ProjectSchedules]
     assets: Callable[[Scope], ProjectAssets]
     objectives: Callable[[Scope], ProjectObjectives]
+    watches: Callable[[Scope], ProjectWatches]
     costs: Callable[[Scope], ProjectCosts]
     budgets: Callable[[Scope], ProjectBudgets]
     tables: ProjectTableJobs

@@ -285,11 +285,32 @@ class RolloutTransitions:
             self._no_other(scope, application, connection)
             return found
 
-    def rollback(self, scope: Scope, application: str, *, principal: str, reason: str) -> RollbackResult:
-        """Undo the rollout under way; with none, make live what was live before, or raise ``ConflictError``."""
-        with self.database.transaction() as connection:
+    def rollback(
+        self,
+        scope: Scope,
+        application: str,
+        *,
+        principal: str,
+        reason: str,
+        expected: str | None = None,
+        within: Connection | None = None,
+    ) -> RollbackResult:
+        """Undo the rollout under way; with none, make live what was live before, or raise ``ConflictError``.
+
+        Args:
+            expected: the live release that the caller decided about; then no rollout is undone in its place.
+        """
+        with self.database.writing(within) as connection:
             active = self.rollouts.active(scope, application, within=connection)
             before = self.releases.live(scope, application, within=connection)
+            if expected is not None and (before is None or before.id != expected):
+                raise ConflictError(
+                    f"{expected} is not the live release of {application!r} any more.",
+                    where=str(scope),
+                    next_step="Look at it again with `antiphon releases list`.",
+                )
+            if expected is not None:
+                self._no_other(scope, application, connection)
             if active is not None:
                 assert before is not None  # undoing a rollout moves no pointer
                 undone = self.undo(scope, active.id, principal=principal, reason=reason, within=connection)

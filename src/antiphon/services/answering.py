@@ -129,6 +129,7 @@ def serving_services(
         failover=_failover(store),
         answered=store.answer_metrics.answered,
         spending=store.budget_gate.open,
+        released=store.answer_metrics.released,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter
@@ -35,6 +36,11 @@ class AnswerMetrics:
         self._total = seconds("antiphon_answer_seconds", "Arrival to last byte; of a batch row, to the whole text.")
         self._answers = counter("antiphon_answers", "Answers whose receipt is committed.", (*by_path, "origin", "role"))
         self._tokens = counter("antiphon_tokens", "Tokens by kind.", (*by_path, "kind"))
+        self._releases = counter(
+            "antiphon_release_requests",
+            "Online requests that a release was to answer, and those that failed, were invalid, generated or late.",
+            (*of_application, "release", "event"),
+        )
         self._engine = counter("antiphon_engine_seconds", "Engine seconds of answers.", by_path)
         self._saved = counter(
             "antiphon_saved_tokens", "Tokens that reused answers did not compute again.", (*of_application, "origin")
@@ -59,6 +65,11 @@ class AnswerMetrics:
             self._saved.labels(*owner, origin).inc(receipt.cache.saved_tokens)
         if path != "online":
             self._total.observe((*owner, path, origin), receipt.timing.total)
+
+    def released(self, tenant: str, application: str, release: str, events: Iterable[str]) -> None:
+        """Count the events of one request that a release was to answer."""
+        for event in events:
+            self._releases.labels(tenant, self.label(tenant, application), release, event).inc()
 
     def sent(self, tenant: str, application: str, origin: str, first_byte: float | None, total: float) -> None:
         """Time an answer of the online path."""

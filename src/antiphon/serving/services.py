@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -50,6 +50,7 @@ class Services(msgspec.Struct, frozen=True):
         retrieve: retrieves from documents.
         answered: is told of every answer whose receipt is committed.
         spending: opens the reservation of a request; ``None``: no budget concerns it.
+        released: is told the tenant, application, release and events of an online request that a release was to answer.
     """
 
     engine: GenerationEngine
@@ -83,3 +84,4 @@ class Services(msgspec.Struct, frozen=True):
     tool_functions: ToolFunctions = ToolFunctions()
     answered: Callable[[Receipt], object] = lambda receipt: None
     spending: Callable[[AnswerRequest], SpendingReservation | None] = lambda request: None
+    released: Callable[[str, str, str, Iterable[str]], object] = lambda tenant, application, release, events: None

@@ -234,6 +234,21 @@ class Outcomes:
             conditions.append(_table.c.created_at <= recorded_until)
         return self._documents.find(scope, *conditions, order=_OLDEST_FIRST)
 
+    def of_release(
+        self, scope: Scope, application: str, release: str, outcome: str, since: datetime, until: datetime, limit: int
+    ) -> builtins.list[OutcomeRecord]:
+        """Joined values of a declared outcome of a release's answers that users saw, which were joined with
+        ``since < created_at <= until``, oldest first: at most ``limit``, and all of the last moment."""
+        of = {"application": application, "release": release, "status": "joined", "outcome": outcome}
+        conditions = [*schema.given(_table, **of), _table.c.role.in_(SEEN_ROLES), _table.c.created_at > since]
+        found = self._documents.find(scope, *conditions, _table.c.created_at <= until, order=_OLDEST_FIRST, limit=limit)
+        if len(found) < limit:
+            return found
+        # A moment is taken whole, so that the next look begins behind it.
+        last = found[-1].created_at
+        rest = self._documents.find(scope, *conditions, _table.c.created_at == last, order=_OLDEST_FIRST)
+        return [*(one for one in found if one.created_at < last), *rest]
+
     def counts(self, scope: Scope, application: str | None = None) -> dict[str, dict[str, int]]:
         """Kind to status to how many."""
         keys = (_table.c.kind, _table.c.status)

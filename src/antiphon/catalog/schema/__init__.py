@@ -353,6 +353,25 @@ judgements = table(
     dated("document"),
 )
 
+# Live releases as they are watched after their promotion, each from one move of the pointer on, and what was decided.
+release_watches = table(
+    "release_watches",
+    numbered("application"),
+    columns(TEXT, "release"),
+    dated("state"),
+)
+
+watch_decisions = table(
+    "watch_decisions",
+    key("id"),
+    columns(TEXT, "application", "release", "measure", "decision"),
+    columns(sa.BigInteger, "activation"),
+    optional(Instant, "done_at"),
+    dated("document"),
+    unique("application", "activation", "measure"),
+    index("ix_watch_decisions_application", "application", "created_at"),
+)
+
 # --- Models behind servers elsewhere, which a tenant's settings name.
 
 remote_models = table(

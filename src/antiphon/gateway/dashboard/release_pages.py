@@ -20,6 +20,9 @@ from antiphon.gateway.dashboard.rollout_view import RolloutView, revision, view
 JUDGEMENTS = 1_000
 """The last so many are plotted."""
 
+DECISIONS = 10
+"""Decisions about live releases that are shown."""
+
 ACTS = ("hold", "resume", "undo", "rollback")
 
 
@@ -93,6 +96,8 @@ def _show(call: PageCall, selected: str | None, problem: AntiphonError | None = 
             "ungated": _ungated(call, application),
             "changes": learning.changelog.of(call.scope, application)[::-1],
             "shown": _rollout(call, application),
+            "watch": call.services.work.watches(call.scope).live(application),
+            "decisions": call.services.work.watches(call.scope).decisions(application, DECISIONS),
             "may": call.may("release", f"release/{application}"),
         }
     reason = call.form.get("reason", "")

@@ -137,14 +137,14 @@ def label_pair(pair: ShadowPair, truth: str | None) -> PairedOutcome:
     shadow = {} if pair.error is not None else _probabilities(pair.shadow_probabilities)
     known = live or shadow
     if truth is not None:
-        scores = [_brier(forecast, truth) if forecast else None for forecast in (live, shadow)]
+        scores = [brier(forecast, truth) if forecast else None for forecast in (live, shadow)]
         # Of a question of yes or no it counts whether it was yes.
         return _scored(pair, scores[0], scores[1], str(truth in known) if len(known) == 1 else truth)
     # The label that stands for no has no name.
     labels = (*known, "") if len(known) < 2 else tuple(known)
-    differences = [_brier(shadow, label) - _brier(live, label) for label in labels]
+    differences = [brier(shadow, label) - brier(live, label) for label in labels]
     # A live answer that was not measured may have been perfect; that must not promote.
-    most = differences if live else [_brier(shadow, label) for label in labels]
+    most = differences if live else [brier(shadow, label) for label in labels]
     return _pair(pair, None, None, min(differences), max(most), None)
 
 
@@ -174,7 +174,7 @@ def _number_bounds(live: str | None, shadow: str | None, shape: OutcomeShape) ->
     return (-apart, apart)
 
 
-def _brier(probabilities: Mapping[str, float], label: str) -> float:
+def brier(probabilities: Mapping[str, float], label: str) -> float:
     """From 0 to 1: half of the squared distances of all labels, which of yes and no are the same."""
     if not probabilities:
         return 1.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,7 +62,7 @@ def drift_of(name: str, reference: Sequence[Printed], recent: Sequence[Printed])
     n, m = len(reference), len(recent)
     if min(n, m) < LEAST_ROWS:
         return Drift(name, None, None, n, m, "too-few")
-    binned = _Bins(reference)
+    binned = ValueBins.of(reference)
     before, now = Counter(map(binned, reference)), Counter(map(binned, recent))
     bins = sorted(before | now)
     index = psi([before[place] for place in bins], [now[place] for place in bins])
@@ -150,26 +150,39 @@ def prompt_tokens(receipts: Sequence[Receipt]) -> list[Printed]:
     return [float(one.usage.prompt_tokens) for one in receipts if one.cache.origin == "generated"]
 
 
-class _Bins:
-    """A value's bin: numbers by the reference's deciles, unless they are few; texts by themselves."""
+class ValueBins:
+    """The bins of a variable: numbers by the reference's deciles, unless they are few; texts by themselves."""
 
-    def __init__(self, reference: Sequence[Printed]) -> None:
+    def __init__(self, cuts: Sequence[float] | None, common: Iterable[str]) -> None:
+        self.cuts = cuts
+        self.common = frozenset(common)
+
+    @classmethod
+    def of(cls, reference: Sequence[Printed]) -> ValueBins:
+        """Those of a reference."""
         numbers = [number for number in map(_number, reference) if number is not None]
         present = [value for value in reference if value is not None]
-        self._cuts: list[float] | None = None
+        cuts: list[float] | None = None
         if numbers and len(numbers) == len(present) and len(set(numbers)) > _MOST_CATEGORIES:
             ordered = sorted(numbers)
-            self._cuts = sorted({ordered[len(ordered) * tenth // _BINS] for tenth in range(1, _BINS)})
+            cuts = sorted({ordered[len(ordered) * tenth // _BINS] for tenth in range(1, _BINS)})
         common = Counter(str(value) for value in present).most_common(_MOST_CATEGORIES)
-        self._common = {value for value, _ in common}
+        return cls(cuts, (value for value, _ in common))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every bin that a value may be in."""
+        if self.cuts is not None:
+            return (*(f"bin {place:02d}" for place in range(len(self.cuts) + 1)), "absent", "other")
+        return (*sorted(f"= {value}" for value in self.common), "absent", "other")
 
     def __call__(self, value: Printed) -> str:
         if value is None:
             return "absent"
-        if self._cuts is not None:
+        if self.cuts is not None:
             number = _number(value)
-            return "other" if number is None else f"bin {bisect_right(self._cuts, number):02d}"
-        return f"= {value}" if str(value) in self._common else "other"
+            return "other" if number is None else f"bin {bisect_right(self.cuts, number):02d}"
+        return f"= {value}" if str(value) in self.common else "other"
 
 
 def _number(value: Printed) -> float | None:

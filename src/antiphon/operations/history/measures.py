@@ -66,6 +66,11 @@ _LIST = (
     Measure(
         "antiphon_answers", "count", "answers", "Answers whose receipt is committed.", (*_PATH, "origin", "role")
     ),
+    Measure(
+        "antiphon_release_requests", "count", "requests",
+        "Online requests that a release was to answer, and those that failed, were invalid, generated or late.",
+        ("application", "release", "event"),
+    ),
     Measure("antiphon_tokens", "count", "tokens", "Tokens of answers, by kind.", (*_PATH, "kind")),
     Measure("antiphon_engine_seconds", "count", "seconds", "Engine time of answers.", _PATH),
     Measure(

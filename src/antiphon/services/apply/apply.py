@@ -51,7 +51,7 @@ class PlannedChange(msgspec.Struct, frozen=True):
     """The change that apply would make to one declaration; ``fields`` are those that differ. Of a view that
     is there already, ``level`` says whether its readers can go on with it, and ``sentences`` what differs."""
 
-    noun: Literal["view", "application", "schedule", "window", "objective"]
+    noun: Literal["view", "application", "schedule", "window", "objective", "watch"]
     name: str
     change: Change
     fields: tuple[str, ...] = ()
@@ -349,11 +349,12 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> tuple[PlannedCha
     changes += _differences("application", before.applications, project.applications)
     changes += _differences("schedule", before.schedules, project.schedules)
     changes += _differences("window", before.windows, project.windows)
-    return (*changes, *_differences("objective", before.objectives, project.objectives))
+    changes += _differences("objective", before.objectives, project.objectives)
+    return (*changes, *_differences("watch", before.watches, project.watches))
 
 
 def _differences(
-    noun: Literal["application", "schedule", "window", "objective"],
+    noun: Literal["application", "schedule", "window", "objective", "watch"],
     before: Mapping[str, Any],
     declared: Mapping[str, Any],
 ) -> Iterator[PlannedChange]:

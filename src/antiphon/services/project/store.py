@@ -38,6 +38,7 @@ from antiphon.catalog.prices import Prices
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Rollouts
+from antiphon.catalog.releases.watches import ReleaseWatches
 from antiphon.catalog.run_holds import RunHolds
 from antiphon.catalog.schedules import Schedules
 from antiphon.catalog.serving.answers import Answers
@@ -102,6 +103,7 @@ class Store:
     publications = _repository(Publications)
     releases = _repository(Releases)
     rollouts = _repository(Rollouts)
+    watches = _repository(ReleaseWatches)
     models = _repository(ModelVersions)
     judgements = _repository(Judgements)
     exposures = _repository(Exposures)

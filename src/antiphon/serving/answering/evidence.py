@@ -6,14 +6,16 @@ is one exposure even when its first recording was committed and said to have fai
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 from antiphon.catalog.releases.rollouts import Assignment, Exposure, ShadowPair
-from antiphon.catalog.serving.receipt import STAND_IN_ROLES, Receipt
+from antiphon.catalog.serving.receipt import SEEN_ROLES, STAND_IN_ROLES, Receipt
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, InvalidOutputError
 from antiphon.core.scope import Scope
-from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.application import SLO, ApplicationSpec
 from antiphon.serving.answering.context import Arrival
 from antiphon.serving.answering.probabilities import outcome_probabilities
 from antiphon.serving.request import MirroredAnswer
@@ -60,6 +62,36 @@ def failed(
         prediction=None,
         created_at=moment,
     )
+
+
+def answered_events(receipt: Receipt, slo: SLO, replaced: bool) -> Iterator[str]:
+    """The events of an online request that a release answered or left to a substitute; none of any other answer."""
+    if receipt.path != "online" or receipt.role not in SEEN_ROLES + STAND_IN_ROLES:
+        return
+    yield "requests"
+    if receipt.role in STAND_IN_ROLES:
+        yield "failed"
+        return
+    if replaced:
+        yield "invalid"
+    if receipt.cache.origin == "generated":
+        yield "generated"
+        waited = receipt.timing.start
+        if receipt.timing.first_byte - waited > parse_duration(slo.ttft_p99).total_seconds():
+            yield "late_first_byte"
+        if receipt.timing.total - waited > parse_duration(slo.latency_p99).total_seconds():
+            yield "late"
+
+
+def failed_events(assigned: Assignment, error: Exception) -> Iterator[str]:
+    """The events of an online request that got no answer; none where it was the caller's doing."""
+    invalid = isinstance(error, InvalidOutputError)
+    of_caller = isinstance(error, AntiphonError) and not error.of_platform and not invalid
+    if assigned.role not in SEEN_ROLES or of_caller:
+        return
+    yield from ("requests", "failed")
+    if invalid:
+        yield "invalid"
 
 
 def _exposure(arrival: Arrival, assigned: Assignment, **outcome: Any) -> Exposure | None:

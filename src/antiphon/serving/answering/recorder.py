@@ -68,6 +68,8 @@ class AnswerRecorder:
         with span("commit"):
             await committed(services.commit, effect, context.reservation)
         services.answered(receipt)
+        events = evidence.answered_events(receipt, context.application.slo, replaced)
+        services.released(receipt.scope.tenant, receipt.application, receipt.release, events)
         last = draft.generations[-1] if draft.generations else None
         return Answer(
             prediction=receipt.prediction,
@@ -87,6 +89,9 @@ class AnswerRecorder:
     ) -> None:
         """Commit the exposure of a user who gets no answer. Never raises: the error under way is more important."""
         services = self._services
+        if arrival.request.path == "online":
+            scope, application = arrival.request.scope, arrival.request.application
+            services.released(scope.tenant, application, assigned.release.id, evidence.failed_events(assigned, error))
         exposure = evidence.failed(arrival, assigned, publication, error, services.clock.now())
         if exposure is None:
             return
