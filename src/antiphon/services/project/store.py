@@ -31,6 +31,7 @@ from antiphon.catalog.learning.trials import Trials
 from antiphon.catalog.ledger import Ledger
 from antiphon.catalog.lineage_acknowledgments import LineageAcknowledgments
 from antiphon.catalog.measurements import MeasurementRows
+from antiphon.catalog.incidents import Incidents
 from antiphon.catalog.notification_deliveries import NotificationDeliveries
 from antiphon.catalog.notifications import Notifications
 from antiphon.catalog.prices import Prices
@@ -126,6 +127,7 @@ class Store:
     lineage_acknowledgments = _repository(LineageAcknowledgments)
     notifications = _repository(Notifications)
     notification_deliveries = _repository(NotificationDeliveries)
+    incidents = _repository(Incidents)
     recent_requests = _repository(RecentRequests)
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:
