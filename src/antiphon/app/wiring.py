@@ -55,6 +55,7 @@ from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.history import MetricHistory
+from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.lineage.project import ProjectLineage
@@ -148,6 +149,7 @@ class ProcessServices:
                 schedules=partial(ProjectSchedules, store),
                 assets=partial(ProjectAssets, store),
                 objectives=partial(ProjectObjectives, store),
+                incidents=partial(ProjectIncidents, store),
                 costs=partial(ProjectCosts, store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),

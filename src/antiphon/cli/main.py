@@ -73,9 +73,9 @@ _GROUPS = {
     name: name
     for name in (
         "features", "documents", "datasets", "models", "prompts", "evaluations", "conversations", "releases",
-        "outcomes", "batch", "runs", "notifications", "lineage", "schedules", "assets", "objectives", "freeze",
-        "training", "telemetry", "chaos", "cost", "events", "keys", "principals", "tenants", "grants", "policy",
-        "audit", "encryption", "tls",
+        "outcomes", "batch", "runs", "notifications", "lineage", "schedules", "assets", "objectives", "incidents",
+        "freeze", "training", "telemetry", "chaos", "cost", "events", "keys", "principals", "tenants", "grants",
+        "policy", "audit", "encryption", "tls",
     )
 } | {"windows": "schedules"}  # fmt: skip
 """Modules of the groups of commands; in each ``app`` is the group, or ``NAME_app`` when it is not the module's own."""

@@ -30,6 +30,7 @@ from antiphon.gateway.admin import (
     feature_watch,
     grants,
     history,
+    incidents,
     keys,
     lineage,
     models,
@@ -66,8 +67,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        assets, backfills, views, feature_watch, documents, work, history, objectives, schedules, cost, lineage, keys,
-        tenants, grants, policies, audit, workbench, files, batches, stored,
+        assets, backfills, views, feature_watch, documents, work, history, objectives, incidents, schedules, cost,
+        lineage, keys, tenants, grants, policies, audit, workbench, files, batches, stored,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

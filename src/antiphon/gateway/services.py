@@ -31,6 +31,7 @@ from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.history import MetricHistory
+from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
@@ -109,14 +110,15 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules, assets, objectives and costs of a scope, batch jobs over tables,
-    and files and batches of OpenAI's API."""
+    """Durable runs with their lineage, the schedules, assets, objectives, incidents and costs of a scope, batch jobs
+    over tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
     schedules: Callable[[Scope], ProjectSchedules]
     assets: Callable[[Scope], ProjectAssets]
     objectives: Callable[[Scope], ProjectObjectives]
+    incidents: Callable[[Scope], ProjectIncidents]
     costs: Callable[[Scope], ProjectCosts]
     tables: ProjectTableJobs
     files: FileStore

@@ -1,5 +1,5 @@
-"""The course of incidents: opened, updated, mitigated, resolved and reopened by what is diagnosed, and what people do with
-them. Pure: an incident in, an incident out.
+"""The course of incidents: opened, updated, mitigated, resolved and reopened by what is diagnosed, and moved by
+people. Pure: an incident in, an incident out.
 
 An incident is mitigated once none of its symptoms lasts, and resolved when that was so for :data:`NORMAL_FOR`. What
 begins again within :data:`REOPENED_WITHIN` at the same root is the same incident.

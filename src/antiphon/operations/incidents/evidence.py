@@ -7,9 +7,9 @@ detection*, New England Journal of Statistics in Data Science 2, 2024, theorem 2
 so of K signals each has the threshold times K, and the bound holds for all of them together, however they depend on
 each other.
 
-The bound holds as far as the usual values are right. They are estimates, so each is taken at its upper confidence bound,
-with a floor below which nothing is worth an incident; and one period counts for at most :data:`MOST_OF_A_PERIOD`,
-because requests of one period are not independent of each other.
+The bound holds as far as the usual values are right. They are estimates, so each is taken at its upper confidence
+bound, with a floor below which nothing is worth an incident; and one period counts for at most
+:data:`MOST_OF_A_PERIOD`, because requests of one period are not independent of each other.
 """
 
 from __future__ import annotations

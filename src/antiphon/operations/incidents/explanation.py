@@ -3,9 +3,9 @@
 1. Each component with evidence that is a known mechanism is a candidate; it explains the symptoms that the mechanism
    can have, that lie downstream of it in the topology, and that did not begin before it.
 2. A candidate whose own evidence another one explains is an effect of that one, not a cause.
-3. Of those left, evidence that is itself a symptom makes a root. Changes and traffic, which are none, become a root only
-   for symptoms that no other root explains; a change also has to be unlikely to have come so near by chance, and of
-   two that explain the same equally well neither is blamed.
+3. Of those left, evidence that is itself a symptom makes a root. Changes and traffic, which are none, become a root
+   only for symptoms that no other root explains; a change also has to be unlikely to have come so near by chance, and
+   of two that explain the same equally well neither is blamed.
 4. Symptoms that share a root are one diagnosis. What nobody explains is one more, without a cause.
 
 The order of symptoms decides nothing.

@@ -20,6 +20,7 @@ from antiphon.catalog.features.publications import FeatureHolds, Publications
 from antiphon.catalog.features.skew_reports import SkewReports
 from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.catalog.features.verdicts import StagedSnapshots, Verdicts
+from antiphon.catalog.incidents import Incidents
 from antiphon.catalog.learning.annotations import Annotations
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Evaluations
@@ -31,7 +32,6 @@ from antiphon.catalog.learning.trials import Trials
 from antiphon.catalog.ledger import Ledger
 from antiphon.catalog.lineage_acknowledgments import LineageAcknowledgments
 from antiphon.catalog.measurements import MeasurementRows
-from antiphon.catalog.incidents import Incidents
 from antiphon.catalog.notification_deliveries import NotificationDeliveries
 from antiphon.catalog.notifications import Notifications
 from antiphon.catalog.prices import Prices
