@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -176,10 +176,9 @@ class Incidents:
         order = (_table.c.opened_at.desc(), _table.c.id.desc())
         return self._rows.find(scope, *conditions, order=order, limit=limit, within=within)
 
-    def count_active(self, scope: Scope) -> int:
-        """How many are not resolved."""
-        statement = select(func.count()).where(schema.owned(_table, scope), _table.c.active.is_(True))
-        return int(self._database.scalar(statement) or 0)
+    def applications(self, scope: Scope, *, within: Connection | None = None) -> frozenset[str]:
+        """Applications that an incident which is not resolved is about."""
+        return frozenset(name for one in self.active(scope, within=within) for name in one.applications)
 
     def prune(self, scope: Scope) -> int:
         """Forget what was resolved long ago; how many."""

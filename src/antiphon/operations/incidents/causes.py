@@ -97,7 +97,7 @@ FACTS: Mapping[str, str] = {
 }
 """Symptoms and context that records say by themselves."""
 
-CONTEXT = frozenset({"released", "applied", "warned", "traffic", "queue"})
+CONTEXT = frozenset({"released", "applied", "warned", "traffic", "queue", "old"})
 """No symptoms: they begin no incident, and an incident does not last for them."""
 
 SLACK = timedelta(seconds=40)

@@ -87,7 +87,7 @@ SIGNALS: Mapping[str, Signal] = {
         Signal("stale", "state", "Features of {name} are older than its contract allows.", "antiphon_application_stale",
                "application={name}"),
         Signal("old", "ceiling", "The values of {name} are {value} s old (never above {usual} s).",
-               "antiphon_feature_age_seconds", "view={name}", 0.25, 60.0),
+               "antiphon_feature_age_seconds", "view={name}", 0.25, 60.0, opens=False),
         Signal("late_stream", "ceiling", "The stream {name} waits for {value} s (never above {usual} s).",
                "antiphon_stream_waiting_seconds", "stream={name}", 0.4, 15.0),
         Signal("breaker", "state", "The circuit breaker of {name} is open.", "antiphon_engine_breaker",
@@ -123,6 +123,8 @@ def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Readi
             found[key] = Reading(buckets={})
         found[key].add(value, weight, None if amount is None else amount.buckets)
 
+    if own:
+        add("denied", "gateway", 0.0)
     for name, labels, amount in _aligned(own):
         if name == _REQUESTS:
             _of_requests(add, labels, amount.total)
