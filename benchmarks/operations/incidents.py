@@ -6,8 +6,9 @@ platform
 (arrivals, service times, a queue before engines, refreshes), and the measures follow from that.
 
 The kinds of faults are split beforehand. :data:`TUNED` may be looked at while detectors are changed, with the seeds
-below 1,000; :data:`HELD_OUT` are only measured. Cases without a cause (a peak within capacity, a quiet night, a caller's
-mistakes) are in both halves.
+below 1,000; :data:`HELD_OUT` are only measured. Cases without a cause (a peak within capacity, a quiet night, mistakes
+of callers) are in both halves. One hand wrote simulator and detectors, and facts that the platform records (a process
+that restarted, a gate that blocked) are given: the figures show what is made of evidence, not that there always is any.
 
     python -m benchmarks.operations.incidents [--size ci|demo|full] [--keep]
 
