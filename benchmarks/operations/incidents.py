@@ -1,4 +1,4 @@
-"""Whether incidents are found, by the right cause, and how often one is opened for nothing; beside threshold rules.
+"""Measures if incidents are found, by the right cause, and how often one is opened for nothing; beside rules.
 
 A simulator of what processes measure and record drives the product's own detectors, explanation and course on a clock
 that is moved by hand. It shares neither thresholds nor code with them: faults act on a small model of a
@@ -355,7 +355,7 @@ def case(kind: str, seed: int) -> Outcome:
     began = at + timedelta(seconds=world.chance.uniform(0, 9))
     seen: Incident | None = None
     seconds: float | None = None
-    rules = NO_CAUSE
+    rules: str = NO_CAUSE
     for period in range(LASTS + AFTER):
         if period < LASTS:
             act(world, at, period)

@@ -17,7 +17,7 @@ from antiphon.catalog.incidents import IncidentClass
 Reach = Literal["downstream", "load"]
 
 FAILURES = frozenset({"failed", "engine_errors", "slow", "stand_ins", "refused", "burning"})
-"""What users feel while something does not work."""
+"""Symptoms that users feel while something does not work."""
 
 _ANSWERS = FAILURES | {"invalid"}
 _DATA = frozenset({"stale", "old", "late_stream", "run_failed"})

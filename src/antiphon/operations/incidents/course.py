@@ -59,7 +59,7 @@ def advance(
     """
     known = {one.id: one for one in recorded}
     current: dict[str, Incident] = dict(known)
-    told: dict[str, list[Symptom]] = {}
+    diagnosed: dict[str, list[Symptom]] = {}
     for diagnosis in diagnoses:
         same = _same(diagnosis, list(current.values()), now)
         if same is not None and not same.active and _is_just_resolved(same, now):
@@ -68,9 +68,9 @@ def advance(
             if not any(one.lasting for one in diagnosis.symptoms):
                 continue
             same = _opened(diagnosis, now)
-        told.setdefault(same.id, []).extend(diagnosis.symptoms)
+        diagnosed.setdefault(same.id, []).extend(diagnosis.symptoms)
         current[same.id] = _updated(same, diagnosis, impact, now)
-        for other in [one for one in current.values() if one.active and one.id != same.id and one.id not in told]:
+        for other in [one for one in current.values() if one.active and one.id != same.id and one.id not in diagnosed]:
             keys = {(one.signal, one.component) for one in other.lasting}
             if keys and keys <= {one.key for one in diagnosis.symptoms}:
                 entry = TimelineEntry(now, "merged", f"It is a part of {same.id}.")
@@ -79,12 +79,12 @@ def advance(
                 )
     for id, incident in list(current.items()):
         if incident.active:
-            current[id] = _course(_ended(incident, told.get(id, ()), now), now)
+            current[id] = _course(_ended(incident, diagnosed.get(id, ()), now), now)
     return tuple(one for id, one in sorted(current.items()) if one != known.get(id))
 
 
 def impact_of(symptoms: Iterable[Symptom], traffic: Mapping[str, float]) -> PeriodImpact:
-    """What users felt in a period.
+    """The impact of a period on users.
 
     Args:
         traffic: requests by application.
@@ -136,7 +136,8 @@ def _updated(incident: Incident, diagnosis: Diagnosis, impact: PeriodImpact, now
     entries: list[TimelineEntry] = []
     state, reopened = incident.state, incident.reopened
     if any(one.lasting for one in diagnosis.symptoms) and state in ("resolved", "mitigated"):
-        state, reopened = "open", reopened + (state == "resolved")
+        reopened += not incident.active
+        state = "open"
         entries.append(TimelineEntry(now, "reopened", "It began again."))
     symptoms = {(one.signal, one.component): one for one in incident.symptoms}
     for one in diagnosis.symptoms:
@@ -210,9 +211,9 @@ def _severity(incident: Incident, impact: PeriodImpact, names: Collection[str]) 
     return "info"
 
 
-def _ended(incident: Incident, told: Sequence[Symptom], now: datetime) -> Incident:
-    """With the symptoms over that are told no more."""
-    lasting = {one.key for one in told if one.lasting}
+def _ended(incident: Incident, diagnosed: Sequence[Symptom], now: datetime) -> Incident:
+    """With the symptoms over that are no longer diagnosed."""
+    lasting = {one.key for one in diagnosed if one.lasting}
     over = [one for one in incident.lasting if (one.signal, one.component) not in lasting]
     if not over:
         return incident
@@ -225,7 +226,7 @@ def _course(incident: Incident, now: datetime) -> Incident:
     """The state that follows from the symptoms and from the time."""
     timeline, state, since = incident.timeline, incident.state, incident.normal_since
     if state == "silenced" and incident.silenced_until is not None and now >= incident.silenced_until:
-        state, timeline = "open", (*timeline, TimelineEntry(now, "silence over", "It is told again."))
+        state, timeline = "open", (*timeline, TimelineEntry(now, "silence over", "It is said again."))
     if incident.lasting:
         since = None
         if state == "mitigated":
@@ -247,7 +248,7 @@ def _course(incident: Incident, now: datetime) -> Incident:
 
 
 def evidence_of(symptom: Symptom) -> IncidentEvidence:
-    """What a symptom or fact rests on, and where a person opens it."""
+    """The evidence of a symptom or fact, and where a person opens it."""
     signal, name = SIGNALS.get(symptom.signal), symptom.component.partition("/")[2]
     return IncidentEvidence(
         symptom.component,
@@ -261,7 +262,7 @@ def evidence_of(symptom: Symptom) -> IncidentEvidence:
 
 
 def impact_sentence(incident: Incident) -> str:
-    """What users felt, for people."""
+    """The impact on users as a sentence."""
     if not incident.requests:
         return "No requests of users are known to be hit."
     share = incident.hit / incident.requests

@@ -25,7 +25,7 @@ from antiphon.operations.incidents.evidence import (
     upper_count,
     upper_share,
 )
-from antiphon.operations.incidents.signals import SIGNALS, Reading, Signal, SignalKey
+from antiphon.operations.incidents.signals import SIGNALS, SignalKey, SignalRule, SignalSample
 
 _REMEMBERED = 360
 """Periods of what is usual: an hour."""
@@ -72,19 +72,19 @@ class Symptom(msgspec.Struct, frozen=True, order=True):
 
 
 class _Detector:
-    def __init__(self, signal: Signal) -> None:
+    def __init__(self, signal: SignalRule) -> None:
         self.signal = signal
         self.level = 0.0
         self.since: datetime | None = None
         self.rising_since: datetime | None = None
         self.calm = self.unseen = 0
         self.usual = self.value = self.affected = self.requests = 0.0
-        self._fresh: deque[Reading] = deque()
-        self._normal: deque[Reading] = deque(maxlen=_REMEMBERED)
+        self._fresh: deque[SignalSample] = deque()
+        self._normal: deque[SignalSample] = deque(maxlen=_REMEMBERED)
         self._summary: tuple[float, ...] | None = None
         self._bound = 0.0
 
-    def take(self, at: datetime, reading: Reading | None, season: Reading | None, limit: float) -> None:
+    def take(self, at: datetime, reading: SignalSample | None, season: SignalSample | None, limit: float) -> None:
         if reading is None:
             self.unseen += 1
             if self.unseen >= _UNSEEN:
@@ -115,7 +115,7 @@ class _Detector:
     def _end(self) -> None:
         self.since, self.level, self.rising_since, self.calm = None, 0.0, None, 0
 
-    def _evidence(self, reading: Reading, season: Reading | None) -> float:
+    def _evidence(self, reading: SignalSample, season: SignalSample | None) -> float:
         signal = self.signal
         if signal.kind == "state":
             self.value = reading.value / reading.weight if reading.weight else 0.0
@@ -155,7 +155,7 @@ class _Detector:
                 self._summary = spread_of(values, floor)
         return self._summary
 
-    def _slow_bound(self, season: Reading | None) -> float:
+    def _slow_bound(self, season: SignalSample | None) -> float:
         if self._summary is None:
             buckets: dict[int, int] = {}
             for one in self._normal:
@@ -168,7 +168,7 @@ class _Detector:
             bound = max(bound, (quantile(season.buckets, 0.9) or 0.0) * 1.3)
         return bound
 
-    def _usual_share(self, season: Reading | None) -> float:
+    def _usual_share(self, season: SignalSample | None) -> float:
         floor = self.signal.floor
         if self.signal.kind == "slow":
             return floor
@@ -185,7 +185,10 @@ class SignalDetectors:
         self._missing: dict[SignalKey, int] = {}
 
     def take(
-        self, at: datetime, found: Mapping[SignalKey, Reading], season: Mapping[SignalKey, Reading] | None = None
+        self,
+        at: datetime,
+        found: Mapping[SignalKey, SignalSample],
+        season: Mapping[SignalKey, SignalSample] | None = None,
     ) -> tuple[Symptom, ...]:
         """Take in the period that begins at ``at``; every symptom as it stands after it, the oldest first.
 
@@ -214,7 +217,7 @@ class SignalDetectors:
             )
         )  # fmt: skip
 
-    def _silences(self, found: Mapping[SignalKey, Reading]) -> dict[SignalKey, Reading]:
+    def _silences(self, found: Mapping[SignalKey, SignalSample]) -> dict[SignalKey, SignalSample]:
         """An engine is silent while no engine tells anything, though others wrote: of several, one may have left."""
         said = {key for key in found if key.signal == "silent"}
         for key in said:
@@ -225,12 +228,12 @@ class SignalDetectors:
         for key in self._missing:
             self._missing[key] += 1
             if _MISSING <= self._missing[key] < _UNSEEN:
-                silences[key] = Reading(1.0, 1.0, {})
+                silences[key] = SignalSample(1.0, 1.0, {})
         return silences
 
 
 def sentence_of(key: SignalKey, value: float, usual: float) -> str:
-    """What a symptom says, for people."""
+    """The sentence of a symptom."""
     signal = SIGNALS[key.signal]
     name = key.component.partition("/")[2] or key.component
     if signal.kind in ("share", "slow"):

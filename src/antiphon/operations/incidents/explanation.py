@@ -48,7 +48,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
     @property
     def class_(self) -> IncidentClass:
-        """That of the root that explains most."""
+        """The class of the root that explains most."""
         if not self.roots:
             return NO_CAUSE
         return max(self.roots, key=lambda root: (len(root.paths), root.component)).class_

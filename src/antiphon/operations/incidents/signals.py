@@ -20,7 +20,7 @@ class SignalKey(NamedTuple):
     component: str
 
 
-class Reading(msgspec.Struct):
+class SignalSample(msgspec.Struct):
     """A signal in one period: ``value`` of ``weight``, which is what a share is of; ``buckets`` of durations."""
 
     value: float = 0.0
@@ -34,7 +34,7 @@ class Reading(msgspec.Struct):
             self.buckets[bucket] = self.buckets.get(bucket, 0) + count
 
 
-class Signal(msgspec.Struct, frozen=True):
+class SignalRule(msgspec.Struct, frozen=True):
     """A kind of signal.
 
     Attributes:
@@ -61,66 +61,66 @@ class Signal(msgspec.Struct, frozen=True):
 
 _REQUESTS, _OF_APPLICATION = "antiphon_requests", "application={name},path=online"
 
-SIGNALS: Mapping[str, Signal] = {
+SIGNALS: Mapping[str, SignalRule] = {
     one.name: one
     for one in (
-        Signal("failed", "share", "{value} of the requests of {name} fail (usual {usual}).", _REQUESTS,
+        SignalRule("failed", "share", "{value} of the requests of {name} fail (usual {usual}).", _REQUESTS,
                _OF_APPLICATION, 0.02, user=True),
-        Signal("engine_errors", "share", "{value} of the requests of {name} fail by the engine (usual {usual}).",
+        SignalRule("engine_errors", "share", "{value} of the requests of {name} fail by the engine (usual {usual}).",
                _REQUESTS, _OF_APPLICATION, 0.02, user=True),
-        Signal("invalid", "share", "{value} of the answers of {name} meet no schema or guard (usual {usual}).",
+        SignalRule("invalid", "share", "{value} of the answers of {name} meet no schema or guard (usual {usual}).",
                _REQUESTS, _OF_APPLICATION, 0.03, user=True),
-        Signal("refused", "share", "{value} of the requests of {name} find no room (usual {usual}).", _REQUESTS,
+        SignalRule("refused", "share", "{value} of the requests of {name} find no room (usual {usual}).", _REQUESTS,
                _OF_APPLICATION, 0.02, user=True),
-        Signal("throttled", "share", "{value} of the requests of {name} are beyond a quota (usual {usual}).", _REQUESTS,
+        SignalRule("throttled", "share", "{value} of the requests of {name} are beyond a quota (usual {usual}).", _REQUESTS,
                _OF_APPLICATION, 0.05),
-        Signal("slow", "slow", "{value} of the answers of {name} take longer than nine of ten did (usual {usual}).",
+        SignalRule("slow", "slow", "{value} of the answers of {name} take longer than nine of ten did (usual {usual}).",
                "antiphon_answer_seconds", _OF_APPLICATION, 0.12, user=True),
-        Signal("stand_ins", "share", "{value} of the answers of {name} are stand-ins (usual {usual}).",
+        SignalRule("stand_ins", "share", "{value} of the answers of {name} are stand-ins (usual {usual}).",
                "antiphon_stand_ins", "application={name}", 0.05, user=True),
-        Signal("traffic", "count", "{name} gets {value} requests in ten seconds (usually up to {usual}).", _REQUESTS,
+        SignalRule("traffic", "count", "{name} gets {value} requests in ten seconds (usually up to {usual}).", _REQUESTS,
                _OF_APPLICATION, 8.0, opens=False),
-        Signal("denied", "count", "{value} requests are denied in ten seconds (usually up to {usual}).",
+        SignalRule("denied", "count", "{value} requests are denied in ten seconds (usually up to {usual}).",
                "antiphon_denials", "", 4.0),
-        Signal("run_failed", "share", "{value} of the attempts at {name} fail (usual {usual}).",
+        SignalRule("run_failed", "share", "{value} of the attempts at {name} fail (usual {usual}).",
                "antiphon_run_attempts", "workflow={name}", 0.25),
-        Signal("stale", "state", "Features of {name} are older than its contract allows.", "antiphon_application_stale",
+        SignalRule("stale", "state", "Features of {name} are older than its contract allows.", "antiphon_application_stale",
                "application={name}"),
-        Signal("old", "ceiling", "The values of {name} are {value} s old (never above {usual} s).",
+        SignalRule("old", "ceiling", "The values of {name} are {value} s old (never above {usual} s).",
                "antiphon_feature_age_seconds", "view={name}", 0.25, 60.0, opens=False),
-        Signal("late_stream", "ceiling", "The stream {name} waits for {value} s (never above {usual} s).",
+        SignalRule("late_stream", "ceiling", "The stream {name} waits for {value} s (never above {usual} s).",
                "antiphon_stream_waiting_seconds", "stream={name}", 0.4, 15.0),
-        Signal("breaker", "state", "The circuit breaker of {name} is open.", "antiphon_engine_breaker",
+        SignalRule("breaker", "state", "The circuit breaker of {name} is open.", "antiphon_engine_breaker",
                "engine={name}"),
-        Signal("queue", "ceiling", "{value} requests wait before the engines (never above {usual}).",
+        SignalRule("queue", "ceiling", "{value} requests wait before the engines (never above {usual}).",
                "antiphon_engine_gate", "state=waiting", 0.4, 2.0, opens=False),
-        Signal("pace", "height", "A token takes {name} {value} s (usual {usual} s).", "antiphon_engine_call_seconds",
+        SignalRule("pace", "height", "A token takes {name} {value} s (usual {usual} s).", "antiphon_engine_call_seconds",
                "engine={name}", 0.12),
-        Signal("silent", "state", "The engine {name} tells nothing any more.", "antiphon_engine_slots",
+        SignalRule("silent", "state", "The engine {name} tells nothing any more.", "antiphon_engine_slots",
                "engine={name}"),
-        Signal("memory", "ceiling", "{name} holds {value} bytes (never above {usual}).",
+        SignalRule("memory", "ceiling", "{name} holds {value} bytes (never above {usual}).",
                "process_resident_memory_bytes", "process={name}", 0.15, 5e8),
     )
 }  # fmt: skip
-"""What the history tells of. Facts of other records are named in :mod:`antiphon.operations.incidents.causes`."""
+"""Signals of the history. Facts of other records are named in :mod:`antiphon.operations.incidents.causes`."""
 
 _TIMED = "antiphon_answer_seconds"
 _ENGINE_STATUSES = {"502", "504"}
 
 
-def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Reading]:
+def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, SignalSample]:
     """Every signal of one period, from what belongs to a tenant and to the platform.
 
     ``silent`` is not among them: it is what is missing.
     """
-    found: dict[SignalKey, Reading] = {}
+    found: dict[SignalKey, SignalSample] = {}
     tokens: dict[str, float] = {}
     computing: dict[str, float] = {}
 
     def add(signal: str, component: str, value: float, weight: float = 0.0, amount: Amount | None = None) -> None:
         key = SignalKey(signal, component)
         if key not in found:
-            found[key] = Reading(buckets={})
+            found[key] = SignalSample(buckets={})
         found[key].add(value, weight, None if amount is None else amount.buckets)
 
     if own:

@@ -1,5 +1,4 @@
-"""What acts on what in a project: sources on views, views and engines on applications, hosts on all; pure, from what is
-declared."""
+"""The topology of a project: sources act on views, views and engines on applications, hosts on all; pure."""
 
 from __future__ import annotations
 
@@ -31,7 +30,8 @@ class Topology(msgspec.Struct, frozen=True):
 
     def reached(self, component: str) -> dict[str, tuple[str, ...]]:
         """Everything that a component acts on, itself included, each with the shortest path to it."""
-        paths, waiting = {component: (component,)}, deque([component])
+        paths: dict[str, tuple[str, ...]] = {component: (component,)}
+        waiting = deque([component])
         while waiting:
             here = waiting.popleft()
             for other in self.effects.get(here, ()):
@@ -86,8 +86,8 @@ def topology_of(project: ProjectSpec, engines: Iterable[str], workflows: Iterabl
         act(DEFINITIONS, f"release/{name}")
         act(GATEWAY, component)
         act(ONLINE_STORE, component)
-        for view in application.features:
-            act(f"view/{view}", component)
+        for feature_view in application.features:
+            act(f"view/{feature_view}", component)
         for engine in listed:
             act(engine, component)
     for engine in listed:

@@ -19,7 +19,7 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.operations.incidents.course import REOPENED_WITHIN, advance, impact_of, impact_sentence
 from antiphon.operations.incidents.detection import SignalDetectors, Symptom
 from antiphon.operations.incidents.explanation import explain
-from antiphon.operations.incidents.signals import READ, SIGNALS, Reading, SignalKey, readings
+from antiphon.operations.incidents.signals import READ, SIGNALS, SignalKey, SignalSample, readings
 from antiphon.operations.incidents.topology import CATALOG, topology_of
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.incidents.records import OperationRecords
@@ -55,7 +55,7 @@ class IncidentWatch:
         self._traffic: dict[str, float] = {}
         self._engines: set[str] = set()
         self._workflows: set[str] = set()
-        self._season: dict[SignalKey, Reading] = {}
+        self._season: dict[SignalKey, SignalSample] = {}
         self._season_at: datetime | None = None
         self._away_since: datetime | None = None
         self._project: tuple[datetime, ProjectSpec] | None = None
@@ -116,7 +116,7 @@ class IncidentWatch:
         self._until = end
         return self._detectors.symptoms(), True
 
-    def _note(self, found: dict[SignalKey, Reading]) -> None:
+    def _note(self, found: dict[SignalKey, SignalSample]) -> None:
         self._traffic = {
             key.component.partition("/")[2]: one.value for key, one in found.items() if key.signal == "traffic"
         }
@@ -138,7 +138,7 @@ class IncidentWatch:
     def _read_season(self, now: datetime) -> None:
         if self._season_at is not None and now - self._season_at < _SEASON_EVERY:
             return
-        store, season = self._store, dict[SignalKey, Reading]()
+        store, season = self._store, dict[SignalKey, SignalSample]()
         period = timedelta(minutes=10)
         for days in range(1, _SEASON_DAYS + 1):
             begin = begin_of(now - timedelta(days=days), period) - period
@@ -159,9 +159,9 @@ class IncidentWatch:
         return min(self._engines) if len(self._engines) == 1 else "engine/engine"
 
 
-def _add_season(season: dict[SignalKey, Reading], key: SignalKey, one: Reading, periods: float) -> None:
+def _add_season(season: dict[SignalKey, SignalSample], key: SignalKey, one: SignalSample, periods: float) -> None:
     kind = SIGNALS[key.signal].kind
-    known = season.setdefault(key, Reading(buckets={}))
+    known = season.setdefault(key, SignalSample(buckets={}))
     if kind in ("count", "height", "ceiling"):
         known.value = max(known.value, one.value / periods if kind == "count" else one.value)
     else:
@@ -169,7 +169,7 @@ def _add_season(season: dict[SignalKey, Reading], key: SignalKey, one: Reading, 
 
 
 def due(incident: Incident, now: datetime) -> tuple[Notification, ...]:
-    """What is to be said of an incident as it stands; what was said before is not said again."""
+    """Notifications that an incident is due as it stands; one that was said before is not said again."""
     if incident.state not in ("open", "acknowledged"):
         return ()
     if not incident.roots and now - incident.opened_at < _SAID_AFTER:

@@ -11,7 +11,7 @@ from tests.unit.catalog.examples import NOON
 from antiphon.catalog.measurements import FINEST, Amount, Measurements
 from antiphon.operations.incidents import detection
 from antiphon.operations.incidents.detection import SignalDetectors, Symptom
-from antiphon.operations.incidents.signals import Reading, SignalKey, readings
+from antiphon.operations.incidents.signals import SignalKey, SignalSample, readings
 
 FAILED = SignalKey("failed", "application/desk")
 
@@ -56,22 +56,22 @@ def test_one_bad_period_and_a_day_of_chance_are_no_symptom() -> None:
 
 
 def test_a_season_is_no_change() -> None:
-    def traffic(season: dict[SignalKey, Reading] | None) -> tuple[Symptom, ...]:
+    def traffic(season: dict[SignalKey, SignalSample] | None) -> tuple[Symptom, ...]:
         detectors, key = SignalDetectors(), SignalKey("traffic", "application/desk")
         for place in range(60):
-            found = detectors.take(NOON + place * FINEST, {key: Reading(300.0 if place >= 50 else 20.0)}, season)
+            found = detectors.take(NOON + place * FINEST, {key: SignalSample(300.0 if place >= 50 else 20.0)}, season)
         return found
 
     assert traffic(None)
-    assert traffic({SignalKey("traffic", "application/desk"): Reading(310.0)}) == ()
+    assert traffic({SignalKey("traffic", "application/desk"): SignalSample(310.0)}) == ()
 
 
 def test_an_engine_that_tells_nothing_is_silent_while_others_do() -> None:
     engine = SignalKey("silent", "engine/engine")
-    other = {SignalKey("traffic", "application/desk"): Reading(20.0)}
+    other = {SignalKey("traffic", "application/desk"): SignalSample(20.0)}
     detectors = SignalDetectors()
     for place in range(10):
-        assert detectors.take(NOON + place * FINEST, {**other, engine: Reading(0.0, 1.0)}) == ()
+        assert detectors.take(NOON + place * FINEST, {**other, engine: SignalSample(0.0, 1.0)}) == ()
     later = NOON + timedelta(minutes=5)
     found = [detectors.take(later + place * FINEST, other) for place in range(3)]
     assert [one.key for one in found[-1]] == [engine]
