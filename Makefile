@@ -288,6 +288,9 @@ bench-month: environment  ## thirty days of the flight desk without a person, be
 bench-history: environment  ## what a year of measurements takes, and how soon any span of it is read (SIZE)
 	@$(BIN)/python -m benchmarks.operations.history --size $(SIZE) --keep
 
+bench-incidents: environment  ## are incidents found, by the right cause, and none for nothing; simulated faults (SIZE)
+	@$(BIN)/python -m benchmarks.operations.incidents --size $(SIZE) --keep
+
 bench-ledger: environment  ## what the ledger of cost adds to the commit of an answer, on both catalogs
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.operations.ledger_cost --catalog sqlite --keep

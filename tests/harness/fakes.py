@@ -84,6 +84,7 @@ from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.history import MetricHistory
+from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import LearningServices, learning_services
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
@@ -350,6 +351,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "assets": partial(ProjectAssets, store),
         "objectives": partial(ProjectObjectives, store),
         "watches": partial(ProjectWatches, store),
+        "incidents": partial(ProjectIncidents, store),
         "costs": partial(ProjectCosts, store),
         "budgets": partial(ProjectBudgets, store),
         "run_lineage": ProjectLineage(store),

@@ -56,6 +56,7 @@ from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.history import MetricHistory
+from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.lineage.project import ProjectLineage
@@ -151,6 +152,7 @@ class ProcessServices:
                 assets=partial(ProjectAssets, store),
                 objectives=partial(ProjectObjectives, store),
                 watches=partial(ProjectWatches, store),
+                incidents=partial(ProjectIncidents, store),
                 costs=partial(ProjectCosts, store),
                 budgets=partial(ProjectBudgets, store),
                 run_lineage=ProjectLineage(store),

@@ -58,6 +58,8 @@ from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.history import MetricHistory, engine_recorder, rolling_up, tenant_recorder
+from antiphon.services.incidents.watch import ASSESS_SECONDS as INCIDENT_SECONDS
+from antiphon.services.incidents.watch import IncidentWatch
 from antiphon.services.learning.evaluation_runs import EvaluationRuns
 from antiphon.services.learning.gate_runs import GateWorkflow
 from antiphon.services.learning.outcomes import dataset_builder, drift_reports, function_scorer, outcome_joiner
@@ -231,6 +233,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     housekeeping = kept(
         HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
+        HousekeepingTask(partial(store.incidents.prune, store.scope), name="Old incidents removed"),
         HousekeepingTask(notifications.prune, name="Old notifications removed", clock=agreement),
         HousekeepingTask(partial(forget_ended_searches, store), name="Searches that ended without a text forgotten"),
     )
@@ -262,6 +265,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             ReleaseWatcher(store, FeatureRollback(store, wired.features)).look,
             every=WATCH_SECONDS,
             name="Decisions about live releases",
+        ),
+        HousekeepingTask(
+            IncidentWatch(store, wired.features).assess, every=INCIDENT_SECONDS, name="Incidents that changed"
         ),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
         HousekeepingTask(

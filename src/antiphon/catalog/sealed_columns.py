@@ -76,6 +76,7 @@ SEALED_COLUMNS = (
     SealedColumn("job_rows", "payload", "job-row/1", ("job", "line")),
     SealedColumn("jobs", "error", "job-error/1", ("id",), text=True),
     SealedColumn("jobs", "settings", "job-settings/1", ("id",)),
+    SealedColumn("incidents", "document", "incident/1", ("id",)),
     SealedColumn("notifications", "document", "notification/1", ("id", "state")),
     SealedColumn("outcomes", "payload", "outcome/1", ("id",)),
     SealedColumn("prediction_annotations", "payload", "annotation/1", ("id",)),

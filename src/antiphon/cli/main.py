@@ -73,8 +73,8 @@ _GROUPS = {
     name: name
     for name in (
         "features", "documents", "datasets", "models", "prompts", "evaluations", "conversations", "releases",
-        "outcomes", "batch", "runs", "notifications", "lineage", "schedules", "assets", "objectives", "freeze",
-        "training", "telemetry", "chaos", "cost", "budgets", "events", "keys", "principals", "tenants", "grants",
+        "outcomes", "batch", "runs", "notifications", "lineage", "schedules", "assets", "objectives", "incidents",
+        "freeze", "training", "telemetry", "chaos", "cost", "budgets", "events", "keys", "principals", "tenants", "grants",
         "policy", "audit", "encryption", "tls",
     )
 } | {"windows": "schedules"}  # fmt: skip

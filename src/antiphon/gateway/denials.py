@@ -74,6 +74,7 @@ class Denials:
         who: Principal | None = getattr(request.state, "principal", None)
         peer = without_credentials(request.client.host)[:64] if request.client is not None else ""
         tenant = who.tenant if who is not None else self._services.settings.project.tenant
+        request.app.state.measurements.denials.labels(tenant, error.code).inc()
         refused = _Refusal(tenant, who.id if who is not None else ANONYMOUS, peer, error.code)
         await self.settle()
         if not self._in_full(refused, known=who is not None):

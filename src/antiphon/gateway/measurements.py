@@ -60,6 +60,7 @@ class GatewayMetrics:
         )
         engine = ("engine",)
         self._breaker = gauge("antiphon_engine_breaker", "0 closed, 1 half-open, 2 open.", engine)
+        self.denials = counter("antiphon_denials", "Requests that were not let in.", ("tenant", "code"))
         self._breaker_failed = total("antiphon_engine_failed_requests", "Since the start of this process.", engine)
         self.in_flight = gauge("antiphon_in_flight", "Requests being answered.")
         self.departed = counter("antiphon_clients_departed", "Clients that left before their answer's end.")

@@ -32,6 +32,7 @@ from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.history import MetricHistory
+from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
@@ -111,8 +112,8 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules, assets, objectives, watches, costs and budgets of a scope, batch
-    jobs over tables, and files and batches of OpenAI's API."""
+    """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, costs and budgets of a
+    scope, batch jobs over tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
@@ -120,6 +121,7 @@ class WorkServices:
     assets: Callable[[Scope], ProjectAssets]
     objectives: Callable[[Scope], ProjectObjectives]
     watches: Callable[[Scope], ProjectWatches]
+    incidents: Callable[[Scope], ProjectIncidents]
     costs: Callable[[Scope], ProjectCosts]
     budgets: Callable[[Scope], ProjectBudgets]
     tables: ProjectTableJobs

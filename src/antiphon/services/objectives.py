@@ -111,12 +111,14 @@ class ProjectObjectives:
             firing = {
                 (name, state.alerts[0].severity): state.alerts[0] for name, state in found.items() if state.alerts
             }
+            covered = self._store.incidents.applications(self._scope, within=connection)
             for (name, severity), alert in firing.items():
                 if (name, severity) not in opened:
                     spec = objectives[name]
                     begun = ObjectiveAlert(new_id("alert"), name, spec.application, severity, alert.sentence, now, None)
                     self._states.begin(self._scope, begun, within=connection)
-                    self._store.notifications.append(self._scope, _said(spec, begun), within=connection)
+                    if spec.application not in covered:  # The alert is a symptom of the incident, which was said.
+                        self._store.notifications.append(self._scope, _said(spec, begun), within=connection)
             over = [one for key, one in opened.items() if key not in firing]
             for one in over:
                 self._states.resolve(self._scope, one.id, now, within=connection)

@@ -66,6 +66,7 @@ from antiphon.catalog.schema.governance import quota_levels as quota_levels
 from antiphon.catalog.schema.governance import reencryptions as reencryptions
 from antiphon.catalog.schema.governance import sessions as sessions
 from antiphon.catalog.schema.governance import tenants as tenants
+from antiphon.catalog.schema.incidents import incidents as incidents
 from antiphon.catalog.schema.learning import datasets as datasets
 from antiphon.catalog.schema.learning import evaluation_answers as evaluation_answers
 from antiphon.catalog.schema.learning import evaluations as evaluations

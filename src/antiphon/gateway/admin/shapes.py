@@ -11,6 +11,7 @@ import msgspec
 from antiphon.batch.estimates import Estimate
 from antiphon.batch.orders import Outlook
 from antiphon.catalog.batch.jobs import BatchJob, JobRow
+from antiphon.catalog.incidents import IncidentState
 from antiphon.catalog.serving.receipt import STAND_IN_ROLES, UsageReceipt
 from antiphon.catalog.serving.receipts import ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
@@ -280,6 +281,18 @@ class Status(msgspec.Struct, frozen=True):
     gates: tuple[GateCheck, ...] = ()
     drift: tuple[DriftWarning, ...] = ()
     broken: tuple[BrokenPart, ...] = ()
+    incidents: tuple[IncidentLine, ...] = ()
+
+
+class IncidentLine(msgspec.Struct, frozen=True):
+    """An incident that is not resolved."""
+
+    id: str
+    state: IncidentState
+    severity: str
+    class_: str
+    title: str
+    opened_at: datetime
 
 
 class ReuseLine(msgspec.Struct, frozen=True):

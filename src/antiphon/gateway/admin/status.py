@@ -101,6 +101,7 @@ def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> d
         "freshness": readable_statuses(services, scope, who, services.features.freshness(scope)),
         "streams": tuple(services.features.streams.status(scope)),
         "jobs": shapes.batch_lines(services, scope, services.work.tables.list(scope, 10)),
+        "incidents": shapes.read_all(services.work.incidents(scope).list(all=False), shapes.IncidentLine),
         "broken": services.work.runs.broken(scope),
         "applications": tuple(services.generation.models(scope)),
         "drift": tuple(

@@ -99,6 +99,7 @@ _LIST = (
         "antiphon_stream_waiting_seconds", "level", "seconds", "For how long a stream's first unread event waits.",
         ("stream",), adds_up=False,
     ),
+    Measure("antiphon_denials", "count", "requests", "Requests that were not let in, by reason.", ("code",)),
     Measure("antiphon_in_flight", "level", "requests", "Requests being answered.", by_tenant=False),
     Measure("antiphon_clients_departed", "count", "requests", "Callers that left before the end.", by_tenant=False),
     Measure(

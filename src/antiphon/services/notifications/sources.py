@@ -42,7 +42,10 @@ class NotificationSources:
             said += self._notifications.append(scope, of_release(note)) is not None
         warnings = [of_drift(one) for one in self._drift.warnings(scope)]
         since = self._store.database.clock.now() - SAID_FOR
+        covered = self._store.incidents.applications(scope)
         for warning in warnings:
+            if warning.application in covered:
+                continue  # It is a symptom of the incident, which was said.
             if warning.started_at >= since and not self._notifications.known(scope, warning.id, "firing"):
                 said += self._notifications.append(scope, warning) is not None
         drifting = {one.id for one in warnings}

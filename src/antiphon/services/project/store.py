@@ -21,6 +21,7 @@ from antiphon.catalog.features.publications import FeatureHolds, Publications
 from antiphon.catalog.features.skew_reports import SkewReports
 from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.catalog.features.verdicts import StagedSnapshots, Verdicts
+from antiphon.catalog.incidents import Incidents
 from antiphon.catalog.learning.annotations import Annotations
 from antiphon.catalog.learning.datasets import Datasets
 from antiphon.catalog.learning.evaluations import Evaluations
@@ -131,6 +132,7 @@ class Store:
     lineage_acknowledgments = _repository(LineageAcknowledgments)
     notifications = _repository(Notifications)
     notification_deliveries = _repository(NotificationDeliveries)
+    incidents = _repository(Incidents)
     recent_requests = _repository(RecentRequests)
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:

@@ -1,0 +1,199 @@
+"""Signals: readings of the history that may be a symptom, each of one component, with their sentence and kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from antiphon.catalog.measurements import Amount, Measurements
+from antiphon.operations.history.measures import MEASURES
+
+SignalKind = Literal["share", "slow", "count", "height", "ceiling", "state"]
+
+
+class SignalKey(NamedTuple):
+    """A signal of one component, such as ``failed`` of ``application/desk``."""
+
+    signal: str
+    component: str
+
+
+class SignalSample(msgspec.Struct):
+    """A signal in one period: ``value`` of ``weight``, which is what a share is of; ``buckets`` of durations."""
+
+    value: float = 0.0
+    weight: float = 0.0
+    buckets: dict[int, int] = {}
+
+    def add(self, value: float, weight: float, buckets: Mapping[int, int] | None = None) -> None:
+        self.value += value
+        self.weight += weight
+        for bucket, count in (buckets or {}).items():
+            self.buckets[bucket] = self.buckets.get(bucket, 0) + count
+
+
+class SignalRule(msgspec.Struct, frozen=True):
+    """A kind of signal.
+
+    Attributes:
+        kind: ``share`` bad ones of all, ``slow`` durations beyond the usual ones, ``count`` of a period, ``height``
+            above the usual one, ``ceiling`` above all that was before, ``state`` that is bad by itself.
+        floor: below which nothing is worth an incident: a share, a count, or for heights the spread of logarithms.
+        least: of a height or ceiling, the lowest value that may be a symptom.
+        measure, where: by which a person opens the readings; ``{name}`` is the component's name.
+        sentence: with ``{name}``, ``{value}`` and ``{usual}``.
+        opens: may begin an incident. Others are context, for causes alone.
+        user: hits the requests of users.
+    """
+
+    name: str
+    kind: SignalKind
+    sentence: str
+    measure: str
+    where: str = ""
+    floor: float = 0.0
+    least: float = 0.0
+    opens: bool = True
+    user: bool = False
+
+
+_REQUESTS, _OF_APPLICATION = "antiphon_requests", "application={name},path=online"
+
+SIGNALS: Mapping[str, SignalRule] = {
+    one.name: one
+    for one in (
+        SignalRule("failed", "share", "{value} of the requests of {name} fail (usual {usual}).", _REQUESTS,
+               _OF_APPLICATION, 0.02, user=True),
+        SignalRule("engine_errors", "share", "{value} of the requests of {name} fail by the engine (usual {usual}).",
+               _REQUESTS, _OF_APPLICATION, 0.02, user=True),
+        SignalRule("invalid", "share", "{value} of the answers of {name} meet no schema or guard (usual {usual}).",
+               _REQUESTS, _OF_APPLICATION, 0.03, user=True),
+        SignalRule("refused", "share", "{value} of the requests of {name} find no room (usual {usual}).", _REQUESTS,
+               _OF_APPLICATION, 0.02, user=True),
+        SignalRule("throttled", "share", "{value} of the requests of {name} are beyond a quota (usual {usual}).", _REQUESTS,
+               _OF_APPLICATION, 0.05),
+        SignalRule("slow", "slow", "{value} of the answers of {name} take longer than nine of ten did (usual {usual}).",
+               "antiphon_answer_seconds", _OF_APPLICATION, 0.12, user=True),
+        SignalRule("stand_ins", "share", "{value} of the answers of {name} are stand-ins (usual {usual}).",
+               "antiphon_stand_ins", "application={name}", 0.05, user=True),
+        SignalRule("traffic", "count", "{name} gets {value} requests in ten seconds (usually up to {usual}).", _REQUESTS,
+               _OF_APPLICATION, 8.0, opens=False),
+        SignalRule("denied", "count", "{value} requests are denied in ten seconds (usually up to {usual}).",
+               "antiphon_denials", "", 4.0),
+        SignalRule("run_failed", "share", "{value} of the attempts at {name} fail (usual {usual}).",
+               "antiphon_run_attempts", "workflow={name}", 0.25),
+        SignalRule("stale", "state", "Features of {name} are older than its contract allows.", "antiphon_application_stale",
+               "application={name}"),
+        SignalRule("old", "ceiling", "The values of {name} are {value} s old (never above {usual} s).",
+               "antiphon_feature_age_seconds", "view={name}", 0.25, 60.0, opens=False),
+        SignalRule("late_stream", "ceiling", "The stream {name} waits for {value} s (never above {usual} s).",
+               "antiphon_stream_waiting_seconds", "stream={name}", 0.4, 15.0),
+        SignalRule("breaker", "state", "The circuit breaker of {name} is open.", "antiphon_engine_breaker",
+               "engine={name}"),
+        SignalRule("queue", "ceiling", "{value} requests wait before the engines (never above {usual}).",
+               "antiphon_engine_gate", "state=waiting", 0.4, 2.0, opens=False),
+        SignalRule("pace", "height", "A token takes {name} {value} s (usual {usual} s).", "antiphon_engine_call_seconds",
+               "engine={name}", 0.12),
+        SignalRule("silent", "state", "The engine {name} tells nothing any more.", "antiphon_engine_slots",
+               "engine={name}"),
+        SignalRule("memory", "ceiling", "{name} holds {value} bytes (never above {usual}).",
+               "process_resident_memory_bytes", "process={name}", 0.15, 5e8),
+    )
+}  # fmt: skip
+"""Signals of the history. Facts of other records are named in :mod:`antiphon.operations.incidents.causes`."""
+
+_TIMED = "antiphon_answer_seconds"
+_ENGINE_STATUSES = {"502", "504"}
+
+
+def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, SignalSample]:
+    """Every signal of one period, from what belongs to a tenant and to the platform.
+
+    ``silent`` is not among them: it is what is missing.
+    """
+    found: dict[SignalKey, SignalSample] = {}
+    tokens: dict[str, float] = {}
+    computing: dict[str, float] = {}
+
+    def add(signal: str, component: str, value: float, weight: float = 0.0, amount: Amount | None = None) -> None:
+        key = SignalKey(signal, component)
+        if key not in found:
+            found[key] = SignalSample(buckets={})
+        found[key].add(value, weight, None if amount is None else amount.buckets)
+
+    if own:
+        add("denied", "gateway", 0.0)
+    for name, labels, amount in _aligned(own):
+        if name == _REQUESTS:
+            _of_requests(add, labels, amount.total)
+        elif name == _TIMED and labels[1] == "online" and labels[2] == "generated":
+            add("slow", f"application/{labels[0]}", 0.0, amount.weight, amount)
+        elif name == "antiphon_answers" and labels[1] == "online":
+            add("stand_ins", f"application/{labels[0]}", 0.0, amount.total)
+        elif name == "antiphon_stand_ins":
+            add("stand_ins", f"application/{labels[0]}", amount.total)
+        elif name == "antiphon_denials":
+            add("denied", "gateway", amount.total)
+        elif name == "antiphon_run_attempts" and labels[1] in ("failed", "succeeded"):
+            add("run_failed", f"workflow/{labels[0]}", amount.total if labels[1] == "failed" else 0.0, amount.total)
+        elif name == "antiphon_application_stale":
+            add("stale", f"application/{labels[0]}", amount.total, amount.weight)
+        elif name == "antiphon_feature_age_seconds":
+            add("old", f"view/{labels[0]}", amount.greatest)
+        elif name == "antiphon_stream_waiting_seconds":
+            add("late_stream", f"stream/{labels[0]}", amount.greatest)
+    for name, labels, amount in _aligned(platform):
+        if name == "antiphon_engine_gate" and labels[0] == "waiting":
+            add("queue", "gateway", amount.total / amount.weight if amount.weight else 0.0)
+        elif name == "antiphon_engine_breaker":
+            add("breaker", f"engine/{labels[0]}", amount.weight if amount.greatest >= 2 else 0.0, amount.weight)
+        elif name == "antiphon_engine_slots":
+            add("silent", f"engine/{labels[0]}", 0.0, 1.0)
+        elif name == "antiphon_engine_generated_tokens":
+            tokens[labels[0]] = tokens.get(labels[0], 0.0) + amount.total
+        elif name == "antiphon_engine_call_seconds":
+            computing[labels[0]] = computing.get(labels[0], 0.0) + amount.total
+        elif name == "process_resident_memory_bytes":
+            add("memory", _process(labels[0]), amount.greatest)
+    for engine, count in tokens.items():
+        if count >= 10 and computing.get(engine, 0.0) > 0:
+            add("pace", f"engine/{engine}", computing[engine] / count)
+    return found
+
+
+def _of_requests(add: Callable[..., None], labels: tuple[str, ...], count: float) -> None:
+    application, path, status, fault = labels
+    if path != "online":
+        return
+    component, platform = f"application/{application}", fault == "platform"
+    add("traffic", component, count)
+    add("throttled", component, count if fault == "caller" and status == "429" else 0.0, count)
+    if fault == "caller":
+        return
+    kinds = {
+        "refused": status == "429",
+        "invalid": status == "422",
+        "engine_errors": status in _ENGINE_STATUSES,
+        "failed": status not in ("422", "429", *_ENGINE_STATUSES),
+    }
+    for signal, mine in kinds.items():
+        add(signal, component, count if platform and mine else 0.0, count)
+
+
+def _process(name: str) -> str:
+    return f"engine/{name}" if name.startswith("engine") else name.partition("-")[0]
+
+
+def _aligned(measured: Measurements) -> Iterator[tuple[str, tuple[str, ...], Amount]]:
+    for (name, labels), amount in measured.items():
+        if (measure := MEASURES.get(name)) is not None:
+            yield name, measure.aligned(labels), amount
+
+
+READ = frozenset(
+    {signal.measure for signal in SIGNALS.values()}
+    | {_TIMED, "antiphon_answers", "antiphon_stand_ins", "antiphon_engine_generated_tokens"}
+)
+"""The measures that are read."""

@@ -1,0 +1,93 @@
+"""The incidents of one tenant, as commands, HTTP and pages read and move them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from antiphon.catalog.incidents import Incident, IncidentState
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import InvalidInputError
+from antiphon.core.scope import Scope
+from antiphon.operations.incidents import course
+from antiphon.operations.incidents.post_mortem import post_mortem
+from antiphon.services.project.store import Store
+
+MOST_TEXT = 2_000
+
+
+class ProjectIncidents:
+    """The incidents of a scope. Each move is recorded in its timeline, and in the audit log in one transaction."""
+
+    def __init__(self, store: Store, scope: Scope) -> None:
+        self._store = store
+        self._scope = scope
+
+    def list(self, *, state: IncidentState | None = None, all: bool = True, limit: int = 50) -> tuple[Incident, ...]:
+        """Incidents, the latest first; without ``all`` those alone that are not resolved."""
+        if not all and state is None:
+            return tuple(reversed(self._store.incidents.active(self._scope)))[:limit]
+        return tuple(self._store.incidents.list(self._scope, state=state, limit=limit))
+
+    def get(self, incident: str) -> Incident:
+        """One incident.
+
+        Raises:
+            NotFoundError: there is none of this id.
+        """
+        return self._store.incidents.get(self._scope, incident)
+
+    def report(self, incident: str) -> str:
+        """The draft of a post-mortem, as Markdown; raises as :meth:`get`."""
+        return post_mortem(self.get(incident))
+
+    def acknowledge(self, incident: str, principal: str) -> Incident:
+        """Take an incident; raises ``ConflictError`` for one that is resolved, and as :meth:`get`."""
+        return self._move(incident, principal, lambda one, now: course.acknowledge(one, principal, now))
+
+    def assign(self, incident: str, owner: str, principal: str) -> Incident:
+        """Give it to an owner."""
+        _require(owner, "owner")
+        return self._move(incident, principal, lambda one, now: course.assign(one, owner, principal, now))
+
+    def note(self, incident: str, text: str, principal: str) -> Incident:
+        """Add a note."""
+        _require(text, "text")
+        return self._move(incident, principal, lambda one, now: course.note(one, text, principal, now))
+
+    def silence(self, incident: str, span: str, reason: str, principal: str) -> Incident:
+        """Say nothing of it for a span such as ``2h``."""
+        _require(reason, "reason")
+        length = parse_duration(span)
+        if not 60 <= length.total_seconds() <= 7 * 86_400:
+            raise InvalidInputError(f"{span} is no span of a silence.", where="for", next_step="Choose 1m up to 7d.")
+        return self._move(
+            incident, principal, lambda one, now: course.silence(one, now + length, reason, principal, now)
+        )
+
+    def resolve(self, incident: str, reason: str, principal: str) -> Incident:
+        """End it."""
+        _require(reason, "reason")
+        return self._move(incident, principal, lambda one, now: course.resolve(one, reason, principal, now))
+
+    def _move(self, incident: str, principal: str, change: Callable[[Incident, datetime], Incident]) -> Incident:
+        store = self._store
+        with store.database.transaction() as connection:
+            now = store.database.clock.now()
+            moved = change(store.incidents.get(self._scope, incident, within=connection), now)
+            store.incidents.put(self._scope, moved, within=connection)
+            act = moved.timeline[-1]
+            store.audit.append(
+                self._scope, principal, f"incident.{act.kind}", f"incident/{incident}", {"reason": act.text},
+                within=connection,
+            )  # fmt: skip
+        return moved
+
+
+def _require(text: str, name: str) -> None:
+    if not text.strip() or len(text) > MOST_TEXT:
+        raise InvalidInputError(
+            f"The {name} is empty or longer than {MOST_TEXT} characters.",
+            where=name,
+            next_step="Say it in a few words.",
+        )

@@ -1,0 +1,168 @@
+"""Facts that records other than the history tell: processes, runs, gates, releases, alerts, drift, disk and stores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+
+from antiphon.catalog.features.verdicts import Verdict
+from antiphon.catalog.objective_states import ObjectiveStates
+from antiphon.core import disk
+from antiphon.core.errors import UnavailableError
+from antiphon.definitions.project import ProjectSpec
+from antiphon.learning.outcomes.drift_runs import DriftReports
+from antiphon.operations.incidents.detection import Symptom
+from antiphon.operations.incidents.topology import DEFINITIONS, HOST, ONLINE_STORE, REFRESHES
+from antiphon.operations.processes import statuses
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.learning.outcomes import drift_reports
+from antiphon.services.project.store import Store
+
+_RECENT = timedelta(minutes=10)
+"""For so long after it a restart or failed run is told, and as context a change."""
+
+_LASTS = timedelta(seconds=30)
+"""A process that was started again is no symptom any more after so long."""
+
+_SUPERVISED = ("engine", "gateway", "worker")
+_VERDICTS = 50
+
+
+class OperationRecords:
+    """Reads the facts of one tenant."""
+
+    def __init__(self, store: Store, features: FeaturePlatform) -> None:
+        self._store = store
+        self._features = features
+        self._drift: DriftReports = drift_reports(store)
+        self._alerts = ObjectiveStates(store.database)
+        self._verdict: str | None = None
+        self._gated: list[Symptom] = []
+        self._since: dict[tuple[str, str], datetime] = {}
+
+    def read(self, now: datetime, project: ProjectSpec, engine: str) -> tuple[list[Symptom], Mapping[str, float]]:
+        """Facts and changes as they stand, and how many changes a component has in a day.
+
+        Args:
+            engine: the component of an engine that runs beside this process.
+        """
+        found = [*self._processes(now, engine), *self._places(now), *self._gates(), *self._runs(now, project)]
+        found += [
+            Symptom(one.began_at, "burning", f"application/{one.application}", sentence=one.reason,
+                    record=f"objective/{one.objective}")
+            for one in self._alerts.open_alerts(self._store.scope)
+            if one.severity == "critical"
+        ]  # fmt: skip
+        found += [
+            Symptom(one.latest, "drifting", f"application/{one.application}", record=f"drift/{one.application}",
+                    sentence=f"{one.application} drifts: {', '.join(one.variables)}.")
+            for one in self._drift.warnings(self._store.scope)
+        ]  # fmt: skip
+        changes = list(self._changes(now))
+        counts: dict[str, float] = {}
+        for change in changes:
+            counts[change.component] = counts.get(change.component, 0.0) + 1.0
+        return [*found, *(one for one in changes if now - one.since <= 2 * _RECENT)], counts
+
+    def _processes(self, now: datetime, engine: str) -> Iterator[Symptom]:
+        for one in statuses(self._store.paths.run):
+            kind = one.name.partition("-")[0]
+            if kind not in _SUPERVISED:
+                continue
+            component = engine if kind == "engine" else kind
+            record = f"process/{one.name}"
+            if one.restarts and now - one.started_at <= _RECENT:
+                yield Symptom(one.started_at, "restarted", component, record=record,
+                              sentence=f"The process {one.name} ended and was started again.",
+                              lasting=now - one.started_at <= _LASTS)  # fmt: skip
+            for signal, state, said in (
+                ("away", "away", "does not run"), ("standstill", "paused", "stands still"),
+            ):  # fmt: skip
+                if self._lasts(f"{signal}", one.name, one.state == state, now):
+                    yield Symptom(self._since[signal, one.name], signal, component, record=record,
+                                  sentence=f"The process {one.name} {said}.")  # fmt: skip
+
+    def _places(self, now: datetime) -> Iterator[Symptom]:
+        short = disk.shortage(self._store.paths.directory)
+        if self._lasts("disk_full", HOST, short is not None, now):
+            yield Symptom(self._since["disk_full", HOST], "disk_full", HOST, sentence=short or "", record="host/disk")
+        try:
+            self._features.overlay.read(())
+            away = False
+        except UnavailableError:
+            away = True
+        if self._lasts("store_away", ONLINE_STORE, away, now):
+            yield Symptom(self._since["store_away", ONLINE_STORE], "store_away", ONLINE_STORE,
+                          sentence="The online store is away.", record="online-store/health")  # fmt: skip
+
+    def _gates(self) -> list[Symptom]:
+        store = self._store
+        newest = store.verdicts.list(store.scope, limit=1)
+        if not newest or newest[0].id == self._verdict:
+            return self._gated
+        latest: dict[str, Verdict] = {}
+        for verdict in store.verdicts.list(store.scope, limit=_VERDICTS):
+            latest.setdefault(verdict.view, verdict)
+        self._verdict = newest[0].id
+        self._gated = [
+            Symptom(one.created_at, "blocked" if one.outcome == "blocked" else "warned", f"view/{one.view}",
+                    record=f"view/{one.view}",
+                    sentence=f"A gate {'blocked' if one.outcome == 'blocked' else 'warned of'} {one.view}: "
+                    f"{one.findings[0].reason if one.findings else one.reason}")
+            for one in latest.values()
+            if one.outcome != "passed"
+        ]  # fmt: skip
+        return self._gated
+
+    def _runs(self, now: datetime, project: ProjectSpec) -> Iterator[Symptom]:
+        store = self._store
+        said: set[str] = set()
+        for run in store.runs.list(store.scope, 20, status="failed"):
+            ended = run.ended_at or run.updated_at
+            refresh = run.workflow in REFRESHES
+            if not (refresh or run.schedule) or now - ended > 36 * _RECENT or run.workflow in said:
+                continue
+            said.add(run.workflow)
+            since = store.runs.list(store.scope, 1, workflow=run.workflow, status="succeeded")
+            mended = bool(since) and (since[0].ended_at or since[0].updated_at) > ended
+            component = _named(run.error or "", project) if refresh else None
+            yield Symptom(ended, "refresh_failed" if component else "run_failed", component or
+                          f"workflow/{run.workflow}", record=f"run/{run.id}", lasting=not mended,
+                          sentence=f"A run of {run.workflow} failed for good: {(run.error or '')[:200]}")  # fmt: skip
+
+    def _changes(self, now: datetime) -> Iterator[Symptom]:
+        store, day = self._store, now - timedelta(days=1)
+        for application in store.releases.applications(store.scope):
+            for move in store.releases.history(store.scope, application)[-20:]:
+                if move.sequence > 1 and move.at >= day:
+                    yield Symptom(move.at, "released", f"release/{application}", record=f"release/{move.release}",
+                                  sentence=f"{move.release} of {application} went live.")  # fmt: skip
+        for applied in store.applied.list(store.scope, 5):
+            if applied.number > 1 and applied.created_at >= day:
+                yield Symptom(applied.created_at, "applied", DEFINITIONS, record=f"applied/{applied.number}",
+                              sentence=f"Definitions were applied for the {applied.number}th time.")  # fmt: skip
+
+    def _lasts(self, signal: str, name: str, bad: bool, now: datetime) -> bool:
+        if bad:
+            self._since.setdefault((signal, name), now)
+        else:
+            self._since.pop((signal, name), None)
+        return bad
+
+
+def _named(error: str, project: ProjectSpec) -> str | None:
+    """The source or view that an error names; the source of a view, where both are."""
+    for names, component in ((project.sources, _as_source), (project.views, _as_view)):
+        for name in sorted(names, key=len, reverse=True):
+            if re.search(rf"(?<![\w]){re.escape(name)}(?![\w])", error):
+                return component(name)
+    return None
+
+
+def _as_source(name: str) -> str:
+    return f"source/{name}"
+
+
+def _as_view(name: str) -> str:
+    return f"view/{name}"

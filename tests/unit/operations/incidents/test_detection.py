@@ -1,0 +1,77 @@
+"""Detectors find an outage, leave what is usual alone, and end with their cause."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+import pytest
+from tests.unit.catalog.examples import NOON
+
+from antiphon.catalog.measurements import FINEST, Amount, Measurements
+from antiphon.operations.incidents import detection
+from antiphon.operations.incidents.detection import SignalDetectors, Symptom
+from antiphon.operations.incidents.signals import SignalKey, SignalSample, readings
+
+FAILED = SignalKey("failed", "application/desk")
+
+
+def requests(chance: random.Random, failing: float, count: int = 30) -> Measurements:
+    failed = sum(chance.random() < failing for _ in range(count))
+    return Measurements(
+        {
+            ("antiphon_requests", ("desk", "online", "200", "none")): Amount(float(count - failed)),
+            ("antiphon_requests", ("desk", "online", "503", "platform")): Amount(float(failed)),
+        }
+    )
+
+
+def watch(failing: list[float]) -> list[tuple[Symptom, ...]]:
+    chance, detectors = random.Random(5), SignalDetectors()
+    return [
+        detectors.take(NOON + place * FINEST, readings(requests(chance, share), Measurements()))
+        for place, share in enumerate(failing)
+    ]
+
+
+def test_an_outage_is_found_within_two_periods_and_is_over_after_it() -> None:
+    found = watch([0.01] * 40 + [0.9] * 10 + [0.01] * 10)
+    assert not any(found[:40])
+    (symptom,) = found[41]
+    # A single failure right before the outage may belong to it.
+    assert symptom.key == FAILED
+    assert NOON + 38 * FINEST <= symptom.since <= NOON + 40 * FINEST
+    assert symptom.affected > 15
+    assert found[-1] == ()
+
+
+def test_a_switched_off_detector_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "of_share", lambda *_: 0.0)
+    assert not any(watch([0.01] * 40 + [0.9] * 10))
+
+
+def test_one_bad_period_and_a_day_of_chance_are_no_symptom() -> None:
+    assert not any(watch([0.01] * 40 + [0.9] + [0.01] * 20))
+    assert not any(watch([0.015] * 8_640))
+
+
+def test_a_season_is_no_change() -> None:
+    def traffic(season: dict[SignalKey, SignalSample] | None) -> tuple[Symptom, ...]:
+        detectors, key = SignalDetectors(), SignalKey("traffic", "application/desk")
+        for place in range(60):
+            found = detectors.take(NOON + place * FINEST, {key: SignalSample(300.0 if place >= 50 else 20.0)}, season)
+        return found
+
+    assert traffic(None)
+    assert traffic({SignalKey("traffic", "application/desk"): SignalSample(310.0)}) == ()
+
+
+def test_an_engine_that_tells_nothing_is_silent_while_others_do() -> None:
+    engine = SignalKey("silent", "engine/engine")
+    other = {SignalKey("traffic", "application/desk"): SignalSample(20.0)}
+    detectors = SignalDetectors()
+    for place in range(10):
+        assert detectors.take(NOON + place * FINEST, {**other, engine: SignalSample(0.0, 1.0)}) == ()
+    later = NOON + timedelta(minutes=5)
+    found = [detectors.take(later + place * FINEST, other) for place in range(3)]
+    assert [one.key for one in found[-1]] == [engine]

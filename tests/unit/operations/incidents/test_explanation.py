@@ -1,0 +1,117 @@
+"""Root sets, classes and abstention, whatever the order of symptoms."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.unit.catalog.examples import NOON
+
+from antiphon.definitions.project import ProjectSpec, load
+from antiphon.operations.incidents.detection import Symptom
+from antiphon.operations.incidents.explanation import explain
+from antiphon.operations.incidents.topology import Topology, topology_of
+
+DEFINITIONS = """
+from antiphon import Application, Entity, Prompt, Source, col, feature_view, mean
+
+shop = Entity("shop", keys=["shop"])
+orders = Source.table("orders", path="orders.csv", event_time="at", available_at="at")
+
+@feature_view(entity=shop, source=orders)
+class Delays:
+    delay = mean(col.minutes, window="1h", scale="0.01")
+
+desk = Application("desk", entities=[shop], features=[Delays], purpose="help", prompt=Prompt("{{ question }}"),
+                   model="tiny")
+triage = Application("triage", features=[], purpose="help", prompt=Prompt("{{ question }}"), model="tiny")
+"""
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Topology:
+    (tmp_path / "definitions.py").write_text(DEFINITIONS)
+    project: ProjectSpec = load(tmp_path)
+    return topology_of(project, ["engine/engine"], ["table_job"])
+
+
+def seen(signal: str, component: str, seconds: float = 0.0, **more: float) -> Symptom:
+    return Symptom(NOON + timedelta(seconds=seconds), signal, component, sentence=f"{signal} of {component}.")
+
+
+FELT = [
+    seen(signal, f"application/{name}", 10 * place)
+    for place, signal in enumerate(("failed", "engine_errors", "slow", "stand_ins", "refused"))
+    for name in ("desk", "triage")
+]
+
+
+def test_ten_symptoms_of_an_engine_are_one_incident_in_any_order(topology: Topology) -> None:
+    symptoms = [*FELT, seen("restarted", "engine/engine", 5), seen("run_failed", "workflow/table_job", 20)]
+    (expected,) = explain(symptoms, topology)
+    assert [(root.component, root.class_) for root in expected.roots] == [("engine/engine", "infrastructure")]
+    assert ("engine/engine", "application/desk") in expected.roots[0].paths
+    assert len(expected.symptoms) == 12
+    for seed in range(20):
+        random.Random(seed).shuffle(symptoms)
+        assert explain(symptoms, topology) == (expected,)
+
+
+def test_without_evidence_of_a_cause_none_is_named(topology: Topology) -> None:
+    (found,) = explain([seen("slow", "application/desk"), seen("failed", "application/desk")], topology)
+    assert (found.class_, found.roots) == ("no cause found", ())
+
+
+def test_a_blocked_source_explains_what_lies_downstream_and_another_fault_stays_another(topology: Topology) -> None:
+    data, engine = explain(
+        [
+            seen("blocked", "view/delays"), seen("stale", "application/desk", 300),
+            seen("pace", "engine/engine", 400), seen("slow", "application/triage", 400),
+        ],
+        topology,
+    )  # fmt: skip
+    assert [(root.component, root.class_) for root in data.roots] == [("source/orders", "data quality")]
+    assert ("source/orders", "view/delays", "application/desk") in data.roots[0].paths
+    assert [root.component for root in engine.roots] == ["engine/engine"]
+
+
+def test_a_release_is_blamed_where_chance_is_unlikely_and_for_its_application_alone(topology: Topology) -> None:
+    released = seen("released", "release/desk", -60)
+    (found,) = explain([released, seen("invalid", "application/desk")], topology)
+    assert (found.class_, found.roots[0].component) == ("change", "release/desk")
+    (found,) = explain([released, seen("invalid", "application/desk")], topology, {"release/desk": 200.0})
+    assert (found.class_, len(found.considered)) == ("no cause found", 1)
+    (found,) = explain([released, seen("invalid", "application/triage")], topology)
+    assert found.roots == ()
+    assert explain([released], topology) == ()
+
+
+def test_a_cause_does_not_begin_long_after_its_effect(topology: Topology) -> None:
+    found = explain([seen("failed", "application/desk"), seen("restarted", "engine/engine", 300)], topology)
+    assert {one.class_ for one in found} == {"no cause found", "infrastructure"}
+
+
+def test_overload_needs_traffic_and_a_queue(topology: Topology) -> None:
+    traffic, slow = seen("traffic", "application/desk", -20), seen("slow", "application/triage")
+    (found,) = explain([traffic, slow], topology)
+    assert found.class_ == "no cause found"
+    (found,) = explain([traffic, slow, seen("queue", "gateway", -10)], topology)
+    assert (found.class_, found.roots[0].component) == ("overload", "application/desk")
+    assert explain([traffic, seen("queue", "gateway")], topology) == ()
+
+
+def test_the_disk_explains_processes_and_an_engine_its_breaker(topology: Topology) -> None:
+    (found,) = explain([seen("disk_full", "host"), seen("restarted", "worker", 20), *FELT], topology)
+    assert [root.component for root in found.roots] == ["host"]
+    (found,) = explain([seen("breaker", "engine/engine", 10), seen("restarted", "engine/engine"), *FELT], topology)
+    assert [root.component for root in found.roots] == ["engine/engine"]
+
+
+def test_two_roots_of_one_symptom_are_one_incident(topology: Topology) -> None:
+    (found,) = explain(
+        [seen("pace", "engine/engine"), seen("store_away", "online-store"), seen("slow", "application/desk", 20)],
+        topology,
+    )
+    assert [root.component for root in found.roots] == ["engine/engine", "online-store"]
