@@ -285,6 +285,9 @@ bench-month: environment  ## thirty days of the flight desk without a person, be
 bench-history: environment  ## what a year of measurements takes, and how soon any span of it is read (SIZE)
 	@$(BIN)/python -m benchmarks.operations.history --size $(SIZE) --keep
 
+bench-pages: environment  ## how soon every page of the dashboard comes with N predictions and a year of history, under load (SIZE, CATALOG)
+	@$(BIN)/python -m benchmarks.operations.pages --size $(SIZE) $(if $(CATALOG),--catalog $(CATALOG)) --keep
+
 bench-ledger: environment  ## what the ledger of cost adds to the commit of an answer, on both catalogs
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.operations.ledger_cost --catalog sqlite --keep

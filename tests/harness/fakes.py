@@ -86,6 +86,7 @@ from antiphon.services.history import MetricHistory
 from antiphon.services.learning.learning_services import LearningServices, learning_services
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
+from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import GateStatus
@@ -316,6 +317,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "starting": None,
         "metrics": None,
         "receipts": store.receipts,
+        "search": ProjectPredictionSearch(store, records(store)),
         "texts": store.blobs,
         "explain": lambda scope, prediction, source_rows: {
             "receipt": msgspec.to_builtins(store.receipts.get(scope, prediction))

@@ -34,6 +34,7 @@ from antiphon.services.history import MetricHistory
 from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
+from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.runs import ProjectRuns
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.answer_metrics import AnswerMetrics
@@ -79,6 +80,7 @@ class PredictionServices:
     """
 
     receipts: Receipts
+    search: ProjectPredictionSearch
     texts: Blobs
     explain: Callable[[Scope, str, bool], Mapping[str, Any]]
     replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]
