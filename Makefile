@@ -291,6 +291,9 @@ bench-history: environment  ## what a year of measurements takes, and how soon a
 bench-incidents: environment  ## are incidents found, by the right cause, and none for nothing; simulated faults (SIZE)
 	@$(BIN)/python -m benchmarks.operations.incidents --size $(SIZE) --keep
 
+bench-pages: environment  ## how soon every page of the dashboard comes with N predictions and a year of history, under load (SIZE, CATALOG)
+	@$(BIN)/python -m benchmarks.operations.pages --size $(SIZE) $(if $(CATALOG),--catalog $(CATALOG)) --keep
+
 bench-ledger: environment  ## what the ledger of cost adds to the commit of an answer, on both catalogs
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.operations.ledger_cost --catalog sqlite --keep

@@ -130,14 +130,14 @@ async def measure(folder: Path, hours: int, reads: int) -> dict[str, Any]:
     database = Database.open(f"sqlite:///{folder}/catalog.db", clock=clock)
     database.migrate()
     rows = MeasurementRows(database, "dev")
-    looks, writes, rolls = _record(Processes(seed=20), rows, clock, hours)
+    looks, writes, rolls = record_hours(Processes(seed=20), rows, clock, hours)
     sizes = _sizes(database)
     rows_of_a_year = {
         period: min(timedelta(days=365), kept) / period * (4 if period == FINEST else 1)
         for period, kept in KEPT.items()
     }
     year = sum(sizes[period] * number for period, number in rows_of_a_year.items())
-    _fill(database, rows, clock)
+    fill_year(database, rows, clock)
     held = folder / "catalog.db"
     database.compact()
     spans = {name: _reading(rows, clock, span, reads) for name, span in SPANS.items()}
@@ -158,7 +158,7 @@ async def measure(folder: Path, hours: int, reads: int) -> dict[str, Any]:
     return line
 
 
-def _record(
+def record_hours(
     processes: Processes, rows: MeasurementRows, clock: ManualClock, hours: int
 ) -> tuple[list[float], list[float], list[float]]:
     """Hours of ten seconds each, kept as the platform keeps them; seconds of each look, write and rolling up."""
@@ -195,7 +195,7 @@ def _sizes(database: Database) -> dict[timedelta, float]:
     return found
 
 
-def _fill(database: Database, rows: MeasurementRows, clock: ManualClock) -> None:
+def fill_year(database: Database, rows: MeasurementRows, clock: ManualClock) -> None:
     """Put copies of the periods that were kept wherever a year has one and this run had none."""
     table, now = schema.measurements, clock.now()
     for period, kept in KEPT.items():

@@ -126,17 +126,79 @@ async def test_figures_change_by_themselves_and_the_axis_is_shared(page, running
     await page.wait_for_url(lambda url: "until" not in url)
 
 
-async def test_a_paused_page_stays_as_it_is(page, running, database) -> None:
+async def test_a_paused_page_stays_as_it_is_and_the_address_says_so(page, running, database) -> None:
     from playwright.async_api import expect
 
+    await expect(page.locator("[data-state]")).to_have_text("Live")
     await page.click("#pause")
+    assert page.url.endswith("/?paused=1")
+    await page.reload()
     await expect(page.locator("#pause")).to_have_attribute("aria-pressed", "true")
+    await expect(page.locator("[data-state]")).to_have_text("Paused")
+    await page.wait_for_selector("#latency canvas")
     measure(database)
     requested: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
     await page.click("#pause")
     await expect(page.locator("#waiting")).to_have_attribute("aria-label", re.compile("rows 12"))
     assert any("/dashboard/series" in url for url in requested)
+    assert "paused" not in page.url
+
+
+async def test_a_change_is_put_in_without_taking_focus_selection_or_what_is_open(page, running, database) -> None:
+    from playwright.async_api import expect
+
+    await expect(page.locator("[data-state]")).to_have_text("Live")
+    await page.evaluate(
+        """() => {
+          const cell = document.querySelector("#figures td");
+          cell.tabIndex = 0; cell.focus();
+          getSelection().selectAllChildren(cell);
+        }"""
+    )
+    before = await page.evaluate("getSelection().toString()")
+    assert before
+    await ask(running, database, 2)
+    await expect(page.locator(".tile b").first).to_have_text("2", timeout=15_000)
+    assert await page.evaluate("document.activeElement.tagName") == "TD"
+    assert await page.evaluate("getSelection().toString()") == before
+
+
+async def test_a_page_without_its_stream_says_so_and_looks_by_itself(page, running, database) -> None:
+    from playwright.async_api import expect
+
+    await page.add_init_script(
+        """(() => {
+          const Real = EventSource;
+          window.lost = true;
+          window.EventSource = function (address) {
+            if (!window.lost) return new Real(address);
+            const fake = { readyState: 2, addEventListener() {}, close() {} };
+            setTimeout(() => fake.onerror());
+            return fake;
+          };
+        })()"""
+    )
+    await page.reload()
+    await expect(page.locator("[data-state]")).to_have_text(re.compile(r"Not live since \d\d:\d\d UTC, reconnecting"))
+    await ask(running, database)
+    await expect(page.locator(".tile b").first).to_have_text("1", timeout=15_000)
+    await page.evaluate("window.lost = false")
+    await expect(page.locator("[data-state]")).to_have_text("Live", timeout=20_000)
+
+
+async def test_new_predictions_are_told_of_and_no_row_moves(page, running, database) -> None:
+    from playwright.async_api import expect
+
+    await ask(running, database)
+    await page.goto(running.url + "/requests?path=online")
+    await expect(page.locator("[data-state]")).to_have_text("Live")
+    await ask(running, database)
+    await expect(page.locator("#fresh")).to_be_visible(timeout=15_000)
+    assert await page.locator("tbody tr").count() == 1
+    await page.click("#fresh a")
+    await expect(page.locator("tbody tr")).to_have_count(2)
+    assert page.url.endswith("/requests?path=online")
 
 
 async def test_a_prediction_is_reached_from_the_list_by_keyboard(page, running, database) -> None:
@@ -153,6 +215,28 @@ async def test_a_prediction_is_reached_from_the_list_by_keyboard(page, running, 
     for told in ("congestion.delay_2h", "flagged", "Snapshot", "shared", "µUSD"):
         assert told in text
     await photograph(page, "prediction")
+
+
+async def test_facets_are_chosen_and_left_out_by_keyboard(page, running, database) -> None:
+    await ask(running, database, 2)
+    await page.goto(running.url + "/requests")
+    await page.locator("summary", has_text="Guards").focus()
+    await page.keyboard.press("Enter")
+    link = page.locator(".facets a", has_text="pass")
+    await link.focus()
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**/requests?verdict=pass")
+    assert len([url for url in requested if "/static/" not in url]) == 1
+    assert await page.locator("tbody tr").count() == 2
+    for width in (360, 1280):
+        await require_fit(page, width)
+    await require_names(page)
+    await require_contrast(page)
+    await photograph(page, "requests")
+    await page.locator(".facets [aria-current]").click()
+    await page.wait_for_url("**/requests")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -88,6 +88,7 @@ from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import LearningServices, learning_services
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
+from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
 from antiphon.services.watching.report import ProjectWatches
@@ -319,6 +320,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "starting": None,
         "metrics": None,
         "receipts": store.receipts,
+        "search": ProjectPredictionSearch(store, records(store)),
         "texts": store.blobs,
         "explain": lambda scope, prediction, source_rows: {
             "receipt": msgspec.to_builtins(store.receipts.get(scope, prediction))

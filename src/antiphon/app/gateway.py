@@ -165,7 +165,7 @@ def server_of(app: Starlette, listening: GatewaySettings, transport: TransportSe
     protocol: Any = functools.partial(
         TlsAwareConnection, connections=connections, tls=None if transport is None else transport.context
     )
-    return IdleServer(
+    server = IdleServer(
         uvicorn.Config(
             app,
             host=listening.host,
@@ -180,6 +180,8 @@ def server_of(app: Starlette, listening: GatewaySettings, transport: TransportSe
             timeout_graceful_shutdown=15,
         )
     )
+    server.on_exit = app.state.pages.live.close
+    return server
 
 
 def _drained(number: int, frame: FrameType | None) -> None:

@@ -61,6 +61,7 @@ from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
+from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
 from antiphon.services.runs import ProjectRuns
@@ -128,6 +129,7 @@ class ProcessServices:
             ),
             predictions=PredictionServices(
                 receipts=store.receipts,
+                search=ProjectPredictionSearch(store, records(store)),
                 texts=store.blobs,
                 explain=predictions.explain,
                 replay=replay,

@@ -36,6 +36,7 @@ from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
+from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.runs import ProjectRuns
 from antiphon.services.watching.report import ProjectWatches
 from antiphon.serving.admission.engine_gate import GateStatus
@@ -82,6 +83,7 @@ class PredictionServices:
     """
 
     receipts: Receipts
+    search: ProjectPredictionSearch
     texts: Blobs
     explain: Callable[[Scope, str, bool], Mapping[str, Any]]
     replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]

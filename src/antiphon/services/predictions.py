@@ -16,7 +16,7 @@ from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.features.offline.lineage import Lineage
-from antiphon.operations.cost.receipts import model_of, price
+from antiphon.operations.cost.receipts import price
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.project.store import Store
 from antiphon.serving.answering.retrieval import of_blob
@@ -104,9 +104,9 @@ class ProjectPredictions:
             "usage": plain["usage"],
             "timing": plain["timing"],
             "cost": {
-                "amount": price(receipt.usage, store.settings.prices, model_of(receipt)),
+                "amount": price(receipt.usage, store.settings.prices, receipt.model),
                 "currency": store.settings.prices.currency,
-                "saved": price(receipt.cache.saved, store.settings.prices, model_of(receipt))
+                "saved": price(receipt.cache.saved, store.settings.prices, receipt.model)
                 if receipt.cache.saved
                 else 0.0,
             },

@@ -214,10 +214,14 @@ receipts = table(
     key("prediction"),
     columns(TEXT, "application", "release", "path", "origin"),
     sa.Column("role", TEXT, nullable=False, server_default="live"),
+    columns(TEXT, "model", "verdict", "finish_reason"),
+    # A number that all receipts of the same facets have: see ``serving/receipt_search.py``.
+    columns(sa.BigInteger, "kind"),
     columns(TEXT, "subject"),
     dated("payload"),
     sa.Column("saved_tokens", sa.BigInteger, nullable=False, server_default="0"),
-    index("ix_receipts_created", "created_at"),
+    index("ix_receipts_created", "created_at", "kind"),
+    index("ix_receipts_kind", "kind", "created_at"),
     index("ix_receipts_application", "application", "created_at"),
     index("ix_receipts_subject", "subject", "created_at"),
 )

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 
 Path = Literal["online", "batch"]
@@ -18,6 +19,34 @@ SEEN_ROLES: tuple[Role, ...] = ("live", "canary", "control")
 STAND_IN_ROLES: tuple[Role, ...] = ("fallback", "degraded")
 """The roles of answers that reached a user while the release could not answer: another engine's text, or a stored one
 that its own rule of reuse would not have served."""
+
+
+Verdict = Literal["none", "pass", "flag", "retry", "template"]
+"""The gravest action of an answer's guards; ``none`` where it has no guards."""
+_GRAVITY: tuple[Verdict, ...] = ("none", "pass", "flag", "retry", "template")
+
+
+class ReceiptFacets(msgspec.Struct, frozen=True):
+    """The few values of a receipt that predictions are searched and counted by; all are in the clear.
+
+    Attributes:
+        origin: of the answer, as :class:`CacheReceipt` has it.
+        model: that generated it; empty where nothing was generated.
+    """
+
+    application: str
+    release: str
+    path: str
+    origin: str
+    role: str
+    model: str
+    verdict: str
+    finish_reason: str
+
+    @property
+    def kind(self) -> int:
+        """A number of 60 bits that all receipts of these values have, and others hardly ever."""
+        return int(content_hash("\x1f".join(msgspec.structs.astuple(self)).encode())[:15], 16)
 
 
 class FeatureReceipt(msgspec.Struct, frozen=True):
@@ -296,3 +325,17 @@ class Receipt(msgspec.Struct, frozen=True):
         """The user whom the caller named, or the unit of exposure of its own; empty where nobody was, so that the
         entity stood in."""
         return "" if self.exposure_unit == self.subject else self.exposure_unit
+
+    @property
+    def model(self) -> str:
+        """The model whose tokens the answer is made of; empty where nothing was generated."""
+        return self.attempts[-1].model if self.attempts else ""
+
+    @property
+    def facets(self) -> ReceiptFacets:
+        """The values that it is searched by."""
+        acted = max((_GRAVITY.index(guard.action) for guard in self.guards), default=0)
+        return ReceiptFacets(
+            self.application, self.release, self.path, self.cache.origin, self.role, self.model, _GRAVITY[acted],
+            self.finish_reason,
+        )  # fmt: skip

@@ -68,8 +68,9 @@ class Receipts:
         Raises:
             ConflictError: this prediction has a receipt already.
         """
-        cache = receipt.cache
-        row = self._documents.row(receipt, origin=cache.origin, saved_tokens=cache.saved_tokens)
+        facets = receipt.facets
+        searched = {**msgspec.structs.asdict(facets), "kind": facets.kind}
+        row = self._documents.row(receipt, saved_tokens=receipt.cache.saved_tokens, **searched)
         with self._database.writing(within) as connection:
             self._blobs.put_many(receipt.scope, texts, within=connection)
             if not connection.execute(_add, row).rowcount:

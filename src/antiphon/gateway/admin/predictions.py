@@ -21,7 +21,7 @@ from antiphon.gateway import limits
 from antiphon.gateway.admin.shapes import read
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
-from antiphon.operations.cost.receipts import model_of, price
+from antiphon.operations.cost.receipts import price
 
 
 class PredictionQuery(msgspec.Struct, frozen=True):
@@ -166,4 +166,4 @@ def prediction_line(receipt: Receipt, prices: PriceSettings) -> PredictionLine:
 
 def cost(receipt: Receipt, prices: PriceSettings) -> float:
     """As it was priced then, or by today's prices."""
-    return receipt.cost if receipt.cost is not None else price(receipt.usage, prices, model_of(receipt))
+    return receipt.cost if receipt.cost is not None else price(receipt.usage, prices, receipt.model)

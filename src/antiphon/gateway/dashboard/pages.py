@@ -1,4 +1,4 @@
-"""The frame of all pages, and the pages *Overview*, *Requests* and *Lineage*, which change nothing."""
+"""The frame of all pages, and the pages *Overview* and *Lineage*, which change nothing."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from urllib.parse import quote, urlencode
 
 import jinja2
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from antiphon.catalog.measurements import PLATFORM
-from antiphon.catalog.serving.receipt import SEEN_ROLES, STAND_IN_ROLES
-from antiphon.catalog.serving.receipt import Path as ReceiptPath
 from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnauthenticatedError
+from antiphon.core.scope import Scope
 from antiphon.features.offline.lineage import Lineage
 from antiphon.gateway.admin.feature_watch import lineage_of_prediction
+from antiphon.gateway.admin.shapes import RunLine, read_all
 from antiphon.gateway.admin.status import status
 from antiphon.gateway.dashboard import session
+from antiphon.gateway.dashboard.live import ChangeStream, LiveChanges
 from antiphon.gateway.dashboard.wording import FILTERS
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.http import incoming
@@ -33,8 +35,8 @@ from antiphon.gateway.services import GatewayServices
 from antiphon.operations.history.window import HistoryWindow, Statistic
 
 HERE = Path(__file__).parent
-_PAGE = 40
 _LINEAGE_ROWS = 30
+_JOBS = 10
 
 SPANS = {
     "15m": timedelta(minutes=15),
@@ -65,6 +67,9 @@ class Pages:
 
     def __init__(self, services: GatewayServices) -> None:
         self.services = services
+        self.live = LiveChanges(
+            {"overview": self._overview_stamp, "requests": self._requests_stamp, "runs": self._runs_stamp}
+        )
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -83,6 +88,23 @@ class Pages:
         )
         return Response(text, code, headers=SAFE, media_type="text/html")
 
+    def _overview_stamp(self, scope: Scope) -> object:
+        services = self.services
+        publication = services.features.publications.current(scope)
+        return (
+            self._requests_stamp(scope),
+            self._runs_stamp(scope),
+            services.work.tables.list(scope, _JOBS),
+            None if publication is None else publication.number,
+            [(one.name, one.state) for one in services.health.processes()],
+        )
+
+    def _requests_stamp(self, scope: Scope) -> object:
+        return [one.prediction for one in self.services.predictions.receipts.list(scope, limit=1)]
+
+    def _runs_stamp(self, scope: Scope) -> object:
+        return read_all(self.services.work.runs.list(scope), RunLine)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PageCall(OperationCall):
@@ -91,12 +113,14 @@ class PageCall(OperationCall):
     Attributes:
         query: of the address; ``form``: the first value of each field, without blanks around it.
         form_token: of the session; every form of the page carries it.
+        holds: raises once the session, or the right to read the dashboard, has ended.
     """
 
     pages: Pages
-    query: Mapping[str, str]
+    query: QueryParams
     form: Mapping[str, str]
     form_token: str
+    holds: Callable[[], Awaitable[object]]
 
     def render(self, template: str, problem: AntiphonError | None = None, **names: object) -> Response:
         """The page; where it shows a problem, with that problem's status."""
@@ -120,6 +144,11 @@ async def overview(call: PageCall) -> Response:
 async def figures(call: PageCall) -> Response:
     now = await status(call.services, call.measurements, call.scope, call.principal)
     return call.render("figures.html", now=now)
+
+
+async def changes(call: PageCall) -> ChangeStream:
+    """The stream that tells of changes of a topic."""
+    return call.pages.live.stream(call.scope, call.query.get("topic", ""), call.principal.id, call.holds)
 
 
 def series(call: PageCall) -> Response:
@@ -167,24 +196,6 @@ def _overview(span: str, until: datetime | None) -> str:
     return "/?" + urlencode({"span": span} | ({} if until is None else {"until": until.isoformat()}))
 
 
-def requests(call: PageCall) -> Response:
-    """Predictions that users saw, latest first."""
-    application = call.query.get("application") or None
-    path, before = _path(call.query.get("path")), moment_of(call.query.get("before"))
-    receipts = call.services.predictions.receipts.list(
-        call.scope, application, path, before, _PAGE + 1, roles=SEEN_ROLES + STAND_IN_ROLES
-    )
-    shown = receipts[:_PAGE]
-    older = None
-    if len(receipts) > _PAGE:
-        chosen = {"application": application, "path": path, "before": shown[-1].created_at.isoformat()}
-        older = "/requests?" + urlencode({name: value for name, value in chosen.items() if value})
-    return call.render(
-        "requests.html", page="requests", receipts=shown, older=older, first=before is None, application=application,
-        path=path, applications=call.services.generation.models(call.scope),
-    )  # fmt: skip
-
-
 def lineage(call: PageCall) -> Response:
     """Source rows that made one feature of a prediction, or all, and whether they make them again; those that an
     on-demand feature read follow it."""
@@ -199,7 +210,7 @@ def endpoint(page: Callable[[PageCall], Any], part: bool = False) -> Callable[[R
     """A page or a part of one behind the session: who has none is led to the login. A plain function runs in a
     thread."""
 
-    async def answer(request: Request) -> Response:
+    async def answer(request: Request) -> Any:
         pages: Pages = request.app.state.pages
         denials: Denials = request.app.state.denials
         services = pages.services
@@ -216,6 +227,11 @@ def endpoint(page: Callable[[PageCall], Any], part: bool = False) -> Callable[[R
         except AntiphonError as error:
             return pages.render("error.html", error.http_status, page="", who=None, csrf="", error=error)
         who = request.state.principal = held.principal
+
+        async def holds() -> None:
+            again = await session.current(request, services)
+            await run_in_threadpool(services.access.authorize, again.principal, "read", "dashboard/*")
+
         try:
             await run_in_threadpool(services.access.authorize, who, "read", "dashboard/*")
             form: dict[str, str] = {}
@@ -232,6 +248,7 @@ def endpoint(page: Callable[[PageCall], Any], part: bool = False) -> Callable[[R
                 query=request.query_params,
                 form={name: value.strip() for name, value in form.items()},
                 form_token=held.form_token,
+                holds=holds,
             )
             return await (page(call) if inspect.iscoroutinefunction(page) else run_in_threadpool(page, call))
         except AntiphonError as error:
@@ -256,14 +273,6 @@ def required_reason(form: Mapping[str, str], acts: Collection[str]) -> str:
             "There is no reason.", where="reason", next_step="Say why: it is kept with what was done."
         )
     return reason
-
-
-def _path(text: str | None) -> ReceiptPath | None:
-    if not text:
-        return None
-    if text not in ("online", "batch"):
-        raise InvalidInputError(f"{text!r} is no path.", where="path", next_step="Choose online or batch.")
-    return "online" if text == "online" else "batch"
 
 
 def moment_of(text: str | None) -> datetime | None:

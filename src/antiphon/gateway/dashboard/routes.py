@@ -20,6 +20,7 @@ from antiphon.gateway.dashboard import (
     pages,
     policy_pages,
     release_pages,
+    request_pages,
     schedule_pages,
     skew_pages,
     workbench_pages,
@@ -31,7 +32,7 @@ def routes() -> list[BaseRoute]:
     """Pages, the parts that refresh them, and static files."""
     return [
         Route("/", endpoint(pages.overview), methods=["GET"]),
-        Route("/requests", endpoint(pages.requests), methods=["GET"]),
+        Route("/requests", endpoint(request_pages.requests), methods=["GET"]),
         Route("/requests/{prediction}", endpoint(workbench_pages.annotated_prediction), methods=["GET"]),
         Route("/requests/{prediction}/annotations", endpoint(workbench_pages.annotate), methods=["POST"]),
         Route("/requests/{prediction}/case", endpoint(workbench_pages.case_form), methods=["GET"]),
@@ -80,6 +81,7 @@ def routes() -> list[BaseRoute]:
         Route("/schedules", endpoint(schedule_pages.schedules), methods=["GET"]),
         Route("/schedules", endpoint(schedule_pages.act), methods=["POST"]),
         Route("/dashboard/figures", endpoint(pages.figures, part=True), methods=["GET"]),
+        Route("/dashboard/changes", endpoint(pages.changes, part=True), methods=["GET"]),
         Route("/dashboard/series", endpoint(pages.series, part=True), methods=["GET"]),
         Route("/dashboard/rollout", endpoint(release_pages.rollout, part=True), methods=["GET"]),
         Route("/dashboard/runs", endpoint(learning_pages.run_rows, part=True), methods=["GET"]),

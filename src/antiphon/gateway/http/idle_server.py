@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import uvicorn
 
@@ -12,8 +13,14 @@ _DATE_SECONDS = 1.0
 
 
 class IdleServer(uvicorn.Server):
-    """uvicorn's server looks ten times a second whether it is to end; here whoever sets ``should_exit`` wakes it."""
+    """uvicorn's server looks ten times a second whether it is to end; here whoever sets ``should_exit`` wakes it.
 
+    Attributes:
+        on_exit: called in the event loop once ``should_exit`` is set, before requests are waited for: ends responses
+            that would not end by themselves.
+    """
+
+    on_exit: Callable[[], object] | None = None
     _should_exit = False
     _woken: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
@@ -28,6 +35,8 @@ class IdleServer(uvicorn.Server):
             loop, event = self._woken
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
+                if self.on_exit is not None:
+                    loop.call_soon_threadsafe(self.on_exit)
 
     async def main_loop(self) -> None:
         loop, event = self._woken = asyncio.get_running_loop(), asyncio.Event()

@@ -9,7 +9,6 @@ import msgspec
 from antiphon.catalog.ledger import MeteredUsage, Resource
 from antiphon.catalog.meters import MeterState
 from antiphon.catalog.serving.receipt import Receipt, UsageReceipt
-from antiphon.operations.cost.receipts import model_of
 
 MICROSECONDS = 1_000_000
 
@@ -26,7 +25,7 @@ def usages_of(receipt: Receipt) -> list[MeteredUsage]:
         role=receipt.role,
         principal=receipt.principal,
         engine=receipt.engine or "",
-        model=model_of(receipt),
+        model=receipt.model,
         work=_job_of(receipt),
     )
     found = [answer]

@@ -7,13 +7,8 @@ work; they have a price of their own, which is nothing by default. What little t
 
 from __future__ import annotations
 
-from antiphon.catalog.serving.receipt import Receipt, UsageReceipt
+from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.core.settings_sections import PriceSettings
-
-
-def model_of(receipt: Receipt) -> str:
-    """The model whose tokens an answer is made of, as prices name it; empty where nothing was generated."""
-    return receipt.attempts[-1].model if receipt.attempts else ""
 
 
 def price(usage: UsageReceipt, prices: PriceSettings, model: str = "") -> float:

@@ -45,6 +45,7 @@ from antiphon.catalog.schedules import Schedules
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
+from antiphon.catalog.serving.receipt_search import ReceiptSearch
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.catalog.serving.tool_journal import ToolJournal
 from antiphon.core import settings
@@ -117,6 +118,7 @@ class Store:
     datasets = _repository(Datasets)
     outcomes = _repository(Outcomes)
     receipts = _repository(Receipts)
+    receipt_search = _repository(ReceiptSearch)
     answers = _repository(Answers)
     conversations = _repository(Conversations)
     tool_journal = _repository(ToolJournal)

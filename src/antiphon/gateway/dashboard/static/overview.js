@@ -3,7 +3,7 @@
   const views = ["--view-1", "--view-2", "--view-3", "--view-4", "--view-5"];
   const asked = new URLSearchParams(location.search);
   const live = !asked.has("until");
-  const pauseButton = document.getElementById("pause");
+  const paused = () => new URLSearchParams(location.search).has("paused");
   let series = null;
   let plots = {};
   let pause = 5000;
@@ -102,8 +102,7 @@
   }
 
   async function refresh() {
-    const held = document.visibilityState !== "visible" || pauseButton.getAttribute("aria-pressed") === "true";
-    if (held && series) return;
+    if (series && (document.visibilityState !== "visible" || paused())) return;
     const answer = await fetch(`/dashboard/series?${asked}`);
     if (answer.status === 401) { location.assign("/login"); return; }
     if (!answer.ok) return;
@@ -121,10 +120,9 @@
   }
 
   const redraw = () => { if (series) draw(); };
-  pauseButton.addEventListener("click", () => {
-    const held = pauseButton.getAttribute("aria-pressed") === "true";
-    pauseButton.setAttribute("aria-pressed", String(!held));
-    if (held) refresh().catch(() => {});
+  let drawn = 0;
+  document.addEventListener("antiphon:changed", () => {
+    if (live && Date.now() - drawn > pause) { drawn = Date.now(); refresh().catch(() => {}); }
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("resize", redraw);
