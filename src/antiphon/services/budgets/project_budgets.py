@@ -165,7 +165,11 @@ class ProjectBudgets:
         kind: BudgetKind = _one_of(given.kind, BudgetKind, "kind", before.kind if before else "tenant")
         subject = given.subject if given.subject is not None else before.subject if before else ""
         self._check_subject(kind, subject, known=before is not None)
-        if given.limit is None and before is None:
+        if given.limit is not None:
+            limit = terms.checked_limit(given.limit)
+        elif before is not None:
+            limit = before.limit_micros
+        else:
             raise terms.refused("A budget has a limit.", "limit", "Name it, such as 250.")
         period: BudgetPeriod = _one_of(given.period, BudgetPeriod, "period", before.period if before else "month")
         action: LimitAction = _one_of(given.at_limit, LimitAction, "at_limit", before.at_limit if before else "refuse")
@@ -178,9 +182,7 @@ class ProjectBudgets:
             period=period,
             zone=terms.checked_zone(given.zone or (before.zone if before else "UTC")),
             currency=book.currency or store.settings.prices.currency,
-            limit_micros=terms.checked_limit(given.limit)
-            if given.limit is not None or not before
-            else before.limit_micros,
+            limit_micros=limit,
             warn_percent=terms.checked_percent(warn, "warn"),
             batch_percent=terms.checked_percent(batch, "batch"),
             at_limit=action,
