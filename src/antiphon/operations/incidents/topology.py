@@ -29,7 +29,7 @@ class Topology(msgspec.Struct, frozen=True):
     engines: tuple[str, ...] = ()
 
     def reached(self, component: str) -> dict[str, tuple[str, ...]]:
-        """Everything that a component acts on, itself included, each with the shortest path to it."""
+        """The shortest path to each component that this one acts on, itself included."""
         paths: dict[str, tuple[str, ...]] = {component: (component,)}
         waiting = deque([component])
         while waiting:

@@ -109,7 +109,7 @@ class OperationRecords:
             Symptom(one.created_at, "blocked" if one.outcome == "blocked" else "warned", f"view/{one.view}",
                     record=f"view/{one.view}",
                     sentence=f"A gate {'blocked' if one.outcome == 'blocked' else 'warned of'} {one.view}: "
-                    f"{one.findings[0].reason if one.findings else one.reason}")
+                    f"{one.findings[0].rule if one.findings else one.outcome}")
             for one in latest.values()
             if one.outcome != "passed"
         ]  # fmt: skip
@@ -129,7 +129,7 @@ class OperationRecords:
             component = _named(run.error or "", project) if refresh else None
             yield Symptom(ended, "refresh_failed" if component else "run_failed", component or
                           f"workflow/{run.workflow}", record=f"run/{run.id}", lasting=not mended,
-                          sentence=f"A run of {run.workflow} failed for good: {(run.error or '')[:200]}")  # fmt: skip
+                          sentence=f"A run of {run.workflow} failed for good.")  # fmt: skip
 
     def _changes(self, now: datetime) -> Iterator[Symptom]:
         store, day = self._store, now - timedelta(days=1)
