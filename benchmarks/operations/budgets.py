@@ -125,7 +125,7 @@ async def _last_cent(root: Path, kind: str, requests: int, processes: int) -> di
     false_refusals = min(refused, (budget.limit_micros - spent - WORST) // _COST + 1 if spent + WORST <= CENT else 0)
     while project.spent(budget) + WORST <= CENT:
         false_refusals += (await project.crowd(1))["answered"] != 1
-    answered = sum(one["answered"] for one in ends)
+    answered = sum(one.get("answered", 0) for one in ends)
     overshoot = max(0, project.ledger() - CENT) + abs(project.ledger() - project.charged())
     await project.close()
     return {"answered": answered, "overshoot": overshoot, "false_refusals": false_refusals, "seconds": seconds}

@@ -18,7 +18,7 @@ from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import BudgetExhaustedError
 from antiphon.definitions.application import Decoding, Reuse
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
-from antiphon.operations.budgets.spending import BudgetSpending
+from antiphon.operations.budgets.spending import BudgetCharges
 from antiphon.operations.cost.metering import usages_of
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.cost.prices import ProjectPrices
@@ -102,7 +102,7 @@ class BudgetProject(Project):
 
     def spent(self, budget: Budget) -> int:
         """Micro-units that the ledger has charged to a budget."""
-        return BudgetSpending(self.store.database, self.store.scope, budget).micros()
+        return BudgetCharges(self.store.database, self.store.scope, budget).micros()
 
     def held(self, budget: Budget) -> int:
         """Micro-units that processes hold of it."""

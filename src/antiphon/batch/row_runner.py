@@ -202,7 +202,7 @@ class RowRunner:
             while not acquiring.done() and self._ending is None:
                 await self._wait_for_rows(acquiring)
             if self._ending is None:
-                place = _Slot(queue, slot)
+                place = _RowSlot(queue, slot)
                 task = asyncio.create_task(self._answer(row, place))
                 task.add_done_callback(lambda _: place.release())
                 self._under_way.add(task)
@@ -283,7 +283,7 @@ class RowRunner:
         self._measured = self._now()
         await asyncio.to_thread(self._meter.keep)
 
-    async def _answer(self, row: RowTask, place: _Slot) -> JobRow:
+    async def _answer(self, row: RowTask, place: _RowSlot) -> JobRow:
         """Answers one row. An error of its own is its result; an engine that is away is waited for."""
         waited, pause = 0.0, 0.25
         while True:
@@ -305,7 +305,7 @@ class RowRunner:
             except Exception as error:
                 return row.failed(self.faults.report(error, row.label))
 
-    async def _wait_for_budget(self, error: BudgetExhaustedError, place: _Slot) -> None:
+    async def _wait_for_budget(self, error: BudgetExhaustedError, place: _RowSlot) -> None:
         place.release()  # Others' rows may have room.
         self._unfunded += 1
         try:
@@ -319,7 +319,7 @@ class RowRunner:
         return asyncio.get_running_loop().time()
 
 
-class _Slot:
+class _RowSlot:
     """A row's slot in the queue, which it gives back while it waits for something else than the engine."""
 
     def __init__(self, queue: FairQueue, request: SlotRequest) -> None:

@@ -134,8 +134,8 @@ class Ledger:
     ) -> list[LedgerEntry]:
         """A tenant's sums of the hours that begin in ``since <= hour < until``, by hour; all of them, or those of an
         application or a principal."""
-        wanted = schema.given(_table, application=application, principal=principal)
-        return self._entries(scope.tenant, scope.environment, since, until, *wanted, within=within)
+        conditions = schema.given(_table, application=application, principal=principal)
+        return self._entries(scope.tenant, scope.environment, since, until, *conditions, within=within)
 
     def shared(self, environment: str, since: datetime, until: datetime) -> list[LedgerEntry]:
         """As :meth:`entries`, of what belongs to no tenant."""
@@ -147,11 +147,11 @@ class Ledger:
         environment: str,
         since: datetime,
         until: datetime,
-        *wanted: ColumnElement[bool],
+        *conditions: ColumnElement[bool],
         within: Connection | None = None,
     ) -> list[LedgerEntry]:
         owned = (_table.c.tenant == tenant) & (_table.c.environment == environment)
-        statement = select(_table).where(owned, *_span(since, until), *wanted).order_by(*_table.primary_key.columns)
+        statement = select(_table).where(owned, *_span(since, until), *conditions).order_by(*_table.primary_key.columns)
         return [value_of(LedgerEntry, row) for row in self._database.rows(statement, within)]
 
     def engine_time(self, environment: str, since: datetime, until: datetime) -> list[TenantEngineTime]:

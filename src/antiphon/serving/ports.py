@@ -80,7 +80,7 @@ class SpendingReservation(Protocol):
         ...
 
     def committing(self, committed: Future[Any]) -> None:
-        """What is reserved is released once this commit has ended, however it does."""
+        """Release the reservation once this commit has ended, however it does."""
         ...
 
     def end(self) -> None:

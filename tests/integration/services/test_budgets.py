@@ -13,7 +13,7 @@ from tests.integration.serving.test_wired import PLAIN, Project
 
 from antiphon.catalog.budgets import Budget, BudgetShares
 from antiphon.core.errors import BudgetExhaustedError
-from antiphon.operations.budgets.spending import BudgetSpending
+from antiphon.operations.budgets.spending import BudgetCharges
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.cost.prices import ProjectPrices
 
@@ -41,7 +41,7 @@ def declare(project: Project, limit: int, **fields: object) -> Budget:
 
 
 def spent(project: Project, budget: Budget) -> int:
-    return BudgetSpending(project.store.database, project.store.scope, budget).micros()
+    return BudgetCharges(project.store.database, project.store.scope, budget).micros()
 
 
 def held(project: Project, budget: Budget) -> int:

@@ -16,7 +16,7 @@ from antiphon.operations.cost.price_book import PriceBook
 
 
 def amount_of(quantities: Iterable[tuple[Resource, int]], model: str, book: PriceBook, hour: datetime) -> int:
-    """What these quantities raise the ledger by at most; what was saved is no charge."""
+    """The most that these quantities raise the ledger by; savings are no charge."""
     whole = 0
     for resource, quantity in quantities:
         price = None if resource.startswith("saved_") else book.at(resource, model, hour)
@@ -28,7 +28,7 @@ def amount_of(quantities: Iterable[tuple[Resource, int]], model: str, book: Pric
 def worst_case(
     prompt_tokens: int, completion_tokens: int, model: str, book: PriceBook, hour: datetime, token_seconds: float
 ) -> int:
-    """What a generation of so many tokens is charged at most.
+    """The most that a generation of so many tokens is charged.
 
     Args:
         token_seconds: engine time that a token takes at most.

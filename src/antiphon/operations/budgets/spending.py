@@ -1,4 +1,4 @@
-"""What is spent of a budget: the charges of the ledger that concern it, by the prices that are known now.
+"""Spending of a budget: the charges of the ledger that concern it, by the prices that are known now.
 
 Invariant: it equals, by the same rating, what the ledger says: charges and corrections that are booked in the period.
 Nothing else counts it. Hours that are over do not change, so their sum is kept until a price is recorded.
@@ -42,7 +42,7 @@ class KnownPrices:
         return self.book
 
 
-class BudgetSpending:
+class BudgetCharges:
     """The charges of one budget. Safe to share between threads."""
 
     def __init__(self, database: Database, scope: Scope, budget: Budget, prices: KnownPrices | None = None) -> None:

@@ -23,7 +23,7 @@ from antiphon.catalog.budgets import Budget, BudgetShares
 from antiphon.catalog.database import Database
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
-from antiphon.operations.budgets.spending import BudgetSpending, KnownPrices
+from antiphon.operations.budgets.spending import BudgetCharges, KnownPrices
 
 SHARES, NEAR = 64, 16
 LEASE_SECONDS = 15.0
@@ -60,7 +60,7 @@ class BudgetAccount:
         self.scope = scope
         self.budget = budget
         self.holder = new_id("share")
-        self.spending = BudgetSpending(database, scope, budget, prices)
+        self.spending = BudgetCharges(database, scope, budget, prices)
         self._database = database
         self._shares = BudgetShares(database)
         self._drawing, self._lock = threading.Lock(), threading.Lock()
@@ -129,7 +129,7 @@ class BudgetAccount:
             return None
 
     def release(self, amount: int) -> None:
-        """What was reserved is not charged."""
+        """Release a reservation: nothing is charged of it."""
         with self._lock:
             self._reserved -= amount
             self._free += amount

@@ -249,7 +249,7 @@ class BudgetReservation:
         return [(account, amount) for account, whole in reserved.items() if account.charged(whole, amount)]
 
     def committing(self, committed: Future[Any]) -> None:
-        """What is reserved is released once this commit has ended, however it does."""
+        """Release the reservation once this commit has ended, however it does."""
         self._committing = True
         committed.add_done_callback(lambda _: self._release())
 
@@ -299,7 +299,7 @@ def exhausted(refusal: DrawRefusal, now: datetime, *, batch: bool = False) -> Bu
         )
         what = f"{named} has {left}{share}; {most}. It renews {renews:%Y-%m-%d %H:%M}Z."
         retry = float(ceil((renews - now).total_seconds()))
-    step = f"have it raised (`antiphon budgets set {budget.name} --limit AMOUNT`)"
+    step = f"have it raised (`antiphon budgets set {budget.name} --limit AMOUNT --reason TEXT`)"
     return BudgetExhaustedError(
         what,
         retry_after=retry,

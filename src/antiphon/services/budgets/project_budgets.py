@@ -17,7 +17,7 @@ from antiphon.core.settings_notifications import Severity
 from antiphon.core.suggestions import nearest
 from antiphon.governance.identity.principal import Principal, check_name
 from antiphon.operations.budgets import terms
-from antiphon.operations.budgets.spending import BudgetSpending
+from antiphon.operations.budgets.spending import BudgetCharges
 from antiphon.operations.cost.amounts import decimal_text
 from antiphon.services.batches import askable, embedding_models
 from antiphon.services.cost.prices import ProjectPrices
@@ -34,7 +34,7 @@ BudgetStatus = Literal["within", "warned", "batch waits", "used up"]
 
 
 class BudgetTerms(msgspec.Struct, frozen=True):
-    """What a budget is to be; what is left out stays, or has its default.
+    """Terms of a budget; a term that is left out stays, or has its default.
 
     Attributes:
         limit: in units of the ledger's currency, as a decimal number.
@@ -213,7 +213,7 @@ class ProjectBudgets:
     def _line(self, budget: Budget) -> BudgetLine:
         database, now = self._store.database, self._store.database.clock.now()
         with database.read() as connection:
-            spent = BudgetSpending(database, self._scope, budget).micros(within=connection)
+            spent = BudgetCharges(database, self._scope, budget).micros(within=connection)
             held = self._shares.held(self._scope, budget.name, within=connection)
         begins, renews = terms.period_of(budget.period, budget.zone, now)
         status: BudgetStatus = "within"
