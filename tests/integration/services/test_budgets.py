@@ -12,8 +12,13 @@ from tests.integration.services.test_costs import priced
 from tests.integration.serving.test_wired import PLAIN, Project
 
 from antiphon.catalog.budgets import Budget, BudgetShares
+from antiphon.catalog.ledger import MeteredUsage
 from antiphon.core.errors import BudgetExhaustedError
+from antiphon.governance.identity.principal import Principal
 from antiphon.operations.budgets.spending import BudgetCharges
+from antiphon.operations.cost.price_book import hour_of
+from antiphon.services.budgets.gate import BudgetReservation
+from antiphon.services.budgets.project_budgets import BUDGET, BudgetTerms, ProjectBudgets
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.cost.prices import ProjectPrices
 
@@ -82,3 +87,45 @@ async def test_a_budget_of_zero_lets_nothing_in(project: Project) -> None:
     declare(project, 0)
     with pytest.raises(BudgetExhaustedError, match="zero"):
         await project.answerer.answer(project.request())
+
+
+async def test_without_the_reservation_a_crowd_overshoots(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(reservation: BudgetReservation, request: object) -> None:
+        return None
+
+    monkeypatch.setattr(BudgetReservation, "reserve", nothing)
+    budget = declare(project, 2_000)
+    for number in range(6):
+        await project.answerer.answer(project.request(originating_user=f"user-{number}", refresh=True, as_of=None))
+        with project.store.database.transaction():
+            project.store.ledger.add_with_commit(project.store.scope, [MeteredUsage("completion_token", 1)])
+    assert spent(project, budget) > budget.limit_micros
+
+
+async def test_a_price_of_the_past_corrects_what_is_spent(project: Project) -> None:
+    budget = declare(project, 10_000_000)
+    with project.store.database.transaction():
+        project.store.ledger.add_with_commit(project.store.scope, [MeteredUsage("completion_token", 7)])
+    known = BudgetCharges(project.store.database, project.store.scope, budget)
+    assert known.micros() == 7_000
+    admin, hour = Principal("ann", "default", "admin"), hour_of(project.store.database.clock.now())
+    ProjectPrices(project.store).record("completion_token", "0.003", model="", since=hour, reason="a mistake", by=admin)
+    total = sum(one.micros for one in ProjectCosts(project.store, project.store.scope).charges())
+    assert known.micros() == total == 21_000
+
+
+async def test_what_is_reached_is_warned_of_once_and_resolved_when_raised(project: Project) -> None:
+    store, admin = project.store, Principal("ann", "default", "admin")
+    budgets = ProjectBudgets(store, store.scope)
+    budgets.set("all", BudgetTerms(limit="0.01", batch=90), reason="a test", by=admin)
+    with store.database.transaction():
+        store.ledger.add_with_commit(store.scope, [MeteredUsage("completion_token", 9)])
+    assert [one.status for one in budgets.list()] == ["batch waits"]
+    assert (budgets.warn(), budgets.warn()) == (2, 0)
+    with pytest.raises(BudgetExhaustedError, match="batch work"):
+        await project.answerer.answer(project.request(path="batch"))
+    budgets.set("all", BudgetTerms(limit="5"), reason="more", by=admin)
+    assert budgets.warn() == 2
+    assert not store.notifications.active(store.scope, BUDGET)
+    budgets.remove("all", reason="over", by=admin)
+    assert budgets.list() == ()
