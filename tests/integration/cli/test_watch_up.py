@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
 
 import httpx2
 import pytest
@@ -14,8 +14,9 @@ from tests.harness.ports import free_port
 from tests.harness.ungated import declare_ungated
 from tests.integration.cli.conftest import Run, Up, run_in
 
-ASKED: dict[str, dict[str, Any]] = {"desk": {"shop": "tea"}, "triage": {"customer": "c1"}}
-TOO_SHORT = 'slo=SLO(ttft_p99="1us", latency_p99="10s")'
+KEYS = {"desk": ("orders.csv", "shop"), "triage": ("tickets.csv", "customer")}
+"""Application to the file and the column that its entities stand in."""
+TOO_SHORT = 'slo=SLO(ttft_p99="1ms", latency_p99="10s")'
 
 
 def new_project(folder: Path, blueprint: str) -> Path:
@@ -32,6 +33,7 @@ def declare_late(project: Path, application: str) -> None:
     """Declare another release, whose answers are all late by its own service level."""
     definitions = project / "definitions.py"
     text = definitions.read_text().replace('    slo=SLO(ttft_p99="10s", latency_p99="20s"),\n', "")
+    text = text.replace('reuse=Reuse("fingerprint")', 'reuse=Reuse("never", identical_prompts=False)')
     text = text.replace(f'    "{application}",\n', f'    "{application}",\n    {TOO_SHORT},\n', 1)
     definitions.write_text(text.replace("    Application,\n", "    Application,\n    SLO,\n", 1))
 
@@ -48,10 +50,13 @@ def running(project: Path) -> Iterator[Up]:
 
 def ask(project: Path, port: int, application: str, times: int) -> None:
     key = (project / ".antiphon" / "keys" / "admin.key").read_text().strip()
+    file, column = KEYS[application]
+    with (project / file).open(newline="") as rows:
+        entity = {column: next(csv.DictReader(rows))[column]}
     with httpx2.Client(headers={"authorization": f"Bearer {key}"}, timeout=30) as client:
         for number in range(times):
             asked = [{"role": "user", "content": f"The printer is broken, says number {number}."}]
-            body = {"model": application, "entity": ASKED[application], "messages": asked}
+            body = {"model": application, "entity": entity, "messages": asked}
             answer = client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body)
             assert answer.status_code == 200, answer.text
 
