@@ -26,6 +26,9 @@ def new_project(folder: Path, blueprint: str) -> Path:
     settings.write_text(settings.read_text().replace("[engine]", '[engine]\nkind = "simulated"'))
     if blueprint == "desk":
         declare_ungated(folder / "mine")
+    else:  # The simulated model writes as much as the schema permits.
+        definitions = folder / "mine" / "definitions.py"
+        definitions.write_text(definitions.read_text().replace("max_tokens=40", "max_tokens=400"))
     return folder / "mine"
 
 
