@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, func, or_, select, union_all
+from sqlalchemy import ColumnElement, bindparam, func, or_, select
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -27,7 +27,7 @@ from antiphon.core.scope import Scope
 FACETS = ReceiptFacets.__struct_fields__
 MOST_COUNTED = 200_000
 """The newest so many receipts of a span are counted."""
-_MOST_MERGED = 64
+_MOST_MERGED = 40
 """Of more kinds than these a page is found by time instead of kind by kind."""
 _MOST_KNOWN = 100_000
 
@@ -115,11 +115,11 @@ class ReceiptSearch:
                 return []
             span = [*_between(since, until), *_behind(before), *schema.given(_table, subject=subject)]
             predictions = self._newest(connection, scope, kinds, span, limit, by_time=subject is not None)
-            order = (_table.c.created_at.desc(), _table.c.prediction.desc())
             found: list[Receipt] = []
             for some in in_parts(_table.c.prediction, predictions):
-                found += self._documents.find(scope, some, order=order, within=connection)
-            return found
+                # Asked for in an order, SQLite reads all receipts in it instead of these by their key.
+                found += self._documents.find(scope, some, within=connection)
+            return sorted(found, key=lambda one: (one.created_at, one.prediction), reverse=True)
 
     def _newest(
         self,
@@ -136,12 +136,12 @@ class ReceiptSearch:
         every = select(c.prediction, c.created_at).where(schema.owned(_table, scope), *span)
         if by_time or len(kinds) > _MOST_MERGED:
             # The sum keeps a planner from reading whole kinds by their index, to sort them.
-            found = every.where((c.kind + 0).in_(kinds)).order_by(*order).limit(limit)
-            return [row.prediction for row in connection.execute(found).all()]
-        parts = [every.where(c.kind == kind).order_by(*order).limit(limit).subquery() for kind in kinds]
-        merged = union_all(*(select(part.c.prediction, part.c.created_at) for part in parts)).subquery()
-        newest = select(merged.c.prediction).order_by(merged.c.created_at.desc(), merged.c.prediction.desc())
-        return [row.prediction for row in connection.execute(newest.limit(limit)).all()]
+            newest = every.where((c.kind + 0).in_(kinds)).order_by(*order).limit(limit)
+            return [row.prediction for row in connection.execute(newest).all()]
+        one = every.where(c.kind == bindparam("of_kind")).order_by(*order).limit(limit)
+        found = [row for kind in kinds for row in connection.execute(one, {"of_kind": kind}).all()]
+        found.sort(key=lambda row: (row.created_at, row.prediction), reverse=True)
+        return [row.prediction for row in found[:limit]]
 
     def _kinds(self, connection: Connection, scope: Scope) -> list[int]:
         """Each kind once, by as many steps through the index as there are kinds."""
