@@ -1,10 +1,10 @@
 """How soon each page of the dashboard comes, with many predictions and a year of history, while both paths work.
 
 A catalog is filled with receipts over a year (seeded; three applications, two paths, guards of which one acts in a
-thousandth), a year of measurements as the platform keeps them, and batch jobs. Then the gateway serves over HTTP, with
-a model that says what it is told: users ask at a steady rate, and a thread writes answers of a batch, while every page is
-fetched in turn, many times (but those of definitions, of which none are applied). The time is a client's, on the
-loopback and in the gateway's process, so the server's is below it.
+thousandth), a year of measurements as the platform keeps them, and batch jobs. Then the gateway serves over HTTP,
+with a model that says what it is told: users ask at a steady rate, and a thread writes answers of a batch, while every
+page is fetched in turn, many times (but those of definitions, of which none are applied). The time is a client's, on
+the loopback and in the gateway's process, so the server's is below it.
 
     python -m benchmarks.operations.pages [--size ci|demo|full] [--catalog sqlite|postgresql] [--keep]
 

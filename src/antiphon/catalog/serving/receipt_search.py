@@ -159,7 +159,9 @@ class ReceiptSearch:
         known = self._known.get((scope, kind))
         if known is None:
             columns = [_table.c[name] for name in FACETS]
-            row = connection.execute(select(*columns).where(schema.owned(_table, scope, kind=kind)).limit(1)).one()
+            # Without the order SQLite walks the table until it meets the kind.
+            first = select(*columns).where(schema.owned(_table, scope, kind=kind)).order_by(_table.c.created_at)
+            row = connection.execute(first.limit(1)).one()
             known = ReceiptFacets(*row)
             with self._lock:
                 if len(self._known) >= _MOST_KNOWN:
