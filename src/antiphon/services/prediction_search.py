@@ -27,7 +27,7 @@ _AT_ONCE = 100
 
 
 class PredictionSearch(msgspec.Struct, frozen=True):
-    """What is searched for.
+    """Conditions of a search; those that are given are all to hold.
 
     Attributes:
         facets: to the values of which a prediction has one; a facet without values does not matter. Without roles,
