@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import msgspec
+from sqlalchemy.engine import Connection
 
 from antiphon.catalog.incidents import Incident
 from antiphon.catalog.measurements import FINEST, PLATFORM, Measurements, begin_of
@@ -79,13 +80,10 @@ class IncidentWatch:
         self._remember([*found, *facts], now)
         topology = topology_of(self._declared(now), self._engines, self._workflows)
         diagnoses = explain(self._symptoms.values(), topology, changes)
+        if not diagnoses and not self._recorded(now, None):
+            return 0  # Most looks end here, and take no write lock.
         with store.database.transaction() as connection:
-            recorded = [
-                *store.incidents.active(store.scope, within=connection),
-                *store.incidents.list(store.scope, state="resolved", since=now - REOPENED_WITHIN, within=connection),
-            ]
-            if not recorded and not diagnoses:
-                return 0
+            recorded = self._recorded(now, connection)
             changed = advance(recorded, diagnoses, impact, now)
             for incident in changed:
                 store.incidents.put(store.scope, incident, within=connection)
@@ -98,6 +96,14 @@ class IncidentWatch:
                         store.scope, over, incident.updated_at, impact_sentence(incident), within=connection
                     )
         return len(changed)
+
+    def _recorded(self, now: datetime, within: Connection | None) -> list[Incident]:
+        """Incidents that are not over, and those that may begin again."""
+        incidents, scope = self._store.incidents, self._store.scope
+        return [
+            *incidents.active(scope, within=within),
+            *incidents.list(scope, state="resolved", since=now - REOPENED_WITHIN, within=within),
+        ]
 
     def _measured(self, now: datetime) -> tuple[tuple[Symptom, ...], bool]:
         """The symptoms after the last period that is over, and whether there was a new one."""
