@@ -9,6 +9,7 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
@@ -94,7 +95,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
         app.state.measurements.registry,
         lambda: asyncio.run_coroutine_threadsafe(health.look(app), loop).result(LONGEST_LOOK_SECONDS),
     )
-    server = server_of(app, listening, transport)
+    server = server_of(app, listening, transport, on_exit=app.state.pages.live.close)
     watching = None if transport is None else asyncio.create_task(_watch(transport, server))
     # What there is by now stays as long as the process: the collector need not look through it beside requests.
     gc.collect()
@@ -148,10 +149,16 @@ def _presence(wired: ProcessServices, app: Starlette) -> Duties:
     return Duties(f"{PREFIX}{process}", parts, holder)
 
 
-def server_of(app: Starlette, listening: GatewaySettings, transport: TransportSecurity | None = None) -> uvicorn.Server:
+def server_of(
+    app: Starlette,
+    listening: GatewaySettings,
+    transport: TransportSecurity | None = None,
+    *,
+    on_exit: Callable[[], object] | None = None,
+) -> uvicorn.Server:
     """The HTTP server of an application, not started yet; over TLS with a ``transport``.
 
-    It takes as many connections as there are descriptors for.
+    It takes as many connections as there are descriptors for. ``on_exit`` ends responses without an end.
     """
     import uvicorn
 
@@ -180,7 +187,7 @@ def server_of(app: Starlette, listening: GatewaySettings, transport: TransportSe
             timeout_graceful_shutdown=15,
         )
     )
-    server.on_exit = app.state.pages.live.close
+    server.on_exit = on_exit
     return server
 
 

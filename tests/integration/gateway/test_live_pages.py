@@ -33,7 +33,7 @@ async def served(services):
     app = create_app(services)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = server_of(app, GatewaySettings())
+        server = server_of(app, GatewaySettings(), on_exit=app.state.pages.live.close)
         task = asyncio.create_task(server.serve([listener]))
         while not server.started:
             await asyncio.sleep(0.01)
