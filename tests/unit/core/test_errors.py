@@ -22,7 +22,12 @@ def below(base: type[AntiphonError]) -> Iterator[type[AntiphonError]]:
             yield from below(inner)
 
 
-OWN_RETRY = {errors.OverloadedError, errors.RateLimitError, errors.ResourceUnavailableError}
+OWN_RETRY = {
+    errors.BudgetExhaustedError,
+    errors.OverloadedError,
+    errors.RateLimitError,
+    errors.ResourceUnavailableError,
+}
 CLASSES = sorted(set(below(AntiphonError)) - OWN_RETRY, key=lambda found: found.__name__)
 
 

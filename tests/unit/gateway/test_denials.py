@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client import Counter as Counting
 from starlette.requests import Request
 from tests.harness import fakes
 from tests.unit.catalog.examples import NOON
@@ -18,6 +21,8 @@ from antiphon.core.errors import ForbiddenError, UnauthenticatedError
 from antiphon.gateway import denials
 from antiphon.gateway.denials import IN_FULL, MOST_SUMMARIES, SUMMARY, UNKNOWN_IN_FULL, Denials
 from antiphon.governance.identity.principal import Principal
+
+COUNTED = Counting("denials", "Requests that were not let in.", ["tenant", "code"], registry=CollectorRegistry())
 
 
 class AuditRecords:
@@ -52,7 +57,8 @@ def refusals(tmp_path: Path, clock: ManualClock, written: AuditRecords) -> Denia
 
 
 def request(peer: str = "10.0.0.1") -> Request:
-    return Request({"type": "http", "method": "POST", "path": "/x", "headers": [], "client": (peer, 1)})
+    app = SimpleNamespace(state=SimpleNamespace(measurements=SimpleNamespace(denials=COUNTED)))
+    return Request({"type": "http", "method": "POST", "path": "/x", "headers": [], "client": (peer, 1), "app": app})
 
 
 NO_KEY = UnauthenticatedError("There is no API key and no token.")

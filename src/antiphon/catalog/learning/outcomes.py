@@ -242,7 +242,7 @@ class Outcomes:
         of = {"application": application, "release": release, "status": "joined", "outcome": outcome}
         conditions = [*schema.given(_table, **of), _table.c.role.in_(SEEN_ROLES), _table.c.created_at > since]
         found = self._documents.find(scope, *conditions, _table.c.created_at <= until, order=_OLDEST_FIRST, limit=limit)
-        if len(found) < limit:
+        if not found or len(found) < limit:
             return found
         # A moment is taken whole, so that the next look begins behind it.
         last = found[-1].created_at

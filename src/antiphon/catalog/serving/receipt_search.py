@@ -22,6 +22,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import in_parts
 from antiphon.catalog.rows import SealedRows
 from antiphon.catalog.serving.receipt import Receipt, ReceiptFacets
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 
 FACETS = ReceiptFacets.__struct_fields__
@@ -81,6 +82,7 @@ class ReceiptSearch:
         Args:
             chosen: facet to the values of which a receipt has one.
         """
+        _require_facets(chosen)
         span = [schema.owned(_table, scope), *_between(since, until), *schema.given(_table, subject=subject)]
         newest = select(_table.c.kind).where(*span).order_by(_table.c.created_at.desc()).limit(MOST_COUNTED).subquery()
         statement = select(newest.c.kind, func.count()).group_by(newest.c.kind)
@@ -107,6 +109,7 @@ class ReceiptSearch:
         before: Place | None = None,
     ) -> list[Receipt]:
         """The newest of the receipts that :meth:`counts` tells of as matching, from behind a place on."""
+        _require_facets(chosen)
         with self._database.read() as connection:
             kinds = [
                 kind for kind in self._kinds(connection, scope) if _meets(self._facets(connection, scope, kind), chosen)
@@ -184,6 +187,14 @@ def _behind(place: Place | None) -> list[ColumnElement[bool]]:
         c.created_at <= place.created_at,
         or_(c.created_at < place.created_at, c.prediction < place.prediction),
     ]
+
+
+def _require_facets(chosen: Mapping[str, Sequence[str]]) -> None:
+    for name in chosen:
+        if name not in FACETS:
+            raise InvalidInputError(
+                f"{name!r} is no facet.", where="facets", next_step=f"Choose of {', '.join(FACETS)}."
+            )
 
 
 def _meets(facets: ReceiptFacets, chosen: Mapping[str, Sequence[str]], but: str = "") -> bool:
