@@ -17,6 +17,7 @@ import pytest
 from tests.harness.budget_project import TOKEN_MICROS, WORDS, WORST, BudgetProject
 
 from antiphon.services.budgets.account import LEASE_SECONDS
+from antiphon.services.budgets.gate import BudgetReservation
 
 
 @contextmanager
@@ -55,6 +56,25 @@ async def test_a_crowd_in_two_processes_overshoots_nothing_and_none_is_refused_f
     assert project.spent(budget) <= budget.limit_micros
     assert project.spent(budget) + WORST > budget.limit_micros, "a request was refused that fitted"
     assert project.held(budget) == 0
+    await project.close()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("reserves", [True, False], ids=["as it is", "the switch"])
+async def test_a_crowd_overshoots_where_nothing_is_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserves: bool
+) -> None:
+    async def nothing(reservation: BudgetReservation, request: object) -> None:
+        return None
+
+    if not reserves:
+        monkeypatch.setattr(BudgetReservation, "reserve", nothing)
+    project = BudgetProject(tmp_path)
+    budget = project.declare(WORST + 4 * WORDS * TOKEN_MICROS)
+    # Every worst case is far above what an answer costs: more than fit must be asked for.
+    crowd = budget.limit_micros // (WORDS * TOKEN_MICROS) + 10
+    await project.crowd(crowd)
+    assert (project.spent(budget) <= budget.limit_micros) == reserves
     await project.close()
 
 

@@ -27,8 +27,7 @@ from antiphon.core.scope import Scope
 
 _table = schema.asset_parts
 _ORDER = ("run", "inputs", "definition", "ordered_at", "outcome", "ended_at")
-_put = upsert(_table)
-_put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in _ORDER})
+_put = upsert(_table).on_conflict_replace(*_ORDER)
 
 
 class PartRecord(msgspec.Struct, frozen=True):

@@ -29,10 +29,7 @@ BudgetPeriod = Literal["day", "month"]
 LimitAction = Literal["refuse", "warn"]
 
 _budgets, _shares = schema.budgets, schema.budget_shares
-_put = upsert(_budgets)
-_put = _put.on_conflict_do_update(
-    set_={name: _put.excluded[name] for name in _budgets.c.keys() if name not in _budgets.primary_key.columns}  # noqa: SIM118
-)
+_put = upsert(_budgets).on_conflict_replace()
 _LESS = "UPDATE budget_shares SET held = held - ? WHERE tenant = ? AND environment = ? AND budget = ? AND holder = ?"
 
 

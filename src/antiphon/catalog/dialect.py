@@ -34,8 +34,8 @@ def in_parts(column: sa.ColumnElement[Any], values: Iterable[Any]) -> Iterator[s
 
 
 class upsert(postgresql.Insert):
-    """An insert that may go on with ``on_conflict_do_nothing()`` or ``on_conflict_do_update(set_=...)``: the latter for
-    a row of the same primary key, which PostgreSQL asks to be named.
+    """An insert that may go on with ``on_conflict_do_nothing()``, ``on_conflict_replace()`` or
+    ``on_conflict_do_update(set_=...)``: for a row of the same primary key, which PostgreSQL asks to be named.
 
     SQLite took the clause over from PostgreSQL: the one expression compiles for both.
     """
@@ -44,6 +44,11 @@ class upsert(postgresql.Insert):
 
     def on_conflict_do_update(self, *, set_: Any, where: Any = None) -> Self:  # type: ignore[override]
         return super().on_conflict_do_update(index_elements=self.table.primary_key, set_=set_, where=where)
+
+    def on_conflict_replace(self, *names: str) -> Self:
+        """Give a row that is there the new values of these columns; without names, of all that are not its key."""
+        changed = names or tuple(one.name for one in self.table.columns if not one.primary_key)
+        return self.on_conflict_do_update(set_={name: self.excluded[name] for name in changed})
 
 
 class position(FunctionElement[int]):

@@ -22,8 +22,7 @@ from antiphon.core.scope import Scope
 
 _table = schema.exported_files
 _NOTED = ("export", "version", "definition", "run", "rows", "bytes", "noted_at")
-_put = upsert(_table)
-_put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in _NOTED})
+_put = upsert(_table).on_conflict_replace(*_NOTED)
 
 
 class ExportedFile(msgspec.Struct, frozen=True):

@@ -142,8 +142,7 @@ class Incidents:
             cut = msgspec.structs.replace(incident, timeline=(*incident.timeline[: MOST_ENTRIES - 1], last))
         row = self._rows.row(cut, scope, active=cut.active, created_at=cut.opened_at)
         statement = upsert(_table).values(row)
-        changed = ("state", "severity", "active", "updated_at", "document")
-        within.execute(statement.on_conflict_do_update(set_={name: statement.excluded[name] for name in changed}))
+        within.execute(statement.on_conflict_replace("state", "severity", "active", "updated_at", "document"))
 
     def get(self, scope: Scope, incident: str, *, within: Connection | None = None) -> Incident:
         """One incident.

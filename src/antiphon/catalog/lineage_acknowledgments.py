@@ -28,8 +28,7 @@ ALL_EVENTS = 2
 
 _acknowledged, _progress, _runs = schema.lineage_acknowledgments, schema.lineage_progress, schema.runs
 _Conditions = builtins.list[tuple[ColumnElement[bool], ColumnElement[datetime]]]
-_put = upsert(_acknowledged)
-_put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in ("sent", "at", "refused")})
+_put = upsert(_acknowledged).on_conflict_replace("sent", "at", "refused")
 
 
 class LineageProgress(msgspec.Struct, frozen=True):

@@ -46,8 +46,7 @@ _AT_ONCE = 50
 """Rows that one transaction rolls up: the catalog has one writer at a time."""
 
 _table = schema.measurements
-_put = upsert(_table)
-_put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in ("payload", "rolled_up_at")})
+_put = upsert(_table).on_conflict_replace("payload", "rolled_up_at")
 
 Series = tuple[str, tuple[str, ...]]
 """A measure's name and the values of its labels."""

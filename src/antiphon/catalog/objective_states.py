@@ -21,8 +21,7 @@ from antiphon.core.scope import Scope
 AlertSeverity = Literal["critical", "warning"]
 
 _states, _alerts = schema.objective_states, schema.objective_alerts
-_put = upsert(_states)
-_put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in ("state", "created_at")})
+_put = upsert(_states).on_conflict_replace("state", "created_at")
 
 
 class ObjectiveAlert(msgspec.Struct, frozen=True):

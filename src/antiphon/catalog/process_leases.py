@@ -24,8 +24,7 @@ FORGOTTEN = timedelta(days=1)
 
 _table = schema.leases
 _columns = _table.c.name, _table.c.holder, _table.c.epoch, _table.c.until, _table.c.detail
-_put = upsert(_table)
-_put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in ("holder", "epoch", "until", "detail")})
+_put = upsert(_table).on_conflict_replace("holder", "epoch", "until", "detail")
 
 
 class ProcessLease(msgspec.Struct, frozen=True):

@@ -27,7 +27,7 @@ from antiphon.catalog.batch.batch_work import BatchWork, EngineSupply, RowUsage,
 from antiphon.catalog.batch.batches import Batch, Batches
 from antiphon.catalog.batch.jobs import JobRow
 from antiphon.catalog.database import Database
-from antiphon.core.errors import ConflictError, EngineError, InvalidInputError, NotFoundError
+from antiphon.core.errors import BudgetExhaustedError, ConflictError, EngineError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.durable.run import RunResult
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration, echo
@@ -270,6 +270,44 @@ async def test_an_engine_that_is_away_is_waited_for(bench: Bench, monkeypatch: p
     left = bench.batches.get(SCOPE, batch.id)
     assert left.status == "in_progress", "the run is tried again"
     assert left.job.rows_done > 0, "what was answered is kept"
+
+
+async def test_rows_that_a_budget_has_no_room_for_wait_and_say_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_runner, "BUDGET_SECONDS", 0.01)
+    refused, run = 0, FakeRun(said=[])
+
+    async def answer(request: Any) -> Any:
+        nonlocal refused
+        if request.messages[0].content == "say r5" and refused < 3:
+            refused += 1
+            raise BudgetExhaustedError("The budget desk-month has nothing left.", retry_after=3_600.0, where="budget")
+        return await bench.desk.answerer.answer(request)
+
+    ended = await bench.work(bench.order(), run, answer=answer)
+    assert (refused, ended.status, ended.job.rows_done, ended.job.rows_failed) == (3, "completed", LINES, 0)
+    assert "waits: The budget desk-month has nothing left." in {note for _, _, note in run.said}
+
+
+async def test_a_batch_that_waits_for_its_budget_can_be_cancelled(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_runner, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(row_runner, "BUDGET_SECONDS", 0.01)
+    monkeypatch.setattr(row_runner, "CANCEL_GRACE_SECONDS", 0.05)
+    batch, refused = bench.order(), 0
+
+    async def answer(request: Any) -> Any:
+        nonlocal refused
+        refused += 1
+        if refused == 20:
+            bench.orders.cancel(SCOPE, batch.id, "ada")
+        raise BudgetExhaustedError("The budget desk-month is zero.", retry_after=float("inf"), where="budget")
+
+    async with asyncio.timeout(30):
+        ended = await bench.work(batch, answer=answer)
+    assert (ended.status, ended.job.rows_done) == ("cancelled", 0)
 
 
 async def test_cancelling_ends_with_the_files_of_what_was_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

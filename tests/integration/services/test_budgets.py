@@ -17,7 +17,6 @@ from antiphon.core.errors import BudgetExhaustedError
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.budgets.spending import BudgetCharges
 from antiphon.operations.cost.price_book import hour_of
-from antiphon.services.budgets.gate import BudgetReservation
 from antiphon.services.budgets.project_budgets import BUDGET, BudgetTerms, ProjectBudgets
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.cost.prices import ProjectPrices
@@ -87,19 +86,6 @@ async def test_a_budget_of_zero_lets_nothing_in(project: Project) -> None:
     declare(project, 0)
     with pytest.raises(BudgetExhaustedError, match="zero"):
         await project.answerer.answer(project.request())
-
-
-async def test_without_the_reservation_a_crowd_overshoots(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(reservation: BudgetReservation, request: object) -> None:
-        return None
-
-    monkeypatch.setattr(BudgetReservation, "reserve", nothing)
-    budget = declare(project, 2_000)
-    for number in range(6):
-        await project.answerer.answer(project.request(originating_user=f"user-{number}", refresh=True, as_of=None))
-        with project.store.database.transaction():
-            project.store.ledger.add_with_commit(project.store.scope, [MeteredUsage("completion_token", 1)])
-    assert spent(project, budget) > budget.limit_micros
 
 
 async def test_a_price_of_the_past_corrects_what_is_spent(project: Project) -> None:

@@ -259,8 +259,7 @@ class FeatureHolds:
         """Hold a view; one that is held already is held for the new reason."""
         hold = Hold(view, reason, principal, self._database.clock.now())
         statement = upsert(schema.feature_holds).values(row_of(schema.feature_holds, hold, scope))
-        changed = {name: statement.excluded[name] for name in ("reason", "principal", "created_at")}
-        self._database.write(statement.on_conflict_do_update(set_=changed), within)
+        self._database.write(statement.on_conflict_replace("reason", "principal", "created_at"), within)
         return hold
 
     def remove(self, scope: Scope, view: str, *, within: Connection | None = None) -> bool:

@@ -67,8 +67,8 @@ class Annotations:
         """Record an annotation in the place of what its annotator had said before."""
         row = self._documents.row(annotation)
         statement = upsert(_table).values(row)
-        changed = {name: statement.excluded[name] for name in ("payload", "created_at", "kind", "application")}
-        self._database.write(statement.on_conflict_do_update(set_=changed), within)
+        replaced = statement.on_conflict_replace("payload", "created_at", "kind", "application")
+        self._database.write(replaced, within)
         return annotation
 
     def remove(self, scope: Scope, annotation: str, *, within: Connection | None = None) -> bool:

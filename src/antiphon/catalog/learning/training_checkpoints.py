@@ -23,8 +23,7 @@ KEPT = 2
 """The newest one, and one to go back to when it cannot be read."""
 
 _table = schema.training_checkpoints
-_put = upsert(_table)
-_put = _put.on_conflict_do_update(set_={column.name: _put.excluded[column.name] for column in _table.c})
+_put = upsert(_table).on_conflict_replace()
 
 
 class TrainingCheckpoint(msgspec.Struct, frozen=True):

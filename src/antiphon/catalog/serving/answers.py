@@ -53,10 +53,7 @@ class StoredAnswer(msgspec.Struct, frozen=True):
 
 
 # Built once: it runs for every answer that may be served again.
-_put = upsert(schema.answers)
-_put = _put.on_conflict_do_update(
-    set_={name: _put.excluded[name] for name in ("as_of", "created_at", "prompt_key", "document")}
-)
+_put = upsert(schema.answers).on_conflict_replace("as_of", "created_at", "prompt_key", "document")
 
 
 class Answers:

@@ -26,6 +26,8 @@ from antiphon.core.scope import Scope
 from antiphon.operations.budgets.spending import BudgetCharges, KnownPrices
 
 SHARES, NEAR = 64, 16
+"""A draw takes a 64th of what is left, and only what is needed where less than a 16th of the limit is."""
+
 LEASE_SECONDS = 15.0
 """Time for which a share is held after its process renewed it last."""
 

@@ -231,7 +231,7 @@ def _put(table: sa.Table) -> sa.Insert:
     others = [column.name for column in table.columns if not column.primary_key]
     if not others:
         return statement.on_conflict_do_nothing()
-    return statement.on_conflict_do_update(set_={name: statement.excluded[name] for name in others})
+    return statement.on_conflict_replace(*others)
 
 
 def _batches(connection: Connection, table: sa.Table, after: _Key | None) -> Iterator[Sequence[sa.Row[Any]]]:
