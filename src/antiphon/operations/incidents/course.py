@@ -128,7 +128,7 @@ def _is_just_resolved(incident: Incident, now: datetime) -> bool:
 
 def _opened(diagnosis: Diagnosis, now: datetime) -> Incident:
     began = min(one.since for one in diagnosis.symptoms)
-    entry = TimelineEntry(now, "opened", f"{len(diagnosis.symptoms)} symptoms since {began:%H:%M:%S}Z.")
+    entry = TimelineEntry(now, "opened", f"Symptoms: {len(diagnosis.symptoms)}, since {began:%H:%M:%S}Z.")
     return Incident(new_id("inc"), "open", "info", NO_CAUSE, "", now, now, timeline=(entry,))
 
 
