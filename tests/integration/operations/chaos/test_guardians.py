@@ -37,7 +37,7 @@ from antiphon.operations.chaos.journal import FaultEnd, FaultStart, read_journal
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, write_record
 
 RUNNER = """
-import asyncio, sys, msgspec
+import asyncio, signal, sys, msgspec
 from antiphon.operations.chaos.guardian import FaultOrder
 from antiphon.operations.chaos.guarded_fault import guarded
 
@@ -46,6 +46,8 @@ async def main():
         print("begun", fault.process.pid, flush=True)
         await fault.over()
 
+# As in a terminal: what a shell starts in the background ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 asyncio.run(main())
 """
 
