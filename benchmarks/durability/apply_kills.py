@@ -289,7 +289,10 @@ async def _kill(root: Path, url: str, victim: str, clients: Clients) -> None:
     os.kill(pid, signal.SIGKILL)
 
     async def replaced() -> bool:
-        if json.loads(record.read_bytes())["pid"] == pid:
+        try:
+            if json.loads(record.read_bytes())["pid"] == pid:
+                return False
+        except FileNotFoundError:  # The supervisor took the dead one's record away; its successor has not written yet.
             return False
         if victim == "worker":
             return (root / ".antiphon" / "run" / "worker.ready").exists()
