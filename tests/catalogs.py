@@ -100,9 +100,9 @@ def drop(database: Database) -> None:
         name = database.backend.url.rpartition("/")[2]
         others = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
         postgres().run(others)  # One that a test left open would hold a lock.
-        with database.transaction() as connection:
-            for table in reversed(schema.metadata.sorted_tables):
-                connection.execute(table.delete())
+        tables = (f'DELETE FROM "{table.name}"' for table in reversed(schema.metadata.sorted_tables))
+        with database.transaction() as connection:  # In one round trip: there are a hundred of them.
+            connection.exec_driver_sql("; ".join(tables))
         database.close()
         _emptied.append(database.backend.url)
 
