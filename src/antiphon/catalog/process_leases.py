@@ -6,7 +6,7 @@ is done under it must bear that two do it for a moment: a holder that was paused
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -62,37 +62,37 @@ class ProcessLeases:
         # Those who stand by look without taking the write lock.
         if self._taken(self.find(name), holder, gone):
             return False
-        return bool(self.acquire_all([name], holder, seconds, gone, detail))
+        return bool(self.acquire_all({name: detail}, holder, seconds, gone))
 
     def acquire_all(
         self,
-        names: Collection[str],
+        details: Mapping[str, str | None],
         holder: str,
         seconds: float,
         gone: Callable[[str], bool] = lambda holder: False,
-        detail: str | None = None,
         *,
         within: Connection | None = None,
     ) -> frozenset[str]:
-        """As :meth:`acquire` for several leases in one transaction; the names of those that ``holder`` has now."""
+        """As :meth:`acquire` for several leases in one transaction, each with its detail; the names of those that
+        ``holder`` has now."""
         with self._database.writing(within) as connection:
-            listed = connection.execute(select(*_columns).where(self._own, _table.c.name.in_(names)))
+            listed = connection.execute(select(*_columns).where(self._own, _table.c.name.in_(details)))
             known = {row.name: _lease(row) for row in listed}
             now = self._database.clock.now()
             until = now + timedelta(seconds=seconds)
             renewed = [name for name, found in known.items() if found.holder == holder]
-            if renewed:
-                kept = update(_table).where(self._own, _table.c.name.in_(renewed))
+            for detail in dict.fromkeys(details[name] for name in renewed):
+                kept = update(_table).where(self._own, _table.c.name.in_([n for n in renewed if details[n] == detail]))
                 connection.execute(kept.values(until=until, detail=detail))
-            owner = {"tenant": ANY, "environment": self._environment, "holder": holder, "detail": detail}
+            owner = {"tenant": ANY, "environment": self._environment, "holder": holder, "until": until}
             taken = [
-                owner | {"name": name, "epoch": found.epoch + 1 if (found := known.get(name)) else 1, "until": until}
-                for name in names
+                owner | {"name": name, "epoch": found.epoch + 1 if (found := known.get(name)) else 1, "detail": detail}
+                for name, detail in details.items()
                 if name not in renewed and not self._taken(known.get(name), holder, gone)
             ]
             if taken:
                 connection.execute(_put, taken)
-            if len(known) < len(names):  # New names are what could grow.
+            if len(known) < len(details):  # New names are what could grow.
                 connection.execute(delete(_table).where(self._own, _table.c.until < now - FORGOTTEN))
         return frozenset([*renewed, *(row["name"] for row in taken)])
 

@@ -87,7 +87,7 @@ class TrainingPauses:
             lasting = found is not None and found.until >= now
             since = _pause(found.detail or "").since if found is not None and lasting else now
             detail = _PauseDetail(host, reason, since, ordered)
-            self._leases.acquire_all([name], writer, seconds, detail=_text(detail), within=connection)
+            self._leases.acquire_all({name: _text(detail)}, writer, seconds, within=connection)
             if not lasting or ordered:
                 self._database.ring("training", self._scope)
             written = self._leases.find(name, within=connection)
@@ -107,7 +107,7 @@ class TrainingPauses:
         """Say that a worker trains, for so many seconds; the first time others are woken."""
         with self._database.transaction() as connection:
             name = f"{_TRAINING}{training.worker}"
-            self._leases.acquire_all([name], holder, seconds, lambda _: True, _text(training), within=connection)
+            self._leases.acquire_all({name: _text(training)}, holder, seconds, lambda _: True, within=connection)
             if first:
                 self._database.ring("training", self._scope)
 

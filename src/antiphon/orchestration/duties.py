@@ -39,7 +39,7 @@ class LeaseHolder:
         self._name = name
         self._gone = gone
         self.seconds = seconds
-        self._due: set[str] = set()
+        self._due: dict[str, str | None] = {}
         self._renewal: asyncio.Task[frozenset[str]] | None = None
 
     async def acquire(self, lease: str, detail: str | None = None) -> bool | None:
@@ -49,9 +49,9 @@ class LeaseHolder:
         except UnavailableError:
             return None
 
-    async def renew(self, lease: str) -> bool | None:
-        """As :meth:`acquire` for a lease without detail that was held, together with others that are due now."""
-        self._due.add(lease)
+    async def renew(self, lease: str, detail: str | None = None) -> bool | None:
+        """As :meth:`acquire` for a lease that was held, together with others that are due now."""
+        self._due[lease] = detail
         if self._renewal is None:
             self._renewal = asyncio.create_task(self._renew())
         try:
@@ -61,8 +61,8 @@ class LeaseHolder:
 
     async def _renew(self) -> frozenset[str]:
         await asyncio.sleep(_TOGETHER_SECONDS)
-        due, self._due, self._renewal = self._due, set(), None
-        return await asyncio.to_thread(self._leases.acquire_all, sorted(due), self._name, self.seconds, self._gone)
+        due, self._due, self._renewal = self._due, {}, None
+        return await asyncio.to_thread(self._leases.acquire_all, due, self._name, self.seconds, self._gone)
 
     async def release(self, lease: str) -> None:
         """Give a lease back. While the catalog is away it ends by itself."""
@@ -150,5 +150,4 @@ class Duties:
         return await self._holder.acquire(self._name, self._detail())
 
     async def _renewed(self) -> bool | None:
-        detail = self._detail()
-        return await (self._holder.renew(self._name) if detail is None else self._holder.acquire(self._name, detail))
+        return await self._holder.renew(self._name, self._detail())

@@ -153,13 +153,15 @@ class StreamPartitions:
         Raises:
             UnavailableError: the catalog is away; what is held stays.
         """
+        streams = self._streams()
+        if not streams and self._renewed_at == float("-inf"):
+            return  # Most projects have none, and nobody asks for this worker's part.
         living = {
             lease.name: lease.holder
             for lease in self._leases.living(_prefix(self._tenant))
             if not self._gone(lease.holder)
         }
         workers = {name for name in living if name.startswith(_worker(self._tenant, ""))} | {self._worker}
-        streams = self._streams()
         self._shared = bool(streams) and len(workers) > 1
         divided = assigned(streams, self._shares, workers, self._worker)
         own = frozenset(_partition(self._tenant, f"{stream}/{part}") for stream in divided for part in divided[stream])
@@ -171,7 +173,8 @@ class StreamPartitions:
         now = self._monotonic()
         if free or now - self._renewed_at >= almost(self._seconds / 3):
             names = sorted(self._held | free)
-            acquired = self._leases.acquire_all([self._worker, *names], self._holder, self._seconds, self._gone)
+            due = dict.fromkeys([self._worker, *names])
+            acquired = self._leases.acquire_all(due, self._holder, self._seconds, self._gone)
             self._renewed_at = now
             self._held = acquired - {self._worker}
             if lost := len(set(names) - acquired):

@@ -95,7 +95,7 @@ def abandoned(project: Path) -> str:
         held = {"worker": "ghost", "lease_until": store.database.clock.now() + timedelta(hours=1), "status": "running"}
         connection.execute(update(schema.runs).where(schema.runs.c.id == run).values(**held, epoch=1, attempts=1))
         leases = ProcessLeases(store.database, store.scope.environment)
-        leases.acquire_all(["worker/ghost"], holder, 600, within=connection)
+        leases.acquire_all({"worker/ghost": None}, holder, 600, within=connection)
     return run
 
 

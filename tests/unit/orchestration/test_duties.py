@@ -12,7 +12,7 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import UnavailableError
 from antiphon.orchestration.duties import Duties, LeaseHolder
 
-SECONDS = 0.09
+SECONDS = 1.2
 
 
 class Part:
