@@ -211,7 +211,7 @@ class Database:
         return self._looks.look()
 
     def once(self, key: Hashable, read: Callable[[], T]) -> T:
-        """What is found by reading, or what this thread's look has found by the same key."""
+        """The result of a read, or the one that this thread's look has found by the same key."""
         return self._looks.once(key, read)
 
     @property

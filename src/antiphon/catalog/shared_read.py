@@ -60,7 +60,7 @@ class SharedReads:
         self._look.outdated = self._look.connection is not None
 
     def once(self, key: Hashable, read: Callable[[], T]) -> T:
-        """What is found by reading; a look finds it once, for all of its reads see one state."""
+        """The result of a read; a look finds it once, for all of its reads see one state."""
         look = self._look
         if not look.lasts:
             return read()

@@ -73,10 +73,6 @@ class ScheduleStates:
     def read(self) -> tuple[ScheduleState, ...]:
         """The state of every schedule that is applied or built in, by name; those that are new begin to count, and
         parts whose runs have ended are settled."""
-        with self._store.database.look():
-            return self._read()
-
-    def _read(self) -> tuple[ScheduleState, ...]:
         project = self._store.applied.project(self._scope)
         specs = all_schedules(self._store, self._scope, project)
         if not specs:
