@@ -71,8 +71,9 @@ POLICIES: Mapping[str, WorkflowPolicy] = {
     GATES: WorkflowPolicy(CONTROL),
     # With doubled pauses up to five minutes they take a day: a receiver that was away gets what it missed.
     NOTIFY: WorkflowPolicy("notifications", attempts=300, timeout=_DAY / 720),
-    # What is half done is undone; a step may wait for half an hour for the run that it queued again.
-    PLAYBOOK: WorkflowPolicy("playbooks", timeout=_DAY / 12, rollback="always"),
+    # What is half done is undone; a step may wait for half an hour for the run that it queued again, and is tried for
+    # some minutes.
+    PLAYBOOK: WorkflowPolicy("playbooks", first_wait=_DAY / 8640, timeout=_DAY / 12, rollback="always"),
     **{name: WorkflowPolicy(work) for work, name in USER_WORKFLOWS.items()},
 }
 """Every workflow, with the class of work whose slots its runs take, how often and how long they are tried."""

@@ -18,7 +18,7 @@ from antiphon.catalog.notifications import Notification
 from antiphon.catalog.playbooks import PlannedStep, PlaybookRun
 from antiphon.catalog.releases.releases import activation_stack
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError, NotFoundError
+from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.playbooks import PlaybookAction, PlaybookGuard
 from antiphon.durable.run import ENDED
@@ -208,7 +208,8 @@ class PlaybookActions:
             await asyncio.sleep(_LOOK)
             found = await asyncio.to_thread(self._store.runs.get, scope, planned.target)
         if found.status != "succeeded":
-            raise ConflictError(
+            # What a refresh failed of may be back in a minute: the step is tried again.
+            raise UnavailableError(
                 f"The run {planned.target} {found.status} again: {found.error or 'without an error'}",
                 where=planned.label,
                 next_step=f"`antiphon runs show {planned.target}` has its attempts.",

@@ -9,7 +9,6 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -75,9 +74,9 @@ class PlaybookOrders:
 
     def _cools(self, playbook: PlaybookSpec, found: PlaybookFit) -> bool:
         """True while it did something about one of the targets of late, in another incident."""
-        since = self._store.database.clock.now() - (
-            timedelta() if playbook.cooldown == "0s" else parse_duration(playbook.cooldown)
-        )
+        if playbook.cooldown == "0s":
+            return False
+        since = self._store.database.clock.now() - parse_duration(playbook.cooldown)
         targets = {one.target for one in found.plan}
         recent = self._store.playbook_runs.list(self._store.scope, playbook=playbook.name, since=since, limit=None)
         return any(one.state in ACTED and one.targets & targets for one in recent)
