@@ -21,7 +21,6 @@ from antiphon.services.playbooks.actions import PlaybookActions
 from antiphon.services.playbooks.orders import PlaybookOrders
 from antiphon.services.playbooks.project import ProjectPlaybooks
 from antiphon.services.playbooks.workflow import PlaybookWorkflow
-from antiphon.services.runs import ProjectRuns
 from antiphon.services.workflows import PLAYBOOK, POLICIES
 
 
@@ -30,8 +29,7 @@ class MendedDesk(WatchedRelease):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.runs = ProjectRuns(self.store, cast(Any, None))
-        self.actions = PlaybookActions(self.store, self.scope, self.runs, cast(Any, self.views))
+        self.actions = PlaybookActions(self.store, self.scope, cast(Any, self.views))
         self.orders = PlaybookOrders(self.store)
         self.playbooks = ProjectPlaybooks(self.store, self.scope, self.actions)
 

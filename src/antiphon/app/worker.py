@@ -82,7 +82,6 @@ from antiphon.services.playbooks.orders import PlaybookOrders
 from antiphon.services.playbooks.workflow import PlaybookWorkflow
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
-from antiphon.services.runs import ProjectRuns
 from antiphon.services.watching.watcher import WATCH_SECONDS, ReleaseWatcher
 from antiphon.services.workflows import (
     APPLY,
@@ -172,7 +171,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     notifications, notification_orders = NotificationSender(store), NotificationOrders(store)
     registry.add(NOTIFY, notifications.deliver, POLICIES[NOTIFY])
     rollback = FeatureRollback(store, wired.features)
-    mending = PlaybookActions(store, store.scope, ProjectRuns(store, wired.features), rollback)
+    mending = PlaybookActions(store, store.scope, rollback)
     registry.add(PLAYBOOK, PlaybookWorkflow(store, mending).run, POLICIES[PLAYBOOK])
     training = TrainingProcesses(
         store.database.clock, codec=store.database.codec, scope=store.scope, floor=settings.training_min_share

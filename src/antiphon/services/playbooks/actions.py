@@ -11,6 +11,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 from antiphon.catalog.incidents import Incident
@@ -21,8 +22,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.playbooks import PlaybookAction, PlaybookGuard
-from antiphon.durable.run import ENDED
-from antiphon.features.offline.backfill import WORKFLOW as BACKFILL
+from antiphon.durable.run import ENDED, Run
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.governance.identity.principal import PLAYBOOK, Limits, Principal, playbook_principal
 from antiphon.governance.policy.request import Action
@@ -31,7 +31,6 @@ from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
-from antiphon.services.runs import ProjectRuns
 
 RIGHTS: Mapping[PlaybookAction, tuple[Action, str]] = {
     "rerun-refresh": ("publish", "view"),
@@ -55,10 +54,9 @@ _HOUR = timedelta(hours=1)
 class PlaybookActions:
     """Takes the steps of one scope's playbooks, each in the playbook's own name and with its steps' rights alone."""
 
-    def __init__(self, store: Store, scope: Scope, runs: ProjectRuns, rollback: FeatureRollback) -> None:
+    def __init__(self, store: Store, scope: Scope, rollback: FeatureRollback) -> None:
         self._store = store
         self._scope = scope
-        self._runs = runs
         self._rollback = rollback
         self._schedules = ProjectSchedules(store, scope)
         self._releases = rollout_transitions(store)
@@ -82,12 +80,12 @@ class PlaybookActions:
                     f"The guard {guard} does not hold: {why}", where=planned.label, next_step="A person decides."
                 )
         self._require_rate(run, planned)
+        seen = self._observed(planned)
         action, kind = RIGHTS[planned.step.action]
-        self._store.decider.require(
-            principal_of(run, self._scope.tenant), action, f"{kind}/{_resource(planned)}",
-            {"environment": self._scope.environment},
-        )  # fmt: skip
-        return self._observed(planned)
+        by = principal_of(run, self._scope.tenant)
+        for name in seen.get("views") or [_resource(planned)]:
+            self._store.decider.require(by, action, f"{kind}/{name}", {"environment": self._scope.environment})
+        return seen
 
     def hindrances(self, run: PlaybookRun) -> tuple[str, ...]:
         """For each step why it would not be taken now; empty where it would."""
@@ -167,13 +165,13 @@ class PlaybookActions:
         match planned.step.action:
             case "rerun-refresh":
                 found = store.runs.get(scope, target)
-                if found.workflow not in (REFRESH, BACKFILL):
+                if found.workflow != REFRESH:
                     raise ConflictError(
                         f"The run {target} is a {found.workflow}, no refresh.",
                         where=planned.label,
                         next_step=f"A person decides: `antiphon runs retry {target}`.",
                     )
-                return {"status": found.status}
+                return {"views": [str(view).partition("@")[0] for view in found.arguments["views"]]}
             case "roll-back-view":
                 held = self._rollback.held(scope).get(target)
                 if held is not None:
@@ -196,25 +194,38 @@ class PlaybookActions:
         return {}
 
     async def _rerun(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
-        scope, by = self._scope, principal_of(run, self._scope.tenant)
-        found = await asyncio.to_thread(self._store.runs.get, scope, planned.target)
-        if found.status == "failed":
-            found = await asyncio.to_thread(self._runs.retry, scope, planned.target, by, _reason(run))
-        clock = self._store.database.clock
+        """Order the refresh anew and wait for its end: a run that is tried again goes on with what it read before."""
+        store, clock = self._store, self._store.database.clock
+        found = await asyncio.to_thread(self._ordered, run, planned)
         until = clock.monotonic() + _RERUN_SECONDS
         while found.status not in ENDED:
             if clock.monotonic() > until:
-                raise DeadlineExceededError(f"The run {planned.target} has not ended within half an hour.")
+                raise DeadlineExceededError(f"The run {found.id} has not ended within half an hour.")
             await asyncio.sleep(_LOOK)
-            found = await asyncio.to_thread(self._store.runs.get, scope, planned.target)
+            found = await asyncio.to_thread(store.runs.get, self._scope, found.id)
         if found.status != "succeeded":
-            # What a refresh failed of may be back in a minute: the step is tried again.
+            # What a refresh failed of may be back in a minute: the step is tried again, with another run.
             raise UnavailableError(
-                f"The run {planned.target} {found.status} again: {found.error or 'without an error'}",
+                f"The refresh {found.status} again: {found.error or 'without an error'}",
                 where=planned.label,
-                next_step=f"`antiphon runs show {planned.target}` has its attempts.",
+                next_step=f"`antiphon runs show {found.id}` has its attempts.",
             )
-        return {"sentence": f"The run {planned.target} was queued again, and succeeded."}
+        return {"run": found.id, "sentence": f"The refresh {planned.target} was run again as {found.id}."}
+
+    def _ordered(self, run: PlaybookRun, planned: PlannedStep) -> Run:
+        """The newest run that this step ordered, unless it failed; then another one."""
+        store, scope = self._store, self._scope
+        failed = store.runs.get(scope, planned.target)
+        by = principal_of(run, scope.tenant)
+        arguments = {"views": failed.arguments["views"], "reason": _reason(run), "principal": by.id}
+        for number in count(1):
+            key = f"playbook:{run.id}:{planned.label}:{number}"
+            known = store.runs.find(scope, key)
+            if known is None:
+                return store.runs.get(scope, store.runs.submit(scope, REFRESH, arguments, key))
+            if known.status not in ("failed", "cancelled"):
+                return known
+        raise AssertionError
 
     async def _restart(self, planned: PlannedStep, seen: Mapping[str, Any]) -> dict[str, Any]:
         clock, name = self._store.database.clock, planned.target

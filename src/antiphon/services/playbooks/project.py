@@ -21,7 +21,6 @@ from antiphon.services.playbooks.actions import PlaybookActions
 from antiphon.services.playbooks.orders import approval_id, begin, order, tested, trusted
 from antiphon.services.playbooks.workflow import write_timeline
 from antiphon.services.project.store import Store
-from antiphon.services.runs import ProjectRuns
 
 MOST_TEXT = 2_000
 
@@ -226,8 +225,8 @@ class ProjectPlaybooks:
 
 def project_playbooks(store: Store, features: FeaturePlatform) -> Callable[[Scope], ProjectPlaybooks]:
     """The playbooks of any scope of a project."""
-    runs, rollback = ProjectRuns(store, features), FeatureRollback(store, features)
-    return lambda scope: ProjectPlaybooks(store, scope, PlaybookActions(store, scope, runs, rollback))
+    rollback = FeatureRollback(store, features)
+    return lambda scope: ProjectPlaybooks(store, scope, PlaybookActions(store, scope, rollback))
 
 
 def _require(reason: str) -> None:
