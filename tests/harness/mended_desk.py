@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from tests.harness.watched_release import WatchedRelease
+from tests.harness.watched_release import ViewRollbacks, WatchedRelease
 
 from antiphon.catalog.incidents import Incident, IncidentClass, IncidentEvidence, IncidentSymptom, RootCause
 from antiphon.catalog.playbooks import PlaybookRun
+from antiphon.core.scope import Scope
 from antiphon.definitions.playbooks import PlaybookSpec
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED
+from antiphon.features.publication.rollback import ViewRollback
 from antiphon.services.playbooks.actions import PlaybookActions
 from antiphon.services.playbooks.orders import PlaybookOrders
 from antiphon.services.playbooks.project import ProjectPlaybooks
@@ -24,11 +26,24 @@ from antiphon.services.playbooks.workflow import PlaybookWorkflow
 from antiphon.services.workflows import PLAYBOOK, POLICIES
 
 
+class ResumableViews(ViewRollbacks):
+    """With dry runs, and holds that end."""
+
+    def view(self, scope: Scope, view: str | None, to: str | int | None, **options: Any) -> Any:
+        if not options.pop("dry_run", False):
+            super().view(scope, view, to, **options)
+        return ViewRollback(None, (), True, str(options["reason"]), str(options["principal"]))
+
+    def resume(self, scope: Scope, view: str, *, reason: str, principal: str) -> None:
+        del self.holds[view]
+
+
 class MendedDesk(WatchedRelease):
     """Incidents are written as the watch writes them; steps are taken by a real executor."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.views = ResumableViews()
         self.actions = PlaybookActions(self.store, self.scope, cast(Any, self.views))
         self.orders = PlaybookOrders(self.store)
         self.playbooks = ProjectPlaybooks(self.store, self.scope, self.actions)

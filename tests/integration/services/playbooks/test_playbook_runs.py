@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,9 @@ from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputErro
 from antiphon.definitions.playbooks import PlaybookSpec, PlaybookStep
 from antiphon.definitions.shipped_playbooks import SHIPPED
 from antiphon.durable.context import RunContext
+from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.playbooks import actions
 
 CALM = PlaybookSpec(
     "calm", "Freeze work", (PlaybookStep("freeze"), PlaybookStep("page")), classes=("overload",), mode="alone"
@@ -264,3 +271,73 @@ async def test_its_backtest_makes_it_trusted(desk: MendedDesk) -> None:
     overload(desk, "inc_now")
     desk.look()
     assert desk.run("freeze-batch", "inc_now").state in ACTED
+
+
+async def test_a_view_goes_back_and_goes_on_when_a_later_step_fails(desk: MendedDesk) -> None:
+    steps = (PlaybookStep("roll-back-view"), PlaybookStep("roll-back-release"))
+    desk.declare(PlaybookSpec("both", "Both", steps, roots=("view", "release")))
+    incident = desk.incident("view/congestion", "warned", "data quality")
+    other = msgspec.structs.replace(incident.roots[0], component="release/desk")
+    desk.put(msgspec.structs.replace(incident, roots=(*incident.roots, other)))
+    desk.look()
+    desk.playbooks.reject("inc_1.roll-back-features", "ben", "not beside it")
+    desk.playbooks.approve("inc_1.both", "ben", "try it")
+    await desk.work()
+    desk.look()
+    assert desk.views.moves == [("congestion", None)]
+    assert desk.views.holds == {}
+    assert "No release of desk was live before" in desk.run("both").problem
+
+
+async def test_an_engine_is_restarted_once(desk: MendedDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "_ENDING_SECONDS", -1.0)  # It stands still, and ends by SIGKILL alone.
+    folder = desk.store.paths.run
+    folder.mkdir(parents=True)
+    with Supervised(folder, "engine") as engine:
+        os.kill(engine.process.pid, signal.SIGSTOP)
+        before = engine.process.pid
+        desk.playbooks.allow("restart-engine", "ada", "it is a drill")
+        desk.incident("engine/engine", "standstill", "infrastructure", record="process/engine")
+        desk.look()
+        crash = Crash(1)  # The step was taken, and is not recorded.
+        await desk.work(crash.of)
+        assert crash.crashed
+        desk.look()
+        run = desk.run("restart-engine")
+        assert run.state == "done", run.problem
+        assert engine.started == 2
+        assert run.outcomes[0].sentence == f"The process engine was restarted: {before}, now {engine.process.pid}."
+
+
+class Supervised:
+    """A process that is started again when it ends, with its record, as the supervisor does."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._over = threading.Event()
+        self.started = 0
+
+    def __enter__(self) -> Supervised:
+        self._start()
+        self._thread = threading.Thread(target=self._keep)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.process.kill()
+        self._thread.join()
+
+    def _start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True
+        )
+        pid, self.started = self.process.pid, self.started + 1
+        write_record(self._folder, ProcessRecord(self._name, pid, started_ticks(pid) or 0, datetime.now(UTC)))
+
+    def _keep(self) -> None:
+        while True:
+            self.process.wait()
+            if self._over.is_set():
+                return
+            self._start()
