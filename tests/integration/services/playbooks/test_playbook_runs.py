@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -329,9 +328,7 @@ class Supervised:
         self._thread.join()
 
     def _start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True
-        )
+        self.process = subprocess.Popen(["sleep", "600"], start_new_session=True)
         pid, self.started = self.process.pid, self.started + 1
         write_record(self._folder, ProcessRecord(self._name, pid, started_ticks(pid) or 0, datetime.now(UTC)))
 
