@@ -99,7 +99,7 @@ class PlaybookRun(msgspec.Struct, frozen=True):
 
     @property
     def targets(self) -> frozenset[str]:
-        """Everything that its steps are about."""
+        """Components and runs that its steps are about."""
         return frozenset(one.target for one in self.plan)
 
 

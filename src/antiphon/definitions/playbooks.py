@@ -79,7 +79,7 @@ class PlaybookStep(msgspec.Struct, frozen=True):
 
     @property
     def undone(self) -> StepUndo:
-        """When it is undone."""
+        """The end at which it is undone."""
         return self.undo or UNDOABLE.get(self.action, "never")
 
 

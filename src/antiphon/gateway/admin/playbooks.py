@@ -33,7 +33,7 @@ class PlaybookRunQuery(msgspec.Struct, frozen=True):
 
 
 class PermissionRequest(msgspec.Struct, frozen=True):
-    """Whether a playbook may act alone, and why."""
+    """The permission to act alone, or its end, and the reason."""
 
     reason: str
     alone: bool = True

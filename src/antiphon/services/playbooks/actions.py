@@ -177,7 +177,7 @@ class PlaybookActions:
                 if held is not None:
                     raise ConflictError(
                         f"{held.principal} holds {target}: {held.reason}", where=planned.label,
-                        next_step=f"`antiphon features resume {target}` lets refreshes publish it again.",
+                        next_step=f"`antiphon features resume {target} --reason TEXT` lets refreshes publish it again.",
                     )  # fmt: skip
                 found_view = self._rollback.view(scope, target, None, reason="seen", principal="seen", dry_run=True)
                 return {"to": ", ".join(move.snapshot for move in found_view.moves)}
