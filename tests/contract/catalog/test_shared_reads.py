@@ -40,9 +40,7 @@ def test_reads_of_a_look_see_one_state(database: Database, leases: ProcessLeases
     assert names(leases) == ["one"]
 
 
-def test_what_a_look_wrote_its_next_read_sees(
-    database: Database, leases: ProcessLeases, others: ProcessLeases
-) -> None:
+def test_what_a_look_wrote_its_next_read_sees(database: Database, leases: ProcessLeases, others: ProcessLeases) -> None:
     with database.look():
         assert names(leases) == []
         others.acquire("one", "another", 10)
