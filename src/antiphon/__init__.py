@@ -83,6 +83,8 @@ _HOMES = {
     "when": ("functions", "when"),
     "Evaluate": ("schedules", "Evaluate"),
     "Export": ("export_schedules", "Export"),
+    "Playbook": ("playbooks", "Playbook"),
+    "PlaybookStep": ("playbooks", "PlaybookStep"),
     "Precompute": ("schedules", "Precompute"),
     "Objective": ("objectives", "Objective"),
     "Schedule": ("schedules", "Schedule"),
@@ -116,7 +118,8 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Outcome", "Signal", "metric", "metrics", "JudgeMetric", "FineTune", "Canaries", "Candidates", "Preferences",
     "TrainingWindow", "Gates", "MetricGate", "Rollout", "GateExemption", "Quality", "expect", "GrantedView",
     "Documents", "Retrieval",
-    "Schedule", "Objective", "workflow", "Retrain", "Precompute", "Evaluate", "Export", "Watch", "Window",
+    "Schedule", "Objective", "workflow", "Retrain", "Precompute", "Evaluate", "Export", "Watch", "Playbook",
+    "PlaybookStep", "Window",
     "every", "cron", "outcomes", "requests", "misses", "expected", "drift", "published", "forgetting", "stale",
     "files", "daily", "keyed",
 ]  # fmt: skip
@@ -174,6 +177,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.own_metrics import JudgeMetric, metric
     from antiphon.definitions.partitions import daily, keyed
+    from antiphon.definitions.playbooks import Playbook, PlaybookStep
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
     from antiphon.definitions.schedules import Evaluate, Precompute, Retrain, Schedule

@@ -88,6 +88,7 @@ from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import LearningServices, learning_services
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
+from antiphon.services.playbooks.project import project_playbooks
 from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
@@ -354,6 +355,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "objectives": partial(ProjectObjectives, store),
         "watches": partial(ProjectWatches, store),
         "incidents": partial(ProjectIncidents, store),
+        "playbooks": project_playbooks(store, platform),
         "costs": partial(ProjectCosts, store),
         "budgets": partial(ProjectBudgets, store),
         "run_lineage": ProjectLineage(store),

@@ -61,6 +61,7 @@ from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
+from antiphon.services.playbooks.project import project_playbooks
 from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
@@ -155,6 +156,7 @@ class ProcessServices:
                 objectives=partial(ProjectObjectives, store),
                 watches=partial(ProjectWatches, store),
                 incidents=partial(ProjectIncidents, store),
+                playbooks=project_playbooks(store, self.features),
                 costs=partial(ProjectCosts, store),
                 budgets=partial(ProjectBudgets, store),
                 run_lineage=ProjectLineage(store),

@@ -76,6 +76,10 @@ from antiphon.services.notifications.delivery import LOOK_SECONDS, NotificationS
 from antiphon.services.notifications.orders import NotificationOrders
 from antiphon.services.notifications.sources import NotificationSources
 from antiphon.services.objectives import ASSESS_SECONDS, ProjectObjectives
+from antiphon.services.playbooks.actions import PlaybookActions
+from antiphon.services.playbooks.orders import LOOK_SECONDS as PLAYBOOK_SECONDS
+from antiphon.services.playbooks.orders import PlaybookOrders
+from antiphon.services.playbooks.workflow import PlaybookWorkflow
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.watching.watcher import WATCH_SECONDS, ReleaseWatcher
@@ -89,6 +93,7 @@ from antiphon.services.workflows import (
     GATES,
     MOST_CHECKS,
     NOTIFY,
+    PLAYBOOK,
     POLICIES,
     USER_WORKFLOWS,
 )
@@ -165,6 +170,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     registry.add(DRIFT, drift_reports(store).make, POLICIES[DRIFT])
     notifications, notification_orders = NotificationSender(store), NotificationOrders(store)
     registry.add(NOTIFY, notifications.deliver, POLICIES[NOTIFY])
+    rollback = FeatureRollback(store, wired.features)
+    mending = PlaybookActions(store, store.scope, rollback)
+    registry.add(PLAYBOOK, PlaybookWorkflow(store, mending).run, POLICIES[PLAYBOOK])
     training = TrainingProcesses(
         store.database.clock, codec=store.database.codec, scope=store.scope, floor=settings.training_min_share
     )
@@ -234,6 +242,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
         HousekeepingTask(partial(store.incidents.prune, store.scope), name="Old incidents removed"),
+        HousekeepingTask(partial(store.playbook_runs.prune, store.scope), name="Old runs of playbooks removed"),
         HousekeepingTask(notifications.prune, name="Old notifications removed", clock=agreement),
         HousekeepingTask(partial(forget_ended_searches, store), name="Searches that ended without a text forgotten"),
     )
@@ -262,12 +271,15 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             ProjectBudgets(store, store.scope).warn, every=WARN_SECONDS, name="Warnings of budgets that began or ended"
         ),
         HousekeepingTask(
-            ReleaseWatcher(store, FeatureRollback(store, wired.features)).look,
+            ReleaseWatcher(store, rollback).look,
             every=WATCH_SECONDS,
             name="Decisions about live releases",
         ),
         HousekeepingTask(
             IncidentWatch(store, wired.features).assess, every=INCIDENT_SECONDS, name="Incidents that changed"
+        ),
+        HousekeepingTask(
+            PlaybookOrders(store).look, every=PLAYBOOK_SECONDS, name="Runs of playbooks that began or ended"
         ),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
         HousekeepingTask(

@@ -21,10 +21,8 @@ from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import SealedRows
 from antiphon.core.scope import Scope
 from antiphon.core.settings_notifications import Severity
+from antiphon.definitions.playbooks import IncidentClass as IncidentClass
 
-IncidentClass = Literal[
-    "data quality", "model drift", "infrastructure", "overload", "change", "security", "no cause found"
-]
 IncidentState = Literal["open", "acknowledged", "mitigated", "resolved", "silenced"]
 
 NO_CAUSE: IncidentClass = "no cause found"
@@ -77,12 +75,14 @@ class RootCause(msgspec.Struct, frozen=True):
 
 
 class TimelineEntry(msgspec.Struct, frozen=True):
-    """One thing that happened, of the platform or of a ``principal``."""
+    """One thing that happened, of the platform or of a ``principal``; a ``cause`` with its component and class."""
 
     at: datetime
     kind: str
     text: str
     principal: str = ""
+    component: str = ""
+    class_: IncidentClass | None = None
 
 
 class Incident(msgspec.Struct, frozen=True):

@@ -79,6 +79,8 @@ SEALED_COLUMNS = (
     SealedColumn("incidents", "document", "incident/1", ("id",)),
     SealedColumn("notifications", "document", "notification/1", ("id", "state")),
     SealedColumn("outcomes", "payload", "outcome/1", ("id",)),
+    SealedColumn("playbook_permissions", "document", "playbook-permission/1", ("playbook",)),
+    SealedColumn("playbook_runs", "document", "playbook-run/1", ("id",)),
     SealedColumn("prediction_annotations", "payload", "annotation/1", ("id",)),
     SealedColumn("prompt_trials", "document", "prompt-trial/1", ("id",)),
     SealedColumn("receipts", "payload", "receipt/1", ("prediction",)),

@@ -337,7 +337,7 @@ class SlotSettings(Section, frozen=True):
     """The number of runs of each class of work that a worker has under way at once; one class takes none of another's.
 
     Attributes:
-        control: applies. notifications: their deliveries.
+        control: applies. notifications: their deliveries. playbooks: their runs, which may wait for minutes.
     """
 
     refresh: SlotCount = 2
@@ -347,6 +347,7 @@ class SlotSettings(Section, frozen=True):
     batch: SlotCount = 2
     control: SlotCount = 4
     notifications: SlotCount = 4
+    playbooks: SlotCount = 8
 
     @property
     def by_work(self) -> dict[str, int]:

@@ -27,6 +27,7 @@ from antiphon.definitions.objectives import Objective, ObjectiveSpec
 from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.on_demand import OnDemandSpec, OnDemandView
 from antiphon.definitions.place import CodeLocation, collecting
+from antiphon.definitions.playbooks import Playbook, PlaybookSpec
 from antiphon.definitions.quality import Quality
 from antiphon.definitions.schedules import DeclaredSchedule, Evaluate, Precompute, Retrain, Schedule, ScheduleSpec
 from antiphon.definitions.schedules_check import measured_applications, schedule_mistakes, window_mistakes
@@ -46,6 +47,7 @@ class ProjectSpec(msgspec.Struct, frozen=True):
     windows: dict[str, WindowSpec] = {}
     objectives: dict[str, ObjectiveSpec] = {}
     watches: dict[str, WatchSpec] = {}
+    playbooks: dict[str, PlaybookSpec] = {}
 
     @property
     def on_demand(self) -> dict[str, OnDemandSpec]:
@@ -104,6 +106,7 @@ def load(
         windows={window.name: window.spec for window in items if isinstance(window, Window)},
         objectives={item.name: item.spec(applications) for item in items if isinstance(item, Objective)},
         watches={item.name: item.spec for item in items if isinstance(item, Watch)},
+        playbooks={item.name: item.spec for item in items if isinstance(item, Playbook)},
     )
 
 
@@ -153,7 +156,7 @@ def _mistakes(items: list[object], now: datetime | None) -> list[tuple[CodeLocat
     problems: list[tuple[CodeLocation, str]] = []
     for item in items:
         match item:
-            case Entity() | Source():
+            case Entity() | Source() | Playbook():
                 problems += [(item.place, text) for text in item.mistakes()]
             case FeatureView() | GrantedView() | OnDemandView():
                 problems += list(item.mistakes())
@@ -235,7 +238,7 @@ def _clashes(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
         yield item.place, f"{noun} {item.name!r} is declared already, at {known.place}.{advice}"
 
 
-_Named = Entity | Source | FeatureView | OnDemandView | Application | DeclaredSchedule | Watch | Window
+_Named = Entity | Source | FeatureView | OnDemandView | Application | DeclaredSchedule | Playbook | Watch | Window
 _NOUNS: dict[type, str] = {
     Entity: "entity",
     Source: "source",
@@ -248,6 +251,7 @@ _NOUNS: dict[type, str] = {
     Precompute: "schedule",
     Evaluate: "schedule",
     Export: "schedule",
+    Playbook: "playbook",
     Watch: "watch",
     Window: "window",
 }

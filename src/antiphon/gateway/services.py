@@ -36,6 +36,7 @@ from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
+from antiphon.services.playbooks.project import ProjectPlaybooks
 from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.runs import ProjectRuns
 from antiphon.services.watching.report import ProjectWatches
@@ -114,8 +115,8 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, costs and budgets of a
-    scope, batch jobs over tables, and files and batches of OpenAI's API."""
+    """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, playbooks, costs and
+    budgets of a scope, batch jobs over tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
@@ -124,6 +125,7 @@ class WorkServices:
     objectives: Callable[[Scope], ProjectObjectives]
     watches: Callable[[Scope], ProjectWatches]
     incidents: Callable[[Scope], ProjectIncidents]
+    playbooks: Callable[[Scope], ProjectPlaybooks]
     costs: Callable[[Scope], ProjectCosts]
     budgets: Callable[[Scope], ProjectBudgets]
     tables: ProjectTableJobs

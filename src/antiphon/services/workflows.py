@@ -31,6 +31,9 @@ MOST_CHECKS = 16
 NOTIFY = "notify"
 """Of ``services/notifications``."""
 
+PLAYBOOK = "playbook"
+"""Of ``services/playbooks``."""
+
 EVALUATE = "evaluate"
 """Of ``services/learning/evaluation_runs.py``."""
 
@@ -68,6 +71,9 @@ POLICIES: Mapping[str, WorkflowPolicy] = {
     GATES: WorkflowPolicy(CONTROL),
     # With doubled pauses up to five minutes they take a day: a receiver that was away gets what it missed.
     NOTIFY: WorkflowPolicy("notifications", attempts=300, timeout=_DAY / 720),
+    # What is half done is undone; a step may wait for half an hour for the run that it queued again, and is tried for
+    # some minutes.
+    PLAYBOOK: WorkflowPolicy("playbooks", first_wait=_DAY / 8640, timeout=_DAY / 12, rollback="always"),
     **{name: WorkflowPolicy(work) for work, name in USER_WORKFLOWS.items()},
 }
 """Every workflow, with the class of work whose slots its runs take, how often and how long they are tried."""
@@ -75,7 +81,8 @@ POLICIES: Mapping[str, WorkflowPolicy] = {
 WORK: Mapping[WorkClass, tuple[str, ...]] = {
     work: tuple(name for name, policy in POLICIES.items() if policy.work == work) for work in get_args(WorkClass)
 }
-"""Workflows of each class of work that a freeze or a window holds. Applies, gates and deliveries are never held."""
+"""Workflows of each class of work that a freeze or a window holds. Applies, gates, deliveries and playbooks are never
+held."""
 
 __all__ = [
     "APPLY",
@@ -88,6 +95,7 @@ __all__ = [
     "NOTIFY",
     "OPENAI_BATCH",
     "OPTIMIZE",
+    "PLAYBOOK",
     "REBUILD",
     "REFRESH",
     "REGRESSIONS",

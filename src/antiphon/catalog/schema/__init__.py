@@ -82,6 +82,8 @@ from antiphon.catalog.schema.learning import safety_reports as safety_reports
 from antiphon.catalog.schema.notifications import notification_channels as notification_channels
 from antiphon.catalog.schema.notifications import notification_deliveries as notification_deliveries
 from antiphon.catalog.schema.notifications import notifications as notifications
+from antiphon.catalog.schema.playbooks import playbook_permissions as playbook_permissions
+from antiphon.catalog.schema.playbooks import playbook_runs as playbook_runs
 
 REVISION = "1"
 """The Alembic revision these tables are at."""

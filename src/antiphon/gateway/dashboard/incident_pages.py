@@ -51,9 +51,13 @@ def act(call: PageCall) -> Response:
 
 def _show(call: PageCall, problem: AntiphonError | None = None) -> Response:
     found = call.services.work.incidents(call.scope).get(call.path["incident"])
+    playbooks = call.services.work.playbooks(call.scope)
+    runs = playbooks.runs(incident=found.id)
+    decided = {one.playbook for one in runs if one.state not in ("suggested", "waiting")}
+    fitting = [one for one in playbooks.fitting(found) if found.active and one.name not in decided]
     return call.render(
         "incident.html", problem, page="incidents", incident=found, impact=impact_sentence(found), opens=opens,
-        may=call.may("release", "application/*"),
+        may=call.may("release", "application/*"), playbook_runs=runs, fitting=fitting,
     )  # fmt: skip
 
 

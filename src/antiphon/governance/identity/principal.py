@@ -15,8 +15,8 @@ import msgspec
 from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.core.token_bucket import Meter
 
-Role = Literal["admin", "engineer", "service", "viewer", "conductor"]
-"""``conductor`` is the role of schedules: no key and no token has it."""
+Role = Literal["admin", "engineer", "service", "viewer", "conductor", "playbook"]
+"""``conductor`` is the role of schedules, ``playbook`` of playbooks: no key and no token has them."""
 
 Kind = Literal["person", "service"]
 Clearance = Literal["public", "internal", "confidential", "restricted"]
@@ -32,6 +32,9 @@ TOKEN = "token:"
 
 SCHEDULE = "schedule:"
 """Prefix of the id of a declared schedule, which orders runs in its own name."""
+
+PLAYBOOK = "playbook:"
+"""Prefix of the id of a playbook, which acts in its own name."""
 
 TERMINAL = "@terminal"
 """Suffix of the local user's id."""
@@ -170,6 +173,12 @@ def schedule_principal(tenant: str, schedule: str) -> Principal:
     kind, colon, _ = schedule.partition(":")
     limits = _BUILT_IN.get(kind, NO_LIMITS) if colon else NO_LIMITS
     return Principal(f"{SCHEDULE}{schedule}", tenant, "conductor", "service", "restricted", limits)
+
+
+def playbook_principal(tenant: str, playbook: str, limits: Limits) -> Principal:
+    """The identity in whose name a playbook acts; it comes with no credential, and may do what ``limits`` say: the
+    actions that its steps take."""
+    return Principal(f"{PLAYBOOK}{playbook}", tenant, "playbook", "service", "restricted", limits)
 
 
 def orderer(principal: str, tenant: str) -> Principal:

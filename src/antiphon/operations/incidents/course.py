@@ -163,10 +163,11 @@ def _updated(incident: Incident, diagnosis: Diagnosis, impact: PeriodImpact, now
     class_ = diagnosis.class_ if diagnosis.roots else (roots[0].class_ if roots else NO_CAUSE)
     if [one.component for one in roots] != [one.component for one in incident.roots]:
         entries += [
-            TimelineEntry(now, "cause", f"{root.component} ({root.class_}): {root.evidence[0].sentence}")
+            TimelineEntry(now, "cause", f"{root.component} ({root.class_}): {root.evidence[0].sentence}",
+                          component=root.component, class_=root.class_)
             for root in roots
             if root.component not in {one.component for one in incident.roots}
-        ]
+        ]  # fmt: skip
     names = sorted({name for key in symptoms if (name := _application(key[1]))})
     requests = incident.requests + sum(impact.requests.get(name, 0.0) for name in names)
     hit = incident.hit + sum(impact.hit.get(name, 0.0) for name in names)

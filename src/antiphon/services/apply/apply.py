@@ -51,7 +51,7 @@ class PlannedChange(msgspec.Struct, frozen=True):
     """The change that apply would make to one declaration; ``fields`` are those that differ. Of a view that
     is there already, ``level`` says whether its readers can go on with it, and ``sentences`` what differs."""
 
-    noun: Literal["view", "application", "schedule", "window", "objective", "watch"]
+    noun: Literal["view", "application", "schedule", "window", "objective", "watch", "playbook"]
     name: str
     change: Change
     fields: tuple[str, ...] = ()
@@ -350,11 +350,12 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> tuple[PlannedCha
     changes += _differences("schedule", before.schedules, project.schedules)
     changes += _differences("window", before.windows, project.windows)
     changes += _differences("objective", before.objectives, project.objectives)
-    return (*changes, *_differences("watch", before.watches, project.watches))
+    changes += _differences("watch", before.watches, project.watches)
+    return (*changes, *_differences("playbook", before.playbooks, project.playbooks))
 
 
 def _differences(
-    noun: Literal["application", "schedule", "window", "objective", "watch"],
+    noun: Literal["application", "schedule", "window", "objective", "watch", "playbook"],
     before: Mapping[str, Any],
     declared: Mapping[str, Any],
 ) -> Iterator[PlannedChange]:

@@ -35,6 +35,7 @@ from antiphon.catalog.lineage_acknowledgments import LineageAcknowledgments
 from antiphon.catalog.measurements import MeasurementRows
 from antiphon.catalog.notification_deliveries import NotificationDeliveries
 from antiphon.catalog.notifications import Notifications
+from antiphon.catalog.playbooks import PlaybookPermissions, PlaybookRuns
 from antiphon.catalog.prices import Prices
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
@@ -135,6 +136,8 @@ class Store:
     notifications = _repository(Notifications)
     notification_deliveries = _repository(NotificationDeliveries)
     incidents = _repository(Incidents)
+    playbook_runs = _repository(PlaybookRuns)
+    playbook_permissions = _repository(PlaybookPermissions)
     recent_requests = _repository(RecentRequests)
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:

@@ -1,0 +1,1 @@
+"""Playbooks of a project: ordered by the worker, taken step by step, decided about by people."""

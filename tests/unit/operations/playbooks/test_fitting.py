@@ -1,0 +1,63 @@
+"""A playbook fits an incident by its class, the kinds of its causes, the evidence at them and its severity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from tests.unit.catalog.examples import NOON
+
+from antiphon.catalog.incidents import Incident, IncidentEvidence, IncidentSymptom, RootCause
+from antiphon.definitions.shipped_playbooks import SHIPPED
+from antiphon.operations.playbooks.fitting import fit
+
+
+def incident(component: str, signal: str, class_: Any, record: str = "", severity: Any = "warning") -> Incident:
+    evidence = IncidentEvidence(component, signal, f"{signal}.", NOON, record=record)
+    return Incident(
+        "inc_1", "open", severity, class_, "It is bad", NOON, NOON, (RootCause(component, class_, (evidence,)),),
+        (IncidentSymptom(signal, component, NOON, evidence),),
+    )  # fmt: skip
+
+
+FAULTS = {
+    "rerun-refresh": incident("source/orders", "refresh_failed", "data quality", "run/run_1"),
+    "restart-engine": incident("engine/engine", "standstill", "infrastructure", "process/engine-two"),
+    "freeze-batch": incident("application/desk", "traffic", "overload"),
+    "roll-back-features": incident("view/orders", "warned", "data quality"),
+    "roll-back-release": incident("release/desk", "released", "change", "release/rel_1"),
+    "page-person": incident("host", "disk_full", "infrastructure", severity="critical"),
+}
+TARGETS = {
+    "rerun-refresh": "run_1", "restart-engine": "engine-two", "freeze-batch": "", "roll-back-features": "orders",
+    "roll-back-release": "desk", "page-person": "",
+}  # fmt: skip
+
+
+def test_every_shipped_one_has_a_fault_here() -> None:
+    assert FAULTS.keys() == SHIPPED.keys()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_one_fits_its_fault_alone(name: str) -> None:
+    found = fit(SHIPPED[name], FAULTS[name])
+    assert found is not None
+    assert [one.target for one in found.plan] == [TARGETS[name]]
+    others = [other for other in SHIPPED if other != name and fit(SHIPPED[other], FAULTS[name]) is not None]
+    assert others == []
+
+
+def test_a_lesser_incident_is_left_alone() -> None:
+    assert fit(SHIPPED["freeze-batch"], msgspec.structs.replace(FAULTS["freeze-batch"], severity="info")) is None
+
+
+def test_without_a_cause_the_symptoms_count() -> None:
+    fault = incident("workflow/refresh", "run_failed", "no cause found", "run/run_2")
+    found = fit(SHIPPED["rerun-refresh"], msgspec.structs.replace(fault, roots=()))
+    assert found is not None
+    assert [one.target for one in found.plan] == ["run_2"]
+
+
+def test_without_a_target_it_does_not_fit() -> None:
+    assert fit(SHIPPED["rerun-refresh"], incident("source/orders", "refresh_failed", "data quality")) is None
