@@ -470,13 +470,25 @@ class NoRuns:
     def attempts(self, scope: Scope, run: str) -> Sequence[Any]:
         return ()
 
+    def steps(self, scope: Scope, run: str, limit: int) -> Any:
+        return (), 0
+
+    def rollback(self, scope: Scope, run: str) -> None:
+        return None
+
     def broken(self, scope: Scope) -> Sequence[Any]:
         return ()
 
     def moves(self, scope: Scope, runs: Sequence[Any], by: Principal) -> Mapping[str, str]:
         return {}
 
-    def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
+    def of_jobs(self, scope: Scope, jobs: Sequence[Any]) -> Mapping[str, Any]:
+        return {}
+
+    def may_move(self, run: Any, by: Principal) -> bool:
+        return False
+
+    def cancel(self, scope: Scope, run: str, by: Principal, reason: str = "") -> Any:
         return self.get(scope, run)
 
     def retry(self, scope: Scope, run: str, by: Principal, reason: str = "", from_step: str = "") -> Any:
