@@ -476,6 +476,9 @@ class NoRuns:
     def rollback(self, scope: Scope, run: str) -> None:
         return None
 
+    def peers(self, scope: Scope, here: Sequence[int]) -> Sequence[Any]:
+        return ()
+
     def broken(self, scope: Scope) -> Sequence[Any]:
         return ()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
@@ -26,16 +27,25 @@ from antiphon.features.offline.backfill import KEEP
 from antiphon.features.offline.backfill import WORKFLOW as BACKFILL
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
+from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.conductor.waiting import RunWait
 from antiphon.orchestration.restarted_parts import BrokenPart, broken_parts
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.gateway_shares import PREFIX as GATEWAYS
 from antiphon.services.governance.policies import require_cancel
 from antiphon.services.learning.workbench_orders import kept_under
 from antiphon.services.project.store import Store
 
 RunMove = Literal["retry", "pause", "resume"]
 """The move that a person can make beside canceling: of a run that failed, of one that goes on, and of a paused one."""
+
+
+class PeerProcess(msgspec.Struct, frozen=True):
+    """A process that works with the same catalog from elsewhere; a gateway, which serves all tenants, has no name."""
+
+    kind: str
+    name: str
 
 
 class ProjectRuns:
@@ -70,6 +80,17 @@ class ProjectRuns:
         return tuple(
             part for worker in leases.living(f"{WORKERS}{scope.tenant}/") for part in broken_parts(worker.detail)
         )
+
+    def peers(self, scope: Scope, here: Collection[int]) -> tuple[PeerProcess, ...]:
+        """Gateways, and workers of a tenant, that hold their lease and are none of these processes of this machine."""
+        leases, own = ProcessLeases(self._store.database, scope.environment), ProcessIdentity.own().host
+        found = []
+        for kind, prefix in (("gateway", GATEWAYS), ("worker", f"{WORKERS}{scope.tenant}/")):
+            for lease in leases.living(prefix):
+                host, _, _, pid, _ = [*lease.holder.rsplit("/", 4), *([""] * 4)][:5]
+                if host != own or not pid.isdecimal() or int(pid) not in here:
+                    found.append(PeerProcess(kind, lease.name.removeprefix(prefix) if kind == "worker" else ""))
+        return tuple(found)
 
     def waits(self, scope: Scope, runs: Iterable[Run]) -> Mapping[str, RunWait]:
         """The wait of those of these runs that have not begun, by id."""

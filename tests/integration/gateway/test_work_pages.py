@@ -14,16 +14,19 @@ import sqlalchemy as sa
 from tests.harness.gated_project import MODEL_NAME, GatedProject
 from tests.harness.gateway_client import gateway_client
 from tests.integration.services.test_gate_runs import REPLIES, SOUND, UNGATED, obeys
+from tests.unit.catalog.examples import NOON
 
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.catalog import schema
 from antiphon.catalog.batch.jobs import BatchJob, JobRow
 from antiphon.catalog.ledger import Ledger, MeteredUsage
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.durable.run import StepRecord, step_row
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.audit.log import AuditFilter
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principals import Role
+from antiphon.operations.processes import ProcessIdentity, ProcessRecord, write_record
 from antiphon.services.conducting.schedules import ProjectSchedules
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -206,3 +209,22 @@ async def test_who_may_not_order_a_run_has_no_button_and_moves_nothing(project: 
         assert (await press(viewer, f"/batch/{job.id}", act="cancel", reason="x")).status_code == 403
     assert project.store.runs.get(project.scope, run).status == "failed"
     assert project.store.jobs.get(project.scope, job.id).status == "queued"
+
+
+async def test_all_processes_are_listed_also_those_of_other_machines_with_age_and_load(
+    project: GatedProject, browser: httpx2.AsyncClient
+) -> None:
+    leases = ProcessLeases(project.store.database, "dev")
+    leases.acquire("gateway/far", "far/boot/ns/12/34", 60)
+    leases.acquire("worker/default/gpu@far", "far/boot/ns/13/35", 60)
+    leases.acquire("worker/other/theirs", "far/boot/ns/14/36", 60)
+    own = ProcessIdentity.own()
+    project.store.paths.run.mkdir(parents=True, exist_ok=True)
+    write_record(project.store.paths.run, ProcessRecord("gateway", own.pid, own.started_ticks, NOON, boot=own.boot))
+    leases.acquire("gateway/here", str(own), 60)
+    page = (await browser.get("/dashboard/figures")).text
+    assert page.count("<span class=\"soft\">elsewhere</span>") == 2
+    assert "worker gpu@far" in page
+    assert "theirs" not in page
+    assert "engine elsewhere" in page
+    assert "of a core" in page
