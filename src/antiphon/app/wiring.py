@@ -43,6 +43,7 @@ from antiphon.services.batches import ProjectTableJobs, askable, embedding_model
 from antiphon.services.budgets.project_budgets import ProjectBudgets
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.engines import clients
@@ -150,7 +151,7 @@ class ProcessServices:
             learning=learning_services(store, self.engine, self.commit, self.features),
             work=WorkServices(
                 runs=ProjectRuns(store, self.features),
-                schedules=partial(ProjectSchedules, store),
+                schedules=partial(ProjectSchedules, store, traffic=TrafficForecasts(store)),
                 assets=partial(ProjectAssets, store),
                 objectives=partial(ProjectObjectives, store),
                 watches=partial(ProjectWatches, store),

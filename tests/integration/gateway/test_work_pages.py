@@ -20,6 +20,7 @@ from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.catalog import schema
 from antiphon.catalog.batch.jobs import BatchJob, JobRow
 from antiphon.catalog.ledger import Ledger, MeteredUsage
+from antiphon.catalog.measurements import Amount, MeasurementRows, Measurements, Series
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.durable.run import StepRecord, step_row
 from antiphon.gateway.services import GatewayServices
@@ -228,3 +229,26 @@ async def test_all_processes_are_listed_also_those_of_other_machines_with_age_an
     assert "theirs" not in page
     assert "engine elsewhere" in page
     assert "of a core" in page
+
+
+async def test_runs_lie_beside_the_online_requests_of_their_hour(
+    project: GatedProject, browser: httpx2.AsyncClient
+) -> None:
+    now, run = project.store.database.clock.now(), failed_run(project)
+    at = now - timedelta(minutes=61)
+    with project.store.database.transaction() as connection:
+        values = {"started_at": at, "ended_at": at + timedelta(minutes=5)}
+        connection.execute(sa.update(schema.runs).where(schema.runs.c.id == run).values(values))
+    requests: Series = ("antiphon_requests", ("replies", "online", "200", ""))
+    for past in (at, now - timedelta(hours=40)):
+        MeasurementRows(project.store.database, "dev").append(
+            f"gateway {past}", past, {"default": Measurements({requests: Amount(7.0)})}
+        )
+    page = (await browser.get("/schedules?span=6h")).text
+    hour = f"{at.replace(minute=0, second=0):%Y-%m-%d %H:%M:%S}"
+    row = page[page.index(f'<th scope="row" class="when">{hour}') :].split("</tr>")[0]
+    assert '<td class="right">7</td>' in row
+    assert f'<a href="/runs/{run}">' in row
+    assert "7 measured" in page
+    assert "14 measured" in (await browser.get("/schedules?span=3d")).text
+    assert (await browser.get("/schedules?span=forever")).status_code == 400
