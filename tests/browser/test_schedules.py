@@ -82,6 +82,6 @@ async def test_a_schedule_is_paused_and_goes_on(page: Page) -> None:
     await page.click("summary:has-text('Pause')")
     await page.fill("#reason-precompute-replies", "wrong labels")
     await page.click("button[value=pause]")
-    await page.wait_for_selector("text=wrong labels")
+    await page.wait_for_selector("td:has-text('wrong labels')")
     await page.click("button[value=resume]")
     await page.wait_for_selector("button[value=pause]", state="attached")

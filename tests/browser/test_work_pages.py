@@ -22,6 +22,9 @@ from tests.integration.gateway.conftest import Running
 from tests.integration.gateway.test_work_pages import HOSTILE, answered, failed_run, ordered
 from tests.integration.services.test_gate_runs import REPLIES, SOUND, UNGATED, obeys
 
+from antiphon.governance.identity.principal import Principal
+from antiphon.services.budgets.project_budgets import BudgetTerms, ProjectBudgets
+
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
@@ -114,3 +117,22 @@ async def test_a_run_shows_where_it_failed_and_is_gone_on_with_by_hand(
     await page.click("button[value=skip]")
     await page.wait_for_selector("text=by hand")
     assert project.store.runs.get(project.scope, run).status == "queued"
+
+
+async def test_budgets_are_read_on_the_page_cost_with_what_is_left_of_each(
+    page: Page, running: Running, project: GatedProject
+) -> None:
+    job, _ = ordered(project)
+    answered(project, job.id)
+    budgets = ProjectBudgets(project.store, project.scope)
+    by = Principal("ada", "default", "admin")
+    budgets.set("whole", BudgetTerms("0.10", "tenant", "", "month"), reason="the plan", by=by)
+    budgets.set("desk", BudgetTerms("250", "application", "replies", "day"), reason="the plan", by=by)
+    await page.goto(running.url + "/cost")
+    rows = [await row.inner_text() for row in await page.locator("section:has(h2:text('Budgets')) tbody tr").all()]
+    assert [row.split("\t")[:3] for row in rows] == [
+        ["desk", "application replies", "within"], ["whole", "tenant", "used up"]
+    ]  # fmt: skip
+    assert "0.100000 a month" in rows[1]
+    assert "0.144000" in rows[1]
+    await require_sound(page, "cost_budgets")
