@@ -69,6 +69,7 @@ from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.budgets.project_budgets import ProjectBudgets
+from antiphon.services.chaos.project_chaos import ProjectChaos
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
@@ -356,6 +357,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "incidents": partial(ProjectIncidents, store),
         "costs": partial(ProjectCosts, store),
         "budgets": partial(ProjectBudgets, store),
+        "chaos": ProjectChaos(store),
         "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),

@@ -41,6 +41,7 @@ from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
 from antiphon.services.batches import ProjectTableJobs, askable, embedding_models, file_contents, file_store
 from antiphon.services.budgets.project_budgets import ProjectBudgets
+from antiphon.services.chaos.project_chaos import ProjectChaos
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conducting.traffic import TrafficForecasts
@@ -158,6 +159,7 @@ class ProcessServices:
                 incidents=partial(ProjectIncidents, store),
                 costs=partial(ProjectCosts, store),
                 budgets=partial(ProjectBudgets, store),
+                chaos=ProjectChaos(store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,
