@@ -33,9 +33,7 @@ class FakeBatches:
     def get(self, scope: Scope, job: str) -> BatchJob:
         return self._jobs.get(scope, job)
 
-    def list(
-        self, scope: Scope, limit: int = 50, before: tuple[datetime, str] | None = None
-    ) -> Sequence[BatchJob]:
+    def list(self, scope: Scope, limit: int = 50, before: tuple[datetime, str] | None = None) -> Sequence[BatchJob]:
         return self._jobs.list(scope, limit, before)
 
     def outlook(self, scope: Scope, principal: Principal, order: TableOrder) -> Outlook:
@@ -44,7 +42,5 @@ class FakeBatches:
     def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
         return self._estimates.of(scope.tenant, jobs)
 
-    def rows(
-        self, scope: Scope, job: str, after: int, limit: int, failed: bool | None = None
-    ) -> Sequence[JobRow]:
+    def rows(self, scope: Scope, job: str, after: int, limit: int, failed: bool | None = None) -> Sequence[JobRow]:
         return self._jobs.page(scope, job, after, limit, failed)

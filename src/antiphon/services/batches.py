@@ -178,12 +178,8 @@ class ProjectTableJobs:
     def get(self, scope: Scope, job: str) -> BatchJob:
         return self._shown(self._store.jobs.get(scope, job))
 
-    def list(
-        self, scope: Scope, limit: int = 50, before: tuple[datetime, str] | None = None
-    ) -> Sequence[BatchJob]:
+    def list(self, scope: Scope, limit: int = 50, before: tuple[datetime, str] | None = None) -> Sequence[BatchJob]:
         return [self._shown(job) for job in self._store.jobs.list(scope, limit, before)]
 
-    def rows(
-        self, scope: Scope, job: str, after: int, limit: int, failed: bool | None = None
-    ) -> Sequence[JobRow]:
+    def rows(self, scope: Scope, job: str, after: int, limit: int, failed: bool | None = None) -> Sequence[JobRow]:
         return self._store.jobs.page(scope, job, after, limit, failed)

@@ -43,7 +43,12 @@ async def test_experiments_and_runs_lead_to_reports(
     for part in ("kill-worker", "shipped", "mine", "project", '<a href="/chaos/chaos_1">', "game day"):
         assert part in listed.text, part
     assert HOSTILE not in listed.text
-    for part in ("A worker is killed", "kill_process(process=worker)", "Of 20 questions 18 were answered", "it fails with"):
+    for part in (
+        "A worker is killed",
+        "kill_process(process=worker)",
+        "Of 20 questions 18 were answered",
+        "it fails with",
+    ):
         assert part in report.text, part
     assert (none.status_code, above.status_code) == (404, 404)
 

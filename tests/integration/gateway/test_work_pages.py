@@ -198,7 +198,9 @@ async def test_a_run_shows_its_last_steps_and_is_retried_or_gone_on_with(
     assert actions == ["run.cancel", "run.resume", "run.pause", "run.skip"]
 
 
-async def test_who_may_not_order_a_run_has_no_button_and_moves_nothing(project: GatedProject, services: GatewayServices) -> None:
+async def test_who_may_not_order_a_run_has_no_button_and_moves_nothing(
+    project: GatedProject, services: GatewayServices
+) -> None:
     run, (job, _) = failed_run(project), ordered(project)
     async with gateway_client(services, key(project, "viewer"), page=True) as viewer:
         assert "Manual actions" not in (await viewer.get(f"/runs/{run}")).text
@@ -224,7 +226,7 @@ async def test_all_processes_are_listed_also_those_of_other_machines_with_age_an
     write_record(project.store.paths.run, ProcessRecord("gateway", own.pid, own.started_ticks, NOON, boot=own.boot))
     leases.acquire("gateway/here", str(own), 60)
     page = (await browser.get("/dashboard/figures")).text
-    assert page.count("<span class=\"soft\">elsewhere</span>") == 2
+    assert page.count('<span class="soft">elsewhere</span>') == 2
     assert "worker gpu@far" in page
     assert "theirs" not in page
     assert "engine elsewhere" in page

@@ -50,5 +50,7 @@ def test_more_rows_than_can_be_read_are_told_of_and_in_the_table() -> None:
 
 
 def test_held_times_are_cut_at_the_edges() -> None:
-    found = timeline(NOW, DAY, {}, [], [], [(NOW - 9 * DAY, NOW + 9 * DAY, "freeze"), (NOW + 2 * DAY, NOW + 3 * DAY, "")])
+    found = timeline(
+        NOW, DAY, {}, [], [], [(NOW - 9 * DAY, NOW + 9 * DAY, "freeze"), (NOW + 2 * DAY, NOW + 3 * DAY, "")]
+    )
     assert [(x, round(x + width, 1)) for x, width, _ in found.held] == [(LEFT, WIDTH - RIGHT)]

@@ -310,9 +310,7 @@ class Jobs:
             row.line for row in self._database.rows(select(_rows.c.line).where(schema.owned(_rows, scope, job=job)))
         }
 
-    def page(
-        self, scope: Scope, job: str, after: int, limit: int, failed: bool | None = None
-    ) -> builtins.list[JobRow]:
+    def page(self, scope: Scope, job: str, after: int, limit: int, failed: bool | None = None) -> builtins.list[JobRow]:
         """At most ``limit`` output rows with ``line > after``, in the order of their lines; only those that failed, or
         did not, where that is given."""
         statement = (

@@ -185,9 +185,7 @@ class Datasets:
         conditions = schema.given(table, application=application, kind=kind)
         if before is not None:
             at, dataset = before
-            conditions.append(
-                or_(table.c.created_at < at, and_(table.c.created_at == at, table.c.id > dataset))
-            )
+            conditions.append(or_(table.c.created_at < at, and_(table.c.created_at == at, table.c.id > dataset)))
         return self._documents.find(scope, *conditions, order=(table.c.created_at.desc(), table.c.id), limit=limit)
 
     def move(self, scope: Scope, dataset: str, path: str, sha256: str) -> Dataset:

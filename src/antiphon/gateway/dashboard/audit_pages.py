@@ -26,9 +26,7 @@ def tenants(call: PageCall) -> Response:
     after = call.query.get("after", "")
     uses = call.services.access.tenants.uses(by=call.principal, limit=PAGE + 1, after=after)
     shown, environment = uses[:PAGE], call.scope.environment
-    budgets = {
-        one.tenant.id: call.services.work.budgets(Scope(one.tenant.id, environment)).list() for one in shown
-    }
+    budgets = {one.tenant.id: call.services.work.budgets(Scope(one.tenant.id, environment)).list() for one in shown}
     more = f"/tenants?{urlencode({'after': shown[-1].tenant.id})}" if len(uses) > PAGE else None
     return call.render(
         "tenants.html", page="tenants", uses=shown, budgets=budgets, more=more, first=bool(after), amount=decimal_text

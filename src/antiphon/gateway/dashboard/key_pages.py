@@ -60,9 +60,7 @@ def _show(call: PageCall, problem: AntiphonError | None = None) -> Response:
     if len(name) > LONGEST:
         raise InvalidInputError(f"{len(name)} characters are too many.", where="name", next_step="Write less.")
     every = [(one, key_state(one, now)) for one in call.services.access.identity.list(call.scope.tenant)]
-    found = [
-        (one, is_) for one, is_ in every if name.lower() in one.name.lower() and (not state or is_ == state)
-    ]
+    found = [(one, is_) for one, is_ in every if name.lower() in one.name.lower() and (not state or is_ == state)]
     found.sort(key=lambda item: (item[0].created_at, item[0].id), reverse=True)
     return call.render(
         "keys.html", problem, page="keys", keys=found[:PAGE], found=len(found), total=len(every), most=PAGE,

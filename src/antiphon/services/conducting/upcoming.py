@@ -46,9 +46,7 @@ class UpcomingWork(msgspec.Struct, frozen=True):
     value: float | None = None
 
 
-def upcoming_work(
-    store: Store, scope: Scope, traffic: TrafficForecasts | None = None
-) -> tuple[UpcomingWork, ...]:
+def upcoming_work(store: Store, scope: Scope, traffic: TrafficForecasts | None = None) -> tuple[UpcomingWork, ...]:
     """All work that is under way, queued or declared, what runs first; then by earliest beginning, and last what waits
     for events."""
     project, now = store.applied.project(scope), store.database.clock.now()
