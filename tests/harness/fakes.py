@@ -72,6 +72,7 @@ from antiphon.services.budgets.project_budgets import ProjectBudgets
 from antiphon.services.chaos.project_chaos import ProjectChaos
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.features.backfills import ProjectBackfills
@@ -350,7 +351,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "lineage": FeatureLineage(store, platform),
         "backfills": ProjectBackfills(store, platform),
         "runs": NoRuns(),
-        "schedules": partial(ProjectSchedules, store),
+        "schedules": partial(ProjectSchedules, store, traffic=TrafficForecasts(store)),
         "assets": partial(ProjectAssets, store),
         "objectives": partial(ProjectObjectives, store),
         "watches": partial(ProjectWatches, store),

@@ -89,7 +89,7 @@ def _show(call: PageCall, problem: AntiphonError | None = None) -> Response:
 
 
 def _assets(call: PageCall, found: Run) -> tuple[Sequence[str], Sequence[str]]:
-    """What an ended run read and made, by name."""
+    """Names of what an ended run read and made."""
     if found.status not in ENDED:
         return (), ()
     events = call.services.work.run_lineage.events(call.scope, found.id)
@@ -100,7 +100,7 @@ def _assets(call: PageCall, found: Run) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _acts(found: Run) -> tuple[str, ...]:
-    """What may be done with a run in its state."""
+    """Manual actions that a run in its state takes."""
     if found.status == "failed":
         # A batch that failed has ended with its files.
         return () if found.workflow == OPENAI_BATCH else ("retry", *(["skip"] if found.under_way else []))

@@ -12,7 +12,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.definitions.workflows import EXPENSIVE
 from antiphon.gateway.dashboard.pages import SAFE, PageCall, required_reason
-from antiphon.gateway.dashboard.timeline import HOUR, Timeline, bars_of, timeline
+from antiphon.gateway.dashboard.timeline import HOUR, WorkTimeline, bars_of, timeline
 from antiphon.services.conducting.traffic import HourlyLoad
 from antiphon.services.conducting.upcoming import UpcomingWork
 from antiphon.services.conducting.windows import WindowOccurrence, held_work
@@ -56,7 +56,7 @@ def _until(call: PageCall) -> datetime:
 def _timeline(
     call: PageCall, span: timedelta, forecast: Sequence[HourlyLoad], upcoming: Sequence[UpcomingWork],
     holds: Sequence[RunHold], windows: Sequence[WindowOccurrence],
-) -> Timeline:  # fmt: skip
+) -> WorkTimeline:  # fmt: skip
     services, now = call.services, call.services.clock.now()
     begins = now.replace(minute=0, second=0, microsecond=0) - span
     history = services.metric_history.window(call.scope.tenant, now - begins, None, {_REQUESTS})

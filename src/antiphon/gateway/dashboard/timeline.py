@@ -57,7 +57,7 @@ class TimelineHour(msgspec.Struct, frozen=True):
     bars: tuple[RunBar, ...]
 
 
-class Timeline(msgspec.Struct, frozen=True):
+class WorkTimeline(msgspec.Struct, frozen=True):
     """The drawing and its table.
 
     Attributes:
@@ -109,7 +109,7 @@ def timeline(
     forecast: Sequence[HourlyLoad],
     bars: Sequence[RunBar],
     held: Sequence[tuple[datetime, datetime, str]],
-) -> Timeline:
+) -> WorkTimeline:
     """The timeline of a span behind and ahead of now.
 
     Args:
@@ -146,7 +146,7 @@ def timeline(
             x = place(one.begins)
             drawn.append(DrawnBar(one, x, heights[one.row] + 4, max(LEAST, round(place(end) - x, 1))))
     past, to_come = sum(value for _, value in before), sum(value for _, value in expected)
-    return Timeline(
+    return WorkTimeline(
         label=f"Online requests by the hour with runs below: {past:,.0f} measured, {to_come:,.0f} expected, "
         f"{len(shown)} runs in {len(names)} rows; the table behind has all of it",
         line=Line("measured", "view-1", marks(before, "view-1")),

@@ -151,11 +151,11 @@ async def answer_each(
         if progress is not None:
             progress(len(done), len(pieces), f"waits: {what}")
 
-    told = _waits.set(tell)
+    before = _waits.set(tell)
     try:
         await _all([partial(one, key) for key in pieces if key not in done], concurrency)
     finally:
-        _waits.reset(told)
+        _waits.reset(before)
     return [done[key] for key in pieces]
 
 

@@ -78,7 +78,7 @@ class ProjectCosts:
         return charges(self._store.ledger.of_work(self._scope, work), self.prices.book())
 
     def sums_of_work(self, work: Sequence[str]) -> dict[str, int]:
-        """What each of these runs and batch jobs cost so far, in micro-units."""
+        """Sums, in micro-units, that each of these runs and batch jobs cost so far."""
         sums = dict.fromkeys(work, 0)
         for one in self.of_work(work):
             if one.kind != "saved":
