@@ -47,12 +47,12 @@ async def test_a_spent_budget_is_waited_for_and_the_wait_is_told(
         return await ask_patiently(None, answer, patience=0.0)  # type: ignore[arg-type]
 
     found = await answer_each(
-        NothingKept(),
+        NothingKept(),  # type: ignore[arg-type]
         str,
         {"row": piece},
         1,
         lambda *told: notes.append(told),
-        "answering rows",  # type: ignore[arg-type]
+        "answering rows",
     )
     assert found == ["answered"]
     assert notes[:5] == [(0, 1, "waits: The budget desk has 0 USD left.")] * 5
