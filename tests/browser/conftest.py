@@ -69,6 +69,17 @@ async def require_contrast(page: Page) -> None:
     assert await page.evaluate(CONTRAST) == [], page.url
 
 
+async def require_accessible(page: Page) -> None:
+    """Fail if axe-core finds a serious or critical fault."""
+    await page.evaluate(AXE.read_text())
+    faults = await page.evaluate(
+        "axe.run(document, {resultTypes: ['violations']}).then((found) => found.violations"
+        ".filter((each) => ['serious', 'critical'].includes(each.impact))"
+        ".map((each) => `${each.id}: ${each.nodes.map((node) => node.html).slice(0, 3).join(' ')}`))"
+    )
+    assert faults == [], page.url
+
+
 async def require_names(page: Page) -> None:
     """Fail unless every control has a name and the page one heading (WCAG 2.2, 4.1.2)."""
     assert await page.locator("h1").count() == 1, page.url
@@ -80,6 +91,8 @@ async def require_names(page: Page) -> None:
     )
     assert unnamed == [], page.url
 
+
+AXE = Path(__file__).parent / "vendor/axe.min.js"
 
 CONTRAST = """
 () => {

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.browser.conftest import photograph, require_contrast, require_fit, require_names, signed_in
+from tests.browser.conftest import (
+    photograph,
+    require_accessible,
+    require_contrast,
+    require_fit,
+    require_names,
+    signed_in,
+)
 from tests.harness import fakes
 from tests.harness.gated_project import MODEL_NAME, GatedProject
 from tests.integration.gateway.conftest import Running
@@ -47,8 +54,11 @@ async def test_what_is_declared_is_shown_with_what_it_waits_for(page: Page) -> N
     text = await page.inner_text("main")
     for part in ("precompute-replies", "1h pass at", "opening-hours", "blackout", "Work to come"):
         assert part in text
+    await page.click("summary:has-text('The same as a table')")
+    assert "precompute-replies" in await page.inner_text("section:first-of-type tbody")
     await require_names(page)
     await require_contrast(page)
+    await require_accessible(page)
     for width in (360, 1280):
         await require_fit(page, width)
     await photograph(page, "schedules")
@@ -69,9 +79,9 @@ async def test_a_freeze_is_ordered_with_a_reason_and_ended_by_keyboard(page: Pag
 
 
 async def test_a_schedule_is_paused_and_goes_on(page: Page) -> None:
-    await page.click("summary")
+    await page.click("summary:has-text('Pause')")
     await page.fill("#reason-precompute-replies", "wrong labels")
     await page.click("button[value=pause]")
-    await page.wait_for_selector("text=wrong labels")
+    await page.wait_for_selector("td:has-text('wrong labels')")
     await page.click("button[value=resume]")
     await page.wait_for_selector("button[value=pause]", state="attached")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from datetime import datetime
 
 from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.orders import Outlook, TableOrder
@@ -33,8 +33,8 @@ class FakeBatches:
     def get(self, scope: Scope, job: str) -> BatchJob:
         return self._jobs.get(scope, job)
 
-    def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
-        return self._jobs.list(scope, limit=limit)
+    def list(self, scope: Scope, limit: int = 50, before: tuple[datetime, str] | None = None) -> Sequence[BatchJob]:
+        return self._jobs.list(scope, limit, before)
 
     def outlook(self, scope: Scope, principal: Principal, order: TableOrder) -> Outlook:
         return Outlook(len(order.rows), None, None)
@@ -42,6 +42,5 @@ class FakeBatches:
     def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
         return self._estimates.of(scope.tenant, jobs)
 
-    def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
-        following = (row for row in self._jobs.rows(scope, job) if row.line > after)
-        return list(islice(following, limit))
+    def rows(self, scope: Scope, job: str, after: int, limit: int, failed: bool | None = None) -> Sequence[JobRow]:
+        return self._jobs.page(scope, job, after, limit, failed)

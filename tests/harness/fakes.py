@@ -69,8 +69,10 @@ from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.budgets.project_budgets import ProjectBudgets
+from antiphon.services.chaos.project_chaos import ProjectChaos
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.features.backfills import ProjectBackfills
@@ -350,7 +352,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "lineage": FeatureLineage(store, platform),
         "backfills": ProjectBackfills(store, platform),
         "runs": NoRuns(),
-        "schedules": partial(ProjectSchedules, store),
+        "schedules": partial(ProjectSchedules, store, traffic=TrafficForecasts(store)),
         "assets": partial(ProjectAssets, store),
         "objectives": partial(ProjectObjectives, store),
         "watches": partial(ProjectWatches, store),
@@ -358,6 +360,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "playbooks": project_playbooks(store, platform),
         "costs": partial(ProjectCosts, store),
         "budgets": partial(ProjectBudgets, store),
+        "chaos": ProjectChaos(store),
         "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),
@@ -472,13 +475,28 @@ class NoRuns:
     def attempts(self, scope: Scope, run: str) -> Sequence[Any]:
         return ()
 
+    def steps(self, scope: Scope, run: str, limit: int) -> Any:
+        return (), 0
+
+    def rollback(self, scope: Scope, run: str) -> None:
+        return None
+
+    def peers(self, scope: Scope, here: Sequence[int]) -> Sequence[Any]:
+        return ()
+
     def broken(self, scope: Scope) -> Sequence[Any]:
         return ()
 
     def moves(self, scope: Scope, runs: Sequence[Any], by: Principal) -> Mapping[str, str]:
         return {}
 
-    def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
+    def of_jobs(self, scope: Scope, jobs: Sequence[Any]) -> Mapping[str, Any]:
+        return {}
+
+    def may_move(self, run: Any, by: Principal) -> bool:
+        return False
+
+    def cancel(self, scope: Scope, run: str, by: Principal, reason: str = "") -> Any:
         return self.get(scope, run)
 
     def retry(self, scope: Scope, run: str, by: Principal, reason: str = "", from_step: str = "") -> Any:

@@ -41,8 +41,10 @@ from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
 from antiphon.services.batches import ProjectTableJobs, askable, embedding_models, file_contents, file_store
 from antiphon.services.budgets.project_budgets import ProjectBudgets
+from antiphon.services.chaos.project_chaos import ProjectChaos
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.engines import clients
@@ -151,7 +153,7 @@ class ProcessServices:
             learning=learning_services(store, self.engine, self.commit, self.features),
             work=WorkServices(
                 runs=ProjectRuns(store, self.features),
-                schedules=partial(ProjectSchedules, store),
+                schedules=partial(ProjectSchedules, store, traffic=TrafficForecasts(store)),
                 assets=partial(ProjectAssets, store),
                 objectives=partial(ProjectObjectives, store),
                 watches=partial(ProjectWatches, store),
@@ -159,6 +161,7 @@ class ProcessServices:
                 playbooks=project_playbooks(store, self.features),
                 costs=partial(ProjectCosts, store),
                 budgets=partial(ProjectBudgets, store),
+                chaos=ProjectChaos(store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.dialect import driver_sql
+from antiphon.catalog.dialect import driver_sql, in_parts
 from antiphon.catalog.rows import value_of
 from antiphon.core.clock import microseconds
 from antiphon.core.scope import ANY, Scope
@@ -136,6 +136,14 @@ class Ledger:
         application or a principal."""
         conditions = schema.given(_table, application=application, principal=principal)
         return self._entries(scope.tenant, scope.environment, since, until, *conditions, within=within)
+
+    def of_work(self, scope: Scope, work: Sequence[str]) -> list[LedgerEntry]:
+        """The sums of what these runs and batch jobs of a tenant used, by hour."""
+        found: list[LedgerEntry] = []
+        for named in in_parts(_table.c.work, work):
+            statement = select(_table).where(schema.owned(_table, scope), named)
+            found += [value_of(LedgerEntry, row) for row in self._database.rows(statement)]
+        return sorted(found, key=lambda one: (one.hour, one.work))
 
     def shared(self, environment: str, since: datetime, until: datetime) -> list[LedgerEntry]:
         """As :meth:`entries`, of what belongs to no tenant."""

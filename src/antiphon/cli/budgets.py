@@ -13,21 +13,28 @@ from antiphon.cli.project import allowed, at_terminal, stores
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from antiphon.core.scope import Scope
     from antiphon.services.budgets.project_budgets import BudgetLine
+    from antiphon.services.project.store import Store
 
 app = typer.Typer(name="budgets", help="Limits of what may be charged, and what is left.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="BUDGET", help="Its name, such as desk-monthly.")]
 
 
+OfTenant = Annotated[
+    str | None, typer.Option("--tenant", metavar="NAME", help="Of this tenant; by default of the project's own.")
+]
+
+
 @app.command("list")
-def list_budgets(project: Project = HERE, as_json: Json = False) -> None:
+def list_budgets(tenant: OfTenant = None, project: Project = HERE, as_json: Json = False) -> None:
     """Each budget, with what is spent and left of it."""
     from antiphon.operations.cost.amounts import decimal_text
     from antiphon.services.budgets.project_budgets import ProjectBudgets
 
     with stores(project) as store:
-        found = ProjectBudgets(store, store.scope).list()
+        found = ProjectBudgets(store, _scope(store, tenant)).list()
     head = ("budget", "of", "status", "limit", "spent", "left", "renews")
     rows = [
         (
@@ -41,12 +48,12 @@ def list_budgets(project: Project = HERE, as_json: Json = False) -> None:
 
 
 @app.command("show")
-def show_budget(name: Name, project: Project = HERE, as_json: Json = False) -> None:
+def show_budget(name: Name, tenant: OfTenant = None, project: Project = HERE, as_json: Json = False) -> None:
     """One budget: what is spent, reserved and left, and what happens at which share."""
     from antiphon.services.budgets.project_budgets import ProjectBudgets
 
     with stores(project) as store:
-        found = ProjectBudgets(store, store.scope).get(name)
+        found = ProjectBudgets(store, _scope(store, tenant)).get(name)
     show(found, as_json, lambda: "\n".join(_text(found)))
 
 
@@ -72,7 +79,6 @@ def set_budget(
     as_json: Json = False,
 ) -> None:
     """Set a budget, or change what is named of it; in force within a second."""
-    from antiphon.core.scope import Scope
     from antiphon.services.budgets.project_budgets import BudgetTerms, ProjectBudgets
 
     named = {"application": application, "key": key, "tenant": tenant}
@@ -85,22 +91,33 @@ def set_budget(
     terms = BudgetTerms(limit, kind, "" if kind == "tenant" else application or key, per, zone, warn, batch, at_limit)
     with stores(project) as store:
         allowed(store, "administer", f"platform/{name}")
-        scope = store.scope if tenant is None else Scope(tenant, store.scope.environment)
-        if tenant is not None and tenant != store.scope.tenant:
-            store.keys.principals.tenants.get(tenant)
-        found = ProjectBudgets(store, scope).set(name, terms, reason=reason, by=at_terminal(store), dry_run=dry_run)
+        found = ProjectBudgets(store, _scope(store, tenant)).set(
+            name, terms, reason=reason, by=at_terminal(store), dry_run=dry_run
+        )
     show(found, as_json, lambda: "\n".join(_text(found)))
 
 
 @app.command("remove")
-def remove_budget(name: Name, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
+def remove_budget(
+    name: Name, reason: Reason, tenant: OfTenant = None, project: Project = HERE, as_json: Json = False
+) -> None:
     """Remove a budget: nothing is reserved of it or refused by it any more."""
     from antiphon.services.budgets.project_budgets import ProjectBudgets
 
     with stores(project) as store:
         allowed(store, "administer", f"platform/{name}")
-        ProjectBudgets(store, store.scope).remove(name, reason=reason, by=at_terminal(store))
+        ProjectBudgets(store, _scope(store, tenant)).remove(name, reason=reason, by=at_terminal(store))
     show({"removed": name}, as_json, lambda: f"The budget {name} is removed.")
+
+
+def _scope(store: Store, tenant: str | None) -> Scope:
+    """The scope of a tenant's budgets; raises ``NotFoundError`` where there is no such tenant."""
+    from antiphon.core.scope import Scope
+
+    if tenant is None or tenant == store.scope.tenant:
+        return store.scope
+    store.keys.principals.tenants.get(tenant)
+    return Scope(tenant, store.scope.environment)
 
 
 def _subject(line: BudgetLine) -> str:

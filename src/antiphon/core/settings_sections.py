@@ -515,8 +515,8 @@ class BudgetSettings(Section, frozen=True):
         patience: how long an online request waits for answers under way to be charged less than was reserved for them.
     """
 
-    token_seconds: float = 0.1
-    patience: str = "5s"
+    token_seconds: Annotated[float, msgspec.Meta(ge=0.0, le=3_600.0)] = 0.1
+    patience: Duration = "5s"
 
 
 class PriceSettings(Section, frozen=True):

@@ -148,6 +148,18 @@ class StepRecord(msgspec.Struct, frozen=True):
     undo: RollbackPolicy | None = None
 
 
+class StepTime(msgspec.Struct, frozen=True):
+    """A completed step without its result; the fields are those of :class:`StepRecord`."""
+
+    name: str
+    occurrence: int
+    epoch: int
+    started_at: datetime
+    ended_at: datetime
+    recorded_by: str | None = None
+    undo: RollbackPolicy | None = None
+
+
 class ProgressReport(msgspec.Struct, frozen=True):
     """Progress of a run."""
 

@@ -15,7 +15,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.rows import missing, value_of
 from antiphon.core.scope import Scope
 from antiphon.durable.claims import OLDEST_FIRST
-from antiphon.durable.run import RUN_KEY, STEP, Run, RunStatus, StepRecord, read_run
+from antiphon.durable.run import RUN_KEY, STEP, Run, RunStatus, StepRecord, StepTime, read_run
 
 MOST_NAMED = 500
 """Runs that one statement names."""
@@ -116,3 +116,14 @@ class RunReader:
         order = (_steps.c.ended_at, _steps.c.started_at, _steps.c.name, _steps.c.occurrence)
         found = select(_steps).where(schema.owned(_steps, scope, run=run)).order_by(*order)
         return [opened(row) for row in self._database.rows(found, within)]
+
+    def step_times(self, scope: Scope, run: str, limit: int) -> tuple[builtins.list[StepTime], int]:
+        """The run's last ``limit`` completed steps without their results, in the order in which they ended, and the
+        number of all."""
+        columns = [_steps.c[name] for name in StepTime.__struct_fields__]
+        own = schema.owned(_steps, scope, run=run)
+        last = (_steps.c.ended_at.desc(), _steps.c.started_at.desc(), _steps.c.name.desc(), _steps.c.occurrence.desc())
+        with self._database.read() as connection:
+            total = connection.execute(select(func.count()).select_from(_steps).where(own)).scalar_one()
+            rows = connection.execute(select(*columns).where(own).order_by(*last).limit(limit)).all()
+        return [value_of(StepTime, row) for row in reversed(rows)], int(total)

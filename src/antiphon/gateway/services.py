@@ -21,6 +21,7 @@ from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.batches import ProjectTableJobs
 from antiphon.services.budgets.project_budgets import ProjectBudgets
+from antiphon.services.chaos.project_chaos import ProjectChaos
 from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
@@ -116,7 +117,8 @@ class AccessServices:
 @dataclass(frozen=True)
 class WorkServices:
     """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, playbooks, costs and
-    budgets of a scope, batch jobs over tables, and files and batches of OpenAI's API."""
+    budgets of a scope, chaos experiments of the project, batch jobs over tables, and files and batches of OpenAI's
+    API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
@@ -128,6 +130,7 @@ class WorkServices:
     playbooks: Callable[[Scope], ProjectPlaybooks]
     costs: Callable[[Scope], ProjectCosts]
     budgets: Callable[[Scope], ProjectBudgets]
+    chaos: ProjectChaos
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches

@@ -43,7 +43,8 @@ ProcessState = Literal["running", "paused", "stopped", "away"]
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):
-    """A child as it is now. ``resident_bytes`` and ``nice`` are ``None`` when it does not run.
+    """A child as it is now. ``resident_bytes``, ``nice`` and the ``cpu_seconds`` since its start are ``None`` when it
+    does not run.
 
     ``paused``: it stands still where it is (SIGSTOP), as a training does beside online requests. ``stopped``: it was
     ended and is started when it is needed; ``detail`` says why.
@@ -58,6 +59,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     nice: int | None = None
     state: ProcessState = "running"
     detail: str = ""
+    cpu_seconds: float | None = None
 
 
 def started_ticks(pid: int) -> int | None:
@@ -160,12 +162,14 @@ def signal_group(record: ProcessRecord, number: signal.Signals) -> bool:
 
 def _status(record: ProcessRecord) -> ProcessStatus:
     alive = is_running(record)
-    resident = nice = None
+    resident = nice = cpu = None
     if alive:
         try:
             pages = Path(f"/proc/{record.pid}/statm").read_text(encoding="utf-8").split()[1]
             resident = int(pages) * os.sysconf("SC_PAGE_SIZE")
             nice = os.getpriority(os.PRIO_PROCESS, record.pid)
+            fields = Path(f"/proc/{record.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         except (OSError, IndexError):
             pass
     return ProcessStatus(
@@ -178,6 +182,7 @@ def _status(record: ProcessRecord) -> ProcessStatus:
         nice=nice,
         state=_state(record, alive),
         detail=record.stopped,
+        cpu_seconds=cpu,
     )
 
 

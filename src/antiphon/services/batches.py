@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -177,8 +178,8 @@ class ProjectTableJobs:
     def get(self, scope: Scope, job: str) -> BatchJob:
         return self._shown(self._store.jobs.get(scope, job))
 
-    def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
-        return [self._shown(job) for job in self._store.jobs.list(scope, limit=limit)]
+    def list(self, scope: Scope, limit: int = 50, before: tuple[datetime, str] | None = None) -> Sequence[BatchJob]:
+        return [self._shown(job) for job in self._store.jobs.list(scope, limit, before)]
 
-    def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
-        return self._store.jobs.page(scope, job, after, limit)
+    def rows(self, scope: Scope, job: str, after: int, limit: int, failed: bool | None = None) -> Sequence[JobRow]:
+        return self._store.jobs.page(scope, job, after, limit, failed)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
+from antiphon.catalog.batch.batches import KIND as BATCH
 from antiphon.catalog.batch.batches import Batches
+from antiphon.catalog.batch.jobs import BatchJob
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
@@ -19,21 +22,30 @@ from antiphon.durable.attempts import RunAttempt, RunAttempts
 from antiphon.durable.claims import WORKERS
 from antiphon.durable.dead_letters import DeadLetters
 from antiphon.durable.rollbacks import Rollback, rollback_of
-from antiphon.durable.run import ENDED, Run, RunStatus
+from antiphon.durable.run import ENDED, Run, RunStatus, StepTime
 from antiphon.features.offline.backfill import KEEP
 from antiphon.features.offline.backfill import WORKFLOW as BACKFILL
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.workbench.optimizer import WORKFLOW as OPTIMIZE
+from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.conductor.waiting import RunWait
 from antiphon.orchestration.restarted_parts import BrokenPart, broken_parts
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.gateway_shares import PREFIX as GATEWAYS
 from antiphon.services.governance.policies import require_cancel
 from antiphon.services.learning.workbench_orders import kept_under
 from antiphon.services.project.store import Store
 
 RunMove = Literal["retry", "pause", "resume"]
 """The move that a person can make beside canceling: of a run that failed, of one that goes on, and of a paused one."""
+
+
+class PeerProcess(msgspec.Struct, frozen=True):
+    """A process that works with the same catalog from elsewhere; a gateway, which serves all tenants, has no name."""
+
+    kind: str
+    name: str
 
 
 class ProjectRuns:
@@ -54,6 +66,10 @@ class ProjectRuns:
         """The attempts of a run that failed or were lost, the first one first."""
         return tuple(RunAttempts(self._store.database).list(scope, run))
 
+    def steps(self, scope: Scope, run: str, limit: int) -> tuple[Sequence[StepTime], int]:
+        """The last completed steps of a run, in the order in which they ended, and the number of all."""
+        return self._store.runs.step_times(scope, run, limit)
+
     def rollback(self, scope: Scope, run: str) -> Rollback | None:
         """The rollback of a run: which of its steps were undone; ``None`` where there was none."""
         return rollback_of(self._store.runs.steps(scope, run))
@@ -65,13 +81,48 @@ class ProjectRuns:
             part for worker in leases.living(f"{WORKERS}{scope.tenant}/") for part in broken_parts(worker.detail)
         )
 
+    def peers(self, scope: Scope, here: Collection[int]) -> tuple[PeerProcess, ...]:
+        """Gateways, and workers of a tenant, that hold their lease and are none of these processes of this machine."""
+        leases, own = ProcessLeases(self._store.database, scope.environment), ProcessIdentity.own().host
+        found = []
+        for kind, prefix in (("gateway", GATEWAYS), ("worker", f"{WORKERS}{scope.tenant}/")):
+            for lease in leases.living(prefix):
+                host, _, _, pid, _ = [*lease.holder.rsplit("/", 4), *([""] * 4)][:5]
+                if host != own or not pid.isdecimal() or int(pid) not in here:
+                    found.append(PeerProcess(kind, lease.name.removeprefix(prefix) if kind == "worker" else ""))
+        return tuple(found)
+
     def waits(self, scope: Scope, runs: Iterable[Run]) -> Mapping[str, RunWait]:
         """The wait of those of these runs that have not begun, by id."""
         return self._waits.of(scope, runs)
 
-    def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
+    def of_jobs(self, scope: Scope, jobs: Iterable[BatchJob]) -> Mapping[str, Run]:
+        """The run that works on each of these batch jobs, by the job's id."""
+        found = {}
+        for job in jobs:
+            run = self._store.runs.find(scope, f"{OPENAI_BATCH if job.kind == BATCH else TABLE_JOB}:{job.id}")
+            if run is not None:
+                found[job.id] = run if run.forked_to is None else self._store.runs.get(scope, run.forked_to)
+        return found
+
+    def may_move(self, run: Run, by: Principal) -> bool:
+        """Tells whether a principal may cancel, pause or retry a run: whoever may order what it does."""
+        try:
+            require_cancel(self._store, by, run)
+        except (ForbiddenError, NotFoundError):  # Also where the release or job that it is about is gone.
+            return False
+        return True
+
+    def cancel(self, scope: Scope, run: str, by: Principal, reason: str = "") -> Any:
+        """Ask a run to stop, with what it works on. It is on record.
+
+        Raises:
+            ForbiddenError: ``by`` may not order what the run does.
+            NotFoundError: there is no such run. ConflictError: it ended otherwise, or is being undone.
+        """
         require_cancel(self._store, by, self._store.runs.get(scope, run))
         with self._store.database.transaction() as connection:
+            self._store.audit.append(scope, by.id, "run.cancel", run, {"reason": reason}, within=connection)
             found = self._store.runs.get(scope, run, within=connection)
             if found.workflow == OPENAI_BATCH:
                 # Its worker ends it, with the files of what was done: a pause would keep that from it.
@@ -160,14 +211,7 @@ class ProjectRuns:
     def moves(self, scope: Scope, runs: Iterable[Run], by: Principal) -> Mapping[str, RunMove]:
         """The next move of those of these runs that ``by`` may move, by id."""
         found = {run.id: (run, move) for run in runs if (move := _move(run)) is not None}
-        return {id: move for id, (run, move) in found.items() if self._may(run, by)}
-
-    def _may(self, run: Run, by: Principal) -> bool:
-        try:
-            require_cancel(self._store, by, run)
-        except (ForbiddenError, NotFoundError):  # Also where the release or job that it is about is gone.
-            return False
-        return True
+        return {id: move for id, (run, move) in found.items() if self.may_move(run, by)}
 
     def skip(self, scope: Scope, run: str, step: str, result: Any, by: Principal, reason: str) -> Run:
         """Record the result of the step at which a run failed by hand, and queue the run again. It is on record.

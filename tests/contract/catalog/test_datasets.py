@@ -63,6 +63,8 @@ def test_datasets_are_listed_latest_first(database: Database) -> None:
     assert [each.id for each in datasets.list(DEV, "desk", kind="training")] == ["d1"]
     assert len(datasets.list(DEV)) == 3
     assert len(datasets.list(DEV, limit=1)) == 1
+    assert [each.id for each in datasets.list(DEV, before=(NOON + timedelta(hours=1), "d2"))] == ["d1", "d3"]
+    assert [each.id for each in datasets.list(DEV, before=(NOON, "d1"))] == ["d3"], "of the same moment"
     assert datasets.list(OTHER) == []
 
 

@@ -90,6 +90,7 @@ def test_lists_and_the_latest(database: Database) -> None:
     assert [one.id for one in evaluations.list(DEV, "desk")] == ["eval_4", "eval_2", "eval_3", "eval_1"]
     assert [one.id for one in evaluations.list(DEV, "desk", limit=2)] == ["eval_4", "eval_2"]
     assert [one.id for one in evaluations.list(DEV, release="rel_1")] == ["eval_2", "eval_3", "eval_1"]
+    assert [one.id for one in evaluations.list(DEV, dataset="data_1", limit=2)] == ["eval_4", "eval_3"]
     latest = evaluations.latest(DEV, "rel_1")
     assert latest is not None
     assert latest.id == "eval_2"

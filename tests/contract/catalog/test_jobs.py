@@ -54,6 +54,20 @@ def test_rows_come_in_the_order_of_their_lines_page_by_page(database: Database) 
     assert [row.line for row in jobs.page(DEV, job.id, 41, 2)] == [42, 43]
 
 
+def test_rows_that_failed_are_found_by_themselves_and_jobs_from_behind_one_on(database: Database) -> None:
+    jobs = Jobs(database)
+    made = [new_job(jobs, job=f"job_{number}") for number in range(4)]
+    epoch = jobs.take_over(DEV, "job_0")
+    jobs.write_rows(DEV, "job_0", epoch, [JobRow(line, {}, failed=line % 3 == 0) for line in range(10)])
+    assert [row.line for row in jobs.page(DEV, "job_0", 0, 2, failed=True)] == [3, 6]
+    assert [row.line for row in jobs.page(DEV, "job_0", 0, 3, failed=False)] == [1, 2, 4]
+    first = jobs.list(DEV, 2)
+    behind = jobs.list(DEV, 2, (first[-1].created_at, first[-1].id))
+    assert {one.id for one in (*first, *behind)} == {one.id for one in made}
+    assert jobs.list(DEV, 2, (behind[-1].created_at, behind[-1].id)) == []
+    assert jobs.list(OTHER, 2, (first[-1].created_at, first[-1].id)) == []
+
+
 def test_a_worker_that_lost_the_job_writes_nothing(database: Database) -> None:
     jobs = Jobs(database)
     job = new_job(jobs)

@@ -52,6 +52,21 @@ def test_usages_of_a_transaction_are_summed_by_their_hour(database: Database, cl
     assert ledger.began(DEV) == NOON
 
 
+def test_what_one_run_or_job_used_is_read_by_itself(database: Database, clock: ManualClock) -> None:
+    ledger = Ledger(database)
+    for hour in range(3):
+        with database.transaction():
+            for work in ("job_1", "job_2", "run_1"):
+                ledger.add_with_commit(DEV, [msgspec.structs.replace(ENGINE, work=work, quantity=hour + 1)])
+            ledger.add_with_commit(OTHER, [msgspec.structs.replace(ENGINE, work="job_1")])
+        clock.advance(HOUR)
+    found = ledger.of_work(DEV, ["job_1", "run_1", "job_9"])
+    assert [(f"{one.hour:%H}", one.work, one.quantity) for one in found] == [
+        (f"{12 + hour}", work, hour + 1) for hour in range(3) for work in ("job_1", "run_1")
+    ]
+    assert ledger.of_work(DEV, []) == []
+
+
 def test_what_is_undone_is_not_in_the_ledger(database: Database) -> None:
     ledger = Ledger(database)
 

@@ -364,3 +364,18 @@ def test_cancelling(database: Database, clock: ManualClock) -> None:
     assert [runs.get(DEV, r).status for r in (queued, held, ended)] == ["cancelled", "cancelled", "succeeded"]
     with pytest.raises(NotFoundError):
         runs.cancel(OTHER, held)
+
+
+def test_times_of_the_last_steps_are_read_without_their_results(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    runs.submit(DEV, "w", {})
+    run = claimed(runs)
+    for number in range(5):
+        clock.advance(timedelta(seconds=1))
+        runs.record(run, f"step {number}", 0, {"number": number}, clock.now())
+    last, total = runs.step_times(DEV, run.id, 2)
+    assert ([one.name for one in last], total) == (["step 3", "step 4"], 5)
+    assert [(one.started_at, one.ended_at) for one in last] == [
+        (one.started_at, one.ended_at) for one in runs.steps(DEV, run.id)[-2:]
+    ]
+    assert runs.step_times(OTHER, run.id, 2) == ([], 0)

@@ -55,6 +55,9 @@ class DeskRuns:
     def broken(self, scope: Scope) -> Sequence[Any]:
         return ()
 
+    def peers(self, scope: Scope, here: Sequence[int]) -> Sequence[Any]:
+        return ()
+
     def moves(self, scope: Scope, runs: Sequence[Run], by: Any) -> Mapping[str, str]:
         of = {"failed": "retry", "queued": "pause"}
         return {run.id: "resume" if run.paused_by else of[run.status] for run in runs if run.status in of}

@@ -43,7 +43,10 @@ def test_engines_that_have_joined_are_shown_one_by_one_and_measured() -> None:
         EngineInstanceLine("gpu@b", "", False, {}, EngineLoad(slots=16)),
     )
     there = EngineStatus(True, None, (), load, lines)
-    assert engines_elsewhere([GATEWAY], there, ()) == (EngineElsewhere("gpu@a", True), EngineElsewhere("gpu@b", False))
+    assert engines_elsewhere([GATEWAY], there, ()) == (
+        EngineElsewhere("gpu@a", True, load),
+        EngineElsewhere("gpu@b", False, EngineLoad(slots=16)),
+    )
     table = engines_table(lines)
     assert "a.example:8790" in table
     assert "words 01234567" in table

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -204,9 +204,14 @@ class Jobs:
         """Tells whether a job of this id exists."""
         return self._database.first(select(_jobs.c.id).where(schema.owned(_jobs, scope, id=job))) is not None
 
-    def list(self, scope: Scope, limit: int = 50) -> list[BatchJob]:
-        """Jobs with their counts, latest first."""
-        return self._select(None, schema.owned(_jobs, scope), limit)
+    def list(self, scope: Scope, limit: int = 50, before: tuple[datetime, str] | None = None) -> list[BatchJob]:
+        """Jobs with their counts, latest first; from behind a job on, which is named by its moment and id."""
+        condition = schema.owned(_jobs, scope)
+        if before is not None:
+            at, job = before
+            older = _jobs.c.created_at < at
+            condition &= or_(older, and_(_jobs.c.created_at == at, _jobs.c.id < job))
+        return self._select(None, condition, limit)
 
     def rows_waiting(self, scope: Scope) -> int:
         """Rows of jobs that have not ended which are to be answered; of a job whose rows are not counted yet, none."""
@@ -305,11 +310,12 @@ class Jobs:
             row.line for row in self._database.rows(select(_rows.c.line).where(schema.owned(_rows, scope, job=job)))
         }
 
-    def page(self, scope: Scope, job: str, after: int, limit: int) -> builtins.list[JobRow]:
-        """At most ``limit`` output rows with ``line > after``, in the order of their lines."""
+    def page(self, scope: Scope, job: str, after: int, limit: int, failed: bool | None = None) -> builtins.list[JobRow]:
+        """At most ``limit`` output rows with ``line > after``, in the order of their lines; only those that failed, or
+        did not, where that is given."""
         statement = (
             select(_rows.c.line, _rows.c.failed, _rows.c.payload)
-            .where(schema.owned(_rows, scope, job=job), _rows.c.line > after)
+            .where(schema.owned(_rows, scope, job=job), _rows.c.line > after, *schema.given(_rows, failed=failed))
             .order_by(_rows.c.line)
             .limit(limit)
         )

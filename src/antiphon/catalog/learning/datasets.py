@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import insert, update
+from sqlalchemy import and_, insert, or_, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -178,10 +178,14 @@ class Datasets:
         *,
         kind: DatasetKind | None = None,
         limit: int | None = None,
+        before: tuple[datetime, str] | None = None,
     ) -> list[Dataset]:
-        """Datasets, latest first."""
+        """Datasets, latest first; from behind one on, which is named by its moment and id."""
         table = schema.datasets
         conditions = schema.given(table, application=application, kind=kind)
+        if before is not None:
+            at, dataset = before
+            conditions.append(or_(table.c.created_at < at, and_(table.c.created_at == at, table.c.id > dataset)))
         return self._documents.find(scope, *conditions, order=(table.c.created_at.desc(), table.c.id), limit=limit)
 
     def move(self, scope: Scope, dataset: str, path: str, sha256: str) -> Dataset:

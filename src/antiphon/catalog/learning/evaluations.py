@@ -340,10 +340,15 @@ class Evaluations:
         return self._documents.require(scope, evaluation, "evaluation", "Run `antiphon evaluate`.")
 
     def list(
-        self, scope: Scope, application: str | None = None, release: str | None = None, limit: int = 50
+        self,
+        scope: Scope,
+        application: str | None = None,
+        release: str | None = None,
+        limit: int = 50,
+        dataset: str | None = None,
     ) -> list[Evaluation]:
         """Evaluations, latest first."""
-        return self._latest(scope, limit, application=application, release=release)
+        return self._latest(scope, limit, application=application, release=release, dataset=dataset)
 
     def latest(self, scope: Scope, release: str, dataset: str | None = None) -> Evaluation | None:
         """The newest evaluation of a release (on one dataset), ``None`` when it was never evaluated."""

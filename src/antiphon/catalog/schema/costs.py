@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from antiphon.catalog.dialect import TEXT
-from antiphon.catalog.schema.base import Instant, columns, key, table
+from antiphon.catalog.schema.base import Instant, columns, index, key, table
 
 # Sums of an hour: each adds to a row, in the transaction of what it measures.
 ledger_entries = table(
@@ -16,6 +16,7 @@ ledger_entries = table(
     key("hour", kind=Instant),
     key("resource", "application", "release", "path", "role", "principal", "engine", "model", "work"),
     columns(sa.BigInteger, "quantity"),
+    index("ix_ledger_entries_work", "work", "hour"),
 )
 
 prices = table(

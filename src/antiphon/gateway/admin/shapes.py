@@ -34,6 +34,7 @@ from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.history import Percentiles
 from antiphon.services.learning.gate_orders import GateCheck
+from antiphon.services.runs import PeerProcess
 from antiphon.serving.admission.engine_gate import GateStatus
 
 T = TypeVar("T")
@@ -247,10 +248,12 @@ class EngineStatus(msgspec.Struct, frozen=True):
 
 
 class EngineElsewhere(msgspec.Struct, frozen=True):
-    """An engine that is no process of this project: a remote one, or one that stands in."""
+    """An engine that is no process of this project: a remote one, or one that stands in. ``load``: as it was last
+    told, where it tells one."""
 
     name: str
     answers: bool
+    load: EngineLoad | None = None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -258,6 +261,7 @@ class Status(msgspec.Struct, frozen=True):
 
     Attributes:
         broken: parts of the tenant's workers that failed and are begun again.
+        peers: gateways, and workers of the tenant, that hold their lease and are no process of this project's folder.
     """
 
     environment: str
@@ -281,6 +285,7 @@ class Status(msgspec.Struct, frozen=True):
     gates: tuple[GateCheck, ...] = ()
     drift: tuple[DriftWarning, ...] = ()
     broken: tuple[BrokenPart, ...] = ()
+    peers: tuple[PeerProcess, ...] = ()
     incidents: tuple[IncidentLine, ...] = ()
 
 

@@ -60,8 +60,8 @@ def engines_elsewhere(
     """The engines that are no process of this project: a remote one, those that have joined, and those that stand
     in."""
     here = any(process.name == "engine" for process in processes)
-    joined = tuple(shapes.EngineElsewhere(one.name, one.answers) for one in engine.instances)
-    own = () if here else (shapes.EngineElsewhere("engine", engine.reachable),)
+    joined = tuple(shapes.EngineElsewhere(one.name, one.answers, one.load) for one in engine.instances)
+    own = () if here else (shapes.EngineElsewhere("engine", engine.reachable, engine.load),)
     return (
         *(joined or own),
         *(shapes.EngineElsewhere(one.name, one.state != "open") for one in breakers if one.name != MAIN),
@@ -96,6 +96,7 @@ async def engine_status(services: GatewayServices, scope: Scope) -> shapes.Engin
 def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> dict[str, Any]:
     """The parts of a status that the catalog has."""
     current = services.features.publications.current(scope)
+    processes = tuple(services.health.processes())
     return {
         "publication": None if current is None else int(current.number),
         "freshness": readable_statuses(services, scope, who, services.features.freshness(scope)),
@@ -110,7 +111,8 @@ def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> d
             if who is not None and services.access.records.may_read_application(scope, who, one.application)
         ),
         "gates": tuple(one for one in services.learning.gates(scope) if one.state != "passed"),
-        "processes": tuple(services.health.processes()),
+        "processes": processes,
+        "peers": services.work.runs.peers(scope, [one.pid for one in processes]),
         "runs": shapes.read_all(services.work.runs.list(scope, 5), shapes.RunLine),
         "remote_models": tuple(services.health.remote_models(scope)),
         "reuse": shapes.reuse_lines(services.predictions.reuse(scope)),

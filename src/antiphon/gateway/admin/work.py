@@ -111,7 +111,7 @@ def _run(call: OperationCall) -> RunLine:
     return msgspec.structs.replace(line, failures=runs.attempts(call.scope, run), rolled_back=rolled_back)
 
 
-@operation("POST", "/admin/runs/{run}/cancel", "Ask a run to stop; for those who may order it.", None, changes=True)
+@operation("POST", "/admin/runs/{run}/cancel", "Ask a run to stop; for those who may order it.", None)
 def _cancel(call: OperationCall) -> RunLine:
     runs, run = call.services.work.runs, call.path["run"]
     runs.cancel(call.scope, run, call.principal)

@@ -9,9 +9,11 @@ from starlette.responses import Response
 
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInputError
+from antiphon.core.scope import Scope
 from antiphon.gateway.admin.audit import page
 from antiphon.gateway.dashboard.pages import PageCall
 from antiphon.governance.audit.log import AuditFilter
+from antiphon.operations.cost.amounts import decimal_text
 
 PAGE = 50
 FIELDS = ("who", "action", "subject", "since", "until", "denied", "before")
@@ -19,9 +21,16 @@ LONGEST = 300
 
 
 def tenants(call: PageCall) -> Response:
-    """Tenants with their shares, quotas, use and grants; to another tenant than the project's its own."""
+    """Tenants with their shares, quotas, budgets, use and grants; to another tenant than the project's its own."""
     call.services.access.authorize(call.principal, "administer", "tenant/*")
-    return call.render("tenants.html", page="tenants", uses=call.services.access.tenants.uses(by=call.principal))
+    after = call.query.get("after", "")
+    uses = call.services.access.tenants.uses(by=call.principal, limit=PAGE + 1, after=after)
+    shown, environment = uses[:PAGE], call.scope.environment
+    budgets = {one.tenant.id: call.services.work.budgets(Scope(one.tenant.id, environment)).list() for one in shown}
+    more = f"/tenants?{urlencode({'after': shown[-1].tenant.id})}" if len(uses) > PAGE else None
+    return call.render(
+        "tenants.html", page="tenants", uses=shown, budgets=budgets, more=more, first=bool(after), amount=decimal_text
+    )
 
 
 def audit(call: PageCall) -> Response:

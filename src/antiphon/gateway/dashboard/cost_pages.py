@@ -12,10 +12,11 @@ from antiphon.operations.cost.summary import DIMENSIONS, summarize
 
 
 def cost(call: PageCall) -> Response:
-    """Sums by a dimension that is chosen, the days of the time, and the forecast."""
+    """Sums by a dimension that is chosen, the days of the time, and the forecast; of one run or batch job, if asked
+    for, all that it was charged."""
     by, problem = call.query.get("by") or "application", None
-    costs = call.services.work.costs(call.scope)
-    charges, currency = costs.charges(), costs.currency
+    costs, work = call.services.work.costs(call.scope), call.query.get("work", "")
+    charges, currency = costs.of_work([work]) if work else costs.charges(), costs.currency
     try:
         summary = summarize(charges, (by,), currency)
     except InvalidInputError as error:
@@ -30,7 +31,8 @@ def cost(call: PageCall) -> Response:
         dimensions=list(DIMENSIONS),
         summary=summary,
         plot=by_amount([(line.group["day"], line.micros) for line in days], currency),
-        forecast=costs.forecast(),
-        budgets=call.services.work.budgets(call.scope).list(),
+        work=work,
+        forecast=None if work else costs.forecast(),
+        budgets=[] if work else call.services.work.budgets(call.scope).list(),
         amount=decimal_text,
     )

@@ -68,7 +68,12 @@ class Pages:
     def __init__(self, services: GatewayServices) -> None:
         self.services = services
         self.live = LiveChanges(
-            {"overview": self._overview_stamp, "requests": self._requests_stamp, "runs": self._runs_stamp}
+            {
+                "overview": self._overview_stamp,
+                "requests": self._requests_stamp,
+                "runs": self._runs_stamp,
+                "batch": self._batch_stamp,
+            }
         )
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
@@ -101,6 +106,9 @@ class Pages:
 
     def _requests_stamp(self, scope: Scope) -> object:
         return [one.prediction for one in self.services.predictions.receipts.list(scope, limit=1)]
+
+    def _batch_stamp(self, scope: Scope) -> object:
+        return self._runs_stamp(scope), self.services.work.tables.list(scope, _JOBS)
 
     def _runs_stamp(self, scope: Scope) -> object:
         return read_all(self.services.work.runs.list(scope), RunLine)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +18,14 @@ import msgspec
 from antiphon.catalog.learning.evaluations import Evaluations
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
-from antiphon.core.errors import ConflictError, EngineError, NotFoundError, OverloadedError, UnavailableError
+from antiphon.core.errors import (
+    BudgetExhaustedError,
+    ConflictError,
+    EngineError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.serving.ports import EntityReader
@@ -27,6 +35,12 @@ T = TypeVar("T")
 
 TRANSIENT_ERRORS = (UnavailableError, EngineError, OverloadedError)
 """Errors that pass by themselves and are waited for."""
+
+BUDGET_SECONDS = 5.0
+"""Interval at which a request is tried again that a budget had no room for."""
+
+_waits: ContextVar[Callable[[str], None]] = ContextVar("evaluation_waits", default=lambda what: None)
+"""Says, to who follows the evaluation that a request belongs to, why it waits."""
 
 AnswerFunction = Callable[[AnswerRequest], Awaitable[Answer]]
 """serving's ``answer()``."""
@@ -133,16 +147,28 @@ async def answer_each(
         if progress is not None:
             progress(len(done), len(pieces), note)
 
-    await _all([partial(one, key) for key in pieces if key not in done], concurrency)
+    def tell(what: str) -> None:
+        if progress is not None:
+            progress(len(done), len(pieces), f"waits: {what}")
+
+    before = _waits.set(tell)
+    try:
+        await _all([partial(one, key) for key in pieces if key not in done], concurrency)
+    finally:
+        _waits.reset(before)
     return [done[key] for key in pieces]
 
 
 async def ask_patiently(request: AnswerRequest, answer: AnswerFunction, patience: float) -> Answer:
-    """An answer, waiting at most so many seconds for an engine that is away."""
+    """An answer, waiting at most so many seconds for an engine that is away, and for a budget until it has room: what
+    was answered is paid for already, and a failure would pay for it again."""
     waited, pause = 0.0, 0.25
     while True:
         try:
             return await answer(request)
+        except BudgetExhaustedError as error:
+            _waits.get()(error.what)
+            await asyncio.sleep(min(error.retry_after, BUDGET_SECONDS))
         except TRANSIENT_ERRORS:
             if waited >= patience:
                 raise

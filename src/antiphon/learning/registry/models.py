@@ -44,6 +44,10 @@ class ModelRegistry:
         self._regressions = RegressionSets(database)
         self._texts = Blobs(database)
 
+    def versions(self, scope: Scope, application: str) -> list[ModelVersion]:
+        """Versions of an application's model, latest first."""
+        return self._models.list(scope, application)
+
     def lines(self, scope: Scope, application: str | None = None) -> tuple[ModelLine, ...]:
         """Versions by application, latest first."""
         found = []

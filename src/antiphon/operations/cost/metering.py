@@ -66,8 +66,8 @@ def _quantities(usage: UsageReceipt) -> Iterator[tuple[Resource, int]]:
 
 
 def _job_of(receipt: Receipt) -> str:
-    """The table job whose row it answers, by the id of its request."""
-    if receipt.path != "batch" or not receipt.request.startswith("job_"):
+    """The batch job whose row it answers, by the id of its request."""
+    if receipt.path != "batch" or not receipt.request.startswith(("job_", "batch_")):
         return ""
     return receipt.request.rpartition("_")[0]
 

@@ -13,6 +13,7 @@ from antiphon.orchestration.conductor.decide import decide
 from antiphon.orchestration.conductor.durations import RunDurations
 from antiphon.orchestration.conductor.state import ScheduleOutlook
 from antiphon.services.conducting.schedule_states import ScheduleStates
+from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.project.store import Store
 
 MOST_NAMES = 5
@@ -48,9 +49,11 @@ class ScheduleLine(msgspec.Struct, frozen=True):
         return f"{self.work} of {', '.join(names[:MOST_NAMES])}{more}" if names[0] else self.work
 
 
-def schedule_lines(store: Store, scope: Scope, project: ProjectSpec) -> tuple[ScheduleLine, ...]:
+def schedule_lines(
+    store: Store, scope: Scope, project: ProjectSpec, traffic: TrafficForecasts | None = None
+) -> tuple[ScheduleLine, ...]:
     """The schedules of declarations, with what each will do next once they are applied; nothing is written."""
-    states = ScheduleStates(store, scope).of(project)
+    states = ScheduleStates(store, scope, traffic).of(project)
     outlooks = decide(states, store.database.clock.now()).outlooks
     return tuple(
         ScheduleLine(

@@ -39,7 +39,7 @@ from antiphon.orchestration.conductor.placement import Span
 from antiphon.orchestration.conductor.state import Observation, ScheduleState
 from antiphon.services.conducting.asset_states import AssetStates, asset_states, settle
 from antiphon.services.conducting.built_in_schedules import all_schedules
-from antiphon.services.conducting.traffic import Traffic
+from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.conducting.windows import occurrences
 from antiphon.services.learning.outcomes import drift_reports
 from antiphon.services.project.store import Store
@@ -63,10 +63,10 @@ LATEST_TRAININGS = 20
 class ScheduleStates:
     """Reads the state of a tenant's schedules."""
 
-    def __init__(self, store: Store, scope: Scope) -> None:
+    def __init__(self, store: Store, scope: Scope, traffic: TrafficForecasts | None = None) -> None:
         self._store = store
         self._scope = scope
-        self._traffic: dict[str, Traffic] = {}
+        self._traffic = traffic or TrafficForecasts(store)
         self._drift = drift_reports(store)
         self._problems: dict[str, str | None] = {}
 
@@ -254,9 +254,7 @@ class ScheduleStates:
 
     def _forecast(self, application: str) -> LoadForecast | None:
         """The forecast of an application's requests, of all without one."""
-        if application not in self._traffic:
-            self._traffic[application] = Traffic(self._store, self._scope, application or None)
-        return self._traffic[application].forecast()
+        return self._traffic.of(self._scope, application)
 
     def _requests(
         self, scope: Scope, application: str, trigger: Trigger | None, since: datetime, *, misses: bool

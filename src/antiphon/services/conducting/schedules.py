@@ -17,7 +17,7 @@ from antiphon.definitions.schedules import WorkClass
 from antiphon.definitions.workflows import EXPENSIVE
 from antiphon.services.conducting.built_in_schedules import all_schedules
 from antiphon.services.conducting.schedule_lines import ScheduleLine, schedule_lines
-from antiphon.services.conducting.traffic import HourlyLoad, hourly_forecast
+from antiphon.services.conducting.traffic import HourlyLoad, TrafficForecasts, hourly_forecast
 from antiphon.services.conducting.upcoming import UpcomingWork, upcoming_work
 from antiphon.services.conducting.windows import AHEAD, WindowOccurrence, held_workflows, occurrences
 from antiphon.services.project.store import Store
@@ -30,13 +30,14 @@ LONGEST = timedelta(days=90)
 class ProjectSchedules:
     """Schedules, windows and freezes of one tenant in one project's environment."""
 
-    def __init__(self, store: Store, scope: Scope) -> None:
+    def __init__(self, store: Store, scope: Scope, traffic: TrafficForecasts | None = None) -> None:
         self._store = store
         self._scope = scope
+        self._traffic = traffic or TrafficForecasts(store)
 
     def list(self) -> tuple[ScheduleLine, ...]:
         """Every schedule that is applied or built in, with what it waits for."""
-        return schedule_lines(self._store, self._scope, self._store.applied.project(self._scope))
+        return schedule_lines(self._store, self._scope, self._store.applied.project(self._scope), self._traffic)
 
     def pause(self, principal: str, name: str, reason: str, until: datetime) -> ScheduleRecord:
         """Keep a schedule from ordering anything until a moment; a run that it ordered goes on. It is on record.
@@ -118,11 +119,11 @@ class ProjectSchedules:
 
     def upcoming(self) -> tuple[UpcomingWork, ...]:
         """Work that is under way and to come, in the order in which it can begin."""
-        return upcoming_work(self._store, self._scope)
+        return upcoming_work(self._store, self._scope, self._traffic)
 
     def forecast(self, hours: int = 24) -> tuple[HourlyLoad, ...]:
         """Requests that each hour from now on is expected to bring; none before there was a day of them."""
-        return hourly_forecast(self._store, self._scope, hours)
+        return hourly_forecast(self._store, self._scope, hours, self._traffic)
 
     def exempt(self, principal: str, run: str, reason: str) -> None:
         """Let one run go past freezes and windows, on record; raises ``NotFoundError`` when there is none of this

@@ -44,6 +44,19 @@ class Traffic:
             return self._forecast
 
 
+class TrafficForecasts:
+    """Keeps the traffic of tenants and applications in a process that forecasts again and again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: dict[tuple[Scope, str], Traffic] = {}
+
+    def of(self, scope: Scope, application: str = "") -> LoadForecast | None:
+        """The forecast of an application's requests, of all without one; ``None`` before there was a day of them."""
+        kept = self._kept.setdefault((scope, application), Traffic(self._store, scope, application or None))
+        return kept.forecast()
+
+
 class HourlyLoad(msgspec.Struct, frozen=True):
     """Requests that an hour is expected to bring; the bounds are those of its quarters together, wider than its own."""
 
@@ -53,9 +66,11 @@ class HourlyLoad(msgspec.Struct, frozen=True):
     high: float
 
 
-def hourly_forecast(store: Store, scope: Scope, hours: int) -> tuple[HourlyLoad, ...]:
+def hourly_forecast(
+    store: Store, scope: Scope, hours: int, traffic: TrafficForecasts | None = None
+) -> tuple[HourlyLoad, ...]:
     """The forecast by the hour from now on; nothing before there was a day of requests."""
-    forecast = Traffic(store, scope).forecast()
+    forecast = (traffic or TrafficForecasts(store)).of(scope)
     return () if forecast is None else tuple(_hours(forecast, store.database.clock.now(), hours))
 
 

@@ -16,6 +16,7 @@ from antiphon.services.conducting.assets import stale_parts
 from antiphon.services.conducting.idle_budgets import idle_states
 from antiphon.services.conducting.run_waits import RunWaits
 from antiphon.services.conducting.schedule_lines import schedule_lines
+from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.project.store import Store
 
 MOST_RUNS = 1_000
@@ -45,7 +46,7 @@ class UpcomingWork(msgspec.Struct, frozen=True):
     value: float | None = None
 
 
-def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
+def upcoming_work(store: Store, scope: Scope, traffic: TrafficForecasts | None = None) -> tuple[UpcomingWork, ...]:
     """All work that is under way, queued or declared, what runs first; then by earliest beginning, and last what waits
     for events."""
     project, now = store.applied.project(scope), store.database.clock.now()
@@ -53,7 +54,7 @@ def upcoming_work(store: Store, scope: Scope) -> tuple[UpcomingWork, ...]:
     waits = RunWaits(store).of(scope, open_runs)
     found = [_of_run(run, waits[run.id].reason, waits[run.id].earliest) for run in open_runs if run.id in waits]
     found += [_of_run(run, run.note or run.cause or "", None) for run in open_runs if run.id not in waits]
-    for line in schedule_lines(store, scope, project):
+    for line in schedule_lines(store, scope, project, traffic):
         if (outlook := line.outlook).stage != "runs":
             what = f"{line.name}, {line.work_of}" if line.views else line.name
             value = None if line.value == 1.0 else line.value

@@ -68,6 +68,23 @@ class ProjectCosts:
         found = [one for one in found if begin <= one.booked < end]
         return sorted(found, key=lambda one: (one.booked, one.entry.hour))
 
+    def of_work(self, work: Sequence[str]) -> list[Charge]:
+        """Charges of what runs and batch jobs used, whenever that was.
+
+        They are rated by themselves: beside other work of their hour they may be a micro-unit more or less an hour and
+        resource.
+        """
+        self.prices.follow_settings()
+        return charges(self._store.ledger.of_work(self._scope, work), self.prices.book())
+
+    def sums_of_work(self, work: Sequence[str]) -> dict[str, int]:
+        """Sums, in micro-units, that each of these runs and batch jobs cost so far."""
+        sums = dict.fromkeys(work, 0)
+        for one in self.of_work(work):
+            if one.kind != "saved":
+                sums[one.entry.work] += one.micros
+        return sums
+
     def summary(
         self, by: Sequence[str] = ("application",), since: datetime | None = None, until: datetime | None = None
     ) -> CostSummary:

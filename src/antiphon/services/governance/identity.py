@@ -115,11 +115,12 @@ class ProjectIdentity:
         self._keys.forget()
         return rotated
 
-    def revoke(self, tenant: str, key: str, *, by: str) -> KeyRecord:
-        """Stop a key and its sessions."""
+    def revoke(self, tenant: str, key: str, *, by: str, reason: str = "") -> KeyRecord:
+        """Stop a key and its sessions, on record."""
         with self._database.transaction() as connection:
             record = self._keys.revoke(tenant, key, within=connection)
-            self._audit.append(self._of(tenant), by, "key.revoke", record.id, key_detail(record), within=connection)
+            detail = {**key_detail(record), **({"reason": reason} if reason else {})}
+            self._audit.append(self._of(tenant), by, "key.revoke", record.id, detail, within=connection)
         self._keys.forget()
         self.sessions.forget()
         return record

@@ -55,10 +55,11 @@ class ProjectTenants:
         self._require_own(by)
         return self._tenants.list()
 
-    def uses(self, *, by: Principal) -> Sequence[TenantUse]:
-        """All tenants by name with what they use; to the principal of another tenant than the project's its own."""
+    def uses(self, *, by: Principal, limit: int | None = None, after: str = "") -> Sequence[TenantUse]:
+        """Tenants by name with what they use, at most so many after a name; to the principal of another tenant than the
+        project's its own."""
         tenants = self._tenants.list() if by.tenant == self._scope.tenant else [self._known(by.tenant)]
-        return [self._use(tenant) for tenant in tenants]
+        return [self._use(tenant) for tenant in [one for one in tenants if one.id > after][:limit]]
 
     def _known(self, tenant: str) -> Tenant:
         try:
