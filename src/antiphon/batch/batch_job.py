@@ -87,8 +87,9 @@ class RequestRow:
         self._principal = principal
         self._endpoints = endpoints
         self._answer = answer
-        # The same when the line is asked again after a crash, so that no tool acts for it twice.
-        self._id = f"req_{content_hash([batch.id, request.line])[:26]}"
+        # The same when the line is asked again after a crash, so that no tool acts for it twice; it names the batch
+        # that the answer is charged to, as the rows of table jobs do.
+        self._id = f"{batch.id}_{request.line}"
         self.label = f"line {request.line + 1}"
         self.sketch: RowSketch | None = request.sketch
         self.prefix = request.sketch.prefixes[0].digest if request.sketch.prefixes else 0

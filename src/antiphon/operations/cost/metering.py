@@ -26,7 +26,7 @@ def usages_of(receipt: Receipt) -> list[MeteredUsage]:
         principal=receipt.principal,
         engine=receipt.engine or "",
         model=receipt.model,
-        work=_job_of(receipt),
+        work=_order_of(receipt),
     )
     found = [answer]
     for resource, quantity in _quantities(receipt.usage):
@@ -65,9 +65,12 @@ def _quantities(usage: UsageReceipt) -> Iterator[tuple[Resource, int]]:
             yield resource, quantity
 
 
-def _job_of(receipt: Receipt) -> str:
-    """The table job whose row it answers, by the id of its request."""
-    if receipt.path != "batch" or not receipt.request.startswith("job_"):
+_ORDERS = ("job_", "batch_")
+
+
+def _order_of(receipt: Receipt) -> str:
+    """The table job or batch whose row it answers, by the id of its request."""
+    if receipt.path != "batch" or not receipt.request.startswith(_ORDERS):
         return ""
     return receipt.request.rpartition("_")[0]
 
