@@ -39,7 +39,7 @@ SIZES = {"ci": 1, "demo": 7, "full": 34}
 """Kills of each of the three processes."""
 SEED = 20130410
 DIMENSIONS = ("application,path,role,principal", "resource,engine,model", "work,hour")
-BATCH_REQUESTS = 40
+BATCH_REQUESTS = 20
 PRICES = """
 [prices]
 currency = "EUR"

@@ -35,7 +35,7 @@ _DEFINITIONS = '''"""One application that never serves an answer again, and one 
 
 from antiphon import Application, Decoding, Prompt, Reuse
 
-terms = {"ungated": "a benchmark asks at once", "purpose": "budgets", "owner": "bench", "model": "simulated",
+terms = {"ungated": "a benchmark asks at once", "entities": [], "features": [], "purpose": "budgets", "owner": "bench", "model": "simulated",
          "prompt": Prompt(template="{{ question }}"), "decoding": Decoding(max_tokens=24)}
 plain = Application("plain", reuse=Reuse("never", identical_prompts=False), **terms)
 kept = Application("kept", reuse=Reuse("always"), **terms)
@@ -157,9 +157,11 @@ async def measured(root: Path, requests: int) -> dict[str, Any]:
 async def _forms(platform: BudgetPlatform) -> dict[str, int]:
     for application in ("plain", "kept"):
         await platform.declare(application, application, 10**9)
-    found, question = {}, "What does a question cost in each of its forms?"
+    found = {}
     for form in FORMS:
-        application = "kept" if form in ("made first", "served again") else "plain"
+        # Another one for the second application: a prompt that any release has generated before is served again.
+        again = form in ("made first", "served again")
+        application, question = ("kept", "And asked again?") if again else ("plain", "What does a question cost?")
         before = (await platform.line(application))["spent_micros"]
         if form == "batched":
             await platform.batch(application, question)
