@@ -35,8 +35,9 @@ _DEFINITIONS = '''"""One application that never serves an answer again, and one 
 
 from antiphon import Application, Decoding, Prompt, Reuse
 
-terms = {"ungated": "a benchmark asks at once", "entities": [], "features": [], "purpose": "budgets", "owner": "bench", "model": "simulated",
-         "prompt": Prompt(template="{{ question }}"), "decoding": Decoding(max_tokens=24)}
+terms = {"ungated": "a benchmark asks at once", "purpose": "budgets", "owner": "bench", "model": "simulated",
+         "entities": [], "features": [], "prompt": Prompt(template="{{ question }}"),
+         "decoding": Decoding(max_tokens=24)}
 plain = Application("plain", reuse=Reuse("never", identical_prompts=False), **terms)
 kept = Application("kept", reuse=Reuse("always"), **terms)
 '''
