@@ -71,7 +71,7 @@ class LedgerReport(msgspec.Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was violated."""
+        """Tells whether nothing was violated."""
         return self.platform.holds and not any(self.violations.values())
 
 

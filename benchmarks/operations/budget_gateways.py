@@ -100,7 +100,7 @@ class BudgetPlatform:
                 await asyncio.sleep(0.05)
 
     async def ask(self, application: str, question: str, *, stream: bool = False) -> tuple[str, float]:
-        """What became of one request, ``answered`` or the code of its error, and when to try again in seconds."""
+        """The end of one request, ``answered`` or the code of its error, and when to try again in seconds."""
         body = {"model": application, "messages": [{"role": "user", "content": question}], "stream": stream}
         answer = await self._http.post(_CHAT, json=body)
         if answer.status_code == 200:
@@ -120,7 +120,7 @@ class BudgetPlatform:
             raise RuntimeError(f"The batch of one request ended {found['status']}: {found['request_counts']}")
 
     async def settled(self, application: str, question: str, *, stream: bool) -> tuple[str, int]:
-        """What became of a request in the end, and how often it was told to try again soon."""
+        """The last end of a request, and how often it was told to try again soon."""
         again = 0
         while True:
             said, after = await self.ask(application, question, stream=stream)
@@ -198,7 +198,7 @@ async def _crowd(platform: BudgetPlatform, requests: int, cost: int) -> dict[str
 
 
 def holds(found: dict[str, Any]) -> bool:
-    """Whether all forms cost the same, one that is served again nothing, and the crowd was let in exactly."""
+    """Tell whether all forms cost the same, one that is served again nothing, and the crowd was let in exactly."""
     forms = found["forms_micros"]
     one_rule = forms["whole"] == forms["streamed"] == forms["batched"] > 0 == forms["served again"]
     exact = not (found["gateway_overshoot_micros"] or found["gateway_false_refusals"] or found["gateway_others"])

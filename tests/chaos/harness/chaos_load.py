@@ -84,7 +84,7 @@ class Load:
 
     @property
     def stopped(self) -> bool:
-        """Whether clients are to finish."""
+        """Tells whether clients are to finish."""
         return self._stop.is_set()
 
     async def start(self) -> None:

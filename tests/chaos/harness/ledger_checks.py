@@ -89,7 +89,7 @@ def read_ledger(catalog: Path, ended_at: float) -> dict[str, Any]:
 
 
 def answers_once(found: LedgerEvidence) -> list[str]:
-    """What answers took is in the ledger as their receipts say it, of each combination of dimensions."""
+    """The ledger has what answers took as their receipts say it, of each combination of dimensions."""
     receipts: Counter[tuple[str, ...]] = Counter()
     for receipt in found.receipts:
         usage = receipt["usage"]
