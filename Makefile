@@ -328,6 +328,9 @@ pentest: environment  ## attack everything: penetration tests, scanners, depende
 chaos: environment  ## the kill harness, 20 kills of each process
 	@$(BIN)/python -m tests.chaos.harness.kill_harness --kills 20 --results benchmarks/results
 
+chaos-ledger: environment  ## the ledger of cost over 102 kills of gateway, engine and worker: rows = what was measured (SIZE=ci|demo|full)
+	@$(BIN)/python -m benchmarks.durability.ledger_kills --size $(if $(filter file,$(origin SIZE)),full,$(SIZE)) --keep
+
 chaos-batches: environment  ## batches of 2,000 requests killed at 200 random moments
 	@$(BIN)/python -m benchmarks.durability.batch_kills --size full
 

@@ -5,6 +5,7 @@
 - **The last cent.** Requests at once in several processes, of which a few fit: what the ledger has beyond the limit,
   and whether a request was refused that fits once all have settled.
 - **Kills.** Processes killed while they reserve: the ledger against the receipts, and what they held ends by itself.
+- **Gateways.** The forms of one request, and the last cent, over HTTP before two gateways (``budget_gateways.py``).
 
     python -m benchmarks.operations.budgets [--size ci|demo|full] [--catalog sqlite|postgresql] [--keep]
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.durability.kill_harness_command import finish
+from benchmarks.operations import budget_gateways
 from tests.catalogs import KINDS, catalog_url
 from tests.chaos.harness.running import scratch
 from tests.chaos.test_budget_kills import begin, child, line_of
@@ -58,6 +60,7 @@ def main() -> int:
             asyncio.run(_last_cent(root / f"cent{n}", options.catalog, requests, processes)) for n in range(crowds)
         ]
         killed = asyncio.run(_kills(root / "kills", options.catalog, kills))
+        asked = asyncio.run(budget_gateways.measured(root / "gateways", requests))
     overshoot, refused = sum(one["overshoot"] for one in cents), sum(one["false_refusals"] for one in cents)
     added = {name: figures["added"] for name, figures in latency.items()}
     line = {
@@ -65,9 +68,10 @@ def main() -> int:
         "microseconds": latency, "goal_microseconds": GOAL_MICROSECONDS,
         "requests": requests * crowds, "processes": processes, "answered": sum(one["answered"] for one in cents),
         "seconds": round(statistics.median(one["seconds"] for one in cents), 2),
-        "overshoot_micros": overshoot, "false_refusals": refused, **killed,
+        "overshoot_micros": overshoot, "false_refusals": refused, **killed, **asked,
         "holds": overshoot == refused == killed["ledger_difference"] == killed["held_after"] == 0
-        and killed["admitted_after"] and all(one <= GOAL_MICROSECONDS for one in added.values()),
+        and killed["admitted_after"] and budget_gateways.holds(asked)
+        and all(one <= GOAL_MICROSECONDS for one in added.values()),
     }  # fmt: skip
     print(f"{'answers':<10}{'without':>10}{'with':>10}{'added':>10}{'spread':>10}   microseconds an answer")
     for name, figures in latency.items():
@@ -75,6 +79,9 @@ def main() -> int:
     print(f"last cent: {line['requests']} requests in {processes} processes, {line['answered']} answered, "
           f"overshoot {overshoot}, false refusals {refused}")  # fmt: skip
     print(f"kills: {kills}, ledger - receipts {killed['ledger_difference']}, still held {killed['held_after']}")
+    print("forms of one request: " + ", ".join(f"{form} {cost}" for form, cost in asked["forms_micros"].items()))
+    told = ("requests", "answered", "refused", "told_to_wait", "overshoot_micros", "false_refusals", "holders")
+    print("two gateways: " + ", ".join(f"{name} {asked[f'gateway_{name}']}" for name in told))
     return finish("budgets", line, keep=options.keep)
 
 

@@ -1,4 +1,4 @@
-"""The platform under SIGKILL, and a writer that acknowledges too early, which the harness must find."""
+"""The platform and its ledger under SIGKILL, and a writer that acknowledges too early, which the harness must find."""
 
 import asyncio
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.durability import ledger_kills
 from tests.chaos.harness import chaos_evidence, kill_harness
 from tests.chaos.harness.chaos_checks import receipts_kept
 from tests.chaos.harness.chaos_evidence import Acknowledged, Evidence
@@ -18,14 +19,17 @@ GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minute
 
 
 @pytest.mark.chaos
-async def test_every_process_dies_and_nothing_is_lost(tmp_path: Path) -> None:
-    report = await kill_harness.run(tmp_path, kills=1, seed=20130410, engine="simulated")
+async def test_every_process_dies_nothing_is_lost_and_the_ledger_is_what_was_measured(tmp_path: Path) -> None:
+    found = await ledger_kills.run(tmp_path, kills=1)
+    report = found.platform
     assert report.violations == {name: [] for name in report.violations}, kill_harness.table(report)
+    assert found.violations == {name: [] for name in found.violations}, ledger_kills.table(found)
     assert sorted(kill.victim for kill in report.kills) == ["engine", "gateway", "worker"]
     assert report.acknowledged > 60, "there was hardly any load to lose"
     assert report.unanswered + report.refused > 0, "no request met a kill"
     assert report.publications > 1
     assert report.job_rows >= 200
+    assert min(found.batches, found.engine_processes, found.total_micros) > 0, "nothing was charged"
 
 
 class EarlyCommit:

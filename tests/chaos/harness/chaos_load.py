@@ -82,6 +82,11 @@ class Load:
         """Let every client finish what it is doing."""
         self._stop.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Tells whether clients are to finish."""
+        return self._stop.is_set()
+
     async def start(self) -> None:
         """First events and a first publication, so that questions have something to be answered from."""
         # An entity without any event has no features, and a question about it is rightly refused.

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -71,15 +72,25 @@ class Report(msgspec.Struct, frozen=True):
         return not any(self.violations.values())
 
 
-async def run(root: Path, *, kills: int, seed: int, engine: str, say: TextIO | None = None) -> Report:
+async def run(
+    root: Path, *, kills: int, seed: int, engine: str, say: TextIO | None = None, settings: str = "",
+    prepare: Callable[[ChaosProject], None] = lambda project: None,
+    beside: Callable[[Load], Awaitable[None]] | None = None,
+) -> Report:  # fmt: skip
     """Run the harness in an empty folder.
+
+    Args:
+        settings: further sections of the project's.
+        prepare: called before the first process starts.
+        beside: another client; it ends once the load is stopped.
 
     Raises:
         TimeoutError: the platform did not come up, or a process did not come back.
         RuntimeError: the supervisor ended by itself.
     """
     began = time.monotonic()
-    project = write_project(root, engine)
+    project = write_project(root, engine, settings)
+    prepare(project)
     log = (root / "up.log").open("wb")
     supervisor = start_child(
         [sys.executable, "-m", "antiphon.cli.main", "up", "--project", str(root), "--json"],
@@ -89,7 +100,7 @@ async def run(root: Path, *, kills: int, seed: int, engine: str, say: TextIO | N
         await _all_well(project, supervisor)
         async with Load(project, seed) as load:
             await load.start()
-            clients = asyncio.create_task(load.run())
+            clients = asyncio.gather(load.run(), *([beside(load)] if beside else []))
             try:
                 done = await _kill_all(project, supervisor, kills, seed, say)
             finally:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from tests.unit.catalog.examples import NOON, receipt
 
 from antiphon.catalog.ledger import MeteredUsage
@@ -40,10 +41,11 @@ def test_an_answer_that_is_served_again_costs_nothing_and_says_what_it_saved() -
     }
 
 
-def test_a_row_of_a_table_job_names_the_job_and_nobody_else_may() -> None:
-    row = receipt("pred_1", request="job_06abc_17", path="batch")
-    assert {one.work for one in usages_of(row)} == {"job_06abc"}
-    assert {one.work for one in usages_of(receipt("pred_1", request="job_06abc_17"))} == {""}
+@pytest.mark.parametrize("order", ["job_06abc", "batch_06abc"])
+def test_a_row_of_a_table_job_or_batch_names_it_and_nobody_else_may(order: str) -> None:
+    row = receipt("pred_1", request=f"{order}_17", path="batch")
+    assert {one.work for one in usages_of(row)} == {order}
+    assert {one.work for one in usages_of(receipt("pred_1", request=f"{order}_17"))} == {""}
 
 
 def reading(process: str, total: int, part: int) -> MeterState:
