@@ -1,0 +1,173 @@
+"""One project with two unlike applications: made and warmed up once, and copied for each case with its past.
+
+The past is the platform's own: the copy's rows of the history and of what was applied are moved in time, so that a case
+begins an hour after the project was made and right after it was used, and detectors know what is usual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from benchmarks.operations.faults.users import Users
+from tests.chaos.harness.running import supervised
+from tests.harness.ports import free_port
+from tests.harness.ungated import declare_ungated
+
+from antiphon.core.child_process import start_child
+
+RATE = 3.0
+"""Questions a second of each application."""
+
+WARM_SECONDS = 200.0
+_PERIOD = 10_000_000
+_AGED = 3_600_000_000
+"""Microseconds: of a period of the history, and by which what was applied and released is older in a copy."""
+
+_SETTINGS = """
+[worker]
+nice = 0
+[supervision]
+silence = "15s"
+"""
+_SPOILED = {
+    "desk": ('"At the {{ entity.shop }} orders take"', '"{{ [][3].x.y }}At the {{ entity.shop }} orders take"'),
+    "triage": (
+        'template="The customer wrote',
+        'template="{% for a in range(1200) %}{% for b in range(1000) %}{% endfor %}{% endfor %}The customer wrote',
+    ),
+}
+"""What a bad release of an application changes: one whose template fails, and one whose template computes for long."""
+
+
+def antiphon(root: Path, *arguments: str, code: int | None = 0) -> str:
+    """What a command prints; ``code``: that it has to end with, ``None`` for any.
+
+    Raises:
+        RuntimeError: it ended with another one.
+    """
+    process = start_child(
+        [sys.executable, "-m", "antiphon.cli.main", *arguments], cwd=root, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OTEL_SDK_DISABLED": "true"},
+    )  # fmt: skip
+    out, err = process.communicate(timeout=120)
+    if code is not None and process.returncode != code:
+        raise RuntimeError(f"antiphon {' '.join(arguments)} ended with {process.returncode}: {err.decode()[-1_000:]}")
+    return out.decode()
+
+
+class FaultyProject:
+    """A project in a folder of its own, at a port of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        settings = (root / "antiphon.toml").read_text(encoding="utf-8").splitlines()
+        self.port = int(next(line.partition("=")[2] for line in settings if line.startswith("port")))
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def key(self) -> str:
+        return (self.root / ".antiphon" / "keys" / "admin.key").read_text(encoding="utf-8").strip()
+
+    @property
+    def catalog(self) -> Path:
+        return self.root / ".antiphon" / "catalog.db"
+
+    def pid(self, process: str) -> int:
+        """The process id of a process of ``antiphon up``."""
+        found = json.loads((self.root / ".antiphon" / "run" / f"{process}.pid").read_text(encoding="utf-8"))
+        return int(found["pid"])
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[subprocess.Popen[bytes]]:
+        """``antiphon up`` while the block lasts."""
+        with_spans = {"OTEL_SDK_DISABLED": "true"}
+        async with supervised(self.root, self.url, drain_seconds=25.0, environment=with_spans) as process:
+            yield process
+
+
+async def make(folder: Path, warm_seconds: float = WARM_SECONDS) -> Path:
+    """The project in a folder, made and used for so long; its path."""
+    root = folder / "triage"
+    for name in ("triage", "desk"):
+        antiphon(folder, "init", name, "--blueprint", name, "--port", str(free_port()), "--json")
+    declare_ungated(folder / "desk", "users ask at once")
+    definitions = root / "definitions.py"
+    text = definitions.read_text(encoding="utf-8").replace('refresh="1h"', 'refresh="30s"')
+    desk = (folder / "desk" / "definitions.py").read_text(encoding="utf-8")
+    text += desk.replace('reuse=Reuse("fingerprint")', 'reuse=Reuse("never", identical_prompts=False)')
+    definitions.write_text(text, encoding="utf-8")
+    for table in ("orders.csv", "shops.csv"):
+        shutil.copy(folder / "desk" / table, root / table)
+    settings = root / "antiphon.toml"
+    changed = settings.read_text(encoding="utf-8").replace("[engine]", '[engine]\nkind = "simulated"')
+    settings.write_text(changed.replace("[gateway]", "[gateway]\nmax_in_flight = 12") + _SETTINGS, encoding="utf-8")
+    project = FaultyProject(root)
+    async with project.running():
+        users = Users(project.url, project.key, random.Random(1), RATE)
+        await asyncio.wait_for(users.until_answered(), 120)
+        load = asyncio.create_task(users.ask())
+        await asyncio.sleep(warm_seconds)
+        load.cancel()
+    statuses = Counter(one.status for one in users.asked)
+    if statuses[200] < 0.99 * statuses.total():
+        raise RuntimeError(f"Questions fail in a project without a fault: {dict(statuses)}")
+    for application, edit in _SPOILED.items():
+        _draft(root, application, edit)
+    return root
+
+
+def _draft(root: Path, application: str, edit: tuple[str, str]) -> None:
+    """Record a bad release that is not live, and leave its name in ``bad-APPLICATION``."""
+    definitions = root / "definitions.py"
+    sound = definitions.read_text(encoding="utf-8")
+    if edit[0] not in sound:
+        raise RuntimeError(f"The definitions have no {edit[0]!r}.")
+    definitions.write_text(sound.replace(*edit, 1), encoding="utf-8")
+    antiphon(root, "apply", "--no-activate", "--json", code=None)
+    definitions.write_text(sound, encoding="utf-8")
+    releases = json.loads(antiphon(root, "releases", "list", application, "--json"))
+    bad = max(releases, key=lambda one: int(one["number"]))
+    if bad["stage"] == "live":
+        raise RuntimeError(f"No release of {application} was made of the bad definitions.")
+    (root / f"bad-{application}").write_text(bad["release"], encoding="utf-8")
+
+
+def copied(template: Path, folder: Path) -> FaultyProject:
+    """A copy of the project, at another port, whose past ended just now."""
+    root = folder / "p"
+    shutil.copytree(template, root, ignore=shutil.ignore_patterns("*.sock", "logs", "up.log", "run"))
+    settings = root / "antiphon.toml"
+    lines = settings.read_text(encoding="utf-8").splitlines()
+    moved = [f"port = {free_port()}" if line.startswith("port") else line for line in lines]
+    settings.write_text("\n".join(moved) + "\n", encoding="utf-8")
+    project = FaultyProject(root)
+    _move_past(project.catalog)
+    return project
+
+
+def _move_past(catalog: Path) -> None:
+    connection = sqlite3.connect(catalog)
+    with connection:
+        newest = connection.execute("SELECT max(at) FROM measurements WHERE period = 10").fetchone()[0]
+        now = time.time_ns() // 1_000
+        by = (now - newest) // _PERIOD * _PERIOD
+        # Highest first: a row must not land on one that is still to be moved.
+        rows = connection.execute("SELECT rowid FROM measurements WHERE period = 10 ORDER BY at DESC").fetchall()
+        moved: Sequence[tuple[int, int]] = [(by, row) for (row,) in rows]
+        connection.executemany("UPDATE measurements SET at = at + ? WHERE rowid = ?", moved)
+        connection.execute("DELETE FROM measurements WHERE period <> 10")
+        for table, column in (("applied_projects", "created_at"), ("release_pointers", "at")):
+            connection.execute(f"UPDATE {table} SET {column} = {column} - {_AGED}")
+    connection.close()
