@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import hashlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, help="instead of all of the size")
     parser.add_argument("--jobs", type=int, default=1, help="cases at once; each takes about a third of a core")
     parser.add_argument("--folder", type=Path, default=_FOLDER, help="of the project that is copied and of the cases")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no case after so long")
     parser.add_argument("--anew", action="store_true", help="forget the cases of a run before")
     parser.add_argument("--no-baro", action="store_true")
     parser.add_argument("--keep", action="store_true")
@@ -66,22 +68,34 @@ def main() -> int:
     said(f"{len(wanted) - len(left)} of {len(wanted)} cases are there already.")
     if left:
         template = asyncio.run(_template(options.folder, size["warm"]))
-        asyncio.run(_run(left, template, baro, size["lasts"], options.jobs, cases))
+        asyncio.run(_run(left, template, baro, size["lasts"], options.jobs, cases, options.minutes * 60))
         done = {(one.kind, one.seed): one for one in _read(cases)}
     outcomes = [done[one] for one in wanted if one in done]
+    if len(outcomes) < len(wanted):
+        said(f"{len(wanted) - len(outcomes)} cases are left; begin it again to go on.")
     sys.stdout.write(scoring.HEADER + "\n" + "".join(scoring.row(one) + "\n" for one in outcomes))
     result = scoring.result(outcomes, options.size, size["seeds"], len(kinds))
     return finish("operations", result, keep=options.keep)
 
 
 async def _run(
-    left: list[tuple[str, int]], template: Path, baro: Path | None, lasts: CaseLasts, jobs: int, cases: Path
+    left: list[tuple[str, int]],
+    template: Path,
+    baro: Path | None,
+    lasts: CaseLasts,
+    jobs: int,
+    cases: Path,
+    seconds: float,
 ) -> None:
+    # Processes of projects outlive this one, unless they are ended with it.
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     waiting, began, ended = list(reversed(left)), time.monotonic(), 0
 
     async def worker() -> None:
         nonlocal ended
-        while waiting:
+        while waiting and time.monotonic() - began < seconds:
             name, seed = waiting.pop()
             outcome = await _case(name, seed, template, baro, lasts)
             with cases.open("ab") as file:

@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
-from benchmarks.operations.faults.injectors import INJECTORS, small_disk
-from benchmarks.operations.faults.project import RATE, FaultyProject, copied
+from benchmarks.operations.faults.injectors import INJECTORS
+from benchmarks.operations.faults.project import RATE, FaultyProject, copied, small_disk
 from benchmarks.operations.faults.rivals import MeasuredCase, by_baro, by_rules, measured_case
 from benchmarks.operations.faults.split import FaultKind, held_out
 from benchmarks.operations.faults.users import Users
@@ -44,7 +44,7 @@ class CaseLasts(msgspec.Struct, frozen=True):
 
     settle: float = 25.0
     fault: float = 60.0
-    mend: float = 110.0
+    mend: float = 90.0
 
 
 class FaultOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ async def _observed(
     lasting = min(kind.seconds, lasts.fault)
     async with project.running():
         users = Users(project.url, project.key, chance, RATE)
-        async with _asking(users):
+        async with asking(users):
             settled = time.monotonic()
             await asyncio.sleep(lasts.settle + chance.uniform(0.0, lasts.settle / 3))
             with _Records(project) as kept:
@@ -145,14 +145,15 @@ async def _observed(
 
 
 @asynccontextmanager
-async def _asking(users: Users) -> AsyncIterator[None]:
-    asking = asyncio.create_task(users.ask())
+async def asking(users: Users) -> AsyncIterator[None]:
+    """Users ask while the block lasts."""
+    task = asyncio.create_task(users.ask())
     try:
         yield
     finally:
-        asking.cancel()
+        task.cancel()
         with suppress(asyncio.CancelledError):
-            await asking
+            await task
 
 
 def _has_path(incident: Incident) -> bool:

@@ -135,7 +135,7 @@ async def processors_taken(project: FaultyProject, users: Users, chance: random.
 
 
 async def disk_full(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """Needs a file system of the project's own; see :func:`small_disk`."""
+    """Needs a file system of the project's own; see ``small_disk`` in ``project.py``."""
     filler = project.root / "filler"
     free = shutil.disk_usage(project.root).free
     with filler.open("wb") as file:
@@ -144,24 +144,6 @@ async def disk_full(project: FaultyProject, users: Users, chance: random.Random,
         await asyncio.sleep(seconds)
     finally:
         filler.unlink()
-
-
-@asynccontextmanager
-async def small_disk(folder: Path, megabytes: int = 400) -> AsyncIterator[None]:
-    """A file system of its own at a folder, as root.
-
-    Raises:
-        RuntimeError: it cannot be mounted here.
-    """
-    mounted = await asyncio.to_thread(
-        subprocess.run, ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True
-    )
-    if mounted.returncode != 0:
-        raise RuntimeError(f"A small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(subprocess.run, ["umount", "-l", str(folder)], check=False)
 
 
 async def denial_attack(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:

@@ -27,10 +27,10 @@ from tests.harness.ungated import declare_ungated
 
 from antiphon.core.child_process import start_child
 
-RATE = 3.0
+RATE = 2.0
 """Questions a second of each application."""
 
-WARM_SECONDS = 200.0
+WARM_SECONDS = 160.0
 _PERIOD = 10_000_000
 _AGED = 3_600_000_000
 """Microseconds: of a period of the history, and by which what was applied and released is older in a copy."""
@@ -51,6 +51,11 @@ _SPOILED = {
 """What a bad release of an application changes: one whose template fails, and one whose template computes for long."""
 
 
+def program(*arguments: str) -> list[str]:
+    """The words that run a command."""
+    return [sys.executable, "-m", "antiphon.cli.main", *arguments]
+
+
 def antiphon(root: Path, *arguments: str, code: int | None = 0) -> str:
     """What a command prints; ``code``: that it has to end with, ``None`` for any.
 
@@ -58,7 +63,7 @@ def antiphon(root: Path, *arguments: str, code: int | None = 0) -> str:
         RuntimeError: it ended with another one.
     """
     process = start_child(
-        [sys.executable, "-m", "antiphon.cli.main", *arguments], cwd=root, stdin=subprocess.DEVNULL,
+        program(*arguments), cwd=root, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OTEL_SDK_DISABLED": "true"},
     )  # fmt: skip
     out, err = process.communicate(timeout=120)
@@ -97,8 +102,15 @@ class FaultyProject:
             yield process
 
 
-async def make(folder: Path, warm_seconds: float = WARM_SECONDS) -> Path:
-    """The project in a folder, made and used for so long; its path."""
+async def make(folder: Path, warm_seconds: float = WARM_SECONDS, drafts: bool = True) -> Path:
+    """The project in a folder, made and used for so long; its path.
+
+    Args:
+        drafts: bad releases are recorded, which faults make live.
+
+    Raises:
+        RuntimeError: users are not answered without a fault either.
+    """
     root = folder / "triage"
     for name in ("triage", "desk"):
         antiphon(folder, "init", name, "--blueprint", name, "--port", str(free_port()), "--json")
@@ -112,7 +124,7 @@ async def make(folder: Path, warm_seconds: float = WARM_SECONDS) -> Path:
         shutil.copy(folder / "desk" / table, root / table)
     settings = root / "antiphon.toml"
     changed = settings.read_text(encoding="utf-8").replace("[engine]", '[engine]\nkind = "simulated"')
-    settings.write_text(changed.replace("[gateway]", "[gateway]\nmax_in_flight = 12") + _SETTINGS, encoding="utf-8")
+    settings.write_text(changed.replace("[gateway]", "[gateway]\nmax_in_flight = 24") + _SETTINGS, encoding="utf-8")
     project = FaultyProject(root)
     async with project.running():
         users = Users(project.url, project.key, random.Random(1), RATE)
@@ -121,9 +133,9 @@ async def make(folder: Path, warm_seconds: float = WARM_SECONDS) -> Path:
         await asyncio.sleep(warm_seconds)
         load.cancel()
     statuses = Counter(one.status for one in users.asked)
-    if statuses[200] < 0.99 * statuses.total():
+    if statuses[200] < 0.95 * statuses.total():
         raise RuntimeError(f"Questions fail in a project without a fault: {dict(statuses)}")
-    for application, edit in _SPOILED.items():
+    for application, edit in _SPOILED.items() if drafts else ():
         _draft(root, application, edit)
     return root
 
@@ -142,6 +154,24 @@ def _draft(root: Path, application: str, edit: tuple[str, str]) -> None:
     if bad["stage"] == "live":
         raise RuntimeError(f"No release of {application} was made of the bad definitions.")
     (root / f"bad-{application}").write_text(bad["release"], encoding="utf-8")
+
+
+@asynccontextmanager
+async def small_disk(folder: Path, megabytes: int = 400) -> AsyncIterator[None]:
+    """A file system of its own at a folder, as root.
+
+    Raises:
+        RuntimeError: it cannot be mounted here.
+    """
+    mounted = await asyncio.to_thread(
+        subprocess.run, ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        raise RuntimeError(f"A small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(subprocess.run, ["umount", "-l", str(folder)], check=False)
 
 
 def copied(template: Path, folder: Path) -> FaultyProject:

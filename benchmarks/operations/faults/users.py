@@ -35,11 +35,13 @@ class AskedQuestion(msgspec.Struct, frozen=True):
 
 
 class UserImpact(msgspec.Struct, frozen=True):
-    """Questions while a fault lasted, and those of them that failed or took far longer than usual."""
+    """Questions while a fault lasted, those of them that failed or took far longer than usual, and the share of such
+    questions before it."""
 
     questions: int
     failed: int
     slow: int
+    usual: float
 
     @property
     def share(self) -> float:
@@ -47,8 +49,8 @@ class UserImpact(msgspec.Struct, frozen=True):
 
     @property
     def felt(self) -> bool:
-        """At least three questions, and one of fifty."""
-        return self.failed + self.slow >= 3 and self.share >= 0.02
+        """At least three questions, and one of fifty more than usual."""
+        return self.failed + self.slow >= 3 and self.share >= self.usual + 0.02
 
 
 class Users:
@@ -122,12 +124,14 @@ class Users:
 
     def impact(self, usual: tuple[float, float], begun: float, until: float) -> UserImpact:
         """The impact on questions that were due in a span, against a usual one of the same run (monotonic times)."""
-        bound = slow_bound([one.seconds for one in self._between(*usual) if one.answered])
+        before = self._between(*usual)
+        bound = slow_bound([one.seconds for one in before if one.answered])
         felt = self._between(begun, until)
         return UserImpact(
             len(felt),
             sum(not one.answered for one in felt),
             sum(one.answered and one.seconds > bound for one in felt),
+            sum(not one.answered or one.seconds > bound for one in before) / max(1, len(before)),
         )
 
     def _between(self, begin: float, end: float) -> list[AskedQuestion]:
