@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -193,10 +193,9 @@ def _move_past(catalog: Path) -> None:
         newest = connection.execute("SELECT max(at) FROM measurements WHERE period = 10").fetchone()[0]
         now = time.time_ns() // 1_000
         by = (now - newest) // _PERIOD * _PERIOD
-        # Highest first: a row must not land on one that is still to be moved.
-        rows = connection.execute("SELECT rowid FROM measurements WHERE period = 10 ORDER BY at DESC").fetchall()
-        moved: Sequence[tuple[int, int]] = [(by, row) for (row,) in rows]
-        connection.executemany("UPDATE measurements SET at = at + ? WHERE rowid = ?", moved)
+        # By way of negative moments: a row must not land on one that is still to be moved.
+        connection.execute("UPDATE measurements SET at = -(at + ?) WHERE period = 10", (by,))
+        connection.execute("UPDATE measurements SET at = -at WHERE period = 10")
         connection.execute("DELETE FROM measurements WHERE period <> 10")
         for table, column in (("applied_projects", "created_at"), ("release_pointers", "at")):
             connection.execute(f"UPDATE {table} SET {column} = {column} - {_AGED}")
