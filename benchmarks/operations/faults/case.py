@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 from benchmarks.operations.faults.injectors import INJECTORS
-from benchmarks.operations.faults.project import RATE, FaultyProject, copied, small_disk
+from benchmarks.operations.faults.project import RATE, FaultyProject, copied
 from benchmarks.operations.faults.rivals import MeasuredCase, by_baro, by_rules, measured_case
 from benchmarks.operations.faults.split import FaultKind, held_out
 from benchmarks.operations.faults.users import Users
@@ -26,6 +25,12 @@ from antiphon.catalog.ledger import Ledger
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.scope import Scope
 from antiphon.operations.cost.metering import usages_of
+
+TICKETS = "tickets"
+"""The view whose source faults of data are done to."""
+
+SMALL_DISK = 200
+"""Megabytes of the file system of a case that fills it."""
 
 SCOPE = Scope("default", "dev")
 _LOOK = 0.5
@@ -44,7 +49,7 @@ class CaseLasts(msgspec.Struct, frozen=True):
 
     settle: float = 25.0
     fault: float = 60.0
-    mend: float = 90.0
+    mend: float = 75.0
 
 
 class FaultOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,13 +91,8 @@ async def run_case(kind: FaultKind, seed: int, template: Path, baro: Path | None
     Raises:
         RuntimeError: the project does not run without a fault either.
     """
-    chance = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="faulty-") as folder:
-        async with AsyncExitStack() as stack:
-            if kind.name == "disk_full":
-                await stack.enter_async_context(small_disk(Path(folder)))
-            project = await asyncio.to_thread(copied, template, Path(folder))
-            return await _observed(kind, seed, project, chance, baro, lasts)
+    async with copied(template, SMALL_DISK if kind.name == "disk_full" else None) as project:
+        return await _observed(kind, seed, project, random.Random(seed), baro, lasts)
 
 
 async def _observed(
@@ -105,13 +105,13 @@ async def _observed(
             settled = time.monotonic()
             await asyncio.sleep(lasts.settle + chance.uniform(0.0, lasts.settle / 3))
             with _Records(project) as kept:
-                earlier = {one.id for one in kept.list()}
-                published = kept.published()
+                earlier = {one.id for one in kept.incidents()}
+                published = kept.published(TICKETS)
                 at, begun = datetime.now(UTC), time.monotonic()
                 fault = asyncio.create_task(INJECTORS[kind.name](project, users, chance, lasting))
                 seconds = await kept.until_new(earlier, begun, fault)
                 ended = time.monotonic()
-                renewed = kept.published() != published
+                renewed = kept.published(TICKETS) != published
                 new = await kept.until_mended(earlier, lasts.mend)
         recovered = users.impact((settled, begun), time.monotonic() - 15.0, time.monotonic())
     # What is read now is at rest: every process has ended in good order.
@@ -183,14 +183,16 @@ class _Records:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def list(self) -> list[Incident]:
+    def incidents(self) -> list[Incident]:
         """Incidents of their own: one that was merged into another is none."""
         found = Incidents(self._database).list(SCOPE, limit=100)
         return [one for one in found if not any(entry.kind == "merged" for entry in one.timeline)]
 
-    def published(self) -> int:
+    def published(self, view: str) -> str:
+        """The snapshot of a view that is served."""
         current = Publications(self._database).current(SCOPE)
-        return current.number if current is not None else 0
+        found = {} if current is None else current.snapshots
+        return next((snapshot for key, snapshot in found.items() if key.partition("@")[0] == view), "")
 
     async def until_new(self, earlier: set[str], begun: float, fault: asyncio.Task[None]) -> float | None:
         """Wait for the end of the fault, and for an incident for a little longer; the seconds after which there was
@@ -199,7 +201,7 @@ class _Records:
         ended = False
         deadline = float("inf")
         while time.monotonic() < deadline:
-            if seconds is None and any(one.id not in earlier for one in await asyncio.to_thread(self.list)):
+            if seconds is None and any(one.id not in earlier for one in await asyncio.to_thread(self.incidents)):
                 seconds = time.monotonic() - begun
             if fault.done() and not ended:
                 fault.result()
@@ -213,7 +215,7 @@ class _Records:
         """Wait until the new incidents are mitigated; all of them as they stand then."""
         deadline = time.monotonic() + seconds
         while True:
-            new = [one for one in await asyncio.to_thread(self.list) if one.id not in earlier]
+            new = [one for one in await asyncio.to_thread(self.incidents) if one.id not in earlier]
             if not any(one.state in ("open", "acknowledged") for one in new) or time.monotonic() > deadline:
                 return new
             await asyncio.sleep(_LOOK)

@@ -18,17 +18,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from benchmarks.operations.faults.project import FaultyProject, antiphon
 from benchmarks.operations.faults.users import Users, flood, question
 
 from antiphon.core.child_process import start_child
 
-Injector = Callable[[FaultyProject, Users, random.Random, float], Awaitable[None]]
+Injector = Callable[[FaultyProject, Users, random.Random, float], Coroutine[Any, Any, None]]
 """Does the fault to a project for so many seconds, then undoes what it has to."""
 
 
@@ -152,7 +153,7 @@ async def denial_attack(project: FaultyProject, users: Users, chance: random.Ran
 
 
 async def overload(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    await flood(project.url, project.key, 60, seconds, question("desk", chance))
+    await flood(project.url, project.key, 120, seconds, question("desk", chance))
 
 
 def released(application: str) -> Injector:

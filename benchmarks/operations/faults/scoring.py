@@ -87,7 +87,7 @@ def result(outcomes: Sequence[FaultOutcome], size: str, seeds: int, kinds: int) 
     held = [one for one in outcomes if one.held_out]
     of_held, of_seen = figures(held), figures([one for one in outcomes if not one.held_out])
     everything = figures(outcomes)
-    line = {
+    line: dict[str, Any] = {
         "benchmark": "operations", "size": size, "seeds": seeds, "kinds": kinds, "cases": len(outcomes),
         "without_impact": sum(not one.impact for one in outcomes),
         "broken": sum(bool(one.problem) for one in outcomes),
