@@ -101,6 +101,7 @@ async def _observed(
     lasting = min(kind.seconds, lasts.fault)
     async with project.running():
         users = Users(project.url, project.key, chance, RATE)
+        await asyncio.wait_for(users.until_answered(), 60)
         async with asking(users):
             settled = time.monotonic()
             await asyncio.sleep(lasts.settle + chance.uniform(0.0, lasts.settle / 3))

@@ -9,6 +9,7 @@ such a component has in the split: what it cannot say is not held against it. It
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -89,7 +90,7 @@ def _value(amount: Amount) -> float:
 
 _OF: Mapping[str, str] = {
     "engine": "engine/engine", "application": "application/{}", "view": "source/opened", "stream": "source/{}",
-    "process": "{}", "workflow": "worker",
+    "workflow": "worker",
 }  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def _component(name: str, labels: tuple[str, ...]) -> str:
     for label in ("engine", "view", "stream", "workflow", "application", "process"):
         if label in names:
             if label == "process":
-                kind = names[label].partition("-")[0]
+                kind = re.split("[-@]", names[label].rpartition("/")[2])[0]
                 return "engine/engine" if kind == "engine" else kind
             return _OF[label].format(names[label])
     return "gateway"
