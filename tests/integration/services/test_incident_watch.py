@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from tests.harness.gated_project import MODEL_NAME, SETTINGS
 
 from antiphon.app.wiring import ProcessServices
+from antiphon.catalog.releases.releases import Activation
 from antiphon.core import disk
 from antiphon.core.errors import StorageFullError
+from antiphon.services.incidents.records import OperationRecords
 from antiphon.services.incidents.watch import IncidentWatch
 from antiphon.services.project.store import Store
 
@@ -44,4 +47,22 @@ def test_a_disk_that_was_full_is_an_incident_once_it_can_be_written(
     assert watch.assess() == 1
     assert store.incidents.get(store.scope, told.id).state == "mitigated"
     assert watch.assess() == 0
+    store.close()
+
+
+def test_a_step_back_does_not_take_the_place_of_the_change_that_it_undoes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = store.database.clock.now()
+    moves = [
+        Activation("desk", 1, "rel_sound", "activate", "ann", "first", now - timedelta(hours=2)),
+        Activation("desk", 2, "rel_bad", "activate", "ann", "urgent", now - timedelta(seconds=40)),
+        Activation("desk", 3, "rel_sound", "rollback", "watch", "it fails", now - timedelta(seconds=5)),
+    ]
+    monkeypatch.setattr(store.releases, "applications", lambda scope: ["desk"])
+    monkeypatch.setattr(store.releases, "history", lambda scope, application: moves)
+    records = OperationRecords(store, ProcessServices(store, "test").features)
+    found, changes = records.read(now, store.applied.project(store.scope), "engine/engine")
+    assert [one.record for one in found if one.signal == "released"] == ["release/rel_bad"]
+    assert changes == {"release/desk": 1.0}
     store.close()
