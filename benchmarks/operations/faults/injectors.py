@@ -135,12 +135,17 @@ async def processors_taken(project: FaultyProject, users: Users, chance: random.
             one.wait()
 
 
+_LEFT_FREE = 512 << 10
+
+
 async def disk_full(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """Needs a file system of the project's own; see ``small_disk`` in ``project.py``."""
     filler = project.root / "filler"
-    free = shutil.disk_usage(project.root).free
     with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, free - (256 << 10)))
+        while (free := shutil.disk_usage(project.root).free) > _LEFT_FREE:
+            # Others write meanwhile, so that what was free a moment ago may be so no longer.
+            with suppress(OSError):
+                os.posix_fallocate(file.fileno(), 0, filler.stat().st_size + free - _LEFT_FREE // 2)
     try:
         await asyncio.sleep(seconds)
     finally:

@@ -60,7 +60,7 @@ class IncidentWatch:
         self._season_at: datetime | None = None
         self._away_since: datetime | None = None
         self._untold: set[SignalKey] = set()
-        """What lasted when it could not be written: it is told once it can be, though it may be over by then."""
+        """Lasted when nothing could be written: told once it can be, though it may be over by then."""
         self._project: tuple[datetime, ProjectSpec] | None = None
 
     def assess(self) -> int:
