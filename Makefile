@@ -291,6 +291,12 @@ bench-history: environment  ## what a year of measurements takes, and how soon a
 bench-incidents: environment  ## are incidents found, by the right cause, and none for nothing; simulated faults (SIZE)
 	@$(BIN)/python -m benchmarks.operations.incidents --size $(SIZE) --keep
 
+bench-operations: environment  ## faults of a running platform under load: found, by the right cause, mended by whom; beside rules and BARO (SIZE; goes on where it was stopped, ARGS=--anew begins again)
+	@$(BIN)/python -m benchmarks.operations.faults --size $(SIZE) --keep $(ARGS)
+
+game-day: environment  ## every chaos experiment over a platform with two applications under load: did each hold, and the time outside; needs root (SIZE)
+	@$(BIN)/python -m benchmarks.operations.game_day --size $(SIZE) --keep
+
 bench-pages: environment  ## how soon every page of the dashboard comes with N predictions and a year of history, under load (SIZE, CATALOG)
 	@$(BIN)/python -m benchmarks.operations.pages --size $(SIZE) $(if $(CATALOG),--catalog $(CATALOG)) --keep
 

@@ -81,6 +81,14 @@ class PromptTooLongError(InvalidInputError):
     code = "context_length_exceeded"
 
 
+class PromptFailedError(InvalidInputError):
+    """An application's own template fails: its release is wrong, and no caller; the same request fails again."""
+
+    http_status = 422
+    code = "prompt_failed"
+    kind = "server_error"
+
+
 class UnsatisfiableSchemaError(InvalidInputError):
     """An output schema that no text, or no text of the permitted length, can meet."""
 

@@ -12,6 +12,7 @@ from antiphon.core.errors import (
     InvalidOutputError,
     NotFoundError,
     OverloadedError,
+    PromptFailedError,
     RateLimitError,
 )
 from antiphon.gateway.measurements import AnswerMeasurement, GatewayMetrics
@@ -53,6 +54,7 @@ def test_connections_to_the_catalog_are_shown_beside_their_limit() -> None:
         (OverloadedError("It is full.", retry_after=1.0), True),
         (InvalidOutputError("It was cut off."), True),
         (GuardRefusedError("A guard refused."), True),
+        (PromptFailedError("The template fails."), True),
         (RateLimitError("Too many.", retry_after=1.0, where="requests", next_step="Wait."), False),
         (InvalidInputError("It is wrong."), False),
         (NotFoundError("There is none."), False),

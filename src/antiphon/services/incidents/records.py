@@ -135,7 +135,8 @@ class OperationRecords:
         store, day = self._store, now - timedelta(days=1)
         for application in store.releases.applications(store.scope):
             for move in store.releases.history(store.scope, application)[-20:]:
-                if move.sequence > 1 and move.at >= day:
+                # A step back mends: it must not take the place of the move that it undoes.
+                if move.sequence > 1 and move.at >= day and move.action != "rollback":
                     yield Symptom(move.at, "released", f"release/{application}", record=f"release/{move.release}",
                                   sentence=f"{move.release} of {application} went live.")  # fmt: skip
         for applied in store.applied.list(store.scope, 5):

@@ -17,9 +17,9 @@ from antiphon.catalog.measurements import FINEST, PLATFORM, Measurements, begin_
 from antiphon.catalog.notifications import Notification
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.project import ProjectSpec
-from antiphon.operations.incidents.course import REOPENED_WITHIN, advance, impact_of, impact_sentence
+from antiphon.operations.incidents.course import REOPENED_WITHIN, PeriodImpact, advance, impact_of, impact_sentence
 from antiphon.operations.incidents.detection import SignalDetectors, Symptom
-from antiphon.operations.incidents.explanation import explain
+from antiphon.operations.incidents.explanation import Diagnosis, explain
 from antiphon.operations.incidents.signals import READ, SIGNALS, SignalKey, SignalSample, readings
 from antiphon.operations.incidents.topology import CATALOG, topology_of
 from antiphon.services.features.platform import FeaturePlatform
@@ -59,6 +59,8 @@ class IncidentWatch:
         self._season: dict[SignalKey, SignalSample] = {}
         self._season_at: datetime | None = None
         self._away_since: datetime | None = None
+        self._untold: set[SignalKey] = set()
+        """Lasted when nothing could be written: told once it can be, though it may be over by then."""
         self._project: tuple[datetime, ProjectSpec] | None = None
 
     def assess(self) -> int:
@@ -86,6 +88,17 @@ class IncidentWatch:
         diagnoses = explain(self._symptoms.values(), topology, changes)
         if not diagnoses and not self._recorded(now, None):
             return 0  # Most looks end here, and take no write lock.
+        try:
+            changed = self._written(diagnoses, impact, now)
+        except UnavailableError:
+            self._untold |= {key for key, one in self._symptoms.items() if one.lasting}
+            raise
+        self._untold.clear()
+        return changed
+
+    def _written(self, diagnoses: tuple[Diagnosis, ...], impact: PeriodImpact, now: datetime) -> int:
+        """Keep what was diagnosed, with its notifications; how many incidents changed."""
+        store = self._store
         with store.database.transaction() as connection:
             recorded = self._recorded(now, connection)
             changed = advance(recorded, diagnoses, impact, now)
@@ -140,8 +153,8 @@ class IncidentWatch:
             if key not in present:
                 if now - self._seen[key] > _REMEMBERED:
                     del self._symptoms[key], self._seen[key]
-                elif known.lasting:
-                    self._symptoms[key] = msgspec.structs.replace(known, lasting=False)
+                elif known.lasting is not (key in self._untold):
+                    self._symptoms[key] = msgspec.structs.replace(known, lasting=key in self._untold)
         for one in found:
             self._symptoms[one.key], self._seen[one.key] = one, now
 

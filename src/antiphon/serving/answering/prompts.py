@@ -12,7 +12,7 @@ from jinja2 import StrictUndefined, Template, TemplateError, Undefined
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from antiphon.core.errors import InvalidInputError
+from antiphon.core.errors import InvalidInputError, PromptFailedError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.granted import prompt_name
 from antiphon.engine.api.messages import ChatTurn, ModelDescription, ToolCall
@@ -135,8 +135,17 @@ def render(template: str, names: Mapping[str, Any], where: str) -> str:
 
 
 def question_text(application: ApplicationSpec, names: Mapping[str, Any]) -> str:
-    """The user's turn of an application's request: its template with these variables."""
-    return render(application.prompt.template, names, f"application {application.name}, prompt")
+    """The user's turn of an application's request: its template with these variables.
+
+    Raises:
+        PromptFailedError: as :func:`render` does.
+    """
+    where = f"application {application.name}, prompt"
+    try:
+        return render(application.prompt.template, names, where)
+    except InvalidInputError as error:
+        step = f"Roll the release of {application.name} back, or mend its template and apply."
+        raise PromptFailedError(error.what, where=where, next_step=step) from None
 
 
 def turns(application: ApplicationSpec, user: str, history: History = NO_HISTORY) -> list[ChatTurn]:

@@ -2,8 +2,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.catalog import examples
 
-from antiphon.core.errors import InvalidInputError
+from antiphon.core.errors import InvalidInputError, PromptFailedError
+from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import ChatTurn, ModelDescription
 from antiphon.serving.answering import prompts
 from antiphon.testing.scripted_engine import MODEL
@@ -56,6 +58,13 @@ def test_a_template_cannot_hold_the_process_up(template: str) -> None:
 def test_what_a_template_does_wrong_is_its_own_error(template: str) -> None:
     with pytest.raises(InvalidInputError, match="The template fails"):
         prompts.render(template, {"name": "x"}, "prompt")
+
+
+def test_a_release_whose_template_fails_is_no_mistake_of_its_callers() -> None:
+    broken = examples.application("desk", prompt=Prompt(template="{{ [][3] }}"))
+    with pytest.raises(PromptFailedError, match="The template fails") as failed:
+        prompts.question_text(broken, {})
+    assert (failed.value.of_platform, failed.value.http_status) == (True, 422)
 
 
 def test_numbers_may_still_be_computed_with() -> None:
