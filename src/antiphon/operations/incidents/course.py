@@ -180,7 +180,8 @@ def _updated(incident: Incident, diagnosis: Diagnosis, impact: PeriodImpact, now
     severity = max(changed.severity, _severity(changed, impact, names), key=_SEVERITIES.index)
     if severity != incident.severity and incident.title:
         entries.append(TimelineEntry(now, "severity", f"{severity}: {impact_sentence(changed)}"))
-    timeline = (*incident.timeline, *sorted(entries, key=lambda one: one.at))
+    # A symptom may be known later than it began.
+    timeline = tuple(sorted((*incident.timeline, *entries), key=lambda one: one.at))
     if (changed.roots, changed.symptoms, changed.state, severity, changed.hit) == (
         incident.roots, incident.symptoms, incident.state, incident.severity, incident.hit
     ):  # fmt: skip

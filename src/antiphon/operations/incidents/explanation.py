@@ -21,7 +21,7 @@ import msgspec
 from antiphon.catalog.incidents import NO_CAUSE, IncidentClass
 from antiphon.operations.incidents.causes import CONTEXT, MECHANISMS, UNLIKELY, Mechanism, by_chance, may_precede
 from antiphon.operations.incidents.detection import Symptom
-from antiphon.operations.incidents.topology import GATEWAY, Topology
+from antiphon.operations.incidents.topology import GATEWAY, MAIN_ENGINE, Topology
 
 _USERS = frozenset({"failed", "engine_errors", "invalid", "refused", "slow", "stand_ins"})
 _OF_ENGINES = frozenset({"engine_errors", "stand_ins", "slow"})
@@ -125,7 +125,8 @@ def _candidates(everything: Sequence[Symptom], topology: Topology) -> list[_Cand
 
 
 def _root_of(symptom: Symptom, mechanism: Mechanism, topology: Topology) -> str:
-    """The component that is to blame for evidence: of data that is refused, their source."""
+    """The component that is to blame for evidence: of data that is refused, their source, and of what gateways say of
+    the main engine the one process that answers for it."""
     if mechanism.class_ == "data quality":
         view = symptom.component
         if view.startswith("stream/"):
@@ -133,6 +134,8 @@ def _root_of(symptom: Symptom, mechanism: Mechanism, topology: Topology) -> str:
         return topology.sources.get(view, view)
     if mechanism.evidence == "released":
         return f"release/{symptom.component.partition('/')[2]}"
+    if symptom.component == MAIN_ENGINE and len(topology.engines) == 1:
+        return topology.engines[0]
     return symptom.component
 
 

@@ -182,7 +182,9 @@ def _of_requests(add: Callable[..., None], labels: tuple[str, ...], count: float
         add(signal, component, count if platform and mine else 0.0, count)
 
 
-def _process(name: str) -> str:
+def _process(label: str) -> str:
+    """The component of a process by its label in the history, ``[TENANT/]NAME[-NUMBER][@HOST]``."""
+    name = label.rpartition("/")[2].partition("@")[0]
     return f"engine/{name}" if name.startswith("engine") else name.partition("-")[0]
 
 

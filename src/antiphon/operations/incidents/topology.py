@@ -7,11 +7,15 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.project import ProjectSpec
 
 HOST, CATALOG, GATEWAY, WORKER, ONLINE_STORE, DEFINITIONS = (
     "host", "catalog", "gateway", "worker", "online-store", "definitions"
 )  # fmt: skip
+MAIN_ENGINE = f"engine/{MAIN}"
+"""The engine of the section ``[engine]`` as gateways know it, whichever processes answer for it."""
+
 REFRESHES = ("refresh", "backfill")
 
 
@@ -92,4 +96,6 @@ def topology_of(project: ProjectSpec, engines: Iterable[str], workflows: Iterabl
             act(engine, component)
     for engine in listed:
         act(engine, *(f"workflow/{name}" for name in names if name not in REFRESHES))
+        if engine != MAIN_ENGINE:
+            act(engine, MAIN_ENGINE)
     return Topology({cause: tuple(sorted(on)) for cause, on in sorted(edges.items())}, sources, listed)

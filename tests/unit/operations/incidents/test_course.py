@@ -71,6 +71,16 @@ def test_it_is_mitigated_then_resolved_by_itself_and_reopened_at_the_same_root()
     assert new.id != incident.id
 
 
+def test_its_timeline_is_in_the_order_of_time_whenever_symptoms_were_known() -> None:
+    incident = acknowledge(opened(), "ada", NOON + timedelta(seconds=20))
+    known_late = Symptom(NOON + timedelta(seconds=10), "slow", "application/desk", sentence="It is slow.")
+    now = NOON + timedelta(seconds=40)
+    (incident,) = advance([incident], found(FAILED, RESTARTED, known_late, roots=[ROOT]), IMPACT, now)
+    moments = [one.at for one in incident.timeline]
+    assert moments == sorted(moments)
+    assert [one.kind for one in incident.timeline][-2:] == ["symptom", "acknowledged"]
+
+
 def test_two_incidents_that_turn_out_to_be_one_are_merged() -> None:
     slow = Symptom(NOON, "slow", "application/triage", sentence="It is slow.")
     (one,) = advance([], found(FAILED), IMPACT, NOON)

@@ -75,3 +75,12 @@ def test_an_engine_that_tells_nothing_is_silent_while_others_do() -> None:
     later = NOON + timedelta(minutes=5)
     found = [detectors.take(later + place * FINEST, other) for place in range(3)]
     assert [one.key for one in found[-1]] == [engine]
+
+
+@pytest.mark.parametrize(
+    ("label", "component"),
+    [("default/gateway@vm", "gateway"), ("tea/worker-2@a-host", "worker"), ("engine-2", "engine/engine-2")],
+)
+def test_memory_is_of_the_component_that_the_topology_has(label: str, component: str) -> None:
+    measured = Measurements({("process_resident_memory_bytes", (label,)): Amount(3e9, 10.0, 3e8)})
+    assert list(readings(Measurements(), measured)) == [SignalKey("memory", component)]

@@ -115,3 +115,11 @@ def test_two_roots_of_one_symptom_are_one_incident(topology: Topology) -> None:
         topology,
     )
     assert [root.component for root in found.roots] == ["engine/engine", "online-store"]
+
+
+def test_a_breaker_that_gateways_have_of_the_main_engine_is_the_engine_that_answers_for_it(topology: Topology) -> None:
+    felt = [seen("engine_errors", "application/desk"), seen("engine_errors", "application/triage")]
+    (found,) = explain([seen("breaker", "engine/main"), *felt], topology)
+    assert [root.component for root in found.roots] == ["engine/engine"]
+    (found,) = explain([seen("breaker", "engine/main", 10), seen("disk_full", "host"), *felt], topology)
+    assert [root.component for root in found.roots] == ["host"]
