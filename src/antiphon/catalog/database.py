@@ -13,10 +13,10 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
@@ -27,14 +27,11 @@ from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, translate
 from antiphon.catalog.doorbell import Doorbell, NotificationChannel, Topic, ring_name
 from antiphon.catalog.moves import counted_moves, require_unmoved
 from antiphon.catalog.postgres_server import PostgresAccess, PostgresServer
-from antiphon.catalog.shared_read import SharedReads
 from antiphon.catalog.sqlite_file import SqliteFile
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
-
-T = TypeVar("T")
 
 Gather = Callable[[Sequence[Any], Connection], object]
 """Takes everything that a transaction gathered for it, right before the commit."""
@@ -114,7 +111,6 @@ class Database:
         self._gathered: list[tuple[Gather, Any]] = []
         self._rung: set[str] = set()
         self._moves: int | None = None
-        self._looks = SharedReads(backend)
         self.doorbell = Doorbell(backend.channel)
         self.codec = codec
         self.clock = clock or backend.clock
@@ -189,7 +185,6 @@ class Database:
             self._rung.clear()
             self._writer = None
             self._write_lock.release()
-            self._looks.renew()
         if rung:
             self.doorbell.committed(rung)
 
@@ -201,18 +196,9 @@ class Database:
             UnavailableError: the catalog is busy or away.
             CorruptionError: the file is damaged or no database.
         """
-        with translated_errors(self.backend.translated), self._looks.reading() as connection:
+        self.backend.require_in_place()
+        with translated_errors(self.backend.translated), self.backend.reading() as connection:
             yield connection
-
-    def look(self) -> AbstractContextManager[None]:
-        """A block whose reads in this thread see one state of the catalog, in one transaction: a look of thirty queries
-        takes half of the time. What this thread writes meanwhile is seen by its next read. For what ends soon: a server
-        keeps old rows for a transaction that lasts."""
-        return self._looks.look()
-
-    def once(self, key: Hashable, read: Callable[[], T]) -> T:
-        """The result of a read, or the one that this thread's look has found by the same key."""
-        return self._looks.once(key, read)
 
     @property
     def writer(self) -> Connection | None:

@@ -153,15 +153,13 @@ class StreamPartitions:
         Raises:
             UnavailableError: the catalog is away; what is held stays.
         """
-        streams = self._streams()
-        if not streams and self._renewed_at == float("-inf"):
-            return  # Most projects have none, and nobody asks for this worker's part.
         living = {
             lease.name: lease.holder
             for lease in self._leases.living(_prefix(self._tenant))
             if not self._gone(lease.holder)
         }
         workers = {name for name in living if name.startswith(_worker(self._tenant, ""))} | {self._worker}
+        streams = self._streams()
         self._shared = bool(streams) and len(workers) > 1
         divided = assigned(streams, self._shares, workers, self._worker)
         own = frozenset(_partition(self._tenant, f"{stream}/{part}") for stream in divided for part in divided[stream])

@@ -158,12 +158,8 @@ def tenant_recorder(store: Store, platform: FeaturePlatform) -> HistoryRecorder:
     """Records what the catalog tells of the store's own tenant."""
     scope, streams = store.scope, ProjectStreams(store, platform)
 
-    def stored() -> Families:
-        with store.database.look():
-            return [({}, family) for family in _stored(store, platform, streams, scope)]
-
     async def look() -> Families:
-        return await asyncio.to_thread(stored)
+        return await asyncio.to_thread(lambda: [({}, family) for family in _stored(store, platform, streams, scope)])
 
     return _recorder(store, f"tenant/{scope.tenant}", look, MetricDifferences(scope.tenant, from_start=False))
 

@@ -12,7 +12,7 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import UnavailableError
 from antiphon.orchestration.duties import Duties, LeaseHolder
 
-SECONDS = 1.2
+SECONDS = 0.3
 
 
 class Part:

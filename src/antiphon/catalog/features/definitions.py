@@ -100,7 +100,6 @@ class AppliedProjects:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._current: dict[Scope, AppliedProject] = {}
 
     def apply(
         self, scope: Scope, project: ProjectSpec, *, principal: str, within: Connection | None = None
@@ -125,18 +124,8 @@ class AppliedProjects:
 
     def current(self, scope: Scope, *, within: Connection | None = None) -> AppliedProject | None:
         """The project last applied, ``None`` before the first."""
-        table, known = schema.applied_projects, self._current.get(scope)
-        if known is not None:  # Reading all of its declarations takes longer than anything else in a look.
-            newest = select(table.c.number, table.c.content_hash).where(schema.owned(table, scope))
-            row = self._database.first(newest.order_by(table.c.number.desc()).limit(1), within)
-            if row is not None and (row.number, row.content_hash) == (known.number, known.content_hash):
-                return known
         found = self.list(scope, limit=1, within=within)
-        if not found:
-            return None
-        if within is None:  # What is not committed yet may never be.
-            self._current[scope] = found[0]
-        return found[0]
+        return found[0] if found else None
 
     def project(self, scope: Scope, *, within: Connection | None = None) -> ProjectSpec:
         """The declarations last applied; none before the first."""

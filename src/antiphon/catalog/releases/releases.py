@@ -249,12 +249,8 @@ class Releases:
 
     def live_ones(self, scope: Scope) -> builtins.list[Release]:
         """The live release of every application that has one."""
-
-        def found() -> builtins.list[Release]:
-            lives = (self.live(scope, application) for application in self.applications(scope))
-            return [release for release in lives if release is not None]
-
-        return list(self._database.once(("live ones", scope), found))
+        found = (self.live(scope, application) for application in self.applications(scope))
+        return [release for release in found if release is not None]
 
     def _pointed(
         self, scope: Scope, application: str, condition: ColumnElement[bool], within: Connection | None

@@ -167,10 +167,8 @@ async def ask_patiently(request: AnswerRequest, answer: AnswerFunction, patience
         try:
             return await answer(request)
         except BudgetExhaustedError as error:
-            if error.retry_after is None or not error.transient:  # It never has room for this question.
-                raise
-            _waits.get()(error.what)
-            await asyncio.sleep(min(error.retry_after, BUDGET_SECONDS))
+            _waits.get()(error.what)  # Also where it never has room: a person may raise it.
+            await asyncio.sleep(min(error.retry_after or BUDGET_SECONDS, BUDGET_SECONDS))
         except TRANSIENT_ERRORS:
             if waited >= patience:
                 raise

@@ -46,10 +46,6 @@ class HostWork:
 
     def read(self) -> BackgroundWork:
         """The work that there is now."""
-        with self._store.database.look():
-            return self._read()
-
-    def _read(self) -> BackgroundWork:
         store, now = self._store, self._store.database.clock.now()
         holds = store.run_holds.lasting(store.scope)
         refreshes, backfills = (

@@ -274,9 +274,7 @@ class FeaturePlatform(FeatureStores):
 
     def views(self) -> Mapping[str, FeatureViewSpec]:
         """Views of the applied project, and older definition versions that a release in use still pins, by key."""
-        database, scope = self._store.database, self._store.scope
-        with database.look():
-            return database.once(("views", scope), lambda: views_in_use(self._store, scope))
+        return views_in_use(self._store, self._store.scope)
 
     def followed(self) -> Mapping[str, SourceSpec]:
         """The streams of views that follow a place, by name, as the applied project declares them."""

@@ -65,10 +65,6 @@ class IncidentWatch:
 
     def assess(self) -> int:
         """Assess what has been measured and recorded since; how many incidents changed."""
-        with self._store.database.look():
-            return self._assess()
-
-    def _assess(self) -> int:
         store = self._store
         now = store.database.clock.now()
         try:

@@ -95,10 +95,6 @@ class MoveWatch:
         supervision.begin_again()
 
     def _look(self) -> bool:
-        with self._store.database.look():
-            return self._leaves()
-
-    def _leaves(self) -> bool:
         order = self._orders.find()
         self._near = order is not None
         if order is not None and order.id != self._answered:

@@ -65,8 +65,6 @@ class NotificationOrders:
 
     def order_due(self) -> int:
         """Order what is due in every channel; how many deliveries it were."""
-        if not self._store.settings.notifications:
-            return 0
         store, considered, ordered = self._store, self.begin(), 0
         last = store.notifications.last(store.scope)
         for name, channel in store.settings.notifications.items():

@@ -37,10 +37,6 @@ class NotificationSources:
 
     def append_new(self) -> int:
         """Hand over what is new; how many notifications it were."""
-        with self._store.database.look():
-            return self._append_new()
-
-    def _append_new(self) -> int:
         scope, said = self._store.scope, 0
         for note in self._notes():
             said += self._notifications.append(scope, of_release(note)) is not None

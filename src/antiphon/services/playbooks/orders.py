@@ -48,10 +48,6 @@ class PlaybookOrders:
 
     def look(self) -> int:
         """Settle what has ended and begin what fits; how many runs of playbooks changed."""
-        with self._store.database.look():
-            return self._look()
-
-    def _look(self) -> int:
         changed = sum(self._settle(run) for run in self._store.playbook_runs.active(self._store.scope))
         if incidents := self._store.incidents.active(self._store.scope):
             playbooks = all_playbooks(self._store.applied.project(self._store.scope).playbooks)

@@ -86,16 +86,15 @@ class ReleaseWatcher:
     def _look_at(self, project: ProjectSpec, watch: WatchSpec, release: Release) -> int:
         application = release.bundle.application.name
         activation = self._store.releases.history(self._scope, application)[-1]
-        with self._store.database.look():
-            before = self._store.watches.get(self._scope, application, activation.sequence)
-            begun = before or self._evidence.begin(project, release, activation)
-            record = self._evidence.read(begun, release)
-            known = {
-                one.measure
-                for one in self._store.watches.decisions(
-                    self._scope, application, activation=activation.sequence, limit=1_000
-                )
-            }
+        before = self._store.watches.get(self._scope, application, activation.sequence)
+        begun = before or self._evidence.begin(project, release, activation)
+        record = self._evidence.read(begun, release)
+        known = {
+            one.measure
+            for one in self._store.watches.decisions(
+                self._scope, application, activation=activation.sequence, limit=1_000
+            )
+        }
         crossed = [one for one in record.measures.values() if one.evidence >= one.bound > 0 and one.name not in known]
         # What rolls a release back goes first: after it nothing else is decided about this release.
         crossed.sort(key=lambda one: (view_of(one) is not None, -one.evidence))
