@@ -1,4 +1,4 @@
-"""1,000 seeds of the simulation violate nothing. ``make simulate`` plays more."""
+"""2,000 seeds of the simulation violate nothing. ``make simulate`` plays more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from tests.simulation.catalog_file import CatalogFile
 from tests.simulation.simulator import play
 
-SEEDS, AT_ONCE = 1_000, 100
+SEEDS, AT_ONCE = 2_000, 100
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
