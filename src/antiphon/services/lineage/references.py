@@ -23,6 +23,7 @@ from antiphon.services.workflows import (
     NOTIFY,
     OPENAI_BATCH,
     OPTIMIZE,
+    PLAYBOOK,
     REBUILD,
     REFRESH,
     REGRESSIONS,
@@ -218,6 +219,10 @@ def _notify(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapp
     return RunReferences(str(arguments["channel"]))
 
 
+def _playbook(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
+    return RunReferences(str(arguments["playbook_run"]).rpartition(".")[2])
+
+
 def _export(arguments: Mapping[str, Any], result: Mapping[str, Any], steps: Mapping[str, Any]) -> RunReferences:
     work = arguments["work"]
     kind, _, name = str(work["asset"]).partition("/")
@@ -251,6 +256,7 @@ _RULES: dict[str, _Rule] = {
     OPTIMIZE: _search,
     NOTIFY: _notify,
     EXPORT: _export,
+    PLAYBOOK: _playbook,
 }
 
 

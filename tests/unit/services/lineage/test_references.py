@@ -154,6 +154,11 @@ def test_a_model_is_made_again_only_where_it_is_equal() -> None:
     assert references_of(a_run(workflows.REBUILD, {"model": "desk.v1"})).subject == "desk"
 
 
+def test_runs_of_a_playbook_are_one_job_whatever_the_incident() -> None:
+    arguments = {"playbook_run": "inc_1.restart-engine", "ending": False}
+    assert references_of(a_run(workflows.PLAYBOOK, arguments)).subject == "restart-engine"
+
+
 def test_every_workflow_of_the_product_has_a_rule() -> None:
     assert {getattr(workflows, name) for name in workflows.__all__} == set(_RULES)
 
