@@ -113,8 +113,11 @@ class ProjectRuns:
             return False
         return True
 
-    def cancel(self, scope: Scope, run: str, by: Principal, reason: str = "") -> Any:
+    def cancel(self, scope: Scope, run: str, by: Principal, reason: str = "", originator: str | None = None) -> Any:
         """Ask a run to stop, with what it works on. It is on record.
+
+        Args:
+            originator: the user on whose behalf ``by`` asks.
 
         Raises:
             ForbiddenError: ``by`` may not order what the run does.
@@ -122,7 +125,9 @@ class ProjectRuns:
         """
         require_cancel(self._store, by, self._store.runs.get(scope, run))
         with self._store.database.transaction() as connection:
-            self._store.audit.append(scope, by.id, "run.cancel", run, {"reason": reason}, within=connection)
+            self._store.audit.append(
+                scope, by.id, "run.cancel", run, {"reason": reason}, originator=originator, within=connection
+            )
             found = self._store.runs.get(scope, run, within=connection)
             if found.workflow == OPENAI_BATCH:
                 # Its worker ends it, with the files of what was done: a pause would keep that from it.

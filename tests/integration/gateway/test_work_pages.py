@@ -151,6 +151,17 @@ async def test_a_job_is_canceled_for_a_reason_by_those_who_may_and_it_is_on_reco
     assert "Manual actions" not in (await browser.get(f"/batch/{job.id}")).text
 
 
+async def test_who_asked_through_a_service_to_cancel_is_on_record(
+    project: GatedProject, services: GatewayServices
+) -> None:
+    _, run = ordered(project, principal="the-service")
+    async with gateway_client(services, key(project, "service"), page=False) as client:
+        canceled = await client.post(f"/admin/runs/{run}/cancel", headers={"X-Antiphon-User": "grace"})
+    assert canceled.status_code == 200, canceled.text
+    (entry,) = project.store.audit.query(project.scope, AuditFilter(action="run.cancel"))
+    assert (entry.principal, entry.originator) == ("the-service", "grace")
+
+
 def failed_run(project: GatedProject) -> str:
     """A run that failed at its second step, after a hundred and more that ended."""
     store, scope = project.store, project.scope

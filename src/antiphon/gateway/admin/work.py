@@ -114,7 +114,7 @@ def _run(call: OperationCall) -> RunLine:
 @operation("POST", "/admin/runs/{run}/cancel", "Ask a run to stop; for those who may order it.", None)
 def _cancel(call: OperationCall) -> RunLine:
     runs, run = call.services.work.runs, call.path["run"]
-    runs.cancel(call.scope, run, call.principal)
+    runs.cancel(call.scope, run, call.principal, originator=call.originator)
     return read(runs.get(call.scope, run), RunLine)
 
 
