@@ -29,7 +29,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
     settings, paths = store.settings, store.paths
     project = ("--project", str(paths.root))
     host, port = settings.gateway.host, settings.gateway.port
-    silence = parse_duration(settings.supervision.silence).total_seconds() or None
+    silence = settings.supervision.silence_seconds
     withheld, bounds = sections.withheld(settings), settings.telemetry.bounds
     specs: list[ChildSpec] = []
     for number, name in enumerate(_engine_names(settings)):

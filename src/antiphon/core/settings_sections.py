@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from antiphon.core.clock import parse_duration
 from antiphon.core.log_files import RotationBounds
 
 MetricsAccess = Literal["open", "key", "off"]
@@ -433,12 +434,17 @@ class SupervisionSettings(Section, frozen=True):
     """Supervision by `antiphon up`.
 
     Attributes:
-        silence: the longest time without a sign of life; ``0s``: no bound.
+        silence: the longest time without a sign of life; ``off``: no bound.
         longest_wait: before a process that dies again and again is started again.
     """
 
-    silence: Duration = "60s"
+    silence: DurationOrOff = "60s"
     longest_wait: Duration = "15s"
+
+    @property
+    def silence_seconds(self) -> float | None:
+        """``silence`` in seconds; ``None`` without a bound."""
+        return None if self.silence == "off" else parse_duration(self.silence).total_seconds()
 
 
 class ProxySettings(Section, frozen=True):

@@ -6,6 +6,11 @@ import socket
 import subprocess
 import sys
 
+import msgspec
+import pytest
+
+from antiphon.core.settings_sections import SupervisionSettings
+
 AGAIN = """
 import socket, sys
 from antiphon.core.supervision import Supervision, has_begun_again, inherited_listeners
@@ -38,3 +43,11 @@ def test_connections_wait_while_a_process_begins_again() -> None:
             process.stdin.flush()
             assert client.recv(16) == b"again"
         assert process.wait(20) == 0
+
+
+def test_a_silence_has_a_bound_or_none() -> None:
+    assert SupervisionSettings().silence_seconds == 60.0
+    assert SupervisionSettings(silence="off").silence_seconds is None
+    assert msgspec.convert({"silence": "off"}, SupervisionSettings).silence == "off"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"silence": "0s"}, SupervisionSettings)

@@ -46,7 +46,7 @@ def surroundings(store: Store) -> Surroundings:
         rollouts=tuple(sorted({one.application for one in store.rollouts.list_active(scope)})),
         holds=tuple(f"A freeze lasts until {to_the_minute(one.until)} ({one.reason})." for one in freezes),
         lease=parse_duration(settings.worker.lease).total_seconds(),
-        silence=_silence(settings.supervision.silence),
+        silence=settings.supervision.silence_seconds,
         own_disk=_own_disk(store.paths.directory),
         available=_available(),
     )
@@ -85,10 +85,6 @@ class ProjectMeasures:
             one.state for one in statuses(self._store.paths.run) if process in (one.name, kind_of(one.name))
         ]  # fmt: skip
         return min(found, key=_WORST_FIRST.index, default="away")
-
-
-def _silence(text: str) -> float | None:
-    return parse_duration(text).total_seconds() or None
 
 
 def _own_disk(folder: Path) -> bool:
