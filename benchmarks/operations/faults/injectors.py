@@ -257,28 +257,20 @@ async def peak_within_capacity(project: FaultyProject, users: Users, chance: ran
     await _asked_otherwise(users, seconds, rates=2.0)
 
 
-async def callers_mistakes(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    users.mistakes = 0.6
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        users.mistakes = 0.0
+def asked(**otherwise: float) -> Injector:
+    """Users who ask in another way for a while, by attributes of theirs."""
 
+    async def inject(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+        before = {name: getattr(users, name) for name in otherwise}
+        for name, value in otherwise.items():
+            setattr(users, name, value)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            for name, value in before.items():
+                setattr(users, name, value)
 
-async def callers_hang_up(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    before, users.patience = users.patience, 0.004
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        users.patience = before
-
-
-async def long_questions(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    users.words = 60
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        users.words = 0
+    return inject
 
 
 async def orderly_restart(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -308,7 +300,7 @@ INJECTORS: Mapping[str, Injector] = {
     "source_refused": rewritten(no_customers),
     "schema_changed": rewritten(renamed_column),
     "peak_within_capacity": peak_within_capacity,
-    "callers_mistakes": callers_mistakes,
+    "callers_mistakes": asked(mistakes=0.6),
     "engine_frozen": frozen("engine"),
     "engine_flapping": engine_flapping,
     "gateway_frozen": frozen("gateway"),
@@ -321,7 +313,7 @@ INJECTORS: Mapping[str, Injector] = {
     "source_cut_off": source_cut_off,
     "rows_of_the_future": rewritten(of_the_future),
     "online_files_gone": online_files_gone,
-    "callers_hang_up": callers_hang_up,
-    "long_questions": long_questions,
+    "callers_hang_up": asked(patience=0.004),
+    "long_questions": asked(words=60),
     "orderly_restart": orderly_restart,
 }

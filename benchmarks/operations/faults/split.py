@@ -8,7 +8,7 @@ after the fault, from what the injector did and not from what the platform measu
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -50,8 +50,8 @@ class FaultKind(msgspec.Struct, frozen=True):
         return not self.roots
 
 
-def _kind(name: str, class_: IncidentClass, *roots: str, **more: object) -> FaultKind:
-    return FaultKind(name, class_, frozenset(roots), **more)  # type: ignore[arg-type]
+def _kind(name: str, class_: IncidentClass, *roots: str, **more: Any) -> FaultKind:
+    return FaultKind(name, class_, frozenset(roots), **more)
 
 
 SEEN: tuple[FaultKind, ...] = (
