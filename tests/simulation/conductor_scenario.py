@@ -123,7 +123,9 @@ class ConductorScenario:
         conducting: Any = conductor(store, orders)
         conducting.look = self.noted(partial(self.conducts, process), conducting.look)
         leases = ProcessLeases(database, SCOPE.environment)
-        holder = LeaseHolder(leases, process.label, self.gone, seconds=LEASE.total_seconds())
+        holder = LeaseHolder(
+            leases, process.label, self.gone, seconds=LEASE.total_seconds(), monotonic=self.world.loop.time
+        )
         duties = Duties("duties", [conducting], holder)
         await work([duties, Duties(f"{WORKERS}{named}", [executor], holder)], process.stop)
 

@@ -71,7 +71,7 @@ class RunsScenario:
         abandoned = AbandonedRuns(process.database, SCOPE.environment, self.ended, every=2.0, listed_every=2.0)
         leases = ProcessLeases(process.database, SCOPE.environment)
         name, seconds = f"{WORKERS}{named}", LEASE.total_seconds()
-        holder = LeaseHolder(leases, process.label, self.ended, seconds=seconds)
+        holder = LeaseHolder(leases, process.label, self.ended, seconds=seconds, monotonic=self.world.loop.time)
         duties = Duties(name, [executor, abandoned], holder)
         await duties.run_until(process.stop)
 

@@ -19,6 +19,7 @@ from antiphon.catalog.features.events import Event, EventLog
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.durable.claims import WORKERS
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.overlay_records import PARTITIONS, view_prefix
 from antiphon.features.streaming.consumer import StreamConsumer
@@ -167,21 +168,19 @@ class StreamsScenario:
             consume, poll=2.0, batch=self.batch, wakeup=wakeup, unsettled=lambda: consumer.unsettled, now=now
         )
         leases = ProcessLeases(process.database, SCOPE.environment)
+        holder = LeaseHolder(leases, process.label, self.gone, seconds=LEASE, monotonic=now)
         partitions = self.partitions[process] = StreamPartitions(
-            leases,
+            holder,
             SCOPE.tenant,
             process.name,
-            process.label,
-            self.gone,
             streams=lambda: consumer.streams,
             shares=self.shares,
             changed=wakeup.wake,
-            seconds=LEASE,
-            monotonic=now,
+            wakeup=process.database.doorbell.wakeup(SCOPE.environment, "leases"),
         )
-        holder = LeaseHolder(leases, process.label, self.gone, seconds=LEASE)
         duties = Duties("duties", [DutyRecord(self.on_duty, process)], holder)
-        await work([duties, partitions, poller], process.stop)
+        consuming = Duties(f"{WORKERS}{process.name}", [partitions, poller], holder)
+        await work([duties, consuming], process.stop)
 
     def gone(self, holder: str) -> bool:
         """Whether a process is known to have ended: only on one host that can be seen."""

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ if __name__ == "__main__":
 from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.catalog.batch.files import Files
+from antiphon.catalog.doorbell import Topic
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core import disk, logs
 from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
@@ -152,11 +154,12 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    watch = MoveWatch(store, "worker")
+    environment = store.scope.environment
+    wakeup = partial(store.database.doorbell.wakeup, environment)
+    watch = MoveWatch(store, "worker", wakeup=wakeup("moves"))
     wired = ProcessServices(store, "worker")
     settings = store.settings.worker
-    poll, doorbell = parse_duration(settings.poll).total_seconds(), store.database.doorbell
-    environment = store.scope.environment
+    poll = parse_duration(settings.poll).total_seconds()
     shared = batch_context(store, worker)
     jobs = table_jobs(store, wired.features, wired.answerer.answer, shared)
     registry = WorkflowRegistry()
@@ -202,7 +205,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     holder = LeaseHolder(leases, str(process), process.has_ended, seconds=lease.total_seconds())
     held = partial(Duties, holder=holder)
     answering = batch_executor(store, wired.files, wired.answer_line, worker, shared, of_runs)
-    consumption = stream_consumption(store, wired.features, name, process)
+    consumption = stream_consumption(store, wired.features, name, holder)
     abandoned = AbandonedRuns(store.database, environment, process.sees_end_of, own=str(process))
     # Apart from other runs, for a release may wait long for an engine or for features, which those publish.
     checks = WorkflowRegistry()
@@ -211,8 +214,13 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         store.database, checks, f"{worker}/gates", store.scope,
         concurrency=MOST_CHECKS, lease=lease, poll=poll, metrics=of_runs,
     )  # fmt: skip
-    pausing = partial(TenantPause, store.scope.tenant, state=store.keys.principals.tenants.state)
     broken = BrokenParts()
+
+    def pausing(what: str, parts: list[WorkerPart]) -> TenantPause:
+        return TenantPause(store.scope.tenant, what, parts, store.keys.principals.tenants.state, wakeup=wakeup())
+
+    def looking(look: Callable[[], object], every: float, name: str, *topics: Topic) -> HousekeepingTask:
+        return HousekeepingTask(look, every=every, name=name, wakeup=wakeup(*topics))
 
     def kept(*parts: WorkerPart) -> list[WorkerPart]:
         return [RestartedPart(part, broken) for part in parts]
@@ -249,51 +257,29 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     duties: list[WorkerPart] = [
         conductor(store, orders),
         rollout_keeper(store, function_scorer(store)),
-        HousekeepingTask(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Healed"),
+        looking(healer(store, wired.features).heal, HEALING_SECONDS, "Healed"),
         HousekeepingTask(
             wired.features.refresher.release_staged,
             every=poll,
             name="Published after an embargo",
-            wakeup=doorbell.wakeup(environment, "features"),
+            wakeup=wakeup("features"),
             due=partial(store.staged.due_in, store.scope),
         ),
-        HousekeepingTask(
+        looking(
             partial(order_first_refreshes, store, wired.features),
-            every=FIRST_ROWS_SECONDS,
-            name="Ordered a refresh of views whose followed place was empty",
+            FIRST_ROWS_SECONDS,
+            "Ordered a refresh of views whose followed place was empty",
         ),
-        HousekeepingTask(
-            ProjectObjectives(store, store.scope).assess,
-            every=ASSESS_SECONDS,
-            name="Alerts of objectives that began or ended",
+        looking(
+            ProjectObjectives(store, store.scope).assess, ASSESS_SECONDS, "Alerts of objectives that began or ended"
         ),
-        HousekeepingTask(
-            ProjectBudgets(store, store.scope).warn, every=WARN_SECONDS, name="Warnings of budgets that began or ended"
-        ),
-        HousekeepingTask(
-            ReleaseWatcher(store, rollback).look,
-            every=WATCH_SECONDS,
-            name="Decisions about live releases",
-        ),
-        HousekeepingTask(
-            IncidentWatch(store, wired.features).assess, every=INCIDENT_SECONDS, name="Incidents that changed"
-        ),
-        HousekeepingTask(
-            PlaybookOrders(store).look, every=PLAYBOOK_SECONDS, name="Runs of playbooks that began or ended"
-        ),
+        looking(ProjectBudgets(store, store.scope).warn, WARN_SECONDS, "Warnings of budgets that began or ended"),
+        looking(ReleaseWatcher(store, rollback).look, WATCH_SECONDS, "Decisions about live releases"),
+        looking(IncidentWatch(store, wired.features).assess, INCIDENT_SECONDS, "Incidents that changed"),
+        looking(PlaybookOrders(store).look, PLAYBOOK_SECONDS, "Runs of playbooks that began or ended"),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
-        HousekeepingTask(
-            NotificationSources(store).append_new,
-            every=LOOK_SECONDS,
-            name="Notifications of releases and drift",
-            wakeup=doorbell.wakeup(environment, "releases"),
-        ),
-        HousekeepingTask(
-            notification_orders.order_due,
-            every=LOOK_SECONDS,
-            name="Ordered deliveries of notifications",
-            wakeup=doorbell.wakeup(environment, "notifications"),
-        ),
+        looking(NotificationSources(store).append_new, LOOK_SECONDS, "Notifications of releases and drift", "releases"),
+        looking(notification_orders.order_due, LOOK_SECONDS, "Ordered deliveries of notifications", "notifications"),
         HousekeepingTask(notifications.repeat, every=REPEAT_SECONDS, name="Repeated alerts that last"),
     ]
     notification_orders.begin()  # What is handed over before the first look is sent as well.
@@ -324,7 +310,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
             store.database.clock,
             half_life=half_life,
             poll=poll,
-            wakeup=doorbell.wakeup(environment, "features", "releases"),
+            wakeup=wakeup("features", "releases"),
         )
     )
     governance = training_governance(store, wired.engine, training, worker, process)

@@ -111,9 +111,9 @@ class Database:
         self._gathered: list[tuple[Gather, Any]] = []
         self._rung: set[str] = set()
         self._moves: int | None = None
-        self.doorbell = Doorbell(backend.channel)
         self.codec = codec
         self.clock = clock or backend.clock
+        self.doorbell = Doorbell(backend.channel, self.clock.monotonic)
 
     @classmethod
     def open(cls, url: str, *, codec: Codec | None = None, clock: Clock | None = None) -> Database:

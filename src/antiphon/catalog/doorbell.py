@@ -6,6 +6,8 @@ Invariants:
 - A ring comes after the commit, so that the look which follows sees what was committed. One that comes during a look
   makes the next wait return at once.
 - Ringing neither delays a commit nor lets one fail.
+- At rest, when nothing has rung for :data:`REST_AFTER`, looks may come less often (:meth:`Wakeup.rested`); the first
+  ring of any name then wakes every listener, so that nobody goes on resting beside one who works.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -21,10 +24,28 @@ from sqlalchemy.engine import Connection
 
 from antiphon.core.pauses import ended_together
 
-Topic = Literal["runs", "cancellations", "events", "features", "releases", "training", "notifications"]
+Topic = Literal[
+    "runs",
+    "cancellations",
+    "events",
+    "features",
+    "releases",
+    "training",
+    "notifications",
+    "measurements",
+    "moves",
+    "leases",
+]
 """Subject of a ring: runs that may be claimed, requests to cancel one, events in the catalog's log, applied
 definitions with their publications, releases with their rollouts, trainings that begin or are to pause, notifications
-that are to be sent."""
+that are to be sent, requests and runs in the history of a tenant, orders of live moves, leases of processes that are
+taken or given back."""
+
+REST_AFTER = 60.0
+"""Seconds without a ring after which those who look now and then may rest."""
+
+REST_FACTOR, REST_LONGEST = 6, 30.0
+"""At rest a pause between two looks is so many times as long, and so many seconds at most if it was shorter."""
 
 REST_SECONDS = 0.02
 """A look for nothing is followed by the next no sooner than this, however often it rings."""
@@ -54,10 +75,16 @@ class NotificationChannel(Protocol):
 
 
 class Doorbell:
-    """The listeners of this process. Other processes are heard from the first listener on."""
+    """The listeners of this process. Other processes are heard from the first listener on.
 
-    def __init__(self, channel: NotificationChannel) -> None:
+    Args:
+        monotonic: seconds that only grow, as of the catalog's clock.
+    """
+
+    def __init__(self, channel: NotificationChannel, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.channel = channel
+        self._monotonic = monotonic
+        self._rung_at = monotonic()
         self._lock = threading.Lock()
         self._listeners: dict[object, tuple[frozenset[str], Callable[[], object]]] = {}
         self._open = False
@@ -87,9 +114,20 @@ class Doorbell:
         self.channel.committed(names)
         self.deliver(names)
 
-    def deliver(self, names: Collection[str] | None) -> None:
-        """Wake the listeners of these names here; ``None`` wakes all."""
+    @property
+    def is_at_rest(self) -> bool:
+        """True when nothing has rung for :data:`REST_AFTER`."""
+        return self._monotonic() - self._rung_at >= REST_AFTER
+
+    def deliver(self, names: Collection[str] | None = frozenset()) -> None:
+        """Wake the listeners of these names here; ``None``, and whatever ends a rest, wakes all.
+
+        Without a name it says that this process has work, and ends the rest alone.
+        """
         with self._lock:
+            if self.is_at_rest:
+                names = None
+            self._rung_at = self._monotonic()
             woken = [wake for known, wake in self._listeners.values() if names is None or not known.isdisjoint(names)]
         for wake in woken:
             try:
@@ -135,6 +173,13 @@ class Wakeup:
     ) -> None:
         if self._end is not None:
             self._end()
+
+    def rested(self, seconds: float) -> float:
+        """A pause between two looks, longer at rest. For looks that a ring makes in time otherwise, and for those at
+        what only changes while something rings; never for a moment at which something is due."""
+        if self._doorbell is None or not self._doorbell.is_at_rest:
+            return seconds
+        return max(seconds, min(REST_FACTOR * seconds, REST_LONGEST))
 
     def wake(self) -> None:
         """Ring here alone; called in the event loop."""

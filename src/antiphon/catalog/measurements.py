@@ -21,7 +21,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.scope import ANY
+from antiphon.core.scope import ANY, Scope
 
 FINEST = timedelta(seconds=10)
 """The period of what processes append."""
@@ -66,6 +66,11 @@ class Amount(msgspec.Struct, array_like=True):
     weight: float = 0.0
     greatest: float = 0.0
     buckets: dict[int, int] = {}
+
+    @property
+    def is_counted(self) -> bool:
+        """True of what happened, counters and durations; a level is there also while nothing does."""
+        return bool(self.buckets) or not self.weight
 
     def add(self, other: Amount) -> None:
         """Add another amount of this series."""
@@ -119,7 +124,7 @@ class MeasurementRows:
         """Keep what one process measured, by tenant, in the period of :data:`FINEST` that a moment is in.
 
         What the process has there already is added to. Where that is rolled up, as after the clock was set back, it
-        makes room: the longer periods have it.
+        makes room: the longer periods have it. What was counted of a tenant rings: it has users or work.
         """
         start = begin_of(at, FINEST)
         with self._database.transaction() as connection:
@@ -130,6 +135,8 @@ class MeasurementRows:
                 kept = Measurements() if packed is None else Measurements.unpacked(packed)
                 kept.add(measurements)
                 connection.execute(_put, {**key, "payload": kept.packed(), "rolled_up_at": None})
+                if tenant != PLATFORM and any(amount.is_counted for amount in measurements.values()):
+                    self._database.ring("measurements", Scope(tenant=tenant, environment=self._environment))
 
     def read(
         self,

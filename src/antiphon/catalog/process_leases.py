@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.core.scope import ANY
+from antiphon.core.scope import ANY, Scope
 
 FORGOTTEN = timedelta(days=1)
 """Leases that have been over for so long are removed: of processes that were killed and never came back."""
@@ -43,6 +43,7 @@ class ProcessLeases:
     def __init__(self, database: Database, environment: str) -> None:
         self._database = database
         self._environment = environment
+        self._scope = Scope(environment=environment)
         self._own = (_table.c.tenant == ANY) & (_table.c.environment == environment)
 
     def acquire(
@@ -92,6 +93,7 @@ class ProcessLeases:
             ]
             if taken:
                 connection.execute(_put, taken)
+                self._database.ring("leases", self._scope)
             if len(known) < len(details):  # New names are what could grow.
                 connection.execute(delete(_table).where(self._own, _table.c.until < now - FORGOTTEN))
         return frozenset([*renewed, *(row["name"] for row in taken)])
@@ -108,7 +110,10 @@ class ProcessLeases:
     def release_all(self, names: Collection[str], holder: str, *, within: Connection | None = None) -> int:
         """As :meth:`release`, of several leases in one transaction; returns how many it had."""
         held = (_table.c.name.in_(names)) & (_table.c.holder == holder)
-        return self._database.write(delete(_table).where(self._own, held), within)
+        with self._database.writing(within) as connection:
+            if released := self._database.write(delete(_table).where(self._own, held), connection):
+                self._database.ring("leases", self._scope)
+        return released
 
     def find(self, name: str, *, within: Connection | None = None) -> ProcessLease | None:
         """The lease of a name, if it was ever taken and not given back; it may be over."""

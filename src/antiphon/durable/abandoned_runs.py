@@ -57,7 +57,7 @@ class AbandonedRuns:
     async def run_until(self, stop: asyncio.Event) -> None:
         """Look again and again until ``stop``; while the catalog is away nothing is taken over."""
         loop, known, listed_at = asyncio.get_running_loop(), list[ProcessLease](), float("-inf")
-        with Wakeup() as wakeup:
+        with Wakeup(self._database.doorbell) as wakeup:
             while not stop.is_set():
                 try:
                     if loop.time() - listed_at >= almost(self._listed_every):
@@ -70,7 +70,7 @@ class AbandonedRuns:
                     pass  # Said by what needs the catalog.
                 except AntiphonError as error:  # What runs beside it in this process goes on.
                     _log.warning("runs of workers that have ended cannot be freed: %s", error)
-                await wakeup.wait_until(stop, self._every if known else self._listed_every)
+                await wakeup.wait_until(stop, self._every if known else wakeup.rested(self._listed_every))
 
     def free(self) -> int:
         """Look once; returns the number of runs that were freed.

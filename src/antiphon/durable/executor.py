@@ -193,7 +193,9 @@ class Executor:
                         found = True
                         await self._start(claimed)
                         continue
-                    poll = await self._idle_seconds(served) if served.workflows else self._poll
+                    poll = wakeup.rested(self._poll)
+                    if served.workflows:
+                        poll = await self._idle_seconds(served, poll)
                     if waiting:
                         poll = min(poll, LOOK_SECONDS)
                     await wakeup.wait(poll, stopping, *self._contexts, found=found)
@@ -230,12 +232,12 @@ class Executor:
             self._began[self._group(claimed.workflow)] = next(self._count)
         return claimed
 
-    async def _idle_seconds(self, served: ServedRuns) -> float:
-        """Seconds for which there is nothing to claim, unless it rings or a slot becomes free."""
+    async def _idle_seconds(self, served: ServedRuns, poll: float) -> float:
+        """Seconds, ``poll`` at most, for which there is nothing to claim, unless it rings or a slot becomes free."""
         due = await self._patiently(self._runs.next_due, served)
         # What is due and was not claimed is a run that this worker holds, and cannot renew the lease of.
         soonest = _SOON_SECONDS if self._contexts else 0.0
-        return self._poll if due is None else min(self._poll, max(due.total_seconds(), soonest))
+        return poll if due is None else min(poll, max(due.total_seconds(), soonest))
 
     async def _start(self, run: Run) -> None:
         try:
@@ -312,6 +314,7 @@ class Executor:
         with self._doorbell.wakeup(run.scope.environment, "cancellations") as wakeup:
             while True:
                 await wakeup.wait(every, found=False)
+                self._doorbell.deliver()  # There is work: nobody rests beside it.
                 try:
                     beat = partial(self._runs.heartbeat, run, self._lease, context.latest_progress, context.under_way)
                     if (request := await asyncio.to_thread(beat)) is not None:

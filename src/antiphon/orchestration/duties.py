@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from time import monotonic
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import UnavailableError
-from antiphon.core.pauses import wait
+from antiphon.core.pauses import almost, wait
 from antiphon.orchestration.worker import WorkerPart, work
 
 _log = logging.getLogger("antiphon.worker")
@@ -22,54 +23,112 @@ LOOK_SECONDS = 2.0
 """Interval at which a process that stands by looks for the lease, without the write lock."""
 
 
-_TOGETHER_SECONDS = 0.02
-"""Renewals that are asked for within so long of each other are one transaction."""
+Detail = Callable[[], str | None]
+"""What the holder of a lease says of itself, with each renewal; ``None`` while there is nothing to say."""
+
+
+def _nothing() -> None:
+    return None
 
 
 class LeaseHolder:
-    """A process as the holder of leases, which it takes one by one and renews together.
+    """A process as the holder of leases, which it takes as they come and renews together, in one transaction.
+
+    Invariant: only what is held is renewed: a lease that was given back, lost or left is not taken again.
 
     Args:
         name: names this process among all; ``gone`` tells of another one that it is known to have ended.
         seconds: of a lease: when its holder's machine is gone another process takes over after so long.
     """
 
-    def __init__(self, leases: ProcessLeases, name: str, gone: Callable[[str], bool], *, seconds: float) -> None:
+    def __init__(
+        self,
+        leases: ProcessLeases,
+        name: str,
+        gone: Callable[[str], bool],
+        *,
+        seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._leases = leases
-        self._name = name
+        self.name = name
         self._gone = gone
         self.seconds = seconds
-        self._due: dict[str, str | None] = {}
-        self._renewal: asyncio.Task[frozenset[str]] | None = None
+        self._monotonic = monotonic
+        self._held: dict[str, Detail] = {}
+        self._renewed_at = float("-inf")
+        self._renewal: asyncio.Task[None] | None = None
 
-    async def acquire(self, lease: str, detail: str | None = None) -> bool | None:
-        """Take a lease or renew it; ``None`` when the catalog does not say whether it is ours."""
+    def holds(self, lease: str) -> bool:
+        """Tell whether this process has a lease, as far as it knows."""
+        return lease in self._held
+
+    async def acquire(self, lease: str, detail: Detail = _nothing) -> bool | None:
+        """Take a lease; ``None`` when the catalog does not say whether it is ours."""
+        began = self._monotonic()
         try:
-            return await asyncio.to_thread(self._leases.acquire, lease, self._name, self.seconds, self._gone, detail)
+            acquired = await asyncio.to_thread(
+                self._leases.acquire, lease, self.name, self.seconds, self._gone, detail()
+            )
         except UnavailableError:
             return None
+        if acquired:
+            self._acquired({lease: detail}, began)
+        return acquired
 
-    async def renew(self, lease: str, detail: str | None = None) -> bool | None:
-        """As :meth:`acquire` for a lease that was held, together with others that are due now."""
-        self._due[lease] = detail
-        if self._renewal is None:
+    async def acquire_all(self, leases: Collection[str]) -> None:
+        """Take of several leases those that are free, in one transaction.
+
+        Raises:
+            UnavailableError: the catalog is away.
+        """
+        due, began = dict.fromkeys(leases), self._monotonic()
+        acquired = await asyncio.to_thread(self._leases.acquire_all, due, self.name, self.seconds, self._gone)
+        self._acquired(dict.fromkeys(acquired, _nothing), began)
+
+    def _acquired(self, leases: Mapping[str, Detail], at: float) -> None:
+        if not self._held:
+            self._renewed_at = at
+        self._held |= leases
+
+    async def renew(self, lease: str) -> bool | None:
+        """Tell whether a lease is still ours; all that are held are renewed when a third of their time is over.
+        ``None`` when the catalog does not say."""
+        if self._renewal is None and self._monotonic() - self._renewed_at >= almost(self.seconds / 3):
             self._renewal = asyncio.create_task(self._renew())
-        try:
-            return lease in await asyncio.shield(self._renewal)
-        except UnavailableError:
-            return None
+        if self._renewal is not None:
+            try:
+                await asyncio.shield(self._renewal)
+            except UnavailableError:
+                return None
+        return lease in self._held
 
-    async def _renew(self) -> frozenset[str]:
-        await asyncio.sleep(_TOGETHER_SECONDS)
-        due, self._due, self._renewal = self._due, {}, None
-        return await asyncio.to_thread(self._leases.acquire_all, due, self._name, self.seconds, self._gone)
-
-    async def release(self, lease: str) -> None:
-        """Give a lease back. While the catalog is away it ends by itself."""
+    async def _renew(self) -> None:
+        began = self._monotonic()
+        due = {lease: detail() for lease, detail in self._held.items()}
         try:
-            await asyncio.to_thread(self._leases.release, lease, self._name)
+            kept = await asyncio.to_thread(self._leases.acquire_all, due, self.name, self.seconds, self._gone)
+            self._renewed_at = began
+            for lease in due.keys() - kept:
+                self._held.pop(lease, None)
+        finally:
+            self._renewal = None
+
+    async def release(self, *leases: str) -> None:
+        """Give leases back. While the catalog is away they end by themselves."""
+        self.leave(*leases)
+        if self._renewal is not None:  # It would take them again.
+            with suppress(UnavailableError):
+                await asyncio.shield(self._renewal)
+        try:
+            await asyncio.to_thread(self._leases.release_all, leases, self.name)
         except UnavailableError:
-            _log.warning("the catalog is away; the lease of %s ends by itself", lease)
+            _log.warning("the catalog is away; the lease of %s ends by itself", ", ".join(leases))
+
+    def leave(self, *leases: str) -> None:
+        """Renew these no more: they end by themselves."""
+        for lease in leases:
+            self._held.pop(lease, None)
 
     async def other(self, lease: str) -> str | None:
         """The holder of a lease that is another's; ``None`` where there is none, or the catalog does not say."""
@@ -79,12 +138,21 @@ class LeaseHolder:
             return None
         return None if found is None else found.holder
 
+    def living(self, prefix: str) -> Mapping[str, str]:
+        """Leases of all names that begin so to their holders, without those that are known to have ended.
+
+        Raises:
+            UnavailableError: the catalog is away.
+        """
+        listed = self._leases.living(prefix)
+        return {lease.name: lease.holder for lease in listed if not self._gone(lease.holder)}
+
 
 class Duties:
     """Runs parts while this process holds the lease of their name.
 
     Args:
-        detail: said with each renewal, for those who list the leases; ``None`` while there is nothing to say.
+        detail: said with each renewal, for those who list the leases.
         conflict: what to do where another process must not have it for long; ``None`` where one does it for all.
     """
 
@@ -94,7 +162,7 @@ class Duties:
         parts: Sequence[WorkerPart],
         holder: LeaseHolder,
         *,
-        detail: Callable[[], str | None] = lambda: None,
+        detail: Detail = _nothing,
         conflict: str | None = None,
     ) -> None:
         self._name = name
@@ -110,21 +178,25 @@ class Duties:
         since: float | None = None
         warned = False
         while not stop.is_set():
-            if (acquired := await self._acquired()) is not True:
+            if (acquired := await self._holder.acquire(self._name, self._detail)) is not True:
                 if acquired is None:
                     since = None  # The catalog is away: nobody is known to have it.
                 elif since is None:
                     _log.info("another process has %s; this one stands by", self._name)
-                    since, warned = monotonic(), self._conflict is None
-                elif not warned and monotonic() - since > self._holder.seconds:
+                    since, warned = time.monotonic(), self._conflict is None
+                elif not warned and time.monotonic() - since > self._holder.seconds:
                     warned = await self._warned()
                 await wait(stop, min(LOOK_SECONDS, self._holder.seconds / 3))
                 continue
             since, self.held = None, True
             ended = asyncio.Event()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(work(self._parts, ended))
-                group.create_task(self._hold(stop, ended))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(work(self._parts, ended))
+                    group.create_task(self._hold(stop, ended))
+            except BaseException:
+                self._holder.leave(self._name)
+                raise
             await self._holder.release(self._name)
             self.held = False
 
@@ -140,14 +212,8 @@ class Duties:
             while not stop.is_set():
                 await wait(stop, self._holder.seconds / 3)
                 # While the catalog is away for all, none takes the lease; one that is cut off alone does things twice.
-                if await self._renewed() is False:
+                if await self._holder.renew(self._name) is False:
                     _log.warning("another process took %s over", self._name)
                     return
         finally:
             ended.set()
-
-    async def _acquired(self) -> bool | None:
-        return await self._holder.acquire(self._name, self._detail())
-
-    async def _renewed(self) -> bool | None:
-        return await self._holder.renew(self._name, self._detail())

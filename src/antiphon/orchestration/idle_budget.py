@@ -161,7 +161,7 @@ class IdleBudget:
         if work.features is None and work.backfill is None and work.training is None:
             self._turns = next_turn(self._turns, (), self._now(), self._shares, self._seconds)
             await self._apply(None)
-            return self._poll
+            return self._wakeup.rested(self._poll)
         async with asyncio.timeout(BLIND_SECONDS):
             described = await self._describe()
         self._said = ""

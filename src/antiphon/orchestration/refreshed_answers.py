@@ -145,7 +145,7 @@ class RefreshedAnswers:
                         said = str(error)
                         _log.warning("Answers cannot be refreshed now: %s", said)
                 if not refreshed:
-                    pause = self._every if self._followed or said else self._poll
+                    pause = self._every if self._followed or said else wakeup.rested(self._poll)
                     await wakeup.wait_until(stop, pause, found=False)
 
     def look(self) -> list[str]:

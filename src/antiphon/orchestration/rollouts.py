@@ -197,7 +197,7 @@ class RolloutKeeper:
                 if under_way:
                     await wait(stop, max(self._every, 4 * (time.monotonic() - began)))
                 else:
-                    await wakeup.wait_until(stop, self._poll, found=False)
+                    await wakeup.wait_until(stop, wakeup.rested(self._poll), found=False)
 
     def look(self) -> int:
         """Judges each rollout under way once and makes the transition decided; returns how many there were."""

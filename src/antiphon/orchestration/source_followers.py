@@ -180,6 +180,6 @@ class SourceFollowers:
                         ended = asyncio.Event()
                         task = group.create_task(self._duty(declared[name]).run_until(ended))
                         running[name] = (known[name], ended, task)
-                    await wakeup.wait_until(stop, self._look, found=False)
+                    await wakeup.wait_until(stop, wakeup.rested(self._look), found=False)
             for _, ended, _ in running.values():
                 ended.set()

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Collection, Mapping
 
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.process_leases import ProcessLeases
-from antiphon.core.errors import AntiphonError, UnavailableError
-from antiphon.core.pauses import almost
+from antiphon.core.errors import AntiphonError
 from antiphon.features.online.overlay_records import PARTITIONS
-from antiphon.orchestration.duties import LOOK_SECONDS
+from antiphon.orchestration.duties import LOOK_SECONDS, LeaseHolder
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -70,53 +68,42 @@ def _partition(tenant: str, place: str) -> str:
 
 
 class StreamPartitions:
-    """Holds the leases of the partitions that are this worker's.
+    """Holds the leases of the partitions that are this worker's; a part of a duty of its holder, which renews them.
 
     Args:
         tenant: whose streams; other tenants' workers have leases of their own.
         worker: its name, unique among the workers of an environment.
-        holder: names this process among all; ``gone`` tells of another one that it is known to have ended.
         streams: the streams that are followed now; ``shares``: workers among which one is divided at most.
         changed: called, in the event loop, when there are others than before.
-        wakeup: rings when there may be other streams.
-        seconds: of a lease: when its holder's machine is gone another worker takes over after so long.
+        wakeup: rings when there may be other streams or workers.
     """
 
     def __init__(
         self,
-        leases: ProcessLeases,
+        holder: LeaseHolder,
         tenant: str,
         worker: str,
-        holder: str,
-        gone: Callable[[str], bool],
         *,
         streams: Callable[[], Collection[str]],
-        seconds: float,
         shares: int = 1,
         changed: Callable[[], None] = lambda: None,
         wakeup: Wakeup | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._leases = leases
+        self._holder = holder
         self._tenant = tenant
         self._worker = _worker(tenant, worker)
-        self._holder = holder
-        self._gone = gone
         self._streams = streams
         self._shares = shares
         self._changed = changed
         self._wakeup = wakeup or Wakeup()
-        self._seconds = seconds
-        self._monotonic = monotonic
         self._held: frozenset[str] = frozenset()
         self._shared = True
-        self._renewed_at = float("-inf")
 
     @property
     def owned(self) -> Mapping[str, frozenset[int]]:
         """The partitions of each stream that are this worker's, as far as it knows."""
         found: dict[str, set[int]] = {}
-        for name in self._held:
+        for name in filter(self._holder.holds, self._held):
             stream, _, number = name.removeprefix(_partition(self._tenant, "")).rpartition("/")
             found.setdefault(stream, set()).add(int(number))
         return {stream: frozenset(numbers) for stream, numbers in found.items()}
@@ -132,48 +119,51 @@ class StreamPartitions:
                 while not stop.is_set():
                     before = self._held
                     try:
-                        await asyncio.to_thread(self.balance)
+                        await self.balance()
                     except AntiphonError as error:  # Or what is applied cannot be read.
                         _log.warning("The leases of stream partitions cannot be renewed: %s", error)
                     if self._held != before:
                         self._changed()
                     # Another's end goes unnoticed otherwise; until there is one, all is this worker's.
-                    pause = min(LOOK_SECONDS, self._seconds / 3) if self._shared else self._seconds / 3
+                    pause = self._holder.seconds / 3
+                    pause = min(LOOK_SECONDS, pause) if self._shared else wakeup.rested(pause)
                     await wakeup.wait_until(stop, pause, found=False)
         finally:
             names, self._held = [self._worker, *self._held], frozenset()
-            try:
-                await asyncio.to_thread(self._leases.release_all, names, self._holder)
-            except UnavailableError:
-                _log.warning("The catalog is away; the leases of stream partitions end by themselves.")
+            await self._holder.release(*names)
 
-    def balance(self) -> None:
+    async def balance(self) -> None:
         """Give back what is another worker's by now, and take what is this one's and free.
 
         Raises:
             UnavailableError: the catalog is away; what is held stays.
         """
-        living = {
-            lease.name: lease.holder
-            for lease in self._leases.living(_prefix(self._tenant))
-            if not self._gone(lease.holder)
-        }
-        workers = {name for name in living if name.startswith(_worker(self._tenant, ""))} | {self._worker}
-        streams = self._streams()
-        self._shared = bool(streams) and len(workers) > 1
-        divided = assigned(streams, self._shares, workers, self._worker)
-        own = frozenset(_partition(self._tenant, f"{stream}/{part}") for stream in divided for part in divided[stream])
+        holder = self._holder
+        if not (streams := await asyncio.to_thread(self._streams)):
+            given, self._held, self._shared = self._held, frozenset(), False
+            if given or holder.holds(self._worker):
+                await holder.release(self._worker, *given)
+            return
+        own, free = await asyncio.to_thread(self._divided, streams)
         given = self._held - own
         self._held &= own  # First: a partition that is given back is not consumed any more.
         if given:
-            self._leases.release_all(given, self._holder)
-        free = {name for name in own - self._held if living.get(name, self._holder) == self._holder}
-        now = self._monotonic()
-        if free or now - self._renewed_at >= almost(self._seconds / 3):
-            names = sorted(self._held | free)
-            due = dict.fromkeys([self._worker, *names])
-            acquired = self._leases.acquire_all(due, self._holder, self._seconds, self._gone)
-            self._renewed_at = now
-            self._held = acquired - {self._worker}
-            if lost := len(set(names) - acquired):
-                _log.info("%d stream partitions that were this worker's are another's now", lost)
+            await holder.release(*given)
+        if free or not holder.holds(self._worker):
+            await holder.acquire_all([self._worker, *sorted(free)])
+        else:
+            await holder.renew(self._worker)
+        held = frozenset(name for name in self._held | free if holder.holds(name))
+        if lost := len(self._held - held):
+            _log.info("%d stream partitions that were this worker's are another's now", lost)
+        self._held = held
+
+    def _divided(self, streams: Collection[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """The partitions that are to be this worker's, and those of them that nobody has."""
+        living = self._holder.living(_prefix(self._tenant))
+        workers = {name for name in living if name.startswith(_worker(self._tenant, ""))} | {self._worker}
+        self._shared = len(workers) > 1
+        divided = assigned(streams, self._shares, workers, self._worker)
+        own = frozenset(_partition(self._tenant, f"{stream}/{part}") for stream in divided for part in divided[stream])
+        this = self._holder.name
+        return own, frozenset(name for name in own - self._held if living.get(name, this) == this)

@@ -63,7 +63,7 @@ class StreamPoller:
                     moved = await asyncio.to_thread(self._consume, self._next)
                     self._next = self._sized(self._now() - started)
                     failed = 0
-                    pause = min(self._poll, _UNSETTLED_SECONDS) if self._unsettled() else self._poll
+                    pause = min(self._poll, _UNSETTLED_SECONDS) if self._unsettled() else wakeup.rested(self._poll)
                 except AntiphonError:
                     _log.exception("The streams cannot be consumed; trying again.")
                     moved, failed = 0, failed + 1

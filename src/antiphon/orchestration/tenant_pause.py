@@ -7,8 +7,8 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.errors import UnavailableError
-from antiphon.core.pauses import wait
 from antiphon.orchestration.duties import LOOK_SECONDS
 from antiphon.orchestration.worker import WorkerPart, work
 
@@ -22,7 +22,7 @@ class TenantPause:
     Args:
         what: the parts, in words for the log.
         state: reads the state of the tenant; called in a thread.
-        every: seconds between looks at it.
+        every: seconds between looks at it. wakeup: rings when the tenant has something to pause.
     """
 
     def __init__(
@@ -33,30 +33,33 @@ class TenantPause:
         state: Callable[[str], str],
         *,
         every: float = LOOK_SECONDS,
+        wakeup: Wakeup | None = None,
     ) -> None:
         self._tenant = tenant
         self._what = what
         self._parts = parts
         self._read = state
         self._every = every
+        self._wakeup = wakeup or Wakeup()
         self._state = "active"
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Run the parts whenever the tenant is active, until ``stop``."""
-        while not stop.is_set():
-            if not await self._active():
-                await wait(stop, self._every)
-                continue
-            ended = asyncio.Event()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(work(self._parts, ended))
-                group.create_task(self._watch(stop, ended))
+        with self._wakeup as wakeup:
+            while not stop.is_set():
+                if not await self._active():
+                    await wakeup.wait_until(stop, wakeup.rested(self._every), found=False)
+                    continue
+                ended = asyncio.Event()
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(work(self._parts, ended))
+                    group.create_task(self._watch(stop, ended))
 
     async def _watch(self, stop: asyncio.Event, ended: asyncio.Event) -> None:
         """End the parts when the tenant is served no more, or at ``stop``."""
         try:
             while not stop.is_set() and await self._active():
-                await wait(stop, self._every)
+                await self._wakeup.wait_until(stop, self._wakeup.rested(self._every), found=False)
         finally:
             ended.set()
 

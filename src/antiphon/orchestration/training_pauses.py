@@ -110,7 +110,7 @@ class TrainingPauseExchange:
                             call()
                     self._obey()
                     near = self._trains or self._others or self._written or self._held_until
-                    await wakeup.wait_until(stop, LOOK_SECONDS if near else self._poll, found=False)
+                    await wakeup.wait_until(stop, LOOK_SECONDS if near else wakeup.rested(self._poll), found=False)
         finally:
             self._training.resume_all(_BY)
             try:

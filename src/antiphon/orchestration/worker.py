@@ -45,7 +45,7 @@ class HousekeepingTask:
     """Calls ``collect`` once an interval, the first time an interval after the start.
 
     Args:
-        wakeup: rings when there may be something sooner.
+        wakeup: rings when there may be something sooner; with a doorbell the interval is longer at rest.
         due: tells in how many seconds there is something; ``None``: nothing is known of.
         clock: for what deletes by age: nothing is collected until the wall clock has not been set for ``settled``
             seconds, because what is deleted does not come back when the clock does.
@@ -90,9 +90,10 @@ class HousekeepingTask:
 
     async def _pause(self) -> float:
         if self._due is None:
-            return self._every
+            return self._wakeup.rested(self._every)
         try:
             seconds = await asyncio.to_thread(self._due)
         except AntiphonError:  # The catalog is away.
             return self._every
-        return self._every if seconds is None else min(self._every, seconds if seconds > 0 else SOON)
+        every = self._wakeup.rested(self._every)
+        return every if seconds is None else min(every, seconds if seconds > 0 else SOON)

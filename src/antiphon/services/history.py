@@ -29,7 +29,7 @@ from antiphon.operations.history.window import HistoryColumns, HistoryWindow, pe
 from antiphon.orchestration.worker import HousekeepingTask
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.streams import ProjectStreams
-from antiphon.services.features.view_status import read_view_statuses
+from antiphon.services.features.view_status import read_view_ages
 from antiphon.services.project.store import Store
 
 _ROLL_UP_SECONDS = 60.0
@@ -205,7 +205,8 @@ def _stored(store: Store, platform: FeaturePlatform, streams: ProjectStreams, sc
     ages = GaugeMetricFamily("antiphon_feature_age_seconds", "", labels=("view",))
     stale = GaugeMetricFamily("antiphon_application_stale", "", labels=("application",))
     late: dict[str, bool] = {}
-    for view in read_view_statuses(store, platform, scope, streams=False):
+    views = platform.views() if platform.serves(scope) else {}
+    for view in read_view_ages(store, views):
         if view.age_seconds is not None:
             ages.add_metric((view.view,), view.age_seconds)
         for application in view.contracts:
@@ -219,7 +220,7 @@ def _stored(store: Store, platform: FeaturePlatform, streams: ProjectStreams, sc
     yield waiting
     yield GaugeMetricFamily("antiphon_batch_rows_waiting", "", value=store.jobs.rows_waiting(scope))
     lags = GaugeMetricFamily("antiphon_stream_waiting_seconds", "", labels=("stream",))
-    for stream in streams.status(scope):
+    for stream in streams.status(scope, views):
         if stream.problem is None:
             lags.add_metric((stream.stream,), stream.lag_seconds)
     yield lags

@@ -13,6 +13,7 @@ from antiphon.catalog.measurements import (
     FINEST,
     KEPT,
     MOST_SERIES,
+    PLATFORM,
     Amount,
     MeasurementRows,
     Measurements,
@@ -74,6 +75,20 @@ def test_what_comes_late_counts_all_the_same(rows: MeasurementRows, clock: Manua
     assert (total(rows, HOUR), total(rows, DAY)) == (7, 7)
     assert rows.roll_up() == 2
     assert (total(rows, HOUR), total(rows, DAY)) == (7, 7)
+
+
+def test_what_was_counted_of_a_tenant_rings_and_levels_and_the_platforms_own_do_not(
+    rows: MeasurementRows, database: Database, clock: ManualClock
+) -> None:
+    rung = list[int]()
+    database.doorbell.listen(lambda: rung.append(len(rung)), ["measurements:dev"])
+    level = Measurements({("antiphon_feature_age_seconds", ("port",)): Amount(50.0, 10.0, 5.0)})
+    rows.append("worker@one", clock.now(), {"shop": level} | counted(0.5, PLATFORM))
+    assert not rung, "an idle platform would ring for ever"
+    rows.append("gateway@one", clock.now(), counted(2))
+    took = Measurements({SECONDS: Amount(0.5, 1.0, 0.0, {3: 1})})
+    rows.append("gateway@one", clock.now(), {"shop": took})
+    assert len(rung) == 2
 
 
 def test_durations_and_levels_add_up(rows: MeasurementRows, clock: ManualClock) -> None:

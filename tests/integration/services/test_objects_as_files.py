@@ -286,5 +286,5 @@ async def test_a_view_of_a_followed_prefix_is_refreshed_from_its_objects(folder:
         with closing(FeaturePlatform(store)) as platform:
             await run_refresh(store, platform)
             assert visits_of(store, platform) == 3
-            (status,) = follower_statuses(store, platform).values()
+            (status,) = follower_statuses(store, platform.views().values()).values()
             assert (status.place, status.problem, status.waiting) == (f"files {path.partition('?')[0]}", None, 0)

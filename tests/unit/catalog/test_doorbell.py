@@ -118,3 +118,54 @@ async def test_without_a_doorbell_a_wait_is_for_time_alone() -> None:
         before = time.monotonic()
         await wakeup.wait_until(asyncio.Event(), 0.03)
         assert time.monotonic() - before >= 0.02
+
+
+class Time:
+    """Monotonic seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_at_rest_the_first_ring_wakes_every_listener_and_ends_the_rest() -> None:
+    time, woken = Time(), list[str]()
+    doorbell = Doorbell(Silence(), time)
+    doorbell.listen(lambda: woken.append("runs"), ["runs:dev"])
+    doorbell.listen(lambda: woken.append("nothing"), [])
+    time.now += module.REST_AFTER - 1
+    doorbell.committed({"events:dev"})
+    assert woken == [], "it is no rest yet"
+    time.now += module.REST_AFTER
+    assert doorbell.is_at_rest
+    doorbell.committed({"events:dev"})
+    assert (woken, doorbell.is_at_rest) == (["runs", "nothing"], False)
+    doorbell.committed({"events:dev"})
+    assert woken == ["runs", "nothing"]
+    time.now += module.REST_AFTER
+    doorbell.deliver()
+    assert woken == ["runs", "nothing"] * 2, "work of this process ends the rest without a ring"
+
+
+def test_looks_come_less_often_at_rest_and_those_at_long_intervals_do_not() -> None:
+    time = Time()
+    doorbell = Doorbell(Silence(), time)
+    wakeup = doorbell.wakeup("dev")
+    assert [wakeup.rested(seconds) for seconds in (2.0, 10.0, 60.0)] == [2.0, 10.0, 60.0]
+    time.now += module.REST_AFTER
+    assert [wakeup.rested(seconds) for seconds in (2.0, 10.0, 60.0)] == [12.0, 30.0, 60.0]
+    assert Wakeup().rested(2.0) == 2.0, "nothing would end the rest of one without a doorbell"
+
+
+async def test_a_wait_that_began_at_rest_ends_with_the_rest() -> None:
+    time = Time()
+    doorbell = Doorbell(Silence(), time)
+    with doorbell.wakeup("dev") as wakeup:
+        time.now += module.REST_AFTER
+        waiting = asyncio.create_task(wakeup.wait(wakeup.rested(60.0)))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(doorbell.committed, {"moves:prod"})
+        async with asyncio.timeout(5):
+            await waiting

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.catalog.examples import open_database
@@ -13,6 +15,9 @@ from antiphon.core.errors import UnavailableError
 from antiphon.orchestration.duties import Duties, LeaseHolder
 
 SECONDS = 0.3
+
+now = [0.0]
+"""Monotonic seconds of the tests that move them."""
 
 
 class Part:
@@ -128,3 +133,93 @@ async def test_a_name_that_another_process_has_is_told_once_with_the_holder(
     # A machine that is busy for longer than so short a lease lets another one take it over, which is told as well.
     told = [record.getMessage() for record in caplog.records if "is held by another process" in record.getMessage()]
     assert told == ["duties is held by another process, one; choose another --name"]
+
+
+class Counted:
+    """Leases whose renewals are counted."""
+
+    def __init__(self, leases: ProcessLeases) -> None:
+        self.leases = leases
+        self.renewed: list[list[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.leases, name)
+
+    def acquire_all(self, details: Mapping[str, str | None], *others: Any) -> frozenset[str]:
+        self.renewed.append(sorted(details))
+        return self.leases.acquire_all(details, *others)
+
+
+@pytest.fixture
+def holder(leases: ProcessLeases) -> LeaseHolder:
+    counted: Any = Counted(leases)
+    return LeaseHolder(counted, "one", lambda _: False, seconds=15, monotonic=lambda: now[0])
+
+
+def renewed(holder: LeaseHolder) -> list[list[str]]:
+    counted: Any = holder._leases
+    return counted.renewed
+
+
+async def test_all_leases_of_a_process_are_renewed_at_once_whenever_each_was_taken(holder: LeaseHolder) -> None:
+    now[0] = 0.0
+    said = iter(["first", "second"])
+    assert await holder.acquire("a", lambda: next(said))
+    now[0] = 3.0
+    await holder.acquire_all(["b", "c"])
+    del renewed(holder)[:]
+    for second in (4.5, 5.0, 5.2, 8.0):
+        now[0] = second
+        assert await asyncio.gather(*(holder.renew(name) for name in "abc")) == [True] * 3
+    assert renewed(holder) == [["a", "b", "c"]], "a third of the time was over once"
+    found = holder._leases.find("a")
+    assert found is not None
+    assert found.detail == "second"
+
+
+async def test_a_lease_that_was_given_back_lost_or_left_is_not_taken_again(
+    holder: LeaseHolder, leases: ProcessLeases
+) -> None:
+    now[0] = 0.0
+    await holder.acquire_all(["given", "lost", "left", "kept"])
+    await holder.release("given")
+    holder.leave("left")
+    for name in ("lost", "left"):
+        leases.release(name, "one")
+    leases.acquire("lost", "another", 60)
+    now[0] = 5.0
+    assert [await holder.renew(name) for name in ("given", "lost", "left", "kept")] == [False, False, False, True]
+    leases.release("lost", "another")
+    now[0] = 10.0
+    assert await holder.renew("kept")
+    assert renewed(holder)[-1] == ["kept"]
+    assert {lease.name for lease in leases.listed("")} == {"kept"}
+
+
+async def test_what_is_given_back_during_a_renewal_is_not_taken_again_by_it(
+    holder: LeaseHolder, leases: ProcessLeases
+) -> None:
+    now[0] = 0.0
+    await holder.acquire_all(["given", "kept"])
+    now[0] = 5.0
+    renewal = asyncio.create_task(holder.renew("kept"))
+    await asyncio.sleep(0)
+    await holder.release("given")
+    assert await renewal
+    assert {lease.name for lease in leases.listed("")} == {"kept"}
+
+
+async def test_the_lease_of_a_part_that_broke_ends_while_others_of_its_process_are_renewed(
+    holder: LeaseHolder, leases: ProcessLeases
+) -> None:
+    class Broken:
+        async def run_until(self, stop: asyncio.Event) -> None:
+            raise RuntimeError("broken")
+
+    now[0] = 0.0
+    await holder.acquire("kept")
+    with pytest.raises(ExceptionGroup):
+        await Duties("broken", [Broken()], holder).run_until(asyncio.Event())
+    now[0] = 5.0
+    assert await holder.renew("kept")
+    assert renewed(holder)[-1] == ["kept"]

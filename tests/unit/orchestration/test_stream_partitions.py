@@ -16,6 +16,7 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import UnavailableError
 from antiphon.features.online.overlay_records import PARTITIONS
+from antiphon.orchestration.duties import LeaseHolder
 from antiphon.orchestration.stream_partitions import StreamPartitions, assigned, held_partitions
 
 ALL = frozenset(range(PARTITIONS))
@@ -35,24 +36,19 @@ class Host:
 
     def worker(self, name: str) -> StreamPartitions:
         self.started += 1
-        return StreamPartitions(
-            self.leases,
-            "acme",
-            name,
-            f"process {self.started}",
-            self.ended.__contains__,
-            streams=lambda: self.streams,
-            shares=self.shares,
-            seconds=SECONDS,
-            monotonic=self.clock.monotonic,
-        )
+        holder = self.holder(f"process {self.started}")
+        return StreamPartitions(holder, "acme", name, streams=lambda: self.streams, shares=self.shares)
 
-    def settle(self, *workers: StreamPartitions) -> None:
+    def holder(self, name: str) -> LeaseHolder:
+        gone = self.ended.__contains__
+        return LeaseHolder(self.leases, name, gone, seconds=SECONDS, monotonic=self.clock.monotonic)
+
+    async def settle(self, *workers: StreamPartitions) -> None:
         """Each looks twice, as within a few seconds."""
         for _ in range(2):
             self.clock.advance(timedelta(seconds=2))
             for worker in workers:
-                worker.balance()
+                await worker.balance()
 
 
 @pytest.fixture
@@ -81,93 +77,89 @@ def test_every_partition_is_one_workers_and_all_have_as_many_shares_or_one_fewer
         assert sum(stream in one for one in divided) <= shares, "no more workers read it than may"
 
 
-def test_a_stream_is_one_workers_unless_it_may_be_shared(host: Host) -> None:
+async def test_a_stream_is_one_workers_unless_it_may_be_shared(host: Host) -> None:
     host.shares = 1
     one, two, three = (host.worker(name) for name in "abc")
-    host.settle(one, two, three)
+    await host.settle(one, two, three)
     assert owned(one, two, three) == [{}, {"clicks": ALL}, {"orders": ALL}]
 
 
-def test_a_worker_alone_has_everything_and_a_second_one_gets_half(host: Host) -> None:
+async def test_a_worker_alone_has_everything_and_a_second_one_gets_half(host: Host) -> None:
     one, two = host.worker("a"), host.worker("b")
-    one.balance()
+    await one.balance()
     assert owned(one) == [{"clicks": ALL, "orders": ALL}]
-    two.balance()
+    await two.balance()
     assert owned(two) == [{}], "nothing is taken that is not given back"
-    one.balance()
-    two.balance()
+    await one.balance()
+    await two.balance()
     assert owned(one, two) == [{"clicks": ALL}, {"orders": ALL}]
     host.streams = {"clicks"}
-    host.settle(one, two)
+    await host.settle(one, two)
     assert owned(one, two) == [{"clicks": {0, 1, 2, 3}}, {"clicks": {4, 5, 6, 7}}]
 
 
-def test_it_is_told_which_worker_holds_which_partition(host: Host) -> None:
+async def test_it_is_told_which_worker_holds_which_partition(host: Host) -> None:
     assert held_partitions(host.leases, "acme") == {}
     one, two = host.worker("a"), host.worker("b")
     host.streams = {"eu/clicks"}
-    host.settle(one, two)
+    await host.settle(one, two)
     assert held_partitions(host.leases, "acme") == {"eu/clicks": {"a": (0, 1, 2, 3), "b": (4, 5, 6, 7)}}
     assert held_partitions(host.leases, "acm") == {}, "other tenants have streams of their own"
     host.clock.advance(timedelta(seconds=SECONDS + 1))
     assert held_partitions(host.leases, "acme") == {}, "nobody renews them"
 
 
-def test_a_worker_that_ended_is_not_waited_for_and_one_that_vanished_until_its_lease_ends(host: Host) -> None:
+async def test_a_worker_that_ended_is_not_waited_for_and_one_that_vanished_until_its_lease_ends(host: Host) -> None:
     one, two, three = (host.worker(name) for name in "abc")
     host.streams = {"clicks"}
-    host.settle(one, two, three)
+    await host.settle(one, two, three)
     assert sorted(len(part) for worker in owned(one, two, three) for part in worker.values()) == [2, 3, 3]
     host.ended.add("process 1")
-    host.settle(two, three)
+    await host.settle(two, three)
     assert owned(two, three) == [{"clicks": {0, 1, 2, 3}}, {"clicks": {4, 5, 6, 7}}]
     host.clock.advance(timedelta(seconds=SECONDS - 6))
-    three.balance()
+    await three.balance()
     assert owned(three) == [{"clicks": {4, 5, 6, 7}}]
-    host.clock.advance(
-        timedelta(seconds=6)
-    )  # Since its last renewal the second has been silent for longer than a lease.
-    three.balance()
+    host.clock.advance(timedelta(seconds=7))  # The second has been silent for longer than a lease.
+    await three.balance()
     assert owned(three) == [{"clicks": ALL}]
 
 
-def test_one_that_stood_still_finds_that_its_part_is_anothers(host: Host) -> None:
+async def test_one_that_stood_still_finds_that_its_part_is_anothers(host: Host) -> None:
     host.streams = {"clicks"}
     one, two = host.worker("a"), host.worker("b")
-    host.settle(one, two)
+    await host.settle(one, two)
     host.clock.advance(timedelta(seconds=SECONDS + 1))
-    two.balance()
+    await two.balance()
     assert owned(one, two) == [{"clicks": {0, 1, 2, 3}}, {"clicks": ALL}]
-    one.balance()
+    await one.balance()
     assert owned(one) == [{}]
-    host.settle(two, one)
+    await host.settle(two, one)
     assert owned(one, two) == [{"clicks": {0, 1, 2, 3}}, {"clicks": {4, 5, 6, 7}}]
 
 
-def test_a_worker_that_is_started_again_has_the_part_it_had(host: Host) -> None:
+async def test_a_worker_that_is_started_again_has_the_part_it_had(host: Host) -> None:
     host.streams = {"clicks"}
     one, two = host.worker("a"), host.worker("b")
-    host.settle(one, two)
+    await host.settle(one, two)
     host.ended.add("process 1")
     again = host.worker("a")
-    again.balance()
-    two.balance()
+    await again.balance()
+    await two.balance()
     assert owned(again, two) == [{"clicks": {0, 1, 2, 3}}, {"clicks": {4, 5, 6, 7}}]
 
 
-def test_of_two_processes_of_one_name_one_consumes(host: Host) -> None:
+async def test_of_two_processes_of_one_name_one_consumes(host: Host) -> None:
     one, twin = host.worker("a"), host.worker("a")
-    host.settle(one, twin)
+    await host.settle(one, twin)
     assert owned(one, twin) == [{"clicks": ALL, "orders": ALL}, {}]
 
 
-def test_streams_of_other_tenants_are_apart(host: Host) -> None:
+async def test_streams_of_other_tenants_are_apart(host: Host) -> None:
     one = host.worker("a")
-    other = StreamPartitions(
-        host.leases, "other", "b", "process 9", lambda _: False, streams=lambda: {"clicks"}, seconds=SECONDS
-    )
-    one.balance()
-    other.balance()
+    other = StreamPartitions(host.holder("process 9"), "other", "b", streams=lambda: {"clicks"})
+    await one.balance()
+    await other.balance()
     assert owned(one, other) == [{"clicks": ALL, "orders": ALL}, {"clicks": ALL}]
 
 
@@ -196,5 +188,5 @@ async def test_while_the_catalog_is_away_it_keeps_its_part_and_gives_it_back_at_
     stop.set()
     await task
     assert owned(one) == [{}]
-    two.balance()
+    await two.balance()
     assert owned(two) == [{"clicks": ALL, "orders": ALL}]

@@ -248,9 +248,13 @@ class Releases:
         return sorted(row.application for row in self._database.rows(statement))
 
     def live_ones(self, scope: Scope) -> builtins.list[Release]:
-        """The live release of every application that has one."""
-        found = (self.live(scope, application) for application in self.applications(scope))
-        return [release for release in found if release is not None]
+        """The live release of every application that has one, by application."""
+        table = schema.release_pointers
+        moves = select(table.c.application, func.max(table.c.sequence).label("sequence"))
+        last = moves.where(schema.owned(table, scope)).group_by(table.c.application).subquery()
+        is_last = (last.c.application == table.c.application) & (last.c.sequence == table.c.sequence)
+        pointed = select(table.c.release).join(last, is_last).where(schema.owned(table, scope))
+        return self._select(scope, None, schema.releases.c.id.in_(pointed))
 
     def _pointed(
         self, scope: Scope, application: str, condition: ColumnElement[bool], within: Connection | None
@@ -278,7 +282,9 @@ class Releases:
         self.set_stage(scope, release, "live", principal=principal, reason=reason, within=connection)
         return move
 
-    def _select(self, scope: Scope, within: Connection | None, **of: str | None) -> builtins.list[Release]:
+    def _select(
+        self, scope: Scope, within: Connection | None, *conditions: ColumnElement[bool], **of: str | None
+    ) -> builtins.list[Release]:
         releases, stages = schema.releases, schema.release_stages
         latest = (
             select(stages.c.stage)
@@ -293,7 +299,7 @@ class Releases:
         )
         statement = (
             select(releases, latest.label("stage"))
-            .where(schema.owned(releases, scope), *schema.given(releases, **of))
+            .where(schema.owned(releases, scope), *schema.given(releases, **of), *conditions)
             .order_by(releases.c.application, releases.c.number.desc())
         )
         with self._database.reading(within) as connection:

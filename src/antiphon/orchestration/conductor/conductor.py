@@ -91,9 +91,10 @@ class Conductor:
                 self._refuse(state, described(error))
             else:
                 _log.info("The schedule %s ordered %s: %s", planned.schedule, run, planned.cause)
+        poll = self._wakeup.rested(self._poll)
         if decision.next_look is None:
-            return self._poll
-        return min(self._poll, max((decision.next_look - self._clock.now()).total_seconds(), 0.0))
+            return poll
+        return min(poll, max((decision.next_look - self._clock.now()).total_seconds(), 0.0))
 
     def _warn(self, decision: ConductorDecision, states: Mapping[str, ScheduleState]) -> None:
         """Say once of each run that is not expected to keep its deadline, and why a schedule cannot be read or decided;

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from antiphon.catalog.doorbell import Topic, ring_name
-from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.clock import parse_duration
-from antiphon.operations.processes import ProcessIdentity
+from antiphon.orchestration.duties import LeaseHolder
 from antiphon.orchestration.stream_partitions import StreamPartitions
 from antiphon.orchestration.streams import StreamPoller
 from antiphon.orchestration.worker import WorkerPart
@@ -19,7 +18,7 @@ VIEW_TOPICS: tuple[Topic, ...] = ("features", "releases", "runs")
 
 
 def stream_consumption(
-    store: Store, features: FeaturePlatform, worker: str, process: ProcessIdentity
+    store: Store, features: FeaturePlatform, worker: str, holder: LeaseHolder
 ) -> tuple[WorkerPart, WorkerPart]:
     """The parts of a worker of this name that consume its share of the project's streams."""
     settings, doorbell, environment = store.settings.worker, store.database.doorbell, store.scope.environment
@@ -27,16 +26,13 @@ def stream_consumption(
     doorbell.listen(features.views_changed, [ring_name(topic, environment) for topic in VIEW_TOPICS])
     events = doorbell.wakeup(environment, "events", *VIEW_TOPICS)
     partitions = StreamPartitions(
-        ProcessLeases(store.database, environment),
+        holder,
         store.scope.tenant,
         worker,
-        str(process),
-        process.has_ended,
         streams=partial(features.streams, believed=poll),
         shares=settings.stream_shares,
         changed=events.wake,
-        wakeup=doorbell.wakeup(environment, "features"),
-        seconds=parse_duration(settings.lease).total_seconds(),
+        wakeup=doorbell.wakeup(environment, "features", "leases"),
     )
     poller = StreamPoller(
         lambda limit: features.consume(limit, believed=poll, owned=partitions.owned),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from antiphon.catalog.features.followed_streams import FollowedStream
 from antiphon.core.clock import SystemClock
+from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.following import within_seconds
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.following.followed_places import RECORD_SECONDS, Append
@@ -14,7 +15,7 @@ from antiphon.features.streaming.consumer import FollowerStatus
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.source_followers import SourceFollower, SourceFollowers
 from antiphon.orchestration.worker import WorkerPart
-from antiphon.services.features.followed_places import followed_places
+from antiphon.services.features.followed_places import followed_places, followed_sources
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
@@ -80,10 +81,10 @@ def require_readable_places(sources: Iterable[SourceSpec]) -> str:
     return ", ".join(found) or "none"
 
 
-def follower_statuses(store: Store, features: FeaturePlatform) -> Mapping[str, FollowerStatus]:
-    """The progress of each followed stream, by name."""
+def follower_statuses(store: Store, views: Iterable[FeatureViewSpec]) -> Mapping[str, FollowerStatus]:
+    """The progress of each stream of these views that follows a place, by name."""
     known, found = store.followed_streams.list(store.scope), dict[str, FollowerStatus]()
-    for name, source in features.followed().items():
+    for name, source in followed_sources(views).items():
         assert source.follow is not None
         state = known.get(name)
         if state is None or state.place != source.follow.place:

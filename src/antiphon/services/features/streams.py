@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -11,6 +11,7 @@ from antiphon.catalog.features.events import Event
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import AntiphonError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.orchestration.stream_partitions import held_partitions
 from antiphon.services.features.following import follower_statuses
@@ -51,11 +52,12 @@ class ProjectStreams:
             OverloadedError: the consumer is further behind than ``[features] max_lag`` allows; nothing is stored.
             UnavailableError: the log is away.
         """
-        if stream not in self._declared(scope):
+        declared = _streams(self._platform.views()) if self._platform.serves(scope) else []
+        if stream not in declared:
             raise NotFoundError(
                 f"No view reads a stream named {stream!r}.",
                 where="stream",
-                next_step=f"Declared streams: {', '.join(self._declared(scope)) or 'none'}.",
+                next_step=f"Declared streams: {', '.join(declared) or 'none'}.",
             )
         if self._bound > 0:
             self._admit(scope, stream)
@@ -69,10 +71,6 @@ class ProjectStreams:
             if known is not None:
                 known.end = max(known.end, end)
         return end
-
-    def _declared(self, scope: Scope) -> list[str]:
-        views = self._platform.views() if self._platform.serves(scope) else {}
-        return sorted({view.source.name for view in views.values() if view.source.kind == "stream"})
 
     def _admit(self, scope: Scope, stream: str) -> None:
         now = self._store.database.clock.monotonic()
@@ -108,23 +106,35 @@ class ProjectStreams:
             return _StreamLag(now, end, consumed)
         return _StreamLag(now, end, consumed, max(0.0, (consumed - before.consumed) / (now - before.at)))
 
-    def status(self, scope: Scope) -> Sequence[StreamStatus]:
+    def status(self, scope: Scope, views: Mapping[str, FeatureViewSpec] | None = None) -> Sequence[StreamStatus]:
         """Every declared stream, its follower, and the workers that consume it: ``consumed`` is what all its views
-        have."""
+        have.
+
+        Args:
+            views: what :meth:`FeaturePlatform.views` said, where it was asked already.
+        """
         if not self._platform.serves(scope):
             return ()
+        views = self._platform.views() if views is None else views
+        declared = _streams(views)
+        if not declared:
+            return ()
         consumer = self._platform.consumer
-        consumer.follow(self._platform.views().values())
+        consumer.follow(views.values())
         now = self._store.database.clock.now()
         held = held_partitions(ProcessLeases(self._store.database, scope.environment), scope.tenant)
         found: list[StreamStatus] = []
-        for stream in self._declared(scope):
+        for stream in declared:
             try:
                 found += consumer.status(now, (stream,))
             except AntiphonError as error:
                 found.append(StreamStatus(stream, 0, 0, 0, problem=str(error)))
-        followed = follower_statuses(self._store, self._platform)
+        followed = follower_statuses(self._store, views.values())
         return [
             msgspec.structs.replace(one, workers=dict(held.get(one.stream, {})), follower=followed.get(one.stream))
             for one in found
         ]
+
+
+def _streams(views: Mapping[str, FeatureViewSpec]) -> list[str]:
+    return sorted({view.source.name for view in views.values() if view.source.kind == "stream"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.schedules import RefreshWork
-from antiphon.features.streaming.consumer import StreamedView
+from antiphon.features.streaming.consumer import FollowerStatus, StreamedView
 from antiphon.services.features import feast
 from antiphon.services.features.following import follower_statuses
 from antiphon.services.features.platform import FeaturePlatform
@@ -72,6 +72,27 @@ class ViewStatus(msgspec.Struct, frozen=True):
     skew: ViewSkew | None = None
 
 
+class ViewAge(msgspec.Struct, frozen=True):
+    """Age of one view's values, and the applications for which they are too old, as a :class:`ViewStatus` has them."""
+
+    view: str
+    age_seconds: float | None
+    contracts: Mapping[str, float]
+    stale_for: tuple[str, ...]
+
+
+def read_view_ages(store: Store, views: Mapping[str, FeatureViewSpec]) -> Iterator[ViewAge]:
+    """Reads the age of each of the project's views, by the catalog alone: of the lag of streams it knows nothing."""
+    scope, now = store.scope, store.database.clock.now()
+    contracts, published = _contracts(store, scope), store.publications.snapshots(scope)
+    followers = follower_statuses(store, views.values())
+    for _, spec in sorted(views.items()):
+        manifest = store.snapshots.find(scope, _snapshot(store, spec, published))
+        age = None if manifest is None else (now - manifest.created_at).total_seconds()
+        allowed = contracts.get(spec.name, {})
+        yield ViewAge(spec.name, age, allowed, _stale_for(spec, age, None, followers.get(spec.source.name), allowed))
+
+
 def read_view_statuses(
     store: Store, platform: FeaturePlatform, scope: Scope, *, streams: bool = True
 ) -> Sequence[ViewStatus]:
@@ -88,11 +109,11 @@ def read_view_statuses(
     held, skew = store.holds.of(scope), store.skew_reports.latest_by_view(scope)
     staged = {(one.view, one.definition_version): one.publish_at for one in store.staged.list(scope)}
     positions = _positions(platform, specs, now) if streams else {}
-    followers = follower_statuses(store, platform)
+    followers = follower_statuses(store, specs.values())
     schedules = store.schedules.list(scope) if store.settings.worker.refresh else None
     found: list[ViewStatus] = []
     for key, spec in sorted(specs.items()):
-        snapshot = feast.snapshot_name(store, spec) if spec.source.kind == "feast" else published.get(key)
+        snapshot = _snapshot(store, spec, published)
         manifest = store.snapshots.find(scope, snapshot)
         verdict = store.verdicts.latest(scope, spec.name, spec.definition_version)
         blocking = verdict.findings if verdict is not None and verdict.outcome == "blocked" else ()
@@ -100,12 +121,9 @@ def read_view_statuses(
         age = None if manifest is None else (now - manifest.created_at).total_seconds()
         position, allowed = positions.get(key), contracts.get(spec.name, {})
         lag_seconds = None if position is None else position.lag_seconds
-        judged_age = lag_seconds if spec.source.kind == "stream" else age
         follower = followers.get(spec.source.name)
         unread = follower is not None and follower.late and snapshot is not None
-        if follower is not None and follower.behind_seconds is not None:
-            judged_age = max(judged_age or 0.0, follower.behind_seconds)
-        stale = tuple(name for name, most in sorted(allowed.items()) if judged_age is not None and judged_age > most)
+        stale = _stale_for(spec, age, lag_seconds, follower, allowed)
         hold, compared = held.get(spec.name), skew.get(spec.name)
         publish_at = staged.get((spec.name, spec.definition_version))
         states = {
@@ -146,6 +164,25 @@ def read_view_statuses(
             )
         )
     return found
+
+
+def _snapshot(store: Store, spec: FeatureViewSpec, published: Mapping[str, str]) -> str | None:
+    """The snapshot that is served of a view."""
+    return feast.snapshot_name(store, spec) if spec.source.kind == "feast" else published.get(spec.key)
+
+
+def _stale_for(
+    spec: FeatureViewSpec,
+    age: float | None,
+    lag_seconds: float | None,
+    follower: FollowerStatus | None,
+    allowed: Mapping[str, float],
+) -> tuple[str, ...]:
+    """The applications for which a view is older than they allow."""
+    judged = lag_seconds if spec.source.kind == "stream" else age
+    if follower is not None and follower.behind_seconds is not None:
+        judged = max(judged or 0.0, follower.behind_seconds)
+    return tuple(name for name, most in sorted(allowed.items()) if judged is not None and judged > most)
 
 
 def _contracts(store: Store, scope: Scope) -> dict[str, dict[str, float]]:

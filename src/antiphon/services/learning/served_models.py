@@ -181,7 +181,7 @@ class ServedModels:
                     if str(error) != said:
                         said = str(error)
                         _log.warning("Not every model that is needed is served: %s", said)
-                await wakeup.wait_until(stop, self.every if said else self.poll, found=False)
+                await wakeup.wait_until(stop, self.every if said else wakeup.rested(self.poll), found=False)
 
     def _published(self, models: Sequence[ServedModel]) -> AntiphonError | None:
         """Publish the weights, and return what kept any of them from it: an engine that has the file serves it."""

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.sqlite_file import SqliteFile
 from antiphon.core import settings
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import AntiphonError, InvalidInputError, ProjectMovedError, SetupError, UnavailableError
-from antiphon.core.pauses import wait
 from antiphon.core.settings import FILE_NAME
 from antiphon.core.supervision import Supervision, has_begun_again
 from antiphon.engine.api.client import EngineClient
@@ -59,12 +59,21 @@ class MoveWatch:
     Args:
         leave: has the process finish what it is doing and end, where the event that ends the watch does not; called in
             the event loop.
+        wakeup: rings for an order.
     """
 
-    def __init__(self, store: Store, kind: Kind, leave: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        kind: Kind,
+        leave: Callable[[], object] | None = None,
+        *,
+        wakeup: Wakeup | None = None,
+    ) -> None:
         self._store = store
         self._kind = kind
         self._leave = leave
+        self._wakeup = wakeup or Wakeup()
         self._orders = MoveOrders(store)
         self._process = ProcessIdentity.own()
         self._answered: str | None = None
@@ -74,16 +83,18 @@ class MoveWatch:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Answer orders until ``stop``; set it when the process is to leave."""
-        while not stop.is_set():
-            try:
-                self.left = await asyncio.to_thread(self._look)
-            except AntiphonError as error:
-                _log.warning("Orders of moves cannot be read: %s", error)
-            if self.left:
-                _log.info("The project is being moved; this process leaves and begins again.")
-                (self._leave or stop.set)()
-                return
-            await wait(stop, min(_NEAR_SECONDS, LOOK_SECONDS) if self._near else LOOK_SECONDS)
+        with self._wakeup as wakeup:
+            while not stop.is_set():
+                try:
+                    self.left = await asyncio.to_thread(self._look)
+                except AntiphonError as error:
+                    _log.warning("Orders of moves cannot be read: %s", error)
+                if self.left:
+                    _log.info("The project is being moved; this process leaves and begins again.")
+                    (self._leave or stop.set)()
+                    return
+                pause = min(_NEAR_SECONDS, LOOK_SECONDS) if self._near else wakeup.rested(LOOK_SECONDS)
+                await wakeup.wait_until(stop, pause, found=False)
 
     def finish(self, supervision: Supervision) -> None:
         """Say that this process has left, and begin it again; the last call of a process, when all else is closed."""

@@ -94,6 +94,7 @@ class MoveOrders:
             if present is None:
                 _remove(connection, answers=True)
             _write(connection, _ORDER, order.holder, until, self._sealed(order))
+            self._database.ring("moves", self._store.scope)
         return until
 
     def withdraw(self, order: MoveOrder) -> None:

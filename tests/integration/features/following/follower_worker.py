@@ -19,6 +19,7 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.source import SourceSpec
+from antiphon.durable.claims import WORKERS
 from antiphon.features.following.followed_places import FollowedPlaces
 from antiphon.features.following.readers import reader_of
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
@@ -61,20 +62,11 @@ async def follow(folder: Path, url: str, name: str, seconds: float) -> None:
             return Duties(f"follow/{source.name}", [follower], holder)
 
         events = database.doorbell.wakeup(SCOPE.environment, "events")
-        partitions = StreamPartitions(
-            leases,
-            SCOPE.tenant,
-            name,
-            process,
-            lambda _: False,
-            streams=lambda: consumer.streams,
-            changed=events.wake,
-            seconds=seconds,
-        )
+        partitions = StreamPartitions(holder, SCOPE.tenant, name, streams=lambda: consumer.streams, changed=events.wake)
         poller = StreamPoller(lambda limit: consumer.poll(limit, partitions.owned), poll=0.2, batch=200, wakeup=events)
         followers = SourceFollowers(lambda: {view.source.name: view.source}, duty)
         print("ready", flush=True)
-        await work([partitions, poller, followers], stop)
+        await work([Duties(f"{WORKERS}{name}", [partitions, poller, followers], holder)], stop)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.features.events import EventLog
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.scope import Scope
+from antiphon.durable.claims import WORKERS
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.stream_partitions import StreamPartitions
 from antiphon.orchestration.streams import StreamPoller
 from antiphon.orchestration.worker import work
@@ -54,20 +56,14 @@ async def consume(folder: Path, redis: str, name: str, seconds: float) -> None:
     with ExitStack() as stack:
         database, consumer, _ = consumer_of(folder, redis, stack)
         events = database.doorbell.wakeup(SCOPE.environment, "events")
+        leases = ProcessLeases(database, SCOPE.environment)
+        holder = LeaseHolder(leases, f"{name}/{os.getpid()}", lambda holder: False, seconds=seconds)
         partitions = StreamPartitions(
-            ProcessLeases(database, SCOPE.environment),
-            SCOPE.tenant,
-            name,
-            f"{name}/{os.getpid()}",
-            lambda holder: False,
-            streams=lambda: consumer.streams,
-            shares=2,
-            changed=events.wake,
-            seconds=seconds,
+            holder, SCOPE.tenant, name, streams=lambda: consumer.streams, shares=2, changed=events.wake
         )
         poller = StreamPoller(lambda limit: consumer.poll(limit, partitions.owned), poll=0.2, batch=20, wakeup=events)
         print("ready", flush=True)
-        await work([partitions, poller], stop)
+        await work([Duties(f"{WORKERS}{name}", [partitions, poller], holder)], stop)
 
 
 if __name__ == "__main__":
