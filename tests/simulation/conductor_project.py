@@ -117,7 +117,7 @@ def drawn_schedules(random: Random) -> dict[str, ScheduleSpec]:
     """Two or three schedules, of every trigger there is over the seeds."""
     retrain, precompute, evaluate = RetrainWork(), PrecomputeWork("/shops.csv"), EvaluateWork()
     every = f"{random.randint(4, 15)}s"
-    catch_up = random.choice((4.0, 15.0, LONG_AGO))
+    catch_up = random.choice((2.0, 15.0, LONG_AGO))
     choices: list[tuple[str, dict[str, Any]]] = [
         ("interval", {"when": Interval(every)}),
         ("interval", {"when": Interval(every)}),

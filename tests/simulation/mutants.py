@@ -404,7 +404,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "streams",
         Duties,
         "_hold",
-        "if await self._renewed() is False:",
+        "if await self._holder.renew(self._name) is False:",
         "if await self._renewed() and False:",
     ),
     *CONDUCTOR_MUTANTS,

@@ -176,8 +176,9 @@ class Wakeup:
 
     def rested(self, seconds: float) -> float:
         """A pause between two looks, longer at rest. For looks that a ring makes in time otherwise, and for those at
-        what only changes while something rings; never for a moment at which something is due."""
-        if self._doorbell is None or not self._doorbell.is_at_rest:
+        what only changes while something rings; never for a moment at which something is due. One of less than a second
+        stays: it waits for what rings nowhere, such as events on another server."""
+        if seconds < 1.0 or self._doorbell is None or not self._doorbell.is_at_rest:
             return seconds
         return max(seconds, min(REST_FACTOR * seconds, REST_LONGEST))
 
