@@ -24,7 +24,7 @@ LOOK_SECONDS = 2.0
 
 
 Detail = Callable[[], str | None]
-"""What the holder of a lease says of itself, with each renewal; ``None`` while there is nothing to say."""
+"""Gives what the holder of a lease says of itself, at each renewal; ``None`` while there is nothing to say."""
 
 
 def _nothing() -> None:
