@@ -1,4 +1,4 @@
-"""After 100 kills the ledger is the sum of the receipts, and of the attempts of runs that have ended."""
+"""After 100 kills the ledger is the sum of the receipts, of ended attempts of runs, and of readings of trainings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_ledger_is_the_sum_of_what_is_committed(tmp_path: Path) -> None:
     for one in Ledger(database).entries(DEV, now - day, now + day):
         key = (one.resource, one.principal)
         ledger[key] = ledger.get(key, 0) + one.quantity
-    worked = ledger.pop(("worker", ""))
+    worked, trained = ledger.pop(("worker", "")), ledger.pop(("training_processor", ""))
 
     receipts = Receipts(database).list(DEV, limit=1_000_000)
     counted: dict[tuple[str, str], int] = {}
@@ -48,4 +48,5 @@ def test_the_ledger_is_the_sum_of_what_is_committed(tmp_path: Path) -> None:
     for lost in database.rows(schema.run_attempts.select()):
         attempts += (lost.ended_at - lost.started_at) // timedelta(microseconds=1)
     assert worked == attempts
+    assert trained == sum(reading.total for reading in database.rows(schema.meter_readings.select()))
     database.close()

@@ -529,7 +529,8 @@ class PriceSettings(Section, frozen=True):
     """Prices of units, in ``currency``: ISO 4217. Of models in ``models`` tokens have prices of their own.
 
     Attributes:
-        worker_second: of a worker's time for a run. gib_month: of a stored GiB for 30 days.
+        worker_second: of a worker's time for a run. training_processor_second: of processor time of a training, beside
+            the worker's time. gib_month: of a stored GiB for 30 days.
     """
 
     currency: str = "USD"
@@ -538,5 +539,6 @@ class PriceSettings(Section, frozen=True):
     cached_prompt_token: float = 0.0
     completion_token: float = 0.0
     worker_second: float = 0.0
+    training_processor_second: float = 0.0
     gib_month: float = 0.0
     models: dict[str, TokenPriceSettings] = msgspec.field(default_factory=dict)

@@ -31,7 +31,9 @@ CREATE TRIGGER chaos_attempt AFTER UPDATE ON runs
 """
 
 _SECOND, _HOUR = 1_000_000, 3_600_000_000
-_QUANTITIES = {"engine": _SECOND, "worker": _SECOND, "storage": 1_073_741_824 * 30 * 86_400}
+_QUANTITIES = {
+    "engine": _SECOND, "worker": _SECOND, "training_processor": _SECOND, "storage": 1_073_741_824 * 30 * 86_400,
+}  # fmt: skip
 """Quantities of the ledger in a unit that is priced; a token is one."""
 TOKENS = ("prompt_token", "cached_prompt_token", "completion_token")
 _OF_ANSWERS = ("tenant", "application", "release", "path", "role", "principal", "engine", "model", "work", "resource")
@@ -156,6 +158,19 @@ def engines_once(found: LedgerEvidence) -> list[str]:
     ]
 
 
+def trainings_once(found: LedgerEvidence) -> list[str]:
+    """The time of processors of each run is that of the last readings of all its processes."""
+    last = {one["meter"]: one["total"] for one in found.readings if one["meter"].startswith("training/")}
+    counted: Counter[str] = Counter()
+    for meter, total in last.items():
+        counted[meter.split("/")[1]] += total
+    ledger: Counter[str] = Counter()
+    for entry in found.entries:
+        if entry["resource"] == "training_processor":
+            ledger[entry["work"]] += entry["quantity"]
+    return _differences("of trainings", counted, ledger)
+
+
 def storage_once(found: LedgerEvidence) -> list[str]:
     """Stored bytes are those of each reading, for the whole seconds since the one before."""
     before: dict[str, int] = {}
@@ -235,6 +250,7 @@ CHECKS: dict[str, Callable[[LedgerEvidence], list[str]]] = {
     "answers = receipts": answers_once,
     "workers = attempts": attempts_once,
     "engines = counters": engines_once,
+    "trainings = readings": trainings_once,
     "storage = readings": storage_once,
     "sum = measured": sum_is_measured,
     "budgets = ledger": budgets_are_the_ledger,

@@ -225,23 +225,26 @@ def test_a_review_says_what_the_last_training_cost(project: Project) -> None:
     store = project.store
     costs = ProjectCosts(store, store.scope)
     release = project.release(PLAIN, live=True)
-    priced(store, engine_second=0.5, worker_second=0.1)
+    priced(store, engine_second=0.5, worker_second=0.1, training_processor_second=0.25)
     run = store.runs.submit(store.scope, "train", {"application": "desk"})
     held = store.runs.claim("w", ServedRuns("test"), timedelta(minutes=1))
     assert held is not None
     use(store, engine_second(4, role="evaluation", release=release.id))
     use(store, engine_second(6, role="live", release=release.id))
     use(store, MeteredUsage("answer", 3, application="desk", role="live", release=release.id))
+    use(store, MeteredUsage("training_processor", 12_000_000, application="desk", role="train", work=run))
     store.runs.end(held, {"release": release.id})
     found = costs.review("desk")
     assert found.training is not None
     assert (found.training.run, found.training.evaluation_micros, found.training.rows) == (run, 2_000_000, None)
-    assert found.training.worker_micros == found.micros - 5_000_000
+    assert found.training.processor_micros == 3_000_000
+    assert found.training.worker_micros == found.micros - 5_000_000 - 3_000_000
     (line,) = found.releases
     assert (line.answers, line.per_answer, line.per_correct) == (3, 1_000_000.0, None)
     text = markdown(found)
     assert f"`{run}` ended" in text
     assert "not evaluated" in text
+    assert f"desk,{run},cost of processors,3.000000,USD" in csv_text(found)
     assert f"desk,{run},cost of evaluation,2.000000,USD" in csv_text(found)
 
 

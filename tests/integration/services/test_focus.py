@@ -32,6 +32,7 @@ def charged() -> list[Charge]:
         entry("cached_prompt_token", 3, model="big"),
         entry("completion_token", 9, model="big"),
         entry("worker", 5_000_000, work="run_1", role="train"),
+        entry("training_processor", 7_310_000, work="run_1", role="train"),
         entry("storage", 1 << 50, work="lake", application=""),
         entry("saved_engine", 9),
         entry("answer", 1),
@@ -42,6 +43,7 @@ def charged() -> list[Charge]:
         price("cached_prompt_token", "0"),
         price("completion_token", "0.00001", model="big"),
         price("worker", "0.00001"),
+        price("training_processor", "0.000013"),
         price("storage", "0.02"),
         price("engine", "0.00003", since=NOON - HOUR, recorded=NOON + 900 * HOUR),
     )

@@ -333,6 +333,7 @@ class Retraining:
     def _sweep(self, scope: Scope, present: str) -> None:
         """Remove what runs that have ended left behind."""
         self._services.checkpoints.sweep(scope, self._services.run_ended)
+        self._services.meters.sweep(scope, self._services.run_ended)
         for folder in self._services.folder.glob("run_*"):
             if folder.name != present and self._services.run_ended(scope, folder.name):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -90,6 +90,7 @@ _SERVICES: dict[Resource, tuple[str, str, str, str]] = {
     "cached_prompt_token": ("AI and Machine Learning", "Generative AI", "Model", "Cached prompt tokens"),
     "completion_token": ("AI and Machine Learning", "Generative AI", "Model", "Completion tokens"),
     "worker": ("Compute", "Other (Compute)", "Run", "Worker seconds"),
+    "training_processor": ("Compute", "Other (Compute)", "Run", "Training processor seconds"),
     "storage": ("Storage", "Other (Storage)", "Storage", "Stored GiB-months"),
 }
 """Category, subcategory, type of resource, and meter."""

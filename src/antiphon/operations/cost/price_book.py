@@ -40,6 +40,7 @@ UNITS: dict[Resource, Unit] = {
     "cached_prompt_token": _TOKEN,
     "completion_token": _TOKEN,
     "worker": _SECOND,
+    "training_processor": _SECOND,
     "storage": Unit("GiB-month", 1_073_741_824 * 30 * 86_400),
 }
 """Units of what has a price; a month is 30 days."""

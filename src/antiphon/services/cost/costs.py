@@ -148,6 +148,8 @@ class ProjectCosts:
             return None
         release = str((run.result or {}).get("release") or "")
         found = self.charges(run.created_at, None)
+        of_run = [one for one in found if one.entry.work == run.id]
+        of_processors = [one for one in of_run if one.entry.resource == "training_processor"]
         evaluation = self._store.evaluations.latest(self._scope, release) if release else None
         gained = () if evaluation is None else _gains(evaluation)
         return TrainingReview(
@@ -155,7 +157,8 @@ class ProjectCosts:
             ended_at=run.ended_at,
             release=release,
             against=None if evaluation is None else evaluation.against,
-            worker_micros=_sum([one for one in found if one.entry.work == run.id]),
+            worker_micros=_sum(of_run) - _sum(of_processors),
+            processor_micros=_sum(of_processors),
             evaluation_micros=_sum(
                 [one for one in found if one.entry.role == "evaluation" and release and one.entry.release == release]
             ),
