@@ -26,6 +26,9 @@ Duration = Annotated[str, msgspec.Meta(pattern=_duration)]
 DurationOrOff = Annotated[str, msgspec.Meta(pattern=_duration_or_off)]
 Lease = Annotated[str, msgspec.Meta(pattern=_lease)]
 """A move of the project waits a little longer than a minute for a process that may have gone with its host."""
+Figure = Annotated[float, msgspec.Meta(ge=0.0, le=1_000_000.0)]
+Bounds = tuple[Figure, Figure]
+"""The lowest and the highest figure of what is not known better."""
 SlotCount = Annotated[int, msgspec.Meta(ge=1, le=64)]
 
 
@@ -542,3 +545,24 @@ class PriceSettings(Section, frozen=True):
     training_processor_second: float = 0.0
     gib_month: float = 0.0
     models: dict[str, TokenPriceSettings] = msgspec.field(default_factory=dict)
+
+
+class EnergySettings(Section, frozen=True):
+    """Power as its lowest and highest figure, from which energy is estimated. Where nothing is declared none is told.
+
+    Attributes:
+        core_watts: of a processor core that works. engine_cores: that an engine has at work while it computes.
+        idle_watts: of an engine that is up and has nothing to do.
+        source: where these figures are from, as it is told beside every estimate.
+    """
+
+    core_watts: Bounds | None = None
+    engine_cores: Bounds | None = None
+    idle_watts: Bounds | None = None
+    source: str = "declared in antiphon.toml"
+
+    def __post_init__(self) -> None:
+        for name in ("core_watts", "engine_cores", "idle_watts"):
+            bounds: Bounds | None = getattr(self, name)
+            if bounds is not None and bounds[0] > bounds[1]:
+                raise ValueError(f"{name} names its lowest figure first, then its highest")

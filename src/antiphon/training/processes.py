@@ -61,7 +61,7 @@ class TrainingProcess(msgspec.Struct, frozen=True):
     latest: TrainingProgress | None
 
 
-class TrainingReading(msgspec.Struct, frozen=True):
+class TrainingUsage(msgspec.Struct, frozen=True):
     """Counts of a training process since it began.
 
     Attributes:
@@ -159,7 +159,7 @@ class TrainingProcesses:
         order: TrainingOrder,
         on_progress: Callable[[TrainingProgress], None],
         stopping: Callable[[], bool],
-        on_reading: Callable[[TrainingReading], None] = lambda reading: None,
+        on_usage: Callable[[TrainingUsage], None] = lambda reading: None,
     ) -> TrainingResult:
         """Train as ordered and return what was made; a folder that is complete is not trained again.
 
@@ -168,7 +168,7 @@ class TrainingProcesses:
         Args:
             on_progress: called on the event loop, once a step and with notices.
             stopping: asked a few times a second; once true, the process ends after its step, with a checkpoint.
-            on_reading: called on the event loop, a few times a second; what a process used after its last reading, a
+            on_usage: called on the event loop, a few times a second; what a process used after its last reading, a
                 tenth of a second before its end at most, is not read.
 
         Raises:
@@ -193,7 +193,7 @@ class TrainingProcesses:
                 on_progress(TrainingProgress("loading", 0, order.recipe.steps, notice=wrong))
             await asyncio.to_thread(self._prepare, order)
             for _ in range(_RESTARTS + 1):
-                code = await self._once(key, order, on_progress, stopping, on_reading)
+                code = await self._once(key, order, on_progress, stopping, on_usage)
                 trained, _ = await asyncio.to_thread(read_result, order)
                 if trained is not None:
                     return trained
@@ -238,7 +238,7 @@ class TrainingProcesses:
         order: TrainingOrder,
         on_progress: Callable[[TrainingProgress], None],
         stopping: Callable[[], bool],
-        on_reading: Callable[[TrainingReading], None],
+        on_usage: Callable[[TrainingUsage], None],
     ) -> int:
         """One process from its start to its end: its exit code."""
         folder = Path(order.folder)
@@ -268,7 +268,7 @@ class TrainingProcesses:
         self._tell()
         share = self._share(process.pid, self._clock.monotonic())
         ended = asyncio.ensure_future(process.wait())
-        reading = asyncio.ensure_future(self._read(process.pid, ended, on_reading))
+        reading = asyncio.ensure_future(self._read(process.pid, ended, on_usage))
         stop_requested_at: float | None = None
         try:
             if self.paused:
@@ -299,12 +299,12 @@ class TrainingProcesses:
             self._tell()
         return ended.result()
 
-    async def _read(self, pid: int, ended: asyncio.Future[int], on_reading: Callable[[TrainingReading], None]) -> None:
+    async def _read(self, pid: int, ended: asyncio.Future[int], on_usage: Callable[[TrainingUsage], None]) -> None:
         """Read a process's counts until it has ended: also while it is stopped, for that takes a step."""
         name = new_id("training")
         while not ended.done():
             if (used := self._processor_seconds(pid)) is not None:
-                on_reading(TrainingReading(name, used))
+                on_usage(TrainingUsage(name, used))
             await asyncio.wait({ended}, timeout=_POLL_SECONDS)
 
     def _tell(self) -> None:

@@ -25,7 +25,7 @@ from antiphon.durable.runs import Runs
 from antiphon.learning.retraining.training_meters import TrainingMeter, TrainingMeters
 from antiphon.operations.cost.metering import usages_of
 from antiphon.services.cost.metered_receipts import MeteredReceipts
-from antiphon.training.processes import TrainingReading
+from antiphon.training.processes import TrainingUsage
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ENGINE = MeteredUsage("engine", 7, application="desk", engine="main")
@@ -152,7 +152,7 @@ async def test_each_process_of_a_training_counts_once_in_whatever_order_it_is_re
     meters = TrainingMeters(database)
 
     async def enter(*readings: tuple[str, float]) -> None:
-        named = [TrainingReading(*one) for one in readings]
+        named = [TrainingUsage(*one) for one in readings]
         await training.fenced(lambda within: meters.enter(training, named, within))
 
     await enter(("a", 1.5))
@@ -172,7 +172,7 @@ async def test_a_worker_that_lost_a_training_enters_nothing(
     first = TrainingMeter(meters, training)
 
     async def used(meter: TrainingMeter, process: str, seconds: float) -> None:
-        meter.read(TrainingReading(process, seconds))
+        meter.read(TrainingUsage(process, seconds))
 
     await first.enter_while(used(first, "a", 2.0))
     clock.advance(timedelta(seconds=61))

@@ -51,7 +51,7 @@ from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.workflows import POLICIES
 from antiphon.testing.scripted_engine import MODEL
 from antiphon.training.order import TrainedFile, TrainingOrder, TrainingProgress, TrainingResult
-from antiphon.training.processes import TrainingReading
+from antiphon.training.processes import TrainingUsage
 from antiphon.training.recipe import Arithmetic, code_identity, libraries
 
 TRAINS: ApplicationSpec = msgspec.structs.replace(
@@ -170,7 +170,7 @@ class WritingTrainer:
         order: TrainingOrder,
         on_progress: Callable[[TrainingProgress], None],
         stopping: Callable[[], bool],
-        on_reading: Callable[[TrainingReading], None],
+        on_usage: Callable[[TrainingUsage], None],
     ) -> TrainingResult:
         self.orders.append(order)
         folder = Path(order.folder)

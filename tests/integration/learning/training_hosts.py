@@ -44,7 +44,7 @@ from antiphon.learning.retraining.training_meters import TrainingMeters
 from antiphon.training.checkpoint import FOLDER, Checkpoints, CheckpointState
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import TrainedFile, TrainingOrder, TrainingProgress, TrainingResult
-from antiphon.training.processes import TrainingReading
+from antiphon.training.processes import TrainingUsage
 from antiphon.training.recipe import Recipe
 
 STEPS = 12
@@ -88,7 +88,7 @@ class CountingTrainer:
         order: TrainingOrder,
         on_progress: Callable[[TrainingProgress], None],
         stopping: Callable[[], bool],
-        on_reading: Callable[[TrainingReading], None],
+        on_usage: Callable[[TrainingUsage], None],
     ) -> TrainingResult:
         process = new_id("training")
         folder = Path(order.folder)
@@ -101,7 +101,7 @@ class CountingTrainer:
         for number, step in enumerate(range(done, order.recipe.steps), 1):
             self.before_step(step)
             self.steps.append(step)
-            on_reading(TrainingReading(process, number * SECONDS_OF_STEP))
+            on_usage(TrainingUsage(process, number * SECONDS_OF_STEP))
             value = hashlib.sha256(value + str(step).encode()).digest()
             local.put(step + 1, checkpoint(order.identity, step + 1, value))
             on_progress(TrainingProgress("training", step + 1, order.recipe.steps))

@@ -31,7 +31,7 @@ from antiphon.training.batches import TokenizedExample
 from antiphon.training.fine_tune import Training
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import PROGRESS, ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
-from antiphon.training.processes import TrainingProcesses, TrainingReading
+from antiphon.training.processes import TrainingProcesses, TrainingUsage
 from antiphon.training.recipe import Recipe
 
 BOUND = 400.0
@@ -329,7 +329,7 @@ async def test_each_process_of_a_training_is_read_until_its_end(base: Path, tmp_
     processes = TrainingProcesses(SystemClock(), command=(sys.executable, "-c", spin))
     read: dict[str, float] = {}
 
-    def reading(one: TrainingReading) -> None:
+    def reading(one: TrainingUsage) -> None:
         assert one.processor_seconds >= read.get(one.process, 0.0)
         read[one.process] = one.processor_seconds
 
@@ -343,7 +343,7 @@ async def test_each_process_of_a_training_is_read_until_its_end(base: Path, tmp_
 async def test_a_process_that_is_asked_to_stop_is_read_while_it_ends(base: Path, tmp_path: Path) -> None:
     step = "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: None)\nwhile time.process_time() < 0.6: pass"
     processes = TrainingProcesses(SystemClock(), command=(sys.executable, "-c", step))
-    read: list[TrainingReading] = []
+    read: list[TrainingUsage] = []
     training = asyncio.ensure_future(
         processes.run(order(tmp_path, base, flights(6), TINY), lambda _: None, never, read.append)
     )

@@ -52,7 +52,7 @@ from antiphon.training import examples as example_files
 from antiphon.training.checkpoint import FOLDER, Checkpoints
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
-from antiphon.training.processes import TrainingReading
+from antiphon.training.processes import TrainingUsage
 from antiphon.training.recipe import Arithmetic, Recipe
 
 EXAMPLES = "examples.jsonl"
@@ -60,7 +60,7 @@ EXAMPLES = "examples.jsonl"
 
 
 RunTraining = Callable[
-    [TrainingOrder, Callable[[TrainingProgress], None], Callable[[], bool], Callable[[TrainingReading], None]],
+    [TrainingOrder, Callable[[TrainingProgress], None], Callable[[], bool], Callable[[TrainingUsage], None]],
     Awaitable[TrainingResult],
 ]
 """Runs an order, reports progress, asks whether to stop, and says what its processes used."""

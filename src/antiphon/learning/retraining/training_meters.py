@@ -24,7 +24,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import LeaseLostError
-from antiphon.training.processes import TrainingReading
+from antiphon.training.processes import TrainingUsage
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class TrainingMeters:
         self._clock = database.clock
         self._ledger, self._readings = Ledger(database), MeterReadings(database)
 
-    def enter(self, run: RunContext, readings: Iterable[TrainingReading], within: Connection) -> None:
+    def enter(self, run: RunContext, readings: Iterable[TrainingUsage], within: Connection) -> None:
         """Enter what processes of a run used since they were read last; a reading that is behind the last one, or was
         entered before, adds nothing."""
         tenant, environment = run.scope.tenant, run.scope.environment
@@ -72,11 +72,11 @@ class TrainingMeter:
     def __init__(self, meters: TrainingMeters, run: RunContext) -> None:
         self._meters = meters
         self._run = run
-        self._latest: dict[str, TrainingReading] = {}
-        self._entered: dict[str, TrainingReading] = {}
+        self._latest: dict[str, TrainingUsage] = {}
+        self._entered: dict[str, TrainingUsage] = {}
         self._ended = asyncio.Event()
 
-    def read(self, reading: TrainingReading) -> None:
+    def read(self, reading: TrainingUsage) -> None:
         """Take a reading of a process."""
         self._latest[reading.process] = reading
 

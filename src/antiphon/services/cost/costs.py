@@ -12,6 +12,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.durable.run import Run
+from antiphon.operations.cost.energy import EnergyFigures
 from antiphon.operations.cost.forecast import CostForecast, forecast
 from antiphon.operations.cost.price_book import OPENING, hour_of, next_hour
 from antiphon.operations.cost.rating import Charge, charges, shared_charges
@@ -90,7 +91,13 @@ class ProjectCosts:
     ) -> CostSummary:
         """Sums of :meth:`charges`; raises ``InvalidInputError`` for a dimension that there is none of."""
         found = self.charges(since, until)
-        return summarize(found, by, self.currency)
+        return summarize(found, by, self.currency, self.energy)
+
+    @property
+    def energy(self) -> EnergyFigures:
+        """Power as the settings declare it now, by which the energy of charges is estimated."""
+        engines = self._store.ledger.measured_since(self._scope.environment)
+        return EnergyFigures(self._store.settings.energy, engines)
 
     @property
     def currency(self) -> str:

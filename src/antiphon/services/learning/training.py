@@ -71,7 +71,7 @@ MOST_THREADS = 8
 """More threads make a small model's steps no shorter."""
 
 
-async def _refuse_training(order: Any, on_progress: Any, stopping: Any, on_reading: Any) -> Any:
+async def _refuse_training(order: Any, on_progress: Any, stopping: Any, on_usage: Any) -> Any:
     raise UnavailableError("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
 
 
