@@ -67,7 +67,7 @@ def train(database: Database, run: RunContext) -> None:
     meters, seconds = TrainingMeters(database), {new_id("training"): 0.0 for _ in range(2)}
     for _ in range(3):
         seconds = {process: used + random.random() for process, used in seconds.items()}
-        readings = [TrainingUsage(process, used) for process, used in seconds.items()]
+        readings = [TrainingUsage(process, used, 3e8 * used) for process, used in seconds.items()]
         for _ in range(2):
             asyncio.run(run.fenced(lambda within, readings=readings: meters.enter(run, readings, within)))
 

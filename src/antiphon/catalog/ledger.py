@@ -36,14 +36,15 @@ Resource = Literal[
     "answer",
     "worker",
     "training_processor",
+    "memory",
     "storage",
     "saved_engine",
     "saved_prompt_token",
     "saved_completion_token",
 ]
-"""A measure: time of engines, workers and processors in microseconds, tokens, answers, stored byte-seconds. ``saved_``
-is what an answer that was served again had taken; it is told and not charged. ``engine_measured`` is all time of
-engines, which the charges of ``engine`` and ``engine_idle`` add up to."""
+"""A measure: time of engines, workers and processors in microseconds, tokens, answers, byte-seconds of memory and of
+what is stored. ``saved_`` is what an answer that was served again had taken; it is told and not charged.
+``engine_measured`` is all time of engines, which the charges of ``engine`` and ``engine_idle`` add up to."""
 
 HOUR = timedelta(hours=1)
 _HOUR = 3_600_000_000

@@ -90,9 +90,10 @@ def prices(project: Project = HERE, as_json: Json = False) -> None:
 @app.command()
 def price(
     resource: Annotated[
-        str, typer.Argument(help="engine, worker, training_processor, storage, or a kind of token: prompt_token.")
+        str,
+        typer.Argument(help="engine, worker, training_processor, memory, storage, or a kind of token: prompt_token."),
     ],
-    amount: Annotated[str, typer.Argument(help="Of one unit: a second, a GiB for 30 days, a token.")],
+    amount: Annotated[str, typer.Argument(help="Of one unit: a second, a GiB for an hour or 30 days, a token.")],
     reason: Reason,
     model: Annotated[str, typer.Option("--model", help="Of tokens: the model that it is for.")] = "",
     since: Annotated[

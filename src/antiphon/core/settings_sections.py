@@ -533,7 +533,8 @@ class PriceSettings(Section, frozen=True):
 
     Attributes:
         worker_second: of a worker's time for a run. training_processor_second: of processor time of a training, beside
-            the worker's time. gib_month: of a stored GiB for 30 days.
+            the worker's time. memory_gib_hour: of a GiB of resident memory of engines and trainings for an hour.
+        gib_month: of a stored GiB for 30 days.
     """
 
     currency: str = "USD"
@@ -543,6 +544,7 @@ class PriceSettings(Section, frozen=True):
     completion_token: float = 0.0
     worker_second: float = 0.0
     training_processor_second: float = 0.0
+    memory_gib_hour: float = 0.0
     gib_month: float = 0.0
     models: dict[str, TokenPriceSettings] = msgspec.field(default_factory=dict)
 

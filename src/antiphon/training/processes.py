@@ -23,6 +23,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError
 from antiphon.core.ids import new_id
+from antiphon.core.memory import resident_bytes
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import carried
 from antiphon.training import child
@@ -66,11 +67,12 @@ class TrainingUsage(msgspec.Struct, frozen=True):
 
     Attributes:
         process: an id of its own; one that is begun again has another.
-        processor_seconds: of all its threads.
+        processor_seconds: of all its threads. byte_seconds: of resident memory, which is read with it.
     """
 
     process: str
     processor_seconds: float
+    byte_seconds: float = 0.0
 
 
 class TrainingProcesses:
@@ -301,10 +303,12 @@ class TrainingProcesses:
 
     async def _read(self, pid: int, ended: asyncio.Future[int], on_usage: Callable[[TrainingUsage], None]) -> None:
         """Read a process's counts until it has ended: also while it is stopped, for that takes a step."""
-        name = new_id("training")
+        name, read_at, held = new_id("training"), self._clock.monotonic(), 0.0
         while not ended.done():
             if (used := self._processor_seconds(pid)) is not None:
-                on_usage(TrainingUsage(name, used))
+                now, before = self._clock.monotonic(), read_at
+                read_at, held = now, held + (resident_bytes(pid) or 0) * (now - before)
+                on_usage(TrainingUsage(name, used, held))
             await asyncio.wait({ended}, timeout=_POLL_SECONDS)
 
     def _tell(self) -> None:

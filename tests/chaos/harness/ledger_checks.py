@@ -32,7 +32,8 @@ CREATE TRIGGER chaos_attempt AFTER UPDATE ON runs
 
 _SECOND, _HOUR = 1_000_000, 3_600_000_000
 _QUANTITIES = {
-    "engine": _SECOND, "worker": _SECOND, "training_processor": _SECOND, "storage": 1_073_741_824 * 30 * 86_400,
+    "engine": _SECOND, "worker": _SECOND, "training_processor": _SECOND, "memory": 1_073_741_824 * 3_600,
+    "storage": 1_073_741_824 * 30 * 86_400,
 }  # fmt: skip
 """Quantities of the ledger in a unit that is priced; a token is one."""
 TOKENS = ("prompt_token", "cached_prompt_token", "completion_token")
@@ -159,16 +160,31 @@ def engines_once(found: LedgerEvidence) -> list[str]:
 
 
 def trainings_once(found: LedgerEvidence) -> list[str]:
-    """The time of processors of each run is that of the last readings of all its processes."""
-    last = {one["meter"]: one["total"] for one in found.readings if one["meter"].startswith("training/")}
-    counted: Counter[str] = Counter()
-    for meter, total in last.items():
-        counted[meter.split("/")[1]] += total
-    ledger: Counter[str] = Counter()
+    """The time of processors, and memory, of each run is that of the last readings of all its processes."""
+    last = {one["meter"]: one for one in found.readings if one["meter"].startswith("training/")}
+    counted: Counter[tuple[str, ...]] = Counter()
+    for meter, one in last.items():
+        run = meter.split("/")[1]
+        counted[run, "training_processor"] += one["total"]
+        counted[run, "memory"] += one["part"]
+    ledger: Counter[tuple[str, ...]] = Counter()
     for entry in found.entries:
-        if entry["resource"] == "training_processor":
-            ledger[entry["work"]] += entry["quantity"]
+        if entry["resource"] == "training_processor" or (entry["resource"] == "memory" and entry["work"]):
+            ledger[entry["work"], entry["resource"]] += entry["quantity"]
     return _differences("of trainings", counted, ledger)
+
+
+def memory_once(found: LedgerEvidence) -> list[str]:
+    """Memory of engines is that of each reading, for the time that the process had lived since the one before."""
+    before: dict[tuple[str, str], int] = {}
+    counted = 0
+    for one in found.readings:
+        if one["meter"].startswith("memory/"):
+            process = one["meter"], one["process"]
+            counted += one["total"] * (one["part"] - before.get(process, 0)) // _SECOND
+            before[process] = one["part"]
+    ledger = sum(one["quantity"] for one in found.entries if one["resource"] == "memory" and not one["work"])
+    return _differences("of memory", Counter({"engines": counted}), Counter({"engines": ledger}))
 
 
 def storage_once(found: LedgerEvidence) -> list[str]:
@@ -251,6 +267,7 @@ CHECKS: dict[str, Callable[[LedgerEvidence], list[str]]] = {
     "workers = attempts": attempts_once,
     "engines = counters": engines_once,
     "trainings = readings": trainings_once,
+    "memory = readings": memory_once,
     "storage = readings": storage_once,
     "sum = measured": sum_is_measured,
     "budgets = ledger": budgets_are_the_ledger,

@@ -237,14 +237,14 @@ def test_a_review_says_what_the_last_training_cost(project: Project) -> None:
     found = costs.review("desk")
     assert found.training is not None
     assert (found.training.run, found.training.evaluation_micros, found.training.rows) == (run, 2_000_000, None)
-    assert found.training.processor_micros == 3_000_000
+    assert found.training.process_micros == 3_000_000
     assert found.training.worker_micros == found.micros - 5_000_000 - 3_000_000
     (line,) = found.releases
     assert (line.answers, line.per_answer, line.per_correct) == (3, 1_000_000.0, None)
     text = markdown(found)
     assert f"`{run}` ended" in text
     assert "not evaluated" in text
-    assert f"desk,{run},cost of processors,3.000000,USD" in csv_text(found)
+    assert f"desk,{run},cost of processes,3.000000,USD" in csv_text(found)
     assert f"desk,{run},cost of evaluation,2.000000,USD" in csv_text(found)
 
 

@@ -33,6 +33,8 @@ def charged() -> list[Charge]:
         entry("completion_token", 9, model="big"),
         entry("worker", 5_000_000, work="run_1", role="train"),
         entry("training_processor", 7_310_000, work="run_1", role="train"),
+        entry("memory", 3 << 40, work="run_1", role="train"),
+        entry("memory", 5 << 41, tenant=ANY, application="", engine="main"),
         entry("storage", 1 << 50, work="lake", application=""),
         entry("saved_engine", 9),
         entry("answer", 1),
@@ -44,6 +46,7 @@ def charged() -> list[Charge]:
         price("completion_token", "0.00001", model="big"),
         price("worker", "0.00001"),
         price("training_processor", "0.000013"),
+        price("memory", "0.0031"),
         price("storage", "0.02"),
         price("engine", "0.00003", since=NOON - HOUR, recorded=NOON + 900 * HOUR),
     )

@@ -327,17 +327,20 @@ async def test_a_process_that_only_dies_is_begun_again_twice_and_then_told(base:
 async def test_each_process_of_a_training_is_read_until_its_end(base: Path, tmp_path: Path) -> None:
     spin = "import os, signal, time\nwhile time.process_time() < 0.6: pass\nos.kill(os.getpid(), signal.SIGKILL)"
     processes = TrainingProcesses(SystemClock(), command=(sys.executable, "-c", spin))
-    read: dict[str, float] = {}
+    read: dict[str, TrainingUsage] = {}
 
     def reading(one: TrainingUsage) -> None:
-        assert one.processor_seconds >= read.get(one.process, 0.0)
-        read[one.process] = one.processor_seconds
+        before = read.setdefault(one.process, one)
+        assert one.processor_seconds >= before.processor_seconds
+        assert one.byte_seconds >= before.byte_seconds
+        read[one.process] = one
 
     ordered = order(tmp_path, base, flights(6), TINY)
     with pytest.raises(SetupError):
         await processes.run(ordered, lambda _: None, never, reading)
     assert len(read) == 3
-    assert all(0.4 < seconds <= 0.65 for seconds in read.values()), read
+    assert all(0.4 < one.processor_seconds <= 0.65 for one in read.values()), read
+    assert all(one.byte_seconds / one.processor_seconds > 4e6 for one in read.values()), read
 
 
 async def test_a_process_that_is_asked_to_stop_is_read_while_it_ends(base: Path, tmp_path: Path) -> None:

@@ -23,7 +23,16 @@ entries = st.lists(
     st.builds(
         entry,
         st.sampled_from(
-            ["engine", "prompt_token", "completion_token", "worker", "training_processor", "storage", "answer"]
+            [
+                "engine",
+                "prompt_token",
+                "completion_token",
+                "worker",
+                "training_processor",
+                "memory",
+                "storage",
+                "answer",
+            ]
         ),
         st.integers(0, 10**13),
         hours,

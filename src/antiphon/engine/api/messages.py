@@ -344,7 +344,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; ``resting`` models have no weights there.
     Batch generations are held for ``batch_held_seconds`` more, because other work has the machine's idle time. Of the
     requests that are not ``spare``, ``needing`` are in the engine, and ``taken`` came since it started, which is
-    ``up_seconds`` ago; 0 of a server elsewhere.
+    ``up_seconds`` ago; 0 of a server elsewhere. Its process has ``resident_bytes`` of memory, weights that are mapped
+    included.
     """
 
     running_online: int = 0
@@ -369,6 +370,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
     needing: int = 0
     taken: int = 0
     up_seconds: float = 0.0
+    resident_bytes: int = 0
 
 
 class EngineInstance(msgspec.Struct, frozen=True):

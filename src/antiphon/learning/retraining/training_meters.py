@@ -31,8 +31,7 @@ T = TypeVar("T")
 EVERY_SECONDS = 10.0
 """Interval of entering readings."""
 
-RESOURCE: Resource = "training_processor"
-
+_RESOURCES: tuple[Resource, Resource] = ("training_processor", "memory")
 _KIND = "training"
 _MICROSECONDS = 1_000_000
 
@@ -51,13 +50,14 @@ class TrainingMeters:
         entered before, adds nothing."""
         tenant, environment = run.scope.tenant, run.scope.environment
         for reading in readings:
-            total = round(reading.processor_seconds * _MICROSECONDS)
-            now = MeterState(f"{_KIND}/{run.id}/{reading.process}", reading.process, total, 0, self._clock.now())
+            counts = round(reading.processor_seconds * _MICROSECONDS), round(reading.byte_seconds)
+            now = MeterState(f"{_KIND}/{run.id}/{reading.process}", reading.process, *counts, self._clock.now())
             last = self._readings.find(tenant, environment, now.meter, within=within)
-            used = total - (0 if last is None else last.total)
-            if used > 0 and self._readings.move(tenant, environment, last, now, within=within):
-                usage = MeteredUsage(RESOURCE, used, application=run.application, role=run.workflow, work=run.id)
-                self._ledger.add_with_commit(run.scope, [usage])
+            before = (0, 0) if last is None else (last.total, last.part)
+            used = [count - counted for count, counted in zip(counts, before, strict=True)]
+            if min(used) >= 0 and any(used) and self._readings.move(tenant, environment, last, now, within=within):
+                of_run = partial(MeteredUsage, application=run.application, role=run.workflow, work=run.id)
+                self._ledger.add_with_commit(run.scope, map(of_run, _RESOURCES, used))
 
     def sweep(self, scope: Scope, ended: Callable[[Scope, str], bool]) -> None:
         """Remove the meters of runs that have ended: nobody moves them any more."""

@@ -41,6 +41,7 @@ UNITS: dict[Resource, Unit] = {
     "completion_token": _TOKEN,
     "worker": _SECOND,
     "training_processor": _SECOND,
+    "memory": Unit("GiB-hour", 1_073_741_824 * 3_600),
     "storage": Unit("GiB-month", 1_073_741_824 * 30 * 86_400),
 }
 """Units of what has a price; a month is 30 days."""

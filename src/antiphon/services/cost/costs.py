@@ -66,6 +66,7 @@ class ProjectCosts:
             measured = ledger.shared(environment, earliest, end)
             answered = ledger.engine_time(environment, earliest, end)
             found += shared_charges(measured, answered, ledger.measured_since(environment), book)
+            found += charges([one for one in measured if one.resource == "memory"], book)
         found = [one for one in found if begin <= one.booked < end]
         return sorted(found, key=lambda one: (one.booked, one.entry.hour))
 
@@ -156,7 +157,7 @@ class ProjectCosts:
         release = str((run.result or {}).get("release") or "")
         found = self.charges(run.created_at, None)
         of_run = [one for one in found if one.entry.work == run.id]
-        of_processors = [one for one in of_run if one.entry.resource == "training_processor"]
+        of_processes = [one for one in of_run if one.entry.resource in ("training_processor", "memory")]
         evaluation = self._store.evaluations.latest(self._scope, release) if release else None
         gained = () if evaluation is None else _gains(evaluation)
         return TrainingReview(
@@ -164,8 +165,8 @@ class ProjectCosts:
             ended_at=run.ended_at,
             release=release,
             against=None if evaluation is None else evaluation.against,
-            worker_micros=_sum(of_run) - _sum(of_processors),
-            processor_micros=_sum(of_processors),
+            worker_micros=_sum(of_run) - _sum(of_processes),
+            process_micros=_sum(of_processes),
             evaluation_micros=_sum(
                 [one for one in found if one.entry.role == "evaluation" and release and one.entry.release == release]
             ),
