@@ -30,6 +30,7 @@ Resource = Literal[
     "engine",
     "engine_idle",
     "engine_measured",
+    "gpu",
     "prompt_token",
     "cached_prompt_token",
     "completion_token",
@@ -39,11 +40,12 @@ Resource = Literal[
     "memory",
     "storage",
     "saved_engine",
+    "saved_gpu",
     "saved_prompt_token",
     "saved_completion_token",
 ]
-"""A measure: time of engines, workers and processors in microseconds, tokens, answers, byte-seconds of memory and of
-what is stored. ``saved_`` is what an answer that was served again had taken; it is told and not charged.
+"""A measure: time of engines, GPUs, workers and processors in microseconds, tokens, answers, byte-seconds of memory and
+of what is stored. ``saved_`` is what an answer that was served again had taken; it is told and not charged.
 ``engine_measured`` is all time of engines, which the charges of ``engine`` and ``engine_idle`` add up to."""
 
 HOUR = timedelta(hours=1)

@@ -91,7 +91,9 @@ def prices(project: Project = HERE, as_json: Json = False) -> None:
 def price(
     resource: Annotated[
         str,
-        typer.Argument(help="engine, worker, training_processor, memory, storage, or a kind of token: prompt_token."),
+        typer.Argument(
+            help="engine, gpu, worker, training_processor, memory, storage, or a kind of token: prompt_token."
+        ),
     ],
     amount: Annotated[str, typer.Argument(help="Of one unit: a second, a GiB for an hour or 30 days, a token.")],
     reason: Reason,

@@ -32,8 +32,8 @@ CREATE TRIGGER chaos_attempt AFTER UPDATE ON runs
 
 _SECOND, _HOUR = 1_000_000, 3_600_000_000
 _QUANTITIES = {
-    "engine": _SECOND, "worker": _SECOND, "training_processor": _SECOND, "memory": 1_073_741_824 * 3_600,
-    "storage": 1_073_741_824 * 30 * 86_400,
+    "engine": _SECOND, "gpu": _SECOND, "worker": _SECOND, "training_processor": _SECOND,
+    "memory": 1_073_741_824 * 3_600, "storage": 1_073_741_824 * 30 * 86_400,
 }  # fmt: skip
 """Quantities of the ledger in a unit that is priced; a token is one."""
 TOKENS = ("prompt_token", "cached_prompt_token", "completion_token")
@@ -100,6 +100,7 @@ def answers_once(found: LedgerEvidence) -> list[str]:
         counted = {
             "answer": 1,
             "engine": round(usage["engine_seconds"] * _SECOND),
+            "gpu": round(usage.get("gpu_seconds", 0.0) * _SECOND),
             "prompt_token": usage["prompt_tokens"] - cached,
             "cached_prompt_token": cached,
             "completion_token": usage["completion_tokens"],
@@ -109,7 +110,7 @@ def answers_once(found: LedgerEvidence) -> list[str]:
             receipts[tuple(row[name] for name in _OF_ANSWERS)] += quantity
     ledger: Counter[tuple[str, ...]] = Counter()
     for entry in found.entries:
-        if entry["resource"] in ("answer", "engine", *TOKENS):
+        if entry["resource"] in ("answer", "engine", "gpu", *TOKENS):
             ledger[tuple(entry[name] for name in _OF_ANSWERS)] += entry["quantity"]
     return _differences("of answers", receipts, ledger)
 

@@ -84,6 +84,19 @@ async def test_every_answer_of_every_role_is_charged_with_its_receipt(project: P
     assert summary.total.currency == "EUR"
 
 
+async def test_gpus_of_an_engine_are_charged_beside_its_time_as_the_receipt_has_them(project: Project) -> None:
+    store, costs = project.store, ProjectCosts(project.store, project.store.scope)
+    priced(store, engine_second=0.0, gpu_second=2.0)
+    project.release(PLAIN, live=True)
+    project.engine.gpus = 4
+    made = (await project.answerer.answer(project.request())).receipt
+    assert made.usage.gpu_seconds == made.usage.engine_seconds * 4
+    project.engine.gpus = 0  # Another number counts from then on.
+    await project.answerer.answer(project.request(originating_user="another"))
+    lines = {line.group["resource"]: line.micros for line in costs.summary(("resource",)).lines}
+    assert lines["gpu"] == costs.summary().total.micros == round(made.usage.engine_seconds * 4 * 2_000_000)
+
+
 def test_prices_follow_the_settings_from_the_hour_of_their_change(project: Project) -> None:
     store = project.store
     prices, costs = ProjectPrices(store), ProjectCosts(store, store.scope)

@@ -28,6 +28,7 @@ def charged() -> list[Charge]:
     """Charges of every kind: each resource, corrections, idle time, a rest below nothing, savings and answers."""
     used = [
         entry("engine", 123_457, engine="main", path="online", principal="ann"),
+        entry("gpu", 4 * 123_457, engine="big-remote", path="online"),
         entry("prompt_token", 20, model="big"),
         entry("cached_prompt_token", 3, model="big"),
         entry("completion_token", 9, model="big"),
@@ -41,6 +42,7 @@ def charged() -> list[Charge]:
     ]
     prices = book(
         price("engine", "0.00004"),
+        price("gpu", "0.0007"),
         price("prompt_token", "0.0000025"),
         price("cached_prompt_token", "0"),
         price("completion_token", "0.00001", model="big"),

@@ -58,6 +58,9 @@ class EnergyFigures:
         if settings.idle_watts is not None:
             low, high = (Fraction(str(watts)) for watts in settings.idle_watts)
             self._watts["engine_idle"] = low, high
+        if settings.gpu_watts is not None:
+            low, high = (Fraction(str(watts)) for watts in settings.gpu_watts)
+            self._watts["gpu"] = low, high
         self.basis = EnergyBasis(settings.source, tuple(self._watts)) if self._watts else None
 
     def sum(self, charges: Iterable[Charge]) -> WattHours | None:

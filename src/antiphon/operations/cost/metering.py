@@ -41,6 +41,7 @@ def usages_of(receipt: Receipt) -> list[MeteredUsage]:
 
 _SAVED: dict[Resource, Resource] = {
     "engine": "saved_engine",
+    "gpu": "saved_gpu",
     "prompt_token": "saved_prompt_token",
     "completion_token": "saved_completion_token",
 }
@@ -56,6 +57,7 @@ def _quantities(usage: UsageReceipt) -> Iterator[tuple[Resource, int]]:
     cached = min(usage.cached_prompt_tokens, usage.prompt_tokens)
     counts: tuple[tuple[Resource, int], ...] = (
         ("engine", engine_microseconds(usage)),
+        ("gpu", round(usage.gpu_seconds * MICROSECONDS)),
         ("prompt_token", usage.prompt_tokens - cached),
         ("cached_prompt_token", cached),
         ("completion_token", usage.completion_tokens),

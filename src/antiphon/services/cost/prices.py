@@ -104,6 +104,7 @@ class ProjectPrices:
 def declared_prices(prices: PriceSettings) -> Iterator[tuple[Resource, str, float]]:
     """Each price that settings may name: resource, model, amount of a unit."""
     yield "engine", "", prices.engine_second
+    yield "gpu", "", prices.gpu_second
     yield "worker", "", prices.worker_second
     yield "training_processor", "", prices.training_processor_second
     yield "memory", "", prices.memory_gib_hour

@@ -16,7 +16,7 @@ from antiphon.operations.cost.energy import EnergyFigures, WattHours
 from antiphon.operations.cost.rating import Charge, charges
 from antiphon.operations.cost.summary import csv_rows, energy_text, summarize
 
-DECLARED = EnergySettings((3.0, 12.0), (1.0, 8.0), (20.0, 60.0), "measured at the socket")
+DECLARED = EnergySettings((3.0, 12.0), (1.0, 8.0), (20.0, 60.0), source="measured at the socket")
 HOURS = 3_600_000_000
 PRICES = book(price("engine", "0.00004"), price("engine", "0.00003", since=NOON, recorded=NOON + 50 * HOUR))
 
@@ -69,6 +69,12 @@ def test_what_has_no_figure_is_in_no_estimate() -> None:
     assert energy_text(nothing) == ""
 
 
+def test_gpus_have_power_of_their_own() -> None:
+    used = charged(entry("gpu", 8 * HOURS, engine="cloud"), entry("engine", 2 * HOURS, engine="cloud"))
+    figures = EnergyFigures(EnergySettings((3.0, 12.0), (1.0, 8.0), gpu_watts=(90.0, 700.0)), ["main"])
+    assert figures.sum(used) == WattHours(720.0, 5_600.0)
+
+
 def test_work_that_was_under_way_moves_from_one_hour_to_the_next_in_both_bounds() -> None:
     figures = EnergyFigures(DECLARED, ["main"])
     begun, ended = entry("engine", 2 * HOURS, engine="main"), entry("engine", -HOURS, NOON + HOUR, engine="main")
@@ -76,6 +82,14 @@ def test_work_that_was_under_way_moves_from_one_hour_to_the_next_in_both_bounds(
     whole = figures.sum(charged(begun, ended))
     assert whole == WattHours(3.0, 96.0)
     assert [sum(getattr(one, bound) for one in parts) for bound in ("low", "high")] == [whole.low, whole.high]
+
+
+def test_gpus_are_those_of_a_server_at_a_url() -> None:
+    file = Path("antiphon.toml")
+    server = b'[engine]\nkind = "remote"\nurl = "http://10.0.0.7:8000/v1"\ngpus = 8'
+    assert parse(server, file, {}).engine.gpus == 8
+    with pytest.raises(InvalidInputError, match="gpus is of a server at url"):
+        parse(b"[engine]\ngpus = 8", file, {})
 
 
 def test_bounds_are_in_their_order() -> None:

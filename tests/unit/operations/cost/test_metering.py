@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from tests.unit.catalog.examples import NOON, receipt
 
@@ -27,6 +28,14 @@ def test_an_answer_is_what_was_computed_for_it() -> None:
     assert {(one.application, one.release, one.path, one.principal, one.engine) for one in found} == {
         ("desk", "rel_1", "online", "me", "main")
     }
+
+
+def test_an_answer_of_an_engine_that_declares_gpus_counts_their_time_beside_the_engines() -> None:
+    used = msgspec.structs.replace(USED, gpu_seconds=USED.engine_seconds * 4)
+    found = quantities(usages_of(receipt("pred_1", usage=used, engine="big")))
+    assert (found["engine"], found["gpu"]) == (123_457, 493_827)
+    cache = CacheReceipt("stored", prediction="pred_0", saved=used)
+    assert quantities(usages_of(receipt("pred_2", usage=UsageReceipt(), cache=cache)))["saved_gpu"] == 493_827
 
 
 def test_an_answer_that_is_served_again_costs_nothing_and_says_what_it_saved() -> None:
