@@ -18,11 +18,11 @@ from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError
-from antiphon.core.scope import ANY
+from antiphon.core.scope import ANY, Scope
 from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.runs import Runs
-from antiphon.learning.retraining.training_meters import TrainingMeter, TrainingMeters
+from antiphon.learning.retraining.training_meters import TrainingMeter, TrainingMeters, sweep_meters
 from antiphon.operations.cost.metering import usages_of
 from antiphon.services.cost.metered_receipts import MeteredReceipts
 from antiphon.training.processes import TrainingUsage
@@ -168,7 +168,8 @@ async def test_each_process_of_a_training_counts_once_in_whatever_order_it_is_re
 async def test_a_worker_that_lost_a_training_enters_nothing(
     database: Database, clock: ManualClock, training: RunContext
 ) -> None:
-    meters, served = TrainingMeters(database), ServedRuns("dev")
+    runs, served = Runs(database), ServedRuns("dev")
+    meters = TrainingMeters(database)
     first = TrainingMeter(meters, training)
 
     async def used(meter: TrainingMeter, process: str, seconds: float) -> None:
@@ -176,19 +177,23 @@ async def test_a_worker_that_lost_a_training_enters_nothing(
 
     await first.enter_while(used(first, "a", 2.0))
     clock.advance(timedelta(seconds=61))
-    held = Runs(database).claim("w2", served, timedelta(seconds=60))
+    held = runs.claim("w2", served, timedelta(seconds=60))
     assert held is not None
     await first.enter_while(used(first, "a", 9.0))
-    taken_over = RunContext(held, Runs(database), clock, {})
+    taken_over = RunContext(held, runs, clock, {})
     second = TrainingMeter(meters, taken_over)
     await second.enter_while(used(second, "b", 0.5))
     assert quantities(database)[("12", "training_processor", training.id)] == 2_500_000
     # The meters go once the run has ended, and not before.
-    readings, ended = MeterReadings(database), False
-    meters.sweep(DEV, lambda scope, run: run == training.id and ended)
+    readings = MeterReadings(database)
+
+    def ended(scope: Scope, run: str) -> bool:
+        return runs.get(scope, run).ended_at is not None
+
+    sweep_meters(readings, DEV, ended)
     assert len(readings.names("default", "dev", "training/")) == 2
-    ended = True
-    meters.sweep(DEV, lambda scope, run: run == training.id and ended)
+    runs.end(held, {})
+    sweep_meters(readings, DEV, ended)
     assert readings.names("default", "dev", "training/") == []
 
 

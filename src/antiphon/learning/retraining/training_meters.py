@@ -43,7 +43,7 @@ class TrainingMeters:
 
     def __init__(self, database: Database) -> None:
         self._clock = database.clock
-        self._ledger, self._readings = Ledger(database), MeterReadings(database)
+        self._ledger, self.readings = Ledger(database), MeterReadings(database)
 
     def enter(self, run: RunContext, readings: Iterable[TrainingUsage], within: Connection) -> None:
         """Enter what processes of a run used since they were read last; a reading that is behind the last one, or was
@@ -52,18 +52,19 @@ class TrainingMeters:
         for reading in readings:
             counts = round(reading.processor_seconds * _MICROSECONDS), round(reading.byte_seconds)
             now = MeterState(f"{_KIND}/{run.id}/{reading.process}", reading.process, *counts, self._clock.now())
-            last = self._readings.find(tenant, environment, now.meter, within=within)
+            last = self.readings.find(tenant, environment, now.meter, within=within)
             before = (0, 0) if last is None else (last.total, last.part)
             used = [count - counted for count, counted in zip(counts, before, strict=True)]
-            if min(used) >= 0 and any(used) and self._readings.move(tenant, environment, last, now, within=within):
+            if min(used) >= 0 and any(used) and self.readings.move(tenant, environment, last, now, within=within):
                 of_run = partial(MeteredUsage, application=run.application, role=run.workflow, work=run.id)
                 self._ledger.add_with_commit(run.scope, map(of_run, _RESOURCES, used))
 
-    def sweep(self, scope: Scope, ended: Callable[[Scope, str], bool]) -> None:
-        """Remove the meters of runs that have ended: nobody moves them any more."""
-        for meter in self._readings.names(scope.tenant, scope.environment, f"{_KIND}/"):
-            if ended(scope, meter.split("/")[1]):
-                self._readings.remove(scope.tenant, scope.environment, meter)
+
+def sweep_meters(readings: MeterReadings, scope: Scope, ended: Callable[[Scope, str], bool]) -> None:
+    """Remove the meters of trainings whose run has ended: nobody moves them any more."""
+    for meter in readings.names(scope.tenant, scope.environment, f"{_KIND}/"):
+        if ended(scope, meter.split("/")[1]):
+            readings.remove(scope.tenant, scope.environment, meter)
 
 
 class TrainingMeter:

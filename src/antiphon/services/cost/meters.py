@@ -88,7 +88,7 @@ class CostMeters:
                 self._ledger.add_shared_with_commit(environment, usages)
 
     def _read_memory(self, counts: EngineCounts, up: int, within: Connection) -> list[MeteredUsage]:
-        """What its memory was for since it was read last, which the reading of its time has made sure is this one's."""
+        """Move the reading of its memory with that of its time: the byte-seconds since the one before."""
         if not counts.resident_bytes:
             return []
         environment, now = self._scope.environment, self._database.clock.now()
