@@ -45,6 +45,7 @@ PRICES = """
 currency = "EUR"
 engine_second = 0.000037
 worker_second = 0.0000113
+memory_gib_hour = 0.00071
 gib_month = 0.0237
 prompt_token = 0.00000071
 cached_prompt_token = 0.00000013

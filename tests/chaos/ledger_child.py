@@ -6,6 +6,7 @@ milliseconds, once it has committed something.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -17,14 +18,18 @@ from pathlib import Path
 
 from tests.unit.catalog.examples import DEV, open_database, receipt
 
+from antiphon.catalog.database import Database
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import ConflictError
 from antiphon.core.ids import new_id
 from antiphon.durable.claims import ServedRuns
+from antiphon.durable.context import RunContext
 from antiphon.durable.runs import Runs
+from antiphon.learning.retraining.training_meters import TrainingMeters
 from antiphon.services.cost.metered_receipts import MeteredReceipts
+from antiphon.training.processes import TrainingUsage
 
 SHORT = timedelta(seconds=1)
 
@@ -52,8 +57,19 @@ def write(folder: Path, told: int) -> None:
         runs.submit(DEV, "train", {"application": "desk"}, max_attempts=1_000)
         held = runs.claim("w", ServedRuns("dev"), SHORT)
         if held is not None:
+            train(database, RunContext(held, runs, database.clock, {}))
             runs.end(held, {})
         os.write(told, b".")
+
+
+def train(database: Database, run: RunContext) -> None:
+    """Enter readings of two processes of a run, some of them twice."""
+    meters, seconds = TrainingMeters(database), {new_id("training"): 0.0 for _ in range(2)}
+    for _ in range(3):
+        seconds = {process: used + random.random() for process, used in seconds.items()}
+        readings = [TrainingUsage(process, used, 3e8 * used) for process, used in seconds.items()]
+        for _ in range(2):
+            asyncio.run(run.fenced(lambda within, readings=readings: meters.enter(run, readings, within)))
 
 
 def main(folder: Path, kills: int) -> None:

@@ -1,4 +1,4 @@
-"""After 100 kills the ledger is the sum of the receipts, and of the attempts of runs that have ended."""
+"""After 100 kills the ledger is the sum of the receipts, of ended attempts of runs, and of readings of trainings."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def test_the_ledger_is_the_sum_of_what_is_committed(tmp_path: Path) -> None:
         key = (one.resource, one.principal)
         ledger[key] = ledger.get(key, 0) + one.quantity
     worked = ledger.pop(("worker", ""))
+    trained = ledger.pop(("training_processor", "")), ledger.pop(("memory", ""))
 
     receipts = Receipts(database).list(DEV, limit=1_000_000)
     counted: dict[tuple[str, str], int] = {}
@@ -48,4 +49,6 @@ def test_the_ledger_is_the_sum_of_what_is_committed(tmp_path: Path) -> None:
     for lost in database.rows(schema.run_attempts.select()):
         attempts += (lost.ended_at - lost.started_at) // timedelta(microseconds=1)
     assert worked == attempts
+    readings = database.rows(schema.meter_readings.select())
+    assert trained == (sum(one.total for one in readings), sum(one.part for one in readings))
     database.close()

@@ -30,19 +30,23 @@ Resource = Literal[
     "engine",
     "engine_idle",
     "engine_measured",
+    "gpu",
     "prompt_token",
     "cached_prompt_token",
     "completion_token",
     "answer",
     "worker",
+    "training_processor",
+    "memory",
     "storage",
     "saved_engine",
+    "saved_gpu",
     "saved_prompt_token",
     "saved_completion_token",
 ]
-"""A measure: time of engines and workers in microseconds, tokens, answers, stored byte-seconds. ``saved_`` is what an
-answer that was served again had taken; it is told and not charged. ``engine_measured`` is all time of engines, which
-the charges of ``engine`` and ``engine_idle`` add up to."""
+"""A measure: time of engines, GPUs, workers and processors in microseconds, tokens, answers, byte-seconds of memory and
+of what is stored. ``saved_`` is what an answer that was served again had taken; it is told and not charged.
+``engine_measured`` is all time of engines, which the charges of ``engine`` and ``engine_idle`` add up to."""
 
 HOUR = timedelta(hours=1)
 _HOUR = 3_600_000_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -59,3 +59,14 @@ class MeterReadings:
             return within.execute(added).rowcount == 1
         unchanged = [_table.c[name] == value for name, value in {**owner, **msgspec.structs.asdict(last)}.items()]
         return within.execute(update(_table).where(*unchanged).values(**values)).rowcount == 1
+
+    def names(self, tenant: str, environment: str, prefix: str) -> list[str]:
+        """The meters whose name begins so."""
+        owned = (_table.c.tenant == tenant) & (_table.c.environment == environment)
+        named = select(_table.c.meter).where(owned, _table.c.meter.startswith(prefix, autoescape=True))
+        return [row.meter for row in self._database.rows(named.order_by(_table.c.meter))]
+
+    def remove(self, tenant: str, environment: str, meter: str) -> None:
+        """Forget a meter that nobody reads any more; one that were read again would count from the beginning."""
+        owned = (_table.c.tenant == tenant) & (_table.c.environment == environment) & (_table.c.meter == meter)
+        self._database.write(delete(_table).where(owned))

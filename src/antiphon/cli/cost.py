@@ -40,6 +40,7 @@ def show_cost(
     by: By = ["application"],  # noqa: B006 -- typer copies it
     since: Since = "",
     until: Until = "",
+    energy: Annotated[bool, typer.Option("--energy", help="Estimated energy of each line, in watt-hours.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV.")] = False,
     project: Project = HERE,
     as_json: Json = False,
@@ -53,10 +54,10 @@ def show_cost(
         found = ProjectCosts(store, store.scope).summary(by, _moment(since, "--since"), _moment(until, "--until"))
     if as_csv and not as_json:
         written = io.StringIO()
-        csv.writer(written, lineterminator="\n").writerows(csv_rows(found, decimal_text))
+        csv.writer(written, lineterminator="\n").writerows(csv_rows(found, decimal_text, energy=energy))
         typer.echo(written.getvalue(), nl=False)
         return
-    show(found, as_json, lambda: _shown(found))
+    show(found, as_json, lambda: _shown(found, energy))
 
 
 @app.command()
@@ -88,8 +89,13 @@ def prices(project: Project = HERE, as_json: Json = False) -> None:
 
 @app.command()
 def price(
-    resource: Annotated[str, typer.Argument(help="engine, worker, storage, or a kind of token: prompt_token.")],
-    amount: Annotated[str, typer.Argument(help="Of one unit: a second, a GiB for 30 days, a token.")],
+    resource: Annotated[
+        str,
+        typer.Argument(
+            help="engine, gpu, worker, training_processor, memory, storage, or a kind of token: prompt_token."
+        ),
+    ],
+    amount: Annotated[str, typer.Argument(help="Of one unit: a second, a GiB for an hour or 30 days, a token.")],
     reason: Reason,
     model: Annotated[str, typer.Option("--model", help="Of tokens: the model that it is for.")] = "",
     since: Annotated[
@@ -202,10 +208,12 @@ def _moment(text: str, option: str) -> datetime | None:
     return found
 
 
-def _shown(found: CostSummary) -> str:
+def _shown(found: CostSummary, energy: bool) -> str:
     from antiphon.operations.cost.amounts import decimal_text
+    from antiphon.operations.cost.summary import energy_cells, energy_text
 
     head = (*found.by, f"cost ({found.total.currency})", "of it corrections", "saved", "answers")
+    head += ("Wh, low", "Wh, high") if energy else ()
     rows = [
         (
             *(one.group.get(name, "") or f"no {name}" for name in found.by),
@@ -213,6 +221,7 @@ def _shown(found: CostSummary) -> str:
             decimal_text(one.correction_micros),
             decimal_text(one.saved_micros),
             one.answers,
+            *(energy_cells(one) if energy else ()),
         )
         for one in found.lines
     ]
@@ -220,5 +229,5 @@ def _shown(found: CostSummary) -> str:
         total = found.total
         first = ["sum", *([""] * (len(found.by) - 1))]
         amounts = (total.micros, total.correction_micros, total.saved_micros)
-        rows.append((*first, *map(decimal_text, amounts), total.answers))
-    return table(head, rows, "Nothing was used in this time.")
+        rows.append((*first, *map(decimal_text, amounts), total.answers, *(energy_cells(total) if energy else ())))
+    return "\n".join(filter(None, (table(head, rows, "Nothing was used in this time."), energy_text(found))))

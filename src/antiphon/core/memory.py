@@ -1,15 +1,28 @@
-"""Memory given back to the system once what took it is gone: glibc keeps freed memory for the next allocation."""
+"""Resident memory of processes, and memory given back to the system once what took it is gone: glibc keeps freed memory
+for the next allocation."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 LARGE_BYTES = 1 << 18
 """A request from this size on leaves enough behind to be worth giving back."""
 
 DELAY_SECONDS = 1.0
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Resident memory of a process, pages of files that it has mapped included; ``None`` when it is gone, or the system
+    does not say (``proc(5)``, ``statm``)."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def trim() -> None:

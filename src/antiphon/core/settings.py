@@ -46,6 +46,7 @@ class Settings(sections.Section, frozen=True):
     supervision: sections.SupervisionSettings = sections.SupervisionSettings()
     proxies: dict[str, sections.ProxySettings] = msgspec.field(default_factory=dict)
     prices: sections.PriceSettings = sections.PriceSettings()
+    energy: sections.EnergySettings = sections.EnergySettings()
     budgets: sections.BudgetSettings = sections.BudgetSettings()
     identity: governance.IdentitySettings = governance.IdentitySettings()
     policy: governance.PolicySettings = governance.PolicySettings()

@@ -26,7 +26,11 @@ Duration = Annotated[str, msgspec.Meta(pattern=_duration)]
 DurationOrOff = Annotated[str, msgspec.Meta(pattern=_duration_or_off)]
 Lease = Annotated[str, msgspec.Meta(pattern=_lease)]
 """A move of the project waits a little longer than a minute for a process that may have gone with its host."""
+Figure = Annotated[float, msgspec.Meta(ge=0.0, le=1_000_000.0)]
+Bounds = tuple[Figure, Figure]
+"""The lowest and the highest figure of what is not known better."""
 SlotCount = Annotated[int, msgspec.Meta(ge=1, le=64)]
+GpuCount = Annotated[int, msgspec.Meta(ge=0, le=1_024)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,6 +170,7 @@ class EngineSettings(Section, frozen=True):
         rest_after: without requests for so long, a model's weights are let go until the next one; ``None`` keeps them.
         serves: what listens at ``url``: ``vllm`` (started with ``--scheduling-policy priority``), which is told
             priorities and service levels, or ``openai``, any other: batch requests are held back here for its sake.
+        gpus: that the server at ``url`` uses: its time counts so many times as ``gpu`` in the ledger.
         parameters: request fields beyond OpenAI's (``top_k``, ``min_p``, ``ignore_eos`` …) that what listens at ``url``
             takes; of a vLLM none needs to be named.
         api_key_variable: name of the environment variable that holds the remote engine's key.
@@ -195,6 +200,7 @@ class EngineSettings(Section, frozen=True):
     rest_after: str | None = None
     url: str | None = None
     serves: Literal["openai", "vllm"] = "openai"
+    gpus: GpuCount = 0
     parameters: tuple[str, ...] = ()
     api_key_variable: str | None = None
     authority: str | None = None
@@ -210,13 +216,17 @@ class EngineSettings(Section, frozen=True):
     model_check: DurationOrOff = "5m"
     on_change: Literal["serve", "refuse"] = "serve"
 
+    def __post_init__(self) -> None:
+        if self.gpus and self.kind != "remote":
+            raise ValueError('gpus is of a server at url, with kind = "remote"')
+
 
 class StandbyEngineSettings(Section, frozen=True):
     """An engine that applications may name in their ``fallback``: any OpenAI-compatible URL.
 
     Attributes:
         models: names of models here to that server's own names; a name that is not listed is sent as it is.
-        serves, parameters: as of ``[engine]``.
+        serves, gpus, parameters: as of ``[engine]``.
         api_key_variable: name of the environment variable that holds its key.
         authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
         client_certificate, client_key: PEM files to show when it asks for them (mutual TLS).
@@ -225,6 +235,7 @@ class StandbyEngineSettings(Section, frozen=True):
     url: str
     models: dict[str, str] = {}
     serves: Literal["openai", "vllm"] = "openai"
+    gpus: GpuCount = 0
     parameters: tuple[str, ...] = ()
     api_key_variable: str | None = None
     authority: str | None = None
@@ -529,7 +540,10 @@ class PriceSettings(Section, frozen=True):
     """Prices of units, in ``currency``: ISO 4217. Of models in ``models`` tokens have prices of their own.
 
     Attributes:
-        worker_second: of a worker's time for a run. gib_month: of a stored GiB for 30 days.
+        worker_second: of a worker's time for a run. training_processor_second: of processor time of a training, beside
+            the worker's time. gpu_second: of a GPU of an engine that declares them, beside the engine's time.
+        memory_gib_hour: of a GiB of resident memory of engines and trainings for an hour.
+        gib_month: of a stored GiB for 30 days.
     """
 
     currency: str = "USD"
@@ -538,5 +552,30 @@ class PriceSettings(Section, frozen=True):
     cached_prompt_token: float = 0.0
     completion_token: float = 0.0
     worker_second: float = 0.0
+    training_processor_second: float = 0.0
+    gpu_second: float = 0.0
+    memory_gib_hour: float = 0.0
     gib_month: float = 0.0
     models: dict[str, TokenPriceSettings] = msgspec.field(default_factory=dict)
+
+
+class EnergySettings(Section, frozen=True):
+    """Power as its lowest and highest figure, from which energy is estimated. Where nothing is declared none is told.
+
+    Attributes:
+        core_watts: of a processor core that works. engine_cores: that an engine has at work while it computes.
+        idle_watts: of an engine that is up and has nothing to do. gpu_watts: of a GPU that works.
+        source: where these figures are from, as it is told beside every estimate.
+    """
+
+    core_watts: Bounds | None = None
+    engine_cores: Bounds | None = None
+    idle_watts: Bounds | None = None
+    gpu_watts: Bounds | None = None
+    source: str = "declared in antiphon.toml"
+
+    def __post_init__(self) -> None:
+        for name in ("core_watts", "engine_cores", "idle_watts", "gpu_watts"):
+            bounds: Bounds | None = getattr(self, name)
+            if bounds is not None and bounds[0] > bounds[1]:
+                raise ValueError(f"{name} names its lowest figure first, then its highest")

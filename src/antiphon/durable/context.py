@@ -113,6 +113,11 @@ class RunContext:
         return self._run.workflow
 
     @property
+    def application(self) -> str:
+        """The application that its arguments name, empty where they name none."""
+        return self._run.application
+
+    @property
     def scope(self) -> Scope:
         """The scope the run works in."""
         return self._run.scope

@@ -124,6 +124,12 @@ class Run(msgspec.Struct, frozen=True):
     rollback: RollbackEnd | Literal["done"] | None = None
 
     @property
+    def application(self) -> str:
+        """The application that its arguments name, empty where they name none."""
+        named = self.arguments.get("application")
+        return named if isinstance(named, str) else ""
+
+    @property
     def is_rolled_back(self) -> bool:
         """True while its steps are to be undone, and also once that failed for good."""
         return self.rollback in ("failed", "cancelled")

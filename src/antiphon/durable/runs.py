@@ -465,9 +465,8 @@ class Runs(RunOrders):
         with self._database.writing(within) as connection:
             if (left := connection.execute(leaving).first()) is None:
                 raise lease_lost(run)
-            of, now = run.arguments.get("application"), values["updated_at"]
-            application = of if isinstance(of, str) else ""
-            self._meter(run.scope, run.id, run.workflow, run.claimed_at or now, now, application)
+            now = values["updated_at"]
+            self._meter(run.scope, run.id, run.workflow, run.claimed_at or now, now, run.application)
             if failed is not None:
                 self._note_failed(run, failed, under, connection)
             if not ended:

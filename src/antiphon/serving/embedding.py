@@ -159,7 +159,10 @@ class Embeddings:
         services = self._services
         texts = [canonical({}), canonical(request.texts), vectors_text(embedded)]
         entity, prompt, made = (content_hash(text) for text in texts)
-        usage = UsageReceipt(prompt_tokens=sum(embedded.tokens), engine_seconds=embedded.engine_seconds, attempts=1)
+        seconds = embedded.engine_seconds
+        usage = UsageReceipt(
+            sum(embedded.tokens), engine_seconds=seconds, attempts=1, gpu_seconds=seconds * embedded.gpus
+        )
         moment = services.clock.now()
         receipt = Receipt(
             prediction=new_id("pred"),

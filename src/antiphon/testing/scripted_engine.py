@@ -91,6 +91,8 @@ class ScriptedEngine:
         """Generations that were closed before their end."""
         self.declared: list[tuple[ServedModel, ...]] = []
         """Every declaration of models, in order; the last one's are served beside ``models``."""
+        self.gpus = 0
+        """GPUs that it says to have."""
         self._script = script
 
     def follow(self, script: Script) -> None:
@@ -163,7 +165,7 @@ class ScriptedEngine:
             id=request.id,
             reason=says.reason,
             text=says.text,
-            usage=GenerationUsage(prompt, 0, tokens, 0, tokens, 0.0, 0.001, 0.002, 0.003),
+            usage=GenerationUsage(prompt, 0, tokens, 0, tokens, 0.0, 0.001, 0.002, 0.003, gpus=self.gpus),
             fingerprint=says.fingerprint or self.models[0].fingerprint,
             token_ids=tuple(range(tokens)),
             branches=says.branches,

@@ -22,6 +22,8 @@ import msgspec
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError
+from antiphon.core.ids import new_id
+from antiphon.core.memory import resident_bytes
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import carried
 from antiphon.training import child
@@ -39,17 +41,15 @@ from antiphon.training.order import (
     read_result,
     write_order,
 )
+from antiphon.training.processor_share import ProcessorShare
 from antiphon.training.recipe import require_libraries
-from antiphon.training.starvation import WINDOW_SECONDS, StarvationWatch, nice_for
+from antiphon.training.starvation import WINDOW_SECONDS
 
 _COMMAND = (sys.executable, "-m", "antiphon.training.fine_tune")
 _RESTARTS = 2
 _POLL_SECONDS = 0.1
 _LOG_BOUND = 1_000_000
 _LEFT_OVER_LOOKS = 1_000
-_STARVATION_SECONDS = 1.0
-"""Between two readings of a process's processor time."""
-
 _log = logging.getLogger("antiphon.worker")
 
 
@@ -60,6 +60,19 @@ class TrainingProcess(msgspec.Struct, frozen=True):
     folder: str
     pid: int
     latest: TrainingProgress | None
+
+
+class TrainingUsage(msgspec.Struct, frozen=True):
+    """Counts of a training process since it began.
+
+    Attributes:
+        process: an id of its own; one that is begun again has another.
+        processor_seconds: of all its threads. byte_seconds: of resident memory, which is read with it.
+    """
+
+    process: str
+    processor_seconds: float
+    byte_seconds: float = 0.0
 
 
 class TrainingProcesses:
@@ -96,7 +109,8 @@ class TrainingProcesses:
         self._scope = scope or Scope()
         self._command = tuple(command)
         self._stop_seconds = stop_seconds
-        self._share = partial(_Share, floor, window, processor_seconds, set_priority)
+        self._processor_seconds = processor_seconds
+        self._share = partial(ProcessorShare, floor, window, processor_seconds, set_priority)
         self._children: dict[str, _Child] = {}
         self._listeners: list[Callable[[], object]] = []
         self._folders: set[str] = set()
@@ -143,7 +157,11 @@ class TrainingProcesses:
             one.signal(signal.SIGCONT)
 
     async def run(
-        self, order: TrainingOrder, on_progress: Callable[[TrainingProgress], None], stopping: Callable[[], bool]
+        self,
+        order: TrainingOrder,
+        on_progress: Callable[[TrainingProgress], None],
+        stopping: Callable[[], bool],
+        on_usage: Callable[[TrainingUsage], None] = lambda reading: None,
     ) -> TrainingResult:
         """Train as ordered and return what was made; a folder that is complete is not trained again.
 
@@ -152,6 +170,8 @@ class TrainingProcesses:
         Args:
             on_progress: called on the event loop, once a step and with notices.
             stopping: asked a few times a second; once true, the process ends after its step, with a checkpoint.
+            on_usage: called on the event loop, a few times a second; what a process used after its last reading, a
+                tenth of a second before its end at most, is not read.
 
         Raises:
             asyncio.CancelledError: it was stopped; the same order goes on from there.
@@ -175,7 +195,7 @@ class TrainingProcesses:
                 on_progress(TrainingProgress("loading", 0, order.recipe.steps, notice=wrong))
             await asyncio.to_thread(self._prepare, order)
             for _ in range(_RESTARTS + 1):
-                code = await self._once(key, order, on_progress, stopping)
+                code = await self._once(key, order, on_progress, stopping, on_usage)
                 trained, _ = await asyncio.to_thread(read_result, order)
                 if trained is not None:
                     return trained
@@ -220,6 +240,7 @@ class TrainingProcesses:
         order: TrainingOrder,
         on_progress: Callable[[TrainingProgress], None],
         stopping: Callable[[], bool],
+        on_usage: Callable[[TrainingUsage], None],
     ) -> int:
         """One process from its start to its end: its exit code."""
         folder = Path(order.folder)
@@ -249,6 +270,7 @@ class TrainingProcesses:
         self._tell()
         share = self._share(process.pid, self._clock.monotonic())
         ended = asyncio.ensure_future(process.wait())
+        reading = asyncio.ensure_future(self._read(process.pid, ended, on_usage))
         stop_requested_at: float | None = None
         try:
             if self.paused:
@@ -274,9 +296,20 @@ class TrainingProcesses:
                 await asyncio.wait({ended}, timeout=min(self._stop_seconds, 10.0))
                 one.signal(signal.SIGKILL)
                 await ended
+            await reading
             del self._children[key]
             self._tell()
         return ended.result()
+
+    async def _read(self, pid: int, ended: asyncio.Future[int], on_usage: Callable[[TrainingUsage], None]) -> None:
+        """Read a process's counts until it has ended: also while it is stopped, for that takes a step."""
+        name, read_at, held = new_id("training"), self._clock.monotonic(), 0.0
+        while not ended.done():
+            if (used := self._processor_seconds(pid)) is not None:
+                now, before = self._clock.monotonic(), read_at
+                read_at, held = now, held + (resident_bytes(pid) or 0) * (now - before)
+                on_usage(TrainingUsage(name, used, held))
+            await asyncio.wait({ended}, timeout=_POLL_SECONDS)
 
     def _tell(self) -> None:
         for call in self._listeners:
@@ -308,47 +341,6 @@ class _Child:
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
-
-
-class _Share:
-    """Follows one process's part of the processor: tells when it is too little, and raises priority towards a floor."""
-
-    def __init__(
-        self,
-        floor: float,
-        window: float,
-        processor_seconds: Callable[[int], float | None],
-        set_priority: Callable[[int, int], bool],
-        pid: int,
-        now: float,
-    ) -> None:
-        self._floor = floor
-        self._processor_seconds = partial(processor_seconds, pid)
-        self._set_priority = partial(set_priority, pid)
-        self._looked_at = now
-        self._watch = StarvationWatch(floor, now, processor_seconds(pid) or 0.0, window)
-        # First what gives the floor beside one busy neighbor a core, then the priority of everything else.
-        self._left = sorted({nice_for(floor), 0}) if floor else []
-
-    def notice(self, now: float, paused: bool) -> str | None:
-        """Take a reading when one is due, and act on it; returns a sentence when there is something to tell."""
-        if now - self._looked_at < _STARVATION_SECONDS:
-            return None
-        self._looked_at, floor = now, self._floor
-        used = self._processor_seconds()
-        if used is None or (starved := self._watch.look(now, used, paused)) is None:
-            return None
-        if not floor:
-            return f"{starved}; [worker] training_min_share in antiphon.toml gives it a part of a core"
-        if not self._left:
-            # Once more: a process that is slow to start lowers itself after it was raised.
-            self._set_priority(0)
-            return f"{starved}; its priority cannot be raised further towards the floor of {floor:.0%}"
-        nice = self._left.pop()
-        if not self._set_priority(nice):
-            return f"{starved}; raising its priority is not permitted (that takes CAP_SYS_NICE or a limit on `nice`)"
-        self._watch.begin_again(used)
-        return f"{starved}; its priority is raised to nice {nice}, towards the floor of {floor:.0%}"
 
 
 class _ProgressFollower:

@@ -31,7 +31,10 @@ CREATE TRIGGER chaos_attempt AFTER UPDATE ON runs
 """
 
 _SECOND, _HOUR = 1_000_000, 3_600_000_000
-_QUANTITIES = {"engine": _SECOND, "worker": _SECOND, "storage": 1_073_741_824 * 30 * 86_400}
+_QUANTITIES = {
+    "engine": _SECOND, "gpu": _SECOND, "worker": _SECOND, "training_processor": _SECOND,
+    "memory": 1_073_741_824 * 3_600, "storage": 1_073_741_824 * 30 * 86_400,
+}  # fmt: skip
 """Quantities of the ledger in a unit that is priced; a token is one."""
 TOKENS = ("prompt_token", "cached_prompt_token", "completion_token")
 _OF_ANSWERS = ("tenant", "application", "release", "path", "role", "principal", "engine", "model", "work", "resource")
@@ -97,6 +100,7 @@ def answers_once(found: LedgerEvidence) -> list[str]:
         counted = {
             "answer": 1,
             "engine": round(usage["engine_seconds"] * _SECOND),
+            "gpu": round(usage.get("gpu_seconds", 0.0) * _SECOND),
             "prompt_token": usage["prompt_tokens"] - cached,
             "cached_prompt_token": cached,
             "completion_token": usage["completion_tokens"],
@@ -106,7 +110,7 @@ def answers_once(found: LedgerEvidence) -> list[str]:
             receipts[tuple(row[name] for name in _OF_ANSWERS)] += quantity
     ledger: Counter[tuple[str, ...]] = Counter()
     for entry in found.entries:
-        if entry["resource"] in ("answer", "engine", *TOKENS):
+        if entry["resource"] in ("answer", "engine", "gpu", *TOKENS):
             ledger[tuple(entry[name] for name in _OF_ANSWERS)] += entry["quantity"]
     return _differences("of answers", receipts, ledger)
 
@@ -154,6 +158,34 @@ def engines_once(found: LedgerEvidence) -> list[str]:
         *_differences("of engines", counted, ledger),
         *([f"engines are charged {late} microseconds more than there were"] if late > 0 else []),
     ]
+
+
+def trainings_once(found: LedgerEvidence) -> list[str]:
+    """The time of processors, and memory, of each run is that of the last readings of all its processes."""
+    last = {one["meter"]: one for one in found.readings if one["meter"].startswith("training/")}
+    counted: Counter[tuple[str, ...]] = Counter()
+    for meter, one in last.items():
+        run = meter.split("/")[1]
+        counted[run, "training_processor"] += one["total"]
+        counted[run, "memory"] += one["part"]
+    ledger: Counter[tuple[str, ...]] = Counter()
+    for entry in found.entries:
+        if entry["resource"] == "training_processor" or (entry["resource"] == "memory" and entry["work"]):
+            ledger[entry["work"], entry["resource"]] += entry["quantity"]
+    return _differences("of trainings", counted, ledger)
+
+
+def memory_once(found: LedgerEvidence) -> list[str]:
+    """Memory of engines is that of each reading, for the time that the process had lived since the one before."""
+    before: dict[tuple[str, str], int] = {}
+    counted = 0
+    for one in found.readings:
+        if one["meter"].startswith("memory/"):
+            process = one["meter"], one["process"]
+            counted += one["total"] * (one["part"] - before.get(process, 0)) // _SECOND
+            before[process] = one["part"]
+    ledger = sum(one["quantity"] for one in found.entries if one["resource"] == "memory" and not one["work"])
+    return _differences("of memory", Counter({"engines": counted}), Counter({"engines": ledger}))
 
 
 def storage_once(found: LedgerEvidence) -> list[str]:
@@ -235,6 +267,8 @@ CHECKS: dict[str, Callable[[LedgerEvidence], list[str]]] = {
     "answers = receipts": answers_once,
     "workers = attempts": attempts_once,
     "engines = counters": engines_once,
+    "trainings = readings": trainings_once,
+    "memory = readings": memory_once,
     "storage = readings": storage_once,
     "sum = measured": sum_is_measured,
     "budgets = ledger": budgets_are_the_ledger,

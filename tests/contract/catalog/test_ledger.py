@@ -18,11 +18,14 @@ from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError
-from antiphon.core.scope import ANY
+from antiphon.core.scope import ANY, Scope
 from antiphon.durable.claims import ServedRuns
+from antiphon.durable.context import RunContext
 from antiphon.durable.runs import Runs
+from antiphon.learning.retraining.training_meters import TrainingMeter, TrainingMeters, sweep_meters
 from antiphon.operations.cost.metering import usages_of
 from antiphon.services.cost.metered_receipts import MeteredReceipts
+from antiphon.training.processes import TrainingUsage
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ENGINE = MeteredUsage("engine", 7, application="desk", engine="main")
@@ -131,6 +134,67 @@ def test_a_run_is_charged_for_each_attempt_and_a_worker_that_lost_it_for_nothing
         ("", "train", name): 10_000_000,
         ("desk", "train", name): 9_000_000,
     }
+
+
+@pytest.fixture
+def training(database: Database, clock: ManualClock) -> RunContext:
+    """A run that a worker holds."""
+    runs = Runs(database)
+    runs.submit(DEV, "train", {"application": "desk"})
+    held = runs.claim("w1", ServedRuns("dev"), timedelta(seconds=60))
+    assert held is not None
+    return RunContext(held, runs, clock, {})
+
+
+async def test_each_process_of_a_training_counts_once_in_whatever_order_it_is_read(
+    database: Database, training: RunContext
+) -> None:
+    meters = TrainingMeters(database)
+
+    async def enter(*readings: tuple[str, float]) -> None:
+        named = [TrainingUsage(*one) for one in readings]
+        await training.fenced(lambda within: meters.enter(training, named, within))
+
+    await enter(("a", 1.5))
+    await enter(("a", 1.5))  # The commit was not heard of.
+    await enter(("a", 1.25))
+    await enter(("a", 2.0), ("b", 0.75))
+    await enter(("a", 2.0), ("b", 1.000001), ("c", 0.0))
+    (entered,) = Ledger(database).entries(DEV, NOON, NOON + DAY)
+    assert (entered.resource, entered.quantity) == ("training_processor", 3_000_001)
+    assert (entered.application, entered.role, entered.work) == ("desk", "train", training.id)
+
+
+async def test_a_worker_that_lost_a_training_enters_nothing(
+    database: Database, clock: ManualClock, training: RunContext
+) -> None:
+    runs, served = Runs(database), ServedRuns("dev")
+    meters = TrainingMeters(database)
+    first = TrainingMeter(meters, training)
+
+    async def used(meter: TrainingMeter, process: str, seconds: float) -> None:
+        meter.read(TrainingUsage(process, seconds))
+
+    await first.enter_while(used(first, "a", 2.0))
+    clock.advance(timedelta(seconds=61))
+    held = runs.claim("w2", served, timedelta(seconds=60))
+    assert held is not None
+    await first.enter_while(used(first, "a", 9.0))
+    taken_over = RunContext(held, runs, clock, {})
+    second = TrainingMeter(meters, taken_over)
+    await second.enter_while(used(second, "b", 0.5))
+    assert quantities(database)[("12", "training_processor", training.id)] == 2_500_000
+    # The meters go once the run has ended, and not before.
+    readings = MeterReadings(database)
+
+    def ended(scope: Scope, run: str) -> bool:
+        return runs.get(scope, run).ended_at is not None
+
+    sweep_meters(readings, DEV, ended)
+    assert len(readings.names("default", "dev", "training/")) == 2
+    runs.end(held, {})
+    sweep_meters(readings, DEV, ended)
+    assert readings.names("default", "dev", "training/") == []
 
 
 def test_a_meter_is_moved_once_by_whoever_read_it_where_it_was(database: Database) -> None:

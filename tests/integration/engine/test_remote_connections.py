@@ -53,9 +53,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(server: Server) -> AsyncIterator[RemoteEngine]:
+async def serving(server: Server, gpus: int = 0) -> AsyncIterator[RemoteEngine]:
     async with asyncio.timeout(30), await asyncio.start_server(server, "127.0.0.1", 0, backlog=512) as listening:
-        engine = RemoteEngine(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        engine = RemoteEngine(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", gpus=gpus)
         try:
             yield engine
         finally:
@@ -73,6 +73,14 @@ async def test_one_connection_serves_request_after_request() -> None:
     async with serving(server) as engine:
         assert [await text(engine) for _ in range(5)] == [" word"] * 5
     assert server.connections == 1
+
+
+async def test_each_answer_says_how_many_gpus_its_engine_is_declared_to_have() -> None:
+    for gpus in (0, 4):
+        async with serving(Server(), gpus) as engine:
+            *_, last = [event async for event in engine.generate(GenerationRequest("r", "any", "Say.", 8))]
+        assert isinstance(last, GenerationResult)
+        assert last.usage.gpus == gpus
 
 
 async def test_the_end_of_a_body_that_comes_a_moment_later_keeps_the_connection(

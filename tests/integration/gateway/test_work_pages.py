@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 import sqlalchemy as sa
 from tests.harness.gated_project import MODEL_NAME, GatedProject
@@ -22,13 +23,16 @@ from antiphon.catalog.batch.jobs import BatchJob, JobRow
 from antiphon.catalog.ledger import Ledger, MeteredUsage
 from antiphon.catalog.measurements import Amount, MeasurementRows, Measurements, Series
 from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.core.settings_sections import EnergySettings
 from antiphon.durable.run import StepRecord, step_row
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.audit.log import AuditFilter
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principals import Role
+from antiphon.operations.cost.energy import WattHours
 from antiphon.operations.processes import ProcessIdentity, ProcessRecord, write_record
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.cost.costs import ProjectCosts
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -107,6 +111,29 @@ async def test_a_job_is_listed_with_its_progress_principal_cost_and_why_it_waits
     page = (await browser.get(f"/cost?by=resource&work={job.id}")).text
     assert f'<th scope="row">engine</th><td class="right">{cost}</td>' in page
     assert float(cost) > 0
+
+
+async def test_energy_is_told_as_an_interval_where_power_is_declared(
+    project: GatedProject, browser: httpx2.AsyncClient
+) -> None:
+    store = project.store
+    job, _ = ordered(project)
+    answered(project, job.id)
+    with store.database.transaction():
+        measured = [MeteredUsage("engine_measured", 7_200_000_000, engine="main")]
+        measured.append(MeteredUsage("training_processor", 7_200_000_000, role="train", work="run_1"))
+        store.ledger.add_with_commit(project.scope, measured[1:])
+        store.ledger.add_shared_with_commit(project.scope.environment, measured[:1])
+    assert "Wh" not in (await browser.get("/cost?by=resource")).text
+    declared = EnergySettings(core_watts=(3.0, 12.5), source=HOSTILE)
+    store.settings = msgspec.structs.replace(store.settings, energy=declared)
+    page = (await browser.get("/cost?by=resource")).text
+    assert "Energy: 6.000 to 25.000 Wh. This is an estimate from training_processor" in page
+    assert '<td class="right">6.000 to 25.000</td></tr>' in page
+    assert HOSTILE not in page
+    costs = ProjectCosts(store, project.scope)
+    (line,) = [one for one in costs.summary(("work",)).lines if one.group["work"] == "run_1"]
+    assert line.energy == WattHours(6.0, 25.0)
 
 
 async def test_the_rows_of_a_job_lead_to_their_predictions_and_those_that_failed_are_found(

@@ -44,12 +44,14 @@ from antiphon.learning.retraining.preferences import PreferenceReader
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
 from antiphon.learning.retraining.steps import RetrainingServices
+from antiphon.learning.retraining.training_meters import TrainingMeters
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.workflows import POLICIES
 from antiphon.testing.scripted_engine import MODEL
 from antiphon.training.order import TrainedFile, TrainingOrder, TrainingProgress, TrainingResult
+from antiphon.training.processes import TrainingUsage
 from antiphon.training.recipe import Arithmetic, code_identity, libraries
 
 TRAINS: ApplicationSpec = msgspec.structs.replace(
@@ -164,7 +166,11 @@ class WritingTrainer:
         self.salt = ""
 
     async def run(
-        self, order: TrainingOrder, on_progress: Callable[[TrainingProgress], None], stopping: Callable[[], bool]
+        self,
+        order: TrainingOrder,
+        on_progress: Callable[[TrainingProgress], None],
+        stopping: Callable[[], bool],
+        on_usage: Callable[[TrainingUsage], None],
     ) -> TrainingResult:
         self.orders.append(order)
         folder = Path(order.folder)
@@ -259,6 +265,7 @@ class LearningDesk(EvaluatedDesk):
             ),
             order_checks=self._order_checks,
             checkpoints=CheckpointStore(TrainingCheckpoints(self.database), self.lake, self.clock),
+            meters=TrainingMeters(self.database),
         )
         self.orders = TrainingOrders(self.retraining, self.runs)
 

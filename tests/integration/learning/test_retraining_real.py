@@ -187,6 +187,9 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             assert (found["model"], found["stage"]) == ("desk.v1", "validated"), found["reasons"]
             counted = {"new": 12, "replayed": 0, "refused": 0, "canaries": 0, "unwritten": 0, "erased": 0}
             assert found["examples"] == counted
+            used = {one.resource: one for one in store.ledger.of_work(store.scope, [run.id])}
+            assert used["training_processor"].quantity > 500_000, "a process that only loads torch takes more"
+            assert used["training_processor"].application == used["worker"].application == "desk"
             version = store.models.get(store.scope, "desk.v1")
             chosen = learning.services.arithmetic()
             assert (version.recipe["dtype"], version.recipe["device"]) == (chosen.dtype, chosen.device)

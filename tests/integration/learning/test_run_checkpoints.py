@@ -16,12 +16,21 @@ from typing import Any
 
 import pytest
 from tests.catalogs import catalog_url, drop
-from tests.integration.learning.training_hosts import LEASE, STEPS, TrainingHost, checkpoint, value_in, weights_of
+from tests.integration.learning.training_hosts import (
+    LEASE,
+    SECONDS_OF_STEP,
+    STEPS,
+    TrainingHost,
+    checkpoint,
+    value_in,
+    weights_of,
+)
 from tests.servers import S3Process
 from tests.unit.catalog.examples import DEV, NOON, open_database
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.ledger import Ledger
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import UnavailableError
 from antiphon.durable.context import RunContext
@@ -106,6 +115,16 @@ async def test_a_host_that_is_further_itself_fetches_nothing_and_one_that_is_beh
     assert newest[0] == 5
     assert (await hosts.first.work(hosts.first.claim()))["weights"] == WEIGHTS
     assert hosts.first.trainer.steps == [0, 1, 2, 3, 4, *range(9, STEPS)]
+
+
+async def test_what_every_host_computed_is_charged_once(hosts: Hosts) -> None:
+    await hosts.trained(hosts.first, 7)
+    await hosts.trained(hosts.second, 9)
+    await hosts.first.work(hosts.first.claim())
+    steps = len(hosts.first.trainer.steps) + len(hosts.second.trainer.steps)
+    found = Ledger(hosts.first.database).of_work(DEV, [hosts.run])
+    used = {one.resource: one.quantity for one in found if one.resource == "training_processor"}
+    assert used == {"training_processor": round(steps * SECONDS_OF_STEP * 1e6)}
 
 
 def _lost(hosts: Hosts, path: str) -> None:

@@ -27,6 +27,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from antiphon.core.clock import Clock, ManualClock
 from antiphon.core.codec import PlainCodec
+from antiphon.core.ids import new_id
 from antiphon.durable.claims import ServedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
@@ -39,12 +40,16 @@ from antiphon.features.lake.s3 import S3Lake
 from antiphon.learning.retraining import checkpoints as keeping
 from antiphon.learning.retraining.checkpoints import CheckpointStore, RunCheckpoints
 from antiphon.learning.retraining.steps import clear, run_checkpoints, train
+from antiphon.learning.retraining.training_meters import TrainingMeters
 from antiphon.training.checkpoint import FOLDER, Checkpoints, CheckpointState
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import TrainedFile, TrainingOrder, TrainingProgress, TrainingResult
+from antiphon.training.processes import TrainingUsage
 from antiphon.training.recipe import Recipe
 
 STEPS = 12
+SECONDS_OF_STEP = 0.25
+"""Of processors that a step takes."""
 RECIPE = Recipe(steps=STEPS)
 LEASE = timedelta(seconds=1)
 
@@ -79,8 +84,13 @@ class CountingTrainer:
         self.after_step: Callable[[int], Awaitable[Any]] = lambda step: asyncio.sleep(0)
 
     async def run(
-        self, order: TrainingOrder, on_progress: Callable[[TrainingProgress], None], stopping: Callable[[], bool]
+        self,
+        order: TrainingOrder,
+        on_progress: Callable[[TrainingProgress], None],
+        stopping: Callable[[], bool],
+        on_usage: Callable[[TrainingUsage], None],
     ) -> TrainingResult:
+        process = new_id("training")
         folder = Path(order.folder)
         local = Checkpoints(
             folder / FOLDER, order.identity, print, folder_seal(Path(order.examples_path).parent, self.codec, DEV)
@@ -88,9 +98,10 @@ class CountingTrainer:
         done, value = 0, b"base"
         if (found := local.newest()) is not None:
             done, value = found[0], value_in(found[1])
-        for step in range(done, order.recipe.steps):
+        for number, step in enumerate(range(done, order.recipe.steps), 1):
             self.before_step(step)
             self.steps.append(step)
+            on_usage(TrainingUsage(process, number * SECONDS_OF_STEP))
             value = hashlib.sha256(value + str(step).encode()).digest()
             local.put(step + 1, checkpoint(order.identity, step + 1, value))
             on_progress(TrainingProgress("training", step + 1, order.recipe.steps))
@@ -113,6 +124,7 @@ class TrainingHost:
             folder=folder,
             codec=database.codec,
             checkpoints=CheckpointStore(self.records, lake, clock or database.clock, every),
+            meters=TrainingMeters(database),
             run_training=self.trainer.run,
         )
 

@@ -84,6 +84,19 @@ async def test_every_answer_of_every_role_is_charged_with_its_receipt(project: P
     assert summary.total.currency == "EUR"
 
 
+async def test_gpus_of_an_engine_are_charged_beside_its_time_as_the_receipt_has_them(project: Project) -> None:
+    store, costs = project.store, ProjectCosts(project.store, project.store.scope)
+    priced(store, engine_second=0.0, gpu_second=2.0)
+    project.release(PLAIN, live=True)
+    project.engine.gpus = 4
+    made = (await project.answerer.answer(project.request())).receipt
+    assert made.usage.gpu_seconds == made.usage.engine_seconds * 4
+    project.engine.gpus = 0  # Another number counts from then on.
+    await project.answerer.answer(project.request(originating_user="another"))
+    lines = {line.group["resource"]: line.micros for line in costs.summary(("resource",)).lines}
+    assert lines["gpu"] == costs.summary().total.micros == round(made.usage.engine_seconds * 4 * 2_000_000)
+
+
 def test_prices_follow_the_settings_from_the_hour_of_their_change(project: Project) -> None:
     store = project.store
     prices, costs = ProjectPrices(store), ProjectCosts(store, store.scope)
@@ -225,23 +238,26 @@ def test_a_review_says_what_the_last_training_cost(project: Project) -> None:
     store = project.store
     costs = ProjectCosts(store, store.scope)
     release = project.release(PLAIN, live=True)
-    priced(store, engine_second=0.5, worker_second=0.1)
+    priced(store, engine_second=0.5, worker_second=0.1, training_processor_second=0.25)
     run = store.runs.submit(store.scope, "train", {"application": "desk"})
     held = store.runs.claim("w", ServedRuns("test"), timedelta(minutes=1))
     assert held is not None
     use(store, engine_second(4, role="evaluation", release=release.id))
     use(store, engine_second(6, role="live", release=release.id))
     use(store, MeteredUsage("answer", 3, application="desk", role="live", release=release.id))
+    use(store, MeteredUsage("training_processor", 12_000_000, application="desk", role="train", work=run))
     store.runs.end(held, {"release": release.id})
     found = costs.review("desk")
     assert found.training is not None
     assert (found.training.run, found.training.evaluation_micros, found.training.rows) == (run, 2_000_000, None)
-    assert found.training.worker_micros == found.micros - 5_000_000
+    assert found.training.process_micros == 3_000_000
+    assert found.training.worker_micros == found.micros - 5_000_000 - 3_000_000
     (line,) = found.releases
     assert (line.answers, line.per_answer, line.per_correct) == (3, 1_000_000.0, None)
     text = markdown(found)
     assert f"`{run}` ended" in text
     assert "not evaluated" in text
+    assert f"desk,{run},cost of processes,3.000000,USD" in csv_text(found)
     assert f"desk,{run},cost of evaluation,2.000000,USD" in csv_text(found)
 
 

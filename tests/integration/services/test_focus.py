@@ -28,20 +28,27 @@ def charged() -> list[Charge]:
     """Charges of every kind: each resource, corrections, idle time, a rest below nothing, savings and answers."""
     used = [
         entry("engine", 123_457, engine="main", path="online", principal="ann"),
+        entry("gpu", 4 * 123_457, engine="big-remote", path="online"),
         entry("prompt_token", 20, model="big"),
         entry("cached_prompt_token", 3, model="big"),
         entry("completion_token", 9, model="big"),
         entry("worker", 5_000_000, work="run_1", role="train"),
+        entry("training_processor", 7_310_000, work="run_1", role="train"),
+        entry("memory", 3 << 40, work="run_1", role="train"),
+        entry("memory", 5 << 41, tenant=ANY, application="", engine="main"),
         entry("storage", 1 << 50, work="lake", application=""),
         entry("saved_engine", 9),
         entry("answer", 1),
     ]
     prices = book(
         price("engine", "0.00004"),
+        price("gpu", "0.0007"),
         price("prompt_token", "0.0000025"),
         price("cached_prompt_token", "0"),
         price("completion_token", "0.00001", model="big"),
         price("worker", "0.00001"),
+        price("training_processor", "0.000013"),
+        price("memory", "0.0031"),
         price("storage", "0.02"),
         price("engine", "0.00003", since=NOON - HOUR, recorded=NOON + 900 * HOUR),
     )

@@ -31,7 +31,7 @@ from antiphon.training.batches import TokenizedExample
 from antiphon.training.fine_tune import Training
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import PROGRESS, ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
-from antiphon.training.processes import TrainingProcesses
+from antiphon.training.processes import TrainingProcesses, TrainingUsage
 from antiphon.training.recipe import Recipe
 
 BOUND = 400.0
@@ -322,6 +322,40 @@ async def test_a_process_that_only_dies_is_begun_again_twice_and_then_told(base:
         await train(order(tmp_path, base, flights(6), TINY), seen.append, processes=processes)
     assert sum("SIGKILL" in progress.notice for progress in seen) == 3
     assert "dying" not in str(caught.value)  # what a process writes may be anything: it stays in its own log
+
+
+async def test_each_process_of_a_training_is_read_until_its_end(base: Path, tmp_path: Path) -> None:
+    spin = "import os, signal, time\nwhile time.process_time() < 0.6: pass\nos.kill(os.getpid(), signal.SIGKILL)"
+    processes = TrainingProcesses(SystemClock(), command=(sys.executable, "-c", spin))
+    read: dict[str, TrainingUsage] = {}
+
+    def reading(one: TrainingUsage) -> None:
+        before = read.setdefault(one.process, one)
+        assert one.processor_seconds >= before.processor_seconds
+        assert one.byte_seconds >= before.byte_seconds
+        read[one.process] = one
+
+    ordered = order(tmp_path, base, flights(6), TINY)
+    with pytest.raises(SetupError):
+        await processes.run(ordered, lambda _: None, never, reading)
+    assert len(read) == 3
+    assert all(0.4 < one.processor_seconds <= 0.65 for one in read.values()), read
+    assert all(one.byte_seconds / one.processor_seconds > 4e6 for one in read.values()), read
+
+
+async def test_a_process_that_is_asked_to_stop_is_read_while_it_ends(base: Path, tmp_path: Path) -> None:
+    step = "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: None)\nwhile time.process_time() < 0.6: pass"
+    processes = TrainingProcesses(SystemClock(), command=(sys.executable, "-c", step))
+    read: list[TrainingUsage] = []
+    training = asyncio.ensure_future(
+        processes.run(order(tmp_path, base, flights(6), TINY), lambda _: None, never, read.append)
+    )
+    while not read or not read[-1].processor_seconds > 0.1:
+        await asyncio.sleep(0.01)
+    training.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await training
+    assert read[-1].processor_seconds > 0.4
 
 
 async def test_the_process_that_a_dead_worker_left_is_ended(base: Path, tmp_path: Path) -> None:

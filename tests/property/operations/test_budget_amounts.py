@@ -16,13 +16,17 @@ from antiphon.operations.cost.metering import usages_of
 from antiphon.operations.cost.price_book import OPENING, PriceBook
 from antiphon.operations.cost.rating import charges
 
+GPUS = 4
 HOUR = datetime(2026, 12, 2, 9, tzinfo=UTC)
-RESOURCES: tuple[Resource, ...] = ("engine", "prompt_token", "cached_prompt_token", "completion_token")
+RESOURCES: tuple[Resource, ...] = ("engine", "gpu", "prompt_token", "cached_prompt_token", "completion_token")
 prices = st.fixed_dictionaries({name: st.sampled_from(["0", "0.00004", "0.0000025", "0.3", "7"]) for name in RESOURCES})
 counts = st.integers(0, 500)
 usages = st.tuples(counts, counts, counts, st.floats(0, 1)).map(
-    lambda one: UsageReceipt(one[0] + one[1], one[1], one[2], engine_seconds=one[3] * sum(one[:3]) * 0.1, attempts=1)
-)
+    lambda one: UsageReceipt(
+        one[0] + one[1], one[1], one[2], engine_seconds=one[3] * sum(one[:3]) * 0.1, attempts=1,
+        gpu_seconds=one[3] * sum(one[:3]) * 0.1 * GPUS,
+    )
+)  # fmt: skip
 
 
 def book_of(amounts: dict[Resource, str]) -> PriceBook:
@@ -40,7 +44,7 @@ def charged(book: PriceBook, usage: UsageReceipt, **fields: object) -> int:
 @given(prices, usages)
 def test_the_worst_case_covers_what_an_answer_is_charged(amounts: dict[Resource, str], usage: UsageReceipt) -> None:
     book = book_of(amounts)
-    worst = worst_case(usage.prompt_tokens, usage.completion_tokens, "", book, HOUR, 0.1)
+    worst = worst_case(usage.prompt_tokens, usage.completion_tokens, "", book, HOUR, 0.1, GPUS)
     assert charged(book, usage) <= worst
 
 

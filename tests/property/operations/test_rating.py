@@ -22,7 +22,18 @@ hours = st.integers(0, 5).map(lambda number: NOON + number * HOUR)
 entries = st.lists(
     st.builds(
         entry,
-        st.sampled_from(["engine", "prompt_token", "completion_token", "worker", "storage", "answer"]),
+        st.sampled_from(
+            [
+                "engine",
+                "prompt_token",
+                "completion_token",
+                "worker",
+                "training_processor",
+                "memory",
+                "storage",
+                "answer",
+            ]
+        ),
         st.integers(0, 10**13),
         hours,
         model=st.sampled_from(["", "small", "big"]),
@@ -39,7 +50,7 @@ later = st.builds(
         recorded=since + after * HOUR,
         model=model if resource.endswith("token") else "",
     ),
-    st.sampled_from(["engine", "prompt_token", "worker"]),
+    st.sampled_from(["engine", "prompt_token", "worker", "training_processor"]),
     amounts,
     hours,
     st.floats(-3, 40),

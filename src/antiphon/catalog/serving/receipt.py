@@ -80,7 +80,8 @@ class PolicyReceipt(msgspec.Struct, frozen=True):
 
 class UsageReceipt(msgspec.Struct, frozen=True):
     """Tokens and engine seconds of all attempts together, with those of summaries, decisions about tools and guards'
-    judges; zero for a reused answer."""
+    judges; zero for a reused answer. ``gpu_seconds`` are engine seconds, each times the GPUs that its engine is
+    declared to have."""
 
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
@@ -88,6 +89,7 @@ class UsageReceipt(msgspec.Struct, frozen=True):
     forced_tokens: int = 0
     engine_seconds: float = 0.0
     attempts: int = 0
+    gpu_seconds: float = 0.0
 
 
 class Attempt(msgspec.Struct, frozen=True):

@@ -231,7 +231,8 @@ class GenerationUsage(msgspec.Struct, frozen=True):
     """Cost of one generation.
 
     Seconds are wall seconds; ``engine_seconds`` is this request's share of the steps it took part in, and for
-    ``start_seconds`` it waited, before the others, for the engine to be started.
+    ``start_seconds`` it waited, before the others, for the engine to be started. ``gpus`` are those that the engine is
+    declared to have.
     """
 
     prompt_tokens: int
@@ -244,6 +245,7 @@ class GenerationUsage(msgspec.Struct, frozen=True):
     decode_seconds: float
     engine_seconds: float
     start_seconds: float = 0.0
+    gpus: int = 0
 
 
 class GenerationResult(msgspec.Struct, frozen=True, tag="finished"):
@@ -268,6 +270,7 @@ class TextEmbeddings(msgspec.Struct, frozen=True, tag="embedded"):
         tokens: of each text, with those that the model adds; of all of them together from a server that says no more.
         fingerprint: names weights, binary and instruction set: the same text has the same bytes inside one.
         queue_seconds, engine_seconds: wall seconds until the first text was begun, and in the model.
+        gpus: that the engine is declared to have.
     """
 
     id: str
@@ -277,6 +280,7 @@ class TextEmbeddings(msgspec.Struct, frozen=True, tag="embedded"):
     fingerprint: str
     queue_seconds: float = 0.0
     engine_seconds: float = 0.0
+    gpus: int = 0
 
 
 class Tokenization(msgspec.Struct, frozen=True, tag="tokenized"):
@@ -344,7 +348,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; ``resting`` models have no weights there.
     Batch generations are held for ``batch_held_seconds`` more, because other work has the machine's idle time. Of the
     requests that are not ``spare``, ``needing`` are in the engine, and ``taken`` came since it started, which is
-    ``up_seconds`` ago; 0 of a server elsewhere.
+    ``up_seconds`` ago; 0 of a server elsewhere. Its process has ``resident_bytes`` of memory, weights that are mapped
+    included.
     """
 
     running_online: int = 0
@@ -369,6 +374,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
     needing: int = 0
     taken: int = 0
     up_seconds: float = 0.0
+    resident_bytes: int = 0
 
 
 class EngineInstance(msgspec.Struct, frozen=True):

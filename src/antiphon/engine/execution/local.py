@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from antiphon.core.child_process import name_thread
 from antiphon.core.errors import EngineError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.core.ids import new_id
-from antiphon.core.memory import LARGE_BYTES, MemoryRelease
+from antiphon.core.memory import LARGE_BYTES, MemoryRelease, resident_bytes
 from antiphon.core.supervision import STEP_LOOP
 from antiphon.engine.api.messages import (
     Delta,
@@ -177,8 +178,9 @@ class LocalEngine:
     def load(self) -> EngineLoad:
         """The present load of the engine."""
         needing = sum(not recipient.spare for recipient in list(self._sinks.values()))
-        up = self._monotonic() - self._began
-        return replace(self._step_loop.load(), needing=needing, taken=self._taken, up_seconds=up)
+        up, resident = self._monotonic() - self._began, resident_bytes(os.getpid()) or 0
+        load = self._step_loop.load()
+        return replace(load, needing=needing, taken=self._taken, up_seconds=up, resident_bytes=resident)
 
     @property
     def turn_seconds(self) -> float:

@@ -8,7 +8,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.gateway.dashboard.pages import PageCall
 from antiphon.gateway.dashboard.plots import by_amount
 from antiphon.operations.cost.amounts import decimal_text
-from antiphon.operations.cost.summary import DIMENSIONS, summarize
+from antiphon.operations.cost.summary import DIMENSIONS, energy_cells, energy_text, summarize
 
 
 def cost(call: PageCall) -> Response:
@@ -16,12 +16,12 @@ def cost(call: PageCall) -> Response:
     for, all that it was charged."""
     by, problem = call.query.get("by") or "application", None
     costs, work = call.services.work.costs(call.scope), call.query.get("work", "")
-    charges, currency = costs.of_work([work]) if work else costs.charges(), costs.currency
+    charges, currency, energy = costs.of_work([work]) if work else costs.charges(), costs.currency, costs.energy
     try:
-        summary = summarize(charges, (by,), currency)
+        summary = summarize(charges, (by,), currency, energy)
     except InvalidInputError as error:
         by, problem = "application", error
-        summary = summarize(charges, (by,), currency)
+        summary = summarize(charges, (by,), currency, energy)
     days = sorted(summarize(charges, ("day",), currency).lines, key=lambda line: line.group["day"])
     return call.render(
         "cost.html",
@@ -35,4 +35,6 @@ def cost(call: PageCall) -> Response:
         forecast=None if work else costs.forecast(),
         budgets=[] if work else call.services.work.budgets(call.scope).list(),
         amount=decimal_text,
+        energy=energy_text(summary),
+        watt_hours=energy_cells,
     )

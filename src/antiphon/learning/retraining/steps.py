@@ -47,10 +47,12 @@ from antiphon.learning.retraining.plan import (
     together,
 )
 from antiphon.learning.retraining.preferences import PreferenceReader
+from antiphon.learning.retraining.training_meters import TrainingMeter, TrainingMeters
 from antiphon.training import examples as example_files
 from antiphon.training.checkpoint import FOLDER, Checkpoints
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
+from antiphon.training.processes import TrainingUsage
 from antiphon.training.recipe import Arithmetic, Recipe
 
 EXAMPLES = "examples.jsonl"
@@ -58,9 +60,10 @@ EXAMPLES = "examples.jsonl"
 
 
 RunTraining = Callable[
-    [TrainingOrder, Callable[[TrainingProgress], None], Callable[[], bool]], Awaitable[TrainingResult]
+    [TrainingOrder, Callable[[TrainingProgress], None], Callable[[], bool], Callable[[TrainingUsage], None]],
+    Awaitable[TrainingResult],
 ]
-"""Runs an order, reports progress, and asks whether to stop."""
+"""Runs an order, reports progress, asks whether to stop, and says what its processes used."""
 
 OrderChecks = Callable[[Release, bool, str, str, Connection], str]
 """Orders the checks of a release in a transaction: whether its rollout begins when it passes, by whom, and why."""
@@ -103,7 +106,7 @@ class RetrainingServices:
         preferences: what people preferred, as it is known now.
         order_checks: has a draft release held against its gates by a run of its own, and begins its rollout if asked
             for; returns that run.
-        checkpoints: of trainings under way, for whichever host goes on with one.
+        checkpoints: of trainings under way, for whichever host goes on with one. meters: of what they use.
         codec: seals the examples in a run's folder.
     """
 
@@ -135,6 +138,7 @@ class RetrainingServices:
     preferences: PreferenceReader
     order_checks: OrderChecks
     checkpoints: CheckpointStore
+    meters: TrainingMeters
     codec: Codec = field(default_factory=PlainCodec)
 
     def learned(self, scope: Scope, version: ModelVersion) -> tuple[Dataset, ...]:
@@ -276,6 +280,7 @@ async def train(
     """
     reached = TrainingProgress("loading", 0, order.recipe.steps)
     checkpoints = await asyncio.to_thread(run_checkpoints, services, order, run)
+    meter = TrainingMeter(services.meters, run)
     await checkpoints.fetch()
 
     def report(progress: TrainingProgress) -> None:
@@ -288,7 +293,8 @@ async def train(
         return run.stopping or (within is not None and reached.seconds > within and reached.step < reached.steps)
 
     try:
-        return await checkpoints.keep_while(services.run_training(order, report, stopping))
+        training = services.run_training(order, report, stopping, meter.read)
+        return await checkpoints.keep_while(meter.enter_while(training))
     except asyncio.CancelledError:
         current = asyncio.current_task()
         if run.stopping or not stopping() or (current is not None and current.cancelling()):

@@ -58,6 +58,7 @@ from antiphon.learning.retraining.steps import (
     unchanged_base,
     write_examples,
 )
+from antiphon.learning.retraining.training_meters import sweep_meters
 from antiphon.learning.retraining.validation import CandidateValidation
 from antiphon.training.order import TrainingOrder
 from antiphon.training.recipe import Arithmetic, require_libraries
@@ -333,6 +334,7 @@ class Retraining:
     def _sweep(self, scope: Scope, present: str) -> None:
         """Remove what runs that have ended left behind."""
         self._services.checkpoints.sweep(scope, self._services.run_ended)
+        sweep_meters(self._services.meters.readings, scope, self._services.run_ended)
         for folder in self._services.folder.glob("run_*"):
             if folder.name != present and self._services.run_ended(scope, folder.name):
                 shutil.rmtree(folder, ignore_errors=True)

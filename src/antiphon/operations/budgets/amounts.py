@@ -26,18 +26,20 @@ def amount_of(quantities: Iterable[tuple[Resource, int]], model: str, book: Pric
 
 
 def worst_case(
-    prompt_tokens: int, completion_tokens: int, model: str, book: PriceBook, hour: datetime, token_seconds: float
-) -> int:
+    prompt_tokens: int, completion_tokens: int, model: str, book: PriceBook, hour: datetime, token_seconds: float,
+    gpus: int = 0,
+) -> int:  # fmt: skip
     """The most that a generation of so many tokens is charged.
 
     Args:
-        token_seconds: engine time that a token takes at most.
+        token_seconds: engine time that a token takes at most. gpus: that an engine has at most.
     """
     engine = round((prompt_tokens + completion_tokens) * token_seconds * MICROSECONDS)
     # Which of the prompt's tokens are cached is known afterwards: the dearer price counts, and both are rounded.
     prompt, cached = (amount_of(((name, prompt_tokens),), model, book, hour) for name in _PROMPTS)
     whole = max(prompt, cached) + 2 if prompt and cached else max(prompt, cached)
-    return whole + amount_of((("engine", engine), ("completion_token", completion_tokens)), model, book, hour)
+    times: tuple[tuple[Resource, int], ...] = ("engine", engine), ("gpu", engine * gpus)
+    return whole + amount_of((*times, ("completion_token", completion_tokens)), model, book, hour)
 
 
 _PROMPTS: tuple[Resource, ...] = ("prompt_token", "cached_prompt_token")

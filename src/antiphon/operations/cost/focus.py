@@ -86,15 +86,18 @@ COLUMNS = (
 _SERVICES: dict[Resource, tuple[str, str, str, str]] = {
     "engine": ("AI and Machine Learning", "Generative AI", "Engine", "Engine seconds"),
     "engine_idle": ("AI and Machine Learning", "Generative AI", "Engine", "Idle engine seconds"),
+    "gpu": ("AI and Machine Learning", "Generative AI", "Engine", "GPU seconds"),
     "prompt_token": ("AI and Machine Learning", "Generative AI", "Model", "Prompt tokens"),
     "cached_prompt_token": ("AI and Machine Learning", "Generative AI", "Model", "Cached prompt tokens"),
     "completion_token": ("AI and Machine Learning", "Generative AI", "Model", "Completion tokens"),
     "worker": ("Compute", "Other (Compute)", "Run", "Worker seconds"),
+    "training_processor": ("Compute", "Other (Compute)", "Run", "Training processor seconds"),
+    "memory": ("Compute", "Other (Compute)", "Memory", "Resident GiB-hours"),
     "storage": ("Storage", "Other (Storage)", "Storage", "Stored GiB-months"),
 }
 """Category, subcategory, type of resource, and meter."""
 
-_UNITS = {"second": "Seconds", "token": "Tokens", "GiB-month": "GiB-Months"}
+_UNITS = {"second": "Seconds", "token": "Tokens", "GiB-hour": "GiB-Hours", "GiB-month": "GiB-Months"}
 
 _TAGS = ("application", "release", "path", "role", "principal", "engine", "model", "work")
 

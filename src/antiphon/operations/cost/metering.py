@@ -41,6 +41,7 @@ def usages_of(receipt: Receipt) -> list[MeteredUsage]:
 
 _SAVED: dict[Resource, Resource] = {
     "engine": "saved_engine",
+    "gpu": "saved_gpu",
     "prompt_token": "saved_prompt_token",
     "completion_token": "saved_completion_token",
 }
@@ -56,6 +57,7 @@ def _quantities(usage: UsageReceipt) -> Iterator[tuple[Resource, int]]:
     cached = min(usage.cached_prompt_tokens, usage.prompt_tokens)
     counts: tuple[tuple[Resource, int], ...] = (
         ("engine", engine_microseconds(usage)),
+        ("gpu", round(usage.gpu_seconds * MICROSECONDS)),
         ("prompt_token", usage.prompt_tokens - cached),
         ("cached_prompt_token", cached),
         ("completion_token", usage.completion_tokens),
@@ -78,6 +80,7 @@ class EngineCounts(msgspec.Struct, frozen=True):
     Attributes:
         meter: names the engine among all; ``engine``: as receipts name it.
         up_seconds: that it has lived; ``busy_seconds``: those of them in which it worked.
+        resident_bytes: of its memory now; 0 where that is not known.
     """
 
     meter: str
@@ -85,6 +88,7 @@ class EngineCounts(msgspec.Struct, frozen=True):
     process: str
     up_seconds: float
     busy_seconds: float
+    resident_bytes: int = 0
 
 
 def engine_usages(last: MeterState | None, reading: MeterState, engine: str) -> list[MeteredUsage]:
@@ -95,3 +99,11 @@ def engine_usages(last: MeterState | None, reading: MeterState, engine: str) -> 
     busy = min(measured, max(0, reading.part - (begun.part if begun else 0)))
     counts: tuple[tuple[Resource, int], ...] = (("engine_measured", measured), ("engine_idle", measured - busy))
     return [MeteredUsage(resource, quantity, engine=engine) for resource, quantity in counts if quantity]
+
+
+def memory_usages(last: MeterState | None, reading: MeterState, engine: str) -> list[MeteredUsage]:
+    """Byte-seconds between two readings of an engine's memory: the bytes of the later one for the time that the process
+    was up since the one before, or since it began. ``total`` is bytes, ``part`` microseconds of its life."""
+    begun = last.part if last is not None and last.process == reading.process else 0
+    quantity = reading.total * max(0, reading.part - begun) // MICROSECONDS
+    return [MeteredUsage("memory", quantity, engine=engine)] if quantity else []

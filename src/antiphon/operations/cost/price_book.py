@@ -36,10 +36,13 @@ _SECOND = Unit("second", 1_000_000)
 _TOKEN = Unit("token", 1)
 UNITS: dict[Resource, Unit] = {
     "engine": _SECOND,
+    "gpu": _SECOND,
     "prompt_token": _TOKEN,
     "cached_prompt_token": _TOKEN,
     "completion_token": _TOKEN,
     "worker": _SECOND,
+    "training_processor": _SECOND,
+    "memory": Unit("GiB-hour", 1_073_741_824 * 3_600),
     "storage": Unit("GiB-month", 1_073_741_824 * 30 * 86_400),
 }
 """Units of what has a price; a month is 30 days."""
@@ -48,6 +51,7 @@ PRICED_AS: dict[Resource, Resource] = {
     "engine_idle": "engine",
     "engine_measured": "engine",
     "saved_engine": "engine",
+    "saved_gpu": "gpu",
     "saved_prompt_token": "prompt_token",
     "saved_completion_token": "completion_token",
 }

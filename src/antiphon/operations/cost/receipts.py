@@ -17,6 +17,7 @@ def price(usage: UsageReceipt, prices: PriceSettings, model: str = "") -> float:
     charged_prompt = max(0, usage.prompt_tokens - usage.cached_prompt_tokens)
     return (
         usage.engine_seconds * prices.engine_second
+        + usage.gpu_seconds * prices.gpu_second
         + charged_prompt * tokens.prompt_token
         + min(usage.prompt_tokens, usage.cached_prompt_tokens) * tokens.cached_prompt_token
         + usage.completion_tokens * tokens.completion_token

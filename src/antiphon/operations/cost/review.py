@@ -28,7 +28,8 @@ class TrainingReview(msgspec.Struct, frozen=True):
     """The cost of a training, and what it bought.
 
     Attributes:
-        worker_micros: of the run's attempts. evaluation_micros: of answers that were made to evaluate its release.
+        worker_micros: of the run's attempts. process_micros: of processors and memory of its training.
+        evaluation_micros: of answers that were made to evaluate its release.
         rows: of the evaluation; ``passed``: all its gates. Without an evaluation there are no ``gains``.
     """
 
@@ -37,6 +38,7 @@ class TrainingReview(msgspec.Struct, frozen=True):
     release: str
     against: str | None
     worker_micros: int
+    process_micros: int
     evaluation_micros: int
     rows: int | None
     passed: bool | None
@@ -45,7 +47,7 @@ class TrainingReview(msgspec.Struct, frozen=True):
     @property
     def micros(self) -> int:
         """All that is charged for it."""
-        return self.worker_micros + self.evaluation_micros
+        return self.worker_micros + self.process_micros + self.evaluation_micros
 
 
 class ReleaseReview(msgspec.Struct, frozen=True):
@@ -105,6 +107,7 @@ def _document(review: CostReview) -> Iterator[str]:
         yield (
             f"`{training.run}` ended {training.ended_at:%Y-%m-%d %H:%M}Z with release `{training.release}`. It cost "
             f"{decimal_text(training.micros)} {currency}: {decimal_text(training.worker_micros)} of workers, "
+            f"{decimal_text(training.process_micros)} of processors and memory, "
             f"{decimal_text(training.evaluation_micros)} of answers to evaluate it."
         )
         yield ""
@@ -148,6 +151,7 @@ def csv_text(review: CostReview) -> str:
     if (training := review.training) is not None:
         row(training.run, "cost", decimal_text(training.micros), review.currency)
         row(training.run, "cost of workers", decimal_text(training.worker_micros), review.currency)
+        row(training.run, "cost of processes", decimal_text(training.process_micros), review.currency)
         row(training.run, "cost of evaluation", decimal_text(training.evaluation_micros), review.currency)
         for gain in training.gains:
             row(training.run, f"change of {gain.metric}", f"{gain.difference:.6f}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.suggestions import nearest
+from antiphon.operations.cost.energy import EnergyBasis, EnergyFigures, WattHours
 from antiphon.operations.cost.rating import Charge
 
 DIMENSIONS: dict[str, Callable[[Charge], str]] = {
@@ -38,6 +40,7 @@ class CostLine(msgspec.Struct, frozen=True):
         micros: ``usage_micros`` by the prices that were known in time, and ``correction_micros``.
         saved_micros: what answers that were served again did not cost; no part of ``micros``.
         answers: their number.
+        energy: the estimate of it, ``None`` where no power is declared for what was used.
     """
 
     group: dict[str, str]
@@ -47,18 +50,25 @@ class CostLine(msgspec.Struct, frozen=True):
     correction_micros: int
     saved_micros: int
     answers: int
+    energy: WattHours | None = None
 
 
 class CostSummary(msgspec.Struct, frozen=True):
-    """Lines, the dearest one first, and their sum."""
+    """Lines, the dearest one first, and their sum; ``energy`` is the basis of its estimates, if power is declared."""
 
     by: tuple[str, ...]
     lines: tuple[CostLine, ...]
     total: CostLine
+    energy: EnergyBasis | None = None
 
 
-def summarize(charges: Iterable[Charge], by: Sequence[str], currency: str) -> CostSummary:
+def summarize(
+    charges: Iterable[Charge], by: Sequence[str], currency: str, energy: EnergyFigures | None = None
+) -> CostSummary:
     """Sums of charges.
+
+    Args:
+        energy: declared power, by which their energy is estimated.
 
     Raises:
         InvalidInputError: there is no such dimension.
@@ -70,29 +80,30 @@ def summarize(charges: Iterable[Charge], by: Sequence[str], currency: str) -> Co
                 where="by",
                 next_step=nearest(name, DIMENSIONS, f"Name {', '.join(DIMENSIONS)}."),
             )
-    sums: dict[tuple[str, ...], list[int]] = {}
-    whole = [0, 0, 0, 0]
     values = [DIMENSIONS[name] for name in by]
-    places = {"usage": 0, "correction": 1, "saved": 2}
+    groups: dict[tuple[str, ...], list[Charge]] = {}
     for charge in charges:
-        group = tuple(value(charge) for value in values)
-        answers = charge.entry.quantity if charge.kind == "usage" and charge.entry.resource == "answer" else 0
-        for sums_ in (sums.setdefault(group, [0, 0, 0, 0]), whole):
-            sums_[places[charge.kind]] += charge.micros
-            sums_[3] += answers
-
-    def line(group: dict[str, str], parts: Sequence[int]) -> CostLine:
-        usage, correction, saved, answers = parts
-        return CostLine(group, currency, usage + correction, usage, correction, saved, answers)
-
-    lines = [line(dict(zip(by, group, strict=True)), parts) for group, parts in sums.items()]
+        groups.setdefault(tuple(value(charge) for value in values), []).append(charge)
+    lines = [_line(dict(zip(by, group, strict=True)), alike, currency, energy) for group, alike in groups.items()]
     lines.sort(key=lambda one: (-one.micros, -one.answers, *one.group.values()))
-    return CostSummary(tuple(by), tuple(lines), line({}, whole))
+    total = _line({}, list(chain.from_iterable(groups.values())), currency, energy)
+    return CostSummary(tuple(by), tuple(lines), total, None if energy is None else energy.basis)
 
 
-def csv_rows(summary: CostSummary, text: Callable[[int], str]) -> list[list[Any]]:
-    """The summary as rows under a head; the sum is the last one."""
+def _line(group: dict[str, str], charges: Sequence[Charge], currency: str, energy: EnergyFigures | None) -> CostLine:
+    def micros(kind: str) -> int:
+        return sum(one.micros for one in charges if one.kind == kind)
+
+    usage, correction = micros("usage"), micros("correction")
+    answers = sum(one.entry.quantity for one in charges if one.kind == "usage" and one.entry.resource == "answer")
+    estimate = None if energy is None else energy.sum(charges)
+    return CostLine(group, currency, usage + correction, usage, correction, micros("saved"), answers, estimate)
+
+
+def csv_rows(summary: CostSummary, text: Callable[[int], str], *, energy: bool = False) -> list[list[Any]]:
+    """The summary as rows under a head; the sum is the last one. With ``energy`` its estimate is two columns more."""
     head = [*summary.by, "currency", "cost", "corrections", "saved", "answers"]
+    head += ["estimated_watt_hours_low", "estimated_watt_hours_high"] if energy else []
     rows = [
         [
             *(one.group.get(name, "") for name in summary.by),
@@ -101,7 +112,22 @@ def csv_rows(summary: CostSummary, text: Callable[[int], str]) -> list[list[Any]
             text(one.correction_micros),
             text(one.saved_micros),
             one.answers,
+            *(energy_cells(one) if energy else ()),
         ]
         for one in (*summary.lines, summary.total)
     ]
     return [head, *rows]
+
+
+def energy_cells(line: CostLine) -> tuple[str, str]:
+    """The bounds of a line's energy, in watt-hours; empty where it is not estimated."""
+    return ("", "") if line.energy is None else (f"{line.energy.low:.3f}", f"{line.energy.high:.3f}")
+
+
+def energy_text(summary: CostSummary) -> str:
+    """The estimate of the whole, as a sentence; empty where no power is declared for what was used."""
+    if summary.energy is None or summary.total.energy is None:
+        return ""
+    low, high = energy_cells(summary.total)
+    used = ", ".join(summary.energy.resources)
+    return f"Energy: {low} to {high} Wh. This is an estimate from {used}, by figures of power {summary.energy.source}."

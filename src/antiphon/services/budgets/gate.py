@@ -51,15 +51,17 @@ class BudgetGate:
     """Reserves of the budgets of one environment. Safe to share between threads.
 
     Args:
-        token_seconds: engine time that a token takes at most.
+        token_seconds: engine time that a token takes at most. gpus: that an engine has at most.
         patience: seconds that an online request waits for others to settle.
     """
 
     def __init__(
-        self, database: Database, *, token_seconds: float, patience: float, renewer: Renewer | None = None
-    ) -> None:
+        self, database: Database, *, token_seconds: float, patience: float, gpus: int = 0,
+        renewer: Renewer | None = None,
+    ) -> None:  # fmt: skip
         self.patience = patience
         self.token_seconds = token_seconds
+        self.gpus = gpus
         self._database = database
         self._budgets, self._shares = Budgets(database), BudgetShares(database)
         self._declared: Leases[Scope, tuple[Budget, ...]] = Leases(
@@ -193,7 +195,8 @@ class BudgetReservation:
         if not book.records:  # None of its shares was drawn yet.
             await asyncio.to_thread(gate.account(self._scope, self._budgets[0]).spending.micros)
             book = gate.prices(self._scope).book
-        need = worst_case(prompt, completion, request.model, book, hour_of(gate.now()), gate.token_seconds)
+        hour = hour_of(gate.now())
+        need = worst_case(prompt, completion, request.model, book, hour, gate.token_seconds, gate.gpus)
         taken: list[BudgetAccount] = []
         try:
             for budget in self._budgets:

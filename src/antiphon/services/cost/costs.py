@@ -12,6 +12,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.durable.run import Run
+from antiphon.operations.cost.energy import EnergyFigures
 from antiphon.operations.cost.forecast import CostForecast, forecast
 from antiphon.operations.cost.price_book import OPENING, hour_of, next_hour
 from antiphon.operations.cost.rating import Charge, charges, shared_charges
@@ -65,6 +66,7 @@ class ProjectCosts:
             measured = ledger.shared(environment, earliest, end)
             answered = ledger.engine_time(environment, earliest, end)
             found += shared_charges(measured, answered, ledger.measured_since(environment), book)
+            found += charges([one for one in measured if one.resource == "memory"], book)
         found = [one for one in found if begin <= one.booked < end]
         return sorted(found, key=lambda one: (one.booked, one.entry.hour))
 
@@ -90,7 +92,13 @@ class ProjectCosts:
     ) -> CostSummary:
         """Sums of :meth:`charges`; raises ``InvalidInputError`` for a dimension that there is none of."""
         found = self.charges(since, until)
-        return summarize(found, by, self.currency)
+        return summarize(found, by, self.currency, self.energy)
+
+    @property
+    def energy(self) -> EnergyFigures:
+        """Power as the settings declare it now, by which the energy of charges is estimated."""
+        engines = self._store.ledger.measured_since(self._scope.environment)
+        return EnergyFigures(self._store.settings.energy, engines)
 
     @property
     def currency(self) -> str:
@@ -148,6 +156,8 @@ class ProjectCosts:
             return None
         release = str((run.result or {}).get("release") or "")
         found = self.charges(run.created_at, None)
+        of_run = [one for one in found if one.entry.work == run.id]
+        of_processes = [one for one in of_run if one.entry.resource in ("training_processor", "memory")]
         evaluation = self._store.evaluations.latest(self._scope, release) if release else None
         gained = () if evaluation is None else _gains(evaluation)
         return TrainingReview(
@@ -155,7 +165,8 @@ class ProjectCosts:
             ended_at=run.ended_at,
             release=release,
             against=None if evaluation is None else evaluation.against,
-            worker_micros=_sum([one for one in found if one.entry.work == run.id]),
+            worker_micros=_sum(of_run) - _sum(of_processes),
+            process_micros=_sum(of_processes),
             evaluation_micros=_sum(
                 [one for one in found if one.entry.role == "evaluation" and release and one.entry.release == release]
             ),

@@ -1,4 +1,4 @@
-"""Reads meters at an interval: how long engines were up and worked, and how much is stored.
+"""Reads meters at an interval: how long engines were up and worked, what memory they had, and how much is stored.
 
 Counts of an engine are of its process since it began, so that a reading that is missed is made up for by the next one;
 only what a process did after its last reading before it ended is not measured.
@@ -11,15 +11,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
+from sqlalchemy.engine import Connection
+
 from antiphon.catalog.database import Database
 from antiphon.catalog.ledger import Ledger, MeteredUsage
 from antiphon.catalog.meters import MeterReadings, MeterState
 from antiphon.core.errors import AntiphonError
 from antiphon.core.pauses import wait
 from antiphon.core.scope import ANY, Scope
-from antiphon.engine.api.messages import EngineDescription
+from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.engine.api.port import Engine
-from antiphon.operations.cost.metering import MICROSECONDS, EngineCounts, engine_usages
+from antiphon.operations.cost.metering import MICROSECONDS, EngineCounts, engine_usages, memory_usages
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -82,7 +84,18 @@ class CostMeters:
                 return  # Another process read it meanwhile.
             if self._readings.move(ANY, environment, last, reading, within=connection):
                 usages = engine_usages(last, reading, counts.engine)
+                usages += self._read_memory(counts, total, connection)
                 self._ledger.add_shared_with_commit(environment, usages)
+
+    def _read_memory(self, counts: EngineCounts, up: int, within: Connection) -> list[MeteredUsage]:
+        """Move the reading of its memory with that of its time: the byte-seconds since the one before."""
+        if not counts.resident_bytes:
+            return []
+        environment, now = self._scope.environment, self._database.clock.now()
+        reading = MeterState(f"memory/{counts.meter}", counts.process, counts.resident_bytes, up, now)
+        last = self._readings.find(ANY, environment, reading.meter, within=within)
+        moved = self._readings.move(ANY, environment, last, reading, within=within)
+        return memory_usages(last, reading, counts.engine) if moved else []
 
     def read_storage(self, part: str, measure: Callable[[], int]) -> None:
         """Enter what a part stores now for the time since it was measured last."""
@@ -101,8 +114,11 @@ def engine_counts(name: str, description: EngineDescription, tenant: str) -> Ite
     if description.instances:
         for one in description.instances:
             if one.load.up_seconds > 0:
-                yield EngineCounts(f"engine/{one.name}", name, one.process, one.load.up_seconds, one.load.busy_seconds)
+                yield _counts(f"engine/{one.name}", name, one.process, one.load)
     elif description.process:
-        load = description.load
         meter = f"engine/{tenant}/{name}@{description.host}"
-        yield EngineCounts(meter, name, description.process, load.up_seconds, load.busy_seconds)
+        yield _counts(meter, name, description.process, description.load)
+
+
+def _counts(meter: str, engine: str, process: str, load: EngineLoad) -> EngineCounts:
+    return EngineCounts(meter, engine, process, load.up_seconds, load.busy_seconds, load.resident_bytes)

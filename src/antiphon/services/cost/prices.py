@@ -104,7 +104,10 @@ class ProjectPrices:
 def declared_prices(prices: PriceSettings) -> Iterator[tuple[Resource, str, float]]:
     """Each price that settings may name: resource, model, amount of a unit."""
     yield "engine", "", prices.engine_second
+    yield "gpu", "", prices.gpu_second
     yield "worker", "", prices.worker_second
+    yield "training_processor", "", prices.training_processor_second
+    yield "memory", "", prices.memory_gib_hour
     yield "storage", "", prices.gib_month
     of_all = TokenPriceSettings(prices.prompt_token, prices.cached_prompt_token, prices.completion_token)
     for model, tokens in {"": of_all, **prices.models}.items():

@@ -71,9 +71,9 @@ def _client(store: Store, name: str, peer: str) -> EngineClient | RoutedEngine:
     where = f"antiphon.toml, [{section_of(name)}]"
     host, port = parse_url(engine.url, f"{where} url")
     models = engine.models if isinstance(engine, StandbyEngineSettings) else {}
-    if models or engine.parameters or engine.api_key_variable:
+    if models or engine.parameters or engine.api_key_variable or engine.gpus:
         raise InvalidInputError(
-            "`models`, `parameters` and `api_key_variable` are for servers of OpenAI's API.",
+            "`models`, `parameters`, `api_key_variable` and `gpus` are for servers of OpenAI's API.",
             where=where,
             next_step="Leave them out: an engine of ours serves models by their own names and knows us by certificate.",
         )

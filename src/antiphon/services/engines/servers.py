@@ -41,4 +41,5 @@ def server_of(loaded: Settings, paths: ProjectPaths, name: str) -> RemoteEngine:
         serves=engine.serves,
         parameters=engine.parameters,
         tls=engine_tls(paths, engine),
+        gpus=engine.gpus,
     )

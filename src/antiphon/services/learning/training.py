@@ -38,6 +38,7 @@ from antiphon.learning.retraining.orders import TrainingOrders
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
 from antiphon.learning.retraining.steps import RetrainingServices, RunTraining
+from antiphon.learning.retraining.training_meters import TrainingMeters
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
@@ -70,7 +71,7 @@ MOST_THREADS = 8
 """More threads make a small model's steps no shorter."""
 
 
-async def _refuse_training(order: Any, on_progress: Any, stopping: Any) -> Any:
+async def _refuse_training(order: Any, on_progress: Any, stopping: Any, on_usage: Any) -> Any:
     raise UnavailableError("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
 
 
@@ -182,6 +183,7 @@ class LearningPlatform:
             preferences=preference_reader(store),
             order_checks=partial(order_checks, store),
             checkpoints=CheckpointStore(TrainingCheckpoints(store.database), self.features.lake, store.database.clock),
+            meters=TrainingMeters(store.database),
             codec=store.database.codec,
         )
 

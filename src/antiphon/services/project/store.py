@@ -209,11 +209,12 @@ class Store:
         """Reserves of budgets for the answers that this process makes."""
         from antiphon.services.budgets.gate import BudgetGate
 
-        section = self.settings.budgets
+        section, engines = self.settings.budgets, self.settings.engines.values()
         return BudgetGate(
             self.database,
             token_seconds=section.token_seconds,
             patience=parse_duration(section.patience).total_seconds(),
+            gpus=max(self.settings.engine.gpus, *(one.gpus for one in engines), 0),
             renewer=self.renewer,
         )
 

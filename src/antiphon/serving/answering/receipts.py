@@ -245,6 +245,7 @@ def _usage(usages: Sequence[GenerationUsage], attempts: int) -> UsageReceipt:
         forced_tokens=sum(usage.forced_tokens for usage in usages),
         engine_seconds=sum(usage.engine_seconds for usage in usages),
         attempts=attempts,
+        gpu_seconds=sum(usage.engine_seconds * usage.gpus for usage in usages),
     )
 
 

@@ -75,6 +75,7 @@ class RemoteEngine:
         serves: ``vllm`` for a vLLM server with ``--scheduling-policy priority``, ``openai`` for any.
         parameters: names of request fields beyond OpenAI's that the server takes; a vLLM takes all that are known here.
         tls: the authorities to trust when the URL is https.
+        gpus: that the server uses, as it is declared.
 
     Raises:
         InvalidInputError: a URL that is not called, a key that would cross a network in plain text, or trusted
@@ -91,6 +92,7 @@ class RemoteEngine:
         serves: Serves = "openai",
         parameters: Collection[str] = (),
         tls: ClientTls | None = None,
+        gpus: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         checked = outgoing.check_url(url, where="engine.url", secret=bool(key))
@@ -103,6 +105,7 @@ class RemoteEngine:
         self._models = dict(models or {})
         self._monotonic = monotonic
         self._serves = serves
+        self._gpus = gpus
         self.entries: dict[str, dict[str, Any]] = {}
         """The server's list as it was read last, by the names of requests."""
         self.fingerprint: Callable[[str, str | None], str] = unpinned
@@ -176,7 +179,7 @@ class RemoteEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         model = self._models.get(request.model, request.model)
         body = generation_body(request, model, vllm=self._serves == "vllm", takes=self._parameters)
-        stream = CompletionStream(request, self._monotonic(), self.fingerprint)
+        stream = CompletionStream(request, self._monotonic(), self.fingerprint, self._gpus)
         path = "/chat/completions" if request.messages else "/completions"
         async with self._posted(path, body, sent=body) as response:
             async for payloads in _events(response.content):
@@ -200,7 +203,7 @@ class RemoteEngine:
             body["dimensions"] = request.dimensions
         async with self._posted("/embeddings", body) as response:
             content = await response.read()
-        return embeddings_of(content, request, self._monotonic() - began)
+        return embeddings_of(content, request, self._monotonic() - began, self._gpus)
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         """See :class:`~antiphon.engine.api.port.Engine`: OpenAI's protocol has no such request."""

@@ -107,7 +107,7 @@ class _RemoteVectors(msgspec.Struct):
     usage: dict[str, Any] = {}
 
 
-def embeddings_of(content: bytes, request: TextEmbeddingRequest, seconds: float) -> TextEmbeddings:
+def embeddings_of(content: bytes, request: TextEmbeddingRequest, seconds: float, gpus: int = 0) -> TextEmbeddings:
     """Read the vectors of an answer; a server that does not know base64 sends numbers.
 
     Raises:
@@ -134,6 +134,7 @@ def embeddings_of(content: bytes, request: TextEmbeddingRequest, seconds: float)
         tokens=(tokens,),
         fingerprint=fingerprint(request.model),
         engine_seconds=seconds,
+        gpus=gpus,
     )
 
 

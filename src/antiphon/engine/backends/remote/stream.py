@@ -24,9 +24,14 @@ class CompletionStream:
     """One stream of a completion as far as it was read; times are of the caller's clock."""
 
     def __init__(
-        self, request: GenerationRequest, began: float, fingerprint: Callable[[str, str | None], str] | None = None
+        self,
+        request: GenerationRequest,
+        began: float,
+        fingerprint: Callable[[str, str | None], str] | None = None,
+        gpus: int = 0,
     ) -> None:
         self._request = request
+        self._gpus = gpus
         self._named = fingerprint or unpinned
         self._began = began
         self._first: float | None = None
@@ -104,6 +109,7 @@ class CompletionStream:
                 prefill_seconds=first - self._began,
                 decode_seconds=now - first,
                 engine_seconds=now - self._began,
+                gpus=self._gpus,
             ),
             fingerprint=self._named(self._request.model, self._fingerprint),
         )
