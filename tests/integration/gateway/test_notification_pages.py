@@ -150,6 +150,19 @@ async def test_the_address_narrows_by_kind_and_state_and_pages_go_on_from_a_numb
         assert (await admin.get(f"/notifications?{wrong}")).status_code == 400, wrong
 
 
+async def test_the_same_is_read_as_json(store: Store, services: GatewayServices, keys: dict[str, str]) -> None:
+    for number in range(4):
+        deliver(store, say(store, f"n{number}", "release.live"), f"n{number}", "desk", "failed")
+    async with gateway_client(services, keys["viewer"], page=False) as client:
+        address = "/admin/notifications?kind=release&state=given-up&limit=2"
+        found = (await client.get(address)).json()
+        assert [line["notification"]["id"] for line in found["lines"]] == ["n3", "n2"]
+        assert [one["status"] for one in found["lines"][0]["deliveries"]] == ["failed"]
+        older = (await client.get(f"{address}&before={found['behind']}")).json()
+        assert [line["notification"]["id"] for line in older["lines"]] == ["n1", "n0"]
+        assert older["behind"] is None
+
+
 async def test_a_test_of_a_channel_has_a_reason_and_is_on_record(
     store: Store, admin: httpx2.AsyncClient, receiver: HttpReceiver
 ) -> None:

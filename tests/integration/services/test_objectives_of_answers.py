@@ -19,6 +19,7 @@ from antiphon.core.paths import ProjectPaths
 from antiphon.core.settings import Settings
 from antiphon.definitions.project import load
 from antiphon.operations.cost.price_book import OPENING
+from antiphon.operations.objectives import outcomes
 from antiphon.services.objectives import ObjectiveLine, ProjectObjectives
 from antiphon.services.project.store import Store
 
@@ -175,6 +176,19 @@ def test_beside_the_sample_people_chose_what_they_told_of(store: Store, clock: M
     assert 60 < by_kind(objectives)["quality"].counted < 140
 
 
+def test_of_many_outcomes_the_newest_count(store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "MOST_OUTCOMES", 100)
+    answers = Answers(store, clock)
+    answers.tell(100, 30 * HOUR, 10 * HOUR, lambda forecast: 1 - forecast)
+    answers.tell(90, HOUR, 10 * HOUR, lambda forecast: forecast)
+    for objectives in (ProjectObjectives(store, store.scope), ProjectObjectives(store, store.scope)):
+        objectives.assess()
+        assert 90 <= by_kind(objectives)["quality"].counted <= 100
+        answers.tell(10, timedelta(), HOUR, lambda forecast: forecast)
+        objectives.assess()
+        assert 90 <= by_kind(objectives)["quality"].counted <= 100
+
+
 def spend(store: Store, answers: int, tokens: int, role: str = "live") -> None:
     used = {"application": "triage", "release": "rel_1", "path": "online", "role": role, "model": "tiny"}
     with store.database.transaction():
@@ -200,6 +214,11 @@ def test_cost_is_what_an_answer_costs_on_average(store: Store, clock: ManualCloc
     line = by_kind(objectives)["cost"]
     assert (line.status, line.measured, line.counted) == ("met", "0.001 EUR an answer", 3_100)
     assert (line.attained, line.budget_left) == (None, pytest.approx(0.5))
+    # An hour that is not over is read again.
+    clock.advance(timedelta(minutes=2))
+    spend(store, 10, 1_000)
+    objectives.assess()
+    assert by_kind(objectives)["cost"].counted == 3_110
     clock.advance(HOUR)
     spend(store, 50, 600_000)
     assert objectives.assess() == 1

@@ -70,8 +70,8 @@ class AnswerCosts:
 
 
 def _counted(objective: ObjectiveSpec, of_hour: Sequence[Charge]) -> Counts:
-    """What was spent in an hour, in answers that could have been had for it, and the answers that there were. Where
-    nothing that was used has a price, the hour says nothing."""
+    """The money of an hour, in answers that could have been had for it, and the answers that there were. Where nothing
+    that was used has a price, the hour says nothing."""
     assert objective.most is not None
     used = [one for one in of_hour if one.kind != "saved" and one.entry.resource != "answer"]
     if used and not any(one.currency for one in used):
