@@ -76,7 +76,7 @@ class Answers:
         """Join outcomes now of answers that were given ``ago``, spread over a time before that: each forecast with the
         chance at which it comes true."""
         self._clock.advance(timedelta(milliseconds=1))
-        now = self._clock.now()
+        now = self._store.database.clock.now()
         with self._store.database.transaction() as connection:
             for number in range(count):
                 self._made += 1
