@@ -89,6 +89,7 @@ from antiphon.services.history import MetricHistory
 from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import LearningServices, learning_services
 from antiphon.services.lineage.project import ProjectLineage
+from antiphon.services.notifications.project_notifications import ProjectNotifications
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.playbooks.project import project_playbooks
 from antiphon.services.prediction_search import ProjectPredictionSearch
@@ -354,6 +355,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "runs": NoRuns(),
         "schedules": partial(ProjectSchedules, store, traffic=TrafficForecasts(store)),
         "assets": partial(ProjectAssets, store),
+        "notifications": partial(ProjectNotifications, store),
         "objectives": partial(ProjectObjectives, store),
         "watches": partial(ProjectWatches, store),
         "incidents": partial(ProjectIncidents, store),

@@ -62,6 +62,7 @@ from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.lineage.project import ProjectLineage
+from antiphon.services.notifications.project_notifications import ProjectNotifications
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.playbooks.project import project_playbooks
 from antiphon.services.prediction_search import ProjectPredictionSearch
@@ -161,6 +162,7 @@ class ProcessServices:
                 playbooks=project_playbooks(store, self.features),
                 costs=partial(ProjectCosts, store),
                 budgets=partial(ProjectBudgets, store),
+                notifications=partial(ProjectNotifications, store),
                 chaos=ProjectChaos(store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),

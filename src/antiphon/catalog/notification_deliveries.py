@@ -109,6 +109,14 @@ class NotificationDeliveries:
         rows = self._database.rows(found.order_by(number, _deliveries.c.channel).limit(limit), within)
         return [value_of(NotificationDelivery, row) for row in rows]
 
+    def of_notifications(
+        self, scope: Scope, numbers: Sequence[int], *, within: Connection | None = None
+    ) -> builtins.list[NotificationDelivery]:
+        """The deliveries of these notifications to every channel, by the channel's name."""
+        found = select(_deliveries).where(schema.owned(_deliveries, scope), _deliveries.c.sequence.in_(numbers))
+        rows = self._database.rows(found.order_by(_deliveries.c.channel), within)
+        return [value_of(NotificationDelivery, row) for row in rows]
+
     def get(
         self, scope: Scope, channel: str, sequence: int, *, within: Connection | None = None
     ) -> NotificationDelivery | None:

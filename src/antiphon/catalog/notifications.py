@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, get_args
 
@@ -32,7 +33,7 @@ MOST_TITLE, MOST_TEXT = 200, 20_000
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}\Z")
 _KIND = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)*\Z")
-_table = schema.notifications
+_table, _deliveries = schema.notifications, schema.notification_deliveries
 
 
 class Notification(msgspec.Struct, frozen=True):
@@ -153,6 +154,39 @@ class Notifications:
         newer = select(_table.c.sequence).where(schema.owned(_table, scope), _table.c.sequence > after)
         numbers = [row.sequence for row in self._database.rows(newer.order_by(_table.c.sequence).limit(limit), within)]
         return self.numbered(scope, numbers, within=within)
+
+    def latest(
+        self,
+        scope: Scope,
+        limit: int,
+        *,
+        kind: str = "",
+        statuses: Sequence[str] | None = None,
+        before: int | None = None,
+        within: Connection | None = None,
+    ) -> builtins.list[int]:
+        """The numbers of notifications before a number, the latest first.
+
+        Args:
+            kind: with the kinds below it; empty: every kind.
+            statuses: of a delivery of theirs; none of them: without any delivery; ``None``: all.
+        """
+        chosen = [schema.owned(_table, scope)]
+        if kind:
+            chosen.append(or_(_table.c.kind == kind, _table.c.kind.startswith(f"{kind}.", autoescape=True)))
+        if before is not None:
+            chosen.append(_table.c.sequence < before)
+        if statuses is not None:
+            delivered = select(_deliveries.c.sequence).where(schema.owned(_deliveries, scope))
+            of_status = _table.c.sequence.in_(delivered.where(_deliveries.c.status.in_(statuses)))
+            chosen.append(of_status if statuses else _table.c.sequence.not_in(delivered))
+        numbers = select(_table.c.sequence).where(*chosen).order_by(_table.c.sequence.desc()).limit(limit)
+        return [row.sequence for row in self._database.rows(numbers, within)]
+
+    def kinds(self, scope: Scope) -> builtins.list[str]:
+        """The kinds of all that are kept, in order."""
+        known = select(_table.c.kind).where(schema.owned(_table, scope)).distinct().order_by(_table.c.kind)
+        return [row.kind for row in self._database.rows(known)]
 
     def numbered(
         self, scope: Scope, numbers: builtins.list[int], *, within: Connection | None = None

@@ -27,7 +27,7 @@ def list_objectives(project: Project = HERE, as_json: Json = False) -> None:
     head = ("objective", "status", "target", "attained", "budget left", "burn, 1 h", "window", "counted")
     rows = [
         (
-            one.name, one.status, _share(one.target), _share(one.attained), _share(one.budget_left),
+            one.name, one.status, _target(one), one.measured or _share(one.attained), _share(one.budget_left),
             "-" if one.burn_hour is None else f"{one.burn_hour:.1f}", one.window, f"{one.counted:,.0f}",
         )
         for one in found
@@ -67,10 +67,19 @@ def list_alerts(limit: Limit = 20, project: Project = HERE, as_json: Json = Fals
 def _text(found: ObjectiveLine) -> Iterator[str]:
     yield f"{found.name}: {found.sentence}"
     yield f"status:       {found.status}" + (f" ({found.severity})" if found.severity else "")
-    yield f"attained:     {_share(found.attained)} of {found.counted:,.0f}"
+    attained = ", ".join(filter(None, (found.measured, None if found.attained is None else _share(found.attained))))
+    yield f"attained:     {attained or '-'} of {found.counted:,.0f}"
+    if found.known_until is not None:
+        yield f"known until:  {moment(found.known_until)}, the newest answer whose outcome counts"
     yield f"budget left:  {_share(found.budget_left)}"
     yield f"assessed at:  {moment(found.at)}"
     yield from found.reasons
+    if found.note is not None:
+        yield found.note
+
+
+def _target(line: ObjectiveLine) -> str:
+    return _share(line.target) if line.most is None else f"{line.most:g}"
 
 
 def _share(value: float | None) -> str:

@@ -36,6 +36,7 @@ from antiphon.services.history import MetricHistory
 from antiphon.services.incidents.project import ProjectIncidents
 from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
+from antiphon.services.notifications.project_notifications import ProjectNotifications
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.playbooks.project import ProjectPlaybooks
 from antiphon.services.prediction_search import ProjectPredictionSearch
@@ -116,9 +117,9 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, playbooks, costs and
-    budgets of a scope, chaos experiments of the project, batch jobs over tables, and files and batches of OpenAI's
-    API."""
+    """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, playbooks, costs, budgets
+    and notifications of a scope, chaos experiments of the project, batch jobs over tables, and files and batches of
+    OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
@@ -130,6 +131,7 @@ class WorkServices:
     playbooks: Callable[[Scope], ProjectPlaybooks]
     costs: Callable[[Scope], ProjectCosts]
     budgets: Callable[[Scope], ProjectBudgets]
+    notifications: Callable[[Scope], ProjectNotifications]
     chaos: ProjectChaos
     tables: ProjectTableJobs
     files: FileStore

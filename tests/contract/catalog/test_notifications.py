@@ -135,3 +135,26 @@ def test_a_delivery_that_failed_may_be_sent_and_what_was_sent_stays(database: Da
     assert set(deliveries.beginnings(DEV, "team", ["n1", "n9"])) == {"n1"}
     assert [one.sequence for one in deliveries.list(DEV, "team", newest=True)] == [2, 1]
     assert deliveries.list(OTHER) == []
+
+
+def test_the_latest_are_found_by_kind_and_by_what_became_of_them(database: Database) -> None:
+    notifications, deliveries = Notifications(database), NotificationDeliveries(database)
+    for id, kind in (("a", "objective.burn"), ("b", "objective"), ("c", "objectives"), ("d", "drift")):
+        notifications.append(DEV, notification(id, kind=kind))
+    notifications.append(OTHER, notification())
+    deliveries.add(DEV, [NotificationDelivery("team", 1, "a", "firing", "sent", NOON)])
+    deliveries.add(DEV, [NotificationDelivery("chat", 1, "a", "firing", "failed", NOON)])
+    deliveries.add(DEV, [NotificationDelivery("team", 4, "d", "firing", "waiting", NOON)])
+    deliveries.add(OTHER, [NotificationDelivery("team", 2, "b", "firing", "sent", NOON)])
+    assert notifications.latest(DEV, 10) == [4, 3, 2, 1]
+    assert notifications.latest(DEV, 2, before=4) == [3, 2]
+    assert notifications.latest(DEV, 10, kind="objective") == [2, 1]
+    assert notifications.latest(DEV, 10, kind="%") == []
+    assert notifications.latest(DEV, 10, statuses=("sent",)) == [1]
+    assert notifications.latest(DEV, 10, statuses=("failed", "waiting")) == [4, 1]
+    assert notifications.latest(DEV, 10, statuses=()) == [3, 2]
+    assert notifications.latest(DEV, 10, kind="objective", statuses=(), before=2) == []
+    assert notifications.kinds(DEV) == ["drift", "objective", "objective.burn", "objectives"]
+    assert [(one.channel, one.sequence) for one in deliveries.of_notifications(DEV, [1, 2, 4])] == [
+        ("chat", 1), ("team", 1), ("team", 4),
+    ]  # fmt: skip

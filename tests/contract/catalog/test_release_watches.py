@@ -78,8 +78,15 @@ def test_outcomes_of_a_release_are_read_on_from_a_moment_each_once(database: Dat
             )
         )  # fmt: skip
     since, seen = NOON - timedelta(seconds=1), []
-    while found := outcomes.of_release(DEV, "desk", "rel_2", "late", since, NOON + timedelta(seconds=9), 2):
+    until = NOON + timedelta(seconds=9)
+    while found := outcomes.newly_joined(DEV, "desk", "late", since, until, 2, release="rel_2"):
         seen += [one.id for one in found]
         since = found[-1].created_at
     assert seen == ["o0", "o2", "o3", "o4", "o5", "o6"]
-    assert outcomes.of_release(OTHER, "desk", "rel_2", "late", since, NOON, 2) == []
+    assert outcomes.newly_joined(OTHER, "desk", "late", since, NOON, 2, release="rel_2") == []
+    since = NOON - timedelta(seconds=1)
+    assert len(outcomes.newly_joined(DEV, "desk", "late", since, until, 9)) == 7
+    # Those of a moment are not divided: of the newest two or three.
+    begin = outcomes.begin_of_newest(DEV, "desk", "late", since, 2)
+    assert [one.id for one in outcomes.newly_joined(DEV, "desk", "late", begin, until, 9)] == ["o6"]
+    assert outcomes.begin_of_newest(DEV, "desk", "late", since, 7) == since

@@ -59,3 +59,66 @@ Objective(desk, "errors", within="1s", window="5m")
         "window is 5m; it lasts from 1d to 90d",
     ):
         assert part in told, part
+
+
+JUDGED = """
+from antiphon import Application, Objective, Outcome, Prompt
+
+urgency = {"type": "object", "required": ["urgency", "note"], "additionalProperties": False, "properties": {
+    "urgency": {"type": "string", "enum": ["low", "high"]}, "note": {"type": "string"}}}
+prompt = Prompt("{{ question }}")
+triage = Application("triage", features=[], purpose="sort", prompt=prompt, model="tiny", output=urgency,
+    outcome=Outcome("urgency"))
+notes = Application("notes", features=[], purpose="sort", prompt=prompt, model="tiny", output=urgency,
+    outcome=Outcome("note"))
+desk = Application("desk", features=[], purpose="help", prompt=prompt, model="tiny")
+"""
+
+
+def test_objectives_of_means_say_what_is_measured(tmp_path: Path) -> None:
+    text = """
+Objective(triage, "quality", target=0.85)
+Objective(triage, "calibration", target=0.95)
+Objective(triage, "cost", most=0.002, window="7d")
+Objective(notes, "quality", target=0.6)
+"""
+    (tmp_path / "definitions.py").write_text(JUDGED + text)
+    found = load(tmp_path).objectives
+    assert [one.sentence for one in found.values()] == [
+        "the Brier score is 0.15 or less on average, over 28d",
+        "probabilities are within 5 points of how often they come true, on average, over 28d",
+        "an answer costs 0.002 or less on average, over 7d",
+        "the chrF is 0.6 or more on average, over 28d",
+    ]
+    assert [one.measured(0.1, "EUR") for one in found.values()] == [
+        "Brier score 0.1", "bias +0.100", "0.0002 EUR an answer", "chrF 0.9",
+    ]  # fmt: skip
+    assert (found["triage-cost"].target, found["triage-cost"].budget) == (None, 1.0)
+    assert len({*found.values()}) == 4
+
+
+def test_mistakes_of_objectives_of_means_say_what_to_do_next(tmp_path: Path) -> None:
+    text = """
+Objective(desk, "quality", target=0.9)
+Objective(notes, "calibration", target=0.9)
+Objective(triage, "quality")
+Objective(triage, "cost", target=0.9, name="a")
+Objective(triage, "cost", most=0, name="b")
+Objective(triage, "errors", most=0.1)
+Objective(triage, "calibration", target=1.2)
+"""
+    (tmp_path / "definitions.py").write_text(JUDGED + text)
+    with pytest.raises(InvalidDefinitionsError) as refused:
+        load(tmp_path)
+    told = str(refused.value)
+    for part in (
+        "definitions.py:13: objective 'desk-quality': desk declares no outcome, and quality is measured by one; "
+        "declare outcome=Outcome(…).",
+        "the first outcome of notes is no label, so that its answers state no probabilities; declare an outcome of a",
+        "objective 'triage-quality': there is no target; declare 1 less the loss that is allowed",
+        "objective 'a': cost has no target; declare what an answer may cost on average",
+        "objective 'b': most is 0; it is what an answer may cost on average, such as 0.002.",
+        "objective 'triage-errors': most= is of cost alone.",
+        "target is 1.2; it is a share between 0 and 1",
+    ):
+        assert part in told, part

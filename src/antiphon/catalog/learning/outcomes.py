@@ -234,13 +234,20 @@ class Outcomes:
             conditions.append(_table.c.created_at <= recorded_until)
         return self._documents.find(scope, *conditions, order=_OLDEST_FIRST)
 
-    def of_release(
-        self, scope: Scope, application: str, release: str, outcome: str, since: datetime, until: datetime, limit: int
+    def newly_joined(
+        self,
+        scope: Scope,
+        application: str,
+        outcome: str,
+        since: datetime,
+        until: datetime,
+        limit: int,
+        *,
+        release: str | None = None,
     ) -> builtins.list[OutcomeRecord]:
-        """Joined values of a declared outcome of a release's answers that users saw, which were joined with
+        """Joined values of a declared outcome of answers that users saw, of a release or of all, which were joined with
         ``since < created_at <= until``, oldest first: at most ``limit``, and all of the last moment."""
-        of = {"application": application, "release": release, "status": "joined", "outcome": outcome}
-        conditions = [*schema.given(_table, **of), _table.c.role.in_(SEEN_ROLES), _table.c.created_at > since]
+        conditions = [*_seen(application, outcome, release), _table.c.created_at > since]
         found = self._documents.find(scope, *conditions, _table.c.created_at <= until, order=_OLDEST_FIRST, limit=limit)
         if not found or len(found) < limit:
             return found
@@ -248,6 +255,14 @@ class Outcomes:
         last = found[-1].created_at
         rest = self._documents.find(scope, *conditions, _table.c.created_at == last, order=_OLDEST_FIRST)
         return [*(one for one in found if one.created_at < last), *rest]
+
+    def begin_of_newest(self, scope: Scope, application: str, outcome: str, since: datetime, number: int) -> datetime:
+        """The moment after which about the newest ``number`` of :meth:`newly_joined` were joined; no earlier than
+        ``since``."""
+        newest = select(_table.c.created_at).where(schema.owned(_table, scope), *_seen(application, outcome))
+        newest = newest.where(_table.c.created_at > since).order_by(_table.c.created_at.desc())
+        begin: datetime | None = self._database.scalar(newest.offset(number).limit(1))
+        return begin or since
 
     def counts(self, scope: Scope, application: str | None = None) -> dict[str, dict[str, int]]:
         """Kind to status to how many."""
@@ -310,3 +325,8 @@ class Outcomes:
             for some in in_parts(column, values):
                 found += self._documents.find(scope, some, *conditions, order=_OLDEST_FIRST, within=connection)
         return found
+
+
+def _seen(application: str, outcome: str, release: str | None = None) -> builtins.list[ColumnElement[bool]]:
+    of = {"application": application, "release": release, "status": "joined", "outcome": outcome}
+    return [*schema.given(_table, **of), _table.c.role.in_(SEEN_ROLES)]

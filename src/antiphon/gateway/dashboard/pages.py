@@ -73,6 +73,7 @@ class Pages:
                 "requests": self._requests_stamp,
                 "runs": self._runs_stamp,
                 "batch": self._batch_stamp,
+                "notifications": lambda scope: services.work.notifications(scope).stamp(),
             }
         )
         self._templates = jinja2.Environment(

@@ -1,8 +1,8 @@
-"""Counts of good and bad for each objective, read from the history once and then kept up with it."""
+"""Counts of bad requests and of bad time for each objective, read from the history once and then kept up with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from antiphon.catalog.measurements import MeasurementRows, Measurements
@@ -10,7 +10,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.histograms import within
 from antiphon.definitions.objectives import ObjectiveSpec
 from antiphon.operations.history.measures import MEASURES
-from antiphon.operations.objectives.burn import RULES, Counts
+from antiphon.operations.objectives.burn import RULES, CountHistory, Counts
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
@@ -51,9 +51,10 @@ class ObjectiveCounts:
                 del counts[gone]
             self._until[period] = now
 
-    def of(self, objective: ObjectiveSpec) -> tuple[Mapping[datetime, Counts], Mapping[datetime, Counts]]:
-        """Those by the minute, and those by the hour."""
-        return self._counts[MINUTE].get(objective, {}), self._counts[HOUR].get(objective, {})
+    def of(self, objective: ObjectiveSpec) -> CountHistory:
+        """Those of an objective."""
+        fine, coarse = (self._counts[period].get(objective, {}) for period in (MINUTE, HOUR))
+        return CountHistory(fine, coarse, "time" if objective.kind == "freshness" else "events")
 
 
 def counted(objective: ObjectiveSpec, measured: Measurements) -> Counts:
@@ -64,7 +65,7 @@ def counted(objective: ObjectiveSpec, measured: Measurements) -> Counts:
         for (name, labels), amount in measured.items():
             if name == "antiphon_application_stale" and labels == (application,):
                 bad, total = bad + amount.total, total + amount.weight
-        return Counts(bad, total, independent=False)
+        return Counts(bad, total)
     for (name, labels), amount in measured.items():
         if labels[:2] != (application, "online"):
             continue

@@ -103,7 +103,7 @@ class ProjectCosts:
     @property
     def currency(self) -> str:
         """The currency of every amount."""
-        return self.prices.book().currency or self._store.settings.prices.currency
+        return self.prices.currency
 
     def forecast(self, days: int = 30) -> CostForecast | None:
         """The forecast of what the next days cost; ``None`` before there was a week that is over."""

@@ -33,6 +33,11 @@ class ProjectPrices:
         """The prices as they are known now."""
         return PriceBook(self._store.prices.list(self._store.scope.environment))
 
+    @property
+    def currency(self) -> str:
+        """The currency of every amount."""
+        return self.book().currency or self._store.settings.prices.currency
+
     def record(
         self, resource: str, amount: str, *, model: str, since: datetime | None, reason: str, by: Principal
     ) -> PriceRecord:
@@ -52,7 +57,7 @@ class ProjectPrices:
                 "Prices are those of the installation.", where="price", next_step="Ask who administers it."
             )
         hour = hour_of(store.database.clock.now()) if since is None else utc(since)
-        currency = self.book().currency or store.settings.prices.currency
+        currency = self.currency
         known = checked_price(resource, model, amount, currency, hour)
         text = plain_decimal(amount)
         with store.database.transaction() as connection:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from sqlalchemy.engine import Connection
 
-from antiphon.catalog.notification_deliveries import DeliveryStatus, NotificationDelivery
+from antiphon.catalog.notification_deliveries import OPEN, DeliveryStatus, NotificationDelivery
 from antiphon.catalog.notifications import Notification
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.settings_notifications import AlertmanagerChannel, Channel, Severity
@@ -68,7 +68,7 @@ class LogEntry(msgspec.Struct, frozen=True):
 
     Attributes:
         at: when it was to be sent; ``ended_at``: when that ended.
-        attempts, error: of its run so far.
+        attempts, error: of its run so far; ``next_attempt``: when it is sent again at the earliest.
     """
 
     at: datetime
@@ -84,6 +84,7 @@ class LogEntry(msgspec.Struct, frozen=True):
     run: str | None
     attempts: int
     error: str | None
+    next_attempt: datetime | None = None
 
 
 class NotificationSender:
@@ -137,12 +138,7 @@ class NotificationSender:
             NotFoundError: the settings have no such channel.
             UnavailableError, InvalidInputError, SetupError: as a delivery.
         """
-        channel = self._store.settings.notifications.get(name)
-        if channel is None:
-            known = ", ".join(self._store.settings.notifications) or "none"
-            raise NotFoundError(
-                f"There is no channel {name!r}.", where="[notifications]", next_step=f"The settings have: {known}."
-            )
+        channel = require_channel(self._store, name)
         now = self._store.database.clock.now()
         said = Notification(
             f"{TEST}:{int(now.timestamp())}", TEST, "info", "firing", "A test of this channel", now,
@@ -167,7 +163,7 @@ class NotificationSender:
         numbers = list(dict.fromkeys(one.sequence for one in found))
         known = {one.sequence: one.notification for one in store.notifications.numbered(scope, numbers)}
         runs = store.runs.by_id(scope, [one.run for one in found if one.run is not None])
-        return [_entry(one, known.get(one.sequence), runs.get(one.run or "")) for one in found]
+        return [entry_of(one, known.get(one.sequence), runs.get(one.run or "")) for one in found]
 
     def _send(self, order: DeliveryArguments) -> dict[str, str | None]:
         """Send it, unless it is not to be sent any more."""
@@ -207,12 +203,30 @@ class NotificationSender:
         )  # fmt: skip
 
 
-def _entry(delivery: NotificationDelivery, said: Notification | None, run: Run | None) -> LogEntry:
+def require_channel(store: Store, name: str) -> Channel:
+    """A channel of the settings.
+
+    Raises:
+        NotFoundError: there is none of this name.
+    """
+    channel = store.settings.notifications.get(name)
+    if channel is None:
+        known = ", ".join(store.settings.notifications) or "none"
+        raise NotFoundError(
+            f"There is no channel {name!r}.", where="[notifications]", next_step=f"The settings have: {known}."
+        )
+    return channel
+
+
+def entry_of(delivery: NotificationDelivery, said: Notification | None, run: Run | None) -> LogEntry:
+    """A delivery with what it says and how far its run is."""
+    waits = run is not None and run.status == "queued" and run.error is not None and delivery.status in OPEN
     return LogEntry(
         delivery.created_at, delivery.channel, delivery.notification, delivery.state,
         None if said is None else said.kind, None if said is None else said.severity,
         None if said is None else said.title, delivery.status, delivery.answer, delivery.ended_at, delivery.run,
         0 if run is None else run.attempts, None if run is None else run.error,
+        run.not_before if run is not None and waits else None,
     )  # fmt: skip
 
 

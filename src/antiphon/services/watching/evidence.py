@@ -65,14 +65,16 @@ class WatchEvidence:
         store, scope, application = self._store, self._scope, release.bundle.application
         watch, views = watch_of(project, application.name), view_actions(project, release)
         targets: dict[str, float] = {
-            one.kind: one.target for one in all_objectives(project).values() if one.application == application.name
+            one.kind: one.target
+            for one in all_objectives(project).values()
+            if one.application == application.name and one.target is not None
         }
         shape = application.shape
         outcomes = (
             []
             if shape is None
-            else store.outcomes.of_release(
-                scope, application.name, release.id, shape.name, _BEGINNING, activation.at, _ROLLOUT_OUTCOMES
+            else store.outcomes.newly_joined(
+                scope, application.name, shape.name, _BEGINNING, activation.at, _ROLLOUT_OUTCOMES, release=release.id
             )
         )
         answers = store.receipts.list(
@@ -103,8 +105,8 @@ class WatchEvidence:
         outcomes_until = record.outcomes_until
         if shape is not None and (measures.keys() & {"quality", "calibration"}):
             until = store.outcomes.instant()
-            outcomes = store.outcomes.of_release(
-                self._scope, application.name, release.id, shape.name, outcomes_until, until, _MOST_OUTCOMES
+            outcomes = store.outcomes.newly_joined(
+                self._scope, application.name, shape.name, outcomes_until, until, _MOST_OUTCOMES, release=release.id
             )
             for name in measures.keys() & {"quality", "calibration"}:
                 measures[name] = evidence.with_outcomes(measures[name], outcomes, shape)

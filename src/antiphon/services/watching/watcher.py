@@ -207,9 +207,10 @@ class ReleaseWatcher:
                 return f"{words}: {bad / total:.1%} of {total:,.0f}."
         elif measure.name == "quality" and application.shape is not None and before is not None:
             shape = application.shape
-            outcomes = self._store.outcomes.of_release(
-                self._scope, application.name, previous.id, shape.name, before.since, activation.at, _MOST_OUTCOMES
-            )
+            outcomes = self._store.outcomes.newly_joined(
+                self._scope, application.name, shape.name, before.since, activation.at, _MOST_OUTCOMES,
+                release=previous.id,
+            )  # fmt: skip
             losses = [one for one in (loss_of(outcome, shape) for outcome in outcomes) if one is not None]
             if losses and measure.mean is not None and sum(losses) / len(losses) >= measure.mean:
                 return f"{words}: a loss of {sum(losses) / len(losses):.3f} over {len(losses):,} outcomes."
