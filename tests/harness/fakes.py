@@ -75,6 +75,7 @@ from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
+from antiphon.services.engines.drains import EngineDrains
 from antiphon.services.features.backfills import ProjectBackfills
 from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
 from antiphon.services.features.lineage import FeatureLineage
@@ -361,6 +362,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "costs": partial(ProjectCosts, store),
         "budgets": partial(ProjectBudgets, store),
         "chaos": ProjectChaos(store),
+        "engines": EngineDrains(store),
         "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),

@@ -48,6 +48,7 @@ from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.engines import clients
+from antiphon.services.engines.drains import EngineDrains
 from antiphon.services.engines.remote_models import remote_model_lines
 from antiphon.services.engines.sections import is_scaled
 from antiphon.services.features.feature_services import feature_services
@@ -162,6 +163,7 @@ class ProcessServices:
                 costs=partial(ProjectCosts, store),
                 budgets=partial(ProjectBudgets, store),
                 chaos=ProjectChaos(store),
+                engines=EngineDrains(store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,

@@ -32,7 +32,9 @@ RootKind = Literal[
 
 PlaybookMode = Literal["suggest", "approve", "alone"]
 
-PlaybookAction = Literal["rerun-refresh", "freeze", "roll-back-view", "roll-back-release", "restart-engine", "page"]
+PlaybookAction = Literal[
+    "rerun-refresh", "freeze", "roll-back-view", "roll-back-release", "restart-engine", "drain-engine", "page"
+]
 
 PlaybookGuard = Literal["incident-lasts", "no-owner", "no-freeze", "no-rollout"]
 """``incident-lasts``: a symptom is not over. ``no-owner``: nobody has taken the incident. ``no-freeze``: no freeze that
@@ -40,13 +42,14 @@ a person ordered lasts. ``no-rollout``: no rollout of the application is under w
 
 StepUndo = Literal["at_end", "on_failure", "never"]
 
-UNDOABLE: dict[str, StepUndo] = {"freeze": "at_end", "roll-back-view": "on_failure"}
+UNDOABLE: dict[str, StepUndo] = {"freeze": "at_end", "roll-back-view": "on_failure", "drain-engine": "at_end"}
 """Actions that can be undone, and when they are unless a step says otherwise."""
 
 TARGETED: dict[str, tuple[RootKind, ...]] = {
     "roll-back-view": ("view",),
     "roll-back-release": ("release", "application"),
     "restart-engine": ("engine",),
+    "drain-engine": ("engine",),
 }
 """Kinds of root that an action is about; the others are about no component, or about runs that the evidence names."""
 
@@ -66,7 +69,7 @@ class PlaybookStep(msgspec.Struct, frozen=True):
         undo: ``at_end``: when the incident is resolved, or the playbook fails before. ``on_failure``: then alone.
             ``None``: as :data:`UNDOABLE` says.
         work: classes of work that a freeze is about; the expensive ones without any.
-        duration: of a freeze, which ends by itself.
+        duration: of a freeze or a drain, which end by themselves.
     """
 
     action: PlaybookAction

@@ -27,6 +27,7 @@ from antiphon.gateway.admin import (
     cost,
     datasets,
     documents,
+    engines,
     evaluations,
     feature_watch,
     grants,
@@ -70,8 +71,9 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
-        assets, backfills, views, feature_watch, documents, work, history, objectives, incidents, playbooks, schedules,
-        cost, budgets, lineage, keys, tenants, grants, policies, audit, workbench, files, batches, stored, watches,
+        assets, backfills, views, feature_watch, documents, work, history, objectives, incidents, playbooks, engines,
+        schedules, cost, budgets, lineage, keys, tenants, grants, policies, audit, workbench, files, batches, stored,
+        watches,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

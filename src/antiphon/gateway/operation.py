@@ -43,6 +43,7 @@ KINDS = {
     "conversations": "prediction",
     "cost": "platform",
     "cost-forecast": "platform",
+    "engines": "process",
     "events": "stream",
     "features": "view",
     "lineage": "platform",

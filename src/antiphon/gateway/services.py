@@ -26,6 +26,7 @@ from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
+from antiphon.services.engines.drains import EngineDrains
 from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.feature_services import FeatureServices
 from antiphon.services.governance.audit_trail import AuditTrail
@@ -117,8 +118,8 @@ class AccessServices:
 @dataclass(frozen=True)
 class WorkServices:
     """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, playbooks, costs and
-    budgets of a scope, chaos experiments of the project, batch jobs over tables, and files and batches of OpenAI's
-    API."""
+    budgets of a scope, chaos experiments and drains of engines of the project, batch jobs over tables, and files and
+    batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
@@ -131,6 +132,7 @@ class WorkServices:
     costs: Callable[[Scope], ProjectCosts]
     budgets: Callable[[Scope], ProjectBudgets]
     chaos: ProjectChaos
+    engines: EngineDrains
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches

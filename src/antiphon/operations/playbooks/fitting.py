@@ -72,7 +72,8 @@ def _targets(step: PlaybookStep, chosen: list[tuple[str, tuple[IncidentEvidence,
             found += [one.record.removeprefix(_RUN) for one in evidence if one.record.startswith(_RUN)]
         elif _kind(component) in TARGETED[step.action]:
             process = next((one.record for one in evidence if one.record.startswith("process/")), component)
-            found.append((process if step.action == "restart-engine" else component).partition("/")[2])
+            of_process = step.action in ("restart-engine", "drain-engine")
+            found.append((process if of_process else component).partition("/")[2])
     return list(dict.fromkeys(found))
 
 
