@@ -122,7 +122,7 @@ class EngineDrains:
                 f"A drain lasts {LONGEST.days} days at most.", where="duration", next_step="Drain it again after them."
             )
         with store.database.transaction() as connection:
-            until, found = store.database.clock.now() + length, self.get(engine, within=connection)
+            found = self.get(engine, within=connection)
             if (known := found.drain) is not None:
                 if (known.principal, known.reason) == (principal, reason):
                     return known
@@ -134,9 +134,12 @@ class EngineDrains:
             self.require_other(found, within=connection)
             lease = drain_lease(self._own + found.name)
             self._leases.acquire_all({lease: reason}, principal, length.total_seconds(), within=connection)
-            detail = {"reason": reason, "until": until.isoformat()}
+            held = self._find(found.name, connection)
+            if held is None:
+                raise AssertionError("A lease that was just taken holds.")
+            detail = {"reason": reason, "until": held.until.isoformat()}
             store.audit.append(store.scope, principal, "engine.drain", found.name, detail, within=connection)
-        return EngineDrain(found.name, principal, reason, until)
+        return held
 
     def resume(self, principal: str, engine: str, reason: str, *, of: EngineDrain | None = None) -> EngineDrain | None:
         """Give a drained engine requests again; ``None`` where it was not drained.

@@ -1,0 +1,97 @@
+"""An engine of a running platform is drained, by a person and by a playbook whose worker is killed half-way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.harness.ports import free_port
+from tests.integration.cli.conftest import Run, Up, run_in
+from tests.integration.cli.test_playbooks import until
+
+from antiphon.catalog.incidents import Incident, IncidentEvidence, IncidentSymptom, RootCause
+from antiphon.services.project.store import open_store
+
+SPARE = """
+from antiphon import Playbook, PlaybookStep
+
+Playbook("spare", [PlaybookStep("drain-engine", only_if=())], roots=["engine"], signals=["pace"])
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    made = run_in(tmp_path)("init", "tri", "--blueprint", "triage", "--port", str(free_port()), "--json")
+    assert made.code == 0, made.err
+    found = tmp_path / "tri"
+    settings = found / "antiphon.toml"
+    text = settings.read_text().replace("[engine]", '[engine]\nkind = "simulated"\njoin = true')
+    settings.write_text(text + "\n[processes]\nengines = 2\n")
+    definitions = found / "definitions.py"
+    definitions.write_text(definitions.read_text() + SPARE)
+    return found
+
+
+def drained(antiphon: Run) -> dict[str, str]:
+    """Who drains which engine."""
+    listed = antiphon("engines", "list", "--json").json()
+    return {one["name"].partition("@")[0]: one["drain"]["principal"] for one in listed if one["drain"]}
+
+
+def slow_engine(project: Path) -> None:
+    """An incident of one slow engine, as the watch opens it."""
+    now = datetime.now(UTC)
+    with open_store(project) as store:
+        evidence = IncidentEvidence("engine/engine-2", "pace", "It takes 80 ms for a token.", now)
+        incident = Incident(
+            "inc_slow", "open", "warning", "infrastructure", "engine/engine-2 is slow", now, now,
+            (RootCause("engine/engine-2", "infrastructure", (evidence,)),),
+            (IncidentSymptom("pace", "engine/engine-2", now, evidence),),
+        )  # fmt: skip
+        with store.database.transaction() as connection:
+            store.incidents.put(store.scope, incident, within=connection)
+
+
+def test_an_engine_is_drained_and_comes_back(project: Path) -> None:
+    antiphon = run_in(project)
+    up = Up(project)
+    try:
+        up.until(lambda told: any(one.get("event") == "up" for one in told))
+        until(lambda: antiphon("engines", "list", "--json").json(), lambda found: len(found) == 2, 30, "they join")
+        assert antiphon("features", "refresh", "tickets", "--wait").code == 0
+        assert antiphon("engines", "drain", "engine", "--reason", "an update", "--for", "10m").code == 0
+        assert antiphon("engines", "drain", "engine-2", "--reason", "too").code != 0
+        assert "drained" in until(lambda: antiphon("status").out, lambda said: "drained" in said, 10, "it is shown")
+        assert antiphon("ask", "triage", "Our shop is down.", "-e", "customer=acme").code == 0
+        assert antiphon("engines", "resume", "engine", "--reason", "done").code == 0
+        assert drained(antiphon) == {}
+
+        slow_engine(project)
+        begun = antiphon("playbooks", "run", "spare", "inc_slow", "--reason", "it is slow", "--json")
+        assert begun.code == 0, begun.err
+        until(lambda: drained(antiphon), bool, 60, "it is not drained")
+        os.kill(json.loads((project / ".antiphon" / "run" / "worker.pid").read_text())["pid"], signal.SIGKILL)
+        runs = ("playbooks", "runs", "--playbook", "spare", "--json")
+        run = until(lambda: antiphon(*runs).json()[0], lambda one: one["state"] not in ("ordered",), 120, "it goes on")
+        assert run["state"] == "done", run["problem"]
+        assert [one["action"] for one in run["outcomes"]] == ["drain-engine"]
+        assert "and nothing is in it" in run["outcomes"][0]["sentence"]
+        assert drained(antiphon) == {"engine-2": "playbook:spare"}
+
+        assert antiphon("incidents", "resolve", "inc_slow", "--reason", "it is quick again").code == 0
+        until(lambda: antiphon(*runs).json()[0]["state"], lambda state: state == "ended", 60, "it is not undone")
+        assert drained(antiphon) == {}
+        acts = [
+            (one["principal"], one["action"])
+            for one in antiphon("audit", "query", "--json", "--limit", "1000").json()
+            if one["action"].startswith("engine.")
+        ]
+        assert [act for by, act in acts if by == "playbook:spare"] in (
+            ["engine.drain", "engine.resume"], ["engine.resume", "engine.drain"],
+        )  # fmt: skip
+    finally:
+        assert up.stop() == 0
