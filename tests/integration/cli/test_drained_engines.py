@@ -1,4 +1,5 @@
-"""An engine of a running platform is drained, by a person and by a playbook whose worker is killed half-way."""
+"""An engine of a running platform is drained, by a person and by a playbook whose worker is killed half-way and
+which another one comes after."""
 
 from __future__ import annotations
 
@@ -20,6 +21,10 @@ SPARE = """
 from antiphon import Playbook, PlaybookStep
 
 Playbook("spare", [PlaybookStep("drain-engine", only_if=())], roots=["engine"], signals=["pace"])
+Playbook(
+    "tell", [PlaybookStep("page", only_if=())], roots=["engine"], signals=["pace"], mode="alone", after="spare",
+    once="mended",
+)
 """
 
 
@@ -71,6 +76,9 @@ def test_an_engine_is_drained_and_comes_back(project: Path) -> None:
         assert drained(antiphon) == {}
 
         slow_engine(project)
+        early = antiphon("playbooks", "run", "tell", "inc_slow", "--reason", "now")
+        assert "The turn of tell is after spare, once it has done its steps" in early.err
+        assert "turn: after spare, once it has done its steps" in antiphon("playbooks", "show", "tell").out
         begun = antiphon("playbooks", "run", "spare", "inc_slow", "--reason", "it is slow", "--json")
         assert begun.code == 0, begun.err
         until(lambda: drained(antiphon), bool, 60, "it is not drained")
@@ -81,6 +89,8 @@ def test_an_engine_is_drained_and_comes_back(project: Path) -> None:
         assert [one["action"] for one in run["outcomes"]] == ["drain-engine"]
         assert "and nothing is in it" in run["outcomes"][0]["sentence"]
         assert drained(antiphon) == {"engine-2": "playbook:spare"}
+        told = ("playbooks", "runs", "--playbook", "tell", "--json")
+        until(lambda: antiphon(*told).json(), lambda found: found and found[0]["state"] == "done", 60, "it goes on")
 
         assert antiphon("incidents", "resolve", "inc_slow", "--reason", "it is quick again").code == 0
         until(lambda: antiphon(*runs).json()[0]["state"], lambda state: state == "ended", 60, "it is not undone")

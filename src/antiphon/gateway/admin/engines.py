@@ -25,7 +25,7 @@ class DrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     duration: str = "1h"
 
 
-class DrainEnded(msgspec.Struct, frozen=True):
+class DrainEnd(msgspec.Struct, frozen=True):
     """The drain that was ended; ``null`` where there was none."""
 
     drain: EngineDrain | None
@@ -42,8 +42,8 @@ def _drain(call: OperationCall, body: DrainRequest) -> EngineDrain:
 
 
 @operation("POST", "/admin/engines/{engine}/resume", "Give a drained engine requests again.", "administer")
-def _resume(call: OperationCall, body: ReasonRequest) -> DrainEnded:
-    return DrainEnded(_engines(call).resume(call.principal.id, call.path["engine"], body.reason))
+def _resume(call: OperationCall, body: ReasonRequest) -> DrainEnd:
+    return DrainEnd(_engines(call).resume(call.principal.id, call.path["engine"], body.reason))
 
 
 def _engines(call: OperationCall) -> EngineDrains:

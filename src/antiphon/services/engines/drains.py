@@ -42,14 +42,14 @@ class JoinedEngine(msgspec.Struct, frozen=True):
 
     Attributes:
         requests: in it, running or waiting, as it told last.
-        told_at: when it did.
+        reported_at: when it did.
         drain: while it is given no new request.
     """
 
     name: str
     models: tuple[str, ...]
     requests: int
-    told_at: datetime
+    reported_at: datetime
     drain: EngineDrain | None = None
 
 
@@ -70,8 +70,8 @@ class EngineDrains:
             if one.name.startswith(self._own) and lease is not None:
                 name = one.name.removeprefix(self._own)
                 drain = self._find(name, within) if one.drained else None
-                told_at = lease.until - timedelta(seconds=LEASE_SECONDS)
-                found.append(JoinedEngine(name, models_of(one), requests_in(one.load), told_at, drain))
+                reported_at = lease.until - timedelta(seconds=LEASE_SECONDS)
+                found.append(JoinedEngine(name, models_of(one), requests_in(one.load), reported_at, drain))
         return tuple(found)
 
     def get(self, engine: str, *, within: Connection | None = None) -> JoinedEngine:

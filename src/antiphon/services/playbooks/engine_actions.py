@@ -98,7 +98,7 @@ class EngineActions:
         found: JoinedEngine | None = next((one for one in self._drains.list() if one.name == engine), None)
         if found is None:
             return 0
-        return found.requests if found.told_at > settled else None
+        return found.requests if found.reported_at > settled else None
 
     def _running(self, name: str) -> ProcessRecord | None:
         records = read_records(self._store.paths.run)
