@@ -33,8 +33,9 @@ RootKind = Literal[
 PlaybookMode = Literal["suggest", "approve", "alone"]
 
 PlaybookAction = Literal[
-    "rerun-refresh", "freeze", "roll-back-view", "roll-back-release", "restart-engine", "drain-engine", "page"
-]
+    "rerun-refresh", "freeze", "limit-batch", "roll-back-view", "roll-back-release", "restart-engine", "drain-engine",
+    "page",
+]  # fmt: skip
 
 PlaybookGuard = Literal["incident-lasts", "no-owner", "no-freeze", "no-rollout"]
 """``incident-lasts``: a symptom is not over. ``no-owner``: nobody has taken the incident. ``no-freeze``: no freeze that
@@ -45,7 +46,9 @@ PlaybookEnd = Literal["failed", "mended"]
 
 StepUndo = Literal["at_end", "on_failure", "never"]
 
-UNDOABLE: dict[str, StepUndo] = {"freeze": "at_end", "roll-back-view": "on_failure", "drain-engine": "at_end"}
+UNDOABLE: dict[str, StepUndo] = {
+    "freeze": "at_end", "limit-batch": "at_end", "roll-back-view": "on_failure", "drain-engine": "at_end",
+}  # fmt: skip
 """Actions that can be undone, and when they are unless a step says otherwise."""
 
 TARGETED: dict[str, tuple[RootKind, ...]] = {
@@ -59,6 +62,7 @@ TARGETED: dict[str, tuple[RootKind, ...]] = {
 _ENDS: dict[PlaybookEnd, str] = {"failed": "failed", "mended": "done its steps"}
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,59}\Z")
 _MOST_STEPS = 20
+_MOST_SLOTS = 64
 _CHOICES: dict[str, tuple[str, ...]] = {"classes": get_args(IncidentClass), "roots": get_args(RootKind)}
 
 
@@ -72,8 +76,9 @@ class PlaybookStep(msgspec.Struct, frozen=True):
         most_per_hour: by any playbook of the tenant, or the playbook has failed.
         undo: ``at_end``: when the incident is resolved, or the playbook fails before. ``on_failure``: then alone.
             ``None``: as :data:`UNDOABLE` says.
-        work: classes of work that a freeze is about; the expensive ones without any.
-        duration: of a freeze or a drain, which end by themselves.
+        work: classes of work that a freeze or limit is about; without any the expensive ones, of a limit ``batch``.
+        slots: of a limit: so many runs of that work are under way at once.
+        duration: of a freeze, a limit or a drain, which end by themselves.
     """
 
     action: PlaybookAction
@@ -83,6 +88,7 @@ class PlaybookStep(msgspec.Struct, frozen=True):
     undo: StepUndo | None = None
     work: tuple[WorkClass, ...] = ()
     duration: str = "1h"
+    slots: int = 1
 
     @property
     def undone(self) -> StepUndo:
@@ -201,6 +207,8 @@ def _mistakes(spec: PlaybookSpec) -> Iterator[str]:
         yield from _durations(label, wait=step.wait, duration=step.duration)
         if step.most_per_hour < 1:
             yield f"{label}most_per_hour is a number from 1 on."
+        if not 1 <= step.slots <= _MOST_SLOTS:
+            yield f"{label}slots is a number from 1 to {_MOST_SLOTS}."
         if step.undo not in (None, "never") and step.action not in UNDOABLE:
             yield f"{label}it cannot be undone; those that can are {', '.join(UNDOABLE)}."
         kinds = TARGETED.get(step.action, ())

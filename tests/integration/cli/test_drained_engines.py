@@ -25,6 +25,9 @@ Playbook(
     "tell", [PlaybookStep("page", only_if=())], roots=["engine"], signals=["pace"], mode="alone", after="spare",
     once="mended",
 )
+Playbook(
+    "fewer", [PlaybookStep("limit-batch", only_if=(), wait="2s", slots=2)], roots=["engine"], signals=["pace"],
+)
 """
 
 
@@ -61,6 +64,10 @@ def slow_engine(project: Path) -> None:
             store.incidents.put(store.scope, incident, within=connection)
 
 
+def kill_worker(project: Path) -> None:
+    os.kill(json.loads((project / ".antiphon" / "run" / "worker.pid").read_text())["pid"], signal.SIGKILL)
+
+
 def test_an_engine_is_drained_and_comes_back(project: Path) -> None:
     antiphon = run_in(project)
     up = Up(project)
@@ -82,7 +89,7 @@ def test_an_engine_is_drained_and_comes_back(project: Path) -> None:
         begun = antiphon("playbooks", "run", "spare", "inc_slow", "--reason", "it is slow", "--json")
         assert begun.code == 0, begun.err
         until(lambda: drained(antiphon), bool, 60, "it is not drained")
-        os.kill(json.loads((project / ".antiphon" / "run" / "worker.pid").read_text())["pid"], signal.SIGKILL)
+        kill_worker(project)
         runs = ("playbooks", "runs", "--playbook", "spare", "--json")
         run = until(lambda: antiphon(*runs).json()[0], lambda one: one["state"] not in ("ordered",), 120, "it goes on")
         assert run["state"] == "done", run["problem"]
@@ -92,9 +99,21 @@ def test_an_engine_is_drained_and_comes_back(project: Path) -> None:
         told = ("playbooks", "runs", "--playbook", "tell", "--json")
         until(lambda: antiphon(*told).json(), lambda found: found and found[0]["state"] == "done", 60, "it goes on")
 
+        limited = ("playbooks", "runs", "--playbook", "fewer", "--json")
+        assert antiphon("playbooks", "run", "fewer", "inc_slow", "--reason", "users wait").code == 0
+        kill_worker(project)
+        until(lambda: antiphon(*limited).json()[0]["state"], lambda state: state == "done", 60, "it goes on")
+        (limit,) = antiphon("freeze", "list", "--json").json()
+        assert (limit["kind"], limit["slots"], limit["principal"]) == ("limit", 2, "playbook:fewer")
+        mine = ("--reason", "mine", "--for", "1h", "--work", "batch", "--slots", "1")
+        own = antiphon("freeze", "begin", *mine, "--json")
+        assert (own.json()["kind"], own.json()["slots"]) == ("limit", 1)
+        assert antiphon("freeze", "end", own.json()["id"]).code == 0
+
         assert antiphon("incidents", "resolve", "inc_slow", "--reason", "it is quick again").code == 0
         until(lambda: antiphon(*runs).json()[0]["state"], lambda state: state == "ended", 60, "it is not undone")
         assert drained(antiphon) == {}
+        until(lambda: antiphon("freeze", "list", "--json").json(), lambda found: not found, 60, "the limit lasts")
         acts = [
             (one["principal"], one["action"])
             for one in antiphon("audit", "query", "--json", "--limit", "1000").json()

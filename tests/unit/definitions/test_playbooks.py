@@ -61,6 +61,7 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path) -> None:
         ({"steps": [PlaybookStep("reboot")]}, "Invalid enum value 'reboot'"),  # type: ignore[arg-type]
         ({"steps": [PlaybookStep("freeze", duration="8d")]}, "it is 7d at most"),
         ({"steps": [PlaybookStep("freeze", most_per_hour=0)]}, "most_per_hour"),
+        ({"steps": [PlaybookStep("limit-batch", slots=0)]}, "slots is a number from 1 to 64"),
         ({"steps": [PlaybookStep("page", undo="at_end")]}, "it cannot be undone"),
         ({"once": "mended"}, "once is about the playbook that it comes after"),
         ({"after": "calm-first", "once": "over"}, "Invalid enum value 'over'"),

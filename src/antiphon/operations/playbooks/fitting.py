@@ -46,7 +46,7 @@ def fit(playbook: PlaybookSpec, incident: Incident) -> PlaybookFit | None:
         return None
     plan: list[PlannedStep] = []
     for number, step in enumerate(playbook.steps, 1):
-        targets = [""] if step.action in ("freeze", "page") else _targets(step, chosen)
+        targets = [""] if step.action in ("freeze", "limit-batch", "page") else _targets(step, chosen)
         if not targets:
             return None
         plan += [PlannedStep(number, step, target) for target in targets]

@@ -21,11 +21,13 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.playbooks import PlaybookAction, PlaybookGuard
+from antiphon.definitions.workflows import EXPENSIVE, WorkClass
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.governance.identity.principal import PLAYBOOK, Limits, Principal, playbook_principal
 from antiphon.governance.policy.request import Action
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.conducting.windows import held_workflows
 from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.playbooks.engine_actions import EngineActions
 from antiphon.services.project.store import Store
@@ -34,6 +36,7 @@ from antiphon.services.rollouts import rollout_transitions
 RIGHTS: Mapping[PlaybookAction, tuple[Action, str]] = {
     "rerun-refresh": ("publish", "view"),
     "freeze": ("release", "application"),
+    "limit-batch": ("release", "application"),
     "roll-back-view": ("publish", "view"),
     "roll-back-release": ("release", "application"),
     "restart-engine": ("administer", "process"),
@@ -47,6 +50,7 @@ PAGE = "incident.page"
 
 _LOOK = 0.5
 _RERUN_SECONDS = 1_800.0
+_LIMITED: tuple[WorkClass, ...] = ("batch",)
 _HOUR = timedelta(hours=1)
 
 
@@ -107,7 +111,7 @@ class PlaybookActions:
             case "drain-engine":
                 by, duration = principal_of(run, self._scope.tenant).id, planned.step.duration
                 return await self._engines.drain(by, _reason(run), duration, seen)
-            case "freeze":
+            case "freeze" | "limit-batch":
                 return await asyncio.to_thread(self._freeze, run, planned)
             case "roll-back-view":
                 return await asyncio.to_thread(self._roll_back_view, run, planned)
@@ -119,11 +123,11 @@ class PlaybookActions:
     def undo(self, run: PlaybookRun, planned: PlannedStep, done: Mapping[str, Any]) -> dict[str, Any]:
         """Undo a step by its result; ``sentence`` says what was undone."""
         by = principal_of(run, self._scope.tenant).id
-        if planned.step.action == "freeze":
+        if planned.step.action in ("freeze", "limit-batch"):
             if any(one.id == done["freeze"] for one in self._schedules.holds()):
                 with suppress(NotFoundError):  # It ended meanwhile.
                     self._schedules.thaw(by, str(done["freeze"]))
-            return {"sentence": f"The freeze {done['freeze']} is over."}
+            return {"sentence": f"The {_hold_kind(planned)} {done['freeze']} is over."}
         if planned.step.action == "drain-engine":
             return self._engines.resume(done)
         held = self._rollback.held(self._scope).get(planned.target)
@@ -177,6 +181,9 @@ class PlaybookActions:
                         next_step=f"A person decides: `antiphon runs retry {target}`.",
                     )
                 return {"views": [str(view).partition("@")[0] for view in found.arguments["views"]]}
+            case "limit-batch":
+                workflows = held_workflows(planned.step.work or _LIMITED)
+                return {"under_way": sum(one.workflow in workflows for one in store.runs.under_way(scope))}
             case "roll-back-view":
                 held = self._rollback.held(scope).get(target)
                 if held is not None:
@@ -234,12 +241,18 @@ class PlaybookActions:
         raise AssertionError
 
     def _freeze(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
-        by, reason = principal_of(run, self._scope.tenant).id, _reason(run)
-        known = next((one for one in self._schedules.holds() if (one.principal, one.reason) == (by, reason)), None)
+        by, reason, step = principal_of(run, self._scope.tenant).id, _reason(run), planned.step
+        slots, work = (
+            (step.slots, step.work or _LIMITED) if step.action == "limit-batch" else (0, step.work or EXPENSIVE)
+        )
+        own = by, reason, slots, held_workflows(work)
+        holds = self._schedules.holds()
+        known = next((one for one in holds if (one.principal, one.reason, one.slots, one.workflows) == own), None)
         if known is None:
-            until = self._store.database.clock.now() + parse_duration(planned.step.duration)
-            known = self._schedules.freeze(by, reason, until, planned.step.work)
-        return {"freeze": known.id, "sentence": f"Work is frozen until {known.until:%H:%M:%S}Z ({known.id})."}
+            until = self._store.database.clock.now() + parse_duration(step.duration)
+            known = self._schedules.freeze(by, reason, until, work, slots=slots)
+        what = f"{', '.join(work)} is limited to {slots} at once" if slots else "Work is frozen"
+        return {"freeze": known.id, "sentence": f"{what} until {known.until:%H:%M:%S}Z ({known.id})."}
 
     def _roll_back_view(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
         scope, view, reason = self._scope, planned.target, _reason(run)
@@ -291,4 +304,8 @@ def _reason(run: PlaybookRun) -> str:
 
 
 def _resource(planned: PlannedStep) -> str:
-    return "*" if planned.step.action in ("rerun-refresh", "freeze", "page") else planned.target
+    return "*" if planned.step.action in ("rerun-refresh", "freeze", "limit-batch", "page") else planned.target
+
+
+def _hold_kind(planned: PlannedStep) -> str:
+    return "freeze" if planned.step.action == "freeze" else "limit"
