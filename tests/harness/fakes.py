@@ -92,6 +92,7 @@ from antiphon.services.learning.learning_services import LearningServices, learn
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.playbooks.project import project_playbooks
+from antiphon.services.precomputed import ProjectPrecomputedModes
 from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
@@ -359,6 +360,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "watches": partial(ProjectWatches, store),
         "incidents": partial(ProjectIncidents, store),
         "playbooks": project_playbooks(store, platform),
+        "precomputed": partial(ProjectPrecomputedModes, store),
         "costs": partial(ProjectCosts, store),
         "budgets": partial(ProjectBudgets, store),
         "chaos": ProjectChaos(store),

@@ -65,6 +65,7 @@ from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.playbooks.project import project_playbooks
+from antiphon.services.precomputed import ProjectPrecomputedModes
 from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
@@ -160,6 +161,7 @@ class ProcessServices:
                 watches=partial(ProjectWatches, store),
                 incidents=partial(ProjectIncidents, store),
                 playbooks=project_playbooks(store, self.features),
+                precomputed=partial(ProjectPrecomputedModes, store),
                 costs=partial(ProjectCosts, store),
                 budgets=partial(ProjectBudgets, store),
                 chaos=ProjectChaos(store),

@@ -34,7 +34,7 @@ PlaybookMode = Literal["suggest", "approve", "alone"]
 
 PlaybookAction = Literal[
     "rerun-refresh", "freeze", "limit-batch", "roll-back-view", "roll-back-release", "restart-engine", "drain-engine",
-    "page",
+    "serve-precomputed", "page",
 ]  # fmt: skip
 
 PlaybookGuard = Literal["incident-lasts", "no-owner", "no-freeze", "no-rollout"]
@@ -48,6 +48,7 @@ StepUndo = Literal["at_end", "on_failure", "never"]
 
 UNDOABLE: dict[str, StepUndo] = {
     "freeze": "at_end", "limit-batch": "at_end", "roll-back-view": "on_failure", "drain-engine": "at_end",
+    "serve-precomputed": "at_end",
 }  # fmt: skip
 """Actions that can be undone, and when they are unless a step says otherwise."""
 
@@ -56,6 +57,7 @@ TARGETED: dict[str, tuple[RootKind, ...]] = {
     "roll-back-release": ("release", "application"),
     "restart-engine": ("engine",),
     "drain-engine": ("engine",),
+    "serve-precomputed": ("application", "release"),
 }
 """Kinds of root that an action is about; the others are about no component, or about runs that the evidence names."""
 
@@ -78,7 +80,7 @@ class PlaybookStep(msgspec.Struct, frozen=True):
             ``None``: as :data:`UNDOABLE` says.
         work: classes of work that a freeze or limit is about; without any the expensive ones, of a limit ``batch``.
         slots: of a limit: so many runs of that work are under way at once.
-        duration: of a freeze, a limit or a drain, which end by themselves.
+        duration: of a freeze, a limit, a drain or answers from store, which end by themselves.
     """
 
     action: PlaybookAction

@@ -40,6 +40,7 @@ from antiphon.gateway.admin import (
     outcomes,
     playbooks,
     policies,
+    precomputed,
     predictions,
     publications,
     releases,
@@ -72,8 +73,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
         assets, backfills, views, feature_watch, documents, work, history, objectives, incidents, playbooks, engines,
-        schedules, cost, budgets, lineage, keys, tenants, grants, policies, audit, workbench, files, batches, stored,
-        watches,
+        precomputed, schedules, cost, budgets, lineage, keys, tenants, grants, policies, audit, workbench,
+        files, batches, stored, watches,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

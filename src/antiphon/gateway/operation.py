@@ -50,6 +50,7 @@ KINDS = {
     "lineage-events": "platform",
     "outcomes": "application",
     "policies": "policy",
+    "precomputed": "application",
     "responses": "prediction",
     "runs-plan": "run",
     "schedules-forecast": "schedule",

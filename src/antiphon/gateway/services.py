@@ -39,6 +39,7 @@ from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.playbooks.project import ProjectPlaybooks
+from antiphon.services.precomputed import ProjectPrecomputedModes
 from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.runs import ProjectRuns
 from antiphon.services.watching.report import ProjectWatches
@@ -117,9 +118,9 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, playbooks, costs and
-    budgets of a scope, chaos experiments and drains of engines of the project, batch jobs over tables, and files and
-    batches of OpenAI's API."""
+    """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, playbooks, applications
+    that answer from store alone, costs and budgets of a scope, chaos experiments and drains of engines of the project,
+    batch jobs over tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
@@ -129,6 +130,7 @@ class WorkServices:
     watches: Callable[[Scope], ProjectWatches]
     incidents: Callable[[Scope], ProjectIncidents]
     playbooks: Callable[[Scope], ProjectPlaybooks]
+    precomputed: Callable[[Scope], ProjectPrecomputedModes]
     costs: Callable[[Scope], ProjectCosts]
     budgets: Callable[[Scope], ProjectBudgets]
     chaos: ProjectChaos

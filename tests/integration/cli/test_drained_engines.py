@@ -26,6 +26,9 @@ Playbook(
     once="mended",
 )
 Playbook(
+    "stored", [PlaybookStep("serve-precomputed", only_if=(), wait="2s")], roots=["application"], signals=["slow"],
+)
+Playbook(
     "fewer", [PlaybookStep("limit-batch", only_if=(), wait="2s", slots=2)], roots=["engine"], signals=["pace"],
 )
 """
@@ -50,15 +53,15 @@ def drained(antiphon: Run) -> dict[str, str]:
     return {one["name"].partition("@")[0]: one["drain"]["principal"] for one in listed if one["drain"]}
 
 
-def slow_engine(project: Path) -> None:
-    """An incident of one slow engine, as the watch opens it."""
+def open_incident(project: Path, name: str, component: str, signal: str) -> None:
+    """An incident of one cause, as the watch opens it."""
     now = datetime.now(UTC)
     with open_store(project) as store:
-        evidence = IncidentEvidence("engine/engine-2", "pace", "It takes 80 ms for a token.", now)
+        evidence = IncidentEvidence(component, signal, f"{component} is slow.", now)
         incident = Incident(
-            "inc_slow", "open", "warning", "infrastructure", "engine/engine-2 is slow", now, now,
-            (RootCause("engine/engine-2", "infrastructure", (evidence,)),),
-            (IncidentSymptom("pace", "engine/engine-2", now, evidence),),
+            name, "open", "warning", "infrastructure", f"{component} is slow", now, now,
+            (RootCause(component, "infrastructure", (evidence,)),),
+            (IncidentSymptom(signal, component, now, evidence),),
         )  # fmt: skip
         with store.database.transaction() as connection:
             store.incidents.put(store.scope, incident, within=connection)
@@ -66,6 +69,28 @@ def slow_engine(project: Path) -> None:
 
 def kill_worker(project: Path) -> None:
     os.kill(json.loads((project / ".antiphon" / "run" / "worker.pid").read_text())["pid"], signal.SIGKILL)
+
+
+def answers_from_store(antiphon: Run, project: Path) -> None:
+    """Have the application answer from store alone by a playbook whose worker is killed, until the incident is over."""
+    known, new = (("ask", "triage", question, "-e", "customer=acme") for question in ("Our shop is down.", "And now?"))
+    open_incident(project, "inc_users", "application/triage", "slow")
+    assert antiphon("playbooks", "run", "stored", "inc_users", "--reason", "users wait").code == 0
+    kill_worker(project)
+    runs = ("playbooks", "runs", "--playbook", "stored", "--json")
+    until(lambda: antiphon(*runs).json()[0]["state"], lambda state: state == "done", 60, "it goes on")
+    (mode,) = antiphon("precomputed", "list", "--json").json()
+    assert (mode["application"], mode["principal"]) == ("triage", "playbook:stored")
+    assert antiphon(*known).code == 0
+    refused = antiphon(*new)
+    assert (refused.code, "answers from store alone until" in refused.err) == (6, True)
+    assert antiphon("precomputed", "begin", "triage", "--reason", "mine").code != 0
+    assert antiphon("incidents", "resolve", "inc_users", "--reason", "they do not wait").code == 0
+    until(lambda: antiphon("precomputed", "list", "--json").json(), lambda found: not found, 60, "it lasts")
+    assert antiphon(*new).code == 0
+    begun = antiphon("precomputed", "begin", "triage", "--reason", "an update", "--for", "10m", "--json")
+    assert begun.json()["application"] == "triage"
+    assert "answers as ever" in antiphon("precomputed", "end", "triage", "--reason", "done").out
 
 
 def test_an_engine_is_drained_and_comes_back(project: Path) -> None:
@@ -82,7 +107,7 @@ def test_an_engine_is_drained_and_comes_back(project: Path) -> None:
         assert antiphon("engines", "resume", "engine", "--reason", "done").code == 0
         assert drained(antiphon) == {}
 
-        slow_engine(project)
+        open_incident(project, "inc_slow", "engine/engine-2", "pace")
         early = antiphon("playbooks", "run", "tell", "inc_slow", "--reason", "now")
         assert "The turn of tell is after spare, once it has done its steps" in early.err
         assert "turn: after spare, once it has done its steps" in antiphon("playbooks", "show", "tell").out
@@ -109,6 +134,8 @@ def test_an_engine_is_drained_and_comes_back(project: Path) -> None:
         own = antiphon("freeze", "begin", *mine, "--json")
         assert (own.json()["kind"], own.json()["slots"]) == ("limit", 1)
         assert antiphon("freeze", "end", own.json()["id"]).code == 0
+
+        answers_from_store(antiphon, project)
 
         assert antiphon("incidents", "resolve", "inc_slow", "--reason", "it is quick again").code == 0
         until(lambda: antiphon(*runs).json()[0]["state"], lambda state: state == "ended", 60, "it is not undone")

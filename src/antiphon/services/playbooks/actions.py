@@ -30,6 +30,7 @@ from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conducting.windows import held_workflows
 from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.playbooks.engine_actions import EngineActions
+from antiphon.services.precomputed import ProjectPrecomputedModes
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 
@@ -41,6 +42,7 @@ RIGHTS: Mapping[PlaybookAction, tuple[Action, str]] = {
     "roll-back-release": ("release", "application"),
     "restart-engine": ("administer", "process"),
     "drain-engine": ("administer", "process"),
+    "serve-precomputed": ("release", "application"),
     "page": ("read", "incident"),
 }
 """The action and the kind of resource that policy is asked about, before a step is taken."""
@@ -62,6 +64,7 @@ class PlaybookActions:
         self._scope = scope
         self._rollback = rollback
         self._engines = EngineActions(store)
+        self._precomputed = ProjectPrecomputedModes(store, scope)
         self._schedules = ProjectSchedules(store, scope)
         self._releases = rollout_transitions(store)
 
@@ -113,6 +116,8 @@ class PlaybookActions:
                 return await self._engines.drain(by, _reason(run), duration, seen)
             case "freeze" | "limit-batch":
                 return await asyncio.to_thread(self._freeze, run, planned)
+            case "serve-precomputed":
+                return await asyncio.to_thread(self._serve_precomputed, run, planned)
             case "roll-back-view":
                 return await asyncio.to_thread(self._roll_back_view, run, planned)
             case "roll-back-release":
@@ -130,6 +135,10 @@ class PlaybookActions:
             return {"sentence": f"The {_hold_kind(planned)} {done['freeze']} is over."}
         if planned.step.action == "drain-engine":
             return self._engines.resume(done)
+        if planned.step.action == "serve-precomputed":
+            reason = _reason(run)
+            self._precomputed.end(by, planned.target, f"undone: {reason}", of=(by, reason))
+            return {"sentence": f"{planned.target} answers as ever."}
         held = self._rollback.held(self._scope).get(planned.target)
         if held is not None and held.reason == _reason(run):
             self._rollback.resume(self._scope, planned.target, reason=f"undone: {_reason(run)}", principal=by)
@@ -202,6 +211,10 @@ class PlaybookActions:
                 return {"live": stack[-1], "before": stack[-2]}
             case "restart-engine":
                 return self._engines.observe_process(target)
+            case "serve-precomputed":
+                by = principal_of(run, scope.tenant).id
+                begun = self._precomputed.require_free(target, by, _reason(run)) is not None
+                return {"live": activation_stack(store.releases.history(scope, target))[-1], "begun": begun}
             case "drain-engine":
                 return self._engines.observe_engine(target, principal_of(run, scope.tenant).id, _reason(run))
         return {}
@@ -253,6 +266,11 @@ class PlaybookActions:
             known = self._schedules.freeze(by, reason, until, work, slots=slots)
         what = f"{', '.join(work)} is limited to {slots} at once" if slots else "Work is frozen"
         return {"freeze": known.id, "sentence": f"{what} until {known.until:%H:%M:%S}Z ({known.id})."}
+
+    def _serve_precomputed(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
+        by, duration = principal_of(run, self._scope.tenant).id, planned.step.duration
+        mode = self._precomputed.begin(by, planned.target, _reason(run), duration)
+        return {"sentence": f"{mode.application} answers from store alone until {mode.until:%H:%M:%S}Z."}
 
     def _roll_back_view(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
         scope, view, reason = self._scope, planned.target, _reason(run)
