@@ -91,6 +91,22 @@ async def test_what_a_person_ordered_stays(desk: MendedDesk) -> None:
     assert modes(desk) == {"desk": "ada"}
 
 
+async def test_what_a_person_ordered_since_stays(desk: MendedDesk) -> None:
+    overload(desk)
+    desk.playbooks.approve("inc_1.stored", "ben", "users wait")
+    await desk.work()
+    desk.look()
+    found = ProjectPrecomputedModes(desk.store, desk.scope)
+    found.end("ada", "desk", "mine now")
+    found.begin("ada", "desk", "an update", "1h")
+    desk.resolve()
+    desk.look()
+    await desk.work()
+    desk.look()
+    assert desk.run("stored").state == "ended"
+    assert modes(desk) == {"desk": "ada"}
+
+
 async def test_it_ends_by_itself(desk: MendedDesk) -> None:
     overload(desk)
     desk.playbooks.approve("inc_1.stored", "ben", "users wait")
