@@ -75,6 +75,7 @@ from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
+from antiphon.services.engines.drains import EngineDrains
 from antiphon.services.features.backfills import ProjectBackfills
 from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
 from antiphon.services.features.lineage import FeatureLineage
@@ -92,6 +93,7 @@ from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.notifications.project_notifications import ProjectNotifications
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.playbooks.project import project_playbooks
+from antiphon.services.precomputed import ProjectPrecomputedModes
 from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
@@ -360,9 +362,11 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "watches": partial(ProjectWatches, store),
         "incidents": partial(ProjectIncidents, store),
         "playbooks": project_playbooks(store, platform),
+        "precomputed": partial(ProjectPrecomputedModes, store),
         "costs": partial(ProjectCosts, store),
         "budgets": partial(ProjectBudgets, store),
         "chaos": ProjectChaos(store),
+        "engines": EngineDrains(store),
         "run_lineage": ProjectLineage(store),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
         "files": (files := file_store(database, SECRET)),

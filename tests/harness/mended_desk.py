@@ -72,11 +72,16 @@ class MendedDesk(WatchedRelease):
             self.store.incidents.put(self.scope, incident, within=connection)
         return incident
 
-    def resolve(self, name: str = "inc_1") -> None:
-        """End an incident, as the watch does."""
+    def mitigate(self, name: str = "inc_1") -> Incident:
+        """End the symptoms of an incident, as the watch does."""
         found, now = self.store.incidents.get(self.scope, name), self.clock.now()
         over = tuple(msgspec.structs.replace(one, until=now) for one in found.symptoms)
-        self.put(msgspec.structs.replace(found, state="resolved", symptoms=over, resolved_at=now, updated_at=now))
+        return self.put(msgspec.structs.replace(found, state="mitigated", symptoms=over, updated_at=now))
+
+    def resolve(self, name: str = "inc_1") -> None:
+        """End an incident, as the watch does."""
+        found = self.mitigate(name)
+        self.put(msgspec.structs.replace(found, state="resolved", resolved_at=found.updated_at))
 
     async def work(self, wrap: Callable[[RunContext], RunContext] = lambda one: one) -> None:
         """Take every step that is ordered, to its end."""

@@ -48,6 +48,7 @@ from antiphon.services.conducting.traffic import TrafficForecasts
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.engines import clients
+from antiphon.services.engines.drains import EngineDrains
 from antiphon.services.engines.remote_models import remote_model_lines
 from antiphon.services.engines.sections import is_scaled
 from antiphon.services.features.feature_services import feature_services
@@ -65,6 +66,7 @@ from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.notifications.project_notifications import ProjectNotifications
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.playbooks.project import project_playbooks
+from antiphon.services.precomputed import ProjectPrecomputedModes
 from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
@@ -160,10 +162,12 @@ class ProcessServices:
                 watches=partial(ProjectWatches, store),
                 incidents=partial(ProjectIncidents, store),
                 playbooks=project_playbooks(store, self.features),
+                precomputed=partial(ProjectPrecomputedModes, store),
                 costs=partial(ProjectCosts, store),
                 budgets=partial(ProjectBudgets, store),
                 notifications=partial(ProjectNotifications, store),
                 chaos=ProjectChaos(store),
+                engines=EngineDrains(store),
                 run_lineage=ProjectLineage(store),
                 tables=ProjectTableJobs(store, self.features, confined=confined),
                 files=self.files,

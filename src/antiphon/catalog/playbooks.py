@@ -20,7 +20,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import SealedRows
 from antiphon.core.scope import Scope
-from antiphon.definitions.playbooks import PlaybookAction, PlaybookStep
+from antiphon.definitions.playbooks import PlaybookAction, PlaybookEnd, PlaybookStep
 
 PlaybookRunState = Literal[
     "suggested", "waiting", "ordered", "done", "stopped", "failed", "ending", "ended", "rejected", "expired"
@@ -96,6 +96,13 @@ class PlaybookRun(msgspec.Struct, frozen=True):
         if self.state == "done":
             return any(one.step.undone == "at_end" for one in self.plan)
         return self.state in OPEN
+
+    @property
+    def end(self) -> PlaybookEnd | None:
+        """The end of its steps; ``None`` while they go on, and where they never began."""
+        if self.state == "failed":
+            return "failed"
+        return "mended" if self.state in ("done", "stopped", "ending", "ended") else None
 
     @property
     def targets(self) -> frozenset[str]:

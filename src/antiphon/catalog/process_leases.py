@@ -120,18 +120,20 @@ class ProcessLeases:
         row = self._database.first(select(*_columns).where(self._own, _table.c.name == name), within)
         return None if row is None else _lease(row)
 
-    def living(self, prefix: str) -> tuple[ProcessLease, ...]:
+    def living(self, prefix: str, *, within: Connection | None = None) -> tuple[ProcessLease, ...]:
         """The leases of all names that begin so and are not over, by name."""
-        return self._listed(prefix, _table.c.until >= self._database.clock.now())
+        return self._listed(prefix, _table.c.until >= self._database.clock.now(), within=within)
 
     def listed(self, prefix: str) -> tuple[ProcessLease, ...]:
         """The leases of all names that begin so, by name, also those that are over and nobody took since."""
         return self._listed(prefix)
 
-    def _listed(self, prefix: str, *conditions: ColumnElement[bool]) -> tuple[ProcessLease, ...]:
+    def _listed(
+        self, prefix: str, *conditions: ColumnElement[bool], within: Connection | None = None
+    ) -> tuple[ProcessLease, ...]:
         begins = _table.c.name.startswith(prefix, autoescape=True)
         listed = select(*_columns).where(self._own, begins, *conditions).order_by(_table.c.name)
-        return tuple(_lease(row) for row in self._database.rows(listed))
+        return tuple(_lease(row) for row in self._database.rows(listed, within))
 
 
 def _lease(row: Any) -> ProcessLease:

@@ -1,4 +1,5 @@
-"""Holds: times in which no run of some workflows begins and those under way are given back: freezes and windows.
+"""Holds: times in which no run of some workflows begins and those under way are given back: freezes and windows; and
+limits, within which so many are under way at once.
 
 Invariant: a hold always ends by itself. The claim of a run reads the holds in its own transaction
 (``durable/claims.py``), so that none begins inside of one, also while the process that wrote it is gone.
@@ -23,20 +24,21 @@ from antiphon.core.scope import Scope
 KEPT = timedelta(days=30)
 """Time for which a hold that is over is remembered."""
 
-HoldKind = Literal["freeze", "window"]
+HoldKind = Literal["freeze", "window", "limit"]
 
 _table = schema.run_holds
 _ORDER = (_table.c.begins, _table.c.id, _table.c.workflow)
 
 
 class RunHold(msgspec.Struct, frozen=True):
-    """A freeze that a person ordered, or an occurrence of a declared window.
+    """A freeze or a limit that was ordered, or an occurrence of a declared window.
 
     Attributes:
-        name: the window's; of a freeze its id.
+        name: the window's; of others the id.
         workflows: of the runs that are held.
         until: its end, at which it is over.
-        principal: who ordered the freeze, or applied the window.
+        principal: who ordered the freeze or limit, or applied the window.
+        slots: of a limit: so many of these runs are under way at once, of all workers of the scope together.
     """
 
     id: str
@@ -47,6 +49,7 @@ class RunHold(msgspec.Struct, frozen=True):
     until: datetime
     reason: str
     principal: str
+    slots: int = 0
 
 
 class RunHolds:
@@ -83,13 +86,15 @@ class RunHolds:
             raise missing("hold", hold, scope, "See `antiphon freeze list`.")
         return found[0]
 
-    def lasting(self, scope: Scope, *, within: Connection | None = None) -> tuple[RunHold, ...]:
-        """The holds that are not over, those to come included, in the order in which they begin."""
-        return self._find(scope, _table.c.until > self._database.clock.now(), within=within)
+    def lasting(self, scope: Scope, *, limits: bool = False, within: Connection | None = None) -> tuple[RunHold, ...]:
+        """The holds that are not over, those to come included, in the order in which they begin; with ``limits`` those
+        that leave slots, too."""
+        of_kind = () if limits else (_table.c.slots == 0,)
+        return self._find(scope, _table.c.until > self._database.clock.now(), *of_kind, within=within)
 
     def list(self, scope: Scope, since: datetime) -> tuple[RunHold, ...]:
-        """The holds that were not over at a moment."""
-        return self._find(scope, _table.c.until > since)
+        """The freezes and windows that were not over at a moment."""
+        return self._find(scope, _table.c.until > since, _table.c.slots == 0)
 
     def put_windows(self, scope: Scope, windows: Sequence[RunHold], *, within: Connection | None = None) -> bool:
         """Make these the window holds that are not over, in place of others; tells whether any changed. One that ended

@@ -25,6 +25,9 @@ def begin(
             help="Classes of work, divided by commas: refresh, backfill, training, evaluation, batch. All but refresh."
         ),
     ] = "",
+    slots: Annotated[
+        int, typer.Option(min=0, max=64, help="So many of these runs may be under way at once: a limit, no freeze.")
+    ] = 0,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
@@ -35,25 +38,29 @@ def begin(
         who = allowed(store, "release", "application/*")
         end = until_of(until, duration, store.database.clock.now())
         classes = [one.strip() for one in work.split(",") if one.strip()]
-        hold = ProjectSchedules(store, store.scope).freeze(who.id, reason, end, classes)
+        hold = ProjectSchedules(store, store.scope).freeze(who.id, reason, end, classes, slots=slots)
+    said = f"Limited to {slots} at once" if slots else "Frozen"
     show(
-        hold, as_json, lambda: f"Frozen until {hold.until:%Y-%m-%d %H:%M:%S}Z; `antiphon freeze end {hold.id}` ends it."
+        hold, as_json, lambda: f"{said} until {hold.until:%Y-%m-%d %H:%M:%S}Z; `antiphon freeze end {hold.id}` ends it."
     )
 
 
 @app.command("list")
 def list_holds(project: Project = HERE, as_json: Json = False) -> None:
-    """Freezes, and windows that keep work from beginning, that are not over."""
+    """Freezes, limits, and windows that keep work from beginning, that are not over."""
     from antiphon.services.conducting.schedules import ProjectSchedules
     from antiphon.services.conducting.windows import held_work
 
     with stores(project) as store:
         found = ProjectSchedules(store, store.scope).holds()
-    head = ("id", "kind", "work", "from", "until", "reason", "by")
+    head = ("id", "kind", "slots", "work", "from", "until", "reason", "by")
     rows = [
-        (one.id, one.kind, ", ".join(held_work(one.workflows)), one.begins, one.until, one.reason, one.principal)
+        (
+            one.id, one.kind, one.slots, ", ".join(held_work(one.workflows)), one.begins, one.until, one.reason,
+            one.principal,
+        )
         for one in found
-    ]
+    ]  # fmt: skip
     show(found, as_json, lambda: table(head, rows, "Work may begin at any time."))
 
 
@@ -63,7 +70,7 @@ def end(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """End a freeze before its time."""
+    """End a freeze or limit before its time."""
     from antiphon.services.conducting.schedules import ProjectSchedules
 
     with stores(project) as store:

@@ -74,8 +74,8 @@ _GROUPS = {
     for name in (
         "features", "documents", "datasets", "models", "prompts", "evaluations", "conversations", "releases",
         "outcomes", "batch", "runs", "notifications", "lineage", "schedules", "assets", "objectives", "incidents",
-        "playbooks", "freeze", "training", "telemetry", "chaos", "cost", "budgets", "events", "keys", "principals",
-        "tenants", "grants", "policy", "audit", "encryption", "tls",
+        "playbooks", "engines", "precomputed", "freeze", "training", "telemetry", "chaos", "cost", "budgets", "events",
+        "keys", "principals", "tenants", "grants", "policy", "audit", "encryption", "tls",
     )
 } | {"windows": "schedules"}  # fmt: skip
 """Modules of the groups of commands; in each ``app`` is the group, or ``NAME_app`` when it is not the module's own."""

@@ -142,6 +142,8 @@ def _text(line: PlaybookLine) -> Iterator[str]:
         f"{', '.join(one.signals) or 'any'}; from {one.severity} on"
     )
     yield f"mode: {one.mode}; acts alone now: {'yes' if line.alone else 'no'}; cooldown {one.cooldown}"
+    if one.turn:
+        yield f"turn: {one.turn}"
     if line.permission is not None:
         said = "may act alone" if line.permission.alone else "acts alone never"
         yield f"{said}, says {line.permission.principal}: {line.permission.reason}"
@@ -156,6 +158,8 @@ def _text(line: PlaybookLine) -> Iterator[str]:
 
 def _rehearsed(found: PlaybookRehearsal) -> Iterator[str]:
     yield f"{found.playbook} for {found.incident}: {found.cause}"
+    if found.waits:
+        yield found.waits
     for step, why in zip(found.steps, found.hindrances, strict=True):
         yield f"{step}: {f'not now: {why}' if why else 'would be done'}"
 

@@ -117,7 +117,7 @@ def engines_table(instances: Any) -> str:
             (
                 one.name,
                 one.address or "this machine",
-                "answers" if one.answers else "away",
+                "away" if not one.answers else "drained" if one.drained else "answers",
                 one.load.running_online,
                 one.load.running_batch,
                 one.load.waiting_online + one.load.waiting_batch,

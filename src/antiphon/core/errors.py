@@ -258,6 +258,16 @@ class UnavailableError(AntiphonError):
     retry_after = 1.0
 
 
+class PrecomputedOnlyError(UnavailableError):
+    """The application answers from store alone for a time, and has nothing in store for this question."""
+
+    code = "precomputed_only"
+
+    def __init__(self, what: str, *, retry_after: float = 1.0, where: str | None = None, next_step: str) -> None:
+        super().__init__(what, where=where, next_step=next_step)
+        self.retry_after = retry_after
+
+
 class ProjectMovedError(UnavailableError):
     """The project's stores are others by now than those that this process has open; it begins again with them."""
 

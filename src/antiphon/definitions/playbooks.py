@@ -32,26 +32,39 @@ RootKind = Literal[
 
 PlaybookMode = Literal["suggest", "approve", "alone"]
 
-PlaybookAction = Literal["rerun-refresh", "freeze", "roll-back-view", "roll-back-release", "restart-engine", "page"]
+PlaybookAction = Literal[
+    "rerun-refresh", "freeze", "limit-batch", "roll-back-view", "roll-back-release", "restart-engine", "drain-engine",
+    "serve-precomputed", "page",
+]  # fmt: skip
 
 PlaybookGuard = Literal["incident-lasts", "no-owner", "no-freeze", "no-rollout"]
 """``incident-lasts``: a symptom is not over. ``no-owner``: nobody has taken the incident. ``no-freeze``: no freeze that
 a person ordered lasts. ``no-rollout``: no rollout of the application is under way."""
 
+PlaybookEnd = Literal["failed", "mended"]
+"""``failed``: a step failed. ``mended``: its steps are done, or nothing was left to be done."""
+
 StepUndo = Literal["at_end", "on_failure", "never"]
 
-UNDOABLE: dict[str, StepUndo] = {"freeze": "at_end", "roll-back-view": "on_failure"}
+UNDOABLE: dict[str, StepUndo] = {
+    "freeze": "at_end", "limit-batch": "at_end", "roll-back-view": "on_failure", "drain-engine": "at_end",
+    "serve-precomputed": "at_end",
+}  # fmt: skip
 """Actions that can be undone, and when they are unless a step says otherwise."""
 
 TARGETED: dict[str, tuple[RootKind, ...]] = {
     "roll-back-view": ("view",),
     "roll-back-release": ("release", "application"),
     "restart-engine": ("engine",),
+    "drain-engine": ("engine",),
+    "serve-precomputed": ("application", "release"),
 }
 """Kinds of root that an action is about; the others are about no component, or about runs that the evidence names."""
 
+_ENDS: dict[PlaybookEnd, str] = {"failed": "failed", "mended": "done its steps"}
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,59}\Z")
 _MOST_STEPS = 20
+_MOST_SLOTS = 64
 _CHOICES: dict[str, tuple[str, ...]] = {"classes": get_args(IncidentClass), "roots": get_args(RootKind)}
 
 
@@ -65,8 +78,9 @@ class PlaybookStep(msgspec.Struct, frozen=True):
         most_per_hour: by any playbook of the tenant, or the playbook has failed.
         undo: ``at_end``: when the incident is resolved, or the playbook fails before. ``on_failure``: then alone.
             ``None``: as :data:`UNDOABLE` says.
-        work: classes of work that a freeze is about; the expensive ones without any.
-        duration: of a freeze, which ends by itself.
+        work: classes of work that a freeze or limit is about; without any the expensive ones, of a limit ``batch``.
+        slots: of a limit: so many runs of that work are under way at once.
+        duration: of a freeze, a limit, a drain or answers from store, which end by themselves.
     """
 
     action: PlaybookAction
@@ -76,6 +90,7 @@ class PlaybookStep(msgspec.Struct, frozen=True):
     undo: StepUndo | None = None
     work: tuple[WorkClass, ...] = ()
     duration: str = "1h"
+    slots: int = 1
 
     @property
     def undone(self) -> StepUndo:
@@ -92,6 +107,7 @@ class PlaybookSpec(msgspec.Struct, frozen=True):
         severity: of the incidents that it is for, at least.
         mode: ``suggest``: a person begins it. ``approve``: it waits for a person's approval. ``alone``: it begins by
             itself, once it is trusted.
+        after, once: it begins for an incident only once that other playbook's run for the same incident has ended so.
         cooldown: it does nothing about the same target for so long after it did.
         least_cases, most_wrong: a backtest in which it would have acted in so many recorded incidents, and been wrong
             in no greater share of them, makes it trusted.
@@ -106,6 +122,8 @@ class PlaybookSpec(msgspec.Struct, frozen=True):
     signals: tuple[str, ...] = ()
     severity: Severity = "info"
     mode: PlaybookMode = "approve"
+    after: str = ""
+    once: PlaybookEnd = "failed"
     cooldown: str = "30m"
     least_cases: int = 5
     most_wrong: float = 0.05
@@ -115,6 +133,11 @@ class PlaybookSpec(msgspec.Struct, frozen=True):
     def harmless(self) -> bool:
         """True for one that only tells people: it needs no backtest."""
         return all(step.action == "page" for step in self.steps)
+
+    @property
+    def turn(self) -> str:
+        """Its turn in words, such as "after calm, once it has failed"; empty for one that waits for no other."""
+        return f"after {self.after}, once it has {_ENDS[self.once]}" if self.after else ""
 
 
 class Playbook:
@@ -178,12 +201,16 @@ def _mistakes(spec: PlaybookSpec) -> Iterator[str]:
         yield "least_cases is a number from 1 on."
     if not 0 <= spec.most_wrong < 1:
         yield "most_wrong is a share from 0 to less than 1."
+    if spec.once != "failed" and not spec.after:
+        yield "once is about the playbook that it comes after: name that in after."
     yield from _durations("", cooldown=spec.cooldown, timeout=spec.timeout)
     for number, step in enumerate(spec.steps, 1):
         label = f"step {number} ({step.action}): "
         yield from _durations(label, wait=step.wait, duration=step.duration)
         if step.most_per_hour < 1:
             yield f"{label}most_per_hour is a number from 1 on."
+        if not 1 <= step.slots <= _MOST_SLOTS:
+            yield f"{label}slots is a number from 1 to {_MOST_SLOTS}."
         if step.undo not in (None, "never") and step.action not in UNDOABLE:
             yield f"{label}it cannot be undone; those that can are {', '.join(UNDOABLE)}."
         kinds = TARGETED.get(step.action, ())

@@ -31,6 +31,7 @@ from antiphon.definitions.playbooks import Playbook, PlaybookSpec
 from antiphon.definitions.quality import Quality
 from antiphon.definitions.schedules import DeclaredSchedule, Evaluate, Precompute, Retrain, Schedule, ScheduleSpec
 from antiphon.definitions.schedules_check import measured_applications, schedule_mistakes, window_mistakes
+from antiphon.definitions.shipped_playbooks import chain_mistakes
 from antiphon.definitions.source import Source, SourceSpec
 from antiphon.definitions.watches import Watch, WatchSpec
 from antiphon.definitions.windows import Window, WindowSpec
@@ -164,6 +165,7 @@ def _mistakes(items: list[object], now: datetime | None) -> list[tuple[CodeLocat
                 problems += [(item.place, text) for text in application_mistakes(item)]
     problems += list(_schedule_mistakes(items, now))
     problems += list(_objective_mistakes(items))
+    problems += list(chain_mistakes([item for item in items if isinstance(item, Playbook)]))
     problems += list(_clashes(items))
     return problems
 

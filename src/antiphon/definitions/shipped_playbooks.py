@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from antiphon.definitions.playbooks import PlaybookSpec, PlaybookStep
+from antiphon.core.suggestions import nearest
+from antiphon.definitions.place import CodeLocation
+from antiphon.definitions.playbooks import Playbook, PlaybookSpec, PlaybookStep
 
 _SHIPPED = (
     PlaybookSpec(
@@ -66,3 +68,29 @@ SHIPPED: Mapping[str, PlaybookSpec] = {one.name: one for one in _SHIPPED}
 def all_playbooks(declared: Mapping[str, PlaybookSpec]) -> Mapping[str, PlaybookSpec]:
     """Shipped and declared playbooks by name; a declared one takes the place of a shipped one."""
     return dict(sorted({**SHIPPED, **declared}.items()))
+
+
+def chain(playbooks: Mapping[str, PlaybookSpec], name: str) -> tuple[PlaybookSpec, ...]:
+    """The playbooks that one comes after, the nearest first; of a circle each once, the playbook itself at the end."""
+    found: dict[str, PlaybookSpec] = {}
+    next_ = playbooks[name].after
+    while next_ in playbooks and next_ not in found:
+        found[next_] = playbooks[next_]
+        next_ = playbooks[next_].after
+    return tuple(found.values())
+
+
+def chain_mistakes(declared: Sequence[Playbook]) -> Iterator[tuple[CodeLocation, str]]:
+    """Mistakes of ``after``, with their places: a playbook that is not there, and playbooks that wait in a circle."""
+    if any(mistake for one in declared for mistake in one.mistakes()):
+        return  # Those are told first.
+    known = all_playbooks({one.name: one.spec for one in declared})
+    for one in declared:
+        after = one.spec.after
+        if after and after not in known:
+            hint = nearest(after, known, f"There are {', '.join(known)}.")
+            yield one.place, f"playbook {one.name!r}: after: there is no playbook {after!r}. {hint}"
+        names = [before.name for before in chain(known, one.name)]
+        if one.name in names:
+            circle = " after ".join([one.name, *names[: names.index(one.name) + 1]])
+            yield one.place, f"playbook {one.name!r}: {circle}: none of them would ever begin. Take one `after` out."

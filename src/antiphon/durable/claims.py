@@ -3,8 +3,8 @@
 Invariants:
 - A worker of a tenant claims that tenant's runs. Of another tenant it claims runs of shared workflows alone, which need
   nothing of a project's own, and those only while no worker of that tenant lives.
-- No run is claimed while it is paused, or while a freeze or window holds those of its workflow, whichever worker
-  looks, unless a person exempted it from the latter: the condition is part of the claim.
+- No run is claimed while it is paused, or while a freeze or window holds those of its workflow or a limit's slots are
+  taken, whichever worker looks, unless a person exempted it from the latter: the condition is part of the claim.
 """
 
 from __future__ import annotations
@@ -127,9 +127,37 @@ def held_back() -> ColumnElement[bool]:
 
 
 def _holding() -> tuple[ColumnElement[bool], ...]:
-    """The holds of a run's workflow that are in force ``now``."""
+    """The holds of a run's workflow that are in force ``now``; of limits those whose slots are taken."""
     own = _holds.c.tenant == _runs.c.tenant, _holds.c.environment == _runs.c.environment
-    return *own, _holds.c.workflow == _runs.c.workflow, _holds.c.begins <= _now, _holds.c.until > _now
+    taken = or_(_holds.c.slots == 0, _before_in_limit() >= _holds.c.slots)
+    return *own, _holds.c.workflow == _runs.c.workflow, _holds.c.begins <= _now, _holds.c.until > _now, taken
+
+
+def _before_in_limit() -> ColumnElement[int]:
+    """The number of runs of a limit's workflows that have a slot ``now`` and keep it before this run: all that are
+    under way before one that waits, and those that were claimed earlier before one that is."""
+    others, limited = _runs.alias(), _holds.alias()
+    workflows = select(limited.c.workflow).where(
+        limited.c.tenant == _holds.c.tenant, limited.c.environment == _holds.c.environment, limited.c.id == _holds.c.id
+    )
+    earlier = tuple_(others.c.claimed_at, others.c.id) < tuple_(_runs.c.claimed_at, _runs.c.id)
+    count = (
+        select(func.count())
+        .select_from(others)
+        .where(
+            others.c.tenant == _runs.c.tenant, others.c.environment == _runs.c.environment,
+            others.c.status == "running", others.c.lease_until >= _now,
+            others.c.workflow.in_(workflows.correlate(_holds)),
+            or_(_runs.c.status == "queued", earlier),
+        )
+    )  # fmt: skip
+    return count.correlate(_runs, _holds).scalar_subquery()
+
+
+def limits_on(run: Run, now: datetime) -> Select[tuple[str]]:
+    """Selects the limits that a run is under."""
+    own = schema.owned(_holds, run.scope, workflow=run.workflow)
+    return select(_holds.c.id).where(own, _holds.c.slots > 0, _holds.c.begins <= now, _holds.c.until > now).limit(1)
 
 
 def fair_order(served: ServedRuns) -> tuple[ColumnElement[Any], ...]:

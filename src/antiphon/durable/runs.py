@@ -40,6 +40,7 @@ from antiphon.durable.claims import (
     held_back,
     held_by,
     holds,
+    limits_on,
     next_moments,
     waiting,
 )
@@ -469,7 +470,7 @@ class Runs(RunOrders):
             self._meter(run.scope, run.id, run.workflow, run.claimed_at or now, now, run.application)
             if failed is not None:
                 self._note_failed(run, failed, under, connection)
-            if not ended:
-                self._database.ring("runs", run.scope)
+            if not ended or connection.execute(limits_on(run, now)).first() is not None:
+                self._database.ring("runs", run.scope)  # It waits, or leaves its slot to one that does.
             elif left.schedule is not None:
                 self._database.ring("features", run.scope)  # Its schedule may have the next due.

@@ -27,6 +27,7 @@ from antiphon.gateway.admin import (
     cost,
     datasets,
     documents,
+    engines,
     evaluations,
     feature_watch,
     grants,
@@ -40,6 +41,7 @@ from antiphon.gateway.admin import (
     outcomes,
     playbooks,
     policies,
+    precomputed,
     predictions,
     publications,
     releases,
@@ -72,8 +74,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     for module in (
         status, predictions, conversations, releases, rollouts, models, evaluations, datasets, outcomes, publications,
         assets, backfills, views, feature_watch, documents, work, history, objectives, notifications, incidents,
-        playbooks, schedules, cost, budgets, lineage, keys, tenants, grants, policies, audit, workbench, files,
-        batches, stored, watches,
+        playbooks, engines, precomputed, schedules, cost, budgets, lineage, keys, tenants, grants, policies, audit,
+        workbench, files, batches, stored, watches,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

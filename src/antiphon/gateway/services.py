@@ -26,6 +26,7 @@ from antiphon.services.conducting.assets import ProjectAssets
 from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conversations import ProjectConversations
 from antiphon.services.cost.costs import ProjectCosts
+from antiphon.services.engines.drains import EngineDrains
 from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.feature_services import FeatureServices
 from antiphon.services.governance.audit_trail import AuditTrail
@@ -39,6 +40,7 @@ from antiphon.services.lineage.project import ProjectLineage
 from antiphon.services.notifications.project_notifications import ProjectNotifications
 from antiphon.services.objectives import ProjectObjectives
 from antiphon.services.playbooks.project import ProjectPlaybooks
+from antiphon.services.precomputed import ProjectPrecomputedModes
 from antiphon.services.prediction_search import ProjectPredictionSearch
 from antiphon.services.runs import ProjectRuns
 from antiphon.services.watching.report import ProjectWatches
@@ -117,9 +119,9 @@ class AccessServices:
 
 @dataclass(frozen=True)
 class WorkServices:
-    """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, playbooks, costs, budgets
-    and notifications of a scope, chaos experiments of the project, batch jobs over tables, and files and batches of
-    OpenAI's API."""
+    """Durable runs with their lineage, the schedules, assets, objectives, watches, incidents, playbooks, applications
+    that answer from store alone, costs, budgets and notifications of a scope, chaos experiments and drains of engines
+    of the project, batch jobs over tables, and files and batches of OpenAI's API."""
 
     runs: ProjectRuns
     run_lineage: ProjectLineage
@@ -129,10 +131,12 @@ class WorkServices:
     watches: Callable[[Scope], ProjectWatches]
     incidents: Callable[[Scope], ProjectIncidents]
     playbooks: Callable[[Scope], ProjectPlaybooks]
+    precomputed: Callable[[Scope], ProjectPrecomputedModes]
     costs: Callable[[Scope], ProjectCosts]
     budgets: Callable[[Scope], ProjectBudgets]
     notifications: Callable[[Scope], ProjectNotifications]
     chaos: ProjectChaos
+    engines: EngineDrains
     tables: ProjectTableJobs
     files: FileStore
     batches: RequestBatches

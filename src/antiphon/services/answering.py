@@ -22,6 +22,7 @@ from antiphon.services.engines.sections import patience_of
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.remedies import find_remedies
 from antiphon.services.governance.audit_trail import AuditedReceipts, batch_denial
+from antiphon.services.precomputed import precomputed_modes
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
 from antiphon.serving.admission.limits import AdmissionController
@@ -129,6 +130,7 @@ def serving_services(
         failover=_failover(store),
         answered=store.answer_metrics.answered,
         spending=store.budget_gate.open,
+        precomputed=precomputed_modes(store),
         released=store.answer_metrics.released,
     )
 

@@ -28,6 +28,7 @@ from antiphon.core.errors import (
     InvalidInputError,
     NotFoundError,
     OverloadedError,
+    PrecomputedOnlyError,
     PromptTooLongError,
     UnavailableError,
 )
@@ -143,10 +144,12 @@ class Answerer:
                     answer = await self._stored(context)
 
                     # Prompt, generate, guard: on the release's own engine, then on each of its fallbacks.
+                    mode = self._services.precomputed(request.scope, request.application) if answer is None else None
+                    mode = mode if context.interactive else None
                     streamed, beginning = False, ""
                     passed_over: tuple[SkippedEngine, ...] = ()
                     failures: list[AntiphonError] = []
-                    targets = substitutes.targets(context) if answer is None else ()
+                    targets = substitutes.targets(context) if answer is None and mode is None else ()
                     trying = deque(targets)
                     shorter: History | None = None
                     while trying:
@@ -210,9 +213,11 @@ class Answerer:
                             failures.append(error)
                             break  # No time is left for another engine; a stored answer takes none.
 
-                    # No engine answered: a stored answer, where the application lets it be served.
+                    # No engine answered, or none may: a stored answer, where the application lets it be served.
                     if answer is None:
-                        answer = await self._degraded(context, passed_over)
+                        answer = await self._degraded(context, passed_over, stored_alone=mode is not None)
+                    if answer is None and mode is not None:
+                        raise substitutes.not_in_store(mode, self._services.clock.now())
                     if answer is None:
                         raise refusal(failures, self._engines.wait(targets))
                     if streaming and not streamed:
@@ -220,8 +225,8 @@ class Answerer:
                     served = answer
                     yield answer
                 except Exception as error:
-                    # A lack of room says nothing about the release that would have answered.
-                    if served is None and not isinstance(error, OverloadedError):
+                    # A lack of room says nothing about the release that would have answered, nor does an order.
+                    if served is None and not isinstance(error, OverloadedError | PrecomputedOnlyError):
                         publication = context.reading.publication if context is not None else None
                         await self._recorder.record_failure(arrival, assigned, publication, error)
                     raise
@@ -393,9 +398,11 @@ class Answerer:
             )
             yield await self._recorder.record(context, draft)
 
-    async def _degraded(self, context: AnswerContext, passed_over: tuple[SkippedEngine, ...]) -> Answer | None:
-        """The stored answer that the application lets be served when no engine answers."""
-        for stored, degraded in substitutes.candidates(self._services, context, self._resources):
+    async def _degraded(
+        self, context: AnswerContext, passed_over: tuple[SkippedEngine, ...], *, stored_alone: bool
+    ) -> Answer | None:
+        """The stored answer that the application lets be served when no engine answers, or none may."""
+        for stored, degraded in substitutes.candidates(self._services, context, self._resources, stored_alone):
             text = self._text_of(context, stored)
             if text is not None:
                 draft = receipts.served_again(stored, text, "stored", degraded=degraded, passed_over=passed_over)

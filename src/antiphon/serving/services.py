@@ -11,6 +11,7 @@ from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.conversations import Conversations
+from antiphon.catalog.serving.precomputed_modes import PrecomputedMode
 from antiphon.catalog.serving.receipt import Receipt
 from antiphon.catalog.serving.tool_journal import ToolJournal
 from antiphon.core.clock import Clock
@@ -49,6 +50,7 @@ class Services(msgspec.Struct, frozen=True):
         guard_functions: Python functions that guards may name; ``tool_functions``: that tools may.
         retrieve: retrieves from documents.
         answered: is told of every answer whose receipt is committed.
+        precomputed: the mode of an application that answers from store alone for a time.
         spending: opens the reservation of a request; ``None``: no budget concerns it.
         released: is told the tenant, application, release and events of an online request that a release was to answer.
     """
@@ -84,4 +86,5 @@ class Services(msgspec.Struct, frozen=True):
     tool_functions: ToolFunctions = ToolFunctions()
     answered: Callable[[Receipt], object] = lambda receipt: None
     spending: Callable[[AnswerRequest], SpendingReservation | None] = lambda request: None
+    precomputed: Callable[[Scope, str], PrecomputedMode | None] = lambda scope, application: None
     released: Callable[[str, str, str, Iterable[str]], object] = lambda tenant, application, release, events: None

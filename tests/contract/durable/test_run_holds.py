@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.doorbell import ring_name
 from antiphon.catalog.run_holds import RunHold, RunHolds
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import NotFoundError
@@ -130,6 +133,47 @@ def test_a_run_whose_worker_died_does_not_begin_again_inside_a_hold(
     found = runs.claim("w", ALL, LEASE)
     assert found is not None
     assert (found.id, found.attempts, found.started_at) == (run, 2, NOON)
+
+
+def test_a_limit_leaves_so_many_under_way_and_asks_the_latest_to_yield(
+    database: Database, holds: RunHolds, clock: ManualClock
+) -> None:
+    runs, hour = Runs(database), timedelta(hours=1)
+    for workflow in ("table_job", "export", "table_job", "train"):
+        runs.submit(DEV, workflow, {})
+        clock.advance(timedelta(seconds=1))
+    claimed = []
+    while (run := runs.claim("w", ALL, timedelta(hours=2))) is not None:
+        claimed.append(run)
+        clock.advance(timedelta(seconds=1))
+    limit = hold("l1", clock.now(), clock.now() + hour, "export", "table_job", kind="limit")
+    holds.add(DEV, msgspec.structs.replace(limit, slots=2))
+    asked = {run.id: runs.heartbeat(run, timedelta(hours=2)) for run in claimed}
+    assert list(asked.values()).count("yield") == 1
+    (last,) = [run for run in claimed if asked[run.id] == "yield"]
+    limited = [run for run in claimed if run.workflow != "train"]
+    assert last == limited[-1]
+    runs.give_back(last)
+    assert [runs.heartbeat(run, timedelta(hours=2)) for run in claimed if run != last] == [None] * 3
+    assert runs.claim("w", ALL, LEASE) is None
+    assert runs.claim("other", ALL, LEASE) is None, "it is the limit of all workers together"
+    rung = threading.Event()
+    unlisten = database.doorbell.listen(rung.set, [ring_name("runs", "dev")])
+    rung.clear()
+    runs.end(limited[0], {})
+    assert rung.wait(5), "one that waits may begin"
+    unlisten()
+    again = runs.claim("other", ALL, LEASE)
+    assert again is not None
+    assert again.id == last.id
+    assert (holds.lasting(DEV), [one.slots for one in holds.lasting(DEV, limits=True)]) == ((), [2])
+    runs.submit(DEV, "export", {})
+    assert runs.claim("w", ALL, LEASE) is None
+    clock.advance(timedelta(seconds=11))
+    lapsed = runs.claim("w", ALL, LEASE)
+    assert lapsed is not None, "the slot of a worker that died is free"
+    holds.end(DEV, "l1")
+    assert runs.claim("w", ALL, LEASE) is not None
 
 
 def test_windows_take_the_place_of_others_and_leave_freezes_alone(holds: RunHolds, clock: ManualClock) -> None:

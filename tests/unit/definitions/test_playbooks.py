@@ -10,7 +10,7 @@ import pytest
 from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.definitions.playbooks import Playbook, PlaybookStep
 from antiphon.definitions.project import load
-from antiphon.definitions.shipped_playbooks import SHIPPED, all_playbooks
+from antiphon.definitions.shipped_playbooks import SHIPPED, all_playbooks, chain
 
 FREEZE = PlaybookStep("freeze")
 
@@ -61,12 +61,49 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path) -> None:
         ({"steps": [PlaybookStep("reboot")]}, "Invalid enum value 'reboot'"),  # type: ignore[arg-type]
         ({"steps": [PlaybookStep("freeze", duration="8d")]}, "it is 7d at most"),
         ({"steps": [PlaybookStep("freeze", most_per_hour=0)]}, "most_per_hour"),
+        ({"steps": [PlaybookStep("limit-batch", slots=0)]}, "slots is a number from 1 to 64"),
         ({"steps": [PlaybookStep("page", undo="at_end")]}, "it cannot be undone"),
+        ({"once": "mended"}, "once is about the playbook that it comes after"),
+        ({"after": "calm-first", "once": "over"}, "Invalid enum value 'over'"),
         ({"steps": [PlaybookStep("restart-engine")]}, "it is about engine: name that in roots"),
     ],
 )
 def test_each_mistake_has_a_sentence(given: dict[str, Any], said: str) -> None:
     assert said in mistakes(**given)
+
+
+CHAIN = """
+from antiphon import Playbook, PlaybookStep
+
+Playbook("rerun-refresh", [PlaybookStep("rerun-refresh")], after="{first}")
+Playbook("second", [PlaybookStep("freeze")], after="rerun-refresh")
+Playbook("third", [PlaybookStep("page")], after="second", once="mended")
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ("freeze-bach", "playbook 'rerun-refresh': after: there is no playbook 'freeze-bach'."),
+        (
+            "rerun-refresh",
+            "playbook 'rerun-refresh': rerun-refresh after rerun-refresh: none of them would ever begin.",
+        ),
+        ("third", "playbook 'second': second after rerun-refresh after third after second: none of them would ever"),
+    ],
+)
+def test_a_chain_that_never_begins_is_told_with_its_place(tmp_path: Path, first: str, said: str) -> None:
+    (tmp_path / "definitions.py").write_text(CHAIN.replace("{first}", first))
+    with pytest.raises(InvalidDefinitionsError) as raised:
+        load(tmp_path)
+    assert f"definitions.py:{5 if 'second' in said else 4}: {said}" in str(raised.value)
+
+
+def test_a_chain_goes_back_to_its_beginning(tmp_path: Path) -> None:
+    (tmp_path / "definitions.py").write_text(CHAIN.replace("{first}", "freeze-batch"))
+    known = all_playbooks(load(tmp_path).playbooks)
+    assert [one.name for one in chain(known, "third")] == ["second", "rerun-refresh", "freeze-batch"]
+    assert (known["third"].turn, known["freeze-batch"].turn) == ("after second, once it has done its steps", "")
 
 
 def test_a_good_one_has_none() -> None:

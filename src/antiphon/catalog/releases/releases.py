@@ -241,11 +241,11 @@ class Releases:
         statement = select(table).where(schema.owned(table, scope, application=application)).order_by(table.c.sequence)
         return [value_of(Activation, row) for row in self._database.rows(statement, within)]
 
-    def applications(self, scope: Scope) -> builtins.list[str]:
+    def applications(self, scope: Scope, *, within: Connection | None = None) -> builtins.list[str]:
         """Names of the applications that have a live release."""
         table = schema.release_pointers
         statement = select(table.c.application).where(schema.owned(table, scope)).distinct()
-        return sorted(row.application for row in self._database.rows(statement))
+        return sorted(row.application for row in self._database.rows(statement, within))
 
     def live_ones(self, scope: Scope) -> builtins.list[Release]:
         """The live release of every application that has one, by application."""

@@ -130,12 +130,14 @@ leases = table(
     optional(TEXT, "detail"),
 )
 
-# Times in which no run of a workflow begins: a row for each workflow of a freeze or of a window.
+# Times in which no run of a workflow begins, or so many are under way at once (``slots``): a row for each workflow of
+# a freeze, a window or a limit.
 run_holds = table(
     "run_holds",
     key("id", "workflow"),
     columns(TEXT, "kind", "name", "reason", "principal"),
     columns(Instant, "begins", "until", "created_at"),
+    columns(sa.Integer, "slots"),
     index("ix_run_holds_until", "until"),
 )
 

@@ -198,7 +198,7 @@ class SkippedEngine(msgspec.Struct, frozen=True):
 
 
 class Degradation(msgspec.Struct, frozen=True):
-    """A stored answer that was served because no engine could answer.
+    """A stored answer that was served because no engine could answer, or none was to.
 
     Attributes:
         policy: the application's rule that let it be served.

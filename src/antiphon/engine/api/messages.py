@@ -385,6 +385,7 @@ class EngineInstance(msgspec.Struct, frozen=True):
         socket: its path, which processes on ``host`` use; ``address``: HOST:PORT for all others, empty without one.
         models, embedders: fingerprints by the name callers use.
         answers: whether it could be asked last.
+        drained: it is given no request, and finishes those that it has.
     """
 
     name: str
@@ -396,6 +397,7 @@ class EngineInstance(msgspec.Struct, frozen=True):
     embedders: dict[str, str]
     load: EngineLoad
     answers: bool = True
+    drained: bool = False
 
 
 class StoppedEngine(msgspec.Struct, frozen=True):

@@ -36,6 +36,11 @@ class Route:
         return sum(self._own.values())
 
     @property
+    def open(self) -> bool:
+        """True if new requests may be given to it."""
+        return self.joined and not self.instance.drained
+
+    @property
     def shown(self) -> EngineInstance:
         """The instance as it is shown to people."""
         return replace(self.instance, answers=self.reachable)

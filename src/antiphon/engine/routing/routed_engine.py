@@ -4,6 +4,7 @@ Invariants:
 - A generation of which nothing was shown goes on elsewhere when its instance is away, drains, is full or fails; one
   that has shown something ends with the error, because another instance might write another text.
 - A request that two instances failed under is given to no third: it may be the cause.
+- One that is drained is given no new request, and what is in it goes on to its end.
 - An instance that cannot be reached is asked last, and not by requests: a probe finds out when it is back.
 - One that has requests and says nothing is asked whether it is there; if it does not answer, what is in it fails and
   goes on elsewhere, long before TCP would say that it has vanished.
@@ -108,17 +109,19 @@ class RoutedEngine:
         return any(route.joined and route.client.connected for route in self._routes.values())
 
     async def describe(self) -> EngineDescription:
-        """See :class:`~antiphon.engine.api.port.Engine`: every model that any instance serves, and all their load."""
+        """See :class:`~antiphon.engine.api.port.Engine`: every model that any instance serves, and all their load;
+        those that are drained are named among the instances alone."""
         await self._know()
         joined = [route for route in self._routes.values() if route.joined]
         if not joined and self._reserve is not None:
             return await self._reserve.client.describe()
         answers = await asyncio.gather(*(self._described(route) for route in joined))
         instances = tuple(route.shown for route in joined)
-        found = [described for described in answers if described is not None]
+        found = [(route, described) for route, described in zip(joined, answers, strict=True) if described is not None]
         if not found:
             raise _unavailable(len(instances))
-        return merged(new_id("describe"), found, instances)
+        serving = [one for route, one in found if route.open] or [one for _, one in found]
+        return merged(new_id("describe"), serving, instances)
 
     async def describe_when_online(self, seconds: float) -> EngineDescription:
         """Like :meth:`describe`, as soon as an online request is in any instance, at the latest after ``seconds``."""
@@ -278,7 +281,7 @@ class RoutedEngine:
 
     def _open(self, model: str, attempts: Attempts) -> list[Route]:
         """Instances that were not asked yet: those that serve the model and can be reached, if there are such."""
-        found = [route for route in self._routes.values() if route.joined and route not in attempts.tried]
+        found = [route for route in self._routes.values() if route.open and route not in attempts.tried]
         # What the catalog says of models is a moment old: where none is said to serve it, all are asked.
         serving = [route for route in found if route.serves(model)] or found
         return [route for route in serving if route.reachable] or serving

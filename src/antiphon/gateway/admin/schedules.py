@@ -13,7 +13,7 @@ from antiphon.definitions.schedules import WorkClass
 from antiphon.gateway.admin.shapes import ReasonRequest, RunLine, run_lines
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.services.conducting.schedule_lines import ScheduleLine
-from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.conducting.schedules import MOST_SLOTS, ProjectSchedules
 from antiphon.services.conducting.traffic import HourlyLoad
 from antiphon.services.conducting.upcoming import UpcomingWork
 from antiphon.services.conducting.windows import WindowOccurrence
@@ -68,12 +68,14 @@ class FreezeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         work: classes of work; by default all but refreshes.
         begins: by default now.
+        slots: so many of these runs may be under way at once, which makes it a limit.
     """
 
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
     until: Annotated[datetime, msgspec.Meta(tz=True)]
     work: tuple[WorkClass, ...] = ()
     begins: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    slots: Annotated[int, msgspec.Meta(ge=0, le=MOST_SLOTS)] = 0
 
 
 def _schedules(call: OperationCall) -> ProjectSchedules:
@@ -110,17 +112,20 @@ def _windows(call: OperationCall) -> WindowList:
     return WindowList(_schedules(call).windows())
 
 
-@operation("GET", "/admin/freezes", "List freezes and blackouts that are not over.", "read")
+@operation("GET", "/admin/freezes", "List freezes, limits and blackouts that are not over.", "read")
 def _holds(call: OperationCall) -> HoldList:
     return HoldList(_schedules(call).holds())
 
 
-@operation("POST", "/admin/freezes", "Let no expensive work begin until a moment.", "release", status=201)
+@operation(
+    "POST", "/admin/freezes", "Let no expensive work begin until a moment, or so much at once.", "release", status=201
+)
 def _freeze(call: OperationCall, body: FreezeRequest) -> RunHold:
-    return _schedules(call).freeze(call.principal.id, body.reason, body.until, body.work, body.begins)
+    who, found = call.principal.id, _schedules(call)
+    return found.freeze(who, body.reason, body.until, body.work, body.begins, slots=body.slots)
 
 
-@operation("POST", "/admin/freezes/{hold}/end", "End a freeze before its time.", "release")
+@operation("POST", "/admin/freezes/{hold}/end", "End a freeze or limit before its time.", "release")
 def _thaw(call: OperationCall) -> RunHold:
     return _schedules(call).thaw(call.principal.id, call.path["hold"])
 

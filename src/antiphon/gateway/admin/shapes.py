@@ -226,13 +226,15 @@ class RotatedKey(msgspec.Struct, frozen=True):
 
 
 class EngineInstanceLine(msgspec.Struct, frozen=True):
-    """One of the engines that have joined: fingerprints of its models by name, and its load as it was last told."""
+    """One of the engines that have joined: fingerprints of its models by name, its load as it was last told, and
+    whether it is drained."""
 
     name: str
     address: str
     answers: bool
     models: dict[str, str]
     load: EngineLoad
+    drained: bool = False
 
 
 class EngineStatus(msgspec.Struct, frozen=True):

@@ -86,6 +86,7 @@ async def engine_status(services: GatewayServices, scope: Scope) -> shapes.Engin
             one.answers,
             {name: fingerprint for name, fingerprint in (one.models | one.embedders).items() if shown(name)},
             one.load,
+            one.drained,
         )
         for one in described.instances
     )

@@ -3,17 +3,18 @@ that were left when the incident was over. Pure.
 
 An incident is judged by its end: causes that were blamed first and dropped later were innocent. What is recorded of its
 course is when each cause was blamed, and since when each symptom lasted; its severity counts as it was at the end.
+Of a playbook that comes after another one, incidents count in which that would have acted too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
 from antiphon.catalog.incidents import NO_CAUSE, Incident, RootCause
 from antiphon.definitions.playbooks import PlaybookSpec
-from antiphon.operations.playbooks.fitting import fit
+from antiphon.operations.playbooks.fitting import PlaybookFit, fit
 
 
 class BacktestCase(msgspec.Struct, frozen=True):
@@ -36,6 +37,7 @@ class Backtest(msgspec.Struct, frozen=True):
 
     Attributes:
         missed: incidents that it is for in the end, in which it would not have acted at first.
+        turn: when its turn is, of one that comes after another; ``turns``: cases in which that came, by the record.
     """
 
     playbook: str
@@ -44,6 +46,8 @@ class Backtest(msgspec.Struct, frozen=True):
     missed: tuple[str, ...]
     least_cases: int
     most_wrong: float
+    turn: str = ""
+    turns: int = 0
 
     @property
     def right(self) -> int:
@@ -63,20 +67,31 @@ class Backtest(msgspec.Struct, frozen=True):
     @property
     def sentence(self) -> str:
         """The result in words."""
+        turns = f" Its turn is {self.turn}, which was so in {self.turns} of these cases." if self.turn else ""
         return (
             f"It would have acted in {len(self.cases)} of {self.incidents} incidents, rightly in {self.right}, and "
             f"upon {self.innocents} components that were no cause. To act alone it takes {self.least_cases} cases "
-            f"of which at most {self.most_wrong:.0%} are wrong."
+            f"of which at most {self.most_wrong:.0%} are wrong.{turns}"
         )
 
 
-def backtest(playbook: PlaybookSpec, incidents: Iterable[Incident]) -> Backtest:
-    """Play a playbook over the incidents that are over."""
+def backtest(
+    playbook: PlaybookSpec,
+    incidents: Iterable[Incident],
+    before: Sequence[PlaybookSpec] = (),
+    turns: Collection[str] = (),
+) -> Backtest:
+    """Play a playbook over the incidents that are over.
+
+    Args:
+        before: the playbooks that it comes after.
+        turns: incidents in which the run of the nearest of them ended as it takes.
+    """
     over = [one for one in incidents if not one.active]
     cases: list[BacktestCase] = []
     missed: list[str] = []
     for incident in over:
-        final, found = fit(playbook, incident), fit(playbook, as_first_blamed(incident))
+        final, found = _fit(playbook, before, incident), _fit(playbook, before, as_first_blamed(incident))
         if found is None:
             missed += [incident.id] if final is not None else []
             continue
@@ -84,7 +99,16 @@ def backtest(playbook: PlaybookSpec, incidents: Iterable[Incident]) -> Backtest:
         innocent = tuple(one for one in found.components if one not in causes)
         right = not innocent and final is not None
         cases.append(BacktestCase(incident.id, incident.title, found.components, innocent, right))
-    return Backtest(playbook.name, len(over), tuple(cases), tuple(missed), playbook.least_cases, playbook.most_wrong)
+    return Backtest(
+        playbook.name, len(over), tuple(cases), tuple(missed), playbook.least_cases, playbook.most_wrong,
+        playbook.turn, sum(one.incident in turns for one in cases),
+    )  # fmt: skip
+
+
+def _fit(playbook: PlaybookSpec, before: Sequence[PlaybookSpec], incident: Incident) -> PlaybookFit | None:
+    if any(fit(one, incident) is None for one in before):
+        return None
+    return fit(playbook, incident)
 
 
 def as_first_blamed(incident: Incident) -> Incident:

@@ -46,7 +46,7 @@ def fit(playbook: PlaybookSpec, incident: Incident) -> PlaybookFit | None:
         return None
     plan: list[PlannedStep] = []
     for number, step in enumerate(playbook.steps, 1):
-        targets = [""] if step.action in ("freeze", "page") else _targets(step, chosen)
+        targets = [""] if step.action in ("freeze", "limit-batch", "page") else _targets(step, chosen)
         if not targets:
             return None
         plan += [PlannedStep(number, step, target) for target in targets]
@@ -72,7 +72,8 @@ def _targets(step: PlaybookStep, chosen: list[tuple[str, tuple[IncidentEvidence,
             found += [one.record.removeprefix(_RUN) for one in evidence if one.record.startswith(_RUN)]
         elif _kind(component) in TARGETED[step.action]:
             process = next((one.record for one in evidence if one.record.startswith("process/")), component)
-            found.append((process if step.action == "restart-engine" else component).partition("/")[2])
+            of_process = step.action in ("restart-engine", "drain-engine")
+            found.append((process if of_process else component).partition("/")[2])
     return list(dict.fromkeys(found))
 
 

@@ -49,10 +49,11 @@ def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: SlotUse) -
     """The reason why a queued run has not begun.
 
     Args:
-        holds: freezes and windows that are not over, or have ended lately.
+        holds: freezes and windows that are not over, or have ended lately; and limits.
         slots: of living workers together; ``most`` is 0 where none lives.
     """
-    own = [hold for hold in holds if run.workflow in hold.workflows]
+    limit = next((one for one in holds if one.slots and _limits(one, run, now)), None)
+    own = [hold for hold in holds if run.workflow in hold.workflows and not hold.slots]
     at = max(now, run.not_before)
     holding = None
     if run.exempted_by is None:
@@ -77,7 +78,14 @@ def wait_of(run: Run, now: datetime, holds: Sequence[RunHold], slots: SlotUse) -
     if (ended := Ramp.after(run.workflow, own, now)) is not None and slots.running:
         why = f"waits for its turn: work is taken up one by one since the {ended.kind} that ended at"
         return RunWait(run.id, "turn", f"{why} {to_the_minute(ended.until)}", at)
+    if limit is not None:
+        why = f"a limit by {limit.principal} until {to_the_minute(limit.until)}: {limit.reason}"
+        return RunWait(run.id, "turn", f"waits for its turn: {limit.slots} at once by {why}", at)
     return RunWait(run.id, "turn", "is about to begin", at)
+
+
+def _limits(limit: RunHold, run: Run, now: datetime) -> bool:
+    return run.exempted_by is None and run.workflow in limit.workflows and limit.begins <= now < limit.until
 
 
 def _free_from(moment: datetime, holds: Sequence[RunHold]) -> datetime:

@@ -33,8 +33,9 @@ class RunWaits:
             return {}
         now = self._store.database.clock.now()
         holds = self._store.run_holds.list(scope, now - timedelta(seconds=RAMP_SECONDS))
+        limits = [one for one in self._store.run_holds.lasting(scope, limits=True) if one.kind == "limit"]
         slots = self._slots(scope, now)
-        return {run.id: wait_of(run, now, holds, slots[_group(run.workflow)]) for run in queued}
+        return {run.id: wait_of(run, now, (*holds, *limits), slots[_group(run.workflow)]) for run in queued}
 
     def _slots(self, scope: Scope, now: datetime) -> dict[str, SlotUse]:
         leases = ProcessLeases(self._store.database, self._store.scope.environment)

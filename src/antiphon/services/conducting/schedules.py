@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import get_args
 
-from antiphon.catalog.run_holds import RunHold
+from antiphon.catalog.run_holds import HoldKind, RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.core.clock import parse_duration, utc
 from antiphon.core.errors import InvalidInputError, NotFoundError
@@ -22,6 +22,8 @@ from antiphon.services.conducting.upcoming import UpcomingWork, upcoming_work
 from antiphon.services.conducting.windows import AHEAD, WindowOccurrence, held_workflows, occurrences
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import WORK
+
+MOST_SLOTS = 64
 
 LONGEST = timedelta(days=90)
 """A freeze or pause lasts so long at most: one that is forgotten ends."""
@@ -65,13 +67,17 @@ class ProjectSchedules:
         return record
 
     def freeze(
-        self, principal: str, reason: str, until: datetime, work: Sequence[str] = (), begins: datetime | None = None
-    ) -> RunHold:
+        self, principal: str, reason: str, until: datetime, work: Sequence[str] = (), begins: datetime | None = None,
+        *, slots: int = 0,
+    ) -> RunHold:  # fmt: skip
         """Let no run of these classes of work begin until a moment, and have those under way given back. It is on
         record, and ends by itself.
 
+        Args:
+            slots: so many of these runs may be under way at once, which makes it a limit.
+
         Raises:
-            InvalidInputError: an unknown class, no reason, or a moment that is past or too far away.
+            InvalidInputError: an unknown class, no reason, a moment that is past or too far away, or too many slots.
         """
         store, now = self._store, self._now()
         classes = tuple(dict.fromkeys(_work_class(one) for one in work)) or EXPENSIVE
@@ -80,22 +86,27 @@ class ProjectSchedules:
             raise InvalidInputError(
                 "The freeze ends before it begins.", where="--until", next_step="Name a later time."
             )
-        name = new_id("freeze")
-        hold = RunHold(name, "freeze", name, held_workflows(classes), start, end, reason, principal)
+        if not 0 <= slots <= MOST_SLOTS:
+            raise InvalidInputError(
+                f"A limit leaves from 1 to {MOST_SLOTS} slots.", where="slots", next_step="Name a number of them."
+            )
+        kind: HoldKind = "limit" if slots else "freeze"
+        name = new_id(kind)
+        hold = RunHold(name, kind, name, held_workflows(classes), start, end, reason, principal, slots)
         with store.database.transaction() as connection:
             store.run_holds.add(self._scope, hold, within=connection)
             detail = {"reason": reason, "until": end.isoformat(), "work": " ".join(classes)}
-            store.audit.append(self._scope, principal, "freeze.begin", name, detail, within=connection)
+            detail |= {"slots": str(slots)} if slots else {}
+            store.audit.append(self._scope, principal, f"{kind}.begin", name, detail, within=connection)
         return hold
 
     def thaw(self, principal: str, hold: str) -> RunHold:
-        """End a freeze before its time; raises ``NotFoundError`` when there is none of this id, and
+        """End a freeze or limit before its time; raises ``NotFoundError`` when there is none of this id, and
         ``InvalidInputError`` for a window, which is declared."""
         store = self._store
         with store.database.transaction() as connection:
-            found = next(
-                (one for one in store.run_holds.lasting(self._scope, within=connection) if one.id == hold), None
-            )
+            lasting = store.run_holds.lasting(self._scope, limits=True, within=connection)
+            found = next((one for one in lasting if one.id == hold), None)
             if found is not None and found.kind == "window":
                 raise InvalidInputError(
                     f"{found.name} is a declared window.",
@@ -103,12 +114,12 @@ class ProjectSchedules:
                     next_step="Change it in definitions.py, or let one run go: `antiphon runs exempt RUN --reason …`.",
                 )
             ended = store.run_holds.end(self._scope, hold, within=connection)
-            store.audit.append(self._scope, principal, "freeze.end", hold, within=connection)
+            store.audit.append(self._scope, principal, f"{ended.kind}.end", hold, within=connection)
         return ended
 
     def holds(self) -> tuple[RunHold, ...]:
-        """Freezes and windows that are not over."""
-        return self._store.run_holds.lasting(self._scope)
+        """Freezes, limits and windows that are not over."""
+        return self._store.run_holds.lasting(self._scope, limits=True)
 
     def windows(self, until: datetime | None = None) -> tuple[WindowOccurrence, ...]:
         """The declared windows as they come, until a moment (three days from now by default)."""

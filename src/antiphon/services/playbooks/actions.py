@@ -7,7 +7,6 @@ was done, by what the check of the step recorded before.
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -22,22 +21,28 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.playbooks import PlaybookAction, PlaybookGuard
+from antiphon.definitions.workflows import EXPENSIVE, WorkClass
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.governance.identity.principal import PLAYBOOK, Limits, Principal, playbook_principal
 from antiphon.governance.policy.request import Action
-from antiphon.operations.processes import ProcessRecord, is_running, read_records, signal_group
 from antiphon.services.conducting.schedules import ProjectSchedules
+from antiphon.services.conducting.windows import held_workflows
 from antiphon.services.features.feature_services import FeatureRollback
+from antiphon.services.playbooks.engine_actions import EngineActions
+from antiphon.services.precomputed import ProjectPrecomputedModes
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 
 RIGHTS: Mapping[PlaybookAction, tuple[Action, str]] = {
     "rerun-refresh": ("publish", "view"),
     "freeze": ("release", "application"),
+    "limit-batch": ("release", "application"),
     "roll-back-view": ("publish", "view"),
     "roll-back-release": ("release", "application"),
     "restart-engine": ("administer", "process"),
+    "drain-engine": ("administer", "process"),
+    "serve-precomputed": ("release", "application"),
     "page": ("read", "incident"),
 }
 """The action and the kind of resource that policy is asked about, before a step is taken."""
@@ -47,7 +52,7 @@ PAGE = "incident.page"
 
 _LOOK = 0.5
 _RERUN_SECONDS = 1_800.0
-_ENDING_SECONDS, _STARTING_SECONDS = 60.0, 240.0
+_LIMITED: tuple[WorkClass, ...] = ("batch",)
 _HOUR = timedelta(hours=1)
 
 
@@ -58,6 +63,8 @@ class PlaybookActions:
         self._store = store
         self._scope = scope
         self._rollback = rollback
+        self._engines = EngineActions(store)
+        self._precomputed = ProjectPrecomputedModes(store, scope)
         self._schedules = ProjectSchedules(store, scope)
         self._releases = rollout_transitions(store)
 
@@ -80,7 +87,7 @@ class PlaybookActions:
                     f"The guard {guard} does not hold: {why}", where=planned.label, next_step="A person decides."
                 )
         self._require_rate(run, planned)
-        seen = self._observed(planned)
+        seen = self._observed(run, planned)
         action, kind = RIGHTS[planned.step.action]
         by = principal_of(run, self._scope.tenant)
         for name in seen.get("views") or [_resource(planned)]:
@@ -103,9 +110,14 @@ class PlaybookActions:
             case "rerun-refresh":
                 return await self._rerun(run, planned)
             case "restart-engine":
-                return await self._restart(planned, seen)
-            case "freeze":
+                return await self._engines.restart(planned.target, seen)
+            case "drain-engine":
+                by, duration = principal_of(run, self._scope.tenant).id, planned.step.duration
+                return await self._engines.drain(by, _reason(run), duration, seen)
+            case "freeze" | "limit-batch":
                 return await asyncio.to_thread(self._freeze, run, planned)
+            case "serve-precomputed":
+                return await asyncio.to_thread(self._serve_precomputed, run, planned)
             case "roll-back-view":
                 return await asyncio.to_thread(self._roll_back_view, run, planned)
             case "roll-back-release":
@@ -116,11 +128,17 @@ class PlaybookActions:
     def undo(self, run: PlaybookRun, planned: PlannedStep, done: Mapping[str, Any]) -> dict[str, Any]:
         """Undo a step by its result; ``sentence`` says what was undone."""
         by = principal_of(run, self._scope.tenant).id
-        if planned.step.action == "freeze":
+        if planned.step.action in ("freeze", "limit-batch"):
             if any(one.id == done["freeze"] for one in self._schedules.holds()):
                 with suppress(NotFoundError):  # It ended meanwhile.
                     self._schedules.thaw(by, str(done["freeze"]))
-            return {"sentence": f"The freeze {done['freeze']} is over."}
+            return {"sentence": f"The {_hold_kind(planned)} {done['freeze']} is over."}
+        if planned.step.action == "drain-engine":
+            return self._engines.resume(done)
+        if planned.step.action == "serve-precomputed":
+            reason = _reason(run)
+            self._precomputed.end(by, planned.target, f"undone: {reason}", of=(by, reason))
+            return {"sentence": f"{planned.target} answers as ever."}
         held = self._rollback.held(self._scope).get(planned.target)
         if held is not None and held.reason == _reason(run):
             self._rollback.resume(self._scope, planned.target, reason=f"undone: {_reason(run)}", principal=by)
@@ -160,7 +178,7 @@ class PlaybookActions:
                 next_step="It does not help: find out why.",
             )
 
-    def _observed(self, planned: PlannedStep) -> dict[str, Any]:
+    def _observed(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
         store, scope, target = self._store, self._scope, planned.target
         match planned.step.action:
             case "rerun-refresh":
@@ -172,6 +190,9 @@ class PlaybookActions:
                         next_step=f"A person decides: `antiphon runs retry {target}`.",
                     )
                 return {"views": [str(view).partition("@")[0] for view in found.arguments["views"]]}
+            case "limit-batch":
+                workflows = held_workflows(planned.step.work or _LIMITED)
+                return {"under_way": sum(one.workflow in workflows for one in store.runs.under_way(scope))}
             case "roll-back-view":
                 held = self._rollback.held(scope).get(target)
                 if held is not None:
@@ -189,8 +210,13 @@ class PlaybookActions:
                     )
                 return {"live": stack[-1], "before": stack[-2]}
             case "restart-engine":
-                record = self._process(target)
-                return {"pid": record.pid, "ticks": record.started_ticks}
+                return self._engines.observe_process(target)
+            case "serve-precomputed":
+                by = principal_of(run, scope.tenant).id
+                begun = self._precomputed.require_free(target, by, _reason(run)) is not None
+                return {"live": activation_stack(store.releases.history(scope, target))[-1], "begun": begun}
+            case "drain-engine":
+                return self._engines.observe_engine(target, principal_of(run, scope.tenant).id, _reason(run))
         return {}
 
     async def _rerun(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
@@ -227,26 +253,24 @@ class PlaybookActions:
                 return known
         raise AssertionError
 
-    async def _restart(self, planned: PlannedStep, seen: Mapping[str, Any]) -> dict[str, Any]:
-        clock, name = self._store.database.clock, planned.target
-        began = clock.monotonic()
-        while (before := self._running(name)) is not None and _same(before, seen):
-            late = clock.monotonic() - began > _ENDING_SECONDS
-            signal_group(before, signal.SIGKILL if late else signal.SIGTERM)
-            await asyncio.sleep(_LOOK)
-        while (after := self._running(name)) is None or _same(after, seen):
-            if clock.monotonic() - began > _ENDING_SECONDS + _STARTING_SECONDS:
-                raise DeadlineExceededError(f"The process {name} was ended, and its successor is not there.")
-            await asyncio.sleep(_LOOK)
-        return {"sentence": f"The process {name} was restarted: {seen['pid']}, now {after.pid}."}
-
     def _freeze(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
-        by, reason = principal_of(run, self._scope.tenant).id, _reason(run)
-        known = next((one for one in self._schedules.holds() if (one.principal, one.reason) == (by, reason)), None)
+        by, reason, step = principal_of(run, self._scope.tenant).id, _reason(run), planned.step
+        slots, work = (
+            (step.slots, step.work or _LIMITED) if step.action == "limit-batch" else (0, step.work or EXPENSIVE)
+        )
+        own = by, reason, slots, held_workflows(work)
+        holds = self._schedules.holds()
+        known = next((one for one in holds if (one.principal, one.reason, one.slots, one.workflows) == own), None)
         if known is None:
-            until = self._store.database.clock.now() + parse_duration(planned.step.duration)
-            known = self._schedules.freeze(by, reason, until, planned.step.work)
-        return {"freeze": known.id, "sentence": f"Work is frozen until {known.until:%H:%M:%S}Z ({known.id})."}
+            until = self._store.database.clock.now() + parse_duration(step.duration)
+            known = self._schedules.freeze(by, reason, until, work, slots=slots)
+        what = f"{', '.join(work)} is limited to {slots} at once" if slots else "Work is frozen"
+        return {"freeze": known.id, "sentence": f"{what} until {known.until:%H:%M:%S}Z ({known.id})."}
+
+    def _serve_precomputed(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
+        by, duration = principal_of(run, self._scope.tenant).id, planned.step.duration
+        mode = self._precomputed.begin(by, planned.target, _reason(run), duration)
+        return {"sentence": f"{mode.application} answers from store alone until {mode.until:%H:%M:%S}Z."}
 
     def _roll_back_view(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
         scope, view, reason = self._scope, planned.target, _reason(run)
@@ -275,18 +299,6 @@ class PlaybookActions:
         self._store.notifications.append(self._scope, said)
         return {"sentence": "A person was paged."}
 
-    def _running(self, name: str) -> ProcessRecord | None:
-        records = read_records(self._store.paths.run)
-        return next((one for one in records if one.name == name and is_running(one)), None)
-
-    def _process(self, name: str) -> ProcessRecord:
-        found = self._running(name)
-        if found is None:
-            raise NotFoundError(
-                f"The process {name} does not run on this host.", where=name, next_step="See `antiphon status`."
-            )
-        return found
-
 
 def principal_of(run: PlaybookRun, tenant: str) -> Principal:
     """The identity of a playbook, limited to what its steps take."""
@@ -310,8 +322,8 @@ def _reason(run: PlaybookRun) -> str:
 
 
 def _resource(planned: PlannedStep) -> str:
-    return "*" if planned.step.action in ("rerun-refresh", "freeze", "page") else planned.target
+    return "*" if planned.step.action in ("rerun-refresh", "freeze", "limit-batch", "page") else planned.target
 
 
-def _same(record: ProcessRecord, seen: Mapping[str, Any]) -> bool:
-    return (record.pid, record.started_ticks) == (seen["pid"], seen["ticks"])
+def _hold_kind(planned: PlannedStep) -> str:
+    return "freeze" if planned.step.action == "freeze" else "limit"

@@ -3,6 +3,7 @@
 Invariants:
 - A playbook's run for an incident, the order of its steps, the line in the timeline, the evidence and the notification
   are one transaction: a crash leaves all of it or nothing, and the next look of any process goes on.
+- A playbook that comes after another one begins only once that one's run for the incident has ended as it takes.
 - A playbook acts alone only where it is declared so and trusted: by its backtest, or by an administrator's word.
 """
 
@@ -20,7 +21,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.playbooks import PlaybookSpec
-from antiphon.definitions.shipped_playbooks import all_playbooks
+from antiphon.definitions.shipped_playbooks import all_playbooks, chain
 from antiphon.durable.rollbacks import rollback_of
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.identity.principal import PLAYBOOK
@@ -56,13 +57,17 @@ class PlaybookOrders:
 
     def _begin(self, incident: Incident, playbooks: Mapping[str, PlaybookSpec]) -> int:
         store, scope, begun = self._store, self._store.scope, 0
-        if not incident.lasting:
+        # What comes after a playbook that mended it begins though no symptom lasts any more.
+        due = [one for one in playbooks.values() if incident.lasting or (one.after and one.once == "mended")]
+        if not due:
             return 0
-        known = {one.playbook for one in store.playbook_runs.list(scope, incident=incident.id, limit=None)}
-        for playbook in playbooks.values():
-            if playbook.name in known or (found := fit(playbook, incident)) is None or self._cools(playbook, found):
+        known = {one.playbook: one for one in store.playbook_runs.list(scope, incident=incident.id, limit=None)}
+        for playbook in due:
+            if playbook.name in known or waits_for(playbook, known.get(playbook.after)) is not None:
                 continue
-            alone = playbook.mode == "alone" and trusted(store, scope, playbook)
+            if (found := fit(playbook, incident)) is None or self._cools(playbook, found):
+                continue
+            alone = playbook.mode == "alone" and trusted(store, scope, playbook, playbooks)
             with store.database.transaction() as connection:
                 current = store.incidents.get(scope, incident.id, within=connection)
                 id = run_id(incident.id, playbook.name)
@@ -161,17 +166,18 @@ def begin(
     otherwise it waits or is suggested."""
     now, by = store.database.clock.now(), f"{PLAYBOOK}{playbook.name}"
     state: PlaybookRunState = "suggested" if playbook.mode == "suggest" else "waiting"
+    cause = f"{found.cause} It is {playbook.turn}." if playbook.after else found.cause
     run = PlaybookRun(
-        run_id(incident.id, playbook.name), playbook.name, incident.id, state, found.plan, found.cause, now, now
+        run_id(incident.id, playbook.name), playbook.name, incident.id, state, found.plan, cause, now, now
     )
     if alone or person:
         return order(store, scope, run, person or by, reason or "It is trusted to act alone.", within)
     store.playbook_runs.put(scope, run, within=within)
     what = "waits for an approval" if state == "waiting" else "would fit"
-    write_timeline(store, scope, incident.id, f"{playbook.name} {what}: {found.cause}", by, within)
+    write_timeline(store, scope, incident.id, f"{playbook.name} {what}: {cause}", by, within)
     if state == "waiting":
         store.notifications.append(scope, _approval(run, playbook, incident), within=within)
-    store.audit.append(scope, by, f"playbook.{state}", run.id, {"reason": found.cause}, within=within)
+    store.audit.append(scope, by, f"playbook.{state}", run.id, {"reason": cause}, within=within)
     return run
 
 
@@ -188,19 +194,37 @@ def order(store: Store, scope: Scope, run: PlaybookRun, by: str, reason: str, wi
     return ordered
 
 
-def tested(store: Store, scope: Scope, playbook: PlaybookSpec) -> Backtest:
-    """The backtest of a playbook on the incidents that are recorded."""
-    return backtest(playbook, store.incidents.list(scope, state="resolved", limit=MOST_INCIDENTS))
+def waits_for(playbook: PlaybookSpec, before: PlaybookRun | None) -> str | None:
+    """The sentence that says that a playbook's turn has not come; ``None`` where it has.
+
+    Args:
+        before: the run of the playbook that it comes after, for the same incident.
+    """
+    if not playbook.after or (before is not None and before.end == playbook.once):
+        return None
+    now = f"it is {before.state}" if before is not None else "it has not met this incident"
+    return f"The turn of {playbook.name} is {playbook.turn}; {now}."
+
+
+def tested(store: Store, scope: Scope, playbook: PlaybookSpec, known: Mapping[str, PlaybookSpec]) -> Backtest:
+    """The backtest of a playbook, one of those that are known, on the incidents that are recorded."""
+    incidents = store.incidents.list(scope, state="resolved", limit=MOST_INCIDENTS)
+    if not playbook.after:
+        return backtest(playbook, incidents)
+    runs = store.playbook_runs.list(scope, playbook=playbook.after, limit=MOST_INCIDENTS)
+    turns = {one.incident for one in runs if one.end == playbook.once}
+    return backtest(playbook, incidents, chain(known, playbook.name), turns)
 
 
 def trusted(
-    store: Store, scope: Scope, playbook: PlaybookSpec, permissions: Mapping[str, PlaybookPermission] | None = None
-) -> bool:
+    store: Store, scope: Scope, playbook: PlaybookSpec, known: Mapping[str, PlaybookSpec],
+    permissions: Mapping[str, PlaybookPermission] | None = None,
+) -> bool:  # fmt: skip
     """Tells whether a playbook may act without a person: by an administrator's word, or else by its backtest."""
-    known = store.playbook_permissions.all(scope) if permissions is None else permissions
-    if (permission := known.get(playbook.name)) is not None:
+    given = store.playbook_permissions.all(scope) if permissions is None else permissions
+    if (permission := given.get(playbook.name)) is not None:
         return permission.alone
-    return playbook.harmless or tested(store, scope, playbook).passed
+    return playbook.harmless or tested(store, scope, playbook, known).passed
 
 
 def approval_id(run: PlaybookRun) -> str:

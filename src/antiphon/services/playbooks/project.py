@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from sqlalchemy.engine import Connection
 
 from antiphon.catalog.incidents import Incident
 from antiphon.catalog.playbooks import PlaybookPermission, PlaybookRun, run_id
@@ -18,7 +19,7 @@ from antiphon.operations.playbooks.fitting import PlaybookFit, fit
 from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.playbooks.actions import PlaybookActions
-from antiphon.services.playbooks.orders import approval_id, begin, order, tested, trusted
+from antiphon.services.playbooks.orders import approval_id, begin, order, tested, trusted, waits_for
 from antiphon.services.playbooks.workflow import write_timeline
 from antiphon.services.project.store import Store
 
@@ -42,13 +43,18 @@ class PlaybookLine(msgspec.Struct, frozen=True):
 
 
 class PlaybookRehearsal(msgspec.Struct, frozen=True):
-    """A dry run: the steps with their targets, and for each why it would not be taken now (empty: it would)."""
+    """A dry run: the steps with their targets, and for each why it would not be taken now (empty: it would).
+
+    Attributes:
+        waits: why its turn has not come, of a playbook that comes after another one.
+    """
 
     playbook: str
     incident: str
     cause: str
     steps: tuple[str, ...]
     hindrances: tuple[str, ...]
+    waits: str = ""
 
 
 class ProjectPlaybooks:
@@ -66,11 +72,13 @@ class ProjectPlaybooks:
     def list(self) -> tuple[PlaybookLine, ...]:
         """Every playbook, shipped or declared, by name."""
         permissions = self._store.playbook_permissions.all(self._scope)
-        return tuple(self._line(one, permissions.get(one.name)) for one in self._all().values())
+        known = self._all()
+        return tuple(self._line(one, known, permissions.get(one.name)) for one in known.values())
 
     def show(self, name: str) -> PlaybookLine:
         """One playbook; raises ``NotFoundError`` when there is none of this name."""
-        return self._line(self.get(name), self._store.playbook_permissions.all(self._scope).get(name))
+        permission = self._store.playbook_permissions.all(self._scope).get(name)
+        return self._line(self.get(name), self._all(), permission)
 
     def get(self, name: str) -> PlaybookSpec:
         """A playbook's declaration; raises as :meth:`show`."""
@@ -85,7 +93,7 @@ class ProjectPlaybooks:
 
     def test(self, name: str) -> Backtest:
         """The backtest of a playbook on the recorded incidents; raises as :meth:`show`."""
-        return tested(self._store, self._scope, self.get(name))
+        return tested(self._store, self._scope, self.get(name), self._all())
 
     def runs(
         self, *, playbook: str | None = None, incident: str | None = None, limit: int = 50
@@ -94,8 +102,10 @@ class ProjectPlaybooks:
         return tuple(self._store.playbook_runs.list(self._scope, playbook=playbook, incident=incident, limit=limit))
 
     def fitting(self, incident: Incident) -> tuple[PlaybookSpec, ...]:
-        """The playbooks that fit an incident as it stands."""
-        return tuple(one for one in self._all().values() if fit(one, incident) is not None)
+        """The playbooks that fit an incident as it stands, and whose turn has come."""
+        return tuple(
+            one for one in self._all().values() if fit(one, incident) is not None and not self._waits(one, incident.id)
+        )
 
     def rehearse(self, name: str, incident: str) -> PlaybookRehearsal:
         """Say what a playbook would do about an incident now, and do nothing.
@@ -107,15 +117,16 @@ class ProjectPlaybooks:
         now = self._store.database.clock.now()
         run = PlaybookRun(run_id(incident, name), name, incident, "suggested", found.plan, found.cause, now, now)
         return PlaybookRehearsal(
-            playbook.name, incident, found.cause, tuple(one.label for one in found.plan), self._actions.hindrances(run)
-        )
+            playbook.name, incident, found.cause, tuple(one.label for one in found.plan), self._actions.hindrances(run),
+            self._waits(playbook, incident),
+        )  # fmt: skip
 
     def run(self, name: str, incident: str, principal: str, reason: str) -> PlaybookRun:
         """Begin a playbook for an incident, in its own name and on the word of a person.
 
         Raises:
             NotFoundError: there is no such playbook or incident. InvalidInputError: no reason.
-            ConflictError: it is not for this incident, which is over, or it has begun already.
+            ConflictError: it is not for this incident, which is over, it has begun already, or its turn has not come.
         """
         _require(reason)
         store = self._store
@@ -130,6 +141,8 @@ class ProjectPlaybooks:
                 self._require_undecided(known)
                 return order(store, self._scope, known, principal, reason, connection)
             playbook, found = self._fitted(name, current)
+            if waits := self._waits(playbook, incident, connection):
+                raise ConflictError(waits, where=incident, next_step=f"Begin {playbook.after}, or do it by hand.")
             return begin(
                 store,
                 self._scope,
@@ -192,16 +205,19 @@ class ProjectPlaybooks:
     def _all(self) -> dict[str, PlaybookSpec]:
         return dict(all_playbooks(self._store.applied.project(self._scope).playbooks))
 
-    def _line(self, playbook: PlaybookSpec, permission: PlaybookPermission | None) -> PlaybookLine:
-        known = {} if permission is None else {playbook.name: permission}
-        alone = playbook.mode == "alone" and trusted(self._store, self._scope, playbook, known)
-        return PlaybookLine(
-            playbook,
-            SHIPPED.get(playbook.name) == playbook,
-            alone,
-            tested(self._store, self._scope, playbook),
-            permission,
-        )
+    def _line(
+        self, playbook: PlaybookSpec, known: dict[str, PlaybookSpec], permission: PlaybookPermission | None
+    ) -> PlaybookLine:
+        given = {} if permission is None else {playbook.name: permission}
+        alone = playbook.mode == "alone" and trusted(self._store, self._scope, playbook, known, given)
+        shipped, found = SHIPPED.get(playbook.name) == playbook, tested(self._store, self._scope, playbook, known)
+        return PlaybookLine(playbook, shipped, alone, found, permission)
+
+    def _waits(self, playbook: PlaybookSpec, incident: str, within: Connection | None = None) -> str:
+        if not playbook.after:
+            return ""
+        before = self._store.playbook_runs.find(self._scope, run_id(incident, playbook.after), within=within)
+        return waits_for(playbook, before) or ""
 
     def _fitted(self, name: str, incident: Incident) -> tuple[PlaybookSpec, PlaybookFit]:
         playbook = self.get(name)

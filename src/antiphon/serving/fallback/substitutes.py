@@ -9,12 +9,15 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Literal
 
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.answers import StoredAnswer
+from antiphon.catalog.serving.precomputed_modes import PrecomputedMode
 from antiphon.catalog.serving.receipt import Degradation
 from antiphon.core.clock import parse_duration
+from antiphon.core.errors import PrecomputedOnlyError
 from antiphon.definitions.degradation import MAIN, Target, WhenUnavailable, target_of
 from antiphon.serving.answering.context import AnswerContext
 from antiphon.serving.answering.policy import ReleaseResources, policy_context
@@ -31,10 +34,17 @@ def targets(context: AnswerContext) -> tuple[Target, ...]:
 
 
 def candidates(
-    services: Services, context: AnswerContext, resources: ReleaseResources
+    services: Services, context: AnswerContext, resources: ReleaseResources, stored_alone: bool
 ) -> Iterator[tuple[StoredAnswer, Degradation]]:
-    """Stored answers that may be served when no engine answers, the best first; each is looked up when it is needed."""
+    """Stored answers that may be served when no engine answers, the best first; each is looked up when it is needed.
+
+    Args:
+        stored_alone: the application was ordered to answer from store alone, which serves those of the release itself
+            also where it declares to refuse.
+    """
     rule, request = context.application.when_unavailable, context.request
+    if stored_alone and rule.serve == "refuse":
+        rule = WhenUnavailable("precomputed")
     if rule.serve == "refuse" or context.cache_namespace is None or not context.interactive or context.reports_tokens:
         return
     release = context.release
@@ -48,6 +58,16 @@ def candidates(
         return
     if found := _stored(services, context, previous.id, rule):
         yield found, _degraded(context, found, "previous_release", previous)
+
+
+def not_in_store(mode: PrecomputedMode, now: datetime) -> PrecomputedOnlyError:
+    """The refusal of a question without a stored answer, with the time until engines answer again."""
+    return PrecomputedOnlyError(
+        f"{mode.application} answers from store alone until {mode.until:%Y-%m-%d %H:%M:%S}Z, where this answer is not.",
+        retry_after=max(1.0, (mode.until - now).total_seconds()),
+        where=mode.application,
+        next_step="Ask again after the time that Retry-After says.",
+    )
 
 
 def _stored(services: Services, context: AnswerContext, namespace: str, rule: WhenUnavailable) -> StoredAnswer | None:

@@ -23,7 +23,7 @@ from antiphon.definitions.shipped_playbooks import SHIPPED
 from antiphon.durable.context import RunContext
 from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
 from antiphon.services.conducting.schedules import ProjectSchedules
-from antiphon.services.playbooks import actions
+from antiphon.services.playbooks import engine_actions
 
 CALM = PlaybookSpec(
     "calm", "Freeze work", (PlaybookStep("freeze"), PlaybookStep("page")), classes=("overload",), mode="alone"
@@ -289,7 +289,7 @@ async def test_a_view_goes_back_and_goes_on_when_a_later_step_fails(desk: Mended
 
 
 async def test_an_engine_is_restarted_once(desk: MendedDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "_ENDING_SECONDS", -1.0)  # It stands still, and ends by SIGKILL alone.
+    monkeypatch.setattr(engine_actions, "_ENDING_SECONDS", -1.0)  # It stands still, and ends by SIGKILL alone.
     folder = desk.store.paths.run
     folder.mkdir(parents=True)
     with Supervised(folder, "engine") as engine:

@@ -64,6 +64,7 @@ class Instance:
         self.closed = False
         self.connected = True
         self.silent_seconds = 0.0
+        self.drained = False
         self.gone = asyncio.Event()
 
     def hang_up(self) -> None:
@@ -72,7 +73,9 @@ class Instance:
     @property
     def listed(self) -> EngineInstance:
         models = dict.fromkeys(self.models, f"of {self.name}")
-        return EngineInstance(self.name, f"host/{self.name}", "host", "", "", models, {}, self.load)
+        return EngineInstance(
+            self.name, f"host/{self.name}", "host", "", "", models, {}, self.load, drained=self.drained
+        )
 
     async def describe(self) -> EngineDescription:
         self.described += 1
@@ -314,6 +317,29 @@ async def test_one_that_has_left_gets_no_new_requests_and_finishes_what_it_has()
         end.set()
         assert await under_way == f"Once {first.name}"
         await until(lambda: first.closed)
+
+
+async def test_one_that_is_drained_gets_no_new_requests_until_it_is_not() -> None:
+    fleet = Fleet("a", "b")
+    first, second = fleet.preferred()
+    first.models.append("desk.v1")
+    first.load = second.load = EngineLoad(slots=16)
+    end = asyncio.Event()
+    first.script = [Delta("r", "Once "), end]
+    async with routing(fleet) as engine:
+        under_way = asyncio.create_task(answer(engine))
+        await until(lambda: first.requests == 1)
+        first.drained = True
+        await until(lambda: not any(route.open for route in engine._routes.values() if route.client is first))
+        assert [await answer(engine) for _ in range(3)] == [second.name] * 3
+        described = await engine.describe()
+        assert (described.load.slots, [model.name for model in described.models]) == (16, ["words"])
+        assert {one.name: one.drained for one in described.instances} == {first.name: True, second.name: False}
+        end.set()
+        assert await under_way == f"Once {first.name}"
+        first.script, first.drained = [], False
+        await until(lambda: all(route.open for route in engine._routes.values()))
+        assert await answer(engine) == first.name
 
 
 async def test_one_whose_lease_is_over_and_that_does_not_answer_is_let_go_with_what_it_has() -> None:

@@ -57,3 +57,14 @@ def test_what_was_blamed_late_is_missed() -> None:
 def test_an_incident_that_goes_on_is_no_case() -> None:
     found = backtest(FREEZE, [msgspec.structs.replace(RIGHT, state="open")])
     assert (found.incidents, found.cases) == (0, ())
+
+
+def test_one_that_comes_after_another_counts_where_that_would_have_acted() -> None:
+    later = msgspec.structs.replace(SHIPPED["page-person"], severity="warning", after="freeze-batch")
+    other = over(incident("host", "disk_full", "infrastructure"), blamed("host", "infrastructure"), name="inc_2")
+    found = backtest(later, [RIGHT, other], [FREEZE], {"inc_1"})
+    assert ([one.incident for one in found.cases], found.missed, found.turns) == (["inc_1"], (), 1)
+    assert found.sentence.endswith(
+        "Its turn is after freeze-batch, once it has failed, which was so in 1 of these cases."
+    )
+    assert len(backtest(later, [RIGHT, other]).cases) == 2

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.catalog.examples import NOON
 
 from antiphon.catalog.incidents import Incident, IncidentEvidence, IncidentSymptom, RootCause
+from antiphon.definitions.playbooks import PlaybookSpec, PlaybookStep
 from antiphon.definitions.shipped_playbooks import SHIPPED
 from antiphon.operations.playbooks.fitting import fit
 
@@ -61,3 +62,23 @@ def test_without_a_cause_the_symptoms_count() -> None:
 
 def test_without_a_target_it_does_not_fit() -> None:
     assert fit(SHIPPED["rerun-refresh"], incident("source/orders", "refresh_failed", "data quality")) is None
+
+
+@pytest.mark.parametrize(
+    ("action", "fault", "target"),
+    [
+        ("drain-engine", FAULTS["restart-engine"], "engine-two"),
+        ("drain-engine", incident("engine/default/engine@host", "pace", "infrastructure"), "default/engine@host"),
+        ("serve-precomputed", FAULTS["freeze-batch"], "desk"),
+        ("serve-precomputed", FAULTS["roll-back-release"], "desk"),
+        ("limit-batch", FAULTS["freeze-batch"], ""),
+    ],
+)
+def test_a_step_is_about_its_kind_of_cause(action: Any, fault: Incident, target: str) -> None:
+    found = fit(PlaybookSpec("one", "One", (PlaybookStep(action),)), fault)
+    assert found is not None
+    assert [one.target for one in found.plan] == [target]
+
+
+def test_a_step_without_a_target_fits_nothing() -> None:
+    assert fit(PlaybookSpec("one", "One", (PlaybookStep("drain-engine"),)), FAULTS["freeze-batch"]) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from antiphon.catalog.run_holds import RunHold
@@ -55,6 +56,16 @@ def test_a_queued_run_has_a_reason_and_an_earliest_start(
     found = wait_of(waiting, NOON, holds, slots)
     assert (found.kind, found.earliest) == (kind, NOON + earliest * HOUR)
     assert found.reason
+
+
+def test_a_limit_is_named_and_holds_nothing() -> None:
+    limit = msgspec.structs.replace(hold(-1, 2, "limit"), slots=2)
+    found = wait_of(run(), NOON, [limit], FREE)
+    assert (found.kind, found.earliest) == ("turn", NOON)
+    assert "2 at once by a limit by ada until" in found.reason
+    assert "the launch" in found.reason
+    for other in (wait_of(run(exempted_by="ada"), NOON, [limit], FREE), wait_of(run(), NOON + 3 * HOUR, [limit], FREE)):
+        assert other.reason == "is about to begin"
 
 
 def test_the_reason_names_who_froze_and_why() -> None:

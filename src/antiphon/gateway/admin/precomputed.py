@@ -1,0 +1,50 @@
+"""Applications that answer from store alone for a time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from antiphon.catalog.serving.precomputed_modes import PrecomputedMode
+from antiphon.gateway.admin.shapes import ReasonRequest
+from antiphon.gateway.operation import OperationCall, operation
+from antiphon.services.precomputed import ProjectPrecomputedModes
+
+
+class PrecomputedModeList(msgspec.Struct, frozen=True):
+    """By application."""
+
+    modes: tuple[PrecomputedMode, ...]
+
+
+class PrecomputedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The reason, for the record, and after how long the mode ends by itself, such as ``1h``."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    duration: str = "1h"
+
+
+class PrecomputedEnd(msgspec.Struct, frozen=True):
+    """The mode that was ended; ``null`` where there was none."""
+
+    mode: PrecomputedMode | None
+
+
+@operation("GET", "/admin/precomputed", "List applications that answer from store alone.", "read")
+def _list(call: OperationCall) -> PrecomputedModeList:
+    return PrecomputedModeList(_modes(call).list())
+
+
+@operation("POST", "/admin/precomputed/{application}/begin", "Have it answer from store alone for a time.", "release")
+def _begin(call: OperationCall, body: PrecomputedRequest) -> PrecomputedMode:
+    return _modes(call).begin(call.principal.id, call.path["application"], body.reason, body.duration)
+
+
+@operation("POST", "/admin/precomputed/{application}/end", "Have it answer as ever.", "release")
+def _end(call: OperationCall, body: ReasonRequest) -> PrecomputedEnd:
+    return PrecomputedEnd(_modes(call).end(call.principal.id, call.path["application"], body.reason))
+
+
+def _modes(call: OperationCall) -> ProjectPrecomputedModes:
+    return call.services.work.precomputed(call.scope)
