@@ -40,10 +40,11 @@ PRICES = tuple(
     {"resource": resource, "model": "", "amount": amount}
     for resource, amount in {
         "engine": "0.001", "worker": "0.00001", "completion_token": "0.000005", "storage": "0.001",
+        "memory": "0.00001",
     }.items()
 )  # fmt: skip
-# 3,000 of the engine, of which 333 are the answer's, 35 tokens, 20 of the worker and 4 of storage.
-TOTAL = 3_000 + 35 + 20 + 4
+# 3,000 of the engine, of which 333 are the answer's, 35 tokens, 20 of the worker, 4 of storage, 26 of memory.
+TOTAL = 3_000 + 35 + 20 + 4 + 26
 SPENT = 333 + 35
 WHOLE = LedgerEvidence(
     entries=ENTRIES,

@@ -303,10 +303,11 @@ class TrainingProcesses:
 
     async def _read(self, pid: int, ended: asyncio.Future[int], on_usage: Callable[[TrainingUsage], None]) -> None:
         """Read a process's counts until it has ended: also while it is stopped, for that takes a step."""
-        name, read_at, held = new_id("training"), self._clock.monotonic(), 0.0
+        time_of = asyncio.get_running_loop().time
+        name, read_at, held = new_id("training"), time_of(), 0.0
         while not ended.done():
             if (used := self._processor_seconds(pid)) is not None:
-                now, before = self._clock.monotonic(), read_at
+                now, before = time_of(), read_at
                 read_at, held = now, held + (resident_bytes(pid) or 0) * (now - before)
                 on_usage(TrainingUsage(name, used, held))
             await asyncio.wait({ended}, timeout=_POLL_SECONDS)

@@ -36,6 +36,8 @@ _QUANTITIES = {
     "memory": 1_073_741_824 * 3_600, "storage": 1_073_741_824 * 30 * 86_400,
 }  # fmt: skip
 """Quantities of the ledger in a unit that is priced; a token is one."""
+SHARED = "*"
+"""In the place of the tenant: what belongs to none."""
 TOKENS = ("prompt_token", "cached_prompt_token", "completion_token")
 _OF_ANSWERS = ("tenant", "application", "release", "path", "role", "principal", "engine", "model", "work", "resource")
 
@@ -238,7 +240,8 @@ def budgets_are_the_ledger(found: LedgerEvidence) -> list[str]:
     for line in found.budgets:
         budget = line["budget"]
         name = {"application": "application", "key": "principal"}.get(budget["kind"], "")
-        rows = [one for one in found.entries if not name or one[name] == budget["subject"]]
+        of_tenants = [one for one in found.entries if one["tenant"] != SHARED]
+        rows = [one for one in of_tenants if not name or one[name] == budget["subject"]]
         expected = money(rows, found.prices)
         if line["spent_micros"] != expected:
             wrong.append(f"the budget {budget['name']} has spent {line['spent_micros']}, its rows cost {expected}")
@@ -247,7 +250,7 @@ def budgets_are_the_ledger(found: LedgerEvidence) -> list[str]:
 
 
 def money(entries: Iterable[dict[str, Any]], prices: Iterable[dict[str, Any]]) -> int:
-    """Micro-units of tenants' rows: rounded once an hour, resource, engine and (of tokens) model."""
+    """Micro-units of rows: rounded once an hour, resource, engine and (of tokens) model."""
     sums: Counter[tuple[Any, ...]] = Counter()
     for entry in entries:
         if entry["resource"] in (*_QUANTITIES, *TOKENS):

@@ -165,6 +165,17 @@ async def test_each_process_of_a_training_counts_once_in_whatever_order_it_is_re
     assert (entered.application, entered.role, entered.work) == ("desk", "train", training.id)
 
 
+async def test_the_memory_of_a_training_is_entered_with_its_processors(
+    database: Database, training: RunContext
+) -> None:
+    meters = TrainingMeters(database)
+    for seconds, held in ((0.5, 7e9), (0.5, 8e9), (0.5, 8e9), (0.75, 8.5e9)):
+        usage = TrainingUsage("a", seconds, held)  # One that is paused uses no processor.
+        await training.fenced(lambda within, usage=usage: meters.enter(training, [usage], within))
+    found = Ledger(database).of_work(DEV, [training.id])
+    assert {one.resource: one.quantity for one in found} == {"training_processor": 750_000, "memory": 8_500_000_000}
+
+
 async def test_a_worker_that_lost_a_training_enters_nothing(
     database: Database, clock: ManualClock, training: RunContext
 ) -> None:

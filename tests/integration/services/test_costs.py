@@ -193,6 +193,31 @@ def test_engine_time_is_charged_whole_across_restarts_and_tenants(project: Proje
         assert idle == (80 + 3_560 + 11) * 1_000_000
 
 
+def test_memory_of_engines_belongs_to_nobody_and_that_of_a_training_to_its_run(project: Project) -> None:
+    store, gib = project.store, 1 << 30
+    costs = ProjectCosts(store, store.scope)
+
+    def read(process: str, up: float, resident: int) -> None:
+        load = EngineLoad(up_seconds=up, busy_seconds=1.0, resident_bytes=resident)
+        description = EngineDescription("d", (), load, host="host", process=process)
+        for counts in engine_counts("main", description, "default"):
+            meters(store).read_engine(counts)
+
+    with at(store, START) as clock:
+        priced(store, engine_second=0.0, memory_gib_hour=1.5)
+        read("a", 1_800.0, 2 * gib)
+        read("a", 1_800.0, 2 * gib)  # Another process looks in the same moment.
+        clock.advance(HOUR)
+        read("a", 5_400.0, gib)
+        read("b", 60.0, 60 * gib)  # It began anew, with more.
+        use(store, MeteredUsage("memory", gib * 7_200, application="desk", role="train", work="run_1"))
+        lines = costs.summary(("resource", "engine", "work")).lines
+        found = {tuple(line.group.values()): line.micros for line in lines}
+        assert found["memory", "main", ""] == 1_500_000 * (1 + 1 + 1)
+        assert found["memory", "", "run_1"] == 3_000_000
+        assert ProjectCosts(store, Scope("rival", "test")).charges() == []
+
+
 def test_instances_of_a_routed_engine_are_meters_of_their_own() -> None:
     load = EngineLoad(up_seconds=9.0, busy_seconds=1.0)
     instances = tuple(

@@ -25,6 +25,7 @@ entries = st.lists(
         st.sampled_from(
             [
                 "engine",
+                "gpu",
                 "prompt_token",
                 "completion_token",
                 "worker",
