@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutant import one_change
+from tests.simulation.mutant import Change, Mutant, one_change
 
 from antiphon.catalog.run_holds import RunHolds
 from antiphon.catalog.schedules import Schedules
@@ -119,13 +119,14 @@ CONDUCTOR_MUTANTS = (
     one_change(
         "times made up for however late", "conductor", trigger_states, "_clock", " and now - latest <= catch_up", ""
     ),
-    one_change(
+    Mutant(
         "fewer outcomes than were asked for",
         "conductor",
-        trigger_states,
-        "state_of",
-        "observed.outcomes >= trigger.count",
-        "observed.outcomes >= 1",
+        tuple(
+            # One has a name of its own for it, and the other calls itself.
+            Change(owner, "state_of", "observed.outcomes >= trigger.count", "observed.outcomes >= 1")
+            for owner in (decide, trigger_states)
+        ),
     ),
     one_change(
         "part that failed is made of the same again",

@@ -38,13 +38,12 @@ _LEAVING = """leaving = update(_runs).where(holds(run)).values(values).returning
     with self._database.writing(within) as connection:
         if (left := connection.execute(leaving).first()) is None:
             raise lease_lost(run)
-        of, now = run.arguments.get("application"), values["updated_at"]
-        application = of if isinstance(of, str) else ""
-        self._meter(run.scope, run.id, run.workflow, run.claimed_at or now, now, application)
+        now = values["updated_at"]
+        self._meter(run.scope, run.id, run.workflow, run.claimed_at or now, now, run.application)
         if failed is not None:
             self._note_failed(run, failed, under, connection)
-        if not ended:
-            self._database.ring("runs", run.scope)
+        if not ended or connection.execute(limits_on(run, now)).first() is not None:
+            self._database.ring("runs", run.scope)  # It waits, or leaves its slot to one that does.
         elif left.schedule is not None:
             self._database.ring("features", run.scope)  # Its schedule may have the next due."""
 _RUN = "schema.owned(_runs, run.scope, id=run.id"

@@ -67,7 +67,9 @@ class ProjectPrecomputedModes:
         _require(reason)
         if (length := parse_duration(duration)) > LONGEST:
             raise InvalidInputError(
-                f"It lasts {LONGEST.days} days at most.", where="duration", next_step="Begin it again after them."
+                f"An application answers from store alone for {LONGEST.days} days at most.",
+                where="duration",
+                next_step="Begin it again after them.",
             )
         with store.database.transaction() as connection:
             known = self.require_free(application, principal, reason, within=connection)
