@@ -25,7 +25,7 @@ from benchmarks.learning.trained_beside import standing
 from antiphon.catalog.database import Database
 from antiphon.catalog.training_pauses import TrainingPauses
 from antiphon.core.clock import SystemClock
-from antiphon.core.settings_sections import WorkerSettings
+from antiphon.core.settings_processes import WorkerSettings
 from antiphon.engine.api.client import EngineClient
 from antiphon.orchestration.governor import Governor
 from antiphon.orchestration.idle_budget import BackgroundWork, IdleBudget, trains

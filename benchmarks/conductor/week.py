@@ -40,7 +40,7 @@ from benchmarks.conductor.calendar import DAY, HISTORY_WEEKS, START, Users, lear
 
 from antiphon.batch.fair_queue import ESCALATED_SHARE, SlotRequest
 from antiphon.catalog.schedules import ScheduleRecord
-from antiphon.core.settings_sections import IdleSharesSettings
+from antiphon.core.settings_processes import IdleSharesSettings
 from antiphon.definitions.cron import CronTime
 from antiphon.definitions.schedules import PrecomputeWork, RetrainWork, ScheduleSpec
 from antiphon.definitions.triggers import NewOutcomes

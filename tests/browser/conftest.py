@@ -92,6 +92,21 @@ async def require_names(page: Page) -> None:
     assert unnamed == [], page.url
 
 
+async def require_sound(page: Page, name: str = "") -> None:
+    """Fail unless a page is read by everybody, in both color schemes and from a phone on; keep a
+    picture of it where it has a ``name``."""
+    await page.wait_for_selector("h1")
+    await require_names(page)
+    for scheme in ("dark", "light"):
+        await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
+        await require_contrast(page)
+    await require_accessible(page)
+    for width in (360, 1280):
+        await require_fit(page, width)
+    if name:
+        await photograph(page, name)
+
+
 AXE = Path(__file__).parent / "vendor/axe.min.js"
 
 CONTRAST = """

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
 from tests.browser.conftest import photograph, require_contrast, require_fit, require_names, signed_in
 from tests.harness import fakes
-from tests.integration.gateway.conftest import Running, serve
+from tests.integration.gateway.conftest import Running, answerer, database, serve, services
 from tests.integration.services.test_objectives_of_answers import COST, OBJECTIVES, Answers, declare
 
 from antiphon.catalog.batch.jobs import JobRow, Jobs
@@ -22,13 +21,15 @@ from antiphon.catalog.incidents import Incident, IncidentEvidence, Incidents, In
 from antiphon.catalog.ledger import Ledger, MeteredUsage
 from antiphon.catalog.measurements import PLATFORM, Amount, MeasurementRows, Measurements
 from antiphon.catalog.objective_states import ObjectiveAlert, ObjectiveStates
-from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.keys import Keys
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
+
+__all__ = ["answerer", "database", "services"]
 
 pytestmark = pytest.mark.browser
 
@@ -36,17 +37,8 @@ SCOPE = Scope("default", "dev")
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path}/catalog.db")
-    opened.migrate()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-async def running(database: Database) -> AsyncIterator[Running]:
-    answerer = fakes.FakeAnswerer(Receipts(database), database.clock)
-    async with serve(fakes.gateway_services(database, answerer)) as started:
+async def running(services: GatewayServices) -> AsyncIterator[Running]:
+    async with serve(services) as started:
         yield started
 
 

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.browser.conftest import (
-    photograph,
-    require_accessible,
-    require_contrast,
-    require_fit,
-    require_names,
-    signed_in,
-)
-from tests.harness import fakes
-from tests.integration.gateway.conftest import Running, serve
+from tests.browser.conftest import require_accessible, require_names, require_sound, signed_in
+from tests.integration.gateway.conftest import Running, answerer, database, serve, services
 from tests.integration.gateway.test_notification_pages import (
     HOSTILE,
     SCOPE,
@@ -29,7 +20,6 @@ from tests.integration.gateway.test_notification_pages import (
 from tests.integration.services.notifications.receivers import HttpReceiver
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.serving.receipts import Receipts
 from antiphon.gateway.services import GatewayServices
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import NOTIFY
@@ -37,22 +27,9 @@ from antiphon.services.workflows import NOTIFY
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
-__all__ = ["receiver", "store"]
+__all__ = ["answerer", "database", "receiver", "services", "store"]
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path}/catalog.db")
-    opened.migrate()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def services(database: Database) -> GatewayServices:
-    return fakes.gateway_services(database, fakes.FakeAnswerer(Receipts(database), database.clock))
 
 
 @pytest.fixture
@@ -108,15 +85,7 @@ async def test_it_is_read_by_everybody_and_narrowed_by_keyboard(page: Page, runn
     assert await page.locator("#notifications tbody tr").count() == 11
     for address in ("/notifications", "/notifications?state=given-up"):
         await page.goto(running.url + address)
-        await require_names(page)
-        for scheme in ("dark", "light"):
-            await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
-            await require_contrast(page)
-        await require_accessible(page)
-        for width in (360, 1280):
-            await require_fit(page, width)
-        if address == "/notifications":
-            await photograph(page, "notifications")
+        await require_sound(page, "notifications" if address == "/notifications" else "")
 
 
 async def test_a_channel_is_tested_by_keyboard_for_a_reason(page: Page, store: Store, receiver: HttpReceiver) -> None:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.browser.conftest import (
-    photograph,
     require_accessible,
-    require_contrast,
     require_fit,
-    require_names,
+    require_sound,
     signed_in,
 )
 from tests.contract.catalog.test_datasets import dataset
@@ -52,19 +50,6 @@ async def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 async def page(running: Running, project: GatedProject) -> AsyncIterator[Page]:
     async with signed_in(running, project.store.database, "admin", "/runs", "h1") as opened:
         yield opened
-
-
-async def require_sound(page: Page, name: str) -> None:
-    """Fail unless a page is read by everybody, in both color schemes and from a phone on."""
-    await page.wait_for_selector("h1")
-    await require_names(page)
-    for scheme in ("dark", "light"):
-        await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
-        await require_contrast(page)
-    await require_accessible(page)
-    for width in (360, 1280):
-        await require_fit(page, width)
-    await photograph(page, name)
 
 
 async def test_batch_jobs_lead_to_their_rows_and_are_canceled_by_keyboard(

@@ -15,7 +15,7 @@ from pathlib import Path
 if __name__ == "__main__":
     gc.disable()  # Until everything is imported, as in the gateway.
 
-from antiphon.catalog.engine_instances import PREFIX
+from antiphon.catalog.engine_instances import engine_leases
 from antiphon.core import disk, logs
 from antiphon.core.errors import AntiphonError
 from antiphon.core.supervision import Supervision
@@ -93,7 +93,7 @@ async def _stay(
 
     try:
         if options.join:
-            lease = f"{PREFIX}{store.scope.tenant}/{options.name}@{socket.gethostname()}"
+            lease = f"{engine_leases(store.scope.tenant)}{options.name}@{socket.gethostname()}"
             path = store.paths.engine_socket_of(options.name)
             listener = None if network is None else network.listener
             listed = joining(store, lease, options.name, path, served, listener=listener, advertise=options.advertise)

@@ -119,11 +119,12 @@ class Doorbell:
         """True when nothing has rung for :data:`REST_AFTER`."""
         return self._monotonic() - self._rung_at >= REST_AFTER
 
-    def deliver(self, names: Collection[str] | None = frozenset()) -> None:
-        """Wake the listeners of these names here; ``None``, and whatever ends a rest, wakes all.
+    def end_rest(self) -> None:
+        """Say that this process has work; nobody rests beside it."""
+        self.deliver(frozenset())
 
-        Without a name it says that this process has work, and ends the rest alone.
-        """
+    def deliver(self, names: Collection[str] | None) -> None:
+        """Wake the listeners of these names here; ``None``, and what ends a rest, wakes all."""
         with self._lock:
             if self.is_at_rest:
                 names = None

@@ -32,6 +32,11 @@ def drain_lease(engine: str) -> str:
     return f"{PREFIX}{engine}{_DRAIN}"
 
 
+def engine_leases(tenant: str) -> str:
+    """The beginning of the names of a tenant's engines and of their drains."""
+    return f"{PREFIX}{tenant}/"
+
+
 _decoder = msgspec.json.Decoder(EngineInstance)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Project, Reason
+from antiphon.cli.options import HERE, For, Json, Project, Reason
 from antiphon.cli.output import moment, show, table
 from antiphon.cli.project import allowed, stores
 
@@ -36,7 +36,7 @@ def list_engines(project: Project = HERE, as_json: Json = False) -> None:
 def drain(
     engine: Engine,
     reason: Reason,
-    duration: Annotated[str, typer.Option("--for", metavar="DURATION", help="It ends by itself after so long.")] = "1h",
+    duration: For = "1h",
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.options import HERE, For, Json, Project
 from antiphon.cli.output import show, table
 from antiphon.cli.project import allowed, stores
-from antiphon.cli.schedules import For, Until
+from antiphon.cli.schedules import Until
 
 app = typer.Typer(name="freeze", help="Times in which no expensive work begins.", no_args_is_help=True)
 

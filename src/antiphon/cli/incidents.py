@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Limit, Project, Reason
+from antiphon.cli.options import HERE, For, Json, Limit, Project, Reason
 from antiphon.cli.output import moment, show, table
 from antiphon.cli.project import allowed, stores
 
@@ -90,7 +90,7 @@ def note(incident: IncidentId, text: str, project: Project = HERE, as_json: Json
 def silence(
     incident: IncidentId,
     reason: Reason,
-    duration: Annotated[str, typer.Option("--for", metavar="DURATION", help="For so long, such as 2h.")] = "2h",
+    duration: For = "2h",
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:

@@ -13,6 +13,7 @@ Project = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+For = Annotated[str, typer.Option("--for", metavar="DURATION", help="It ends by itself after so long, such as 2h.")]
 Probes = Annotated[
     int, typer.Option("--probes", min=0, help="Of each half of a safety suite at most so many probes; 0: all.")
 ]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from antiphon.cli.options import HERE, Application, Json, Project, Reason
+from antiphon.cli.options import HERE, Application, For, Json, Project, Reason
 from antiphon.cli.output import moment, show, table
 from antiphon.cli.project import allowed, stores
 
@@ -31,7 +29,7 @@ def list_modes(project: Project = HERE, as_json: Json = False) -> None:
 def begin(
     application: Application,
     reason: Reason,
-    duration: Annotated[str, typer.Option("--for", metavar="DURATION", help="It ends by itself after so long.")] = "1h",
+    duration: For = "1h",
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:

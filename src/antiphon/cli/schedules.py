@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Project, Reason
+from antiphon.cli.options import HERE, For, Json, Project, Reason
 from antiphon.cli.output import show, table
 from antiphon.cli.project import allowed, stores
 
@@ -17,7 +17,6 @@ windows_app = typer.Typer(name="windows", help="Times declared for work or again
 
 Name = Annotated[str, typer.Argument(help="The schedule's name.")]
 Until = Annotated[str, typer.Option("--until", metavar="TIME", help="It ends then, such as 2026-12-24T18:00+01:00.")]
-For = Annotated[str, typer.Option("--for", metavar="DURATION", help="It ends after so long, such as 2h.")]
 
 
 @app.command("list")

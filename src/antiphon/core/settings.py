@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core import settings_costs, settings_processes
 from antiphon.core import settings_governance as governance
 from antiphon.core import settings_sections as sections
 from antiphon.core.errors import InvalidInputError, NotFoundError
@@ -40,14 +41,14 @@ class Settings(sections.Section, frozen=True):
     gateway: sections.GatewaySettings = sections.GatewaySettings()
     batch: sections.BatchSettings = sections.BatchSettings()
     telemetry: sections.TelemetrySettings = sections.TelemetrySettings()
-    worker: sections.WorkerSettings = sections.WorkerSettings()
-    processes: sections.ProcessesSettings = sections.ProcessesSettings()
-    scaling: sections.ScalingSettings = sections.ScalingSettings()
-    supervision: sections.SupervisionSettings = sections.SupervisionSettings()
-    proxies: dict[str, sections.ProxySettings] = msgspec.field(default_factory=dict)
-    prices: sections.PriceSettings = sections.PriceSettings()
-    energy: sections.EnergySettings = sections.EnergySettings()
-    budgets: sections.BudgetSettings = sections.BudgetSettings()
+    worker: settings_processes.WorkerSettings = settings_processes.WorkerSettings()
+    processes: settings_processes.ProcessesSettings = settings_processes.ProcessesSettings()
+    scaling: settings_processes.ScalingSettings = settings_processes.ScalingSettings()
+    supervision: settings_processes.SupervisionSettings = settings_processes.SupervisionSettings()
+    proxies: dict[str, settings_processes.ProxySettings] = msgspec.field(default_factory=dict)
+    prices: settings_costs.PriceSettings = settings_costs.PriceSettings()
+    energy: settings_costs.EnergySettings = settings_costs.EnergySettings()
+    budgets: settings_costs.BudgetSettings = settings_costs.BudgetSettings()
     identity: governance.IdentitySettings = governance.IdentitySettings()
     policy: governance.PolicySettings = governance.PolicySettings()
     audit: governance.AuditSettings = governance.AuditSettings()

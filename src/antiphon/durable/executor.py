@@ -314,7 +314,7 @@ class Executor:
         with self._doorbell.wakeup(run.scope.environment, "cancellations") as wakeup:
             while True:
                 await wakeup.wait(every, found=False)
-                self._doorbell.deliver()  # There is work: nobody rests beside it.
+                self._doorbell.end_rest()
                 try:
                     beat = partial(self._runs.heartbeat, run, self._lease, context.latest_progress, context.under_way)
                     if (request := await asyncio.to_thread(beat)) is not None:

@@ -11,6 +11,7 @@ from antiphon.catalog.serving.precomputed_modes import PrecomputedMode, Precompu
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.leases import Leases
+from antiphon.core.reasons import require_text
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.services.project.store import Store
@@ -18,7 +19,6 @@ from antiphon.services.project.store import Store
 LONGEST = timedelta(days=7)
 """The mode lasts so long at most: one that is forgotten ends."""
 
-MOST_TEXT = 2_000
 LEASE_SECONDS, _BOUND_SECONDS = 1.0, 30.0
 _MOST_REMEMBERED = 1_000
 
@@ -64,7 +64,7 @@ class ProjectPrecomputedModes:
         """Have an application answer from store alone for a time; raises as :meth:`require_free`, and
         ``InvalidInputError`` for no reason, no duration, or one that is too long."""
         store = self._store
-        _require(reason)
+        require_text(reason)
         if (length := parse_duration(duration)) > LONGEST:
             raise InvalidInputError(
                 f"An application answers from store alone for {LONGEST.days} days at most.",
@@ -93,7 +93,7 @@ class ProjectPrecomputedModes:
             InvalidInputError: no reason.
         """
         store = self._store
-        _require(reason)
+        require_text(reason)
         with store.database.transaction() as connection:
             known = self._modes.find(self._scope, application, within=connection)
             if known is None or (of is not None and of != (known.principal, known.reason)):
@@ -125,10 +125,3 @@ def precomputed_modes(store: Store) -> Callable[[Scope, str], PrecomputedMode | 
         return next((one for one in found if one.until > clock.now()), None)
 
     return mode
-
-
-def _require(reason: str) -> None:
-    if not reason.strip() or len(reason) > MOST_TEXT:
-        raise InvalidInputError(
-            f"The reason is empty or longer than {MOST_TEXT} characters.", where="reason", next_step="Say why."
-        )

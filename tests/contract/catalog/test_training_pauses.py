@@ -3,12 +3,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.harness.silence import rings_of
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.training_pauses import TrainingHost, TrainingPauses
 from antiphon.core.clock import ManualClock
-from antiphon.core.scope import Scope
 
 
 @pytest.fixture
@@ -60,23 +60,15 @@ def test_workers_that_train_are_known_until_they_say_otherwise_or_are_gone(
     assert pauses.known() == ((), ())
 
 
-def test_environments_are_apart_and_who_waits_is_woken_once_a_pause(
-    pauses: TrainingPauses, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rings: list[tuple[str, str]] = []
-
-    def ring(topic: str, scope: Scope) -> None:
-        if topic != "leases":  # The rows are leases, which ring for themselves.
-            rings.append((topic, scope.environment))
-
-    monkeypatch.setattr(database, "ring", ring)
+def test_environments_are_apart_and_who_waits_is_woken_once_a_pause(pauses: TrainingPauses, database: Database) -> None:
+    rings = rings_of(database, "training:dev", "training:prod")
     TrainingPauses(database, "prod").hold("north", "process 1", "online requests", 5)
-    assert (pauses.known(), rings) == (((), ()), [("training", "prod")])
+    assert (pauses.known(), rings) == (((), ()), ["training:prod"])
     pauses.hold("north", "process 1", "online requests", 5)
     pauses.hold("north", "process 1", "online requests", 5)
-    assert rings[1:] == [("training", "dev")]
+    assert rings[1:] == ["training:dev"]
     pauses.end([("north", "process 1")])
-    assert rings[2:] == [("training", "dev")]
+    assert rings[2:] == ["training:dev"]
 
 
 def test_a_row_that_cannot_be_read_is_left_out(

@@ -15,7 +15,7 @@ from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.run_holds import RunHold, RunHolds
-from antiphon.core.settings_sections import SlotSettings
+from antiphon.core.settings_processes import SlotSettings
 from antiphon.durable.claims import ServedRuns, claimable, next_moments
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import httpx2
 import msgspec
 import pytest
 from tests.harness.gateway_client import gateway_client
-from tests.integration.services.notifications.receivers import HttpReceiver
+from tests.integration.services.notifications.receivers import HttpReceiver, receiver
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.notification_deliveries import NotificationDelivery
+from antiphon.catalog.notification_deliveries import DeliveryStatus, NotificationDelivery
 from antiphon.catalog.notifications import Notification
 from antiphon.core.scope import Scope
 from antiphon.core.settings_notifications import Severity, SlackChannel, WebhookChannel
@@ -26,15 +27,10 @@ from antiphon.services.notifications.project_notifications import ProjectNotific
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import NOTIFY
 
+__all__ = ["receiver"]
+
 SCOPE, OTHER = Scope("default", "dev"), Scope("rival", "dev")
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    made = HttpReceiver()
-    yield made
-    made.go_away()
 
 
 @pytest.fixture
@@ -65,18 +61,18 @@ def say(
     severity: Severity = "critical",
     scope: Scope = SCOPE,
     title: str = "",
-    **more: str,
+    **more: Any,
 ) -> int:
     now = store.database.clock.now()
-    said = Notification(id, kind, severity, "firing", title or f"{id} burns", now, **more)  # type: ignore[arg-type]
+    said = Notification(id, kind, severity, "firing", title or f"{id} burns", now, **more)
     number = store.notifications.append(scope, said)
     assert number is not None
     return number
 
 
-def deliver(store: Store, number: int, id: str, channel: str, status: str, **more: object) -> None:
+def deliver(store: Store, number: int, id: str, channel: str, status: DeliveryStatus, **more: Any) -> None:
     now = store.database.clock.now()
-    one = NotificationDelivery(channel, number, id, "firing", status, now, **more)  # type: ignore[arg-type]
+    one = NotificationDelivery(channel, number, id, "firing", status, now, **more)
     store.notification_deliveries.add(SCOPE, [one])
 
 

@@ -23,7 +23,7 @@ from antiphon.catalog.batch.jobs import BatchJob, JobRow
 from antiphon.catalog.ledger import Ledger, MeteredUsage
 from antiphon.catalog.measurements import Amount, MeasurementRows, Measurements, Series
 from antiphon.catalog.process_leases import ProcessLeases
-from antiphon.core.settings_sections import EnergySettings
+from antiphon.core.settings_costs import EnergySettings
 from antiphon.durable.run import StepRecord, step_row
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.audit.log import AuditFilter

@@ -15,7 +15,7 @@ from antiphon.catalog.ledger import HOUR, MeteredUsage
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import PriceSettings, TokenPriceSettings
+from antiphon.core.settings_costs import PriceSettings, TokenPriceSettings
 from antiphon.durable.claims import ServedRuns
 from antiphon.engine.api.messages import EngineDescription, EngineInstance, EngineLoad
 from antiphon.governance.identity.principal import Principal

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,6 +17,9 @@ from tests.catalogs import catalog_url
 from tests.integration.services.watched_project import DEFINITIONS, Project
 
 from antiphon.catalog import schema
+from antiphon.catalog.engine_instances import drain_lease
+from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.catalog.serving.precomputed_modes import PrecomputedMode, PrecomputedModes
 from antiphon.core.errors import ConflictError, ForbiddenError, NotFoundError, UnauthenticatedError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
@@ -26,6 +30,7 @@ from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.project.store import Store
 
 WORD = "plantedword"
+DAY = timedelta(days=1)
 OWNER, RIVAL = Scope("default", "dev"), Scope("rival", "dev")
 ADMIN = Principal("ann", "default", "admin", "person", "restricted")
 
@@ -63,6 +68,11 @@ class TwoTenants:
         store.audit.append(RIVAL, f"{WORD}-person", "key.create", f"{WORD}-key", {"reason": f"{WORD} told so"})
         store.audit.append(RIVAL, "ann", "answer", "pred_1", {"application": "desk"}, originator=f"{WORD}-user")
         store.evaluations.keep_answer(RIVAL, "eval_1", "q", {"text": WORD})
+        mode = PrecomputedMode("desk", f"{WORD}-person", f"{WORD} is slow", store.database.clock.now() + DAY)
+        with store.database.transaction() as connection:
+            PrecomputedModes(store.database).put(RIVAL, mode, within=connection)
+        leases = ProcessLeases(store.database, RIVAL.environment)
+        assert leases.acquire(drain_lease("rival/one@host"), f"{WORD}-person", 60, detail=f"{WORD} hangs")
         with closing(file_contents(store)) as contents:
             upload = file_store(store, contents).begin(RIVAL, "ann")
             upload.write(WORD.encode())

@@ -350,8 +350,9 @@ async def test_a_process_that_is_asked_to_stop_is_read_while_it_ends(base: Path,
     training = asyncio.ensure_future(
         processes.run(order(tmp_path, base, flights(6), TINY), lambda _: None, never, read.append)
     )
-    while not read or not read[-1].processor_seconds > 0.1:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        while not read or not read[-1].processor_seconds > 0.1:
+            await asyncio.sleep(0.01)
     training.cancel()
     with pytest.raises(asyncio.CancelledError):
         await training

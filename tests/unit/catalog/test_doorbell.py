@@ -2,32 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
-from typing import Any
 
 import pytest
+from tests.harness.silence import Silence
 
 from antiphon.catalog import doorbell as module
 from antiphon.catalog.doorbell import Doorbell, Wakeup
-
-
-class Silence:
-    """A channel without other processes, which notes whether it is heard."""
-
-    def __init__(self) -> None:
-        self.opened = 0
-        self.closed = 0
-
-    def notify(self, connection: Any, names: Collection[str]) -> None:
-        raise AssertionError
-
-    def committed(self, names: Collection[str]) -> None: ...
-
-    def open(self, deliver: Callable[[Collection[str] | None], None]) -> None:
-        self.opened += 1
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 def test_listeners_are_woken_for_their_names_alone_and_until_they_end() -> None:
@@ -145,7 +125,7 @@ def test_at_rest_the_first_ring_wakes_every_listener_and_ends_the_rest() -> None
     doorbell.committed({"events:dev"})
     assert woken == ["runs", "nothing"]
     time.now += module.REST_AFTER
-    doorbell.deliver()
+    doorbell.end_rest()
     assert woken == ["runs", "nothing"] * 2, "work of this process ends the rest without a ring"
 
 

@@ -9,7 +9,7 @@ import sys
 import msgspec
 import pytest
 
-from antiphon.core.settings_sections import SupervisionSettings
+from antiphon.core.settings_processes import SupervisionSettings
 
 AGAIN = """
 import socket, sys

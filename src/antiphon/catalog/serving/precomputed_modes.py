@@ -53,8 +53,13 @@ class PrecomputedModes:
         return ProcessLeases(self._database, scope.environment)
 
 
+def mode_leases(tenant: str) -> str:
+    """The beginning of the names of a tenant's modes."""
+    return f"precomputed/{tenant}/"
+
+
 def _lease(scope: Scope, application: str) -> str:
-    return f"precomputed/{scope.tenant}/{application}"
+    return f"{mode_leases(scope.tenant)}{application}"
 
 
 def _mode(lease: ProcessLease) -> PrecomputedMode:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 
 from antiphon.features.publication.promote import BackfillPromotion
-from antiphon.gateway.admin.shapes import ListQuery, ReasonRequest, RunLine, read
+from antiphon.gateway.admin.shapes import ListQuery, Reason, ReasonRequest, RunLine, read
 from antiphon.gateway.admin.views import without_reasons
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.services.features.backfills import BackfillLine, BackfillOrder, BackfillOutlook, BackfillReport
@@ -27,7 +25,7 @@ class PromotionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dry_run: only say what would be published.
     """
 
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    reason: Reason
     older: bool = False
     dry_run: bool = False
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from antiphon.gateway.admin.shapes import ReasonRequest
+from antiphon.gateway.admin.shapes import Reason, ReasonRequest
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.services.budgets.project_budgets import BudgetLine, BudgetTerms
 
@@ -23,7 +23,7 @@ class BudgetOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dry_run: only tell how it would stand.
     """
 
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    reason: Reason
     limit: Annotated[str, msgspec.Meta(max_length=40)] | None = None
     kind: Literal["tenant", "application", "key"] | None = None
     subject: Annotated[str, msgspec.Meta(max_length=256)] | None = None

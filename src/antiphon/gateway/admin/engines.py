@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 
 from antiphon.core.errors import ForbiddenError
-from antiphon.gateway.admin.shapes import ReasonRequest
+from antiphon.gateway.admin.shapes import ReasonRequest, TimedRequest
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.services.engines.drains import EngineDrain, EngineDrains, JoinedEngine
 
@@ -16,13 +14,6 @@ class JoinedEngineList(msgspec.Struct, frozen=True):
     """By name."""
 
     engines: tuple[JoinedEngine, ...]
-
-
-class DrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The reason, for the record, and after how long the drain ends by itself, such as ``1h``."""
-
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
-    duration: str = "1h"
 
 
 class DrainEnd(msgspec.Struct, frozen=True):
@@ -37,7 +28,7 @@ def _list(call: OperationCall) -> JoinedEngineList:
 
 
 @operation("POST", "/admin/engines/{engine}/drain", "Give an engine no new request for a time.", "administer")
-def _drain(call: OperationCall, body: DrainRequest) -> EngineDrain:
+def _drain(call: OperationCall, body: TimedRequest) -> EngineDrain:
     return _engines(call).drain(call.principal.id, call.path["engine"], body.reason, body.duration)
 
 

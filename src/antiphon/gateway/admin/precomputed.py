@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 
 from antiphon.catalog.serving.precomputed_modes import PrecomputedMode
-from antiphon.gateway.admin.shapes import ReasonRequest
+from antiphon.gateway.admin.shapes import ReasonRequest, TimedRequest
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.services.precomputed import ProjectPrecomputedModes
 
@@ -16,13 +14,6 @@ class PrecomputedModeList(msgspec.Struct, frozen=True):
     """By application."""
 
     modes: tuple[PrecomputedMode, ...]
-
-
-class PrecomputedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The reason, for the record, and after how long the mode ends by itself, such as ``1h``."""
-
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
-    duration: str = "1h"
 
 
 class PrecomputedEnd(msgspec.Struct, frozen=True):
@@ -37,7 +28,7 @@ def _list(call: OperationCall) -> PrecomputedModeList:
 
 
 @operation("POST", "/admin/precomputed/{application}/begin", "Have it answer from store alone for a time.", "release")
-def _begin(call: OperationCall, body: PrecomputedRequest) -> PrecomputedMode:
+def _begin(call: OperationCall, body: TimedRequest) -> PrecomputedMode:
     return _modes(call).begin(call.principal.id, call.path["application"], body.reason, body.duration)
 
 

@@ -16,7 +16,7 @@ from antiphon.catalog.serving.receipt import (
     Receipt,
 )
 from antiphon.core.errors import NotFoundError
-from antiphon.core.settings_sections import PriceSettings
+from antiphon.core.settings_costs import PriceSettings
 from antiphon.gateway import limits
 from antiphon.gateway.admin.shapes import read
 from antiphon.gateway.http.bounds import Few

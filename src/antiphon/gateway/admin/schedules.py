@@ -10,7 +10,7 @@ import msgspec
 from antiphon.catalog.run_holds import RunHold
 from antiphon.catalog.schedules import ScheduleRecord
 from antiphon.definitions.schedules import WorkClass
-from antiphon.gateway.admin.shapes import ReasonRequest, RunLine, run_lines
+from antiphon.gateway.admin.shapes import Reason, ReasonRequest, RunLine, run_lines
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.services.conducting.schedule_lines import ScheduleLine
 from antiphon.services.conducting.schedules import MOST_SLOTS, ProjectSchedules
@@ -58,7 +58,7 @@ class ForecastQuery(msgspec.Struct, frozen=True):
 class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A pause until a moment, with the reason, for the record."""
 
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    reason: Reason
     until: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -71,7 +71,7 @@ class FreezeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         slots: so many of these runs may be under way at once, which makes it a limit.
     """
 
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    reason: Reason
     until: Annotated[datetime, msgspec.Meta(tz=True)]
     work: tuple[WorkClass, ...] = ()
     begins: Annotated[datetime, msgspec.Meta(tz=True)] | None = None

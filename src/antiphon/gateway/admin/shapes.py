@@ -16,7 +16,7 @@ from antiphon.catalog.serving.receipt import STAND_IN_ROLES, UsageReceipt
 from antiphon.catalog.serving.receipts import ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import PriceSettings
+from antiphon.core.settings_costs import PriceSettings
 from antiphon.durable.attempts import RunAttempt
 from antiphon.durable.rollbacks import Rollback
 from antiphon.durable.run import Run, StepUnderWay
@@ -40,6 +40,7 @@ from antiphon.serving.admission.engine_gate import GateStatus
 T = TypeVar("T")
 
 Quota = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)] | None
+Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
 
 
 class ListQuery(msgspec.Struct, frozen=True):
@@ -57,7 +58,14 @@ class ApplicationQuery(msgspec.Struct, frozen=True):
 class ReasonRequest(msgspec.Struct, frozen=True):
     """The reason, for the record."""
 
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    reason: Reason
+
+
+class TimedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The reason, for the record, and after how long it ends by itself, such as ``1h``."""
+
+    reason: Reason
+    duration: str = "1h"
 
 
 def read(value: Any, shape: type[T]) -> T:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from antiphon.gateway.admin.shapes import Quota, ReasonRequest, read, read_all
+from antiphon.gateway.admin.shapes import Quota, Reason, ReasonRequest, read, read_all
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.governance.identity.tenants import TenantQuota
 
@@ -35,7 +35,7 @@ class NewTenant(msgspec.Struct, frozen=True):
 class TermsChange(msgspec.Struct, frozen=True):
     """Another share, another quota in the place of the present one, or both; the reason, for the record."""
 
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    reason: Reason
     share: Share | None = None
     quota: QuotaTerms | None = None
 
@@ -43,7 +43,7 @@ class TermsChange(msgspec.Struct, frozen=True):
 class TenantDeletion(msgspec.Struct, frozen=True):
     """The reason, for the record; ``force`` deletes it also while something of it is served."""
 
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    reason: Reason
     force: bool = False
 
 

@@ -14,6 +14,7 @@ from antiphon.gateway.admin.shapes import (
     BatchOutlook,
     BatchRows,
     ListQuery,
+    Reason,
     ReasonRequest,
     RunLine,
     RunList,
@@ -92,7 +93,7 @@ class SkipRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     step: str
     result: Any
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    reason: Reason
 
 
 @operation("GET", "/admin/runs", "List workflow runs, newest first.", "read")

@@ -21,7 +21,7 @@ import msgspec
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.paths import socket_path
-from antiphon.core.settings_sections import ProxySettings
+from antiphon.core.settings_processes import ProxySettings
 from antiphon.engine.api.address import parse_host_port
 from antiphon.operations.chaos.faults import ProxyFault, ProxyLatency, ProxyReset, seconds_of
 from antiphon.operations.chaos.proxy_control import SOCKET, ProxyAnswer, ProxyOrder, ProxyQuery

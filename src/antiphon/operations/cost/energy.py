@@ -13,7 +13,7 @@ from fractions import Fraction
 import msgspec
 
 from antiphon.catalog.ledger import Resource
-from antiphon.core.settings_sections import EnergySettings
+from antiphon.core.settings_costs import EnergySettings
 from antiphon.operations.cost.rating import Charge
 
 _MICROSECONDS_OF_HOUR = 3_600_000_000

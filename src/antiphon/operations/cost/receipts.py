@@ -8,7 +8,7 @@ work; they have a price of their own, which is nothing by default. What little t
 from __future__ import annotations
 
 from antiphon.catalog.serving.receipt import UsageReceipt
-from antiphon.core.settings_sections import PriceSettings
+from antiphon.core.settings_costs import PriceSettings
 
 
 def price(usage: UsageReceipt, prices: PriceSettings, model: str = "") -> float:

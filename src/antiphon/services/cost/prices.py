@@ -11,7 +11,7 @@ from antiphon.catalog.ledger import Resource
 from antiphon.catalog.prices import PriceRecord
 from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError, ForbiddenError
-from antiphon.core.settings_sections import PriceSettings, TokenPriceSettings
+from antiphon.core.settings_costs import PriceSettings, TokenPriceSettings
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.cost.amounts import plain_decimal
 from antiphon.operations.cost.price_book import OPENING, PriceBook, checked_price, hour_of

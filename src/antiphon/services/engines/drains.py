@@ -17,12 +17,11 @@ from antiphon.catalog.engine_instances import PREFIX, EngineInstances, drain_lea
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
+from antiphon.core.reasons import require_text
 from antiphon.core.suggestions import nearest
 from antiphon.engine.api.messages import EngineInstance, EngineLoad
 from antiphon.services.engines.joining import LEASE_SECONDS
 from antiphon.services.project.store import Store
-
-MOST_TEXT = 2_000
 
 LONGEST = timedelta(days=7)
 """A drain lasts so long at most: one that is forgotten ends."""
@@ -116,7 +115,7 @@ class EngineDrains:
                 other engine serves one of its models. InvalidInputError: no reason or duration, or one too long.
         """
         store = self._store
-        _require(reason)
+        require_text(reason)
         if (length := parse_duration(duration)) > LONGEST:
             raise InvalidInputError(
                 f"A drain lasts {LONGEST.days} days at most.", where="duration", next_step="Drain it again after them."
@@ -152,7 +151,7 @@ class EngineDrains:
             NotFoundError: no engine of this name has joined. InvalidInputError: no reason.
         """
         store = self._store
-        _require(reason)
+        require_text(reason)
         with store.database.transaction() as connection:
             name = engine if "@" in engine else self.get(engine, within=connection).name
             known = self._find(name, connection)
@@ -177,10 +176,3 @@ def models_of(engine: EngineInstance) -> tuple[str, ...]:
 def requests_in(load: EngineLoad) -> int:
     """Requests that run or wait in an engine."""
     return load.running_online + load.running_batch + load.waiting_online + load.waiting_batch
-
-
-def _require(reason: str) -> None:
-    if not reason.strip() or len(reason) > MOST_TEXT:
-        raise InvalidInputError(
-            f"The reason is empty or longer than {MOST_TEXT} characters.", where="reason", next_step="Say why."
-        )

@@ -17,6 +17,8 @@ import msgspec
 import sqlalchemy as sa
 
 from antiphon.catalog import schema
+from antiphon.catalog.engine_instances import engine_leases
+from antiphon.catalog.serving.precomputed_modes import mode_leases
 from antiphon.core.disk import remove_folder
 from antiphon.core.errors import AntiphonError, ConflictError
 from antiphon.core.scope import ANY, Scope
@@ -124,6 +126,9 @@ class TenantEraser:
 
     def _of_tenant(self, table: sa.Table) -> sa.ColumnElement[bool]:
         own = table.c.tenant == self._tenant
+        if table is schema.leases:  # They are the installation's; these hold reasons that people of the tenant gave.
+            named = (table.c.name.startswith(of(self._tenant), autoescape=True) for of in (engine_leases, mode_leases))
+            return sa.or_(own, *named)
         return own | (table.c.grantee == self._tenant) if table is schema.grants else own
 
     def _rows(self, table: sa.Table) -> int:

@@ -8,12 +8,11 @@ from datetime import datetime
 from antiphon.catalog.incidents import Incident, IncidentState
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
+from antiphon.core.reasons import require_text
 from antiphon.core.scope import Scope
 from antiphon.operations.incidents import course
 from antiphon.operations.incidents.post_mortem import post_mortem
 from antiphon.services.project.store import Store
-
-MOST_TEXT = 2_000
 
 
 class ProjectIncidents:
@@ -47,17 +46,17 @@ class ProjectIncidents:
 
     def assign(self, incident: str, owner: str, principal: str) -> Incident:
         """Give it to an owner."""
-        _require(owner, "owner")
+        require_text(owner, "owner")
         return self._move(incident, principal, lambda one, now: course.assign(one, owner, principal, now))
 
     def note(self, incident: str, text: str, principal: str) -> Incident:
         """Add a note."""
-        _require(text, "text")
+        require_text(text, "text")
         return self._move(incident, principal, lambda one, now: course.note(one, text, principal, now))
 
     def silence(self, incident: str, span: str, reason: str, principal: str) -> Incident:
         """Say nothing of it for a span such as ``2h``."""
-        _require(reason, "reason")
+        require_text(reason)
         length = parse_duration(span)
         if not 60 <= length.total_seconds() <= 7 * 86_400:
             raise InvalidInputError(f"{span} is no span of a silence.", where="for", next_step="Choose 1m up to 7d.")
@@ -67,7 +66,7 @@ class ProjectIncidents:
 
     def resolve(self, incident: str, reason: str, principal: str) -> Incident:
         """End it."""
-        _require(reason, "reason")
+        require_text(reason)
         return self._move(incident, principal, lambda one, now: course.resolve(one, reason, principal, now))
 
     def _move(self, incident: str, principal: str, change: Callable[[Incident, datetime], Incident]) -> Incident:
@@ -82,12 +81,3 @@ class ProjectIncidents:
                 within=connection,
             )  # fmt: skip
         return moved
-
-
-def _require(text: str, name: str) -> None:
-    if not text.strip() or len(text) > MOST_TEXT:
-        raise InvalidInputError(
-            f"The {name} is empty or longer than {MOST_TEXT} characters.",
-            where=name,
-            next_step="Say it in a few words.",
-        )

@@ -9,7 +9,8 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog.incidents import Incident
 from antiphon.catalog.playbooks import PlaybookPermission, PlaybookRun, run_id
-from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
+from antiphon.core.errors import ConflictError, NotFoundError
+from antiphon.core.reasons import require_text
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.playbooks import PlaybookSpec
@@ -22,8 +23,6 @@ from antiphon.services.playbooks.actions import PlaybookActions
 from antiphon.services.playbooks.orders import approval_id, begin, order, tested, trusted, waits_for
 from antiphon.services.playbooks.workflow import write_timeline
 from antiphon.services.project.store import Store
-
-MOST_TEXT = 2_000
 
 
 class PlaybookLine(msgspec.Struct, frozen=True):
@@ -128,7 +127,7 @@ class ProjectPlaybooks:
             NotFoundError: there is no such playbook or incident. InvalidInputError: no reason.
             ConflictError: it is not for this incident, which is over, it has begun already, or its turn has not come.
         """
-        _require(reason)
+        require_text(reason)
         store = self._store
         with store.database.transaction() as connection:
             current = store.incidents.get(self._scope, incident, within=connection)
@@ -161,7 +160,7 @@ class ProjectPlaybooks:
         Raises:
             NotFoundError: there is no such run. InvalidInputError: no reason. ConflictError: it is decided about.
         """
-        _require(reason)
+        require_text(reason)
         with self._store.database.transaction() as connection:
             found = self._store.playbook_runs.get(self._scope, run, within=connection)
             self._require_undecided(found)
@@ -169,7 +168,7 @@ class ProjectPlaybooks:
 
     def reject(self, run: str, principal: str, reason: str) -> PlaybookRun:
         """Keep a run that waits, or is suggested, from beginning; raises as :meth:`approve`."""
-        _require(reason)
+        require_text(reason)
         store = self._store
         with store.database.transaction() as connection:
             found = store.playbook_runs.get(self._scope, run, within=connection)
@@ -192,7 +191,7 @@ class ProjectPlaybooks:
         Raises:
             NotFoundError: there is no such playbook. InvalidInputError: no reason.
         """
-        _require(reason)
+        require_text(reason)
         self.get(name)
         store = self._store
         permission = PlaybookPermission(name, alone, principal, reason, store.database.clock.now())
@@ -243,10 +242,3 @@ def project_playbooks(store: Store, features: FeaturePlatform) -> Callable[[Scop
     """The playbooks of any scope of a project."""
     rollback = FeatureRollback(store, features)
     return lambda scope: ProjectPlaybooks(store, scope, PlaybookActions(store, scope, rollback))
-
-
-def _require(reason: str) -> None:
-    if not reason.strip() or len(reason) > MOST_TEXT:
-        raise InvalidInputError(
-            f"The reason is empty or longer than {MOST_TEXT} characters.", where="reason", next_step="Say why."
-        )

@@ -15,7 +15,7 @@ from tests.harness.ports import free_port
 from tests.integration.operations.chaos.test_guardians import RUNNER, ends, until
 
 from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError
-from antiphon.core.settings_sections import ProxySettings
+from antiphon.core.settings_processes import ProxySettings
 from antiphon.operations.chaos.faults import GuardedFault, ProxyLatency, ProxyPartition, ProxyReset
 from antiphon.operations.chaos.guarded_fault import guarded
 from antiphon.operations.chaos.guardian import FaultOrder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.harness.ports import free_port
 
 from antiphon.catalog.notifications import Notification
@@ -78,6 +79,14 @@ class HttpReceiver:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    """A server that takes deliveries until the test is over."""
+    made = HttpReceiver()
+    yield made
+    made.go_away()
 
 
 class MailReceiver:

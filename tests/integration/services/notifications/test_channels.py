@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.integration.services.notifications.receivers import HttpReceiver, deliver, project, say
+from tests.integration.services.notifications.receivers import HttpReceiver, deliver, project, receiver, say
 
 from antiphon.core.errors import InvalidInputError, NotFoundError, SetupError, UnavailableError
 from antiphon.durable.dead_letters import DeadLetters
@@ -21,14 +21,9 @@ from antiphon.services.notifications.orders import NotificationOrders
 from antiphon.services.notifications.webhook import signature
 from antiphon.services.project.store import Store
 
+__all__ = ["receiver"]
+
 SECRET = "whsec_" + base64.b64encode(b"a secret of this test").decode()
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    made = HttpReceiver()
-    yield made
-    made.go_away()
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.harness.gated_project import GatedProject
-from tests.integration.services.notifications.receivers import HttpReceiver, deliver
+from tests.integration.services.notifications.receivers import HttpReceiver, deliver, receiver
 from tests.integration.services.test_gate_runs import COMPETITOR, UNGATED, obeys, replies
 
 from antiphon.durable.claims import ServedRuns
@@ -22,12 +22,7 @@ from antiphon.services.notifications.orders import NotificationOrders
 from antiphon.services.notifications.sources import NotificationSources
 from antiphon.services.workflows import DRIFT
 
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    made = HttpReceiver()
-    yield made
-    made.go_away()
+__all__ = ["receiver"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests.unit.operations.cost.ledgers import HOUR, book, entry, price
 from antiphon.catalog.ledger import LedgerEntry
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.settings import parse
-from antiphon.core.settings_sections import EnergySettings
+from antiphon.core.settings_costs import EnergySettings
 from antiphon.operations.cost.energy import EnergyFigures, WattHours
 from antiphon.operations.cost.rating import Charge, charges
 from antiphon.operations.cost.summary import csv_rows, energy_text, summarize

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from antiphon.catalog.serving.receipt import UsageReceipt
-from antiphon.core.settings_sections import PriceSettings
+from antiphon.core.settings_costs import PriceSettings
 from antiphon.operations.cost.receipts import price
 
 PRICES = PriceSettings("EUR", engine_second=0.5, prompt_token=0.01, completion_token=0.1)
