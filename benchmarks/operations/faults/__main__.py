@@ -35,7 +35,7 @@ from benchmarks.operations.faults.project import WARM_SECONDS, make
 from benchmarks.operations.faults.split import CI, KINDS, held_out, seed_of
 
 SIZES: dict[str, dict[str, Any]] = {
-    "ci": {"kinds": CI, "seeds": 1, "warm": 5.0, "lasts": CaseLasts(settle=4.0, fault=12.0, mend=0.0)},
+    "ci": {"kinds": CI, "seeds": 1, "warm": 5.0, "lasts": CaseLasts(settle=4.0, fault=12.0, mend=0.0, known=0.0)},
     "demo": {"kinds": tuple(KINDS), "seeds": 1, "warm": WARM_SECONDS, "lasts": CaseLasts()},
     "full": {"kinds": tuple(KINDS), "seeds": 10, "warm": WARM_SECONDS, "lasts": CaseLasts()},
 }

@@ -45,11 +45,13 @@ class CaseLasts(msgspec.Struct, frozen=True):
         settle: users ask for so long before the fault; their waiting times then are the usual ones.
         fault: it lasts as its kind says, and no longer than this.
         mend: it is waited for so long after it until an incident is mitigated: a detector needs a minute of calm.
+        known: the same where the injector has undone the fault, until causes are known.
     """
 
     settle: float = 25.0
     fault: float = 60.0
-    mend: float = 75.0
+    mend: float = 150.0
+    known: float = 20.0
 
 
 class FaultOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +115,7 @@ async def _observed(
                 seconds = await kept.until_new(earlier, begun, fault)
                 ended = time.monotonic()
                 renewed = kept.published(TICKETS) != published
-                new = await kept.until_mended(earlier, lasts.mend)
+                new = await kept.until_mended(earlier, lasts.mend if kind.ends == "platform" else lasts.known)
         recovered = users.impact((settled, begun), time.monotonic() - 15.0, time.monotonic())
     # What is read now is at rest: every process has ended in good order.
     with _Records(project) as kept:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sqlite3
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,12 @@ import pytest
 from tests.harness.gated_project import MODEL_NAME, SETTINGS
 
 from antiphon.app.wiring import ProcessServices
+from antiphon.catalog.features.publications import Publication
 from antiphon.catalog.releases.releases import Activation
+from antiphon.catalog.write_delays import WriteDelay
 from antiphon.core import disk
 from antiphon.core.errors import StorageFullError
+from antiphon.operations.processes import ProcessIdentity, ProcessRecord, descriptors, write_record
 from antiphon.services.incidents.records import OperationRecords
 from antiphon.services.incidents.watch import IncidentWatch
 from antiphon.services.project.store import Store
@@ -65,4 +71,69 @@ def test_a_step_back_does_not_take_the_place_of_the_change_that_it_undoes(
     found, changes = records.read(now, store.applied.project(store.scope), "engine/engine")
     assert [one.record for one in found if one.signal == "released"] == ["release/rel_bad"]
     assert changes == {"release/desk": 1.0}
+    store.close()
+
+
+def test_a_catalog_that_took_no_writes_is_an_incident_and_a_moment_of_it_is_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, now = IncidentWatch(store, ProcessServices(store, "test").features), store.database.clock.now()
+    delays = store.database.write_delays
+    monkeypatch.setattr(delays, "_last", WriteDelay(now - timedelta(seconds=3), now))
+    assert watch.assess() == 0
+    monkeypatch.setattr(delays, "_last", WriteDelay(now - timedelta(seconds=30), now + timedelta(seconds=1)))
+    assert watch.assess() == 1
+    (told,) = store.incidents.list(store.scope)
+    assert (told.class_, [root.component for root in told.roots]) == ("infrastructure", ["catalog"])
+    assert "took no writes" in told.title
+    assert watch.assess() == 1
+    assert (store.incidents.get(store.scope, told.id).state, watch.assess()) == ("mitigated", 0)
+    store.close()
+
+
+def test_a_write_lock_that_another_process_holds_is_a_delay(store: Store) -> None:
+    assert store.database.write_delays.last is None
+    other = sqlite3.connect(store.paths.catalog, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    freed = threading.Timer(1.3, lambda: other.execute("ROLLBACK"))
+    freed.start()
+    with store.database.transaction():
+        pass
+    freed.join()
+    delay = store.database.write_delays.last
+    assert delay is not None
+    assert timedelta(seconds=1) < delay.lasted < timedelta(seconds=10)
+    assert not delay.refused
+    store.close()
+
+
+def test_an_online_store_whose_files_are_gone_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = ProcessServices(store, "test").features
+    records, now = OperationRecords(store, features), store.database.clock.now()
+    project = store.applied.project(store.scope)
+    published = Publication(store.scope, 7, {"delays@v1": "snap_1", "stock@v2": "snap_2"}, "", "ann", now, 6)
+    monkeypatch.setattr(features.catalog.publications, "current", lambda scope: published)
+    monkeypatch.setattr(features.online, "sealed", lambda scope, view, snapshot: view == "stock")
+    found, _ = records.read(now, project, "engine/engine")
+    (lost,) = [one for one in found if one.signal == "store_away"]
+    assert (lost.component, "delays." in lost.sentence, "stock" in lost.sentence) == ("online-store", True, False)
+    monkeypatch.setattr(features.online, "sealed", lambda *_: True)
+    assert not [one for one in records.read(now, project, "engine/engine")[0] if one.signal == "store_away"]
+    store.close()
+
+
+def test_a_process_without_descriptors_is_a_symptom(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = OperationRecords(store, ProcessServices(store, "test").features)
+    project, now = store.applied.project(store.scope), store.database.clock.now()
+    own = ProcessIdentity.own()
+    store.paths.run.mkdir(parents=True, exist_ok=True)
+    write_record(store.paths.run, ProcessRecord("gateway", own.pid, own.started_ticks, now, boot=own.boot))
+    assert not [one for one in records.read(now, project, "engine/engine")[0] if one.component == "gateway"]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = descriptors(own.pid)
+    assert opened is not None
+    assert 3 < opened[0] < opened[1] == before[0]
+    monkeypatch.setattr("antiphon.services.incidents.records.descriptors", lambda pid: (1_020, 1_024))
+    (full_one,) = [one for one in records.read(now, project, "engine/engine")[0] if one.component == "gateway"]
+    assert (full_one.signal, "1020 of 1024" in full_one.sentence) == ("no_descriptors", True)
     store.close()

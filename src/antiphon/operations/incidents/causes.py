@@ -51,6 +51,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("disk_full", "infrastructure", _ANSWERS | _DATA | _ENGINE | {"catalog_away", "store_away"}),
     Mechanism("store_away", "infrastructure", _ANSWERS | _DATA | {"blocked"}),
     Mechanism("memory", "infrastructure", _ENGINE | _DATA, ("engine", "gateway", "worker")),
+    Mechanism("no_descriptors", "infrastructure", _ENGINE | _DATA, ("engine", "gateway", "worker")),
     *(
         Mechanism(stop, "infrastructure", effects, kinds)
         for stop in sorted(_STOPPED)
@@ -75,6 +76,10 @@ MECHANISMS: tuple[Mechanism, ...] = (
         "traffic", "overload", FAILURES | {"queue"}, ("application",), "load",
         needs=frozenset({"queue", "refused", "slow"}),
     ),
+    Mechanism(  # The supervisor takes nothing that waits for a processor for hung.
+        "processors_taken", "infrastructure", (_ANSWERS | _DATA | _ENGINE | {"catalog_away"}) - _STOPPED,
+        needs=frozenset({"slow", "failed", "engine_errors", "refused", "stand_ins", "pace", "silent", "late_stream"}),
+    ),
     Mechanism("released", "change", _ANSWERS | {"drifting"}, ("release",), change=True),
     Mechanism("applied", "change", _ANSWERS | _DATA | {"blocked", "refresh_failed"}, ("definitions",), change=True),
 )  # fmt: skip
@@ -82,6 +87,8 @@ MECHANISMS: tuple[Mechanism, ...] = (
 FACTS: Mapping[str, str] = {
     "catalog_away": "The catalog was away.",
     "disk_full": "The disk is full.",
+    "processors_taken": "Others use the processors.",
+    "no_descriptors": "{name} can open no more files and sockets.",
     "store_away": "The online store is away.",
     "restarted": "{name} ended and was started again.",
     "standstill": "{name} stands still.",
@@ -97,7 +104,7 @@ FACTS: Mapping[str, str] = {
 }
 """Symptoms and context that records say by themselves."""
 
-CONTEXT = frozenset({"released", "applied", "warned", "traffic", "queue", "old"})
+CONTEXT = frozenset({"released", "applied", "warned", "traffic", "queue", "old", "processors_taken"})
 """No symptoms: they begin no incident, and an incident does not last for them."""
 
 SLACK = timedelta(seconds=40)

@@ -109,6 +109,20 @@ def test_the_disk_explains_processes_and_an_engine_its_breaker(topology: Topolog
     assert [root.component for root in found.roots] == ["engine/engine"]
 
 
+def test_processors_that_others_take_are_blamed_for_what_nothing_else_explains(topology: Topology) -> None:
+    taken = seen("processors_taken", "host", 5)
+    assert explain([taken], topology) == ()
+    (found,) = explain([taken, seen("slow", "application/desk"), seen("pace", "engine/engine", 10)], topology)
+    assert (found.class_, [root.component for root in found.roots]) == ("infrastructure", ["host"])
+    (found,) = explain([taken, seen("slow", "application/desk", 20), seen("restarted", "engine/engine", -20)], topology)
+    assert [root.component for root in found.roots] == ["engine/engine"]
+
+
+def test_two_processes_that_are_killed_at_once_are_both_blamed(topology: Topology) -> None:
+    (found,) = explain([seen("restarted", "engine/engine", 1), seen("restarted", "gateway"), *FELT], topology)
+    assert [root.component for root in found.roots] == ["gateway", "engine/engine"]
+
+
 def test_two_roots_of_one_symptom_are_one_incident(topology: Topology) -> None:
     (found,) = explain(
         [seen("pace", "engine/engine"), seen("store_away", "online-store"), seen("slow", "application/desk", 20)],
