@@ -27,7 +27,7 @@ from antiphon.core.errors import SetupError
 from antiphon.operations.children import Child, ChildSpec, is_ready, start
 from antiphon.operations.listening import listen
 from antiphon.operations.preflight import directory_lock, end_orphans
-from antiphon.operations.processes import ProcessRecord, boot, waited_seconds, write_record
+from antiphon.operations.processes import ProcessRecord, boot, read_records, waited_seconds, write_record
 
 
 class Silence:
@@ -69,6 +69,8 @@ class Silence:
 
 STOP_SECONDS = 60.0
 """For so long a child that is not needed any more may finish its work before it is killed."""
+
+_STOPS = "everything is being stopped"
 
 HOPELESS_EXIT_CODES = frozenset({2, 7})
 """Invalid input and a machine that lacks something: trying again cannot help."""
@@ -296,6 +298,9 @@ class Supervisor:
     async def _drain(self, keepers: dict[str, asyncio.Task[None]], hurry: asyncio.Event) -> None:
         # All of them are to end, before the first is asked to go: nothing may be restarted behind our back.
         self._draining.update(self._specs)
+        for record in read_records(self._run):
+            if record.name in self._specs:  # Whoever looks at them meanwhile finds nothing amiss.
+                write_record(self._run, msgspec.structs.replace(record, stopped=record.stopped or _STOPS))
         for listener in [one for listeners in self._listeners.values() for one in listeners]:
             listener.close()  # The children have theirs, and close them as they drain.
         for name in self._drain_order:

@@ -101,6 +101,15 @@ async def test_children_start_after_what_they_need_and_drain_in_order(tmp_path) 
     assert list(watched.run.glob("*.pid")) == []
 
 
+async def test_nothing_is_away_while_everything_is_being_stopped(tmp_path) -> None:
+    unhurried = CHILD.replace("sys.exit(0)", "time.sleep(0.6); sys.exit(0)")
+    async with Watched(tmp_path, child(tmp_path, "first", unhurried), child(tmp_path, "second")) as watched:
+        await watched.until(lambda: len(watched.of("ready")) == 2)
+        watched.stop.set()
+        await watched.until(lambda: watched.of("stopped") == ["second"])
+        assert {one.name: one.state for one in statuses(watched.run)} == {"first": "running", "second": "stopped"}
+
+
 async def test_what_dies_is_restarted_and_the_delay_doubles(tmp_path) -> None:
     spec = child(tmp_path, "one", silence=60.0)
     async with Watched(tmp_path, spec, backoff=Backoff(first=0.02, last=0.05)) as watched:
