@@ -1,4 +1,4 @@
-"""When this process could not write to the catalog: waited for its lock, or was refused."""
+"""Delays of this process's writes to the catalog: it waited for the lock, or was refused."""
 
 from __future__ import annotations
 

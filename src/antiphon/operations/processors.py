@@ -22,7 +22,7 @@ _SHORTEST_SECONDS = 3.0
 """Looks that are closer together say little."""
 
 
-class ProcessorsTaken(msgspec.Struct, frozen=True):
+class ProcessorShortage(msgspec.Struct, frozen=True):
     """Others keep a process from the processors: by which share of the time, and what they used of all processors."""
 
     process: str
@@ -41,9 +41,9 @@ class ProcessorWatch:
 
     def __init__(self) -> None:
         self._last: _Look | None = None
-        self._found: ProcessorsTaken | None = None
+        self._found: ProcessorShortage | None = None
 
-    def look(self, pids: Mapping[str, int], own: Collection[int]) -> ProcessorsTaken | None:
+    def look(self, pids: Mapping[str, int], own: Collection[int]) -> ProcessorShortage | None:
         """The process that others keep most from its work since the look before; found by the second look that sees it.
 
         Args:
@@ -73,7 +73,7 @@ class ProcessorWatch:
             others = (used[0] - last.used[0]) - max(0.0, used[1] - last.used[1])
             taken = others / seconds / (os.cpu_count() or 1)
             if taken >= LEAST_TAKEN:
-                self._found = ProcessorsTaken(name, min(1.0, shares[name]), min(1.0, taken))
+                self._found = ProcessorShortage(name, min(1.0, shares[name]), min(1.0, taken))
         return self._found
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from antiphon.catalog.features.verdicts import Verdict
 from antiphon.catalog.objective_states import ObjectiveStates
-from antiphon.core import disk
+from antiphon.core import disk, memory
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.project import ProjectSpec
+from antiphon.features.publication.healing import SnapshotHealth
 from antiphon.learning.outcomes.drift_runs import DriftReports
 from antiphon.operations.incidents.detection import Symptom
 from antiphon.operations.incidents.topology import DEFINITIONS, HOST, ONLINE_STORE, REFRESHES
@@ -35,14 +36,20 @@ _LAST_DESCRIPTORS = 0.98
 """Share of the files and sockets that a process may open, from which it has hardly one left."""
 
 _VERDICTS = 50
+_NAMED = 5
 
 
 class OperationRecords:
-    """Reads the facts of one tenant."""
+    """Reads the facts of one tenant.
 
-    def __init__(self, store: Store, features: FeaturePlatform) -> None:
+    Args:
+        health: of its online snapshots; the healer's, so that what was healed between two looks is told.
+    """
+
+    def __init__(self, store: Store, features: FeaturePlatform, health: SnapshotHealth) -> None:
         self._store = store
         self._features = features
+        self._health = health
         self._drift: DriftReports = drift_reports(store)
         self._alerts = ObjectiveStates(store.database)
         self._verdict: str | None = None
@@ -100,9 +107,13 @@ class OperationRecords:
                                   sentence=f"The process {one.name} {said}.")  # fmt: skip
 
     def _host(self, now: datetime, running: Sequence[ProcessStatus]) -> Iterator[Symptom]:
-        short = disk.shortage(self._store.paths.directory)
-        if self._lasts("disk_full", HOST, short is not None, now):
-            yield Symptom(self._since["disk_full", HOST], "disk_full", HOST, sentence=short or "", record="host/disk")
+        for signal, short in (
+            ("disk_full", disk.shortage(self._store.paths.directory)),
+            ("memory_short", memory.shortage()),
+        ):
+            if self._lasts(signal, HOST, short is not None, now):
+                record = f"host/{signal.partition('_')[0]}"
+                yield Symptom(self._since[signal, HOST], signal, HOST, sentence=short or "", record=record)
         pids = {one.name: one.pid for one in running if one.alive}
         waited_for = {name: pid for name, pid in pids.items() if name.partition("-")[0] in _WAITED_FOR}
         taken = self._processors.look(waited_for, {*pids.values(), os.getsid(0)})
@@ -114,31 +125,22 @@ class OperationRecords:
             )  # fmt: skip
 
     def _stores(self, now: datetime) -> Iterator[Symptom]:
-        said = ""
+        since, said = now, ""
         try:
             self._features.overlay.read(())
-            if lost := self._lost():
-                said = f"The online store has lost what is published of {', '.join(lost[:5])}."
         except UnavailableError:
             said = "The online store is away."
-        if self._lasts("store_away", ONLINE_STORE, bool(said), now):
+        else:
+            healed = {view: at for view, at in self._health.healed.items() if now - at <= _LASTS}
+            if damaged := self._health.damaged():
+                since = min(one.since for one in damaged)
+                said = f"The online store has lost what is published of {_listed(one.view for one in damaged)}."
+            elif healed:
+                since = min(healed.values())
+                said = f"The online store had lost what is published of {_listed(healed)}; it was built again."
+        if self._lasts("store_away", ONLINE_STORE, bool(said), since):
             yield Symptom(self._since["store_away", ONLINE_STORE], "store_away", ONLINE_STORE, sentence=said,
                           record="online-store/health")  # fmt: skip
-
-    def _lost(self) -> list[str]:
-        """Views whose published snapshot is not in the online store any more."""
-        scope, publications = self._store.scope, self._features.catalog.publications
-        current = publications.current(scope)
-        if current is None:
-            return []
-        found = [key for key, snapshot in current.snapshots.items() if not self._has(key, snapshot)]
-        # A snapshot that was replaced meanwhile may have been collected.
-        if found and publications.current(scope) != current:
-            return []
-        return sorted({key.partition("@")[0] for key in found})
-
-    def _has(self, key: str, snapshot: str) -> bool:
-        return self._features.online.sealed(self._store.scope, key.partition("@")[0], snapshot)
 
     def _gates(self) -> list[Symptom]:
         store = self._store
@@ -194,6 +196,11 @@ class OperationRecords:
         else:
             self._since.pop((signal, name), None)
         return bad
+
+
+def _listed(views: Iterable[str]) -> str:
+    names = sorted(set(views))
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} others" if len(names) > _NAMED else "")
 
 
 def _named(error: str, project: ProjectSpec) -> str | None:

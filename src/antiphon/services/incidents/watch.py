@@ -17,6 +17,7 @@ from antiphon.catalog.measurements import FINEST, PLATFORM, Measurements, begin_
 from antiphon.catalog.notifications import Notification
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.project import ProjectSpec
+from antiphon.features.publication.healing import SnapshotHealth
 from antiphon.operations.incidents.course import REOPENED_WITHIN, PeriodImpact, advance, impact_of, impact_sentence
 from antiphon.operations.incidents.detection import SignalDetectors, Symptom
 from antiphon.operations.incidents.explanation import Diagnosis, explain
@@ -47,11 +48,11 @@ _SAID_AFTER = timedelta(seconds=20)
 
 
 class IncidentWatch:
-    """Keeps the incidents of the store's own tenant."""
+    """Keeps the incidents of the store's own tenant; arguments as of :class:`OperationRecords`."""
 
-    def __init__(self, store: Store, features: FeaturePlatform) -> None:
+    def __init__(self, store: Store, features: FeaturePlatform, health: SnapshotHealth) -> None:
         self._store = store
-        self._records = OperationRecords(store, features)
+        self._records = OperationRecords(store, features, health)
         self._detectors = SignalDetectors()
         self._until: datetime | None = None
         self._symptoms: dict[SignalKey, Symptom] = {}
@@ -93,7 +94,7 @@ class IncidentWatch:
         return changed
 
     def _catalog(self, now: datetime) -> list[Symptom]:
-        """When the catalog did not serve us: it can be told only once it does again."""
+        """Times in which the catalog did not serve us: they can be told only once it does again."""
         delay, found = self._store.database.write_delays.last, []
         spans = []
         if self._away_since is not None:
