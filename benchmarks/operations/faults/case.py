@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 from benchmarks.operations.faults.injectors import INJECTORS
+from benchmarks.operations.faults.kind import FaultKind
 from benchmarks.operations.faults.project import RATE, FaultyProject, copied
 from benchmarks.operations.faults.rivals import MeasuredCase, by_baro, by_rules, measured_case
-from benchmarks.operations.faults.split import FaultKind, held_out
+from benchmarks.operations.faults.split import held_out
 from benchmarks.operations.faults.users import Users
 
 from antiphon.catalog.database import Database
@@ -91,7 +92,7 @@ async def run_case(kind: FaultKind, seed: int, template: Path, baro: Path | None
     Raises:
         RuntimeError: the project does not run without a fault either.
     """
-    async with copied(template, SMALL_DISK if kind.name == "disk_full" else None) as project:
+    async with copied(template, SMALL_DISK if kind.own_disk else None) as project:
         return await _observed(kind, seed, project, random.Random(seed), baro, lasts)
 
 
