@@ -19,8 +19,6 @@ HELD_OUT: tuple[FaultKind, ...] = (
     _kind("machine_pauses", "infrastructure", HOST),
     _kind("engine_starved", "infrastructure", ENGINE),
     _kind("gateway_starved", "infrastructure", GATEWAY),
-    _kind("worker_starved", "infrastructure", WORKER, seconds=60.0, felt="data"),
-    _kind("gateway_without_memory", "infrastructure", GATEWAY, ends="platform"),
     _kind("engine_socket_gone", "infrastructure", ENGINE, seconds=45.0, ends="platform"),
     _kind("inodes_gone", "infrastructure", HOST, seconds=60.0, felt="data", own_disk=True),
     _kind("catalog_locked_by_turns", "infrastructure", CATALOG),

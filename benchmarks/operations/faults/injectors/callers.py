@@ -25,7 +25,7 @@ async def everybody_comes(project: FaultyProject, users: Users, chance: random.R
 
 async def triage_campaign(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """A mail to all customers has them write at once."""
-    await _asked_at(users, {**users.rate, "triage": 150.0}, seconds)
+    await _asked_at(users, {**users.rate, "triage": 220.0}, seconds)
 
 
 async def quiet_hour(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -102,17 +102,21 @@ async def slow_heads(project: FaultyProject, users: Users, chance: random.Random
     end = time.monotonic() + seconds
     try:
         while time.monotonic() < end:
-            if len(opened) < 3_000:
-                made = await asyncio.gather(
-                    *(asyncio.open_connection("127.0.0.1", project.port) for _ in range(100)), return_exceptions=True
-                )
-                opened += [one[1] for one in made if not isinstance(one, BaseException)]
-            for writer in opened[-100:]:
-                writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: desk\r\nX-A: ")
+            made = await asyncio.gather(
+                *(asyncio.open_connection("127.0.0.1", project.port) for _ in range(100 if len(opened) < 3_000 else 0)),
+                return_exceptions=True,
+            )
+            for one in made:
+                if not isinstance(one, BaseException):
+                    one[1].write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: desk\r\n")
+                    opened.append(one[1])
+            for writer in chance.sample(opened, min(len(opened), 200)):
+                if not writer.is_closing():
+                    writer.write(b"X-Wait: a little\r\n")
             await asyncio.sleep(0.2)
     finally:
         for writer in opened:
-            writer.close()
+            writer.transport.abort()
 
 
 async def expired_key(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import resource
 import signal
 import subprocess
 import time
@@ -42,12 +41,16 @@ def crash_loop(process: str, number: signal.Signals, lowest: float, highest: flo
 
 
 def killed_together(*processes: str) -> Injector:
-    """The kernel's memory killer takes several processes at once."""
+    """The kernel's memory killer takes several processes at once, and comes back twice."""
 
     async def act(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-        for pid in [project.pid(process) for process in processes]:
-            os.kill(pid, signal.SIGKILL)
-        await asyncio.sleep(seconds)
+        end = time.monotonic() + seconds
+        for _ in range(3):
+            for process in processes:
+                with suppress(*_GONE):
+                    os.kill(project.pid(process), signal.SIGKILL)
+            await asyncio.sleep(min(chance.uniform(3.5, 5.0), max(0.0, end - time.monotonic())))
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
 
     return act
 
@@ -60,8 +63,8 @@ async def engine_dies_beside_frozen_worker(
     with stood_still(worker):
         os.kill(worker, signal.SIGSTOP)
         await asyncio.sleep(min(seconds / 4, chance.uniform(3.0, 5.0)))
-        os.kill(project.pid("engine"), signal.SIGKILL)
-        await asyncio.sleep(max(0.0, end - time.monotonic()))
+        crashes = crash_loop("engine", signal.SIGKILL, 0.5, 1.5)
+        await crashes(project, users, chance, max(0.0, end - time.monotonic()))
 
 
 async def gateway_stutters(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -98,11 +101,8 @@ def starved(process: str, share: float) -> Injector:
     """A process gets no more than a share of one processor, by a limit that somebody set."""
 
     async def act(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-        end = time.monotonic() + seconds
         with _limited(project.pid(process), share):
-            if process == "worker":
-                await refreshed(project, max(0.0, end - time.monotonic()))
-            await asyncio.sleep(max(0.0, end - time.monotonic()))
+            await asyncio.sleep(seconds)
 
     return act
 
@@ -128,15 +128,6 @@ def _limited(pid: int, share: float) -> Iterator[None]:
                 break
             except OSError:  # One of them is just ending.
                 time.sleep(0.05)
-
-
-async def gateway_without_memory(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """It may take no more memory than it has, by a limit of its own; the next process has none."""
-    pid = project.pid("gateway")
-    before = resource.prlimit(pid, resource.RLIMIT_AS)
-    taken = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.prlimit(pid, resource.RLIMIT_AS, (taken, before[1]))
-    await asyncio.sleep(seconds)
 
 
 async def engine_socket_gone(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -179,8 +170,6 @@ PROCESSES: dict[str, Injector] = {
     "machine_pauses": machine_pauses,
     "engine_starved": starved("engine", 0.01),
     "gateway_starved": starved("gateway", 0.02),
-    "worker_starved": starved("worker", 0.01),
-    "gateway_without_memory": gateway_without_memory,
     "engine_socket_gone": engine_socket_gone,
     "inodes_gone": inodes_gone,
 }

@@ -103,5 +103,5 @@ STORES: dict[str, Injector] = {
     "catalog_read_only": catalog_read_only,
     "online_store_read_only": online_store_read_only,
     "online_files_scribbled": online_files(scribbled, 2.0),
-    "online_files_cut": online_files(cut, 600.0),
+    "online_files_cut": online_files(cut, 3.0),
 }
