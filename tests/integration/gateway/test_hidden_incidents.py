@@ -13,10 +13,11 @@ from tests.harness.gateway_client import gateway_client
 from antiphon.catalog.database import Database
 from antiphon.catalog.incidents import Incident, IncidentEvidence, Incidents, IncidentSymptom, RootCause, TimelineEntry
 from antiphon.catalog.playbooks import PlannedStep, PlaybookRun, PlaybookRuns, StepOutcome
-from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.playbooks import PlaybookStep
 from antiphon.gateway.services import GatewayServices
+from antiphon.governance.policy.document import default_document
+from antiphon.governance.policy.engine import Decider
 from antiphon.services.incidents import readable as readables
 from antiphon.services.incidents.readable import ANOTHER
 
@@ -78,13 +79,11 @@ def recorded(database: Database) -> None:
 @pytest.fixture
 def hiding(services: GatewayServices, monkeypatch: pytest.MonkeyPatch) -> GatewayServices:
     """Services whose policy keeps the application from readers."""
-    allowed = services.access.authorize
-
-    def authorize(principal: object, action: str, resource: object) -> object:
-        if (action, str(resource)) == ("read", f"application/{SECRET}"):
-            raise ForbiddenError("A policy forbids it.")
-        return allowed(principal, action, resource)  # type: ignore[arg-type]
-
+    policy = (
+        '@id("merger") forbid (principal, action == Action::"read", resource)'
+        f' when {{ resource.kind == "application" && resource.name == "{SECRET}" }};'
+    )
+    authorize = Decider(f"{default_document().cedar}\n{policy}").require
     monkeypatch.setitem(services.access.__dict__, "authorize", authorize)
     return services
 
