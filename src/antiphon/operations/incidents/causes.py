@@ -26,6 +26,9 @@ _STOPPED = frozenset({"restarted", "standstill", "away"})
 _NO_ROOM = frozenset({"queue", "refused", "late"})
 """By which load is known to be beyond what there is room for."""
 
+_CROWDED = frozenset({"queue", "late", "processors_taken"})
+"""Effects of load; callers may be programs on the same machine, which take its processors as well."""
+
 _ENGINE = FAILURES | {"breaker", "silent", "pace", "queue", "run_failed"} | _STOPPED
 
 
@@ -75,12 +78,12 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("late_stream", "data quality", _DATA | {"burning"}, ("stream",)),
     Mechanism("warned", "data quality", frozenset({"drifting", "invalid", "failed", "burning"}), ("view",)),
     Mechanism("drifting", "model drift", frozenset({"burning", "invalid"}), ("application",)),
-    Mechanism("denied", "security", frozenset()),
+    Mechanism("denied", "security", frozenset({"slow"}) | _CROWDED, reach="load"),
     Mechanism("throttled", "overload", frozenset({"traffic"}), ("application",)),
-    Mechanism(
-        "traffic", "overload", FAILURES | {"queue", "late"}, ("application",), "load", needs=_NO_ROOM,
+    *(
+        Mechanism(load, "overload", FAILURES | _CROWDED, ("application",), "load", needs=_NO_ROOM)
+        for load in ("traffic", "prompt_load")
     ),
-    Mechanism("prompt_load", "overload", FAILURES | {"queue", "late"}, ("application",), "load", needs=_NO_ROOM),
     Mechanism("late", "infrastructure", FAILURES | {"queue"}, ("gateway",), needs=FAILURES),
     Mechanism(  # The supervisor takes nothing that waits for a processor for hung.
         "processors_taken", "infrastructure", (_ANSWERS | _DATA | _ENGINE | {"catalog_away", "late"}) - _STOPPED,

@@ -22,7 +22,7 @@ import msgspec
 from antiphon.catalog.incidents import NO_CAUSE, IncidentClass
 from antiphon.operations.incidents.causes import CONTEXT, MECHANISMS, SLACK, UNLIKELY, Mechanism, by_chance, may_precede
 from antiphon.operations.incidents.detection import Symptom
-from antiphon.operations.incidents.topology import GATEWAY, MAIN_ENGINE, Topology
+from antiphon.operations.incidents.topology import GATEWAY, HOST, MAIN_ENGINE, Topology
 
 _USERS = frozenset({"failed", "engine_errors", "invalid", "refused", "slow", "stand_ins"})
 _OF_ENGINES = frozenset({"engine_errors", "stand_ins", "slow"})
@@ -139,8 +139,9 @@ def _root_of(symptom: Symptom, mechanism: Mechanism, topology: Topology) -> str:
 
 
 def _load(component: str, topology: Topology) -> dict[str, tuple[str, ...]]:
-    """Paths along which the load of an application is felt: through the gateway's queue and the engines."""
-    paths = {component: (component,), GATEWAY: (component, GATEWAY)}
+    """Paths along which load is felt: through the gateway's queue, the engines, and the machine."""
+    paths = {component: (component,), HOST: (component, HOST)}
+    paths.setdefault(GATEWAY, (component, GATEWAY))
     for engine in topology.engines:
         paths[engine] = (component, engine)
     for other in topology.applications:
