@@ -11,6 +11,7 @@ import msgspec
 
 from antiphon.operations.chaos.experiment import Experiment
 from antiphon.operations.chaos.faults import (
+    ClockSkew,
     DiskFill,
     EventFault,
     Fault,
@@ -22,6 +23,7 @@ from antiphon.operations.chaos.faults import (
     described,
     machine_part,
     seconds_of,
+    skew_seconds,
 )
 
 WITH_CATALOG = ("gateway", "worker")
@@ -43,6 +45,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         lease: seconds; ``silence``: seconds after which a supervisor kills what gives no sign of life, ``None``: never.
         own_disk: whether the project's file system is apart from the machine's.
         available: bytes of memory that are available.
+        no_clocks: why no process can be given another clock here; empty without a reason.
     """
 
     environment: str
@@ -57,6 +60,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     silence: float | None = 60.0
     own_disk: bool = False
     available: int = 0
+    no_clocks: str = ""
 
 
 class PlannedFault(msgspec.Struct, frozen=True):
@@ -177,6 +181,12 @@ def _of_process(name: str, fault: ProcessFault, experiment: Experiment, here: Su
     with_leases = isinstance(fault, ProcessStop) and kind_of(fault.process) in WITH_CATALOG
     if with_leases and seconds_of(fault) > here.lease and not radius.beyond_lease:
         yield f"{name}: it would stand still for longer than its leases of {here.lease:g} s (radius: beyond-lease)."
+    if isinstance(fault, ClockSkew):
+        if here.no_clocks and found is not None:
+            yield f"{name}: {here.no_clocks}"
+        apart = abs(skew_seconds(fault)) > here.lease
+        if apart and kind_of(fault.process) in WITH_CATALOG and not radius.beyond_lease:
+            yield f"{name}: its clock would be apart by more than leases of {here.lease:g} s (radius: beyond-lease)."
 
 
 def _touches(fault: Fault, here: Surroundings) -> Iterator[str]:
@@ -205,6 +215,10 @@ def _notes(fault: Fault, here: Surroundings) -> Iterator[str]:
                 yield "it may hold the catalog's write lock: then no other process writes until it goes on"
         if here.silence is not None and seconds_of(fault) >= here.silence:
             yield f"its supervisor kills it after {here.silence:g} s of silence"
+    if isinstance(fault, ClockSkew):
+        yield "the machine's clock and other processes keep the right time"
+        if kind_of(fault.process) in WITH_CATALOG:
+            yield "with a catalog in a file it takes leases of other processes for ended, or its own for lasting longer"
     if isinstance(fault, EventFault):
         yield (
             "the events are about made-up entities and stay in the log"

@@ -20,7 +20,9 @@ from typing import Literal
 import msgspec
 
 from antiphon.core.errors import AntiphonError
+from antiphon.operations.chaos.clock_injector import ClockInjector
 from antiphon.operations.chaos.faults import (
+    ClockSkew,
     CpuLoad,
     DiskFill,
     GuardedFault,
@@ -104,8 +106,10 @@ def _wait(seconds: float, tick: Callable[[], float]) -> str:
     return "its time was over"
 
 
-def _injector(order: FaultOrder) -> ProcessInjector | LoadInjector | DiskInjector | ProxyInjector:
+def _injector(order: FaultOrder) -> ProcessInjector | ClockInjector | LoadInjector | DiskInjector | ProxyInjector:
     fault = order.fault
+    if isinstance(fault, ClockSkew):
+        return ClockInjector(fault, Path(order.run), order.target)
     if isinstance(fault, ProcessFault):
         return ProcessInjector(
             fault, Path(order.run), order.target, None if order.catalog is None else Path(order.catalog)
