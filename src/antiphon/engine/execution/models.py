@@ -72,6 +72,7 @@ class EngineModels:
             name: ModelEntry(executor, digests.get(name), declared=False) for name, executor in executors.items()
         }
         self.missing = dict(missing)
+        self._refused: dict[str, AntiphonError] = {}
         self._make_executor = make_executor
         self._load = load
         self._save_declaration = save_declaration
@@ -106,6 +107,12 @@ class EngineModels:
                 where="model",
                 next_step=f"Fetch it (`antiphon models pull {model}`) and restart `antiphon up`; other models answer.",
             )
+        if (refusal := self._refused.get(model)) is not None:
+            raise UnavailableError(
+                f"The model {model!r} is to be served and could not be loaded: {refusal.what}",
+                where="model",
+                next_step=refusal.next_step,
+            )
 
     def hold(self, entry: ModelEntry, preparation: asyncio.Future[Any]) -> None:
         """Keep a model loaded for a future that reads it, until :meth:`release`."""
@@ -139,6 +146,7 @@ class EngineModels:
             names = {model.name for model in declaration}
             for name in [name for name, entry in self._entries.items() if entry.declared and name not in names]:
                 self._unload(self._entries.pop(name))
+            self._refused = {name: error for name, error in self._refused.items() if name in names}
             failures = [failure for model in absent if (failure := await self._add(model)) is not None]
             if failures:
                 raise failures[0]
@@ -168,10 +176,12 @@ class EngineModels:
         except (OSError, MemoryError) as error:
             failure = SetupError(f"The model cannot be loaded: {error or 'memory does not suffice'}.", where=model.name)
         else:
+            self._refused.pop(model.name, None)
             self._entries[model.name] = ModelEntry(executor, model.sha256, declared=True)
             self._step_loop.join(executor)
             _log.info("Model %s is loaded: fingerprint %s.", model.name, executor.runtime.description.fingerprint)
             return None
+        self._refused[model.name] = failure
         _log.error("Model %s is left out: %s", model.name, failure)
         return failure
 

@@ -16,6 +16,7 @@ from antiphon.operations.chaos.faults import (
     EventFault,
     Fault,
     MemoryLoad,
+    ModelDamage,
     ProcessFault,
     ProcessKill,
     ProcessStop,
@@ -45,6 +46,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         lease: seconds; ``silence``: seconds after which a supervisor kills what gives no sign of life, ``None``: never.
         own_disk: whether the project's file system is apart from the machine's.
         available: bytes of memory that are available.
+        models: versions of trained models that live releases use.
         no_clocks: why no process can be given another clock here; empty without a reason.
     """
 
@@ -60,6 +62,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     silence: float | None = 60.0
     own_disk: bool = False
     available: int = 0
+    models: tuple[str, ...] = ()
     no_clocks: str = ""
 
 
@@ -164,6 +167,11 @@ def _of_faults(experiment: Experiment, here: Surroundings) -> Iterator[str]:
             elif not here.streams or (fault.stream not in here.streams and fault.stream != "*"):
                 missing = "no stream is declared" if fault.stream == "*" else f"there is no stream {fault.stream!r}"
                 yield f"{one.name}: {missing} here."
+        if isinstance(fault, ModelDamage):
+            if fault.model not in radius.models and "*" not in radius.models:
+                yield f"{one.name}: the model {fault.model!r} is outside of its radius (models)."
+            elif damaged_model(fault, here) not in here.models:
+                yield f"{one.name}: no live release of this project uses a trained model {fault.model!r}."
         if isinstance(fault, DiskFill) and not here.own_disk:
             yield f"{one.name}: the project's folder shares its file system with the machine, which that would break."
         if isinstance(fault, MemoryLoad) and fault.megabytes * 1_000_000 > MOST_MEMORY * here.available:
@@ -196,6 +204,8 @@ def _touches(fault: Fault, here: Surroundings) -> Iterator[str]:
         yield f"proxy {fault.proxy}"
     elif isinstance(fault, EventFault):
         yield f"stream {event_stream(fault, here)}"
+    elif isinstance(fault, ModelDamage):
+        yield f"the {fault.file} of {damaged_model(fault, here)}"
     else:
         yield f"the machine's {machine_part(fault)}"
 
@@ -203,6 +213,11 @@ def _touches(fault: Fault, here: Surroundings) -> Iterator[str]:
 def event_stream(fault: EventFault, here: Surroundings) -> str:
     """The stream that a fault sends to: ``*`` is the first one that there is."""
     return min(here.streams, default="*") if fault.stream == "*" else fault.stream
+
+
+def damaged_model(fault: ModelDamage, here: Surroundings) -> str:
+    """The version whose file a fault damages: ``*`` is the first one that a live release uses."""
+    return min(here.models, default="*") if fault.model == "*" else fault.model
 
 
 def _notes(fault: Fault, here: Surroundings) -> Iterator[str]:
@@ -225,6 +240,8 @@ def _notes(fault: Fault, here: Surroundings) -> Iterator[str]:
             if fault.defect != "duplicate"
             else "known events again"
         )
+    if isinstance(fault, ModelDamage):
+        yield "what has loaded it goes on; what loads it meanwhile refuses it"
     if isinstance(fault, DiskFill):
         yield f"{readable_bytes(fault.leave)} stay free"
 

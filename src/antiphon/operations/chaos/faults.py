@@ -66,6 +66,23 @@ class ClockSkew(_Fault, frozen=True, tag="skew_clock"):
     by: _Skew
 
 
+class ModelDamage(_Fault, frozen=True, tag="damage_model"):
+    """A file of a trained model is another one: damaged, cut off or gone. The original is put back at the end.
+
+    An engine that has loaded the file goes on with what it has; one that is started meanwhile meets the other.
+
+    Attributes:
+        model: id of the version (``desk.v3``); ``*``: the first one that a live release uses.
+        file: the merged ``weights`` that engines serve, or the ``adapter`` that trainings go on from.
+        damage: ``bytes`` are flipped all over it, ``half`` of it is there, or it is ``gone``.
+    """
+
+    model: str
+    duration: _Duration
+    file: Literal["weights", "adapter"] = "weights"
+    damage: Literal["bytes", "half", "gone"] = "bytes"
+
+
 class CpuLoad(_Fault, frozen=True, tag="load_cpu"):
     """A noisy neighbor: programs that compute without end."""
 
@@ -143,6 +160,7 @@ Fault = (
     | ProcessStop
     | ProcessSlowdown
     | ClockSkew
+    | ModelDamage
     | CpuLoad
     | MemoryLoad
     | DiskFill
@@ -153,7 +171,7 @@ Fault = (
 )
 ProcessFault = ProcessKill | ProcessStop | ProcessSlowdown | ClockSkew
 ProxyFault = ProxyLatency | ProxyReset | ProxyPartition
-GuardedFault = ProcessFault | ProxyFault | CpuLoad | MemoryLoad | DiskFill
+GuardedFault = ProcessFault | ProxyFault | ModelDamage | CpuLoad | MemoryLoad | DiskFill
 """Faults that have to be ended, which a guardian does; events end with whoever sends them."""
 
 

@@ -41,12 +41,14 @@ def surroundings(store: Store) -> Surroundings:
     applied = store.applied.current(scope)
     sources = {} if applied is None else applied.project.sources
     freezes = [one for one in store.run_holds.lasting(scope) if one.kind == "freeze" and one.begins <= now]
+    live = store.releases.live_ones(scope)
     return Surroundings(
         environment=scope.environment,
         processes=tuple(one.name for one in statuses(store.paths.run) if one.alive),
         proxies=proxies_that_answer(store.paths.run),
         streams=tuple(sorted(name for name, one in sources.items() if one.kind == "stream")),
-        applications=tuple(sorted(one.bundle.application.name for one in store.releases.live_ones(scope))),
+        applications=tuple(sorted(one.bundle.application.name for one in live)),
+        models=tuple(sorted({one.bundle.model.version for one in live if one.bundle.model.version is not None})),
         tenants=tuple(one.id for one in store.keys.principals.tenants.list()),
         rollouts=tuple(sorted({one.application for one in store.rollouts.list_active(scope)})),
         holds=tuple(f"A freeze lasts until {to_the_minute(one.until)} ({one.reason})." for one in freezes),
