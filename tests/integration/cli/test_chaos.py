@@ -160,6 +160,9 @@ def a_runner_that_is_killed(project: Path, antiphon: Run) -> None:
     try:
         until(lambda: worker_state(pid) == "T")
         assert antiphon("chaos", "report", "--json").json()["experiments"][0]["status"] == "under way"
+        lasting = f"still: stop_process(process=worker, duration=600s): worker (process {pid})"
+        assert antiphon("status", "--json").json()["faults"] == [lasting]
+        assert f"A chaos experiment is under way: {lasting}" in antiphon("status").out
         assert antiphon("chaos", "run", "still").code == 5
         runner.send_signal(signal.SIGKILL)
         runner.wait()
@@ -167,6 +170,7 @@ def a_runner_that_is_killed(project: Path, antiphon: Run) -> None:
     finally:
         runner.kill()
         runner.wait()
+    assert antiphon("status", "--json").json()["faults"] == []
     (one,) = antiphon("chaos", "report", "--json").json()["experiments"]
     assert (one["status"], one["faults"][0]["reason"]) == ("interrupted", "the runner is gone")
 

@@ -92,6 +92,13 @@ class EngineModels:
         entry = self._entries.get(model)
         if entry is None:
             self.require_loaded(model)
+            if (refusal := self._refused.get(model)) is not None:
+                # Not that the engine is away: whoever asks would take that for a failure of its other models too.
+                raise NotFoundError(
+                    f"The engine does not serve the model {model!r}, which could not be loaded: {refusal.what}",
+                    where="model",
+                    next_step=refusal.next_step,
+                )
             raise NotFoundError(
                 f"The engine does not serve the model {model!r}.",
                 where="model",
@@ -106,12 +113,6 @@ class EngineModels:
                 f"The model {model!r} is configured and could not be loaded: {why}",
                 where="model",
                 next_step=f"Fetch it (`antiphon models pull {model}`) and restart `antiphon up`; other models answer.",
-            )
-        if (refusal := self._refused.get(model)) is not None:
-            raise UnavailableError(
-                f"The model {model!r} is to be served and could not be loaded: {refusal.what}",
-                where="model",
-                next_step=refusal.next_step,
             )
 
     def hold(self, entry: ModelEntry, preparation: asyncio.Future[Any]) -> None:

@@ -47,6 +47,7 @@ from antiphon.operations.chaos.journal import (
     Journal,
     RunEnd,
     RunStart,
+    lasting_faults,
     read_journal,
 )
 from antiphon.operations.chaos.measures import QuestionMeasure
@@ -228,6 +229,11 @@ class ProjectChaos:
         if found is None:
             raise NotFoundError(f"The journal of {chosen} is empty.", where=chosen, next_step="It was cut off at once.")
         return found
+
+    def under_way(self, tenant: str) -> Sequence[str]:
+        """The faults of a tenant's experiments that last, a line each."""
+        found = lasting_faults(self._folder / runs[0], tenant) if (runs := self._runs()) else ()
+        return [f"{one.experiment}: {one.fault}: {', '.join(one.touched)}" for one in found]
 
     def reports(self, limit: int = 20) -> Sequence[ChaosReport]:
         """The reports of the last runs, newest first."""
