@@ -291,6 +291,7 @@ class ProjectChaos:
         touched = target(fault.process, running) if isinstance(fault, ProcessFault) else ""
         if isinstance(fault, ModelDamage):
             version = self._store.models.get(self._store.scope, damaged_model(fault, surroundings(self._store)))
+            fault = msgspec.structs.replace(fault, model=version.id)
             kept = version.weights if fault.file == "weights" else version.adapter
             touched = str(paths.models.resolve() / kept.path)
         if touched is None:
