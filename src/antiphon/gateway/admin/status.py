@@ -126,6 +126,7 @@ def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> d
             if who is not None and services.access.records.may_read_application(scope, who, one.application)
         ),
         "gates": tuple(one for one in services.learning.gates(scope) if one.state != "passed"),
+        "faults": tuple(services.work.chaos.under_way(scope.tenant)),
         "processes": processes,
         "peers": services.work.runs.peers(scope, [one.pid for one in processes]),
         "runs": shapes.read_all(services.work.runs.list(scope, 5), shapes.RunLine),
