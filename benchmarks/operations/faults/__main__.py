@@ -1,7 +1,7 @@
 """Injects faults into a running platform under load and scores what it makes of them, beside rules and BARO.
 
 Each case runs a copy of one project with two applications (the blueprints triage and desk, on the simulated engine) by
-``antiphon up``: users ask, a fault is done to it from outside (``injectors.py``, which knows nothing of detectors), and
+``antiphon up``: users ask, a fault is done to it from outside (``injectors``, which know nothing of detectors), and
 the load generator tells if users felt it. A case without an impact is told and counts for nothing. Kinds, truth, split
 and seeds stand in ``split.py``. The simulator's error is that of ``benchmarks/operations/incidents.py`` on the kinds
 that both have.
@@ -35,7 +35,7 @@ from benchmarks.operations.faults.project import WARM_SECONDS, make
 from benchmarks.operations.faults.split import CI, KINDS, held_out, seed_of
 
 SIZES: dict[str, dict[str, Any]] = {
-    "ci": {"kinds": CI, "seeds": 1, "warm": 5.0, "lasts": CaseLasts(settle=4.0, fault=12.0, mend=0.0)},
+    "ci": {"kinds": CI, "seeds": 1, "warm": 5.0, "lasts": CaseLasts(settle=4.0, fault=12.0, mend=0.0, known=0.0)},
     "demo": {"kinds": tuple(KINDS), "seeds": 1, "warm": WARM_SECONDS, "lasts": CaseLasts()},
     "full": {"kinds": tuple(KINDS), "seeds": 10, "warm": WARM_SECONDS, "lasts": CaseLasts()},
 }
@@ -142,7 +142,8 @@ async def _template(folder: Path, warm_seconds: float) -> Path:
 
 def _source() -> str:
     digest = hashlib.sha256()
-    for path in (*sorted((_ROOT / "src").rglob("*.py")), Path(__file__).with_name("project.py")):
+    own = [Path(__file__).with_name(name) for name in ("project.py", "drafts.py")]
+    for path in (*sorted((_ROOT / "src").rglob("*.py")), *own):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 from benchmarks.operations.faults.injectors import INJECTORS
+from benchmarks.operations.faults.kind import FaultKind
 from benchmarks.operations.faults.project import RATE, FaultyProject, copied
 from benchmarks.operations.faults.rivals import MeasuredCase, by_baro, by_rules, measured_case
-from benchmarks.operations.faults.split import FaultKind, held_out
+from benchmarks.operations.faults.split import held_out
 from benchmarks.operations.faults.users import Users
 
 from antiphon.catalog.database import Database
@@ -45,11 +46,13 @@ class CaseLasts(msgspec.Struct, frozen=True):
         settle: users ask for so long before the fault; their waiting times then are the usual ones.
         fault: it lasts as its kind says, and no longer than this.
         mend: it is waited for so long after it until an incident is mitigated: a detector needs a minute of calm.
+        known: the same where the injector has undone the fault, until causes are known.
     """
 
     settle: float = 25.0
     fault: float = 60.0
-    mend: float = 75.0
+    mend: float = 150.0
+    known: float = 20.0
 
 
 class FaultOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +94,7 @@ async def run_case(kind: FaultKind, seed: int, template: Path, baro: Path | None
     Raises:
         RuntimeError: the project does not run without a fault either.
     """
-    async with copied(template, SMALL_DISK if kind.name == "disk_full" else None) as project:
+    async with copied(template, SMALL_DISK if kind.own_disk else None) as project:
         return await _observed(kind, seed, project, random.Random(seed), baro, lasts)
 
 
@@ -109,11 +112,11 @@ async def _observed(
                 earlier = {one.id for one in kept.incidents()}
                 published = kept.published(TICKETS)
                 at, begun = datetime.now(UTC), time.monotonic()
-                fault = asyncio.create_task(INJECTORS[kind.name](project, users, chance, lasting))
+                fault = asyncio.create_task(_injected(kind, project, users, chance, lasting, kept))
                 seconds = await kept.until_new(earlier, begun, fault)
                 ended = time.monotonic()
-                renewed = kept.published(TICKETS) != published
-                new = await kept.until_mended(earlier, lasts.mend)
+                renewed = fault.result() != published
+                new = await kept.until_mended(earlier, lasts.mend if kind.ends == "platform" else lasts.known)
         recovered = users.impact((settled, begun), time.monotonic() - 15.0, time.monotonic())
     # What is read now is at rest: every process has ended in good order.
     with _Records(project) as kept:
@@ -143,6 +146,14 @@ async def _observed(
         by_baro=await asyncio.to_thread(by_baro, measured, baro) if baro is not None else (),
         title=seen.title if seen else "",
     )
+
+
+async def _injected(
+    kind: FaultKind, project: FaultyProject, users: Users, chance: random.Random, seconds: float, kept: _Records
+) -> str:
+    """Do the fault; the snapshot that is served at its end: data that is renewed later was not renewed meanwhile."""
+    await INJECTORS[kind.name](project, users, chance, seconds)
+    return await asyncio.to_thread(kept.published, TICKETS)
 
 
 @asynccontextmanager
@@ -195,7 +206,7 @@ class _Records:
         found = {} if current is None else current.snapshots
         return next((snapshot for key, snapshot in found.items() if key.partition("@")[0] == view), "")
 
-    async def until_new(self, earlier: set[str], begun: float, fault: asyncio.Task[None]) -> float | None:
+    async def until_new(self, earlier: set[str], begun: float, fault: asyncio.Task[str]) -> float | None:
         """Wait for the end of the fault, and for an incident for a little longer; the seconds after which there was
         one that can be read."""
         seconds: float | None = None

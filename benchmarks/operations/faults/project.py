@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from benchmarks.operations.faults.drafts import DRAFTS, BadDraft
 from benchmarks.operations.faults.users import Users
 from tests.chaos.harness.running import supervised
 from tests.harness.ports import free_port
@@ -42,14 +43,6 @@ nice = 0
 [supervision]
 silence = "15s"
 """
-_SPOILED = {
-    "desk": ('"At the {{ entity.shop }} orders take"', '"{{ [][3].x.y }}At the {{ entity.shop }} orders take"'),
-    "triage": (
-        'template="The customer wrote',
-        'template="{% for a in range(1200) %}{% for b in range(1000) %}{% endfor %}{% endfor %}The customer wrote',
-    ),
-}
-"""What a bad release of an application changes: one whose template fails, and one whose template computes for long."""
 
 
 def program(*arguments: str) -> list[str]:
@@ -67,7 +60,7 @@ def antiphon(root: Path, *arguments: str, code: int | None = 0) -> str:
         program(*arguments), cwd=root, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OTEL_SDK_DISABLED": "true"},
     )  # fmt: skip
-    out, err = (text.decode() for text in process.communicate(timeout=120))
+    out, err = (str(text, "utf-8") for text in process.communicate(timeout=120))
     if code is not None and process.returncode != code:
         raise RuntimeError(f"antiphon {' '.join(arguments)} ended with {process.returncode}: {err[-1_000:]}")
     return out
@@ -136,25 +129,30 @@ async def make(folder: Path, warm_seconds: float = WARM_SECONDS, drafts: bool = 
     statuses = Counter(one.status for one in users.asked)
     if statuses[200] < 0.8 * statuses.total():
         raise RuntimeError(f"Questions fail in a project without a fault: {dict(statuses)}")
-    for application, edit in _SPOILED.items() if drafts else ():
-        _draft(root, application, edit)
+    for name, draft in DRAFTS.items() if drafts else ():
+        _draft(root, name, draft)
     return root
 
 
-def _draft(root: Path, application: str, edit: tuple[str, str]) -> None:
-    """Record a bad release that is not live, and leave its name in ``bad-APPLICATION``."""
+def _draft(root: Path, name: str, draft: BadDraft) -> None:
+    """Record a bad release that is not live, and leave its id in ``bad-NAME``."""
     definitions = root / "definitions.py"
     sound = definitions.read_text(encoding="utf-8")
-    if edit[0] not in sound:
-        raise RuntimeError(f"The definitions have no {edit[0]!r}.")
-    definitions.write_text(sound.replace(*edit, 1), encoding="utf-8")
+    if draft.sound not in sound:
+        raise RuntimeError(f"The definitions have no {draft.sound!r}.")
+    before = {one["release"] for one in _releases(root, draft.application)}
+    definitions.write_text(sound.replace(draft.sound, draft.spoiled, 1), encoding="utf-8")
     antiphon(root, "apply", "--no-activate", "--json", code=None)
     definitions.write_text(sound, encoding="utf-8")
-    releases = json.loads(antiphon(root, "releases", "list", application, "--json"))
-    bad = max(releases, key=lambda one: int(one["number"]))
-    if bad["stage"] == "live":
-        raise RuntimeError(f"No release of {application} was made of the bad definitions.")
-    (root / f"bad-{application}").write_text(bad["release"], encoding="utf-8")
+    made = [one for one in _releases(root, draft.application) if one["release"] not in before]
+    if len(made) != 1 or made[0]["stage"] == "live":
+        raise RuntimeError(f"No draft of {draft.application} was made of the bad definitions {name!r}.")
+    (root / f"bad-{name}").write_text(made[0]["release"], encoding="utf-8")
+
+
+def _releases(root: Path, application: str) -> list[dict[str, str]]:
+    listed: list[dict[str, str]] = json.loads(antiphon(root, "releases", "list", application, "--json"))
+    return listed
 
 
 @asynccontextmanager

@@ -254,10 +254,11 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         HousekeepingTask(notifications.prune, name="Old notifications removed", clock=agreement),
         HousekeepingTask(partial(forget_ended_searches, store), name="Searches that ended without a text forgotten"),
     )
+    heals = healer(store, wired.features)
     duties: list[WorkerPart] = [
         conductor(store, orders),
         rollout_keeper(store, function_scorer(store)),
-        looking(healer(store, wired.features).heal, HEALING_SECONDS, "Healed"),
+        looking(heals.heal, HEALING_SECONDS, "Healed"),
         HousekeepingTask(
             wired.features.refresher.release_staged,
             every=poll,
@@ -275,7 +276,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         ),
         looking(ProjectBudgets(store, store.scope).warn, WARN_SECONDS, "Warnings of budgets that began or ended"),
         looking(ReleaseWatcher(store, rollback).look, WATCH_SECONDS, "Decisions about live releases"),
-        looking(IncidentWatch(store, wired.features).assess, INCIDENT_SECONDS, "Incidents that changed"),
+        looking(IncidentWatch(store, wired.features, heals.health).assess, INCIDENT_SECONDS, "Incidents that changed"),
         looking(PlaybookOrders(store).look, PLAYBOOK_SECONDS, "Runs of playbooks that began or ended"),
         HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
         looking(NotificationSources(store).append_new, LOOK_SECONDS, "Notifications of releases and drift", "releases"),

@@ -28,6 +28,7 @@ from antiphon.catalog.doorbell import Doorbell, NotificationChannel, Topic, ring
 from antiphon.catalog.moves import counted_moves, require_unmoved
 from antiphon.catalog.postgres_server import PostgresAccess, PostgresServer
 from antiphon.catalog.sqlite_file import SqliteFile
+from antiphon.catalog.write_delays import WriteDelays
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError
@@ -114,6 +115,7 @@ class Database:
         self.codec = codec
         self.clock = clock or backend.clock
         self.doorbell = Doorbell(backend.channel, self.clock.monotonic)
+        self.write_delays = WriteDelays(self.clock)
 
     @classmethod
     def open(cls, url: str, *, codec: Codec | None = None, clock: Clock | None = None) -> Database:
@@ -169,8 +171,13 @@ class Database:
             raise busy_error()
         rung: frozenset[str] = frozenset()
         try:
-            self._writer = me
-            with translated_errors(self.backend.translated), self.backend.writing() as connection:
+            self._writer, began = me, self.clock.monotonic()
+            with (
+                self.write_delays.refusals(),
+                translated_errors(self.backend.translated),
+                self.backend.writing() as connection,
+            ):
+                self.write_delays.note(began)
                 self._connection = connection
                 if self._moves is not None:
                     require_unmoved(connection, self._moves, self.backend.place)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Limit, Project
+from antiphon.cli.options import HERE, Json, Limit, Project, Reason
 from antiphon.cli.output import moment, shortened, show, table
-from antiphon.cli.project import stores
+from antiphon.cli.project import allowed, stores
 
 app = typer.Typer(
     name="notifications", help="Notifications by webhook, mail, Alertmanager and Slack.", no_args_is_help=True
@@ -40,12 +40,15 @@ def list_channels(project: Project = HERE, as_json: Json = False) -> None:
 
 
 @app.command("test")
-def send_test(channel: Channel, project: Project = HERE, as_json: Json = False) -> None:
-    """Send a test notification at once, and say what the receiver answered."""
-    from antiphon.services.notifications.delivery import NotificationSender
+def send_test(
+    channel: Channel, reason: Reason = "a test at the terminal", project: Project = HERE, as_json: Json = False
+) -> None:
+    """Send a test notification at once, and say what the receiver answered; it is on the audit record."""
+    from antiphon.services.notifications.project_notifications import ProjectNotifications
 
     with stores(project) as store:
-        answer = NotificationSender(store).test(channel)
+        who = allowed(store, "administer", f"notification/{channel}")
+        answer = ProjectNotifications(store, store.scope).test(channel, who, reason)
     show({"channel": channel, "answer": answer}, as_json, lambda: f"{channel} took it: {answer}.")
 
 

@@ -67,7 +67,7 @@ def run(
             return
         if not reason:
             raise InvalidInputError("A playbook is begun for a reason.", where="--reason", next_step="Say why.")
-        begun = found.run(name, incident, allowed(store, "release", "application/*").id, reason)
+        begun = found.run(name, incident, _approver(store, found, f"{incident}.{name}"), reason)
     show(begun, as_json, lambda: f"{begun.id} is ordered; `antiphon playbooks runs` tells how it goes.")
 
 
@@ -75,7 +75,7 @@ def run(
 def approve(run: RunId, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
     """Let a playbook begin that waits for an approval."""
     with _playbooks(project) as (store, found):
-        ordered = found.approve(run, allowed(store, "release", "application/*").id, reason)
+        ordered = found.approve(run, _approver(store, found, run), reason)
     show(ordered, as_json, lambda: f"{ordered.id} is ordered.")
 
 
@@ -127,6 +127,13 @@ def allow(
     show(permission, as_json, lambda: f"{name} {said}.")
 
 
+def _approver(store: Store, found: ProjectPlaybooks, run: str) -> str:
+    """The person who lets a run act; of one that rotates keys they need the right to administer these as well."""
+    for key in found.keys(run):
+        allowed(store, "administer", key)
+    return allowed(store, "release", "application/*").id
+
+
 @contextmanager
 def _playbooks(project: Path) -> Iterator[tuple[Store, ProjectPlaybooks]]:
     from antiphon.services.playbooks.project import project_playbooks
@@ -149,8 +156,9 @@ def _text(line: PlaybookLine) -> Iterator[str]:
         yield f"{said}, says {line.permission.principal}: {line.permission.reason}"
     for number, step in enumerate(one.steps, 1):
         guards = ", ".join(step.only_if) or "nothing"
+        key = f" of {step.key or 'most denials'}" if step.action == "rotate-key" else ""
         yield (
-            f"{number}. {step.action}, after {step.wait}, only if {guards}; at most {step.most_per_hour} an hour; "
+            f"{number}. {step.action}{key}, after {step.wait}, only if {guards}; at most {step.most_per_hour} an hour; "
             + (f"undone: {step.undone.replace('_', ' ')}")
         )
     yield line.backtest.sentence

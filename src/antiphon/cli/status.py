@@ -47,6 +47,7 @@ def _text(found: Status) -> str:
         "applications and models: " + ", ".join(found.applications),
         *(f"{one.application}: release {one.number} {_gates(one)}" for one in found.gates),
         *(_drifted(one) for one in found.drift),
+        *(f"A chaos experiment is under way: {one}" for one in found.faults),
         table(
             ("process", "pid", "state", "minutes", "restarts", "MB", "nice"),
             [

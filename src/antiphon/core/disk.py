@@ -23,6 +23,10 @@ LEAST_FREE = 32 << 20
 """Bytes on a disk below which nothing new should be begun: what is under way still has to be written."""
 
 
+LEAST_FILES = 100
+"""Files that a disk must still take."""
+
+
 @contextmanager
 def room_needed(where: str, next_step: str = "Free disk space and try again.") -> Iterator[None]:
     """Writes inside the block that find no room come out as ours.
@@ -39,14 +43,21 @@ def room_needed(where: str, next_step: str = "Free disk space and try again.") -
 
 
 def shortage(folder: Path, least: int = LEAST_FREE) -> str | None:
-    """The sentence that says why nothing can be written to a folder; ``None`` while ``least`` bytes are free there."""
+    """The sentence that says why nothing can be written to a folder; ``None`` while ``least`` bytes are free there, and
+    room for more files."""
     try:
         free = shutil.disk_usage(folder).free
+        files = os.statvfs(folder)
     except FileNotFoundError:
         return f"The folder {folder.name} is gone. Restore it from a backup, and start again."
     except OSError as error:
         return f"The disk cannot be asked what is free: {error.strerror}."
-    return None if free >= least else f"The disk is full: {free / 1e6:.1f} MB are free. Free disk space."
+    if free < least:
+        return f"The disk is full: {free / 1e6:.1f} MB are free. Free disk space."
+    # Some file systems have as many files as they have room for, and say 0.
+    if files.f_files and files.f_favail < LEAST_FILES:
+        return f"The disk takes {files.f_favail} more files. Delete files."
+    return None
 
 
 def put_private(path: Path, content: bytes, *, replace: bool = True) -> None:

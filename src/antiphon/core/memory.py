@@ -25,6 +25,24 @@ def resident_bytes(pid: int) -> int | None:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+LEAST_AVAILABLE = 0.03
+"""Share of a machine's memory below which it soon kills processes, or stands still."""
+
+
+def shortage() -> str | None:
+    """The sentence that says that the machine has hardly any memory left (``MemAvailable`` of ``proc(5)``); ``None``
+    while it has, or where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = {name: int(text.split()[0]) for name, _, text in (line.partition(":") for line in lines)}
+        total, available = found["MemTotal"], found["MemAvailable"]
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    if available >= LEAST_AVAILABLE * total:
+        return None
+    return f"The machine has {available / 1e3:.0f} of {total / 1e3:.0f} MB of memory left."
+
+
 def trim() -> None:
     """Give back what this process has freed; nothing happens where the C library cannot."""
     found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)

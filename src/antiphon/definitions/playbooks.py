@@ -34,7 +34,7 @@ PlaybookMode = Literal["suggest", "approve", "alone"]
 
 PlaybookAction = Literal[
     "rerun-refresh", "freeze", "limit-batch", "roll-back-view", "roll-back-release", "restart-engine", "drain-engine",
-    "serve-precomputed", "page",
+    "serve-precomputed", "rotate-key", "page",
 ]  # fmt: skip
 
 PlaybookGuard = Literal["incident-lasts", "no-owner", "no-freeze", "no-rollout"]
@@ -48,7 +48,7 @@ StepUndo = Literal["at_end", "on_failure", "never"]
 
 UNDOABLE: dict[str, StepUndo] = {
     "freeze": "at_end", "limit-batch": "at_end", "roll-back-view": "on_failure", "drain-engine": "at_end",
-    "serve-precomputed": "at_end",
+    "serve-precomputed": "at_end", "rotate-key": "on_failure",
 }  # fmt: skip
 """Actions that can be undone, and when they are unless a step says otherwise."""
 
@@ -80,7 +80,9 @@ class PlaybookStep(msgspec.Struct, frozen=True):
             ``None``: as :data:`UNDOABLE` says.
         work: classes of work that a freeze or limit is about; without any the expensive ones, of a limit ``batch``.
         slots: of a limit: so many runs of that work are under way at once.
-        duration: of a freeze, a limit, a drain or answers from store, which end by themselves.
+        duration: of a freeze, a limit, a drain or answers from store, which end by themselves; of a rotation, the time
+            for which the present key still holds.
+        key: of a rotation: the key's id, or the principal that has one key; without one the key that most denials name.
     """
 
     action: PlaybookAction
@@ -91,6 +93,7 @@ class PlaybookStep(msgspec.Struct, frozen=True):
     work: tuple[WorkClass, ...] = ()
     duration: str = "1h"
     slots: int = 1
+    key: str = ""
 
     @property
     def undone(self) -> StepUndo:
@@ -213,6 +216,10 @@ def _mistakes(spec: PlaybookSpec) -> Iterator[str]:
             yield f"{label}slots is a number from 1 to {_MOST_SLOTS}."
         if step.undo not in (None, "never") and step.action not in UNDOABLE:
             yield f"{label}it cannot be undone; those that can are {', '.join(UNDOABLE)}."
+        if step.action == "rotate-key" and spec.classes != ("security",):
+            yield f"{label}keys are rotated for incidents of the class security alone: write classes=['security']."
+        if step.key and step.action != "rotate-key":
+            yield f"{label}key is of the step rotate-key."
         kinds = TARGETED.get(step.action, ())
         if kinds and not set(kinds) & set(spec.roots):
             yield f"{label}it is about {' or '.join(kinds)}: name that in roots."

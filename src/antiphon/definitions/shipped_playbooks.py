@@ -54,6 +54,14 @@ _SHIPPED = (
         severity="warning",
     ),
     PlaybookSpec(
+        "rotate-key",
+        "Rotate the key that most denied requests were sent with",
+        (PlaybookStep("rotate-key", most_per_hour=1),),
+        classes=("security",),
+        signals=("denied",),
+        severity="warning",
+    ),
+    PlaybookSpec(
         "page-person",
         "Page a person when nobody has taken a critical incident",
         (PlaybookStep("page", ("incident-lasts", "no-owner"), wait="10m", most_per_hour=20),),

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError
+from antiphon.core.loop_lateness import count_lateness
 from antiphon.gateway import dashboard, feedback, health, lookup, openapi, tokenizer
 from antiphon.gateway.admin import (
     assets,
@@ -105,16 +106,15 @@ def create_app(services: GatewayServices, name: str = "gateway") -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         stopped = asyncio.Event()
-        recording, recording_denials = (
-            asyncio.create_task(recorder.run_until(stopped)),
-            asyncio.create_task(denials.run()),
-        )
+        recording = asyncio.create_task(recorder.run_until(stopped))
+        others = [asyncio.create_task(one) for one in (denials.run(), count_lateness(measurements.late.inc))]
         try:
             yield
         finally:
             stopped.set()
-            recording_denials.cancel()
-            await asyncio.gather(recording, recording_denials, return_exceptions=True)
+            for one in others:
+                one.cancel()
+            await asyncio.gather(recording, *others, return_exceptions=True)
 
     app = Starlette(
         routes=[

@@ -44,12 +44,13 @@ _log = logging.getLogger("antiphon.gateway")
 
 
 class _Refusal(msgspec.Struct, frozen=True):
-    """A kind of refusal: of a principal, or of a peer that is not known; and why."""
+    """A kind of refusal: of a principal with its key, or of a peer that is not known; and why."""
 
     tenant: str
     name: str
     peer: str
     code: str
+    key: str | None = None
 
 
 class Denials:
@@ -75,7 +76,8 @@ class Denials:
         peer = without_credentials(request.client.host)[:64] if request.client is not None else ""
         tenant = who.tenant if who is not None else self._services.settings.project.tenant
         request.app.state.measurements.denials.labels(tenant, error.code).inc()
-        refused = _Refusal(tenant, who.id if who is not None else ANONYMOUS, peer, error.code)
+        name, key = (who.id, who.credential) if who is not None else (ANONYMOUS, None)
+        refused = _Refusal(tenant, name, peer, error.code, key)
         await self.settle()
         if not self._in_full(refused, known=who is not None):
             return
@@ -87,7 +89,7 @@ class Denials:
             "method": request.method,
             "peer": peer,
             "count": 1,
-            "key": who.credential if who is not None else None,
+            "key": key,
         }
         await self._write(refused, subject, detail, getattr(request.state, "originator", None))
 
@@ -105,7 +107,7 @@ class Denials:
         for refused, count, began in self._counted(ended):
             until = began + timedelta(seconds=WINDOW_SECONDS)
             reason = f"{count} more refused from {refused.peer} between {began:%H:%M:%S} and {until:%H:%M:%S} UTC"
-            detail = {"code": refused.code, "reason": reason, "peer": refused.peer, "count": count}
+            detail = {"code": refused.code, "reason": reason, "peer": refused.peer, "count": count, "key": refused.key}
             await self._write(refused, SUMMARY, detail, None)
 
     def _counted(self, ended: bool) -> list[tuple[_Refusal, int, datetime]]:

@@ -63,6 +63,7 @@ class GatewayMetrics:
         self.denials = counter("antiphon_denials", "Requests that were not let in.", ("tenant", "code"))
         self._breaker_failed = total("antiphon_engine_failed_requests", "Since the start of this process.", engine)
         self.in_flight = gauge("antiphon_in_flight", "Requests being answered.")
+        self.late = counter("antiphon_loop_late_seconds", "By which the event loop came late to its work.")
         self.departed = counter("antiphon_clients_departed", "Clients that left before their answer's end.")
 
         stream, views = ("stream",), ("stream", "view")

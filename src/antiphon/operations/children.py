@@ -154,12 +154,19 @@ class Child:
 
 
 async def start(
-    spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: int, listeners: Sequence[socket.socket] = ()
+    spec: ChildSpec,
+    run: Path,
+    logs: Path,
+    clock: Clock,
+    restarts: int,
+    listeners: Sequence[socket.socket] = (),
+    ended: str = "",
 ) -> Child:
     """Start a child with its log, its process record and its end of the socket over which it shows signs of life.
 
     Args:
         listeners: sockets that listen already, which it inherits.
+        ended: how the run before ended, for the record; empty for one that was asked to end.
 
     Raises:
         SetupError: the program does not exist or may not be run.
@@ -203,7 +210,8 @@ async def start(
         lower_session(process.pid, spec.nice)
     ticks = started_ticks(process.pid) or 0
     folder = str(run.resolve())
-    write_record(run, ProcessRecord(spec.name, process.pid, ticks, clock.now(), restarts, boot(), folder))
+    record = ProcessRecord(spec.name, process.pid, ticks, clock.now(), restarts, boot(), folder, ended=ended)
+    write_record(run, record)
     return Child(spec, process, ours, log, log_start)
 
 

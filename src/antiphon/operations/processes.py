@@ -27,6 +27,8 @@ class ProcessRecord(msgspec.Struct, frozen=True):
         run: the folder it was written to: of a project that was copied, the records are still the other one's.
         stopped: why it does not run, of one that its supervisor has stopped and starts when it is needed; ``pid`` is
             then that of its last start, 0 without one.
+        ended: how its run before this one ended, such as ``signal 9``; empty for one that was asked to end, and for the
+            first.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     boot: str = ""
     run: str = ""
     stopped: str = ""
+    ended: str = ""
 
 
 ProcessState = Literal["running", "paused", "stopped", "away"]
@@ -47,7 +50,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     does not run.
 
     ``paused``: it stands still where it is (SIGSTOP), as a training does beside online requests. ``stopped``: it was
-    ended and is started when it is needed; ``detail`` says why.
+    ended and is started when it is needed; ``detail`` says why. ``ended``: how the run before ended, unless in order.
     """
 
     name: str
@@ -60,6 +63,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     state: ProcessState = "running"
     detail: str = ""
     cpu_seconds: float | None = None
+    ended: str = ""
 
 
 def started_ticks(pid: int) -> int | None:
@@ -183,6 +187,7 @@ def _status(record: ProcessRecord) -> ProcessStatus:
         state=_state(record, alive),
         detail=record.stopped,
         cpu_seconds=cpu,
+        ended=record.ended,
     )
 
 
@@ -213,6 +218,17 @@ def waited_seconds(pid: int, loops: Collection[str] | None = None) -> dict[int, 
                 continue
             found[int(thread.name)] = int((thread / "schedstat").read_text(encoding="ascii").split()[1]) / 1e9
     return found
+
+
+def descriptors(pid: int) -> tuple[int, int] | None:
+    """The files and sockets that a process has open, and how many it may have; ``None`` where the kernel does not
+    say."""
+    try:
+        limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
+        most = next(line for line in limits.splitlines() if line.startswith("Max open files")).split()[3]
+        return len(os.listdir(f"/proc/{pid}/fd")), int(most)
+    except (OSError, StopIteration, IndexError, ValueError):  # It ends as it is read, or may have any number.
+        return None
 
 
 def boot() -> str:

@@ -27,7 +27,7 @@ from antiphon.core.errors import SetupError
 from antiphon.operations.children import Child, ChildSpec, is_ready, start
 from antiphon.operations.listening import listen
 from antiphon.operations.preflight import directory_lock, end_orphans
-from antiphon.operations.processes import ProcessRecord, boot, waited_seconds, write_record
+from antiphon.operations.processes import ProcessRecord, boot, read_records, waited_seconds, write_record
 
 
 class Silence:
@@ -69,6 +69,8 @@ class Silence:
 
 STOP_SECONDS = 60.0
 """For so long a child that is not needed any more may finish its work before it is killed."""
+
+_STOPS = "everything is being stopped"
 
 HOPELESS_EXIT_CODES = frozenset({2, 7})
 """Invalid input and a machine that lacks something: trying again cannot help."""
@@ -194,6 +196,7 @@ class Supervisor:
         for name in spec.after:
             await self._was_ready[name].wait()
         failures = restarts = 0
+        ended = ""
         needed = self._needed[spec.name]
         while True:
             if not needed.is_set():
@@ -203,16 +206,17 @@ class Supervisor:
             if spec.name in self._draining:
                 return
             self._report(spec.name, "starting")
-            child = await self._start(spec, restarts)
+            child = await self._start(spec, restarts, ended)
             exited = asyncio.create_task(child.exited())
             try:
                 ready_at = await self._until_ready(child, exited)
-                await self._watch(child, exited)
+                hung = await self._watch(child, exited)
                 code = await exited
             finally:
                 exited.cancel()
             if spec.name in self._draining:
                 return
+            ended = ""
             if not needed.is_set():
                 continue
             restarts += 1
@@ -220,6 +224,7 @@ class Supervisor:
                 failures = 0
                 self._report(spec.name, "stopped", pid=child.pid)
                 continue
+            ended = "no sign of life" if hung else _ending(code)
             stable = ready_at is not None and self._clock.monotonic() - ready_at >= self._backoff.stable
             failures = 1 if stable else failures + 1
             self._report(spec.name, "died", _died(child, code), child.pid)
@@ -238,10 +243,10 @@ class Supervisor:
         self._was_ready[name].set()
         self._report(name, "stopped", why, pid or None)
 
-    async def _start(self, spec: ChildSpec, restarts: int) -> Child:
+    async def _start(self, spec: ChildSpec, restarts: int, ended: str) -> Child:
         # Shielded: a drain that comes while the process is being made must find it, not lose it.
         listeners = [one for address in spec.listens for one in self._listeners[address]]
-        starting = asyncio.create_task(start(spec, self._run, self._logs, self._clock, restarts, listeners))
+        starting = asyncio.create_task(start(spec, self._run, self._logs, self._clock, restarts, listeners, ended))
         self._starting[spec.name] = starting
         child = self._running[spec.name] = await asyncio.shield(starting)
         return child
@@ -267,17 +272,18 @@ class Supervisor:
             await asyncio.wait({exited}, timeout=self._poll)
         return None
 
-    async def _watch(self, child: Child, exited: asyncio.Task[int]) -> None:
-        """Wait until it has exited, and kill it when it gives no sign of life for too long."""
+    async def _watch(self, child: Child, exited: asyncio.Task[int]) -> bool:
+        """Wait until it has exited, and kill it when it gives no sign of life for too long; whether it was killed."""
         if child.spec.silence is None:
-            return
+            return False
         silence = Silence(child.spec.silence, self._clock.monotonic())
         while not (await asyncio.wait({exited}, timeout=silence.look_every))[0]:
             too_long = silence.look(child.heard(), self._clock.monotonic(), waited_seconds(child.pid, child.spec.loops))
             if too_long and child.spec.name not in self._draining:
                 self._report(child.spec.name, "hung", f"no sign of life for {child.spec.silence:.0f} s", child.pid)
                 child.kill()
-                return
+                return True
+        return False
 
     def _give_up_if_hopeless(self, child: Child, code: int, failures: int) -> None:
         if code in HOPELESS_EXIT_CODES or failures >= self._first_attempts:
@@ -292,6 +298,9 @@ class Supervisor:
     async def _drain(self, keepers: dict[str, asyncio.Task[None]], hurry: asyncio.Event) -> None:
         # All of them are to end, before the first is asked to go: nothing may be restarted behind our back.
         self._draining.update(self._specs)
+        for record in read_records(self._run):
+            if record.name in self._specs:  # Whoever looks at them meanwhile finds nothing amiss.
+                write_record(self._run, msgspec.structs.replace(record, stopped=record.stopped or _STOPS))
         for listener in [one for listeners in self._listeners.values() for one in listeners]:
             listener.close()  # The children have theirs, and close them as they drain.
         for name in self._drain_order:

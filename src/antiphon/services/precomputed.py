@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.engine import Connection
 
@@ -34,6 +34,10 @@ class ProjectPrecomputedModes:
     def list(self) -> tuple[PrecomputedMode, ...]:
         """Those that do now, by name."""
         return self._modes.list(self._scope)
+
+    def began(self, mode: PrecomputedMode) -> datetime | None:
+        """The moment at which a mode began, by the audit log."""
+        return self._store.audit.last_at(self._scope, "precomputed.begin", mode.application)
 
     def require_free(
         self, application: str, principal: str, reason: str, *, within: Connection | None = None

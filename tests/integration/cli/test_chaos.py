@@ -111,7 +111,10 @@ def test_a_game_day_a_limit_and_a_runner_that_dies(project: Path, antiphon: Run,
     assert antiphon("chaos", "list", "--runs", "--json").json() == []
 
     began = monotonic()
-    names = ("kill-worker", "kill-gateway", "stop-worker", "late-events")
+    listed = {one["name"]: one["obstacles"] for one in antiphon("chaos", "list", "--json").json()}
+    clocks = tuple(name for name in ("clock-ahead", "clock-behind") if not listed[name])
+    assert clocks or "clock" in str(listed["clock-ahead"])
+    names = ("kill-worker", "kill-gateway", "stop-worker", "late-events", *clocks)
     day = antiphon("chaos", "run", *names, "--reason", "game day", "--json", *variables())
     seconds = monotonic() - began
     assert day.code == 0, (day.out, day.err)
@@ -126,7 +129,9 @@ def test_a_game_day_a_limit_and_a_runner_that_dies(project: Path, antiphon: Run,
     (worker,) = [one for one in stopped["probes"] if one["probe"] == "worker"]
     assert 1.0 < worker["outside_seconds"] < 4.0
     assert stopped["outside_share"] > 0
-    assert seconds < 40
+    for one in report["experiments"][4:]:
+        assert (one["outside_seconds"], one["faults"][0]["reason"]) == (0, "its time was over")
+    assert seconds < 40 + 10 * len(clocks)
 
     limited = antiphon("chaos", "run", "limited", "--json")
     (one,) = limited.json()["experiments"]
@@ -155,6 +160,9 @@ def a_runner_that_is_killed(project: Path, antiphon: Run) -> None:
     try:
         until(lambda: worker_state(pid) == "T")
         assert antiphon("chaos", "report", "--json").json()["experiments"][0]["status"] == "under way"
+        lasting = f"still: stop_process(process=worker, duration=600s): worker (process {pid})"
+        assert antiphon("status", "--json").json()["faults"] == [lasting]
+        assert f"A chaos experiment is under way: {lasting}" in antiphon("status").out
         assert antiphon("chaos", "run", "still").code == 5
         runner.send_signal(signal.SIGKILL)
         runner.wait()
@@ -162,6 +170,7 @@ def a_runner_that_is_killed(project: Path, antiphon: Run) -> None:
     finally:
         runner.kill()
         runner.wait()
+    assert antiphon("status", "--json").json()["faults"] == []
     (one,) = antiphon("chaos", "report", "--json").json()["experiments"]
     assert (one["status"], one["faults"][0]["reason"]) == ("interrupted", "the runner is gone")
 

@@ -83,6 +83,22 @@ async def test_an_engineer_approves_rejects_and_begins_with_a_reason(running, ke
         assert "was rejected: a load test" in one
 
 
+async def test_a_rotation_of_a_key_is_an_administrators(running, keys, database) -> None:
+    at, run = database.clock.now(), "inc_1.rotate-key"
+    plan = (PlannedStep(1, PlaybookStep("rotate-key"), "key_1"),)
+    with database.transaction() as connection:
+        found = PlaybookRun(run, "rotate-key", "inc_1", "waiting", plan, "Denials.", at, at)
+        PlaybookRuns(database).put(SCOPE, found, within=connection)
+    async with signed_in(running, keys["engineer"]) as browser:
+        page = (await browser.get("/playbooks")).text
+        assert (await post(browser, page, act="approve", run=run, reason="let me")).status_code == 403
+        assert PlaybookRuns(database).get(SCOPE, run).state == "waiting"
+    async with signed_in(running, keys["admin"]) as browser:
+        page = (await browser.get("/playbooks")).text
+        assert (await post(browser, page, act="approve", run=run, reason="it leaked")).status_code == 303
+    assert PlaybookRuns(database).get(SCOPE, run).state == "ordered"
+
+
 async def test_the_same_over_http(running, keys) -> None:
     headers = {"Authorization": f"Bearer {keys['admin']}"}
     async with httpx2.AsyncClient(base_url=running.url, timeout=10, headers=headers) as client:

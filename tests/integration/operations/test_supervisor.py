@@ -21,7 +21,7 @@ from antiphon.core.supervision import SUPERVISOR
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.listening import listen
 from antiphon.operations.preflight import end_left_over
-from antiphon.operations.processes import read_records, started_ticks
+from antiphon.operations.processes import read_records, started_ticks, statuses
 from antiphon.operations.supervisor import Backoff, ProcessEvent, Supervisor
 
 # Says that it is ready, ends on SIGTERM, and tells in a journal what happened to it.
@@ -101,6 +101,15 @@ async def test_children_start_after_what_they_need_and_drain_in_order(tmp_path) 
     assert list(watched.run.glob("*.pid")) == []
 
 
+async def test_nothing_is_away_while_everything_is_being_stopped(tmp_path) -> None:
+    unhurried = CHILD.replace("sys.exit(0)", "time.sleep(0.6); sys.exit(0)")
+    async with Watched(tmp_path, child(tmp_path, "first", unhurried), child(tmp_path, "second")) as watched:
+        await watched.until(lambda: len(watched.of("ready")) == 2)
+        watched.stop.set()
+        await watched.until(lambda: watched.of("stopped") == ["second"])
+        assert {one.name: one.state for one in statuses(watched.run)} == {"first": "running", "second": "stopped"}
+
+
 async def test_what_dies_is_restarted_and_the_delay_doubles(tmp_path) -> None:
     spec = child(tmp_path, "one", silence=60.0)
     async with Watched(tmp_path, spec, backoff=Backoff(first=0.02, last=0.05)) as watched:
@@ -111,6 +120,18 @@ async def test_what_dies_is_restarted_and_the_delay_doubles(tmp_path) -> None:
     delays = [one.detail.split(" s")[0] for one in watched.happened if one.event == "restarting"]
     assert delays == ["in 0.02", "in 0.04", "in 0.05", "in 0.05"]
     assert {one.detail for one in watched.happened if one.event == "died"} == {"signal 9"}
+
+
+async def test_the_record_says_how_the_run_before_ended_unless_it_was_asked_to(tmp_path) -> None:
+    async with Watched(tmp_path, child(tmp_path, "one")) as watched:
+        said = []
+        for starts, number in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL), 1):
+            await watched.until(lambda: len(watched.of("ready")) == starts)  # noqa: B023
+            said += [record.ended for record in read_records(watched.run)]
+            os.kill(watched.pid("one"), number)
+        await watched.until(lambda: len(watched.of("ready")) == 4)
+        (status,) = statuses(watched.run)
+    assert (said, status.ended, status.restarts) == (["", "signal 9", ""], "signal 9", 3)
 
 
 async def test_a_long_ready_child_starts_again_from_the_first_delay(tmp_path) -> None:

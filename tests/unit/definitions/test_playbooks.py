@@ -65,6 +65,8 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path) -> None:
         ({"steps": [PlaybookStep("page", undo="at_end")]}, "it cannot be undone"),
         ({"once": "mended"}, "once is about the playbook that it comes after"),
         ({"after": "calm-first", "once": "over"}, "Invalid enum value 'over'"),
+        ({"steps": [PlaybookStep("rotate-key")]}, "for incidents of the class security alone"),
+        ({"steps": [PlaybookStep("freeze", key="shop")]}, "key is of the step rotate-key"),
         ({"steps": [PlaybookStep("restart-engine")]}, "it is about engine: name that in roots"),
     ],
 )

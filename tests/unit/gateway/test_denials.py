@@ -103,6 +103,16 @@ async def test_many_peers_together_are_bounded_and_hide_nobody_who_is_known(
     assert sum(detail["count"] for _, _, detail in summaries) == 5_000 - UNKNOWN_IN_FULL, "every refusal is in a record"
 
 
+async def test_what_is_counted_of_somebody_names_their_key(refusals: Denials, written: AuditRecords) -> None:
+    known = request()
+    known.state.principal = Principal("ann", "default", "viewer", credential="key_1")
+    for _ in range(IN_FULL + 3):
+        await refusals.record(known, ForbiddenError("Policy says no."))
+    await refusals.settle(ended=True)
+    assert {detail["key"] for _, _, detail in written.records} == {"key_1"}
+    assert written.records[-1][2]["count"] == 3
+
+
 async def test_what_was_counted_is_written_when_the_process_ends(refusals: Denials, written: AuditRecords) -> None:
     for _ in range(IN_FULL + 3):
         await refusals.record(request(), NO_KEY)

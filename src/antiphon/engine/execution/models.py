@@ -72,6 +72,7 @@ class EngineModels:
             name: ModelEntry(executor, digests.get(name), declared=False) for name, executor in executors.items()
         }
         self.missing = dict(missing)
+        self._refused: dict[str, AntiphonError] = {}
         self._make_executor = make_executor
         self._load = load
         self._save_declaration = save_declaration
@@ -91,6 +92,13 @@ class EngineModels:
         entry = self._entries.get(model)
         if entry is None:
             self.require_loaded(model)
+            if (refusal := self._refused.get(model)) is not None:
+                # Not that the engine is away: whoever asks would take that for a failure of its other models too.
+                raise NotFoundError(
+                    f"The engine does not serve the model {model!r}, which could not be loaded: {refusal.what}",
+                    where="model",
+                    next_step=refusal.next_step,
+                )
             raise NotFoundError(
                 f"The engine does not serve the model {model!r}.",
                 where="model",
@@ -139,6 +147,7 @@ class EngineModels:
             names = {model.name for model in declaration}
             for name in [name for name, entry in self._entries.items() if entry.declared and name not in names]:
                 self._unload(self._entries.pop(name))
+            self._refused = {name: error for name, error in self._refused.items() if name in names}
             failures = [failure for model in absent if (failure := await self._add(model)) is not None]
             if failures:
                 raise failures[0]
@@ -168,10 +177,12 @@ class EngineModels:
         except (OSError, MemoryError) as error:
             failure = SetupError(f"The model cannot be loaded: {error or 'memory does not suffice'}.", where=model.name)
         else:
+            self._refused.pop(model.name, None)
             self._entries[model.name] = ModelEntry(executor, model.sha256, declared=True)
             self._step_loop.join(executor)
             _log.info("Model %s is loaded: fingerprint %s.", model.name, executor.runtime.description.fingerprint)
             return None
+        self._refused[model.name] = failure
         _log.error("Model %s is left out: %s", model.name, failure)
         return failure
 

@@ -59,11 +59,13 @@ class SnapshotHealth:
 
     Attributes:
         believed: seconds for which the publication that was read last is looked at, unless it :meth:`changed`.
+        healed: view to the moment at which a snapshot of it was last built again.
     """
 
     catalog: FeatureCatalog
     online: OnlineSnapshots
     believed: float = 0.0
+    healed: dict[str, datetime] = field(default_factory=dict)
     _read: tuple[list[tuple[str, str]], float] | None = field(default=None, init=False)
     _since: dict[tuple[str, str], datetime] = field(default_factory=dict, init=False)
 
@@ -180,6 +182,7 @@ class Healer:
             return False
         self._delays.succeeded(one.snapshot)
         self._reported.discard(one.snapshot)
+        self.health.healed[one.view] = self.catalog.clock.now()
         return True
 
     def _restored(self, now: float) -> list[str]:

@@ -24,21 +24,22 @@ class DrainEnd(msgspec.Struct, frozen=True):
 
 @operation("GET", "/admin/engines", "List the engines that have joined, with their drains.", "administer")
 def _list(call: OperationCall) -> JoinedEngineList:
-    return JoinedEngineList(_engines(call).list())
+    return JoinedEngineList(engines_of(call).list())
 
 
 @operation("POST", "/admin/engines/{engine}/drain", "Give an engine no new request for a time.", "administer")
 def _drain(call: OperationCall, body: TimedRequest) -> EngineDrain:
-    return _engines(call).drain(call.principal.id, call.path["engine"], body.reason, body.duration)
+    return engines_of(call).drain(call.principal.id, call.path["engine"], body.reason, body.duration)
 
 
 @operation("POST", "/admin/engines/{engine}/resume", "Give a drained engine requests again.", "administer")
 def _resume(call: OperationCall, body: ReasonRequest) -> DrainEnd:
-    return DrainEnd(_engines(call).resume(call.principal.id, call.path["engine"], body.reason))
+    return DrainEnd(engines_of(call).resume(call.principal.id, call.path["engine"], body.reason))
 
 
-def _engines(call: OperationCall) -> EngineDrains:
-    """Raises ``ForbiddenError`` for other tenants: they share the engines, and do not run them."""
+def engines_of(call: OperationCall) -> EngineDrains:
+    """The drains of engines; raises ``ForbiddenError`` for other tenants: they share the engines, and do not run
+    them."""
     if call.scope.tenant != call.services.settings.project.tenant:
         raise ForbiddenError(
             "Engines are of the tenant that runs the installation.",

@@ -52,43 +52,45 @@ class SilenceRequest(msgspec.Struct, frozen=True):
 
 @operation("GET", "/admin/incidents", "List incidents.", "read")
 def _list(call: OperationCall, query: IncidentQuery) -> IncidentList:
-    return IncidentList(_incidents(call).list(state=query.state, all=query.all, limit=query.limit))
+    return IncidentList(incidents_of(call).list(state=query.state, all=query.all, limit=query.limit))
 
 
 @operation("GET", "/admin/incidents/{incident}", "One incident with its causes, evidence and timeline.", "read")
 def _show(call: OperationCall) -> Incident:
-    return _incidents(call).get(call.path["incident"])
+    return incidents_of(call).get(call.path["incident"])
 
 
 @operation("GET", "/admin/incidents/{incident}/report", "The draft of its post-mortem.", "read")
 def _report(call: OperationCall) -> IncidentReport:
-    return IncidentReport(_incidents(call).report(call.path["incident"]))
+    return IncidentReport(incidents_of(call).report(call.path["incident"]))
 
 
 @operation("POST", "/admin/incidents/{incident}/acknowledge", "Take an incident.", "release")
 def _acknowledge(call: OperationCall) -> Incident:
-    return _incidents(call).acknowledge(call.path["incident"], call.principal.id)
+    return incidents_of(call).acknowledge(call.path["incident"], call.principal.id)
 
 
 @operation("POST", "/admin/incidents/{incident}/assign", "Give an incident to an owner.", "release")
 def _assign(call: OperationCall, body: OwnerRequest) -> Incident:
-    return _incidents(call).assign(call.path["incident"], body.owner, call.principal.id)
+    return incidents_of(call).assign(call.path["incident"], body.owner, call.principal.id)
 
 
 @operation("POST", "/admin/incidents/{incident}/note", "Add a note to an incident.", "release")
 def _note(call: OperationCall, body: NoteRequest) -> Incident:
-    return _incidents(call).note(call.path["incident"], body.text, call.principal.id)
+    return incidents_of(call).note(call.path["incident"], body.text, call.principal.id)
 
 
 @operation("POST", "/admin/incidents/{incident}/silence", "Say nothing of an incident for a while.", "release")
 def _silence(call: OperationCall, body: SilenceRequest) -> Incident:
-    return _incidents(call).silence(call.path["incident"], body.duration, body.reason, call.principal.id)
+    return incidents_of(call).silence(call.path["incident"], body.duration, body.reason, call.principal.id)
 
 
 @operation("POST", "/admin/incidents/{incident}/resolve", "End an incident.", "release")
 def _resolve(call: OperationCall, body: ReasonRequest) -> Incident:
-    return _incidents(call).resolve(call.path["incident"], body.reason, call.principal.id)
+    return incidents_of(call).resolve(call.path["incident"], body.reason, call.principal.id)
 
 
-def _incidents(call: OperationCall) -> ProjectIncidents:
-    return call.services.work.incidents(call.scope)
+def incidents_of(call: OperationCall) -> ProjectIncidents:
+    """The incidents as the caller may read them: applications that policy keeps from them are not named."""
+    found: ProjectIncidents = call.services.work.incidents(call.scope)
+    return found.of_reader(lambda name: call.may("read", f"application/{name}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from antiphon.catalog.playbooks import PlaybookPermission, PlaybookRun
+from antiphon.catalog.playbooks import PlaybookPermission, PlaybookRun, run_id
 from antiphon.gateway.admin.shapes import ReasonRequest
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
@@ -61,7 +61,9 @@ def _rehearse(call: OperationCall) -> PlaybookRehearsal:
 
 @operation("POST", "/admin/playbooks/{playbook}/run/{incident}", "Begin a playbook for an incident.", "release")
 def _run(call: OperationCall, body: ReasonRequest) -> PlaybookRun:
-    return _playbooks(call).run(call.path["playbook"], call.path["incident"], call.principal.id, body.reason)
+    name, incident = call.path["playbook"], call.path["incident"]
+    _require_keys(call, run_id(incident, name))
+    return _playbooks(call).run(name, incident, call.principal.id, body.reason)
 
 
 @operation("POST", "/admin/playbooks/{playbook}/permission", "Let a playbook act alone, or forbid it.", "administer")
@@ -77,12 +79,19 @@ def _runs(call: OperationCall, query: PlaybookRunQuery) -> PlaybookRunList:
 
 @operation("POST", "/admin/playbook-runs/{playbook_run}/approve", "Let a run that waits begin.", "release")
 def _approve(call: OperationCall, body: ReasonRequest) -> PlaybookRun:
+    _require_keys(call, call.path["playbook_run"])
     return _playbooks(call).approve(call.path["playbook_run"], call.principal.id, body.reason)
 
 
 @operation("POST", "/admin/playbook-runs/{playbook_run}/reject", "Keep a run that waits from beginning.", "release")
 def _reject(call: OperationCall, body: ReasonRequest) -> PlaybookRun:
     return _playbooks(call).reject(call.path["playbook_run"], call.principal.id, body.reason)
+
+
+def _require_keys(call: OperationCall, run: str) -> None:
+    """Raises ``ForbiddenError`` for those who may not administer each key that a run would rotate."""
+    for key in _playbooks(call).keys(run):
+        call.services.access.authorize(call.principal, "administer", key)
 
 
 def _playbooks(call: OperationCall) -> ProjectPlaybooks:

@@ -24,7 +24,8 @@ class PrecomputedEnd(msgspec.Struct, frozen=True):
 
 @operation("GET", "/admin/precomputed", "List applications that answer from store alone.", "read")
 def _list(call: OperationCall) -> PrecomputedModeList:
-    return PrecomputedModeList(_modes(call).list())
+    found = _modes(call).list()
+    return PrecomputedModeList(tuple(one for one in found if call.may("read", f"application/{one.application}")))
 
 
 @operation("POST", "/admin/precomputed/{application}/begin", "Have it answer from store alone for a time.", "release")

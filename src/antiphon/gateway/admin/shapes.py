@@ -272,6 +272,7 @@ class Status(msgspec.Struct, frozen=True):
     Attributes:
         broken: parts of the tenant's workers that failed and are begun again.
         peers: gateways, and workers of the tenant, that hold their lease and are no process of this project's folder.
+        faults: those of chaos experiments that last, a line each.
     """
 
     environment: str
@@ -297,6 +298,7 @@ class Status(msgspec.Struct, frozen=True):
     broken: tuple[BrokenPart, ...] = ()
     peers: tuple[PeerProcess, ...] = ()
     incidents: tuple[IncidentLine, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 class IncidentLine(msgspec.Struct, frozen=True):

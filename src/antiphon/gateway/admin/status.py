@@ -9,7 +9,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from antiphon.core.circuit_breaker import BreakerStatus
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.granted import model_owner
@@ -94,6 +94,20 @@ async def engine_status(services: GatewayServices, scope: Scope) -> shapes.Engin
     return shapes.EngineStatus(True, None, models, described.load, instances, described.stopped)
 
 
+def _incidents(services: GatewayServices, scope: Scope, who: Principal | None) -> tuple[shapes.IncidentLine, ...]:
+    def may_read(application: str) -> bool:
+        if who is None:
+            return False
+        try:
+            services.access.authorize(who, "read", f"application/{application}")
+        except ForbiddenError:
+            return False
+        return True
+
+    found = services.work.incidents(scope).of_reader(may_read)
+    return tuple(shapes.read_all(found.list(all=False), shapes.IncidentLine))
+
+
 def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> dict[str, Any]:
     """The parts of a status that the catalog has."""
     current = services.features.publications.current(scope)
@@ -103,7 +117,7 @@ def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> d
         "freshness": readable_statuses(services, scope, who, services.features.freshness(scope)),
         "streams": tuple(services.features.streams.status(scope)),
         "jobs": shapes.batch_lines(services, scope, services.work.tables.list(scope, 10)),
-        "incidents": shapes.read_all(services.work.incidents(scope).list(all=False), shapes.IncidentLine),
+        "incidents": _incidents(services, scope, who),
         "broken": services.work.runs.broken(scope),
         "applications": tuple(services.generation.models(scope)),
         "drift": tuple(
@@ -112,6 +126,7 @@ def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> d
             if who is not None and services.access.records.may_read_application(scope, who, one.application)
         ),
         "gates": tuple(one for one in services.learning.gates(scope) if one.state != "passed"),
+        "faults": tuple(services.work.chaos.under_way(scope.tenant)),
         "processes": processes,
         "peers": services.work.runs.peers(scope, [one.pid for one in processes]),
         "runs": shapes.read_all(services.work.runs.list(scope, 5), shapes.RunLine),

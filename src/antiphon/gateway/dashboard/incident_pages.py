@@ -8,6 +8,7 @@ from starlette.responses import RedirectResponse, Response
 
 from antiphon.catalog.incidents import IncidentEvidence
 from antiphon.core.errors import AntiphonError, InvalidInputError
+from antiphon.gateway.admin.incidents import incidents_of
 from antiphon.gateway.dashboard.pages import SAFE, PageCall
 from antiphon.operations.incidents.course import impact_sentence
 
@@ -16,7 +17,7 @@ _SHOWN = 100
 
 def incidents(call: PageCall) -> Response:
     """Every incident of late, the latest first."""
-    found = call.services.work.incidents(call.scope).list(limit=_SHOWN)
+    found = incidents_of(call).list(limit=_SHOWN)
     return call.render("incidents.html", page="incidents", incidents=found, impact=impact_sentence)
 
 
@@ -28,7 +29,7 @@ def incident(call: PageCall) -> Response:
 def act(call: PageCall) -> Response:
     """Acknowledge, assign, note, silence or resolve; then the page again, with what was wrong if anything was."""
     call.services.access.authorize(call.principal, "release", "application/*")
-    found, who, form = call.services.work.incidents(call.scope), call.principal.id, call.form
+    found, who, form = incidents_of(call), call.principal.id, call.form
     id, text = call.path["incident"], form.get("text", "")
     try:
         match form.get("act"):
@@ -50,14 +51,15 @@ def act(call: PageCall) -> Response:
 
 
 def _show(call: PageCall, problem: AntiphonError | None = None) -> Response:
-    found = call.services.work.incidents(call.scope).get(call.path["incident"])
+    readable, id = incidents_of(call), call.path["incident"]
+    shown, found = readable.get(id), call.services.work.incidents(call.scope).get(id)
     playbooks = call.services.work.playbooks(call.scope)
     runs = playbooks.runs(incident=found.id)
     decided = {one.playbook for one in runs if one.state not in ("suggested", "waiting")}
     fitting = [one for one in playbooks.fitting(found) if found.active and one.name not in decided]
     return call.render(
-        "incident.html", problem, page="incidents", incident=found, impact=impact_sentence(found), opens=opens,
-        may=call.may("release", "application/*"), playbook_runs=runs, fitting=fitting,
+        "incident.html", problem, page="incidents", incident=shown, impact=impact_sentence(shown), opens=opens,
+        said=readable.said, may=call.may("release", "application/*"), playbook_runs=runs, fitting=fitting,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from antiphon.gateway.admin.shapes import RunLine, read_all
 from antiphon.gateway.admin.status import status
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.live import ChangeStream, LiveChanges
+from antiphon.gateway.dashboard.timed_orders import engine_drains
 from antiphon.gateway.dashboard.wording import FILTERS
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.http import incoming
@@ -138,6 +139,11 @@ class PageCall(OperationCall):
 
 
 async def overview(call: PageCall) -> Response:
+    return await overview_page(call)
+
+
+async def overview_page(call: PageCall, problem: AntiphonError | None = None) -> Response:
+    """The page, with what was wrong with the last button that was pressed on it."""
     now = await status(call.services, call.measurements, call.scope, call.principal)
     span, until = _span(call.query)
     end, length = until or now.at, SPANS[span]
@@ -145,7 +151,8 @@ async def overview(call: PageCall) -> Response:
         None if until is None else _overview(span, until + length if until + length < now.at - length / 20 else None)
     )
     return call.render(
-        "overview.html", page="overview", now=now, spans=[(name, _overview(name, until)) for name in SPANS],
+        "overview.html", problem, page="overview", now=now, drains=await run_in_threadpool(engine_drains, call),
+        spans=[(name, _overview(name, until)) for name in SPANS],
         chosen=span, earlier=_overview(span, end - length), later=later,
     )  # fmt: skip
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.core.errors import AntiphonError, InvalidInputError
+from antiphon.catalog.playbooks import run_id
+from antiphon.core.errors import AntiphonError, ForbiddenError, InvalidInputError
 from antiphon.gateway.dashboard.pages import SAFE, PageCall
 
 _SHOWN = 50
@@ -21,6 +22,9 @@ def act(call: PageCall) -> Response:
     found, who, form = call.services.work.playbooks(call.scope), call.principal.id, call.form
     run, reason = form.get("run", ""), form.get("reason", "")
     try:
+        if form.get("act") in ("approve", "run"):
+            for key in found.keys(run or run_id(form.get("incident", ""), form.get("playbook", ""))):
+                call.services.access.authorize(call.principal, "administer", key)
         match form.get("act"):
             case "approve":
                 found.approve(run, who, reason)
@@ -30,6 +34,8 @@ def act(call: PageCall) -> Response:
                 found.run(form.get("playbook", ""), form.get("incident", ""), who, reason)
             case other:
                 raise InvalidInputError(f"{other!r} is nothing to do.", where="act", next_step="Press a button.")
+    except ForbiddenError:
+        raise
     except AntiphonError as error:
         return _show(call, error)
     return RedirectResponse("/playbooks", 303, headers=SAFE)

@@ -11,11 +11,12 @@ from urllib.parse import quote
 
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError
+from antiphon.core.errors import AntiphonError, ConflictError, ForbiddenError, NotFoundError
 from antiphon.gateway.admin.releases import differing, listed
 from antiphon.gateway.admin.rollouts import USERS, detail
 from antiphon.gateway.dashboard.pages import SAFE, PageCall, required_reason
 from antiphon.gateway.dashboard.rollout_view import RolloutView, revision, view
+from antiphon.gateway.dashboard.timed_orders import precomputed_modes
 
 JUDGEMENTS = 1_000
 """The last so many are plotted."""
@@ -50,6 +51,20 @@ def act(call: PageCall) -> Response:
     except AntiphonError as error:
         return _show(call, application or None, error)
     return RedirectResponse(f"/releases?application={quote(application)}", 303, headers=SAFE)
+
+
+def end_precomputed(call: PageCall) -> Response:
+    """Have an application answer as ever, for a reason; then the page again, with what was wrong if anything was."""
+    application, who = call.form.get("application", ""), call.principal
+    try:
+        call.services.access.authorize(who, "release", f"application/{application}")
+        reason = required_reason(call.form, ("end",))
+        call.services.work.precomputed(call.scope).end(who.id, application, reason)
+    except ForbiddenError:
+        raise
+    except AntiphonError as error:
+        return _show(call, None, error)
+    return RedirectResponse("/releases", 303, headers=SAFE)
 
 
 def diff(call: PageCall) -> Response:
@@ -102,8 +117,9 @@ def _show(call: PageCall, selected: str | None, problem: AntiphonError | None = 
         }
     reason = call.form.get("reason", "")
     return call.render(
-        "releases.html", problem, page="releases", reason=reason, applications=known, application=application, **found
-    )
+        "releases.html", problem, page="releases", reason=reason, applications=known, application=application,
+        modes=precomputed_modes(call), **found,
+    )  # fmt: skip
 
 
 def _ungated(call: PageCall, application: str) -> str | None:

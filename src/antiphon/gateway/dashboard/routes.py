@@ -15,6 +15,7 @@ from antiphon.gateway.dashboard import (
     cost_pages,
     dataset_pages,
     doors,
+    engine_pages,
     feature_pages,
     incident_pages,
     key_pages,
@@ -39,6 +40,7 @@ def routes() -> list[BaseRoute]:
     """Pages, the parts that refresh them, and static files."""
     return [
         Route("/", endpoint(pages.overview), methods=["GET"]),
+        Route("/engines", endpoint(engine_pages.resume), methods=["POST"]),
         Route("/requests", endpoint(request_pages.requests), methods=["GET"]),
         Route("/requests/{prediction}", endpoint(workbench_pages.annotated_prediction), methods=["GET"]),
         Route("/requests/{prediction}/annotations", endpoint(workbench_pages.annotate), methods=["POST"]),
@@ -49,6 +51,7 @@ def routes() -> list[BaseRoute]:
         Route("/conversations/{conversation}", endpoint(conversation_pages.conversation), methods=["GET"]),
         Route("/releases", endpoint(release_pages.releases), methods=["GET"]),
         Route("/releases", endpoint(release_pages.act), methods=["POST"]),
+        Route("/precomputed", endpoint(release_pages.end_precomputed), methods=["POST"]),
         Route("/changes", endpoint(change_pages.changes), methods=["GET"]),
         Route("/changes.atom", endpoint(change_pages.changes_feed), methods=["GET"]),
         Route("/public/changes/{application}.atom", change_pages.public_changes_feed, methods=["GET"]),

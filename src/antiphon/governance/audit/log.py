@@ -256,6 +256,10 @@ class AuditLog:
             found = connection.execute(statement.order_by(table.c.sequence.desc()).limit(query.limit))
             return [audit_record.entry(scope, shown(self.database, scope, one)) for one in found]
 
+    def last_at(self, scope: Scope, action: str, subject: str) -> datetime | None:
+        """The moment at which something was last done to a subject."""
+        return next((one.at for one in self.query(scope, AuditFilter(action=action, subject=subject, limit=1))), None)
+
     def erase(self, scope: Scope, name: str, *, principal: str, reason: str) -> int:
         """Erase a person: their name as principal, originating user or subject, and each detail that holds it.
 

@@ -11,10 +11,12 @@ import msgspec
 
 from antiphon.operations.chaos.experiment import Experiment
 from antiphon.operations.chaos.faults import (
+    ClockSkew,
     DiskFill,
     EventFault,
     Fault,
     MemoryLoad,
+    ModelDamage,
     ProcessFault,
     ProcessKill,
     ProcessStop,
@@ -22,6 +24,7 @@ from antiphon.operations.chaos.faults import (
     described,
     machine_part,
     seconds_of,
+    skew_seconds,
 )
 
 WITH_CATALOG = ("gateway", "worker")
@@ -43,6 +46,8 @@ class Surroundings(msgspec.Struct, frozen=True):
         lease: seconds; ``silence``: seconds after which a supervisor kills what gives no sign of life, ``None``: never.
         own_disk: whether the project's file system is apart from the machine's.
         available: bytes of memory that are available.
+        models: versions of trained models that live releases use.
+        no_clocks: why no process can be given another clock here; empty without a reason.
     """
 
     environment: str
@@ -57,6 +62,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     silence: float | None = 60.0
     own_disk: bool = False
     available: int = 0
+    models: tuple[str, ...] = ()
+    no_clocks: str = ""
 
 
 class PlannedFault(msgspec.Struct, frozen=True):
@@ -160,6 +167,11 @@ def _of_faults(experiment: Experiment, here: Surroundings) -> Iterator[str]:
             elif not here.streams or (fault.stream not in here.streams and fault.stream != "*"):
                 missing = "no stream is declared" if fault.stream == "*" else f"there is no stream {fault.stream!r}"
                 yield f"{one.name}: {missing} here."
+        if isinstance(fault, ModelDamage):
+            if fault.model not in radius.models and "*" not in radius.models:
+                yield f"{one.name}: the model {fault.model!r} is outside of its radius (models)."
+            elif damaged_model(fault, here) not in here.models:
+                yield f"{one.name}: no live release of this project uses a trained model {fault.model!r}."
         if isinstance(fault, DiskFill) and not here.own_disk:
             yield f"{one.name}: the project's folder shares its file system with the machine, which that would break."
         if isinstance(fault, MemoryLoad) and fault.megabytes * 1_000_000 > MOST_MEMORY * here.available:
@@ -177,6 +189,12 @@ def _of_process(name: str, fault: ProcessFault, experiment: Experiment, here: Su
     with_leases = isinstance(fault, ProcessStop) and kind_of(fault.process) in WITH_CATALOG
     if with_leases and seconds_of(fault) > here.lease and not radius.beyond_lease:
         yield f"{name}: it would stand still for longer than its leases of {here.lease:g} s (radius: beyond-lease)."
+    if isinstance(fault, ClockSkew):
+        if here.no_clocks and found is not None:
+            yield f"{name}: {here.no_clocks}"
+        apart = abs(skew_seconds(fault)) > here.lease
+        if apart and kind_of(fault.process) in WITH_CATALOG and not radius.beyond_lease:
+            yield f"{name}: its clock would be apart by more than leases of {here.lease:g} s (radius: beyond-lease)."
 
 
 def _touches(fault: Fault, here: Surroundings) -> Iterator[str]:
@@ -186,6 +204,8 @@ def _touches(fault: Fault, here: Surroundings) -> Iterator[str]:
         yield f"proxy {fault.proxy}"
     elif isinstance(fault, EventFault):
         yield f"stream {event_stream(fault, here)}"
+    elif isinstance(fault, ModelDamage):
+        yield f"the {fault.file} of {damaged_model(fault, here)}"
     else:
         yield f"the machine's {machine_part(fault)}"
 
@@ -193,6 +213,11 @@ def _touches(fault: Fault, here: Surroundings) -> Iterator[str]:
 def event_stream(fault: EventFault, here: Surroundings) -> str:
     """The stream that a fault sends to: ``*`` is the first one that there is."""
     return min(here.streams, default="*") if fault.stream == "*" else fault.stream
+
+
+def damaged_model(fault: ModelDamage, here: Surroundings) -> str:
+    """The version whose file a fault damages: ``*`` is the first one that a live release uses."""
+    return min(here.models, default="*") if fault.model == "*" else fault.model
 
 
 def _notes(fault: Fault, here: Surroundings) -> Iterator[str]:
@@ -205,12 +230,18 @@ def _notes(fault: Fault, here: Surroundings) -> Iterator[str]:
                 yield "it may hold the catalog's write lock: then no other process writes until it goes on"
         if here.silence is not None and seconds_of(fault) >= here.silence:
             yield f"its supervisor kills it after {here.silence:g} s of silence"
+    if isinstance(fault, ClockSkew):
+        yield "the machine's clock and other processes keep the right time"
+        if kind_of(fault.process) in WITH_CATALOG:
+            yield "with a catalog in a file it takes leases of other processes for ended, or its own for lasting longer"
     if isinstance(fault, EventFault):
         yield (
             "the events are about made-up entities and stay in the log"
             if fault.defect != "duplicate"
             else "known events again"
         )
+    if isinstance(fault, ModelDamage):
+        yield "what has loaded it goes on; what loads it meanwhile refuses it"
     if isinstance(fault, DiskFill):
         yield f"{readable_bytes(fault.leave)} stay free"
 

@@ -105,7 +105,7 @@ class BlastRadius(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
     Attributes:
         processes: by name or kind; ``at_once``: how many of them at one time.
-        proxies, streams: by name.
+        proxies, streams: by name; ``models``: versions of trained models.
         machine: shared parts of the machine.
         applications, tenants: those that may be touched; ``None``: every one. A fault of a process touches all that it
             serves.
@@ -118,6 +118,7 @@ class BlastRadius(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     at_once: int = 1
     proxies: tuple[str, ...] = ()
     streams: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     machine: tuple[Part, ...] = ()
     applications: tuple[str, ...] | None = None
     tenants: tuple[str, ...] | None = None

@@ -20,6 +20,7 @@ Part = Literal["cpu", "memory", "disk"]
 """Part of the machine that is shared with whatever else runs there."""
 
 _Duration = Annotated[str, msgspec.Meta(pattern="^(?!0+[a-z])[0-9]{1,9}(ms|s|m|h)$")]
+_Skew = Annotated[str, msgspec.Meta(pattern="^-?(?!0+[a-z])[0-9]{1,4}(s|m|h)$")]
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
@@ -52,6 +53,34 @@ class ProcessSlowdown(_Fault, frozen=True, tag="slow_process"):
     process: str
     duration: _Duration
     share: Annotated[float, msgspec.Meta(gt=0.0, le=0.95)] = 0.7
+
+
+class ClockSkew(_Fault, frozen=True, tag="skew_clock"):
+    """The clock of one process is ahead ``by`` so much (``5m``), or behind (``-30s``); the machine's own is left alone.
+
+    Only the time of day is another one: what a process measures of durations stays right.
+    """
+
+    process: str
+    duration: _Duration
+    by: _Skew
+
+
+class ModelDamage(_Fault, frozen=True, tag="damage_model"):
+    """A file of a trained model is another one: damaged, cut off or gone. The original is put back at the end.
+
+    An engine that has loaded the file goes on with what it has; one that is started meanwhile meets the other.
+
+    Attributes:
+        model: id of the version (``desk.v3``); ``*``: the first one that a live release uses.
+        file: the merged ``weights`` that engines serve, or the ``adapter`` that trainings go on from.
+        damage: ``bytes`` are flipped all over it, ``half`` of it is there, or it is ``gone``.
+    """
+
+    model: str
+    duration: _Duration
+    file: Literal["weights", "adapter"] = "weights"
+    damage: Literal["bytes", "half", "gone"] = "bytes"
 
 
 class CpuLoad(_Fault, frozen=True, tag="load_cpu"):
@@ -130,6 +159,8 @@ Fault = (
     ProcessKill
     | ProcessStop
     | ProcessSlowdown
+    | ClockSkew
+    | ModelDamage
     | CpuLoad
     | MemoryLoad
     | DiskFill
@@ -138,15 +169,21 @@ Fault = (
     | ProxyPartition
     | EventFault
 )
-ProcessFault = ProcessKill | ProcessStop | ProcessSlowdown
+ProcessFault = ProcessKill | ProcessStop | ProcessSlowdown | ClockSkew
 ProxyFault = ProxyLatency | ProxyReset | ProxyPartition
-GuardedFault = ProcessFault | ProxyFault | CpuLoad | MemoryLoad | DiskFill
+GuardedFault = ProcessFault | ProxyFault | ModelDamage | CpuLoad | MemoryLoad | DiskFill
 """Faults that have to be ended, which a guardian does; events end with whoever sends them."""
 
 
 def seconds_of(fault: Fault) -> float:
     """The longest time for which a fault lasts; 0 of one that is over at once."""
     return 0.0 if isinstance(fault, ProcessKill) else parse_duration(fault.duration).total_seconds()
+
+
+def skew_seconds(fault: ClockSkew) -> int:
+    """Seconds by which a clock is ahead; negative ones by which it is behind."""
+    seconds = round(parse_duration(fault.by.removeprefix("-")).total_seconds())
+    return -seconds if fault.by.startswith("-") else seconds
 
 
 def machine_part(fault: Fault) -> Part | None:

@@ -20,17 +20,21 @@ from typing import Literal
 import msgspec
 
 from antiphon.core.errors import AntiphonError
+from antiphon.operations.chaos.clock_injector import ClockInjector
 from antiphon.operations.chaos.faults import (
+    ClockSkew,
     CpuLoad,
     DiskFill,
     GuardedFault,
     MemoryLoad,
+    ModelDamage,
     ProcessFault,
     described,
     seconds_of,
 )
 from antiphon.operations.chaos.injectors import DiskInjector, LoadInjector, ProcessInjector
 from antiphon.operations.chaos.journal import FaultEnd, FaultStart, Journal
+from antiphon.operations.chaos.model_injector import ModelInjector
 from antiphon.operations.chaos.proxy_control import ProxyInjector
 
 END = b"end\n"
@@ -43,7 +47,7 @@ class FaultOrder(msgspec.Struct, frozen=True):
     """Order to a guardian.
 
     Attributes:
-        target: name of the process, of a fault of one.
+        target: name of the process, of a fault of one; path of the file, of one of a model.
         folder: the run's, with its journal; ``run``: that of process records; ``project``: whose disk is filled.
         catalog: an SQLite file; ``None`` without one.
     """
@@ -104,12 +108,18 @@ def _wait(seconds: float, tick: Callable[[], float]) -> str:
     return "its time was over"
 
 
-def _injector(order: FaultOrder) -> ProcessInjector | LoadInjector | DiskInjector | ProxyInjector:
+def _injector(
+    order: FaultOrder,
+) -> ProcessInjector | ClockInjector | ModelInjector | LoadInjector | DiskInjector | ProxyInjector:
     fault = order.fault
+    if isinstance(fault, ClockSkew):
+        return ClockInjector(fault, Path(order.run), order.target)
     if isinstance(fault, ProcessFault):
         return ProcessInjector(
             fault, Path(order.run), order.target, None if order.catalog is None else Path(order.catalog)
         )
+    if isinstance(fault, ModelDamage):
+        return ModelInjector(fault, Path(order.target))
     if isinstance(fault, CpuLoad | MemoryLoad):
         return LoadInjector(fault)
     if isinstance(fault, DiskFill):

@@ -23,7 +23,6 @@ from antiphon.operations.chaos.faults import (
     CpuLoad,
     DiskFill,
     MemoryLoad,
-    ProcessFault,
     ProcessKill,
     ProcessSlowdown,
     ProcessStop,
@@ -63,7 +62,9 @@ class ProcessInjector:
         catalog: the SQLite file, whose lock a process that is stopped should not hold; ``None`` without one.
     """
 
-    def __init__(self, fault: ProcessFault, run: Path, target: str, catalog: Path | None) -> None:
+    def __init__(
+        self, fault: ProcessKill | ProcessStop | ProcessSlowdown, run: Path, target: str, catalog: Path | None
+    ) -> None:
         self._fault = fault
         self._run = run
         self._target = target
@@ -74,9 +75,9 @@ class ProcessInjector:
 
     def begin(self) -> tuple[str, ...]:
         """Break the process; what was touched, in words. Raises ``NotFoundError`` when it does not run."""
-        record = _running(self._run, self._target)
+        record = running_record(self._run, self._target)
         self._pid = record.pid
-        self._descriptor = _descriptor(record)
+        self._descriptor = process_descriptor(record)
         if isinstance(self._fault, ProcessKill):
             self._send(signal.SIGKILL)
         elif isinstance(self._fault, ProcessStop):
@@ -109,7 +110,7 @@ class ProcessInjector:
         deadline = time.monotonic() + _CLEAR_SECONDS
         while True:
             self._send(signal.SIGSTOP)
-            _await_stop(self._pid)
+            await_stop(self._pid)
             if not clear or self._catalog is None or not holds_write_lock(self._catalog, self._pid):
                 return
             self._send(signal.SIGCONT)
@@ -216,7 +217,7 @@ def continue_left_over(run: Path, names: Sequence[str]) -> tuple[str, ...]:
         if record.name in names and is_running(record):
             stat = Path(f"/proc/{record.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
             if stat == "T":
-                descriptor = _descriptor(record)
+                descriptor = process_descriptor(record)
                 try:
                     signal.pidfd_send_signal(descriptor, signal.SIGCONT)
                 finally:
@@ -225,7 +226,7 @@ def continue_left_over(run: Path, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _await_stop(pid: int) -> None:
+def await_stop(pid: int) -> None:
     """Wait until every thread of a process stands still: the signal is sent before they do."""
     deadline = time.monotonic() + _STOP_SECONDS
     while time.monotonic() < deadline:
@@ -236,14 +237,15 @@ def _await_stop(pid: int) -> None:
         time.sleep(0.001)
 
 
-def _running(run: Path, name: str) -> ProcessRecord:
+def running_record(run: Path, name: str) -> ProcessRecord:
+    """The record of a process that runs; raises ``NotFoundError`` without one."""
     for record in read_records(run):
         if record.name == name and is_running(record):
             return record
     raise NotFoundError(f"The process {name!r} does not run.", where=name, next_step="See `antiphon status`.")
 
 
-def _descriptor(record: ProcessRecord) -> int:
+def process_descriptor(record: ProcessRecord) -> int:
     """A descriptor of the very process of a record; raises ``NotFoundError`` when it has ended."""
     with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(record.pid)

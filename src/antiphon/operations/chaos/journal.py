@@ -16,8 +16,11 @@ import msgspec
 
 from antiphon.operations.chaos.experiment import Origin
 from antiphon.operations.chaos.steady_state import ProbeSample
+from antiphon.operations.processes import ProcessIdentity
 
 FILE_NAME = "journal.jsonl"
+
+_TAIL = 4_096
 
 
 class _Event(msgspec.Struct, frozen=True, tag_field="event"):
@@ -167,3 +170,24 @@ def read_journal(folder: Path) -> Iterator[JournalEvent]:
             yield _decode(line)
         except msgspec.DecodeError:
             continue
+
+
+def lasting_faults(folder: Path, tenant: str) -> tuple[FaultStart, ...]:
+    """The faults of a tenant's run that have not ended, while its process lives."""
+    try:
+        with (folder / FILE_NAME).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            if b'"event":"run_over"' in file.read():  # Most are over: they are not read from their beginning.
+                return ()
+    except FileNotFoundError:
+        return ()
+    begun: dict[tuple[str, str], FaultStart] = {}
+    for event in read_journal(folder):
+        match event:
+            case RunStart() if event.tenant != tenant or ProcessIdentity.own().has_ended(event.process):
+                return ()
+            case FaultStart():
+                begun[event.experiment, event.name] = event
+            case FaultEnd():
+                begun.pop((event.experiment, event.name), None)
+    return tuple(begun.values())

@@ -65,6 +65,17 @@ class StreamLagMeasure(_Measure, frozen=True, tag="stream_lag"):
     stream: str | None = None
 
 
+class RepeatedRunsMeasure(_Measure, frozen=True, tag="repeated_runs"):
+    """Number of runs of schedules that did what another run of their schedule had done for the same time: an occurrence
+    of a cron line, or a period of a refresh and a view. Of those that were ordered within ``window``."""
+
+    window: Duration = "1h"
+
+
+class ExceededBudgetsMeasure(_Measure, frozen=True, tag="exceeded_budgets"):
+    """Number of budgets that refuse at their limit, and were charged more than that."""
+
+
 Measure = (
     ReadyMeasure
     | ErrorShareMeasure
@@ -75,5 +86,7 @@ Measure = (
     | RunsWaitingMeasure
     | StaleViewsMeasure
     | StreamLagMeasure
+    | RepeatedRunsMeasure
+    | ExceededBudgetsMeasure
 )
 QuestionMeasure = ErrorShareMeasure | UnexplainedShareMeasure | DegradedShareMeasure | LatencyMeasure

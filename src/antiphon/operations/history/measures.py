@@ -126,6 +126,10 @@ _LIST = (
         for name, unit, text in _ENGINE_COUNTS
     ),
     Measure(
+        "antiphon_loop_late_seconds", "count", "seconds", "Time by which a gateway's event loop came late to its work.",
+        ("process",), by_tenant=False,
+    ),
+    Measure(
         "process_cpu_seconds", "count", "seconds", "Processor time of a process.", ("process",), by_tenant=False
     ),
     Measure(

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.catalog.incidents import IncidentClass
+from antiphon.operations.incidents.signals import SIGNALS
 
 Reach = Literal["downstream", "load"]
 
@@ -22,6 +23,12 @@ FAILURES = frozenset({"failed", "engine_errors", "slow", "stand_ins", "refused",
 _ANSWERS = FAILURES | {"invalid"}
 _DATA = frozenset({"stale", "old", "late_stream", "run_failed"})
 _STOPPED = frozenset({"restarted", "standstill", "away"})
+_NO_ROOM = frozenset({"queue", "refused", "late"})
+"""By which load is known to be beyond what there is room for."""
+
+_CROWDED = frozenset({"queue", "late", "processors_taken"})
+"""Effects of load; callers may be programs on the same machine, which take its processors as well."""
+
 _ENGINE = FAILURES | {"breaker", "silent", "pace", "queue", "run_failed"} | _STOPPED
 
 
@@ -47,10 +54,12 @@ class Mechanism(msgspec.Struct, frozen=True):
 
 
 MECHANISMS: tuple[Mechanism, ...] = (
-    Mechanism("catalog_away", "infrastructure", _ANSWERS | _DATA | {"queue"} | _STOPPED),
-    Mechanism("disk_full", "infrastructure", _ANSWERS | _DATA | _ENGINE | {"catalog_away", "store_away"}),
+    Mechanism("catalog_away", "infrastructure", _ANSWERS | _DATA | {"queue", "late"} | _STOPPED),
+    Mechanism("disk_full", "infrastructure", _ANSWERS | _DATA | _ENGINE | {"catalog_away", "store_away", "late"}),
+    Mechanism("memory_short", "infrastructure", _ANSWERS | _DATA | _ENGINE | {"catalog_away", "store_away", "late"}),
     Mechanism("store_away", "infrastructure", _ANSWERS | _DATA | {"blocked"}),
     Mechanism("memory", "infrastructure", _ENGINE | _DATA, ("engine", "gateway", "worker")),
+    Mechanism("no_descriptors", "infrastructure", _ENGINE | _DATA, ("engine", "gateway", "worker")),
     *(
         Mechanism(stop, "infrastructure", effects, kinds)
         for stop in sorted(_STOPPED)
@@ -69,12 +78,19 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("late_stream", "data quality", _DATA | {"burning"}, ("stream",)),
     Mechanism("warned", "data quality", frozenset({"drifting", "invalid", "failed", "burning"}), ("view",)),
     Mechanism("drifting", "model drift", frozenset({"burning", "invalid"}), ("application",)),
-    Mechanism("denied", "security", frozenset()),
+    Mechanism("denied", "security", frozenset({"slow"}) | _CROWDED, reach="load"),
     Mechanism("throttled", "overload", frozenset({"traffic"}), ("application",)),
-    Mechanism(
-        "traffic", "overload", FAILURES | {"queue"}, ("application",), "load",
-        needs=frozenset({"queue", "refused", "slow"}),
+    *(
+        Mechanism(load, "overload", FAILURES | _CROWDED, ("application",), "load", needs=_NO_ROOM)
+        for load in ("traffic", "prompt_load")
     ),
+    Mechanism("late", "infrastructure", FAILURES | {"queue"}, ("gateway",), needs=FAILURES),
+    Mechanism(  # The supervisor takes nothing that waits for a processor for hung.
+        "processors_taken", "infrastructure", (_ANSWERS | _DATA | _ENGINE | {"catalog_away", "late"}) - _STOPPED,
+        needs=frozenset({"slow", "failed", "engine_errors", "refused", "stand_ins", "pace", "silent", "late_stream"}),
+    ),
+    # A release that keeps the gateway busy is felt by all.
+    Mechanism("released", "change", FAILURES | {"late"}, ("release",), "load", change=True, needs=frozenset({"late"})),
     Mechanism("released", "change", _ANSWERS | {"drifting"}, ("release",), change=True),
     Mechanism("applied", "change", _ANSWERS | _DATA | {"blocked", "refresh_failed"}, ("definitions",), change=True),
 )  # fmt: skip
@@ -82,6 +98,9 @@ MECHANISMS: tuple[Mechanism, ...] = (
 FACTS: Mapping[str, str] = {
     "catalog_away": "The catalog was away.",
     "disk_full": "The disk is full.",
+    "memory_short": "The machine has hardly any memory left.",
+    "processors_taken": "Others use the processors.",
+    "no_descriptors": "{name} can open no more files and sockets.",
     "store_away": "The online store is away.",
     "restarted": "{name} ended and was started again.",
     "standstill": "{name} stands still.",
@@ -97,7 +116,9 @@ FACTS: Mapping[str, str] = {
 }
 """Symptoms and context that records say by themselves."""
 
-CONTEXT = frozenset({"released", "applied", "warned", "traffic", "queue", "old"})
+CONTEXT = frozenset(
+    {"released", "applied", "warned", "processors_taken", *(name for name, one in SIGNALS.items() if not one.opens)}
+)
 """No symptoms: they begin no incident, and an incident does not last for them."""
 
 SLACK = timedelta(seconds=40)

@@ -163,7 +163,7 @@ class _Detector:
                     buckets[bucket] = buckets.get(bucket, 0) + count
             bound = (quantile(buckets, 0.9) or GRID[-1]) * 1.3
             self._summary = (bound,)
-        bound = self._summary[0]
+        bound = max(self._summary[0], self.signal.least)
         if season is not None and season.buckets:
             bound = max(bound, (quantile(season.buckets, 0.9) or 0.0) * 1.3)
         return bound

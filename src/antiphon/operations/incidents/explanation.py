@@ -6,7 +6,8 @@
 3. Of those left, evidence that is itself a symptom makes a root. Changes and traffic, which are none, become a root
    only for symptoms that no other root explains; a change also has to be unlikely to have come so near by chance, and
    of two that explain the same equally well neither is blamed.
-4. Symptoms that share a root are one diagnosis. What nobody explains is one more, without a cause.
+4. Symptoms that share a root are one diagnosis. So are roots of one class that began together and act on the same: two
+   faults at once are hardly ever chance. What nobody explains is one more, without a cause.
 
 The order of symptoms decides nothing.
 """
@@ -19,9 +20,9 @@ from itertools import combinations
 import msgspec
 
 from antiphon.catalog.incidents import NO_CAUSE, IncidentClass
-from antiphon.operations.incidents.causes import CONTEXT, MECHANISMS, UNLIKELY, Mechanism, by_chance, may_precede
+from antiphon.operations.incidents.causes import CONTEXT, MECHANISMS, SLACK, UNLIKELY, Mechanism, by_chance, may_precede
 from antiphon.operations.incidents.detection import Symptom
-from antiphon.operations.incidents.topology import GATEWAY, MAIN_ENGINE, Topology
+from antiphon.operations.incidents.topology import GATEWAY, HOST, MAIN_ENGINE, Topology
 
 _USERS = frozenset({"failed", "engine_errors", "invalid", "refused", "slow", "stand_ins"})
 _OF_ENGINES = frozenset({"engine_errors", "stand_ins", "slow"})
@@ -91,7 +92,7 @@ def explain(
     roots = [one for one in candidates if one.own]
     explained = {one for root in roots for one in root.covers}
     chosen, equal = _needed([one for one in candidates if not one.own], set(symptoms) - explained)
-    return _grouped(symptoms, roots + chosen, considered + equal)
+    return _grouped(symptoms, roots + chosen, considered + equal, topology)
 
 
 def _candidates(everything: Sequence[Symptom], topology: Topology) -> list[_Candidate]:
@@ -116,8 +117,6 @@ def _candidates(everything: Sequence[Symptom], topology: Topology) -> list[_Cand
             covers[symptom] = paths.get(symptom.component, (component, symptom.component))
             if mechanism.needs and not any(one.signal in mechanism.needs for one in covers):
                 continue
-            if mechanism.evidence == "traffic" and not _over_capacity(covers):
-                continue
             known = found.setdefault(component, _Candidate(component, [], {}))
             known.evidence.append((symptom, mechanism))
             known.covers |= covers
@@ -140,17 +139,14 @@ def _root_of(symptom: Symptom, mechanism: Mechanism, topology: Topology) -> str:
 
 
 def _load(component: str, topology: Topology) -> dict[str, tuple[str, ...]]:
-    """Paths along which the load of an application is felt: through the gateway's queue and the engines."""
-    paths = {component: (component,), GATEWAY: (component, GATEWAY)}
+    """Paths along which load is felt: through the gateway's queue, the engines, and the machine."""
+    paths = {component: (component,), HOST: (component, HOST)}
+    paths.setdefault(GATEWAY, (component, GATEWAY))
     for engine in topology.engines:
         paths[engine] = (component, engine)
     for other in topology.applications:
         paths.setdefault(other, (component, GATEWAY, other))
     return paths
-
-
-def _over_capacity(covers: Mapping[Symptom, tuple[str, ...]]) -> bool:
-    return any(one.signal in ("queue", "refused") for one in covers)
 
 
 def _implied(symptoms: Sequence[Symptom], candidates: Sequence[_Candidate], topology: Topology) -> list[_Candidate]:
@@ -231,8 +227,16 @@ def _needed(context: Sequence[_Candidate], left: set[Symptom]) -> tuple[list[_Ca
     return [], []
 
 
+def _together(one: _Candidate, other: _Candidate, topology: Topology) -> bool:
+    return (
+        one.class_ == other.class_
+        and abs(one.first.since - other.first.since) <= SLACK
+        and bool(topology.reached(one.component).keys() & topology.reached(other.component).keys())
+    )
+
+
 def _grouped(
-    symptoms: Sequence[Symptom], roots: Sequence[_Candidate], considered: Sequence[str]
+    symptoms: Sequence[Symptom], roots: Sequence[_Candidate], considered: Sequence[str], topology: Topology
 ) -> tuple[Diagnosis, ...]:
     groups: list[tuple[set[Symptom], list[_Candidate]]] = []
     for root in roots:
@@ -240,7 +244,9 @@ def _grouped(
         if not mine:
             continue
         together, own = mine, [root]
-        for group in [one for one in groups if one[0] & mine]:
+        for group in [
+            one for one in groups if one[0] & mine or any(_together(root, other, topology) for other in one[1])
+        ]:
             groups.remove(group)
             together, own = together | group[0], own + group[1]
         groups.append((together, own))

@@ -41,10 +41,11 @@ class SignalRule(msgspec.Struct, frozen=True):
         kind: ``share`` bad ones of all, ``slow`` durations beyond the usual ones, ``count`` of a period, ``height``
             above the usual one, ``ceiling`` above all that was before, ``state`` that is bad by itself.
         floor: below which nothing is worth an incident: a share, a count, or for heights the spread of logarithms.
-        least: of a height or ceiling, the lowest value that may be a symptom.
+        least: of a height or ceiling, the lowest value that may be a symptom; of durations, the shortest: nobody
+            notices a tenth of a second.
         measure, where: by which a person opens the readings; ``{name}`` is the component's name.
         sentence: with ``{name}``, ``{value}`` and ``{usual}``.
-        opens: may begin an incident. Others are context, for causes alone.
+        opens: is a symptom. Others are context: they begin no incident, which does not last for them either.
         user: hits the requests of users.
     """
 
@@ -75,11 +76,14 @@ SIGNALS: Mapping[str, SignalRule] = {
         SignalRule("throttled", "share", "{value} of the requests of {name} are beyond a quota (usual {usual}).",
                _REQUESTS, _OF_APPLICATION, 0.05),
         SignalRule("slow", "slow", "{value} of the answers of {name} take longer than nine of ten did (usual {usual}).",
-               "antiphon_answer_seconds", _OF_APPLICATION, 0.12, user=True),
+               "antiphon_answer_seconds", _OF_APPLICATION, 0.12, 0.1, user=True),
         SignalRule("stand_ins", "share", "{value} of the answers of {name} are stand-ins (usual {usual}).",
                "antiphon_stand_ins", "application={name}", 0.05, user=True),
         SignalRule("traffic", "count", "{name} gets {value} requests in ten seconds (usually up to {usual}).",
                _REQUESTS, _OF_APPLICATION, 8.0, opens=False),
+        SignalRule("prompt_load", "ceiling",
+                   "{name} sends prompts of {value} tokens in ten seconds (never above {usual}).", "antiphon_tokens",
+                   _OF_APPLICATION + ",kind=prompt", 0.4, 2_000.0, opens=False),
         SignalRule("denied", "count", "{value} requests are denied in ten seconds (usually up to {usual}).",
                "antiphon_denials", "", 4.0),
         SignalRule("run_failed", "share", "{value} of the attempts at {name} fail (usual {usual}).",
@@ -94,8 +98,10 @@ SIGNALS: Mapping[str, SignalRule] = {
                "engine={name}"),
         SignalRule("queue", "ceiling", "{value} requests wait before the engines (never above {usual}).",
                "antiphon_engine_gate", "state=waiting", 0.4, 2.0, opens=False),
+        SignalRule("late", "share", "The {name} comes late to its work for {value} of the time (usual {usual}).",
+                   "antiphon_loop_late_seconds", "", 0.1, opens=False),
         SignalRule("pace", "height", "A token takes {name} {value} s (usual {usual} s).",
-               "antiphon_engine_call_seconds", "engine={name}", 0.12),
+               "antiphon_engine_call_seconds", "engine={name}", 0.12, 1e-4),
         SignalRule("silent", "state", "The engine {name} tells nothing any more.", "antiphon_engine_slots",
                "engine={name}"),
         SignalRule("memory", "ceiling", "{name} holds {value} bytes (never above {usual}).",
@@ -105,6 +111,9 @@ SIGNALS: Mapping[str, SignalRule] = {
 """Signals of the history. Facts of other records are named in :mod:`antiphon.operations.incidents.causes`."""
 
 _TIMED = "antiphon_answer_seconds"
+_LOOKS_A_SECOND = 2.0
+"""As many looks at a loop count as independent of each other."""
+
 _ENGINE_STATUSES = {"502", "504"}
 
 
@@ -140,6 +149,8 @@ def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Signa
             add("run_failed", f"workflow/{labels[0]}", amount.total if labels[1] == "failed" else 0.0, amount.total)
         elif name == "antiphon_application_stale":
             add("stale", f"application/{labels[0]}", amount.total, amount.weight)
+        elif name == "antiphon_tokens" and labels[1:] == ("online", "prompt"):
+            add("prompt_load", f"application/{labels[0]}", amount.total)
         elif name == "antiphon_feature_age_seconds":
             add("old", f"view/{labels[0]}", amount.greatest)
         elif name == "antiphon_stream_waiting_seconds":
@@ -155,8 +166,13 @@ def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Signa
             tokens[labels[0]] = tokens.get(labels[0], 0.0) + amount.total
         elif name == "antiphon_engine_call_seconds":
             computing[labels[0]] = computing.get(labels[0], 0.0) + amount.total
+        elif name == "antiphon_loop_late_seconds":
+            add("late", _process(labels[0]), amount.total * _LOOKS_A_SECOND)
         elif name == "process_resident_memory_bytes":
-            add("memory", _process(labels[0]), amount.greatest)
+            process = _process(labels[0])
+            add("memory", process, amount.greatest)
+            if process == "gateway":
+                add("late", process, 0.0, amount.weight * _LOOKS_A_SECOND)
     for engine, count in tokens.items():
         if count >= 10 and computing.get(engine, 0.0) > 0:
             add("pace", f"engine/{engine}", computing[engine] / count)

@@ -46,7 +46,7 @@ def fit(playbook: PlaybookSpec, incident: Incident) -> PlaybookFit | None:
         return None
     plan: list[PlannedStep] = []
     for number, step in enumerate(playbook.steps, 1):
-        targets = [""] if step.action in ("freeze", "limit-batch", "page") else _targets(step, chosen)
+        targets = _targets(step, chosen)
         if not targets:
             return None
         plan += [PlannedStep(number, step, target) for target in targets]
@@ -66,6 +66,8 @@ def _evidence(incident: Incident) -> Iterator[tuple[str, tuple[IncidentEvidence,
 
 
 def _targets(step: PlaybookStep, chosen: list[tuple[str, tuple[IncidentEvidence, ...]]]) -> list[str]:
+    if step.action in ("freeze", "limit-batch", "page", "rotate-key"):
+        return [step.key]
     found: list[str] = []
     for component, evidence in chosen:
         if step.action == "rerun-refresh":

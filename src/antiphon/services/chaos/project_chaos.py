@@ -34,9 +34,9 @@ from antiphon.core.ids import new_id
 from antiphon.core.suggestions import nearest
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.governance.identity.principal import Principal
-from antiphon.operations.chaos.blast_radius import ExperimentPlan, plan_of, target
+from antiphon.operations.chaos.blast_radius import ExperimentPlan, damaged_model, plan_of, target
 from antiphon.operations.chaos.experiment import Experiment, FaultActivity, Origin, ProbeActivity, PythonProvider
-from antiphon.operations.chaos.faults import EventFault, ProcessFault
+from antiphon.operations.chaos.faults import EventFault, ModelDamage, ProcessFault
 from antiphon.operations.chaos.guarded_fault import guarded
 from antiphon.operations.chaos.guardian import FaultOrder
 from antiphon.operations.chaos.injectors import continue_left_over
@@ -47,9 +47,11 @@ from antiphon.operations.chaos.journal import (
     Journal,
     RunEnd,
     RunStart,
+    lasting_faults,
     read_journal,
 )
 from antiphon.operations.chaos.measures import QuestionMeasure
+from antiphon.operations.chaos.model_injector import restore_left_over
 from antiphon.operations.chaos.performance import ExperimentTools, LastingFault, perform
 from antiphon.operations.chaos.probes import Probes
 from antiphon.operations.chaos.question_load import QuestionLoad
@@ -228,6 +230,11 @@ class ProjectChaos:
             raise NotFoundError(f"The journal of {chosen} is empty.", where=chosen, next_step="It was cut off at once.")
         return found
 
+    def under_way(self, tenant: str) -> Sequence[str]:
+        """The faults of a tenant's experiments that last, a line each."""
+        found = lasting_faults(self._folder / runs[0], tenant) if (runs := self._runs()) else ()
+        return [f"{one.experiment}: {one.fault}: {', '.join(one.touched)}" for one in found]
+
     def reports(self, limit: int = 20) -> Sequence[ChaosReport]:
         """The reports of the last runs, newest first."""
         found = (self._report(one) for one in self._runs()[:limit])
@@ -281,8 +288,13 @@ class ProjectChaos:
             )
         # Looked up anew: since the plan was made, a process may have been started again under another pid.
         running = [one.name for one in statuses(paths.run) if one.alive]
-        process = target(fault.process, running) if isinstance(fault, ProcessFault) else ""
-        if process is None:
+        touched = target(fault.process, running) if isinstance(fault, ProcessFault) else ""
+        if isinstance(fault, ModelDamage):
+            version = self._store.models.get(self._store.scope, damaged_model(fault, surroundings(self._store)))
+            fault = msgspec.structs.replace(fault, model=version.id)
+            kept = version.weights if fault.file == "weights" else version.adapter
+            touched = str(paths.models.resolve() / kept.path)
+        if touched is None:
             raise NotFoundError(f"{activity.name}: the process does not run.", where=activity.name)
         embedded = self._store.settings.catalog.url is None
         return guarded(
@@ -290,7 +302,7 @@ class ProjectChaos:
                 experiment=experiment.name,
                 name=activity.name,
                 fault=fault,
-                target=process,
+                target=touched,
                 folder=str(journal.file.parent),
                 run=str(paths.run),
                 project=str(paths.directory),
@@ -360,11 +372,13 @@ class ProjectChaos:
             yield
 
     def _end_left_over(self) -> None:
-        """Let go on what the guardians of the last run left standing, because they were killed themselves."""
+        """Undo what the guardians of the last run left, because they were killed themselves: processes go on, and files
+        are put back."""
         last = next(iter(self._runs()), None)
         events = [] if last is None else [*read_journal(self._folder / last)]
         over = {(one.experiment, one.name) for one in events if isinstance(one, FaultEnd)}
         left = [one for one in events if isinstance(one, FaultStart) and (one.experiment, one.name) not in over]
+        restore_left_over(self._store.paths.models)
         continue_left_over(self._store.paths.run, [word.partition(" ")[0] for one in left for word in one.touched])
 
     def _audit(self, by: Principal, action: str, run: str, detail: Mapping[str, Any]) -> None:

@@ -11,15 +11,20 @@ from typing import Any
 from antiphon.core.clock import parse_duration, to_the_minute
 from antiphon.core.errors import InvalidInputError
 from antiphon.operations.chaos.blast_radius import Surroundings, kind_of
+from antiphon.operations.chaos.clock_injector import clock_obstacle
 from antiphon.operations.chaos.measures import (
+    ExceededBudgetsMeasure,
     Measure,
     ProcessStateMeasure,
+    RepeatedRunsMeasure,
     RunsWaitingMeasure,
     StaleViewsMeasure,
     StreamLagMeasure,
 )
 from antiphon.operations.chaos.proxy_control import proxies_that_answer
 from antiphon.operations.processes import statuses
+from antiphon.services.budgets.project_budgets import ProjectBudgets
+from antiphon.services.chaos.repeated_runs import repeated_runs
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.features.view_status import read_view_statuses
@@ -36,12 +41,14 @@ def surroundings(store: Store) -> Surroundings:
     applied = store.applied.current(scope)
     sources = {} if applied is None else applied.project.sources
     freezes = [one for one in store.run_holds.lasting(scope) if one.kind == "freeze" and one.begins <= now]
+    live = store.releases.live_ones(scope)
     return Surroundings(
         environment=scope.environment,
         processes=tuple(one.name for one in statuses(store.paths.run) if one.alive),
         proxies=proxies_that_answer(store.paths.run),
         streams=tuple(sorted(name for name, one in sources.items() if one.kind == "stream")),
-        applications=tuple(sorted(one.bundle.application.name for one in store.releases.live_ones(scope))),
+        applications=tuple(sorted(one.bundle.application.name for one in live)),
+        models=tuple(sorted({one.bundle.model.version for one in live if one.bundle.model.version is not None})),
         tenants=tuple(one.id for one in store.keys.principals.tenants.list()),
         rollouts=tuple(sorted({one.application for one in store.rollouts.list_active(scope)})),
         holds=tuple(f"A freeze lasts until {to_the_minute(one.until)} ({one.reason})." for one in freezes),
@@ -49,6 +56,7 @@ def surroundings(store: Store) -> Surroundings:
         silence=settings.supervision.silence_seconds,
         own_disk=_own_disk(store.paths.directory),
         available=_available(),
+        no_clocks=clock_obstacle(store.paths.run),
     )
 
 
@@ -78,6 +86,13 @@ class ProjectMeasures:
                 if stream is not None and not found:
                     raise InvalidInputError(f"There is no stream {stream!r}.", where=stream)
                 return max(found, default=0)
+            case RepeatedRunsMeasure(window):
+                return repeated_runs(self._store, parse_duration(window))
+            case ExceededBudgetsMeasure():
+                lines = ProjectBudgets(self._store, scope).list()
+                return sum(
+                    one.budget.at_limit != "warn" and one.spent_micros > one.budget.limit_micros for one in lines
+                )
         raise InvalidInputError("Questions and readiness are measured elsewhere.", where=type(measure).__name__)
 
     def _state(self, process: str) -> str:

@@ -42,6 +42,9 @@ from antiphon.services.learning.evaluation_runs import EvaluationOrder
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import DRIFT, EVALUATE, REFRESH, SKEW, TABLE_JOB, USER_WORKFLOWS
 
+BEGUN_BY = "begun by "
+"""Begin of the cause of a run that was ordered by hand."""
+
 MAKES_ASSETS = (EvaluateWork, ExportWork, PrecomputeWork, WorkflowWork)
 
 PlaceTable = Callable[[Scope, Principal, TableOrder], BatchJob]
@@ -173,7 +176,7 @@ class ScheduledOrders:
                 where=name,
                 next_step=f"Wait for it, or end it: `antiphon runs cancel {state.open_run}`.",
             )
-        cause = f"begun by {by.id}: {reason}"
+        cause = f"{BEGUN_BY}{by.id}: {reason}"
         # Whatever is observed: by hand it is done under the code that there is.
         state = msgspec.structs.replace(state, observed=Observation())
         return self.place(state, PlannedRun(name, cause, order=self._part(state, partition), by_hand=True))

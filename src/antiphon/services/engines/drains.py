@@ -73,6 +73,10 @@ class EngineDrains:
                 found.append(JoinedEngine(name, models_of(one), requests_in(one.load), reported_at, drain))
         return tuple(found)
 
+    def began(self, drain: EngineDrain) -> datetime | None:
+        """The moment at which a drain began, by the audit log."""
+        return self._store.audit.last_at(self._store.scope, "engine.drain", drain.engine)
+
     def get(self, engine: str, *, within: Connection | None = None) -> JoinedEngine:
         """An engine that has joined, named with its host or without.
 

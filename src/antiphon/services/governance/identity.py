@@ -108,9 +108,7 @@ class ProjectIdentity:
         waits = self._waits(tenant, named, by)
         with self._database.transaction() as connection:
             rotated = self._keys.rotate(tenant, name, overlap, granting=granting, by=by, waits=waits, within=connection)
-            until = rotated.replaced.expires_at
-            detail = {"previous": rotated.replaced.id, "until": until.isoformat() if until else None}
-            detail |= key_detail(rotated.record)
+            detail = rotation_detail(rotated)
             self._audit.append(self._of(tenant), by.id, "key.rotate", rotated.record.id, detail, within=connection)
         self._keys.forget()
         return rotated
@@ -201,6 +199,16 @@ def key_detail(record: KeyRecord) -> Mapping[str, Any]:
         "expires_at": record.expires_at.isoformat() if record.expires_at else None,
         **({"state": "waits"} if record.waits else {}),
         **({} if record.allowance == NO_ALLOWANCE else {"allowance": msgspec.to_builtins(record.allowance)}),
+    }
+
+
+def rotation_detail(rotated: KeyRotation) -> Mapping[str, Any]:
+    """Returns the detail of a rotation for the audit log."""
+    until = rotated.replaced.expires_at
+    return {
+        "previous": rotated.replaced.id,
+        "until": until.isoformat() if until else None,
+        **key_detail(rotated.record),
     }
 
 

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from antiphon.catalog.incidents import Incident, IncidentState
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInputError
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.reasons import require_text
 from antiphon.core.scope import Scope
 from antiphon.operations.incidents import course
 from antiphon.operations.incidents.post_mortem import post_mortem
+from antiphon.services.incidents.readable import IncidentReader
 from antiphon.services.project.store import Store
 
 
 class ProjectIncidents:
-    """The incidents of a scope. Each move is recorded in its timeline, and in the audit log in one transaction."""
+    """The incidents of a scope. Each move is recorded in its timeline, and in the audit log in one transaction.
 
-    def __init__(self, store: Store, scope: Scope) -> None:
+    Args:
+        reader: the one whom they are shown to; without one all of them are shown as they are.
+    """
+
+    def __init__(self, store: Store, scope: Scope, reader: IncidentReader | None = None) -> None:
         self._store = store
         self._scope = scope
+        self._reader = reader
+
+    def of_reader(self, may_read: Callable[[str], bool]) -> ProjectIncidents:
+        """The same for somebody who may read these applications alone: others are not named, and incidents that are
+        about others alone are not there."""
+        applications = self._store.releases.applications(self._scope)
+        return ProjectIncidents(self._store, self._scope, IncidentReader(may_read, applications))
 
     def list(self, *, state: IncidentState | None = None, all: bool = True, limit: int = 50) -> tuple[Incident, ...]:
         """Incidents, the latest first; without ``all`` those alone that are not resolved."""
         if not all and state is None:
-            return tuple(reversed(self._store.incidents.active(self._scope)))[:limit]
-        return tuple(self._store.incidents.list(self._scope, state=state, limit=limit))
+            return self._shown(reversed(self._store.incidents.active(self._scope)))[:limit]
+        most = limit
+        while True:  # What is hidden makes no page shorter.
+            found = self._store.incidents.list(self._scope, state=state, limit=most)
+            shown = self._shown(found)
+            if len(shown) >= limit or len(found) < most:
+                return shown[:limit]
+            most *= 2
 
     def get(self, incident: str) -> Incident:
         """One incident.
 
         Raises:
-            NotFoundError: there is none of this id.
+            NotFoundError: there is none of this id for the reader.
         """
-        return self._store.incidents.get(self._scope, incident)
+        return self._require_shown(self._store.incidents.get(self._scope, incident))
+
+    def said(self, text: str) -> str:
+        """A text about an incident, as the reader may read it."""
+        return text if self._reader is None else self._reader.said(text)
 
     def report(self, incident: str) -> str:
         """The draft of a post-mortem, as Markdown; raises as :meth:`get`."""
@@ -73,11 +95,26 @@ class ProjectIncidents:
         store = self._store
         with store.database.transaction() as connection:
             now = store.database.clock.now()
-            moved = change(store.incidents.get(self._scope, incident, within=connection), now)
+            found = store.incidents.get(self._scope, incident, within=connection)
+            self._require_shown(found)
+            moved = change(found, now)
             store.incidents.put(self._scope, moved, within=connection)
             act = moved.timeline[-1]
             store.audit.append(
                 self._scope, principal, f"incident.{act.kind}", f"incident/{incident}", {"reason": act.text},
                 within=connection,
             )  # fmt: skip
-        return moved
+        return self._require_shown(moved)
+
+    def _shown(self, found: Iterable[Incident]) -> tuple[Incident, ...]:
+        if self._reader is None:
+            return tuple(found)
+        return tuple(shown for one in found if (shown := self._reader.shown(one)) is not None)
+
+    def _require_shown(self, found: Incident) -> Incident:
+        for shown in self._shown([found]):
+            return shown
+        raise NotFoundError(
+            f"There is no incident {found.id!r}.", where=found.id,
+            next_step="`antiphon incidents list --all` shows them.",
+        )  # fmt: skip

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from antiphon.catalog.features.verdicts import Verdict
 from antiphon.catalog.objective_states import ObjectiveStates
-from antiphon.core import disk
+from antiphon.core import disk, memory
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.project import ProjectSpec
+from antiphon.features.publication.healing import SnapshotHealth
 from antiphon.learning.outcomes.drift_runs import DriftReports
 from antiphon.operations.incidents.detection import Symptom
 from antiphon.operations.incidents.topology import DEFINITIONS, HOST, ONLINE_STORE, REFRESHES
-from antiphon.operations.processes import statuses
+from antiphon.operations.processes import ProcessStatus, descriptors, statuses
+from antiphon.operations.processors import ProcessorWatch
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.learning.outcomes import drift_reports
 from antiphon.services.project.store import Store
@@ -26,20 +29,33 @@ _LASTS = timedelta(seconds=30)
 """A process that was started again is no symptom any more after so long."""
 
 _SUPERVISED = ("engine", "gateway", "worker")
+_WAITED_FOR = ("engine", "gateway")
+"""Of these, the ones that users wait for."""
+
+_LAST_DESCRIPTORS = 0.98
+"""Share of the files and sockets that a process may open, from which it has hardly one left."""
+
 _VERDICTS = 50
+_NAMED = 5
 
 
 class OperationRecords:
-    """Reads the facts of one tenant."""
+    """Reads the facts of one tenant.
 
-    def __init__(self, store: Store, features: FeaturePlatform) -> None:
+    Args:
+        health: of its online snapshots; the healer's, so that what was healed between two looks is told.
+    """
+
+    def __init__(self, store: Store, features: FeaturePlatform, health: SnapshotHealth) -> None:
         self._store = store
         self._features = features
+        self._health = health
         self._drift: DriftReports = drift_reports(store)
         self._alerts = ObjectiveStates(store.database)
         self._verdict: str | None = None
         self._gated: list[Symptom] = []
         self._since: dict[tuple[str, str], datetime] = {}
+        self._processors = ProcessorWatch()
 
     def read(self, now: datetime, project: ProjectSpec, engine: str) -> tuple[list[Symptom], Mapping[str, float]]:
         """Facts and changes as they stand, and how many changes a component has in a day.
@@ -47,7 +63,9 @@ class OperationRecords:
         Args:
             engine: the component of an engine that runs beside this process.
         """
-        found = [*self._processes(now, engine), *self._places(now), *self._gates(), *self._runs(now, project)]
+        running = statuses(self._store.paths.run)
+        found = [*self._processes(now, running, engine), *self._host(now, running), *self._stores(now)]
+        found += [*self._gates(), *self._runs(now, project)]
         found += [
             Symptom(one.began_at, "burning", f"application/{one.application}", sentence=one.reason,
                     record=f"objective/{one.objective}")
@@ -65,36 +83,64 @@ class OperationRecords:
             counts[change.component] = counts.get(change.component, 0.0) + 1.0
         return [*found, *(one for one in changes if now - one.since <= 2 * _RECENT)], counts
 
-    def _processes(self, now: datetime, engine: str) -> Iterator[Symptom]:
-        for one in statuses(self._store.paths.run):
+    def _processes(self, now: datetime, running: Sequence[ProcessStatus], engine: str) -> Iterator[Symptom]:
+        for one in running:
             kind = one.name.partition("-")[0]
             if kind not in _SUPERVISED:
                 continue
             component = engine if kind == "engine" else kind
             record = f"process/{one.name}"
-            if one.restarts and now - one.started_at <= _RECENT:
+            # One that was asked to end did nothing wrong.
+            if one.ended and now - one.started_at <= _RECENT:
                 yield Symptom(one.started_at, "restarted", component, record=record,
-                              sentence=f"The process {one.name} ended and was started again.",
+                              sentence=f"The process {one.name} ended ({one.ended}) and was started again.",
                               lasting=now - one.started_at <= _LASTS)  # fmt: skip
-            for signal, state, said in (
-                ("away", "away", "does not run"), ("standstill", "paused", "stands still"),
+            opened = descriptors(one.pid) if one.state == "running" else None
+            for signal, bad, said in (
+                ("away", one.state == "away", "does not run"),
+                ("standstill", one.state == "paused", "stands still"),
+                ("no_descriptors", opened is not None and opened[0] >= _LAST_DESCRIPTORS * opened[1],
+                 f"has {opened[0]} of {opened[1]} files and sockets open" if opened else ""),
             ):  # fmt: skip
-                if self._lasts(f"{signal}", one.name, one.state == state, now):
+                if self._lasts(signal, one.name, bad, now):
                     yield Symptom(self._since[signal, one.name], signal, component, record=record,
                                   sentence=f"The process {one.name} {said}.")  # fmt: skip
 
-    def _places(self, now: datetime) -> Iterator[Symptom]:
-        short = disk.shortage(self._store.paths.directory)
-        if self._lasts("disk_full", HOST, short is not None, now):
-            yield Symptom(self._since["disk_full", HOST], "disk_full", HOST, sentence=short or "", record="host/disk")
+    def _host(self, now: datetime, running: Sequence[ProcessStatus]) -> Iterator[Symptom]:
+        for signal, short in (
+            ("disk_full", disk.shortage(self._store.paths.directory)),
+            ("memory_short", memory.shortage()),
+        ):
+            if self._lasts(signal, HOST, short is not None, now):
+                record = f"host/{signal.partition('_')[0]}"
+                yield Symptom(self._since[signal, HOST], signal, HOST, sentence=short or "", record=record)
+        pids = {one.name: one.pid for one in running if one.alive}
+        waited_for = {name: pid for name, pid in pids.items() if name.partition("-")[0] in _WAITED_FOR}
+        taken = self._processors.look(waited_for, {*pids.values(), os.getsid(0)})
+        if self._lasts("processors_taken", HOST, taken is not None, now) and taken is not None:
+            yield Symptom(
+                self._since["processors_taken", HOST], "processors_taken", HOST, record="host/processors",
+                sentence=f"Others use {taken.taken:.0%} of the processors: the process {taken.process} waits for one "
+                f"for {taken.waited:.0%} of the time.",
+            )  # fmt: skip
+
+    def _stores(self, now: datetime) -> Iterator[Symptom]:
+        since, said = now, ""
         try:
             self._features.overlay.read(())
-            away = False
         except UnavailableError:
-            away = True
-        if self._lasts("store_away", ONLINE_STORE, away, now):
-            yield Symptom(self._since["store_away", ONLINE_STORE], "store_away", ONLINE_STORE,
-                          sentence="The online store is away.", record="online-store/health")  # fmt: skip
+            said = "The online store is away."
+        else:
+            healed = {view: at for view, at in self._health.healed.items() if now - at <= _LASTS}
+            if damaged := self._health.damaged():
+                since = min(one.since for one in damaged)
+                said = f"The online store has lost what is published of {_listed(one.view for one in damaged)}."
+            elif healed:
+                since = min(healed.values())
+                said = f"The online store had lost what is published of {_listed(healed)}; it was built again."
+        if self._lasts("store_away", ONLINE_STORE, bool(said), since):
+            yield Symptom(self._since["store_away", ONLINE_STORE], "store_away", ONLINE_STORE, sentence=said,
+                          record="online-store/health")  # fmt: skip
 
     def _gates(self) -> list[Symptom]:
         store = self._store
@@ -150,6 +196,11 @@ class OperationRecords:
         else:
             self._since.pop((signal, name), None)
         return bad
+
+
+def _listed(views: Iterable[str]) -> str:
+    names = sorted(set(views))
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} others" if len(names) > _NAMED else "")
 
 
 def _named(error: str, project: ProjectSpec) -> str | None:

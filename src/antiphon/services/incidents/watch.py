@@ -17,6 +17,7 @@ from antiphon.catalog.measurements import FINEST, PLATFORM, Measurements, begin_
 from antiphon.catalog.notifications import Notification
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.project import ProjectSpec
+from antiphon.features.publication.healing import SnapshotHealth
 from antiphon.operations.incidents.course import REOPENED_WITHIN, PeriodImpact, advance, impact_of, impact_sentence
 from antiphon.operations.incidents.detection import SignalDetectors, Symptom
 from antiphon.operations.incidents.explanation import Diagnosis, explain
@@ -39,16 +40,19 @@ _REMEMBERED = timedelta(minutes=10)
 
 _SEASON_EVERY = timedelta(minutes=10)
 _SEASON_DAYS = 7
+_NO_HICCUP = timedelta(seconds=5)
+"""For so long the catalog has to be away, or take no writes, to be an incident by itself."""
+
 _SAID_AFTER = timedelta(seconds=20)
 """An incident without a cause is said so late: its cause is often known a period later."""
 
 
 class IncidentWatch:
-    """Keeps the incidents of the store's own tenant."""
+    """Keeps the incidents of the store's own tenant; arguments as of :class:`OperationRecords`."""
 
-    def __init__(self, store: Store, features: FeaturePlatform) -> None:
+    def __init__(self, store: Store, features: FeaturePlatform, health: SnapshotHealth) -> None:
         self._store = store
-        self._records = OperationRecords(store, features)
+        self._records = OperationRecords(store, features, health)
         self._detectors = SignalDetectors()
         self._until: datetime | None = None
         self._symptoms: dict[SignalKey, Symptom] = {}
@@ -59,6 +63,7 @@ class IncidentWatch:
         self._season: dict[SignalKey, SignalSample] = {}
         self._season_at: datetime | None = None
         self._away_since: datetime | None = None
+        self._delayed_until: datetime | None = None
         self._untold: set[SignalKey] = set()
         """Lasted when nothing could be written: told once it can be, though it may be over by then."""
         self._project: tuple[datetime, ProjectSpec] | None = None
@@ -73,11 +78,7 @@ class IncidentWatch:
         except UnavailableError:
             self._away_since = self._away_since or now
             raise
-        if self._away_since is not None:
-            facts.append(Symptom(self._away_since, "catalog_away", CATALOG, lasting=False, record="catalog/health",
-                                 sentence=f"The catalog was away from {self._away_since:%H:%M:%S}Z to "
-                                 f"{now:%H:%M:%S}Z."))  # fmt: skip
-            self._away_since = None
+        facts += self._catalog(now)
         impact = impact_of(found if fresh else (), self._traffic if fresh else {})
         self._remember([*found, *facts], now)
         topology = topology_of(self._declared(now), self._engines, self._workflows)
@@ -91,6 +92,23 @@ class IncidentWatch:
             raise
         self._untold.clear()
         return changed
+
+    def _catalog(self, now: datetime) -> list[Symptom]:
+        """Times in which the catalog did not serve us: they can be told only once it does again."""
+        delay, found = self._store.database.write_delays.last, []
+        spans = []
+        if self._away_since is not None:
+            spans.append((self._away_since, now, "was away"))
+            self._away_since = None
+        if delay is not None and (self._delayed_until is None or delay.until > self._delayed_until):
+            self._delayed_until = delay.until
+            if delay.lasted >= _NO_HICCUP:
+                spans.append((delay.since, delay.until, "took no writes"))
+        for since, until, said in spans[:1]:
+            found.append(Symptom(since, "catalog_away", CATALOG, lasting=until - since >= _NO_HICCUP,
+                                 sentence=f"The catalog {said} from {since:%H:%M:%S}Z to {until:%H:%M:%S}Z.",
+                                 record="catalog/health"))  # fmt: skip
+        return found
 
     def _written(self, diagnoses: tuple[Diagnosis, ...], impact: PeriodImpact, now: datetime) -> int:
         """Keep what was diagnosed, with its notifications; how many incidents changed."""

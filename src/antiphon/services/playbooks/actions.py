@@ -30,6 +30,7 @@ from antiphon.services.conducting.schedules import ProjectSchedules
 from antiphon.services.conducting.windows import held_workflows
 from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.playbooks.engine_actions import EngineActions
+from antiphon.services.playbooks.key_actions import KeyActions
 from antiphon.services.precomputed import ProjectPrecomputedModes
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
@@ -43,6 +44,7 @@ RIGHTS: Mapping[PlaybookAction, tuple[Action, str]] = {
     "restart-engine": ("administer", "process"),
     "drain-engine": ("administer", "process"),
     "serve-precomputed": ("release", "application"),
+    "rotate-key": ("administer", "key"),
     "page": ("read", "incident"),
 }
 """The action and the kind of resource that policy is asked about, before a step is taken."""
@@ -64,6 +66,7 @@ class PlaybookActions:
         self._scope = scope
         self._rollback = rollback
         self._engines = EngineActions(store)
+        self._keys = KeyActions(store, scope)
         self._precomputed = ProjectPrecomputedModes(store, scope)
         self._schedules = ProjectSchedules(store, scope)
         self._releases = rollout_transitions(store)
@@ -90,7 +93,7 @@ class PlaybookActions:
         seen = self._observed(run, planned)
         action, kind = RIGHTS[planned.step.action]
         by = principal_of(run, self._scope.tenant)
-        for name in seen.get("views") or [_resource(planned)]:
+        for name in seen.get("views") or [seen.get("key") or _resource(planned)]:
             self._store.decider.require(by, action, f"{kind}/{name}", {"environment": self._scope.environment})
         return seen
 
@@ -118,6 +121,9 @@ class PlaybookActions:
                 return await asyncio.to_thread(self._freeze, run, planned)
             case "serve-precomputed":
                 return await asyncio.to_thread(self._serve_precomputed, run, planned)
+            case "rotate-key":
+                own, duration = principal_of(run, self._scope.tenant), planned.step.duration
+                return await asyncio.to_thread(self._keys.rotate, run, planned.number, own, duration, seen)
             case "roll-back-view":
                 return await asyncio.to_thread(self._roll_back_view, run, planned)
             case "roll-back-release":
@@ -135,6 +141,8 @@ class PlaybookActions:
             return {"sentence": f"The {_hold_kind(planned)} {done['freeze']} is over."}
         if planned.step.action == "drain-engine":
             return self._engines.resume(done)
+        if planned.step.action == "rotate-key":
+            return self._keys.undo(by, _reason(run), done)
         if planned.step.action == "serve-precomputed":
             reason = _reason(run)
             self._precomputed.end(by, planned.target, f"undone: {reason}", of=(by, reason))
@@ -211,6 +219,8 @@ class PlaybookActions:
                 return {"live": stack[-1], "before": stack[-2]}
             case "restart-engine":
                 return self._engines.observe_process(target)
+            case "rotate-key":
+                return self._keys.observe(target)
             case "serve-precomputed":
                 by = principal_of(run, scope.tenant).id
                 begun = self._precomputed.require_free(target, by, _reason(run)) is not None

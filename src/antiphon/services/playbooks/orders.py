@@ -26,8 +26,9 @@ from antiphon.durable.rollbacks import rollback_of
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.identity.principal import PLAYBOOK
 from antiphon.operations.playbooks.backtest import Backtest, backtest
-from antiphon.operations.playbooks.fitting import PlaybookFit, fit
+from antiphon.operations.playbooks.fitting import PlaybookFit
 from antiphon.services.playbooks.actions import page
+from antiphon.services.playbooks.key_actions import aimed
 from antiphon.services.playbooks.workflow import PlaybookArguments, write_timeline
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import PLAYBOOK as WORKFLOW
@@ -65,7 +66,7 @@ class PlaybookOrders:
         for playbook in due:
             if playbook.name in known or waits_for(playbook, known.get(playbook.after)) is not None:
                 continue
-            if (found := fit(playbook, incident)) is None or self._cools(playbook, found):
+            if (found := aimed(store, scope, playbook, incident)) is None or self._cools(playbook, found):
                 continue
             alone = playbook.mode == "alone" and trusted(store, scope, playbook, playbooks)
             with store.database.transaction() as connection:

@@ -20,6 +20,7 @@ from antiphon.operations.playbooks.fitting import PlaybookFit, fit
 from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.playbooks.actions import PlaybookActions
+from antiphon.services.playbooks.key_actions import aimed
 from antiphon.services.playbooks.orders import approval_id, begin, order, tested, trusted, waits_for
 from antiphon.services.playbooks.workflow import write_timeline
 from antiphon.services.project.store import Store
@@ -103,8 +104,26 @@ class ProjectPlaybooks:
     def fitting(self, incident: Incident) -> tuple[PlaybookSpec, ...]:
         """The playbooks that fit an incident as it stands, and whose turn has come."""
         return tuple(
-            one for one in self._all().values() if fit(one, incident) is not None and not self._waits(one, incident.id)
-        )
+            one for one in self._all().values()
+            if aimed(self._store, self._scope, one, incident) is not None and not self._waits(one, incident.id)
+        )  # fmt: skip
+
+    def keys(self, run: str) -> tuple[str, ...]:
+        """The keys that a run would rotate, which whoever lets it act must administer, as resources of policies.
+
+        Args:
+            run: its id, also of one that has not begun.
+
+        Raises:
+            NotFoundError: there is no such playbook or incident.
+        """
+        known = self._store.playbook_runs.find(self._scope, run)
+        plan = () if known is None else known.plan
+        if known is None:
+            incident, _, name = run.partition(".")
+            found = aimed(self._store, self._scope, self.get(name), self._store.incidents.get(self._scope, incident))
+            plan = () if found is None else found.plan
+        return tuple(dict.fromkeys(f"key/{one.target}" for one in plan if one.step.action == "rotate-key"))
 
     def rehearse(self, name: str, incident: str) -> PlaybookRehearsal:
         """Say what a playbook would do about an incident now, and do nothing.
@@ -220,7 +239,13 @@ class ProjectPlaybooks:
 
     def _fitted(self, name: str, incident: Incident) -> tuple[PlaybookSpec, PlaybookFit]:
         playbook = self.get(name)
-        found = fit(playbook, incident)
+        found = aimed(self._store, self._scope, playbook, incident)
+        if found is None and fit(playbook, incident) is not None:
+            raise ConflictError(
+                f"Most denied requests of {incident.id} name no single key.",
+                where=incident.id,
+                next_step="`antiphon audit query --denied` shows them; name the key in the step: key=.",
+            )
         if found is None:
             raise ConflictError(
                 f"The playbook {name} is not for the incident {incident.id}.",

@@ -83,16 +83,17 @@ def record(run: Path, pid: int, ticks: int | None = None) -> None:
     write_record(run, ProcessRecord("worker", pid, found, datetime.now(UTC), boot=boot(), run=str(run.resolve())))
 
 
-def order(folder: Path, fault: GuardedFault) -> FaultOrder:
-    return FaultOrder("it", "fault", fault, "worker", str(folder), str(folder), str(folder))
+def order(folder: Path, fault: GuardedFault, target: str = "worker") -> FaultOrder:
+    return FaultOrder("it", "fault", fault, target, str(folder), str(folder), str(folder))
 
 
 @contextmanager
-def runner(folder: Path, fault: GuardedFault) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def runner(folder: Path, fault: GuardedFault | FaultOrder) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that holds a fault, and the pid of its guardian."""
     process = start_child([sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        process.stdin.write(msgspec.json.encode(order(folder, fault)).decode() + "\n")
+        ordered = fault if isinstance(fault, FaultOrder) else order(folder, fault)
+        process.stdin.write(msgspec.json.encode(ordered).decode() + "\n")
         process.stdin.flush()
         begun, pid = process.stdout.readline().split()
         assert begun == "begun"

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from tests.unit.operations.chaos.test_reading import action, made
 
+from antiphon.core.errors import InvalidInputError
 from antiphon.operations.chaos.blast_radius import Surroundings, plan_of, target
 
 HERE = Surroundings(
@@ -17,12 +18,13 @@ HERE = Surroundings(
     streams=("orders",),
     applications=("desk",),
     tenants=("default",),
+    models=("desk.v3", "desk.v4"),
     own_disk=True,
     available=4_000_000_000,
 )
 ALL = {
     "processes": ["gateway", "worker", "engine"], "proxies": ["redis"], "streams": ["orders"],
-    "machine": ["cpu", "memory", "disk"],
+    "machine": ["cpu", "memory", "disk"], "models": ["desk.v3"],
 }  # fmt: skip
 
 
@@ -36,6 +38,7 @@ FAULTS = {
     "proxies": action("delay_port", proxy="redis", duration="1s", delay="10ms"),
     "streams": action("send_events", stream="orders", duration="1s"),
     "machine": action("load_cpu", duration="1s"),
+    "models": action("damage_model", model="desk.v3", duration="1s"),
 }
 
 
@@ -114,3 +117,31 @@ def test_a_proxy_or_stream_that_is_not_there_is_told() -> None:
     assert "does not answer" in refusals([FAULTS["proxies"]], away)
     assert "no stream 'orders'" in refusals([FAULTS["streams"]], away)
     assert refusals([action("send_events", stream="*", duration="1s")], streams=["*"]) == ""
+
+
+def test_a_clock_is_set_apart_by_no_more_than_leases_last_unless_that_is_said() -> None:
+    def skew(process: str, by: str) -> list[dict[str, Any]]:
+        return [action("skew_clock", process=process, by=by, duration="1s")]
+
+    for by in ("11s", "-5m"):
+        assert "apart by more than leases of 10 s" in refusals(skew("worker", by))
+        assert refusals(skew("worker", by), **{"beyond-lease": True}) == ""
+        assert refusals(skew("engine", by)) == "", "it has none"
+    assert refusals(skew("worker", "-10s")) == ""
+    denied = msgspec.structs.replace(HERE, no_clocks="The memory of worker cannot be written.")
+    assert "cannot be written" in refusals(skew("worker", "5s"), denied)
+    for wrong in ("0s", "-0m", "5", "250ms", "1d"):
+        with pytest.raises(InvalidInputError):
+            refusals(skew("worker", wrong))
+
+
+def test_a_model_is_damaged_that_a_live_release_uses() -> None:
+    def damage(model: str) -> list[dict[str, Any]]:
+        return [action("damage_model", model=model, duration="1s")]
+
+    assert refusals(damage("*"), models=["*"]) == ""
+    assert "no live release of this project uses" in refusals(damage("desk.v9"), models=["*"])
+    assert "no live release" in refusals(damage("*"), msgspec.structs.replace(HERE, models=()), models=["*"])
+    assert "outside of its radius (models)" in refusals(damage("desk.v4"))
+    found = made(method=damage("*"), extensions=[{"name": "antiphon", "blast-radius": {"models": ["*"]}}])
+    assert plan_of(found, HERE).faults[0].touches == ("the weights of desk.v3",)

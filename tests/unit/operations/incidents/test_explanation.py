@@ -109,6 +109,45 @@ def test_the_disk_explains_processes_and_an_engine_its_breaker(topology: Topolog
     assert [root.component for root in found.roots] == ["engine/engine"]
 
 
+def test_processors_that_others_take_are_blamed_for_what_nothing_else_explains(topology: Topology) -> None:
+    taken = seen("processors_taken", "host", 5)
+    assert explain([taken], topology) == ()
+    (found,) = explain([taken, seen("slow", "application/desk"), seen("pace", "engine/engine", 10)], topology)
+    assert (found.class_, [root.component for root in found.roots]) == ("infrastructure", ["host"])
+    (found,) = explain([taken, seen("slow", "application/desk", 20), seen("restarted", "engine/engine", -20)], topology)
+    assert [root.component for root in found.roots] == ["engine/engine"]
+
+
+def test_a_gateway_that_comes_late_is_blamed_unless_load_or_a_release_keep_it_busy(topology: Topology) -> None:
+    late, slow = seen("late", "gateway", 5), seen("slow", "application/triage", 10)
+    assert explain([late], topology) == ()
+
+    def roots(*more: Symptom) -> list[tuple[str, str]]:
+        (found,) = explain([late, slow, *more], topology)
+        return [(root.component, root.class_) for root in found.roots]
+
+    assert roots() == [("gateway", "infrastructure")]
+    assert roots(seen("traffic", "application/desk", -5)) == [("application/desk", "overload")]
+    assert roots(seen("prompt_load", "application/desk", -5)) == [("application/desk", "overload")]
+    assert roots(seen("released", "release/desk", -20)) == [("release/desk", "change")]
+    assert roots(seen("denied", "gateway", -5)) == [("gateway", "security")]
+    taken = seen("processors_taken", "host", 5)
+    assert roots(taken) == [("host", "infrastructure")]
+    # Whoever floods the gateway may do so on its own machine.
+    assert roots(taken, seen("traffic", "application/desk", -5)) == [("application/desk", "overload")]
+    assert roots(taken, seen("denied", "gateway", -5)) == [("gateway", "security")]
+
+
+def test_two_processes_that_are_killed_at_once_are_both_blamed(topology: Topology) -> None:
+    killed = [seen("restarted", "engine/engine", 1), seen("restarted", "gateway")]
+    for felt in (FELT, []):
+        (found,) = explain([*killed, *felt], topology)
+        assert [root.component for root in found.roots] == ["gateway", "engine/engine"]
+    later = seen("restarted", "engine/engine", 120)
+    assert len(explain([later, killed[1]], topology)) == 2
+    assert len(explain([seen("denied", "gateway"), seen("restarted", "worker")], topology)) == 2
+
+
 def test_two_roots_of_one_symptom_are_one_incident(topology: Topology) -> None:
     (found,) = explain(
         [seen("pace", "engine/engine"), seen("store_away", "online-store"), seen("slow", "application/desk", 20)],

@@ -28,11 +28,12 @@ FAULTS = {
     "freeze-batch": incident("application/desk", "traffic", "overload"),
     "roll-back-features": incident("view/orders", "warned", "data quality"),
     "roll-back-release": incident("release/desk", "released", "change", "release/rel_1"),
+    "rotate-key": incident("gateway", "denied", "security"),
     "page-person": incident("host", "disk_full", "infrastructure", severity="critical"),
 }
 TARGETS = {
     "rerun-refresh": "run_1", "restart-engine": "engine-two", "freeze-batch": "", "roll-back-features": "orders",
-    "roll-back-release": "desk", "page-person": "",
+    "roll-back-release": "desk", "rotate-key": "", "page-person": "",
 }  # fmt: skip
 
 
@@ -78,6 +79,12 @@ def test_a_step_is_about_its_kind_of_cause(action: Any, fault: Incident, target:
     found = fit(PlaybookSpec("one", "One", (PlaybookStep(action),)), fault)
     assert found is not None
     assert [one.target for one in found.plan] == [target]
+
+
+def test_a_rotation_is_about_the_key_that_the_step_names() -> None:
+    found = fit(PlaybookSpec("one", "One", (PlaybookStep("rotate-key", key="shop"),)), FAULTS["rotate-key"])
+    assert found is not None
+    assert [one.target for one in found.plan] == ["shop"]
 
 
 def test_a_step_without_a_target_fits_nothing() -> None:

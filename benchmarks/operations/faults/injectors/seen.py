@@ -1,8 +1,4 @@
-"""Injectors: each does one fault to a running project, from outside, and undoes it where it is one that ends by itself.
-
-They use signals, files, SQLite, sockets and HTTP as anybody could. Nothing of the product's faults, detectors or
-thresholds is used, and nothing is read of what the platform measures.
-"""
+"""Injectors of the kinds that are seen."""
 
 from __future__ import annotations
 
@@ -18,19 +14,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-from benchmarks.operations.faults.project import FaultyProject, antiphon
+from benchmarks.operations.faults.injectors.injector import Injector, refreshed, released, set_aside, stood_still
+from benchmarks.operations.faults.project import FaultyProject
 from benchmarks.operations.faults.users import Users, flood, question
 
 from antiphon.core.child_process import start_child
-
-Injector = Callable[[FaultyProject, Users, random.Random, float], Coroutine[Any, Any, None]]
-"""Does the fault to a project for so many seconds, then undoes what it has to."""
 
 
 async def engine_killed(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -62,7 +55,7 @@ async def engine_flapping(project: FaultyProject, users: Users, chance: random.R
 
 async def engine_slow(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     pid, end = project.pid("engine"), time.monotonic() + seconds
-    with _stood_still(pid):
+    with stood_still(pid):
         while time.monotonic() < end:
             os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(0.9)
@@ -75,20 +68,11 @@ def frozen(process: str) -> Injector:
 
     async def act(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
         pid = project.pid(process)
-        with _stood_still(pid):
+        with stood_still(pid):
             os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(seconds)
 
     return act
-
-
-@contextmanager
-def _stood_still(pid: int) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 async def gateway_without_descriptors(
@@ -161,28 +145,16 @@ async def overload(project: FaultyProject, users: Users, chance: random.Random, 
     await flood(project.url, project.key, 120, seconds, question("desk", chance))
 
 
-def released(application: str) -> Injector:
-    """A person forces a bad release past its gates."""
-
-    async def act(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-        bad = (project.root / f"bad-{application}").read_text(encoding="utf-8")
-        order = ("releases", "activate", application, bad, "--force", "--reason", "it is urgent", "--json")
-        await asyncio.to_thread(antiphon, project.root, *order)
-        await asyncio.sleep(seconds)
-
-    return act
-
-
 def rewritten(change: Callable[[list[list[str]], random.Random], list[list[str]]]) -> Injector:
     """The table of the tickets is another one for a while; somebody wants its view to be refreshed."""
 
     async def act(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-        async with _aside(project.root / "tickets.csv") as before:
+        async with set_aside(project.root / "tickets.csv") as before:
             with before.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.reader(file))
             with (project.root / "tickets.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(change(rows, chance))
-            await _refreshed(project, seconds)
+            await refreshed(project, seconds)
 
     return act
 
@@ -212,32 +184,16 @@ def of_the_future(rows: list[list[str]], chance: random.Random) -> list[list[str
 
 
 async def source_gone(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    async with _aside(project.root / "tickets.csv"):
-        await _refreshed(project, seconds)
+    async with set_aside(project.root / "tickets.csv"):
+        await refreshed(project, seconds)
 
 
 async def source_cut_off(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """The end of a file that was being copied is missing, in the middle of a quoted value."""
-    async with _aside(project.root / "tickets.csv") as before:
+    async with set_aside(project.root / "tickets.csv") as before:
         content = before.read_bytes()
         (project.root / "tickets.csv").write_bytes(content[: len(content) // 3] + b'"cut,')
-        await _refreshed(project, seconds)
-
-
-@asynccontextmanager
-async def _aside(path: Path) -> AsyncIterator[Path]:
-    aside = path.with_suffix(".before")
-    path.rename(aside)
-    try:
-        yield aside
-    finally:
-        aside.replace(path)
-
-
-async def _refreshed(project: FaultyProject, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    await asyncio.to_thread(antiphon, project.root, "features", "refresh", "tickets", "--json", code=None)
-    await asyncio.sleep(max(0.0, end - time.monotonic()))
+        await refreshed(project, seconds)
 
 
 async def online_files_gone(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -288,7 +244,7 @@ async def _asked_otherwise(users: Users, seconds: float, rates: float) -> None:
         users.rate = before
 
 
-INJECTORS: Mapping[str, Injector] = {
+SEEN_INJECTORS: dict[str, Injector] = {
     "engine_killed": engine_killed,
     "engine_slow": engine_slow,
     "gateway_killed": gateway_killed,

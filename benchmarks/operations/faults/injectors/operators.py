@@ -1,0 +1,129 @@
+"""Injectors of those who operate it: bad releases and settings, and ordinary work that harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+from benchmarks.operations.faults.injectors.injector import Injector, released
+from benchmarks.operations.faults.project import FaultyProject, antiphon
+from benchmarks.operations.faults.users import Users
+
+from antiphon.core.child_process import start_child
+
+
+async def room_for_one(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """A slip in the settings leaves the gateway room for one request at a time; it is put right afterwards."""
+    settings, end = project.root / "antiphon.toml", time.monotonic() + seconds
+    sound = settings.read_text(encoding="utf-8")
+    slipped = sound.replace("max_in_flight = 48", "max_in_flight = 1")
+    if slipped == sound:
+        raise RuntimeError("The settings say nothing of requests in flight.")
+    settings.write_text(slipped, encoding="utf-8")
+    try:
+        await asyncio.to_thread(antiphon, project.root, "restart", "gateway", "--json")
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
+    finally:
+        settings.write_text(sound, encoding="utf-8")
+        await asyncio.to_thread(antiphon, project.root, "restart", "gateway", "--json", code=None)
+
+
+async def harmless_apply(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """Another team owns a view from now on, and a comment says so."""
+    definitions = project.root / "definitions.py"
+    text = definitions.read_text(encoding="utf-8")
+    changed = text.replace('refresh="30s", owner="support"', 'refresh="30s", owner="helpdesk"')
+    definitions.write_text(f"{changed}\n# The helpdesk owns the tickets since today.\n", encoding="utf-8")
+    await asyncio.to_thread(antiphon, project.root, "apply", "--rationale", "another owner", "--json")
+    await asyncio.sleep(seconds)
+
+
+async def table_answered_beside(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """The night's tickets are sorted in batch, as on each morning; a row or two may have no answer, as ever."""
+    order = ("batch", "run", "triage", "--input", "night.csv", "--output", "sorted.csv", "--json")
+    await asyncio.to_thread(antiphon, project.root, *order, code=None)
+    await asyncio.sleep(seconds)
+
+
+async def backup_taken(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """The catalog is copied by SQLite's own way, and the other files as they are."""
+
+    def copy() -> None:
+        with tempfile.TemporaryDirectory(prefix="antiphon-backup-") as folder:
+            with (
+                closing(sqlite3.connect(project.catalog)) as live,
+                closing(sqlite3.connect(Path(folder) / "catalog.db")) as kept,
+            ):
+                live.backup(kept, pages=256, sleep=0.01)
+            for name in ("lake", "online", "keys"):
+                if (project.root / ".antiphon" / name).is_dir():
+                    shutil.copytree(project.root / ".antiphon" / name, Path(folder) / name)
+
+    await asyncio.to_thread(copy)
+    await asyncio.sleep(seconds)
+
+
+async def audited(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """Somebody goes through the record, makes a key for a colleague and takes it back."""
+    end = time.monotonic() + seconds
+    for order in (
+        ("audit", "verify", "--json"),
+        ("keys", "create", "colleague", "--role", "viewer", "--expires-in", "1d", "--json"),
+        ("keys", "list", "--json"),
+        ("releases", "history", "desk", "--json"),
+        ("features", "list", "--json"),
+    ):
+        await asyncio.to_thread(antiphon, project.root, *order, code=None)
+    await asyncio.sleep(max(0.0, end - time.monotonic()))
+
+
+async def engine_restarted(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """The engine is replaced by the command that is for it."""
+    await asyncio.to_thread(antiphon, project.root, "restart", "engine", "--json")
+    await asyncio.sleep(seconds)
+
+
+async def logs_cleared(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """A nightly program of the machine removes log files, open ones too."""
+    for file in (project.root / ".antiphon" / "logs").iterdir():
+        if file.is_file():
+            file.unlink(missing_ok=True)
+    await asyncio.sleep(seconds)
+
+
+async def compiled_beside(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """Something computes on each processor at the lowest priority."""
+    program = "import os\nos.nice(19)\nwhile True: pass"
+    busy = [start_child([sys.executable, "-c", program], stderr=subprocess.DEVNULL) for _ in range(os.cpu_count() or 1)]
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+
+
+OPERATORS: dict[str, Injector] = {
+    "unreachable_schema": released("unreachable-schema"),
+    "few_tokens": released("few-tokens"),
+    "stop_text": released("stop-text"),
+    "endless_prompt": released("endless-prompt"),
+    "impatient_contract": released("impatient-contract"),
+    "room_for_one": room_for_one,
+    "harmless_apply": harmless_apply,
+    "table_answered_beside": table_answered_beside,
+    "backup_taken": backup_taken,
+    "audited": audited,
+    "engine_restarted": engine_restarted,
+    "logs_cleared": logs_cleared,
+    "compiled_beside": compiled_beside,
+}
