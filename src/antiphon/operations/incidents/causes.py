@@ -26,7 +26,7 @@ _STOPPED = frozenset({"restarted", "standstill", "away"})
 _NO_ROOM = frozenset({"queue", "refused", "late"})
 """By which load is known to be beyond what there is room for."""
 
-_CROWDED = frozenset({"queue", "late", "processors_taken"})
+_OF_LOAD = frozenset({"queue", "late", "processors_taken"})
 """Effects of load; callers may be programs on the same machine, which take its processors as well."""
 
 _ENGINE = FAILURES | {"breaker", "silent", "pace", "queue", "run_failed"} | _STOPPED
@@ -78,10 +78,10 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("late_stream", "data quality", _DATA | {"burning"}, ("stream",)),
     Mechanism("warned", "data quality", frozenset({"drifting", "invalid", "failed", "burning"}), ("view",)),
     Mechanism("drifting", "model drift", frozenset({"burning", "invalid"}), ("application",)),
-    Mechanism("denied", "security", frozenset({"slow"}) | _CROWDED, reach="load"),
+    Mechanism("denied", "security", frozenset({"slow"}) | _OF_LOAD, reach="load"),
     Mechanism("throttled", "overload", frozenset({"traffic"}), ("application",)),
     *(
-        Mechanism(load, "overload", FAILURES | _CROWDED, ("application",), "load", needs=_NO_ROOM)
+        Mechanism(load, "overload", FAILURES | _OF_LOAD, ("application",), "load", needs=_NO_ROOM)
         for load in ("traffic", "prompt_load")
     ),
     Mechanism("late", "infrastructure", FAILURES | {"queue"}, ("gateway",), needs=FAILURES),
