@@ -35,6 +35,7 @@ from antiphon.gateway.http.transport_security import TransportSecurity, require_
 from antiphon.operations.listening import listen
 from antiphon.operations.preflight import name_lock
 from antiphon.operations.processes import ProcessIdentity
+from antiphon.operations.settings_changes import note_settings
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.services.gateway_shares import PREFIX, GatewayShares
 from antiphon.services.moving.following import MoveWatch, engines_back, open_following
@@ -87,6 +88,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
     if options.port is not None:
         listening = msgspec.structs.replace(listening, port=options.port)
     listeners = inherited_listeners() or listen(listening.host, listening.port)
+    note_settings(store.paths.run, options.name, store.settings, store.database.clock.now())
     wired = ProcessServices(store, "gateway")
     app = create_app(wired.gateway_services(confined=True), options.name)
     loop = asyncio.get_running_loop()

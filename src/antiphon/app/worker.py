@@ -26,6 +26,7 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core import disk, logs
 from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
 from antiphon.core.errors import AntiphonError
+from antiphon.core.loop_lateness import count_lateness, lateness_counter
 from antiphon.core.process_metrics import describe_process, served_metrics
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
@@ -38,6 +39,7 @@ from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.learning.datasets.partitions import DatasetPartitions
 from antiphon.operations.processes import ProcessIdentity
+from antiphon.operations.settings_changes import note_settings
 from antiphon.orchestration.duties import Duties, LeaseHolder
 from antiphon.orchestration.idle_budget import LEASE as IDLE_LEASE
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
@@ -157,6 +159,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
     environment = store.scope.environment
     wakeup = partial(store.database.doorbell.wakeup, environment)
     watch = MoveWatch(store, "worker", wakeup=wakeup("moves"))
+    note_settings(store.paths.run, own, store.settings, store.database.clock.now())
     wired = ProcessServices(store, "worker")
     settings = store.settings.worker
     poll = parse_duration(settings.poll).total_seconds()
@@ -336,7 +339,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         ),
         watch,
     ]
-    beating = asyncio.create_task(supervision.beat())
+    late = lateness_counter(metrics)
+    beside = [asyncio.create_task(one) for one in (supervision.beat(), count_lateness(late.inc))]
     telemetry.export(metrics)
     telling = served_metrics(metrics, store.paths.run, own) if store.settings.process_metrics else nullcontext()
     gc.freeze()
@@ -346,7 +350,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         with telling:
             await work(parts, stop)
     finally:
-        beating.cancel()
+        for one in beside:
+            one.cancel()
         await wired.close()
     return watch
 

@@ -125,6 +125,11 @@ def run_id(incident: str, playbook: str) -> str:
     return f"{incident}.{playbook}"
 
 
+def incident_of(run: str) -> str:
+    """The incident of a run, by its id."""
+    return run.partition(".")[0]
+
+
 class PlaybookRuns:
     """Repository of the runs of each scope's playbooks."""
 

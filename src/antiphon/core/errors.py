@@ -81,12 +81,18 @@ class PromptTooLongError(InvalidInputError):
     code = "context_length_exceeded"
 
 
-class PromptFailedError(InvalidInputError):
-    """An application's own template fails: its release is wrong, and no caller; the same request fails again."""
+class UnservableReleaseError(InvalidInputError):
+    """A release that cannot answer, whoever asks: it is wrong, and no caller; the same request fails again."""
 
     http_status = 422
-    code = "prompt_failed"
+    code = "release_unservable"
     kind = "server_error"
+
+
+class PromptFailedError(UnservableReleaseError):
+    """An application's own template fails."""
+
+    code = "prompt_failed"
 
 
 class UnsatisfiableSchemaError(InvalidInputError):
@@ -171,12 +177,18 @@ class WriteConflictError(ConflictError):
 
 
 class FeatureUnavailableError(AntiphonError):
-    """A feature is missing, or stale beyond what its freshness contract accepts; a repeated request finds the same."""
+    """Nothing is known of what was asked about; a repeated request finds the same."""
 
     http_status = 422
     exit_code = 5
     code = "feature_unavailable"
     kind = "invalid_request_error"
+
+
+class FeaturesNotReadyError(FeatureUnavailableError):
+    """Features are not published, or staler than their freshness contract accepts: no caller can help it."""
+
+    kind = "server_error"
 
 
 class TooLargeError(AntiphonError):

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from prometheus_client import CollectorRegistry, Counter
+
 from antiphon.core.pauses import ended_together
 
 LOOK_SECONDS = 1.0
 
 USUAL_SECONDS = 0.05
 """A loop that also computes comes so late now and then, and nobody notices."""
+
+
+def lateness_counter(registry: CollectorRegistry) -> Counter:
+    """The metric of a process that has such a loop."""
+    return Counter("antiphon_loop_late_seconds", "By which the event loop came late to its work.", registry=registry)
 
 
 async def count_lateness(counted: Callable[[float], object]) -> None:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from antiphon.catalog.features.skew_reports import ViewSkew
 from antiphon.core.circuit_breaker import BreakerStatus
+from antiphon.core.loop_lateness import lateness_counter
 from antiphon.engine.api.messages import EngineLoad
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.serving.admission.engine_gate import GateStatus
@@ -63,7 +64,7 @@ class GatewayMetrics:
         self.denials = counter("antiphon_denials", "Requests that were not let in.", ("tenant", "code"))
         self._breaker_failed = total("antiphon_engine_failed_requests", "Since the start of this process.", engine)
         self.in_flight = gauge("antiphon_in_flight", "Requests being answered.")
-        self.late = counter("antiphon_loop_late_seconds", "By which the event loop came late to its work.")
+        self.late = lateness_counter(registry)
         self.departed = counter("antiphon_clients_departed", "Clients that left before their answer's end.")
 
         stream, views = ("stream",), ("stream", "view")

@@ -1,4 +1,5 @@
-"""Are our processes kept from the machine's processors by others? From ``/proc``; where there is none, nobody is."""
+"""Are our processes kept from the machine's processors, by others or by a limit of theirs? From ``/proc`` and control
+groups; where there are none, nothing is."""
 
 from __future__ import annotations
 
@@ -17,6 +18,12 @@ LEAST_WAITED = 0.3
 
 LEAST_TAKEN = 0.5
 """Share of all processors that others used meanwhile, from which it is they who keep it."""
+
+LEAST_LIMITED = 0.5
+"""Share of the periods in which it computed, from which a process is kept from its work by its limit."""
+
+_LEAST_PERIODS = 5
+"""Periods are mostly of a tenth of a second: fewer tell nothing."""
 
 _SHORTEST_SECONDS = 3.0
 """Looks that are closer together say little."""
@@ -75,6 +82,47 @@ class ProcessorWatch:
             if taken >= LEAST_TAKEN:
                 self._found = ProcessorShortage(name, min(1.0, shares[name]), min(1.0, taken))
         return self._found
+
+
+class LimitWatch:
+    """Compares the limits of processes at one look with those at the one before. Not safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._at = 0.0
+        self._last: dict[str, tuple[int, int, int]] = {}
+        self._found: dict[str, float] = {}
+
+    def look(self, pids: Mapping[str, int]) -> Mapping[str, float]:
+        """Processes that their control group's limit keeps from their work since the look before, with the share of
+        its periods in which it did."""
+        now = time.monotonic()
+        if now - self._at < _SHORTEST_SECONDS:
+            return self._found
+        last, self._at, self._last, self._found = self._last, now, {}, {}
+        for name, pid in pids.items():
+            if (counts := _limited_periods(pid)) is None:
+                continue
+            self._last[name] = (pid, *counts)
+            known, periods, limited = last.get(name, (0, 0, 0))
+            if known == pid and counts[0] - periods >= _LEAST_PERIODS:
+                share = (counts[1] - limited) / (counts[0] - periods)
+                if share >= LEAST_LIMITED:
+                    self._found[name] = min(1.0, share)
+        return self._found
+
+
+def _limited_periods(pid: int, root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int] | None:
+    """In how many periods a process's control group computed, and in how many of these its limit ended that."""
+    with suppress(OSError, ValueError, KeyError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0" or "cpu" in controllers.split(","):
+                file = root / controllers.replace("name=", "") / path.lstrip("/") / "cpu.stat"
+                if file.is_file():
+                    counts = dict(row.split() for row in file.read_text(encoding="ascii").splitlines())
+                    if "nr_periods" in counts:
+                        return int(counts["nr_periods"]), int(counts["nr_throttled"])
+    return None
 
 
 def _used(sessions: Collection[int]) -> tuple[float, float]:

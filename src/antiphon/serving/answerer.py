@@ -31,6 +31,7 @@ from antiphon.core.errors import (
     PrecomputedOnlyError,
     PromptTooLongError,
     UnavailableError,
+    UnsatisfiableSchemaError,
 )
 from antiphon.core.telemetry import GENAI, PROVIDER, describe, span
 from antiphon.definitions.degradation import Target
@@ -88,8 +89,8 @@ class Answerer:
 
         Raises:
             NotFoundError, InvalidInputError, ForbiddenError, FeatureUnavailableError, PromptTooLongError,
-            UnsatisfiableSchemaError, InvalidOutputError, EngineError, DeadlineExceededError, UnavailableError,
-            OverloadedError.
+            UnsatisfiableSchemaError, UnservableReleaseError, InvalidOutputError, EngineError, DeadlineExceededError,
+            UnavailableError, OverloadedError.
         """
         async with aclosing(self._run(request, streaming=False)) as events:
             async for event in events:
@@ -206,6 +207,8 @@ class Answerer:
                             # The same engine again, with fewer of the earlier turns.
                             shorter = summaries.shortened(context, error)
                             trying.appendleft(target)
+                        except UnsatisfiableSchemaError as error:
+                            raise generation.unservable(context, error) from error
                         except DeadlineExceededError as error:
                             if shown:
                                 raise

@@ -1,4 +1,5 @@
-"""Incidents name no application that policy keeps from the reader: over HTTP, in reports, on pages, in the status."""
+"""Incidents, runs of playbooks and notifications name no application that policy keeps from the reader: over HTTP, in
+reports, on pages, in the status."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from tests.harness.gateway_client import gateway_client
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.incidents import Incident, IncidentEvidence, Incidents, IncidentSymptom, RootCause, TimelineEntry
+from antiphon.catalog.notifications import Notification, Notifications
 from antiphon.catalog.playbooks import PlannedStep, PlaybookRun, PlaybookRuns, StepOutcome
 from antiphon.core.scope import Scope
 from antiphon.definitions.playbooks import PlaybookStep
@@ -30,6 +32,8 @@ ROUTES = (
     "/admin/incidents/inc_both/report", "/admin/status",
 )  # fmt: skip
 PAGES = ("/incidents", "/incidents/inc_both", "/", "/dashboard/figures")
+ACTED_ROUTES = ("/admin/playbook-runs", "/admin/playbook-runs?incident=inc_both", "/admin/notifications")
+ACTED_PAGES = ("/playbooks", "/notifications", "/dashboard/notifications")
 
 
 def incident(database: Database, name: str, *applications: str) -> Incident:
@@ -74,6 +78,13 @@ def recorded(database: Database) -> None:
         none = msgspec.structs.replace(incident(database, "inc_none"), title="The disk is full", roots=())
         found.put(SCOPE, none, within=connection)
         PlaybookRuns(database).put(SCOPE, run, within=connection)
+        own = msgspec.structs.replace(run, id="inc_own.back", incident="inc_own")
+        PlaybookRuns(database).put(SCOPE, own, within=connection)
+        told = Notification("incident:inc_both:0:warning", "incident", "warning", "firing", f"release/{SECRET} is bad", at,
+                            f"{SECRET} fails.", labels={"class": "change"}, link="/incidents/inc_both")  # fmt: skip
+        Notifications(database).append(SCOPE, told, within=connection)
+        alone = msgspec.structs.replace(told, id="incident:inc_own:0:warning", application=SECRET)
+        Notifications(database).append(SCOPE, alone, within=connection)
 
 
 @pytest.fixture
@@ -132,6 +143,43 @@ async def test_the_switch_without_the_filter_pages_name_it(
 ) -> None:
     monkeypatch.setattr(readables, "readable", lambda incident, hidden, known: incident)
     assert SECRET in (await pages.get(page)).text
+
+
+@pytest.mark.parametrize("route", ACTED_ROUTES)
+async def test_nothing_that_was_done_or_said_names_it(api: httpx2.AsyncClient, route: str) -> None:
+    answer = await api.get(route)
+    assert answer.status_code == 200
+    assert SECRET not in answer.text
+    assert ANOTHER in answer.text
+    assert "inc_own" not in answer.text
+
+
+@pytest.mark.parametrize("page", ACTED_PAGES)
+async def test_no_page_of_what_was_done_or_said_names_it(pages: httpx2.AsyncClient, page: str) -> None:
+    answer = await pages.get(page)
+    assert answer.status_code == 200
+    assert SECRET not in answer.text
+    assert ANOTHER in answer.text
+    assert "inc_own" not in answer.text
+
+
+@pytest.mark.parametrize("route", ACTED_ROUTES)
+async def test_the_switch_without_the_filter_they_name_it(
+    api: httpx2.AsyncClient, route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readables.IncidentReader, "acted", lambda self, run: run)
+    monkeypatch.setattr(readables.IncidentReader, "notified", lambda self, one: one)
+    assert SECRET in (await api.get(route)).text
+
+
+@pytest.mark.parametrize("order", ["approve", "reject"])
+async def test_a_run_for_a_hidden_incident_cannot_be_decided(
+    api: httpx2.AsyncClient, database: Database, order: str
+) -> None:
+    before = PlaybookRuns(database).get(SCOPE, "inc_own.back")
+    answer = await api.post(f"/admin/playbook-runs/inc_own.back/{order}", json={"reason": "mine"})
+    assert (answer.status_code, SECRET in answer.text) == (404, False)
+    assert PlaybookRuns(database).get(SCOPE, "inc_own.back") == before
 
 
 async def test_what_is_about_it_alone_is_not_there(

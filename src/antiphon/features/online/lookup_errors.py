@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from antiphon.core.errors import CorruptionError, FeatureUnavailableError, UnavailableError
+from antiphon.core.errors import CorruptionError, FeaturesNotReadyError, UnavailableError
 from antiphon.core.scope import Scope
 
 RETRY_SECONDS = 1.0
 """After which asking again makes sense while something is built again: small snapshots take less."""
 
 
-def nothing_published(scope: Scope) -> FeatureUnavailableError:
+def nothing_published(scope: Scope) -> FeaturesNotReadyError:
     """Before the first publication."""
-    return FeatureUnavailableError(
+    return FeaturesNotReadyError(
         "Nothing is published yet.", where=str(scope), next_step="Run `antiphon features refresh`."
     )
 
 
-def not_published(view: str, version: str, publication: int) -> FeatureUnavailableError:
+def not_published(view: str, version: str, publication: int) -> FeaturesNotReadyError:
     """A publication without the view in this definition version."""
-    return FeatureUnavailableError(
+    return FeaturesNotReadyError(
         f"The view {view!r} is not published in definition version {version}.",
         where=f"publication {publication}",
         next_step=f"Run `antiphon features refresh {view}`; a held view is set free by "

@@ -23,4 +23,5 @@ class NotificationQuery(msgspec.Struct, frozen=True):
 @operation("GET", "/admin/notifications", "List notifications with their deliveries, the latest first.", "read")
 def _list(call: OperationCall, query: NotificationQuery) -> NotificationPage:
     found = call.services.work.notifications(call.scope)
+    found = found.of_reader(lambda name: call.may("read", f"application/{name}"))
     return found.page(query.limit, kind=query.kind, state=query.state, before=query.before)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from antiphon.catalog.playbooks import PlaybookPermission, PlaybookRun, run_id
+from antiphon.catalog.playbooks import PlaybookPermission, PlaybookRun, incident_of, run_id
+from antiphon.gateway.admin.incidents import incidents_of
 from antiphon.gateway.admin.shapes import ReasonRequest
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
@@ -41,29 +42,35 @@ class PermissionRequest(msgspec.Struct, frozen=True):
 
 @operation("GET", "/admin/playbooks", "List playbooks.", "read")
 def _list(call: OperationCall) -> PlaybookList:
-    return PlaybookList(_playbooks(call).list())
+    return PlaybookList(tuple(_line(call, one) for one in _playbooks(call).list()))
 
 
 @operation("GET", "/admin/playbooks/{playbook}", "One playbook with its steps and backtest.", "read")
 def _show(call: OperationCall) -> PlaybookLine:
-    return _playbooks(call).show(call.path["playbook"])
+    return _line(call, _playbooks(call).show(call.path["playbook"]))
 
 
 @operation("GET", "/admin/playbooks/{playbook}/backtest", "The backtest on the recorded incidents.", "read")
 def _test(call: OperationCall) -> Backtest:
-    return _playbooks(call).test(call.path["playbook"])
+    return _read(call, _playbooks(call).test(call.path["playbook"]))
 
 
 @operation("GET", "/admin/playbooks/{playbook}/rehearsal/{incident}", "What it would do about an incident.", "read")
 def _rehearse(call: OperationCall) -> PlaybookRehearsal:
-    return _playbooks(call).rehearse(call.path["playbook"], call.path["incident"])
+    said = incidents_of(call).require(call.path["incident"]).said
+    found = _playbooks(call).rehearse(call.path["playbook"], call.path["incident"])
+    return msgspec.structs.replace(
+        found, cause=said(found.cause), steps=tuple(map(said, found.steps)), waits=said(found.waits),
+        hindrances=tuple(map(said, found.hindrances)),
+    )  # fmt: skip
 
 
 @operation("POST", "/admin/playbooks/{playbook}/run/{incident}", "Begin a playbook for an incident.", "release")
 def _run(call: OperationCall, body: ReasonRequest) -> PlaybookRun:
     name, incident = call.path["playbook"], call.path["incident"]
+    readable = incidents_of(call).require(incident)
     _require_keys(call, run_id(incident, name))
-    return _playbooks(call).run(name, incident, call.principal.id, body.reason)
+    return readable.acted([_playbooks(call).run(name, incident, call.principal.id, body.reason)])[0]
 
 
 @operation("POST", "/admin/playbooks/{playbook}/permission", "Let a playbook act alone, or forbid it.", "administer")
@@ -74,24 +81,46 @@ def _allow(call: OperationCall, body: PermissionRequest) -> PlaybookPermission:
 @operation("GET", "/admin/playbook-runs", "List runs of playbooks.", "read")
 def _runs(call: OperationCall, query: PlaybookRunQuery) -> PlaybookRunList:
     found = _playbooks(call).runs(playbook=query.playbook, incident=query.incident, limit=query.limit)
-    return PlaybookRunList(found)
+    return PlaybookRunList(incidents_of(call).acted(found))
 
 
 @operation("POST", "/admin/playbook-runs/{playbook_run}/approve", "Let a run that waits begin.", "release")
 def _approve(call: OperationCall, body: ReasonRequest) -> PlaybookRun:
-    _require_keys(call, call.path["playbook_run"])
-    return _playbooks(call).approve(call.path["playbook_run"], call.principal.id, body.reason)
+    run = call.path["playbook_run"]
+    readable = incidents_of(call).require(incident_of(run))
+    _require_keys(call, run)
+    return readable.acted([_playbooks(call).approve(run, call.principal.id, body.reason)])[0]
 
 
 @operation("POST", "/admin/playbook-runs/{playbook_run}/reject", "Keep a run that waits from beginning.", "release")
 def _reject(call: OperationCall, body: ReasonRequest) -> PlaybookRun:
-    return _playbooks(call).reject(call.path["playbook_run"], call.principal.id, body.reason)
+    run = call.path["playbook_run"]
+    readable = incidents_of(call).require(incident_of(run))
+    return readable.acted([_playbooks(call).reject(run, call.principal.id, body.reason)])[0]
 
 
 def _require_keys(call: OperationCall, run: str) -> None:
     """Raises ``ForbiddenError`` for those who may not administer each key that a run would rotate."""
     for key in _playbooks(call).keys(run):
         call.services.access.authorize(call.principal, "administer", key)
+
+
+def _line(call: OperationCall, line: PlaybookLine) -> PlaybookLine:
+    return msgspec.structs.replace(line, backtest=_read(call, line.backtest))
+
+
+def _read(call: OperationCall, found: Backtest) -> Backtest:
+    said = incidents_of(call).said
+    return msgspec.structs.replace(
+        found,
+        cases=tuple(
+            msgspec.structs.replace(
+                one, title=said(one.title), components=tuple(map(said, one.components)),
+                innocent=tuple(map(said, one.innocent)),
+            )
+            for one in found.cases
+        ),
+    )  # fmt: skip
 
 
 def _playbooks(call: OperationCall) -> ProjectPlaybooks:

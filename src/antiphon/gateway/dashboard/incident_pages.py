@@ -54,7 +54,7 @@ def _show(call: PageCall, problem: AntiphonError | None = None) -> Response:
     readable, id = incidents_of(call), call.path["incident"]
     shown, found = readable.get(id), call.services.work.incidents(call.scope).get(id)
     playbooks = call.services.work.playbooks(call.scope)
-    runs = playbooks.runs(incident=found.id)
+    runs = readable.acted(playbooks.runs(incident=found.id))
     decided = {one.playbook for one in runs if one.state not in ("suggested", "waiting")}
     fitting = [one for one in playbooks.fitting(found) if found.active and one.name not in decided]
     return call.render(

@@ -65,7 +65,10 @@ def _list(call: PageCall) -> dict[str, Any]:
     if len(kind) > LONGEST:
         raise InvalidInputError(f"{len(kind)} characters are too many.", where="kind", next_step="Write less.")
     state = _state(call.query.get("state", ""))
-    found = call.services.work.notifications(call.scope).page(PAGE, kind=kind, state=state, before=before)
+    readable = call.services.work.notifications(call.scope).of_reader(
+        lambda name: call.may("read", f"application/{name}")
+    )
+    found = readable.page(PAGE, kind=kind, state=state, before=before)
     chosen = {name: value for name, value in (("kind", kind), ("state", state)) if value}
     here = chosen | ({} if before is None else {"before": str(before)})
     return {

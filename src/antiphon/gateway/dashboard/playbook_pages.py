@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.catalog.playbooks import run_id
+from antiphon.catalog.playbooks import incident_of, run_id
 from antiphon.core.errors import AntiphonError, ForbiddenError, InvalidInputError
+from antiphon.gateway.admin.incidents import incidents_of
 from antiphon.gateway.dashboard.pages import SAFE, PageCall
 
 _SHOWN = 50
@@ -22,6 +23,7 @@ def act(call: PageCall) -> Response:
     found, who, form = call.services.work.playbooks(call.scope), call.principal.id, call.form
     run, reason = form.get("run", ""), form.get("reason", "")
     try:
+        incidents_of(call).require(form.get("incident", "") or incident_of(run))
         if form.get("act") in ("approve", "run"):
             for key in found.keys(run or run_id(form.get("incident", ""), form.get("playbook", ""))):
                 call.services.access.authorize(call.principal, "administer", key)
@@ -44,6 +46,6 @@ def act(call: PageCall) -> Response:
 def _show(call: PageCall, problem: AntiphonError | None = None) -> Response:
     found = call.services.work.playbooks(call.scope)
     return call.render(
-        "playbooks.html", problem, page="playbooks", lines=found.list(), runs=found.runs(limit=_SHOWN),
-        may=call.may("release", "application/*"),
+        "playbooks.html", problem, page="playbooks", lines=found.list(),
+        runs=incidents_of(call).acted(found.runs(limit=_SHOWN)), may=call.may("release", "application/*"),
     )  # fmt: skip

@@ -126,7 +126,7 @@ _LIST = (
         for name, unit, text in _ENGINE_COUNTS
     ),
     Measure(
-        "antiphon_loop_late_seconds", "count", "seconds", "Time by which a gateway's event loop came late to its work.",
+        "antiphon_loop_late_seconds", "count", "seconds", "Time by which an event loop came late to its work.",
         ("process",), by_tenant=False,
     ),
     Measure(

@@ -6,28 +6,38 @@ the topology, and had begun by then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
 
 from antiphon.catalog.incidents import IncidentClass
+from antiphon.operations.incidents.detection import Symptom
 from antiphon.operations.incidents.signals import SIGNALS
 
-Reach = Literal["downstream", "load"]
+Reach = Literal["downstream", "load", "lock"]
 
 FAILURES = frozenset({"failed", "engine_errors", "slow", "stand_ins", "refused", "burning"})
 """Symptoms that users feel while something does not work."""
 
 _ANSWERS = FAILURES | {"invalid"}
-_DATA = frozenset({"stale", "old", "late_stream", "run_failed"})
+_DATA = frozenset({"stale", "old", "late_stream", "run_failed", "invalid"})
+"""Symptoms of data that is not renewed; applications may answer nothing from what is too old."""
+
 _STOPPED = frozenset({"restarted", "standstill", "away"})
 _NO_ROOM = frozenset({"queue", "refused", "late"})
 """By which load is known to be beyond what there is room for."""
 
-_OF_LOAD = frozenset({"queue", "late", "processors_taken"})
+_OF_LOAD = frozenset({"queue", "late", "paused", "processors_taken", "processor_limit"})
 """Effects of load; callers may be programs on the same machine, which take its processors as well."""
+
+_KEPT = frozenset({"slow", "failed", "engine_errors", "refused", "stand_ins", "pace", "silent", "late_stream"})
+"""What is felt of a process that is kept from the processors."""
+
+_SERVED = frozenset({"catalog_away", "late", "paused"})
+"""What is seen of processes and of the catalog on a machine that does not serve them."""
 
 _ENGINE = FAILURES | {"breaker", "silent", "pace", "queue", "run_failed"} | _STOPPED
 
@@ -39,7 +49,8 @@ class Mechanism(msgspec.Struct, frozen=True):
         evidence: the symptom or context at the component by which it is known.
         kinds: of components, by the first part of their name; none: any.
         effects: symptoms that it explains, at the component and downstream of it. ``reach`` ``load``: at everything
-            that shares gateway and engines.
+            that shares gateway and engines; ``lock``: at the catalog too, whose lock a slow process keeps.
+        surge: at so many times its usual height a load needs none of these.
         change: an act of people, which is a cause only where it is unlikely to have come so near by chance.
         needs: one of these has to be among its effects, elsewhere or here.
     """
@@ -51,12 +62,13 @@ class Mechanism(msgspec.Struct, frozen=True):
     reach: Reach = "downstream"
     change: bool = False
     needs: frozenset[str] = frozenset()
+    surge: float = math.inf
 
 
 MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("catalog_away", "infrastructure", _ANSWERS | _DATA | {"queue", "late"} | _STOPPED),
-    Mechanism("disk_full", "infrastructure", _ANSWERS | _DATA | _ENGINE | {"catalog_away", "store_away", "late"}),
-    Mechanism("memory_short", "infrastructure", _ANSWERS | _DATA | _ENGINE | {"catalog_away", "store_away", "late"}),
+    Mechanism("disk_full", "infrastructure", _ANSWERS | _DATA | _ENGINE | _SERVED | {"store_away"}),
+    Mechanism("memory_short", "infrastructure", _ANSWERS | _DATA | _ENGINE | _SERVED | {"store_away"}),
     Mechanism("store_away", "infrastructure", _ANSWERS | _DATA | {"blocked"}),
     Mechanism("memory", "infrastructure", _ENGINE | _DATA, ("engine", "gateway", "worker")),
     Mechanism("no_descriptors", "infrastructure", _ENGINE | _DATA, ("engine", "gateway", "worker")),
@@ -73,7 +85,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("pace", "infrastructure", _ENGINE - _STOPPED, ("engine",)),
     Mechanism("breaker", "infrastructure", FAILURES | {"queue", "run_failed"}, ("engine",)),
     Mechanism("follower_failing", "infrastructure", _DATA | {"burning", "stand_ins", "failed"}, ("source",)),
-    Mechanism("blocked", "data quality", _DATA | {"burning", "drifting", "invalid", "failed"}, ("view",)),
+    Mechanism("blocked", "data quality", _DATA | {"burning", "drifting", "failed"}, ("view",)),
     Mechanism("refresh_failed", "data quality", _DATA | {"burning"}, ("source", "view")),
     Mechanism("late_stream", "data quality", _DATA | {"burning"}, ("stream",)),
     Mechanism("warned", "data quality", frozenset({"drifting", "invalid", "failed", "burning"}), ("view",)),
@@ -81,17 +93,28 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("denied", "security", frozenset({"slow"}) | _OF_LOAD, reach="load"),
     Mechanism("throttled", "overload", frozenset({"traffic"}), ("application",)),
     *(
-        Mechanism(load, "overload", FAILURES | _OF_LOAD, ("application",), "load", needs=_NO_ROOM)
+        Mechanism(load, "overload", FAILURES | _OF_LOAD, ("application",), "load", needs=_NO_ROOM, surge=5.0)
         for load in ("traffic", "prompt_load")
     ),
     Mechanism("late", "infrastructure", FAILURES | {"queue"}, ("gateway",), needs=FAILURES),
+    Mechanism("paused", "infrastructure", _ANSWERS | _DATA | _ENGINE | {"catalog_away", "late"}, needs=FAILURES),
+    Mechanism(
+        "processor_limit", "infrastructure", _ANSWERS | _DATA | _ENGINE | _SERVED, reach="lock",
+        needs=_KEPT | {"catalog_away"},
+    ),
     Mechanism(  # The supervisor takes nothing that waits for a processor for hung.
-        "processors_taken", "infrastructure", (_ANSWERS | _DATA | _ENGINE | {"catalog_away", "late"}) - _STOPPED,
-        needs=frozenset({"slow", "failed", "engine_errors", "refused", "stand_ins", "pace", "silent", "late_stream"}),
+        "processors_taken", "infrastructure", (_ANSWERS | _DATA | _ENGINE | _SERVED) - _STOPPED, needs=_KEPT,
     ),
     # A release that keeps the gateway busy is felt by all.
-    Mechanism("released", "change", FAILURES | {"late"}, ("release",), "load", change=True, needs=frozenset({"late"})),
+    Mechanism(
+        "released", "change", FAILURES | {"late", "paused"}, ("release",), "load", change=True,
+        needs=frozenset({"late"}),
+    ),
     Mechanism("released", "change", _ANSWERS | {"drifting"}, ("release",), change=True),
+    Mechanism(
+        "reconfigured", "change", _ANSWERS | {"queue", "late", "denied", "throttled"}, ("gateway",), change=True
+    ),
+    Mechanism("reconfigured", "change", _DATA, ("worker",), change=True),
     Mechanism("applied", "change", _ANSWERS | _DATA | {"blocked", "refresh_failed"}, ("definitions",), change=True),
 )  # fmt: skip
 
@@ -100,6 +123,7 @@ FACTS: Mapping[str, str] = {
     "disk_full": "The disk is full.",
     "memory_short": "The machine has hardly any memory left.",
     "processors_taken": "Others use the processors.",
+    "processor_limit": "A limit keeps {name} from the processors.",
     "no_descriptors": "{name} can open no more files and sockets.",
     "store_away": "The online store is away.",
     "restarted": "{name} ended and was started again.",
@@ -113,22 +137,33 @@ FACTS: Mapping[str, str] = {
     "burning": "{name} burns an error budget.",
     "released": "Another release of {name} went live.",
     "applied": "Definitions were applied.",
+    "reconfigured": "{name} was started with other settings.",
 }
 """Symptoms and context that records say by themselves."""
 
 CONTEXT = frozenset(
-    {"released", "applied", "warned", "processors_taken", *(name for name, one in SIGNALS.items() if not one.opens)}
-)
+    {
+        "released", "applied", "reconfigured", "warned", "processors_taken", "processor_limit",
+        *(name for name, one in SIGNALS.items() if not one.opens),
+    }
+)  # fmt: skip
 """No symptoms: they begin no incident, and an incident does not last for them."""
 
 SLACK = timedelta(seconds=40)
 """By so much an effect may be seen before its cause: periods are of ten seconds, and each process has its own."""
 
-_BEFORE: Mapping[str, timedelta] = {"released": timedelta(minutes=15), "applied": timedelta(minutes=15)}
+_BEFORE: Mapping[str, timedelta] = dict.fromkeys(("released", "applied", "reconfigured"), timedelta(minutes=15))
 _LONGEST = timedelta(hours=6)
 
 UNLIKELY = 0.05
 """Probability below which a change so soon before a symptom is no coincidence."""
+
+
+def is_enough(mechanism: Mechanism, evidence: Symptom, effects: Iterable[Symptom]) -> bool:
+    """Tells whether evidence and its effects are what the mechanism asks for."""
+    if not mechanism.needs or evidence.value >= mechanism.surge * evidence.usual > 0:
+        return True
+    return any(one.signal in mechanism.needs for one in effects)
 
 
 def may_precede(mechanism: Mechanism, cause: datetime, effect: datetime) -> bool:

@@ -50,7 +50,7 @@ class Symptom(msgspec.Struct, frozen=True, order=True):
     """A signal that is not as usual, or a fact that says so by itself.
 
     Attributes:
-        since: begin of the first period of it. ``value`` is the last, ``usual`` what was expected.
+        since: begin of the first period of it. ``value`` is the greatest since, ``usual`` what was expected then.
         record: of a fact, such as ``run/run_…``: what a person opens. ``lasting``: it is so still.
         affected: requests of the last period that it hit, of ``requests``.
     """
@@ -79,6 +79,7 @@ class _Detector:
         self.rising_since: datetime | None = None
         self.calm = self.unseen = 0
         self.usual = self.value = self.affected = self.requests = 0.0
+        self.worst = (0.0, 0.0)
         self._fresh: deque[SignalSample] = deque()
         self._normal: deque[SignalSample] = deque(maxlen=_REMEMBERED)
         self._summary: tuple[float, ...] | None = None
@@ -95,7 +96,9 @@ class _Detector:
         before = self.level
         self.level = advance(before, evidence, limit)
         if before <= 0 < self.level:
-            self.rising_since = at
+            self.rising_since, self.worst = at, (0.0, 0.0)
+        if evidence > 0 and self.value > self.worst[0]:
+            self.worst = self.value, self.usual
         if self.level >= limit and self.since is None and self.signal.kind != "state":
             self.since = self.rising_since or at
         elif self.signal.kind == "state" and evidence > 0 and self.level >= 1.5 * MOST_OF_A_PERIOD:
@@ -209,8 +212,8 @@ class SignalDetectors:
         return tuple(
             sorted(
                 Symptom(
-                    one.since, key.signal, key.component, one.value, one.usual, one.affected, one.requests,
-                    sentence_of(key, one.value, one.usual),
+                    one.since, key.signal, key.component, *one.worst, one.affected, one.requests,
+                    sentence_of(key, *one.worst),
                 )
                 for key, one in self._detectors.items()
                 if one.since is not None

@@ -20,9 +20,18 @@ from itertools import combinations
 import msgspec
 
 from antiphon.catalog.incidents import NO_CAUSE, IncidentClass
-from antiphon.operations.incidents.causes import CONTEXT, MECHANISMS, SLACK, UNLIKELY, Mechanism, by_chance, may_precede
+from antiphon.operations.incidents.causes import (
+    CONTEXT,
+    MECHANISMS,
+    SLACK,
+    UNLIKELY,
+    Mechanism,
+    by_chance,
+    is_enough,
+    may_precede,
+)
 from antiphon.operations.incidents.detection import Symptom
-from antiphon.operations.incidents.topology import GATEWAY, HOST, MAIN_ENGINE, Topology
+from antiphon.operations.incidents.topology import CATALOG, GATEWAY, HOST, MAIN_ENGINE, Topology
 
 _USERS = frozenset({"failed", "engine_errors", "invalid", "refused", "slow", "stand_ins"})
 _OF_ENGINES = frozenset({"engine_errors", "stand_ins", "slow"})
@@ -106,7 +115,7 @@ def _candidates(everything: Sequence[Symptom], topology: Topology) -> list[_Cand
             component = _root_of(symptom, mechanism, topology)
             if component not in reached:
                 reached[component] = topology.reached(component)
-            paths = _load(component, topology) if mechanism.reach == "load" else reached[component]
+            paths = _paths(component, mechanism, reached[component], topology)
             covers = {
                 one: paths[one.component]
                 for one in everything
@@ -115,7 +124,7 @@ def _candidates(everything: Sequence[Symptom], topology: Topology) -> list[_Cand
                 and may_precede(mechanism, symptom.since, one.since)
             }
             covers[symptom] = paths.get(symptom.component, (component, symptom.component))
-            if mechanism.needs and not any(one.signal in mechanism.needs for one in covers):
+            if not is_enough(mechanism, symptom, covers):
                 continue
             known = found.setdefault(component, _Candidate(component, [], {}))
             known.evidence.append((symptom, mechanism))
@@ -136,6 +145,14 @@ def _root_of(symptom: Symptom, mechanism: Mechanism, topology: Topology) -> str:
     if symptom.component == MAIN_ENGINE and len(topology.engines) == 1:
         return topology.engines[0]
     return symptom.component
+
+
+def _paths(
+    component: str, mechanism: Mechanism, reached: Mapping[str, tuple[str, ...]], topology: Topology
+) -> Mapping[str, tuple[str, ...]]:
+    if mechanism.reach == "load":
+        return _load(component, topology)
+    return {CATALOG: (component, CATALOG), **reached} if mechanism.reach == "lock" else reached
 
 
 def _load(component: str, topology: Topology) -> dict[str, tuple[str, ...]]:

@@ -9,6 +9,7 @@ import msgspec
 
 from antiphon.catalog.measurements import Amount, Measurements
 from antiphon.operations.history.measures import MEASURES
+from antiphon.operations.incidents.topology import HOST
 
 SignalKind = Literal["share", "slow", "count", "height", "ceiling", "state"]
 
@@ -69,8 +70,9 @@ SIGNALS: Mapping[str, SignalRule] = {
                _OF_APPLICATION, 0.02, user=True),
         SignalRule("engine_errors", "share", "{value} of the requests of {name} fail by the engine (usual {usual}).",
                _REQUESTS, _OF_APPLICATION, 0.02, user=True),
-        SignalRule("invalid", "share", "{value} of the answers of {name} meet no schema or guard (usual {usual}).",
-               _REQUESTS, _OF_APPLICATION, 0.03, user=True),
+        SignalRule("invalid", "share",
+               "{value} of the requests of {name} get nothing that may be served (usual {usual}).", _REQUESTS,
+               _OF_APPLICATION, 0.03, user=True),
         SignalRule("refused", "share", "{value} of the requests of {name} find no room (usual {usual}).", _REQUESTS,
                _OF_APPLICATION, 0.02, user=True),
         SignalRule("throttled", "share", "{value} of the requests of {name} are beyond a quota (usual {usual}).",
@@ -100,6 +102,8 @@ SIGNALS: Mapping[str, SignalRule] = {
                "antiphon_engine_gate", "state=waiting", 0.4, 2.0, opens=False),
         SignalRule("late", "share", "The {name} comes late to its work for {value} of the time (usual {usual}).",
                    "antiphon_loop_late_seconds", "", 0.1, opens=False),
+        SignalRule("paused", "share", "All processes of a machine come late for {value} of the time (usual {usual}).",
+                   "antiphon_loop_late_seconds", "", 0.1, opens=False),
         SignalRule("pace", "height", "A token takes {name} {value} s (usual {usual} s).",
                "antiphon_engine_call_seconds", "engine={name}", 0.12, 1e-4),
         SignalRule("silent", "state", "The engine {name} tells nothing any more.", "antiphon_engine_slots",
@@ -114,6 +118,9 @@ _TIMED = "antiphon_answer_seconds"
 _LOOKS_A_SECOND = 2.0
 """As many looks at a loop count as independent of each other."""
 
+_LOOPS = ("gateway", "worker")
+"""Processes that tell by how much their loops are late. One is late by itself; both at once are so by their machine."""
+
 _ENGINE_STATUSES = {"502", "504"}
 
 
@@ -125,6 +132,7 @@ def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Signa
     found: dict[SignalKey, SignalSample] = {}
     tokens: dict[str, float] = {}
     computing: dict[str, float] = {}
+    loops: dict[tuple[str, str], list[float]] = {}
 
     def add(signal: str, component: str, value: float, weight: float = 0.0, amount: Amount | None = None) -> None:
         key = SignalKey(signal, component)
@@ -167,12 +175,19 @@ def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Signa
         elif name == "antiphon_engine_call_seconds":
             computing[labels[0]] = computing.get(labels[0], 0.0) + amount.total
         elif name == "antiphon_loop_late_seconds":
-            add("late", _process(labels[0]), amount.total * _LOOKS_A_SECOND)
+            loops.setdefault((_host(labels[0]), _process(labels[0])), [0.0, 0.0])[0] += amount.total
         elif name == "process_resident_memory_bytes":
             process = _process(labels[0])
             add("memory", process, amount.greatest)
-            if process == "gateway":
-                add("late", process, 0.0, amount.weight * _LOOKS_A_SECOND)
+            if process in _LOOPS:
+                loops.setdefault((_host(labels[0]), process), [0.0, 0.0])[1] += amount.weight
+    for (host, process), (late, seconds) in loops.items():
+        if process != _LOOPS[0]:
+            continue
+        add("late", process, late * _LOOKS_A_SECOND, seconds * _LOOKS_A_SECOND)
+        if (other := loops.get((host, _LOOPS[1]))) is not None:
+            share = min(one[0] / one[1] if one[1] else 0.0 for one in ((late, seconds), other))
+            add("paused", HOST, share * seconds * _LOOKS_A_SECOND, seconds * _LOOKS_A_SECOND)
     for engine, count in tokens.items():
         if count >= 10 and computing.get(engine, 0.0) > 0:
             add("pace", f"engine/{engine}", computing[engine] / count)
@@ -196,6 +211,10 @@ def _of_requests(add: Callable[..., None], labels: tuple[str, ...], count: float
     }
     for signal, mine in kinds.items():
         add(signal, component, count if platform and mine else 0.0, count)
+
+
+def _host(label: str) -> str:
+    return label.rpartition("@")[2] if "@" in label else ""
 
 
 def _process(label: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from antiphon.catalog.incidents import Incident, IncidentState
+from antiphon.catalog.playbooks import PlaybookRun
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.reasons import require_text
@@ -54,9 +55,30 @@ class ProjectIncidents:
         """
         return self._require_shown(self._store.incidents.get(self._scope, incident))
 
+    def require(self, incident: str) -> ProjectIncidents:
+        """These incidents, once the reader is known to may read one; raises as :meth:`get`."""
+        self.get(incident)
+        return self
+
     def said(self, text: str) -> str:
         """A text about an incident, as the reader may read it."""
         return text if self._reader is None else self._reader.said(text)
+
+    def acted(self, runs: Iterable[PlaybookRun]) -> tuple[PlaybookRun, ...]:
+        """Runs of playbooks for incidents that the reader may read, as they may read them."""
+        if self._reader is None:
+            return tuple(runs)
+        found: dict[str, bool] = {}
+        shown = []
+        for run in runs:
+            if run.incident not in found:
+                try:
+                    found[run.incident] = bool(self._shown([self._store.incidents.get(self._scope, run.incident)]))
+                except NotFoundError:  # Kept no longer.
+                    found[run.incident] = True
+            if found[run.incident]:
+                shown.append(self._reader.acted(run))
+        return tuple(shown)
 
     def report(self, incident: str) -> str:
         """The draft of a post-mortem, as Markdown; raises as :meth:`get`."""

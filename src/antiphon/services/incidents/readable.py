@@ -1,4 +1,5 @@
-"""Incidents as somebody may read them: applications that policy keeps from the reader are not named. Pure.
+"""Incidents, what was done about them and what was said, as somebody may read it: applications that policy keeps from
+the reader are not named. Pure.
 
 Invariant: names are left out of every text and component, counts and times stay.
 """
@@ -11,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator
 import msgspec
 
 from antiphon.catalog.incidents import Incident, IncidentEvidence
+from antiphon.catalog.notifications import Notification
+from antiphon.catalog.playbooks import PlaybookRun
 
 ANOTHER = "another application"
 """Stands for an application that the reader may not read."""
@@ -87,7 +90,7 @@ def _components(incident: Incident) -> Iterator[str]:
 
 
 class IncidentReader:
-    """Shows incidents to one reader.
+    """Shows incidents, runs of playbooks and notifications to one reader.
 
     Args:
         may_read: tells whether an application may be read.
@@ -105,9 +108,31 @@ class IncidentReader:
         return readable(incident, self._hidden(known), known)
 
     def said(self, text: str) -> str:
-        """A text about an incident that was shown."""
+        """A text about incidents."""
         known = self._applications | self._known.keys()
         return without_names(text, self._hidden(known), known)
+
+    def acted(self, run: PlaybookRun) -> PlaybookRun:
+        """A playbook's run for an incident that was shown."""
+        replace = msgspec.structs.replace
+        return replace(
+            run, cause=self.said(run.cause), reason=self.said(run.reason), problem=self.said(run.problem),
+            plan=tuple(replace(one, target=self.said(one.target)) for one in run.plan),
+            outcomes=tuple(
+                replace(one, target=self.said(one.target), sentence=self.said(one.sentence)) for one in run.outcomes
+            ),
+        )  # fmt: skip
+
+    def notified(self, one: Notification) -> Notification | None:
+        """A notification; ``None`` where it is about an application that the reader may not read."""
+        if one.application is not None and self._hidden({one.application}):
+            return None
+        link = one.link if one.link is None or self.said(one.link) == one.link else None
+        return msgspec.structs.replace(
+            one, title=self.said(one.title), text=self.said(one.text), link=link,
+            labels={name: self.said(value) for name, value in one.labels.items()},
+            public=None if one.public is None else self.said(one.public),
+        )  # fmt: skip
 
     def _hidden(self, names: Collection[str]) -> frozenset[str]:
         for name in names:

@@ -15,9 +15,10 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.features.publication.healing import SnapshotHealth
 from antiphon.learning.outcomes.drift_runs import DriftReports
 from antiphon.operations.incidents.detection import Symptom
-from antiphon.operations.incidents.topology import DEFINITIONS, HOST, ONLINE_STORE, REFRESHES
+from antiphon.operations.incidents.topology import DEFINITIONS, GATEWAY, HOST, ONLINE_STORE, REFRESHES, WORKER
 from antiphon.operations.processes import ProcessStatus, descriptors, statuses
-from antiphon.operations.processors import ProcessorWatch
+from antiphon.operations.processors import LimitWatch, ProcessorWatch
+from antiphon.operations.settings_changes import settings_changes
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.learning.outcomes import drift_reports
 from antiphon.services.project.store import Store
@@ -34,6 +35,9 @@ _WAITED_FOR = ("engine", "gateway")
 
 _LAST_DESCRIPTORS = 0.98
 """Share of the files and sockets that a process may open, from which it has hardly one left."""
+
+_AT_STORE = "online store"
+"""Where an error of a run is that tells of the online store."""
 
 _VERDICTS = 50
 _NAMED = 5
@@ -55,7 +59,7 @@ class OperationRecords:
         self._verdict: str | None = None
         self._gated: list[Symptom] = []
         self._since: dict[tuple[str, str], datetime] = {}
-        self._processors = ProcessorWatch()
+        self._processors, self._limits = ProcessorWatch(), LimitWatch()
 
     def read(self, now: datetime, project: ProjectSpec, engine: str) -> tuple[list[Symptom], Mapping[str, float]]:
         """Facts and changes as they stand, and how many changes a component has in a day.
@@ -64,7 +68,7 @@ class OperationRecords:
             engine: the component of an engine that runs beside this process.
         """
         running = statuses(self._store.paths.run)
-        found = [*self._processes(now, running, engine), *self._host(now, running), *self._stores(now)]
+        found = [*self._processes(now, running, engine), *self._host(now, running, engine), *self._stores(now)]
         found += [*self._gates(), *self._runs(now, project)]
         found += [
             Symptom(one.began_at, "burning", f"application/{one.application}", sentence=one.reason,
@@ -77,7 +81,7 @@ class OperationRecords:
                     sentence=f"{one.application} drifts: {', '.join(one.variables)}.")
             for one in self._drift.warnings(self._store.scope)
         ]  # fmt: skip
-        changes = list(self._changes(now))
+        changes = list(self._changes(now, engine))
         counts: dict[str, float] = {}
         for change in changes:
             counts[change.component] = counts.get(change.component, 0.0) + 1.0
@@ -88,8 +92,7 @@ class OperationRecords:
             kind = one.name.partition("-")[0]
             if kind not in _SUPERVISED:
                 continue
-            component = engine if kind == "engine" else kind
-            record = f"process/{one.name}"
+            component, record = _component(one.name, engine), f"process/{one.name}"
             # One that was asked to end did nothing wrong.
             if one.ended and now - one.started_at <= _RECENT:
                 yield Symptom(one.started_at, "restarted", component, record=record,
@@ -106,7 +109,7 @@ class OperationRecords:
                     yield Symptom(self._since[signal, one.name], signal, component, record=record,
                                   sentence=f"The process {one.name} {said}.")  # fmt: skip
 
-    def _host(self, now: datetime, running: Sequence[ProcessStatus]) -> Iterator[Symptom]:
+    def _host(self, now: datetime, running: Sequence[ProcessStatus], engine: str) -> Iterator[Symptom]:
         for signal, short in (
             ("disk_full", disk.shortage(self._store.paths.directory)),
             ("memory_short", memory.shortage()),
@@ -115,6 +118,7 @@ class OperationRecords:
                 record = f"host/{signal.partition('_')[0]}"
                 yield Symptom(self._since[signal, HOST], signal, HOST, sentence=short or "", record=record)
         pids = {one.name: one.pid for one in running if one.alive}
+        yield from self._limited(now, pids, engine)
         waited_for = {name: pid for name, pid in pids.items() if name.partition("-")[0] in _WAITED_FOR}
         taken = self._processors.look(waited_for, {*pids.values(), os.getsid(0)})
         if self._lasts("processors_taken", HOST, taken is not None, now) and taken is not None:
@@ -123,6 +127,20 @@ class OperationRecords:
                 sentence=f"Others use {taken.taken:.0%} of the processors: the process {taken.process} waits for one "
                 f"for {taken.waited:.0%} of the time.",
             )  # fmt: skip
+
+    def _limited(self, now: datetime, pids: Mapping[str, int], engine: str) -> Iterator[Symptom]:
+        """A limit that keeps one process from its work, or all of a machine or container."""
+        limited = self._limits.look(pids)
+        components = {_component(name, engine) for name in limited}
+        component = HOST if len(components) > 1 else next(iter(components), "")
+        for one in (HOST, GATEWAY, WORKER, engine):
+            if self._lasts("processor_limit", one, one == component, now):
+                name = max(limited, key=lambda key: limited[key])
+                yield Symptom(
+                    self._since["processor_limit", one], "processor_limit", one, record=f"process/{name}",
+                    sentence=f"The limit of its control group keeps the process {name} from the processors in "
+                    f"{limited[name]:.0%} of the periods.",
+                )  # fmt: skip
 
     def _stores(self, now: datetime) -> Iterator[Symptom]:
         since, said = now, ""
@@ -173,11 +191,14 @@ class OperationRecords:
             since = store.runs.list(store.scope, 1, workflow=run.workflow, status="succeeded")
             mended = bool(since) and (since[0].ended_at or since[0].updated_at) > ended
             component = _named(run.error or "", project) if refresh else None
+            if _AT_STORE in (run.error or ""):
+                yield Symptom(ended, "store_away", ONLINE_STORE, record=f"run/{run.id}", lasting=not mended,
+                              sentence=f"The online store refused what a run of {run.workflow} wrote.")  # fmt: skip
             yield Symptom(ended, "refresh_failed" if component else "run_failed", component or
                           f"workflow/{run.workflow}", record=f"run/{run.id}", lasting=not mended,
                           sentence=f"A run of {run.workflow} failed for good.")  # fmt: skip
 
-    def _changes(self, now: datetime) -> Iterator[Symptom]:
+    def _changes(self, now: datetime, engine: str) -> Iterator[Symptom]:
         store, day = self._store, now - timedelta(days=1)
         for application in store.releases.applications(store.scope):
             for move in store.releases.history(store.scope, application)[-20:]:
@@ -190,12 +211,22 @@ class OperationRecords:
                 yield Symptom(applied.created_at, "applied", DEFINITIONS, record=f"applied/{applied.number}",
                               sentence=f"Definitions were applied for the {applied.number}th time.")  # fmt: skip
 
+        for started in settings_changes(store.paths.run):
+            if started.at >= day:
+                yield Symptom(started.at, "reconfigured", _component(started.process, engine),
+                              sentence=started.sentence, record=f"process/{started.process}")  # fmt: skip
+
     def _lasts(self, signal: str, name: str, bad: bool, now: datetime) -> bool:
         if bad:
             self._since.setdefault((signal, name), now)
         else:
             self._since.pop((signal, name), None)
         return bad
+
+
+def _component(process: str, engine: str) -> str:
+    kind = process.partition("-")[0]
+    return engine if kind == "engine" else kind
 
 
 def _listed(views: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -12,6 +12,7 @@ from antiphon.catalog.notifications import Notification
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
+from antiphon.services.incidents.readable import IncidentReader
 from antiphon.services.notifications.delivery import (
     ChannelStatus,
     LogEntry,
@@ -52,11 +53,22 @@ class NotificationPage(msgspec.Struct, frozen=True):
 
 
 class ProjectNotifications:
-    """The notifications of one tenant. The channels are those of the tenant that the project's settings name."""
+    """The notifications of one tenant. The channels are those of the tenant that the project's settings name.
 
-    def __init__(self, store: Store, scope: Scope) -> None:
+    Args:
+        reader: the one whom they are shown to; without one all of them are shown as they are.
+    """
+
+    def __init__(self, store: Store, scope: Scope, reader: IncidentReader | None = None) -> None:
         self._store = store
         self._scope = scope
+        self._reader = reader
+
+    def of_reader(self, may_read: Callable[[str], bool]) -> ProjectNotifications:
+        """The same for somebody who may read these applications alone: notifications about others are not there, and
+        the rest does not name them."""
+        applications = self._store.releases.applications(self._scope)
+        return ProjectNotifications(self._store, self._scope, IncidentReader(may_read, applications))
 
     @property
     def has_channels(self) -> bool:
@@ -66,7 +78,11 @@ class ProjectNotifications:
     def page(
         self, limit: int, *, kind: str = "", state: DeliveryState | None = None, before: int | None = None
     ) -> NotificationPage:
-        """Notifications before a number: of one kind and those below it, and with a delivery in a state."""
+        """Notifications before a number: of one kind and those below it, and with a delivery in a state.
+
+        There may be fewer than ``limit`` on a page with more behind it: those that the reader may not read are left
+        out.
+        """
         store, scope = self._store, self._scope
         with store.database.read() as connection:
             numbers = store.notifications.latest(
@@ -80,14 +96,15 @@ class ProjectNotifications:
         lines = tuple(
             NotificationLine(
                 one.sequence,
-                one.notification,
+                said,
                 tuple(
-                    entry_of(delivery, one.notification, runs.get(delivery.run or ""))
+                    entry_of(delivery, said, runs.get(delivery.run or ""))
                     for delivery in deliveries
                     if delivery.sequence == one.sequence
                 ),
             )
             for one in reversed(found)
+            if (said := one.notification if self._reader is None else self._reader.notified(one.notification))
         )
         return NotificationPage(lines, shown[-1] if len(numbers) > limit else None)
 

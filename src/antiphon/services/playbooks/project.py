@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.incidents import Incident
-from antiphon.catalog.playbooks import PlaybookPermission, PlaybookRun, run_id
+from antiphon.catalog.playbooks import PlaybookPermission, PlaybookRun, incident_of, run_id
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.reasons import require_text
 from antiphon.core.scope import Scope
@@ -120,7 +120,8 @@ class ProjectPlaybooks:
         known = self._store.playbook_runs.find(self._scope, run)
         plan = () if known is None else known.plan
         if known is None:
-            incident, _, name = run.partition(".")
+            incident = incident_of(run)
+            name = run.removeprefix(f"{incident}.")
             found = aimed(self._store, self._scope, self.get(name), self._store.incidents.get(self._scope, incident))
             plan = () if found is None else found.plan
         return tuple(dict.fromkeys(f"key/{one.target}" for one in plan if one.step.action == "rotate-key"))

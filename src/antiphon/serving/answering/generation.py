@@ -11,7 +11,13 @@ import msgspec
 
 from antiphon.catalog.serving.receipt import GuardReceipt
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import DeadlineExceededError, EngineError
+from antiphon.core.errors import (
+    AntiphonError,
+    DeadlineExceededError,
+    EngineError,
+    UnsatisfiableSchemaError,
+    UnservableReleaseError,
+)
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.telemetry import GENAI, Attributes, traceparent
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
@@ -125,6 +131,18 @@ def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
         tools=canonical(tools.openai).decode() if tools is not None and own_template else None,
         grammar=grammar,
         parameters=overrides.engine or msgspec.UNSET,
+    )
+
+
+def unservable(context: AnswerContext, error: UnsatisfiableSchemaError) -> AntiphonError:
+    """What is wrong where no text can meet the schema: the release, which pins schema and length; else the request."""
+    release, name = context.assigned.release, context.application.name
+    if release.number == 0:
+        return error
+    return UnservableReleaseError(
+        f"The release of {name} cannot answer: {error.what}",
+        where=f"application {name}",
+        next_step=f"Roll the release of {name} back, or give its answers more tokens, or mend their schema, and apply.",
     )
 
 

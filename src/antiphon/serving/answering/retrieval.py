@@ -15,7 +15,7 @@ import msgspec
 
 from antiphon.catalog.serving.receipt import PassageReceipt, RetrievalReceipt
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import FeatureUnavailableError
+from antiphon.core.errors import FeaturesNotReadyError, FeatureUnavailableError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
@@ -147,7 +147,7 @@ def _held(spec: RetrievalSpec, contract: Freshness | None, found: RetrievalResul
         assert contract is not None
         age = (as_of - found.as_of).total_seconds()
         said = f"{age:.0f} s old, and their contract allows {contract.max_age}" if accepted else "of too poor a source"
-        raise FeatureUnavailableError(
+        raise FeaturesNotReadyError(
             f"The documents {spec.view} are {said}.",
             where=f"retrieval {spec.name}",
             next_step="See `antiphon documents list` for their refresh, or relax the application's freshness contract.",

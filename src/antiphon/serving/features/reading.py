@@ -11,7 +11,7 @@ import msgspec
 
 from antiphon.catalog.serving.receipt import FeatureReceipt
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import FeatureUnavailableError
+from antiphon.core.errors import FeaturesNotReadyError, FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
 from antiphon.definitions.application import ApplicationSpec, Figure, Freshness
@@ -149,8 +149,9 @@ def _judge(
     if outcome not in ("fresh", "absent") and remedied is not None:
         return _receipt(name, remedied, remedied.value, remedied.contract, as_of, figure, remedied.quality)
     if outcome == "rejected" or (outcome == "absent" and rule.violation == "rejected"):
-        raise FeatureUnavailableError(
-            f"The feature {name} has no value." if outcome == "absent" else _why(name, contract, value, as_of, quality),
+        absent = outcome == "absent"
+        raise (FeatureUnavailableError if absent else FeaturesNotReadyError)(
+            f"The feature {name} has no value." if absent else _why(name, contract, value, as_of, quality),
             where=f"feature {name}",
             next_step="See `antiphon features list` for its refresh, or relax the application's freshness contract.",
         )

@@ -51,12 +51,17 @@ def acquire(path: Path, **options: Any) -> Any:
 @contextmanager
 def room_needed(name: str, next_step: str = "Free disk space and try again.") -> Iterator[None]:
     """Writes of an online file inside the block that find no room come out as ours; raises ``UnavailableError`` when
-    the disk is full or fails."""
+    the disk is full or fails, or takes no files there."""
     import lmdb
 
     try:
         with disk.room_needed("online store", next_step):
             yield
+    except OSError as error:
+        raise UnavailableError(
+            f"{name} cannot be written: {error.strerror}.", where="online store",
+            next_step="Check the folder's permissions and its file system.",
+        ) from error  # fmt: skip
     except lmdb.Error as error:
         # Of a disk without room, as of one that fails, LMDB hands on what the system said.
         full = isinstance(error, lmdb.MapFullError)
