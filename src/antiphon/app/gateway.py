@@ -37,7 +37,10 @@ from antiphon.operations.preflight import name_lock
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.operations.settings_changes import note_settings
 from antiphon.orchestration.duties import Duties, LeaseHolder
+from antiphon.orchestration.worker import HousekeepingTask
 from antiphon.services.gateway_shares import PREFIX, GatewayShares
+from antiphon.services.incidents.stand_in import stand_in_watch
+from antiphon.services.incidents.watch import ASSESS_SECONDS
 from antiphon.services.moving.following import MoveWatch, engines_back, open_following
 
 if TYPE_CHECKING:
@@ -116,6 +119,9 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
         await engines_back(wired.engine, wired.standbys.values())
     beside = [asyncio.create_task(_presence(wired, app).run_until(stopped))]
     beside.append(asyncio.create_task(watch.run_until(stopped)))
+    stand_in = stand_in_watch(store, wired.features, wired.health).look
+    looks = HousekeepingTask(stand_in, every=ASSESS_SECONDS, name="Incidents that changed while no worker looked")
+    beside.append(asyncio.create_task(looks.run_until(stopped)))
     # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _drained)

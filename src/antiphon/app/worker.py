@@ -62,6 +62,7 @@ from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.history import MetricHistory, engine_recorder, rolling_up, tenant_recorder
+from antiphon.services.incidents.stand_in import duties_of
 from antiphon.services.incidents.watch import ASSESS_SECONDS as INCIDENT_SECONDS
 from antiphon.services.incidents.watch import IncidentWatch
 from antiphon.services.learning.evaluation_runs import EvaluationRuns
@@ -323,7 +324,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
         *([] if turns is None else [held(f"{IDLE_LEASE}{socket.gethostname()}", kept(turns), detail=turns.detail)]),
         held(f"{WORKERS}{worker}", executors, conflict=NAME_TAKEN, detail=broken.detail),
         held(
-            f"duties/{store.scope.tenant}",
+            duties_of(store.scope.tenant),
             [
                 *housekeeping,
                 *kept(tenant_recorder(store, wired.features)),

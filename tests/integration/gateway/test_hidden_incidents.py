@@ -80,8 +80,10 @@ def recorded(database: Database) -> None:
         PlaybookRuns(database).put(SCOPE, run, within=connection)
         own = msgspec.structs.replace(run, id="inc_own.back", incident="inc_own")
         PlaybookRuns(database).put(SCOPE, own, within=connection)
-        told = Notification("incident:inc_both:0:warning", "incident", "warning", "firing", f"release/{SECRET} is bad", at,
-                            f"{SECRET} fails.", labels={"class": "change"}, link="/incidents/inc_both")  # fmt: skip
+        told = Notification(
+            "incident:inc_both:0:warning", "incident", "warning", "firing", f"release/{SECRET} is bad", at,
+            f"{SECRET} fails.", labels={"class": "change"}, link="/incidents/inc_both",
+        )  # fmt: skip
         Notifications(database).append(SCOPE, told, within=connection)
         alone = msgspec.structs.replace(told, id="incident:inc_own:0:warning", application=SECRET)
         Notifications(database).append(SCOPE, alone, within=connection)
