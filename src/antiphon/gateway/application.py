@@ -95,6 +95,7 @@ def create_app(services: GatewayServices, name: str = "gateway") -> Starlette:
     def refresh() -> None:
         measurements.watch_gate(services.generation.gate())
         measurements.watch_breakers(services.generation.breakers())
+        health.watch_half_open(app)
 
     recorder = services.metric_history.recorder(measurements.registry, name, refresh)
     denials = Denials(services)

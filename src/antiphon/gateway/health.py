@@ -75,11 +75,18 @@ async def metrics(request: Request) -> Response:
     return Response(measurements.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def watch_half_open(app: Starlette) -> None:
+    """Take over how many connections send no complete head, of an application whose server listens itself."""
+    if (connections := getattr(app.state, "connections", None)) is not None:
+        app.state.measurements.half_open.set(connections.half_open)
+
+
 async def look(app: Starlette) -> None:
     """Bring up to date those metrics of an application of :func:`create_app` that are only looked at now and then."""
     measurements: GatewayMetrics = app.state.measurements
     services: GatewayServices = app.state.services
     measurements.watch_connections(*services.health.connections())
+    watch_half_open(app)
     measurements.watch_gate(services.generation.gate())
     scope = services.settings.scope
     measurements.watch(await asyncio.to_thread(services.features.streams.status, scope))

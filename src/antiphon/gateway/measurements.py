@@ -65,6 +65,7 @@ class GatewayMetrics:
         self._breaker_failed = total("antiphon_engine_failed_requests", "Since the start of this process.", engine)
         self.in_flight = gauge("antiphon_in_flight", "Requests being answered.")
         self.late = lateness_counter(registry)
+        self.half_open = gauge("antiphon_half_open_connections", "Connections that send no complete request head.")
         self.departed = counter("antiphon_clients_departed", "Clients that left before their answer's end.")
 
         stream, views = ("stream",), ("stream", "view")

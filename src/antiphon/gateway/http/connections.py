@@ -12,9 +12,11 @@ from __future__ import annotations
 import enum
 import os
 import resource
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 MOST_BYTES = 32 << 20
 """Of all connections together: incomplete heads, and what was read behind a request that is still being answered."""
@@ -23,6 +25,9 @@ LAST_REQUEST_SECONDS, LAST_REQUEST_SECONDS_AMONG_OTHERS = 1.0, 6.0
 """Time for which a server that ends takes one more request of a connection: its client may have sent it already. Where
 other gateways take new connections meanwhile, it is longer than the 5 s after which clients of OpenAI's API close a
 connection that they do not use."""
+
+HALF_OPEN_SECONDS = 3.0
+"""A client that means it has sent its request's head long before."""
 
 _TARGET_DESCRIPTORS = 65_536
 _SPARE_SHARE = 8
@@ -42,12 +47,14 @@ class Stage(enum.IntEnum):
 
 @dataclass(eq=False, slots=True)
 class ConnectionEntry:
-    """One connection. ``drop`` ends it at once; ``bytes`` are held of it and count towards the common bound."""
+    """One connection. ``drop`` ends it at once; ``bytes`` are held of it and count towards the common bound; ``since``
+    when, in monotonic seconds, it has been at its stage."""
 
     peer: str
     drop: Callable[[], None]
     stage: Stage
     bytes: int = 0
+    since: float = 0.0
 
 
 class Connections:
@@ -71,6 +78,12 @@ class Connections:
     def among(self, gateways: int) -> None:
         """There are so many gateways now, this one included."""
         self.last_request_seconds = LAST_REQUEST_SECONDS if gateways < 2 else LAST_REQUEST_SECONDS_AMONG_OTHERS
+
+    @property
+    def half_open(self) -> int:
+        """Connections that have sent no complete head for :data:`HALF_OPEN_SECONDS`."""
+        before = time.monotonic() - HALF_OPEN_SECONDS
+        return sum(1 for _ in takewhile(lambda one: one.since < before, self._by_stage[Stage.HEAD]))
 
     def open(self, peer: str, drop: Callable[[], None]) -> ConnectionEntry:
         """Count a new connection, and drop what has to go for it."""
@@ -119,7 +132,7 @@ class Connections:
         entry.drop()
 
     def _enter(self, entry: ConnectionEntry, stage: Stage) -> None:
-        entry.stage = stage
+        entry.stage, entry.since = stage, time.monotonic()
         self._by_stage[stage][entry] = None
         if stage is Stage.HEAD:
             self._heads_by_peer.setdefault(entry.peer, OrderedDict())[entry] = None

@@ -95,6 +95,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("warned", "data quality", frozenset({"drifting", "invalid", "failed", "burning"}), ("view",)),
     Mechanism("drifting", "model drift", frozenset({"burning", "invalid"}), ("application",)),
     Mechanism("denied", "security", frozenset({"slow"}) | _OF_LOAD, reach="load"),
+    Mechanism("half_open", "security", FAILURES | _OF_LOAD | {"no_descriptors"}, reach="load"),
     Mechanism("throttled", "overload", frozenset({"traffic"}), ("application",)),
     *(
         Mechanism(load, "overload", FAILURES | _OF_LOAD, ("application",), "load", needs=_NO_ROOM, surge=5.0)

@@ -88,6 +88,8 @@ SIGNALS: Mapping[str, SignalRule] = {
                    _OF_APPLICATION + ",kind=prompt", 0.4, 2_000.0, opens=False),
         SignalRule("denied", "count", "{value} requests are denied in ten seconds (usually up to {usual}).",
                "antiphon_denials", "", 4.0),
+        SignalRule("half_open", "ceiling", "{value} connections send no complete request (never above {usual}).",
+               "antiphon_half_open_connections", "", 0.3, 50.0),
         SignalRule("run_failed", "share", "{value} of the attempts at {name} fail (usual {usual}).",
                "antiphon_run_attempts", "workflow={name}", 0.25),
         SignalRule("stale", "state", "Features of {name} are older than its contract allows.",
@@ -166,6 +168,8 @@ def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Signa
     for name, labels, amount in _aligned(platform):
         if name == "antiphon_engine_gate" and labels[0] == "waiting":
             add("queue", "gateway", amount.total / amount.weight if amount.weight else 0.0)
+        elif name == "antiphon_half_open_connections":
+            add("half_open", "gateway", amount.greatest)
         elif name == "antiphon_engine_breaker":
             add("breaker", f"engine/{labels[0]}", amount.weight if amount.greatest >= 2 else 0.0, amount.weight)
         elif name == "antiphon_engine_slots":
