@@ -9,18 +9,22 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.harness.gated_project import MODEL_NAME, SETTINGS
 
 from antiphon.app.wiring import ProcessServices
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.releases.releases import Activation
 from antiphon.catalog.write_delays import WriteDelay
-from antiphon.core import disk
+from antiphon.core import disk, settings
 from antiphon.core.errors import StorageFullError
 from antiphon.features.publication.healing import Damage
 from antiphon.operations.processes import ProcessIdentity, ProcessRecord, descriptors, write_record
+from antiphon.operations.settings_changes import note_settings
 from antiphon.services.features.health import snapshot_health
 from antiphon.services.incidents.records import OperationRecords
+from antiphon.services.incidents.stand_in import duties_of, stand_in_watch
 from antiphon.services.incidents.watch import IncidentWatch
 from antiphon.services.project.store import Store
 
@@ -153,4 +157,55 @@ def test_a_process_without_descriptors_is_a_symptom(store: Store, monkeypatch: p
     monkeypatch.setattr("antiphon.services.incidents.records.descriptors", lambda pid: (1_020, 1_024))
     (full_one,) = [one for one in records.read(now, project, "engine/engine")[0] if one.component == "gateway"]
     assert (full_one.signal, "1020 of 1024" in full_one.sentence) == ("no_descriptors", True)
+    store.close()
+
+
+def test_a_gateway_looks_for_incidents_once_no_worker_has_for_a_while(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = ProcessServices(store, "test").features
+    clock, leases = store.database.clock, ProcessLeases(store.database, store.scope.environment)
+    look = stand_in_watch(store, features, snapshot_health(features)).look
+    monkeypatch.setattr(disk, "shortage", lambda folder: "The disk is full: 0.0 MB are free.")
+    leases.acquire(duties_of(store.scope.tenant), "a worker elsewhere", 60.0)
+    at = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: at)
+    for seconds in (0, 60):
+        monkeypatch.setattr(clock, "monotonic", lambda seconds=seconds: at + seconds)
+        assert look() == 0
+    leases.release(duties_of(store.scope.tenant), "a worker elsewhere")
+    told = []
+    for seconds in (61, 70, 80):
+        monkeypatch.setattr(clock, "monotonic", lambda seconds=seconds: at + seconds)
+        told.append(look())
+    assert told == [0, 0, 1]
+    leases.acquire(duties_of(store.scope.tenant), "another worker", 60.0)
+    assert look() == 0
+    store.close()
+
+
+def test_what_a_run_says_of_the_online_store_is_its_evidence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = store.database.clock.now()
+    run = store.runs.get(store.scope, store.runs.submit(store.scope, "refresh", {}))
+    failed = msgspec.structs.replace(
+        run, status="failed", ended_at=now,
+        error="online store: The online file of snp_1 cannot be written: Operation not permitted.",
+    )  # fmt: skip
+    monkeypatch.setattr(store.runs, "list", lambda scope, limit, **more: [failed] if more["status"] == "failed" else [])
+    found, _ = records_of(store).read(now, store.applied.project(store.scope), "engine/engine")
+    assert {(one.signal, one.component) for one in found} >= {
+        ("store_away", "online-store"), ("run_failed", "workflow/refresh"),
+    }  # fmt: skip
+    store.close()
+
+
+def test_settings_with_which_a_gateway_was_started_are_a_change(store: Store) -> None:
+    now = store.database.clock.now()
+    for minutes, most in ((60, 48), (1, 1)):
+        other = settings.parse(f"[gateway]\nmax_in_flight = {most}\n".encode(), Path("antiphon.toml"), {})
+        note_settings(store.paths.run, "gateway-2", other, now - timedelta(minutes=minutes))
+    found, changes = records_of(store).read(now, store.applied.project(store.scope), "engine/engine")
+    (change,) = [one for one in found if one.signal == "reconfigured"]
+    assert (change.component, change.since, changes) == ("gateway", now - timedelta(minutes=1), {"gateway": 1.0})
+    assert "[gateway] max_in_flight 1 (before: 48)" in change.sentence
     store.close()

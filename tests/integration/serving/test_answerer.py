@@ -23,6 +23,8 @@ from antiphon.core.errors import (
     NotFoundError,
     OverloadedError,
     UnavailableError,
+    UnsatisfiableSchemaError,
+    UnservableReleaseError,
     UnsupportedParameterError,
 )
 from antiphon.definitions.application import ApplicationSpec, Freshness, Reuse
@@ -463,6 +465,14 @@ async def test_a_stale_feature_beyond_a_strict_contract_is_refused(make: Make) -
     with pytest.raises(FeatureUnavailableError, match=r"congestion\.delay is 3600 s old, its contract allows 30m"):
         await desk.answerer.answer(desk.request(as_of=START + timedelta(hours=1)))
     assert desk.receipts.count(SCOPE) == 0
+
+
+async def test_a_release_that_no_text_can_meet_is_to_blame_and_no_caller(make: Make) -> None:
+    desk = make(ScriptedGeneration("", error=UnsatisfiableSchemaError("It needs more than max_tokens (4) tokens.")))
+    with pytest.raises(UnservableReleaseError, match="cannot answer: It needs more") as caught:
+        await desk.answerer.answer(desk.request())
+    assert (caught.value.of_platform, caught.value.http_status) == (True, 422)
+    assert "Roll the release" in str(caught.value)
 
 
 async def test_no_user_speaks_as_the_system(make: Make) -> None:

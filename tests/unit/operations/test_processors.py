@@ -1,11 +1,13 @@
-"""Processors that others take: found by the second look, and never for what we use ourselves."""
+"""Processors that others take, or a limit: found by the second look, and never for what we use ourselves."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from antiphon.operations import processors
-from antiphon.operations.processors import ProcessorWatch
+from antiphon.operations.processors import LimitWatch, ProcessorWatch
 
 
 class Machine:
@@ -57,3 +59,43 @@ def test_a_process_that_was_started_again_has_waited_for_nothing_yet(monkeypatch
     for pid in (7, 8, 9):
         assert watch.look({"engine": pid}, {pid}) is None
         machine.passes(0.7, others=0.9, own=0.1)
+
+
+def test_a_limit_that_ends_most_periods_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, watch, counts = Machine(monkeypatch), LimitWatch(), {7: (100, 0), 8: (100, 90)}
+    monkeypatch.setattr(processors, "_limited_periods", lambda pid: counts.get(pid))
+    pids = {"gateway": 7, "worker": 8, "engine": 9}
+    machine.at = 10.0
+    assert watch.look(pids) == {}
+    machine.at, counts = 15.0, {7: (150, 45), 8: (150, 92)}
+    assert watch.look(pids) == {"gateway": 0.9}
+    machine.at, counts = 16.0, {7: (160, 45), 8: (160, 92)}
+    assert watch.look(pids) == {"gateway": 0.9}
+    machine.at = 20.0
+    assert watch.look(pids) == {}
+
+
+def test_a_process_with_another_pid_was_held_back_by_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, watch = Machine(monkeypatch), LimitWatch()
+    monkeypatch.setattr(processors, "_limited_periods", lambda pid: (100 * pid, 100 * pid))
+    for pid in (7, 8, 9):
+        machine.at += 5.0
+        assert watch.look({"gateway": pid}) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"), [("0::/app.slice", "app.slice"), ("3:cpu,cpuacct:/app", "cpu,cpuacct/app"), ("1:cpu:/", "cpu")]
+)
+def test_both_kinds_of_control_groups_are_read(
+    line: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "cpu.stat").write_text("nr_periods 20\nnr_throttled 12\nthrottled_time 5\n")
+    read = Path.read_text
+
+    def text(self: Path, *args: str, **more: str) -> str:
+        return f"9:memory:/x\n{line}\n" if str(self) == "/proc/7/cgroup" else read(self, *args, **more)
+
+    monkeypatch.setattr(Path, "read_text", text)
+    assert processors._limited_periods(7, tmp_path) == (20, 12)
+    assert processors._limited_periods(8, tmp_path) is None

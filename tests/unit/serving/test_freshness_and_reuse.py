@@ -8,7 +8,7 @@ from tests.harness.small_desk import DESK, START, read_value
 from antiphon.catalog.features.snapshot_facts import SnapshotFacts
 from antiphon.catalog.serving.answers import StoredAnswer
 from antiphon.catalog.serving.receipt import UsageReceipt
-from antiphon.core.errors import FeatureUnavailableError
+from antiphon.core.errors import FeaturesNotReadyError, FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Freshness, Reuse
 from antiphon.features.values import FeatureValue, FeatureVector
@@ -53,11 +53,13 @@ def test_a_default_prints_nothing_even_when_it_is_all_there_is() -> None:
 
 def test_rejecting_names_the_feature_its_age_and_the_limit() -> None:
     with pytest.raises(
-        FeatureUnavailableError, match=r"^The feature congestion\.delay is 3600 s old, its contract allows 1m"
-    ):
+        FeaturesNotReadyError, match=r"^The feature congestion\.delay is 3600 s old, its contract allows 1m"
+    ) as stale:
         read(Freshness("1m", "reject"))
-    with pytest.raises(FeatureUnavailableError, match="has no value"):
+    assert stale.value.of_platform, "no caller makes a value newer"
+    with pytest.raises(FeatureUnavailableError, match="has no value") as absent:
         read(Freshness("1m", "reject"), congestion__delay=read_value(None, None))
+    assert not absent.value.of_platform
 
 
 def test_an_entity_nobody_knows_is_refused() -> None:

@@ -99,3 +99,30 @@ def test_a_gateway_that_comes_late_is_seen_with_the_others_that_do_not() -> None
     (symptom,) = found
     assert (symptom.signal, symptom.component) == ("late", "gateway")
     assert 0.4 < symptom.value < 0.6
+
+
+def test_a_machine_pauses_where_its_gateway_and_worker_are_late_at_once() -> None:
+    detectors = SignalDetectors()
+    late = {"gateway@a": 9.0, "worker@a": 8.0, "gateway@b": 0.1, "worker@b": 0.1}
+    for number in range(48):
+        measured = Measurements()
+        for name, seconds in late.items():
+            measured[("process_resident_memory_bytes", (f"default/{name}",))] = Amount(1e9, 10.0, 1e8)
+            share = seconds if number >= 40 or (name == "gateway@a" and number == 20) else 0.1
+            measured[("antiphon_loop_late_seconds", (f"default/{name}",))] = Amount(share)
+        found = detectors.take(NOON + number * FINEST, readings(Measurements(), measured))
+        assert number >= 40 or not found
+    assert {(one.signal, one.component) for one in found} == {("late", "gateway"), ("paused", "host")}
+
+
+def test_what_a_symptom_says_is_its_worst() -> None:
+    detectors = SignalDetectors()
+    for number in range(45):
+        measured = Measurements()
+        measured[("process_resident_memory_bytes", ("default/gateway@a",))] = Amount(1e9, 10.0, 1e8)
+        bad = {40: 8.0, 41: 9.0, 42: 8.0}.get(number, 0.1)
+        measured[("antiphon_loop_late_seconds", ("default/gateway@a",))] = Amount(bad)
+        found = detectors.take(NOON + number * FINEST, readings(Measurements(), measured))
+    (symptom,) = found
+    assert round(symptom.value, 2) == 0.9
+    assert "90%" in symptom.sentence

@@ -6,6 +6,7 @@ import random
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.unit.catalog.examples import NOON
 
@@ -136,6 +137,56 @@ def test_a_gateway_that_comes_late_is_blamed_unless_load_or_a_release_keep_it_bu
     # Whoever floods the gateway may do so on its own machine.
     assert roots(taken, seen("traffic", "application/desk", -5)) == [("application/desk", "overload")]
     assert roots(taken, seen("denied", "gateway", -5)) == [("gateway", "security")]
+
+
+def test_many_times_the_usual_load_needs_no_queue_to_be_blamed(topology: Topology) -> None:
+    slow = seen("slow", "application/desk", 20)
+    more = msgspec.structs.replace(seen("traffic", "application/desk"), value=60.0, usual=30.0)
+    (found,) = explain([more, slow], topology)
+    assert found.class_ == "no cause found"
+    (found,) = explain([msgspec.structs.replace(more, value=600.0), slow], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("application/desk", "overload")]
+
+
+def test_all_processes_that_come_late_at_once_are_their_machine(topology: Topology) -> None:
+    felt = [seen("slow", "application/desk", 10), seen("failed", "application/triage", 10)]
+    late = [seen("late", "gateway"), seen("paused", "host")]
+    (found,) = explain([*felt, *late, seen("pace", "engine/engine", 10)], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("host", "infrastructure")]
+    load = [seen("traffic", "application/triage"), seen("queue", "gateway", 5)]
+    (found,) = explain([*felt, *late, *load], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("application/triage", "overload")]
+    assert explain(late, topology) == ()
+
+
+def test_a_process_that_its_limit_holds_back_keeps_the_catalog_from_the_others(topology: Topology) -> None:
+    away, limit = seen("catalog_away", "catalog", 5), seen("processor_limit", "gateway", 10)
+    felt = [seen("slow", "application/desk", 10), seen("late", "gateway", 10)]
+    (found,) = explain([away, limit, *felt], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("gateway", "infrastructure")]
+    assert ("gateway", "catalog") in found.roots[0].paths
+    (found,) = explain([away, *felt], topology)
+    assert [root.component for root in found.roots] == ["catalog"]
+    assert explain([limit], topology) == ()
+
+
+def test_other_settings_are_a_change_of_the_process_that_took_them(topology: Topology) -> None:
+    (found,) = explain([seen("reconfigured", "gateway"), seen("refused", "application/desk", 20)], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("gateway", "change")]
+    both = [seen("reconfigured", "gateway"), seen("reconfigured", "worker"), seen("refused", "application/desk", 20)]
+    assert [root.component for root in explain(both, topology)[0].roots] == ["gateway"]
+    (found,) = explain([seen("reconfigured", "gateway"), seen("refused", "application/desk", 3_600)], topology)
+    assert found.class_ == "no cause found"
+
+
+def test_a_worker_that_ends_is_no_engine_that_is_silent(topology: Topology) -> None:
+    (found,) = explain([seen("restarted", "worker", 30), seen("silent", "engine/engine")], topology)
+    assert [root.component for root in found.roots] == ["worker"]
+
+
+def test_half_open_connections_are_an_attack_also_where_they_take_what_is_free(topology: Topology) -> None:
+    (found,) = explain([seen("half_open", "gateway"), seen("no_descriptors", "gateway", 20)], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("gateway", "security")]
 
 
 def test_two_processes_that_are_killed_at_once_are_both_blamed(topology: Topology) -> None:
