@@ -37,7 +37,7 @@ from antiphon.operations.history.window import HistoryWindow, Statistic
 
 HERE = Path(__file__).parent
 _LINEAGE_ROWS = 30
-_JOBS = 10
+_JOBS = _RUNS = 10
 
 SPANS = {
     "15m": timedelta(minutes=15),
@@ -74,6 +74,7 @@ class Pages:
                 "requests": self._requests_stamp,
                 "runs": self._runs_stamp,
                 "batch": self._batch_stamp,
+                "incidents": self._incidents_stamp,
                 "notifications": lambda scope: services.work.notifications(scope).stamp(),
             }
         )
@@ -104,7 +105,15 @@ class Pages:
             services.work.tables.list(scope, _JOBS),
             None if publication is None else publication.number,
             [(one.name, one.state) for one in services.health.processes()],
+            self._incidents_stamp(scope),
+            [one.drain for one in services.work.engines.list()],
         )
+
+    def _incidents_stamp(self, scope: Scope) -> object:
+        work = self.services.work
+        incidents = [*work.incidents(scope).list(all=False), *work.incidents(scope).list(limit=1)]
+        runs = work.playbooks(scope).runs(limit=_RUNS)
+        return [(one.id, one.updated_at) for one in incidents], [(one.id, one.updated_at) for one in runs]
 
     def _requests_stamp(self, scope: Scope) -> object:
         return [one.prediction for one in self.services.predictions.receipts.list(scope, limit=1)]
@@ -159,7 +168,7 @@ async def overview_page(call: PageCall, problem: AntiphonError | None = None) ->
 
 async def figures(call: PageCall) -> Response:
     now = await status(call.services, call.measurements, call.scope, call.principal)
-    return call.render("figures.html", now=now)
+    return call.render("figures.html", now=now, drains=await run_in_threadpool(engine_drains, call))
 
 
 async def changes(call: PageCall) -> ChangeStream:

@@ -67,7 +67,10 @@
         if (answer.status === 401) { location.assign("/login"); return; }
         if (!answer.ok) return;
         const held = document.getElementById(target), fresh = held.cloneNode(false);
-        fresh.innerHTML = await answer.text();
+        const text = await answer.text();
+        // The part of a page that has no address of its own is within the page.
+        const within = new DOMParser().parseFromString(text, "text/html").getElementById(target);
+        fresh.innerHTML = within ? within.innerHTML : text;
         // Paused meanwhile: it stays as it was.
         if (!paused()) become(held, fresh);
       }
