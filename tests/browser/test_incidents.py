@@ -1,4 +1,4 @@
-"""The pages *Incidents* and *Playbooks* in Chromium: they go on by themselves, and keep a text that is being written."""
+"""The pages *Incidents* and *Playbooks* in Chromium: they go on by themselves, and keep what is being written."""
 
 from __future__ import annotations
 
