@@ -330,7 +330,10 @@ def by_rules(own: Measurements, platform: Measurements) -> str:
             answers += amount.weight
             slow += sum(count for bucket, count in amount.buckets.items() if bucket > bucket_of(1.0))
     breaker = any(name == "antiphon_engine_breaker" and amount.greatest >= 2 for (name, _), amount in platform.items())
-    waiting = any(name == "antiphon_engine_gate" and amount.greatest > 5 for (name, _), amount in platform.items())
+    waiting = any(
+        name == "antiphon_engine_gate" and labels[0] == "waiting" and amount.greatest > 5
+        for (name, labels), amount in platform.items()
+    )
     denied = sum(amount.total for (name, _), amount in own.items() if name == "antiphon_denials")
     if breaker:
         return "infrastructure"
