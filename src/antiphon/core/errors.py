@@ -177,7 +177,7 @@ class WriteConflictError(ConflictError):
 
 
 class FeatureUnavailableError(AntiphonError):
-    """Nothing is known of what was asked about; a repeated request finds the same."""
+    """An entity of which nothing is known; a repeated request finds the same."""
 
     http_status = 422
     exit_code = 5

@@ -1,4 +1,5 @@
-"""What differs in the settings with which a process was started from those of its start before: ``run/NAME.settings``.
+"""Settings with which a process was started, and their differences from those of its start before:
+``run/NAME.settings``.
 
 Numbers are kept as they are. Of any text, which may hold a password, there are sixteen bits of a digest: enough to see
 that it is another one, and too few to guess it by.
@@ -39,7 +40,7 @@ class SettingsChange(msgspec.Struct, frozen=True):
         return f"The process {self.process} was started with other settings: {listed}."
 
 
-class _Noted(msgspec.Struct, frozen=True):
+class _NotedSettings(msgspec.Struct, frozen=True):
     values: Mapping[str, str]
     before: Mapping[str, str] = {}
     change: SettingsChange | None = None
@@ -53,15 +54,15 @@ def note_settings(run: Path, process: str, settings: Settings, now: datetime) ->
     """
     noted, values = _read(run / f"{process}{_SUFFIX}"), dict(_values("", msgspec.to_builtins(settings)))
     if noted is None:
-        noted = _Noted(values)
+        noted = _NotedSettings(values)
     elif values == noted.values:
         return
     elif values == noted.before:
-        noted = _Noted(values, noted.values, noted.change)
+        noted = _NotedSettings(values, noted.values, noted.change)
     else:
         names = sorted(name for name in {**noted.values, **values} if noted.values.get(name) != values.get(name))
         said = tuple(_said(name, values.get(name, _NONE), noted.values.get(name, _NONE)) for name in names)
-        noted = _Noted(values, noted.values, SettingsChange(process, now, said))
+        noted = _NotedSettings(values, noted.values, SettingsChange(process, now, said))
     with suppress(OSError):
         put_private(run / f"{process}{_SUFFIX}", msgspec.json.encode(noted))
 
@@ -72,9 +73,9 @@ def settings_changes(run: Path) -> list[SettingsChange]:
     return [one.change for one in found if one is not None and one.change is not None]
 
 
-def _read(file: Path) -> _Noted | None:
+def _read(file: Path) -> _NotedSettings | None:
     with suppress(OSError, msgspec.DecodeError):  # Another version's is as none.
-        return msgspec.json.decode(file.read_bytes(), type=_Noted)
+        return msgspec.json.decode(file.read_bytes(), type=_NotedSettings)
     return None
 
 

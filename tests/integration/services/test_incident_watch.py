@@ -201,6 +201,7 @@ def test_what_a_run_says_of_the_online_store_is_its_evidence(store: Store, monke
 
 def test_settings_with_which_a_gateway_was_started_are_a_change(store: Store) -> None:
     now = store.database.clock.now()
+    store.paths.run.mkdir(exist_ok=True)
     for minutes, most in ((60, 48), (1, 1)):
         other = settings.parse(f"[gateway]\nmax_in_flight = {most}\n".encode(), Path("antiphon.toml"), {})
         note_settings(store.paths.run, "gateway-2", other, now - timedelta(minutes=minutes))

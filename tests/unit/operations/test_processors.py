@@ -98,4 +98,4 @@ def test_both_kinds_of_control_groups_are_read(
 
     monkeypatch.setattr(Path, "read_text", text)
     assert processors._limited_periods(7, tmp_path) == (20, 12)
-    assert processors._limited_periods(8, tmp_path) is None
+    assert processors._limited_periods(2**30, tmp_path) is None

@@ -102,7 +102,7 @@ _LIST = (
     Measure("antiphon_denials", "count", "requests", "Requests that were not let in, by reason.", ("code",)),
     Measure("antiphon_in_flight", "level", "requests", "Requests being answered.", by_tenant=False),
     Measure(
-        "antiphon_half_open_connections", "level", "connections", "Connections without a complete request head.",
+        "antiphon_half_open_connections", "level", "requests", "Connections without a complete request head.",
         by_tenant=False,
     ),
     Measure("antiphon_clients_departed", "count", "requests", "Callers that left before the end.", by_tenant=False),

@@ -34,10 +34,10 @@ _OF_LOAD = frozenset({"queue", "late", "paused", "processors_taken", "processor_
 """Effects of load; callers may be programs on the same machine, which take its processors as well."""
 
 _KEPT = frozenset({"slow", "failed", "engine_errors", "refused", "stand_ins", "pace", "silent", "late_stream"})
-"""What is felt of a process that is kept from the processors."""
+"""Symptoms of a process that is kept from the processors."""
 
 _SERVED = frozenset({"catalog_away", "late", "paused"})
-"""What is seen of processes and of the catalog on a machine that does not serve them."""
+"""Symptoms of processes and of the catalog on a machine that does not serve them."""
 
 _ENGINE = FAILURES | {"breaker", "silent", "pace", "queue", "run_failed"} | _STOPPED
 
@@ -79,6 +79,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("memory_short", "infrastructure", _ANSWERS | _DATA | _ENGINE | _SERVED | {"store_away"}),
     Mechanism("store_away", "infrastructure", _ANSWERS | _DATA | {"blocked"}),
     Mechanism("memory", "infrastructure", _ENGINE | _DATA, ("engine", "gateway", "worker")),
+    Mechanism("half_open", "security", FAILURES | _OF_LOAD | {"no_descriptors"}, reach="load"),
     Mechanism("no_descriptors", "infrastructure", _ENGINE | _DATA, ("engine", "gateway", "worker")),
     *(
         Mechanism(stop, "infrastructure", effects, kinds, reach)
@@ -95,7 +96,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("warned", "data quality", frozenset({"drifting", "invalid", "failed", "burning"}), ("view",)),
     Mechanism("drifting", "model drift", frozenset({"burning", "invalid"}), ("application",)),
     Mechanism("denied", "security", frozenset({"slow"}) | _OF_LOAD, reach="load"),
-    Mechanism("half_open", "security", FAILURES | _OF_LOAD | {"no_descriptors"}, reach="load"),
     Mechanism("throttled", "overload", frozenset({"traffic"}), ("application",)),
     *(
         Mechanism(load, "overload", FAILURES | _OF_LOAD, ("application",), "load", needs=_NO_ROOM, surge=5.0)

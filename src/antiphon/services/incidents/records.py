@@ -37,7 +37,7 @@ _LAST_DESCRIPTORS = 0.98
 """Share of the files and sockets that a process may open, from which it has hardly one left."""
 
 _AT_STORE = "online store"
-"""Where an error of a run is that tells of the online store."""
+"""Words of a run's error that tell of the online store."""
 
 _VERDICTS = 50
 _NAMED = 5

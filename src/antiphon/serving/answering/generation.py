@@ -135,7 +135,7 @@ def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
 
 
 def unservable(context: AnswerContext, error: UnsatisfiableSchemaError) -> AntiphonError:
-    """What is wrong where no text can meet the schema: the release, which pins schema and length; else the request."""
+    """The error where no text can meet a schema: of the release, which pins schema and length; else of the request."""
     release, name = context.assigned.release, context.application.name
     if release.number == 0:
         return error
