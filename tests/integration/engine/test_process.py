@@ -179,6 +179,20 @@ async def test_the_socket_is_private_and_served_once(tmp_path: Path) -> None:
         assert (await collect(client, asking())).text
 
 
+async def test_a_socket_that_somebody_removed_is_there_again(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+    async with engine_process(path) as (client, _):
+        path.unlink()
+        assert (await collect(client, asking())).text, "who is connected stays so"
+        async with asyncio.timeout(10):
+            while not path.exists():
+                await asyncio.sleep(0.1)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        other = EngineClient(path)
+        assert (await collect(other, asking())).text
+        await other.close()
+
+
 @pytest.mark.parametrize(
     ("options", "code", "complaint"),
     [

@@ -46,6 +46,9 @@ _decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 MOST_UNREAD = 32 << 20
 """Bytes a client may leave unread before it is cut off."""
 
+LOOK_SECONDS = 3.0
+"""So often the socket is looked for."""
+
 GREETING_SECONDS = 5.0
 """A client that has not greeted by then is cut off."""
 
@@ -59,7 +62,8 @@ async def serve(
     drain_seconds: float = 30.0,
     ready: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until ``stop`` is set, then drain and close the engine. The socket exists only while it answers.
+    """Serve until ``stop`` is set, then drain and close the engine. The socket exists only while it answers; one that
+    somebody removes meanwhile is made again.
 
     Raises:
         SetupError: another process answers on the socket, or the path or the network's address cannot be used.
@@ -82,19 +86,17 @@ async def serve(
         finally:
             connections.discard(connection)
 
-    # By the mask, not by a mode set afterwards: there is no moment at which others may connect.
-    mask = os.umask(0o177)
-    try:
-        server = await asyncio.start_unix_server(accept, path)
-    finally:
-        os.umask(mask)
-    servers = [server]
+    servers = [await _listen(accept, path)]
     try:
         if network is not None:
             servers.append(await network.start(converse))
         if ready is not None:
             ready()
-        await stop.wait()
+        while not await _is_set(stop, LOOK_SECONDS):
+            if not os.path.lexists(path):
+                with contextlib.suppress(OSError):  # Its folder may be gone as well: at the next look, then.
+                    servers.append(await _listen(accept, path))
+                    _log.warning("The socket had been removed; it is there again.")
         for server in servers:
             server.close()
         path.unlink(missing_ok=True)  # Clients see that it leaves, and a successor may bind while it drains.
@@ -107,6 +109,23 @@ async def serve(
         await asyncio.gather(*(connection.close() for connection in connections))
         if not stop.is_set():
             path.unlink(missing_ok=True)
+
+
+async def _listen(accept: Callable[..., Awaitable[None]], path: Path) -> asyncio.Server:
+    # By the mask, not by a mode set afterwards: there is no moment at which others may connect.
+    listener = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    return await asyncio.start_unix_server(accept, sock=listener)
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 def _claim(path: Path) -> None:
