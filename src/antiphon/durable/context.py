@@ -127,6 +127,11 @@ class RunContext:
         """Number of this attempt, from 1."""
         return self._run.attempts
 
+    @property
+    def claim(self) -> int:
+        """Number of the claim that this attempt is, which none before has, also of a run that was retried by hand."""
+        return self._run.epoch
+
     async def step(
         self,
         name: str,

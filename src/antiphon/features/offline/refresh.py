@@ -130,7 +130,11 @@ class Refresher:
             def reading(events: int, name: str = name) -> None:
                 run.progress(0, 1, f"read {name}: {events} events")
 
-            problem = await run.step(f"read {name}", self._read_followed, source, reading, len(request.views) > 1)
+            problem = await run.step(f"read {name}", self._read_followed, source, reading, run, len(request.views) > 1)
+            while problem is not None and _of_before(problem, run):
+                problem = await run.step(
+                    f"read {name}", self._read_followed, source, reading, run, len(request.views) > 1
+                )
             if problem is not None:
                 unread |= {key: problem for key, stream in self._streams(request).items() if stream == name}
         start = await run.step("pin", self._pin, request)
@@ -141,15 +145,7 @@ class Refresher:
         unreadable: list[dict[str, str]] = []
         for done, key in enumerate(request.views):
             run.progress(done, total, f"materialize {key}")
-
-            def embedding(texts: int, of: int, key: str = key, done: int = done) -> None:
-                run.progress(done, total, f"materialize {key}: {texts} of {of} texts embedded")
-
-            stop = threading.Event()
-            made = unread.get(key) or await run.step(
-                f"{MATERIALIZE}{key}", self._materialize, request, start, key, run.id, embedding, stop, stop=stop
-            )
-            judged = await run.step(f"gate {key}", self._gate, request, key, made, run.id)
+            made, judged = await self._judged(run, request, start, key, unread.get(key))
             if "unreadable" in made:
                 unreadable.append(made["unreadable"])
             elif judged["outcome"] != "blocked":
@@ -172,6 +168,36 @@ class Refresher:
         builtins: dict[str, Any] = msgspec.to_builtins(result)
         return builtins
 
+    async def _judged(
+        self, run: RunContext, request: RefreshArguments, start: dict[str, Any], key: str, unread: dict[str, Any] | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A view's snapshot, or why there is none, and the verdict on it. What could not be read before the run was
+        retried is read again, and has a verdict of its own."""
+        place, views = request.views.index(key), len(request.views) + 1
+
+        def embedding(texts: int, of: int) -> None:
+            run.progress(place, views, f"materialize {key}: {texts} of {of} texts embedded")
+
+        async def read() -> dict[str, Any]:
+            stop = threading.Event()
+            made: dict[str, Any] = await run.step(
+                f"{MATERIALIZE}{key}", self._materialize, request, start, key, run, embedding, stop, stop=stop
+            )
+            return made
+
+        async def gated(verdict: str) -> dict[str, Any]:
+            judged: dict[str, Any] = await run.step(f"gate {key}", self._gate, request, key, made, run, verdict)
+            return judged
+
+        made = unread or await read()
+        while _of_before(made, run):
+            made = await read()
+        judged, tries = await gated(run.id), 0
+        while _of_before(judged, run):
+            tries += 1
+            judged = await gated(f"{run.id}.{tries}")
+        return made, judged
+
     def _followed(self, request: RefreshArguments) -> dict[str, SourceSpec]:
         """The streams of the views that another system writes, by name."""
         if self._catch_up is None:
@@ -183,7 +209,7 @@ class Refresher:
         return {key: self._catalog.definition(key).source.name for key in request.views}
 
     def _read_followed(
-        self, source: SourceSpec, progress: Callable[[int], None], others: bool
+        self, source: SourceSpec, progress: Callable[[int], None], run: RunContext, others: bool
     ) -> dict[str, Any] | None:
         """Append what is written by now; the problem of its views where that was never possible.
 
@@ -199,7 +225,7 @@ class Refresher:
         except AntiphonError as error:
             if isinstance(error, UnavailableError) and not others:
                 raise
-            return _unreadable(error)
+            return _unreadable(error, run)
         return None
 
     def _pin(self, request: RefreshArguments) -> dict[str, Any]:
@@ -233,7 +259,7 @@ class Refresher:
         request: RefreshArguments,
         start: dict[str, Any],
         key: str,
-        run: str,
+        run: RunContext,
         progress: Callable[[int, int], None],
         stop: threading.Event,
     ) -> dict[str, Any]:
@@ -245,7 +271,7 @@ class Refresher:
                     spec=spec,
                     as_of=datetime.fromisoformat(start["as_of"]),
                     through=start["through"].get(spec.source.name),
-                    run=run,
+                    run=run.id,
                     previous=self._catalog.published(key),
                     whole=request.whole,
                     principal=request.principal,
@@ -256,11 +282,13 @@ class Refresher:
             )
         except (InvalidInputError, SetupError, CorruptionError) as error:
             # Transient problems (no memory, a file that changed meanwhile) fail the run instead, which is retried.
-            return _unreadable(error)
+            return _unreadable(error, run)
         made: dict[str, Any] = msgspec.to_builtins(manifest)
         return made
 
-    def _gate(self, request: RefreshArguments, key: str, made: dict[str, Any], run: str) -> dict[str, Any]:
+    def _gate(
+        self, request: RefreshArguments, key: str, made: dict[str, Any], run: RunContext, verdict: str
+    ) -> dict[str, Any]:
         spec, previous = self._catalog.definition(key), self._catalog.published(key)
         manifest: SnapshotManifest | None = None
         if "unreadable" in made:
@@ -274,7 +302,7 @@ class Refresher:
             findings, outcome = judged.findings, judged.outcome
         self._catalog.verdicts.add(
             Verdict(
-                id=verdict_id(run, key),
+                id=verdict_id(verdict, key),
                 scope=self._scope,
                 view=spec.name,
                 definition_version=spec.definition_version,
@@ -282,14 +310,15 @@ class Refresher:
                 findings=findings,
                 snapshot=manifest.id if manifest is not None else None,
                 manifest=manifest,
-                run=run,
+                run=run.id,
                 principal=request.principal,
                 reason=request.reason,
                 created_at=self._catalog.clock.now(),
                 kept=previous.id if previous is not None and outcome == "blocked" else None,
             )
         )
-        return {"outcome": outcome, "findings": msgspec.to_builtins(findings)}
+        claim = {"claim": run.claim} if "unreadable" in made else {}
+        return {"outcome": outcome, "findings": msgspec.to_builtins(findings), **claim}
 
     def _publish(self, request: RefreshArguments, passed: list[dict[str, Any]]) -> dict[str, Any]:
         made = [msgspec.convert(one, SnapshotManifest) for one in passed]
@@ -350,9 +379,14 @@ class Refresher:
         return released
 
 
-def _unreadable(error: AntiphonError) -> dict[str, Any]:
+def _unreadable(error: AntiphonError, run: RunContext) -> dict[str, Any]:
     where, next_step = error.where or "source", error.next_step or ""
-    return {"unreadable": {"what": error.what, "where": where, "next_step": next_step}}
+    return {"unreadable": {"what": error.what, "where": where, "next_step": next_step}, "claim": run.claim}
+
+
+def _of_before(made: dict[str, Any], run: RunContext) -> bool:
+    """Tells whether a source could not be read in an attempt before this one: it may be whole by now."""
+    return bool(made.get("claim", run.claim) != run.claim)
 
 
 def made_by(step: str, result: Any) -> tuple[str, ...]:

@@ -18,9 +18,11 @@ from tests.integration.features.desk import history, specs, write
 from tests.integration.features.online.test_lookup import EWR
 from tests.integration.features.world import NOON, World, minutes
 
+from antiphon.catalog.features.verdicts import Verdicts
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions import expect
 from antiphon.definitions.quality import Quality
+from antiphon.durable.dead_letters import DeadLetters
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.durable.runs import Runs
@@ -35,6 +37,11 @@ async def run_refresh(world: World, arguments: dict[str, object]) -> Run:
     registry.add(WORKFLOW, world.refresher.refresh)
     runs = Runs(world.database)
     identity = runs.submit(world.scope, WORKFLOW, arguments, max_attempts=1)
+    return await until_ended(world, registry, identity)
+
+
+async def until_ended(world: World, registry: WorkflowRegistry, identity: str) -> Run:
+    runs = Runs(world.database)
     stop = asyncio.Event()
     executor = Executor(world.database, registry, "worker-1", world.scope, poll=0.01)
     working = asyncio.create_task(executor.run_until(stop))
@@ -89,6 +96,29 @@ async def test_a_missing_source_fails_the_run_with_a_clear_error(world: World, t
     assert run.status == "failed"
     assert "There is no file" in (run.error or "")
     assert world.publications.current(world.scope) is None
+
+
+async def test_a_retry_reads_a_source_again_that_could_not_be_read(world: World, tmp_path: Path) -> None:
+    source, key = tmp_path / "departures.parquet", world.specs["congestion"].key
+    away = source.rename(tmp_path / "away.parquet")
+    run = await run_refresh(world, {"views": [key], "as_of": NOON.isoformat()})
+    assert run.status == "failed"
+    registry = WorkflowRegistry()
+    registry.add(WORKFLOW, world.refresher.refresh)
+
+    async def retried() -> Run:
+        with world.database.transaction() as connection:
+            DeadLetters(world.database).retry(world.scope, run.id, within=connection)
+        return await until_ended(world, registry, run.id)
+
+    assert (await retried()).status == "failed", "it is away still"
+    away.rename(source)
+    ended = await retried()
+    assert ended.status == "succeeded", ended.error
+    assert msgspec.convert(ended.result, RefreshResult).snapshots.keys() == {key}
+    verdicts = Verdicts(world.database).list(world.scope, world.specs["congestion"].name)
+    assert sorted(one.outcome for one in verdicts) == ["blocked", "blocked", "passed"]
+    assert {one.run for one in verdicts} == {run.id}
 
 
 async def test_malformed_arguments_fail_the_run(world: World) -> None:
