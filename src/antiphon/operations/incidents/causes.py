@@ -17,7 +17,7 @@ from antiphon.catalog.incidents import IncidentClass
 from antiphon.operations.incidents.detection import Symptom
 from antiphon.operations.incidents.signals import SIGNALS
 
-Reach = Literal["downstream", "load", "lock", "records"]
+Reach = Literal["downstream", "load", "lock"]
 
 FAILURES = frozenset({"failed", "engine_errors", "slow", "stand_ins", "refused", "burning"})
 """Symptoms that users feel while something does not work."""
@@ -41,13 +41,6 @@ _SERVED = frozenset({"catalog_away", "late", "paused"})
 
 _ENGINE = FAILURES | {"breaker", "silent", "pace", "queue", "run_failed"} | _STOPPED
 
-_OF_STOPS: tuple[tuple[frozenset[str], tuple[str, ...], Reach], ...] = (
-    (_ENGINE, ("engine",), "downstream"),
-    (FAILURES | {"queue"} | _STOPPED, ("gateway",), "downstream"),
-    (_DATA | _STOPPED | {"silent"}, ("worker",), "records"),
-)
-"""Effects of a process that ended or stands still, by its kind."""
-
 
 class Mechanism(msgspec.Struct, frozen=True):
     """A way in which a component causes symptoms.
@@ -56,8 +49,7 @@ class Mechanism(msgspec.Struct, frozen=True):
         evidence: the symptom or context at the component by which it is known.
         kinds: of components, by the first part of their name; none: any.
         effects: symptoms that it explains, at the component and downstream of it. ``reach`` ``load``: at everything
-            that shares gateway and engines; ``lock``: at the catalog too, whose lock a slow process keeps;
-            ``records``: at the engines too, whose measures the worker writes.
+            that shares gateway and engines; ``lock``: at the catalog too, whose lock a slow process keeps.
         surge: at so many times its usual height a load needs none of these.
         change: an act of people, which is a cause only where it is unlikely to have come so near by chance.
         needs: one of these has to be among its effects, elsewhere or here.
@@ -82,9 +74,13 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("half_open", "security", FAILURES | _OF_LOAD | {"no_descriptors"}, reach="load"),
     Mechanism("no_descriptors", "infrastructure", _ENGINE | _DATA, ("engine", "gateway", "worker")),
     *(
-        Mechanism(stop, "infrastructure", effects, kinds, reach)
+        Mechanism(stop, "infrastructure", effects, kinds)
         for stop in sorted(_STOPPED)
-        for effects, kinds, reach in _OF_STOPS
+        for effects, kinds in (
+            (_ENGINE, ("engine",)),
+            (FAILURES | {"queue"} | _STOPPED, ("gateway",)),
+            (_DATA | _STOPPED, ("worker",)),
+        )
     ),
     Mechanism("silent", "infrastructure", _ENGINE, ("engine",)),
     Mechanism("pace", "infrastructure", _ENGINE - _STOPPED, ("engine",)),

@@ -42,6 +42,8 @@ _CALM = 6
 _UNSEEN = 30
 """Periods in a row without any reading after which it is over as well."""
 
+_WORKER = SignalKey("memory", "worker")
+
 _MISSING = 1
 """Periods without a word after which an engine is silent."""
 
@@ -221,11 +223,12 @@ class SignalDetectors:
         )  # fmt: skip
 
     def _silences(self, found: Mapping[SignalKey, SignalSample]) -> dict[SignalKey, SignalSample]:
-        """An engine is silent while no engine tells anything, though others wrote: of several, one may have left."""
+        """An engine is silent while no engine tells anything, though the worker does, who writes what engines tell: of
+        several, one may have left."""
         said = {key for key in found if key.signal == "silent"}
         for key in said:
             self._missing[key] = 0
-        if said or not found:
+        if said or _WORKER not in found:
             return {}
         silences = {}
         for key in self._missing:

@@ -152,8 +152,7 @@ def _paths(
 ) -> Mapping[str, tuple[str, ...]]:
     if mechanism.reach == "load":
         return _load(component, topology)
-    further = {"lock": (CATALOG,), "records": topology.engines}.get(mechanism.reach, ())
-    return {**{one: (component, one) for one in further}, **reached}
+    return {CATALOG: (component, CATALOG), **reached} if mechanism.reach == "lock" else reached
 
 
 def _load(component: str, topology: Topology) -> dict[str, tuple[str, ...]]:

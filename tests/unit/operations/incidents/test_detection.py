@@ -66,15 +66,22 @@ def test_a_season_is_no_change() -> None:
     assert traffic({SignalKey("traffic", "application/desk"): SignalSample(310.0)}) == ()
 
 
-def test_an_engine_that_tells_nothing_is_silent_while_others_do() -> None:
+def test_an_engine_that_tells_nothing_is_silent_while_the_worker_that_writes_it_does() -> None:
     engine = SignalKey("silent", "engine/engine")
-    other = {SignalKey("traffic", "application/desk"): SignalSample(20.0)}
+    alone = {SignalKey("traffic", "application/desk"): SignalSample(20.0)}
+    other = {**alone, SignalKey("memory", "worker"): SignalSample(1e8)}
     detectors = SignalDetectors()
     for place in range(10):
         assert detectors.take(NOON + place * FINEST, {**other, engine: SignalSample(0.0, 1.0)}) == ()
     later = NOON + timedelta(minutes=5)
     found = [detectors.take(later + place * FINEST, other) for place in range(3)]
     assert [one.key for one in found[-1]] == [engine]
+    for place in range(30):
+        detectors.take(later + place * FINEST, {**other, engine: SignalSample(0.0, 1.0)})
+    later += timedelta(minutes=10)
+    assert detectors.take(later, {}) == ()
+    for place in range(3):
+        assert detectors.take(later + place * FINEST, alone) == ()
 
 
 @pytest.mark.parametrize(

@@ -179,11 +179,6 @@ def test_other_settings_are_a_change_of_the_process_that_took_them(topology: Top
     assert found.class_ == "no cause found"
 
 
-def test_a_worker_that_ends_is_no_engine_that_is_silent(topology: Topology) -> None:
-    (found,) = explain([seen("restarted", "worker", 30), seen("silent", "engine/engine")], topology)
-    assert [root.component for root in found.roots] == ["worker"]
-
-
 def test_half_open_connections_are_an_attack_also_where_they_take_what_is_free(topology: Topology) -> None:
     (found,) = explain([seen("half_open", "gateway"), seen("no_descriptors", "gateway", 20)], topology)
     assert [(root.component, root.class_) for root in found.roots] == [("gateway", "security")]
