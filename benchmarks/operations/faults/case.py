@@ -65,6 +65,7 @@ class FaultOutcome(msgspec.Struct, frozen=True, kw_only=True):
         mended: the incident was mitigated and users were answered again, and no injector undid the fault.
         ledger: the sum of the ledger less the sum of the receipts and meters, over all resources, in absolute terms.
         before: incidents that were open before the fault: such a case says little.
+        lasting: symptoms of the incident that last at the end.
     """
 
     kind: str
@@ -86,6 +87,7 @@ class FaultOutcome(msgspec.Struct, frozen=True, kw_only=True):
     by_baro: tuple[str, ...]
     title: str = ""
     problem: str = ""
+    lasting: tuple[str, ...] = ()
 
 
 async def run_case(kind: FaultKind, seed: int, template: Path, baro: Path | None, lasts: CaseLasts) -> FaultOutcome:
@@ -145,6 +147,7 @@ async def _observed(
         by_rules=by_rules(measured),
         by_baro=await asyncio.to_thread(by_baro, measured, baro) if baro is not None else (),
         title=seen.title if seen else "",
+        lasting=tuple(f"{one.signal} of {one.component}" for one in seen.symptoms if one.until is None) if seen else (),
     )
 
 
