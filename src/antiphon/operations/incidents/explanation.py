@@ -236,8 +236,9 @@ def _needed(context: Sequence[_Candidate], left: set[Symptom]) -> tuple[list[_Ca
             for some in combinations(useful, size)
             if {symptom for one in some for symptom in one.covers} & left == explicable
         ]
-        if len(best) == 1:
-            return list(best[0]), []
+        # Loads add up: of several that are each enough, none is innocent.
+        if len(best) == 1 or (best and all(one.class_ == "overload" for some in best for one in some)):
+            return [one for one in useful if any(one in some for some in best)], []
         if best:
             names = {one.first.sentence for some in best for one in some}
             return [], [f"{name} Something else explains as much." for name in sorted(names)]

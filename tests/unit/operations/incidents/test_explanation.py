@@ -148,6 +148,15 @@ def test_many_times_the_usual_load_needs_no_queue_to_be_blamed(topology: Topolog
     assert [(root.component, root.class_) for root in found.roots] == [("application/desk", "overload")]
 
 
+def test_loads_that_come_together_are_blamed_together(topology: Topology) -> None:
+    slow, names = seen("slow", "application/desk", 20), ("application/desk", "application/triage")
+    loads = [msgspec.structs.replace(seen("traffic", name), value=600.0, usual=30.0) for name in names]
+    (found,) = explain([*loads, slow], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [(name, "overload") for name in names]
+    changed = seen("released", "release/desk", 5)
+    assert explain([*loads, changed, slow], topology)[0].roots == ()
+
+
 def test_all_processes_that_come_late_at_once_are_their_machine(topology: Topology) -> None:
     felt = [seen("slow", "application/desk", 10), seen("failed", "application/triage", 10)]
     late = [seen("late", "gateway"), seen("paused", "host")]
