@@ -2,9 +2,9 @@
 
 Each case runs a copy of one project with two applications (the blueprints triage and desk, on the simulated engine) by
 ``antiphon up``: users ask, a fault is done to it from outside (``injectors``, which know nothing of detectors), and
-the load generator tells if users felt it. A case without an impact is told and counts for nothing. Kinds, truth, split
-and seeds stand in ``split.py``. The simulator's error is that of ``benchmarks/operations/incidents.py`` on the kinds
-that both have.
+the load generator tells if users felt it. A case without an impact is told and counts for nothing. Kinds and their
+truth stand in ``seen_kinds.py`` and ``held_out.py``, the split and seeds in ``split.py``. The simulator's error is that
+of ``benchmarks/operations/incidents.py`` on the kinds that both have.
 
     python -m benchmarks.operations.faults [--size ci|demo|full] [--kinds NAME …] [--jobs N] [--anew] [--no-baro]
         [--keep]

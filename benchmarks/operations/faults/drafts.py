@@ -41,4 +41,11 @@ DRAFTS: Mapping[str, BadDraft] = {
     "impatient-contract": BadDraft(
         "desk", 'Freshness("2d", when_stale="flag")', 'Freshness("1s", when_stale="reject")'
     ),
+    # A guard that was written for letters, and that no notice passes.
+    "strict-guard": BadDraft(
+        "desk",
+        "    guards=[\n        FigureGuard(",
+        "    guards=[\n        __import__('antiphon').ContentGuard("
+        "required=('with kind regards',), action='refuse', retries=0, name='regards'),\n        FigureGuard(",
+    ),
 }

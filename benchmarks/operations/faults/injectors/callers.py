@@ -55,6 +55,50 @@ async def documents_pasted(project: FaultyProject, users: Users, chance: random.
     await _many(project, project.key, 100, seconds, lambda: question("triage", chance, words=1_200))
 
 
+async def retry_storm(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """Programs that wait for a fifth of a second ask again at once, for what is late as for what is refused."""
+    end, impatient = time.monotonic() + seconds, aiohttp.ClientTimeout(total=0.2)
+    headers = {"authorization": f"Bearer {project.key}"}
+
+    async def one(session: aiohttp.ClientSession) -> None:
+        while time.monotonic() < end:
+            body = question("desk", chance)
+            try:
+                async with session.post(f"{project.url}/v1/chat/completions", json=body, headers=headers) as response:
+                    await response.read()
+            except (OSError, aiohttp.ClientError, TimeoutError):
+                # It does not rest: one that yields to the others is enough.
+                await asyncio.sleep(0)
+
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=impatient) as session,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(150):
+            group.create_task(one(session))
+
+
+async def many_choices(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """A program wants the best of many answers to each ticket, which it asks for by one request."""
+    await _many(project, project.key, 40, seconds, lambda: question("triage", chance) | {"n": 16, "temperature": 1.0})
+
+
+async def reports_pulled(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """Tables of a report each pull the longest list of predictions there is, all at once, over and over."""
+    end, url = time.monotonic() + seconds, f"{project.url}/admin/predictions?limit=1000"
+
+    async def one(session: aiohttp.ClientSession) -> None:
+        while time.monotonic() < end:
+            await _asked(session, "GET", url, project.key, None)
+
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=_TIMEOUT) as session,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(100):
+            group.create_task(one(session))
+
+
 async def small_bursts(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """A program asks a few times at once, every few seconds, within what there is room for."""
     end = time.monotonic() + seconds
@@ -119,6 +163,50 @@ async def slow_heads(project: FaultyProject, users: Users, chance: random.Random
             writer.transport.abort()
 
 
+_WEAK_PLACES = (
+    ".env", ".git/config", "wp-login.php", "xmlrpc.php", "phpmyadmin/index.php", "cgi-bin/status", "actuator/env",
+    "server-status", "backup.sql", "id_rsa", "solr/admin/info/system", "v1/../../etc/passwd", "static/%2e%2e/passwd",
+    "console/login.jsp", "vendor/phpunit/eval-stdin.php", "config.json", "owa/auth/logon.aspx", "shell?cd+/tmp",
+)  # fmt: skip
+
+
+async def paths_scanned(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """A scanner without a key looks for programs with known holes, dozens of paths a second."""
+
+    def place() -> str:
+        return f"{project.url}/{chance.choice(_WEAK_PLACES)}?{chance.randrange(10**6)}"
+
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+        await _paced(seconds, 40.0, lambda: _asked(session, chance.choice(("GET", "POST")), place(), "", None))
+
+
+async def newcomers(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """Customers who signed up just now write their first tickets: nothing is known of them."""
+
+    def ticket() -> dict[str, Any]:
+        return question("triage", chance) | {"entity": {"customer": f"newcomer-{chance.randrange(10**9)}"}}
+
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+        await _paced(
+            seconds,
+            2.0,
+            lambda: _asked(session, "POST", f"{project.url}/v1/chat/completions", project.key, ticket()),
+        )
+
+
+async def quota_of_a_program(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """A program asks more than its key allows, and is refused as was agreed; there is room for all others."""
+    words = ("--actions", "answer", "--for", "application/triage", "--requests-per-minute", "10", "--json")
+    made = await asyncio.to_thread(antiphon, project.root, "keys", "create", "importer", *words)
+    key = str(json.loads(made)["key"])
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+        await _paced(
+            seconds,
+            2.0,
+            lambda: _asked(session, "POST", f"{project.url}/v1/chat/completions", key, question("triage", chance)),
+        )
+
+
 async def expired_key(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """A forgotten program comes by now and then with a key that holds no more."""
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
@@ -166,8 +254,9 @@ async def _paced(seconds: float, rate: float, ask: Callable[[], Any]) -> None:
 
 
 async def _asked(session: aiohttp.ClientSession, method: str, url: str, key: str, body: dict[str, Any] | None) -> None:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     with suppress(OSError, aiohttp.ClientError, TimeoutError):
-        async with session.request(method, url, json=body, headers={"authorization": f"Bearer {key}"}) as response:
+        async with session.request(method, url, json=body, headers=headers) as response:
             await response.read()
             if response.status == 429:
                 await asyncio.sleep(0.05)
@@ -179,10 +268,16 @@ CALLERS: dict[str, Injector] = {
     "quiet_hour": quiet_hour,
     "overload_in_waves": overload_in_waves,
     "documents_pasted": documents_pasted,
+    "retry_storm": retry_storm,
+    "many_choices": many_choices,
+    "reports_pulled": reports_pulled,
     "small_bursts": small_bursts,
     "keys_tried": keys_tried,
     "forbidden_doors": forbidden_doors,
     "slow_heads": slow_heads,
+    "paths_scanned": paths_scanned,
+    "newcomers": newcomers,
+    "quota_of_a_program": quota_of_a_program,
     "expired_key": expired_key,
     "screens_on_the_wall": screens_on_the_wall,
 }

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from benchmarks.operations.faults.injectors.injector import Injector, released
+from benchmarks.operations.faults.injectors.injector import Injector, refreshed, released
 from benchmarks.operations.faults.project import FaultyProject, antiphon
 from benchmarks.operations.faults.users import Users
 
@@ -35,6 +36,52 @@ async def room_for_one(project: FaultyProject, users: Users, chance: random.Rand
     finally:
         settings.write_text(sound, encoding="utf-8")
         await asyncio.to_thread(antiphon, project.root, "restart", "gateway", "--json", code=None)
+
+
+async def body_limit_slipped(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """Somebody takes the bytes of a request's body for kilobytes; it is put right afterwards."""
+    settings, end = project.root / "antiphon.toml", time.monotonic() + seconds
+    sound = settings.read_text(encoding="utf-8")
+    slipped = sound.replace("[gateway]", "[gateway]\nmax_body_bytes = 64", 1)
+    if slipped == sound:
+        raise RuntimeError("The settings have no section of the gateway.")
+    settings.write_text(slipped, encoding="utf-8")
+    try:
+        await asyncio.to_thread(antiphon, project.root, "restart", "gateway", "--json")
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
+    finally:
+        settings.write_text(sound, encoding="utf-8")
+        await asyncio.to_thread(antiphon, project.root, "restart", "gateway", "--json", code=None)
+
+
+async def settings_torn(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """An editor dies while it writes the settings, and the gateway is told to begin anew before anybody sees it."""
+    settings = project.root / "antiphon.toml"
+    sound = settings.read_text(encoding="utf-8")
+    settings.write_text(sound + "\n[gateway.", encoding="utf-8")
+    try:
+        os.kill(project.pid("gateway"), signal.SIGTERM)
+        await asyncio.sleep(seconds)
+    finally:
+        settings.write_text(sound, encoding="utf-8")
+
+
+async def source_misdirected(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """A definition is applied by which the tickets are read from the table of the orders."""
+    definitions, end = project.root / "definitions.py", time.monotonic() + seconds
+    sound = definitions.read_text(encoding="utf-8")
+    wrong = sound.replace('Source.table("opened", path="tickets.csv"', 'Source.table("opened", path="orders.csv"')
+    if wrong == sound:
+        raise RuntimeError("The definitions have no source of the tickets.")
+    definitions.write_text(wrong, encoding="utf-8")
+    try:
+        order = ("apply", "--rationale", "one table for all", "--json")
+        await asyncio.to_thread(antiphon, project.root, *order, code=None)
+        await refreshed(project, max(0.0, end - time.monotonic()))
+    finally:
+        definitions.write_text(sound, encoding="utf-8")
+        order = ("apply", "--rationale", "the tickets are read again", "--json")
+        await asyncio.to_thread(antiphon, project.root, *order, code=None)
 
 
 async def harmless_apply(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -119,6 +166,10 @@ OPERATORS: dict[str, Injector] = {
     "endless_prompt": released("endless-prompt"),
     "impatient_contract": released("impatient-contract"),
     "room_for_one": room_for_one,
+    "strict_guard": released("strict-guard"),
+    "body_limit_slipped": body_limit_slipped,
+    "settings_torn": settings_torn,
+    "source_misdirected": source_misdirected,
     "harmless_apply": harmless_apply,
     "table_answered_beside": table_answered_beside,
     "backup_taken": backup_taken,

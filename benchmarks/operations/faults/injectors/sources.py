@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import gzip
 import io
 import random
 from collections.abc import Callable
@@ -67,6 +68,27 @@ def one_customer(rows: Rows, chance: random.Random) -> bytes:
     return _csv([rows[0], *(row for row in rows[1:] if row[customer] == rows[1][customer])]).encode()
 
 
+def without_heading(rows: Rows, chance: random.Random) -> bytes:
+    """Files were put together, and the first of them, which has the heading, was left out."""
+    return _csv(rows[1:]).encode()
+
+
+def shifted(rows: Rows, chance: random.Random) -> bytes:
+    """Each value stands below the next heading: a column went from the end to the begin, and its heading did not."""
+    return _csv([rows[0], *(row[-1:] + row[:-1] for row in rows[1:])]).encode()
+
+
+def masked(rows: Rows, chance: random.Random) -> bytes:
+    """A program that protects persons' data was let loose on the keys too."""
+    customer = rows[0].index("customer")
+    return _csv([rows[0], *([*row[:customer], "***", *row[customer + 1 :]] for row in rows[1:])]).encode()
+
+
+def compressed(rows: Rows, chance: random.Random) -> bytes:
+    """The export is compressed since today, and is named as before."""
+    return gzip.compress(_csv(rows).encode())
+
+
 async def tickets_come_in(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """A good day's new rows are at the end of the table, and its view is refreshed."""
     table = project.root / "tickets.csv"
@@ -107,6 +129,10 @@ SOURCES: dict[str, Injector] = {
     "source_is_an_error_page": exported(page_of_an_error),
     "local_dates": exported(local_dates),
     "one_customer_left": exported(one_customer),
+    "heading_lost": exported(without_heading),
+    "columns_shifted": exported(shifted),
+    "customers_masked": exported(masked),
+    "export_compressed": exported(compressed),
     "tickets_come_in": tickets_come_in,
     "orders_come_in": orders_come_in,
 }
