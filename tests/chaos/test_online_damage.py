@@ -196,6 +196,17 @@ def test_a_lake_that_cannot_be_read_has_its_source_read_again(desk: Desk, damage
     assert [one.split(":")[0] for one in desk.refreshed] == ["busy heal"]
 
 
+def test_a_file_that_cannot_be_written_is_tried_again_and_no_source_is_read(desk: Desk) -> None:
+    in_its_way = desk.file.with_name(f".{desk.file.name}.{os.getpid()}.building")
+    remove(desk.file)
+    in_its_way.mkdir()
+    assert desk.healer.heal() is None
+    assert desk.refreshed == []
+    in_its_way.rmdir()
+    desk.world.clock.advance(timedelta(seconds=70))
+    assert "busy" in (desk.healer.heal() or "")
+
+
 def test_a_file_that_a_disk_does_not_give_back_is_damaged(desk: Desk) -> None:
     assert desk.orders(SHOPS[0]) == 1
     opened = desk.world.online.open(desk.world.scope, "busy", desk.file.stem)

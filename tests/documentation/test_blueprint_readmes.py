@@ -14,6 +14,8 @@ from tests.documentation.test_snippets import execute, snippets
 from tests.harness.ports import free_port
 from tests.integration.cli.conftest import run_in
 
+from antiphon.engine import weights
+
 NOT_RUN = {
     "antiphon train": "it trains for minutes: tests/integration/training, `make bench-applications`",
 }
@@ -21,6 +23,12 @@ NOT_RUN = {
 
 GATED = {"desk", "enrichment"}
 """Blueprints whose first release is held against gates, which a simulated model's words do not pass."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def model() -> None:
+    """A training reads the base model, which `antiphon up` fetches unless its engine is simulated."""
+    weights.pull("smollm2-135m")
 
 
 @pytest.mark.parametrize("blueprint", ["desk", "triage", "extraction", "enrichment", "assistant"])

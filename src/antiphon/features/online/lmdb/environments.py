@@ -8,7 +8,6 @@ the midst of :func:`acquire` of the same thread too.
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +17,6 @@ from typing import Any
 
 from antiphon.core import disk
 from antiphon.core.errors import UnavailableError
-
-_REFUSED = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EEXIST}
-)
-"""Errors of a folder that takes no files, or of a disk that fails."""
 
 _lock = threading.Lock()
 _open: dict[tuple[int, int], tuple[Any, int]] = {}
@@ -56,16 +50,15 @@ def acquire(path: Path, **options: Any) -> Any:
 
 @contextmanager
 def room_needed(name: str, next_step: str = "Free disk space and try again.") -> Iterator[None]:
-    """Writes of an online file inside the block that find no room come out as ours; raises ``UnavailableError`` when
-    the disk is full or fails, or takes no files there."""
+    """Writes of an online file inside the block that find no room come out as ours; nothing else is read there, for its
+    errors would be told as the file's. Raises ``UnavailableError`` when the disk is full or fails, or takes no files.
+    """
     import lmdb
 
     try:
         with disk.room_needed("online store", next_step):
             yield
     except OSError as error:
-        if error.errno not in _REFUSED:
-            raise  # of what is read to fill the file, such as a damaged file of the lake
         raise UnavailableError(
             f"{name} cannot be written: {error.strerror}.", where="online store",
             next_step="Check the folder's permissions and its file system.",

@@ -17,7 +17,6 @@ from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.content import Lake
-from antiphon.features.online.lmdb import environments
 from antiphon.features.online.lmdb.snapshot import LmdbSnapshot
 from antiphon.features.online.lmdb.writer import LmdbWriter, is_sealed, is_whole, one_at_a_time, read_seal, seal_path
 from antiphon.features.online.snapshots.building import copy_records, fill
@@ -54,8 +53,7 @@ class LmdbStore(SnapshotStore[LmdbSnapshot]):
         def begin(meta: SnapshotMeta) -> LmdbWriter:
             return LmdbWriter(target, meta, manifest.rows_out, self._codec, manifest.scope)
 
-        with environments.room_needed(f"The online file of {manifest.id}"):
-            fill(manifest, spec, lake, begin=begin, entity_hashes=self.entity_hashes).seal()
+        fill(manifest, spec, lake, begin=begin, entity_hashes=self.entity_hashes).seal()
         return True
 
     def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
@@ -66,10 +64,7 @@ class LmdbStore(SnapshotStore[LmdbSnapshot]):
             UnavailableError: the disk is full.
         """
         file = self.file(scope, view, snapshot)
-        with (
-            closing(LmdbSnapshot(file, snapshot, self._codec, scope)) as before,
-            environments.room_needed(f"The online file of {snapshot}"),
-        ):
+        with closing(LmdbSnapshot(file, snapshot, self._codec, scope)) as before:
             writer = LmdbWriter(file, before.meta, before.size, self._codec, scope)
             copy_records(before.values(), writer)
             writer.seal(instead_of=before.seal)

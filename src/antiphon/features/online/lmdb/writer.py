@@ -6,7 +6,7 @@ import base64
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from operator import add
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from antiphon.core.codec import Codec, PayloadContext, PlainCodec
 from antiphon.core.disk import file_sha256, put_private, sync_file, sync_folder
 from antiphon.core.scope import Scope
 from antiphon.features.online.ciphers import new_cipher
+from antiphon.features.online.lmdb.environments import room_needed
 from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, encode
 from antiphon.features.online.snapshots.sorting import SortedRecords
 
@@ -102,7 +103,8 @@ def is_whole(file: Path, snapshot: str) -> bool:
 
 
 class LmdbWriter:
-    """Builds one sealed file. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise."""
+    """Builds one sealed file. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise. Writing raises
+    ``UnavailableError`` when the disk is full or fails, or takes no files."""
 
     joins = True
 
@@ -117,9 +119,10 @@ class LmdbWriter:
         self._cipher, sealed = new_cipher(codec or PlainCodec(), key_context(scope or Scope(), target))
         self._key = None if sealed is None else base64.b64encode(sealed).decode()
         self._meta = meta
-        target.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = target.with_name(f".{target.name}.{os.getpid()}.building")
-        self._temporary.unlink(missing_ok=True)
+        with self._room():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.unlink(missing_ok=True)
         self._sorted = SortedRecords(target.with_name(f".{target.name}.{os.getpid()}.sorting"), records)
 
     def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None) -> None:
@@ -129,7 +132,11 @@ class LmdbWriter:
             values = list(map(add, rows, values))
         if self._key is not None:
             values = list(map(self._cipher.seal, keys, values))
-        self._sorted.add(keys, values)
+        with self._room():
+            self._sorted.add(keys, values)
+
+    def _room(self) -> AbstractContextManager[None]:
+        return room_needed(f"The online file of {self._meta.snapshot}")
 
     def _stored(self) -> None:
         """All records into the file, in the order of their keys: every page is written once and full."""
@@ -154,11 +161,15 @@ class LmdbWriter:
 
         Of two that build one snapshot at once the first stays: a file and its seal are put in place by one at a time.
         """
-        try:
-            self._stored()
-        except BaseException:
-            self.discard()
-            raise
+        with self._room():
+            try:
+                self._stored()
+            except BaseException:
+                self.discard()
+                raise
+            return self._put_in_place(instead_of)
+
+    def _put_in_place(self, instead_of: FileSeal | None) -> FileSeal:
         digest = file_sha256(self._temporary)
         sync_file(self._temporary)
         seal = FileSeal(
