@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+from prometheus_client import Counter
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.pool import QueuePool
 
@@ -116,6 +117,7 @@ class Database:
         self.clock = clock or backend.clock
         self.doorbell = Doorbell(backend.channel, self.clock.monotonic)
         self.write_delays = WriteDelays(self.clock)
+        self.refused = Counter("antiphon_catalog_errors", "Statements that the catalog refuses.", registry=None)
 
     @classmethod
     def open(cls, url: str, *, codec: Codec | None = None, clock: Clock | None = None) -> Database:
@@ -151,6 +153,9 @@ class Database:
             raise AntiphonError("The catalog is on a server and no file.", where=self.backend.place)
         return self.backend.path
 
+    def _errors(self) -> AbstractContextManager[None]:
+        return translated_errors(self.backend.translated, self.refused.inc)
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A write transaction: committed when the block ends, rolled back when it raises.
@@ -174,7 +179,7 @@ class Database:
             self._writer, began = me, self.clock.monotonic()
             with (
                 self.write_delays.refusals(),
-                translated_errors(self.backend.translated),
+                self._errors(),
                 self.backend.writing() as connection,
             ):
                 self.write_delays.note(began)
@@ -204,7 +209,7 @@ class Database:
             CorruptionError: the file is damaged or no database.
         """
         self.backend.require_in_place()
-        with translated_errors(self.backend.translated), self.backend.reading() as connection:
+        with self._errors(), self.backend.reading() as connection:
             yield connection
 
     @property
@@ -309,7 +314,7 @@ class Database:
 
     def require_writable(self) -> None:
         """Raise ``UnavailableError`` where the place takes no writes, and what else keeps it from answering."""
-        with translated_errors(self.backend.translated):
+        with self._errors():
             self.backend.require_writable()
 
     def migrate(self) -> None:
@@ -335,12 +340,12 @@ class Database:
             Whether they are gone; ``False`` while a reader still needs them, and on a server, whose own log and backups
             keep them (docs/encryption.md, Erasing).
         """
-        with translated_errors(self.backend.translated), self._write_lock:
+        with self._errors(), self._write_lock:
             return self.backend.erase_free_space()
 
     def compact(self) -> None:
         """Write the tables anew without free space. Nothing else may have the catalog open."""
-        with translated_errors(self.backend.translated), self._write_lock:
+        with self._errors(), self._write_lock:
             self.backend.compact()
         self.erase_free_space()
 

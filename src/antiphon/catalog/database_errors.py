@@ -48,16 +48,21 @@ def other_schema_error(why: str) -> SetupError:
 
 
 @contextmanager
-def translated_errors(translate: Callable[[sa.exc.DBAPIError], Exception | None]) -> Iterator[None]:
+def translated_errors(
+    translate: Callable[[sa.exc.DBAPIError], Exception | None], refused: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Raise what a database and SQLAlchemy raise inside the block as the error that says what to do.
 
     Args:
         translate: the better error for one of the driver's; ``None`` when there is none.
+        refused: called for each statement that no retry makes good: a table that is not there, damage, no permission.
     """
     try:
         yield
     except sa.exc.DBAPIError as error:
         better = translate(error)
+        if isinstance(better, SetupError | CorruptionError) or isinstance(error, sa.exc.ProgrammingError):
+            refused()
         if better is None:
             raise
         raise better from error

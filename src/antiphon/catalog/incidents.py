@@ -125,6 +125,16 @@ class Incident(msgspec.Struct, frozen=True):
         """Symptoms that are not over."""
         return tuple(one for one in self.symptoms if one.until is None)
 
+    @property
+    def present(self) -> tuple[IncidentSymptom, ...]:
+        """Symptoms by which it goes on. The alert of a budget outlasts by far what burnt it, so it counts only while
+        something else lasts, where there was nothing else, and if it began afterwards."""
+        others = [one for one in self.symptoms if one.signal != "burning"]
+        over = [one.until for one in others if one.until is not None]
+        if not others or len(over) < len(others):
+            return self.lasting
+        return tuple(one for one in self.lasting if one.since > max(over))
+
 
 class Incidents:
     """Repository of the incidents of each scope."""

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,18 @@ def shortage(folder: Path, least: int = LEAST_FREE) -> str | None:
     # Some file systems have as many files as they have room for, and say 0.
     if files.f_files and files.f_favail < LEAST_FILES:
         return f"The disk takes {files.f_favail} more files. Delete files."
+    return None
+
+
+def refusal(folder: Path) -> str | None:
+    """The sentence that says why a folder takes no new file; ``None`` while it does, or has no room for one."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b" ")
+    except OSError as error:
+        if error.errno in (*FULL, errno.ENOENT, errno.EMFILE, errno.ENFILE):
+            return None
+        return f"The disk takes no new file: {error.strerror}. Look at the kernel's log, and at the folder's mount."
     return None
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -141,7 +142,7 @@ def create_app(services: GatewayServices, name: str = "gateway") -> Starlette:
         ],
         exception_handlers={
             AntiphonError: _refused,
-            HTTPException: problem.on_http_error,
+            HTTPException: _no_route,
             ClientDisconnect: _caller_left,
             CallerLeftError: _caller_left,
             Exception: problem.on_unexpected,
@@ -168,6 +169,13 @@ async def _refused(request: Request, error: Exception) -> Response:
     await denials.record(request, error)
     named = getattr(request.state, "request_id", None)
     return problem.response(error, None if named is None else {"x-request-id": named})
+
+
+async def _no_route(request: Request, error: Any) -> Response:
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        denials: Denials = request.app.state.denials
+        denials.count_unknown(request)
+    return await problem.on_http_error(request, error)
 
 
 async def _caller_left(request: Request, error: Any) -> Response:

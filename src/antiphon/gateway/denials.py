@@ -32,6 +32,8 @@ UNKNOWN_IN_FULL = 40
 MOST_SUMMARIES = 20
 WINDOW_SECONDS = 60
 ACTION = "denied"
+UNKNOWN_PATH = "unknown_path"
+"""Label of paths that there are not."""
 ANONYMOUS = "anonymous"
 OTHERS = "others"
 SUMMARY = "refusals of a minute"
@@ -64,6 +66,19 @@ class Denials:
         self._written: dict[tuple[str, str, str, str], int] = {}
         self._unknown = 0
         self._beyond: dict[_Refusal, int] = {}
+        self._paths: set[str] = set()
+        self._paths_minute = self._minute
+
+    def count_unknown(self, request: Request) -> None:
+        """Count a path that there is not, once in a minute: a client that is set up wrongly asks for one again and
+        again, a scanner for many."""
+        minute, path = self._now(), request.url.path[:MOST_CHARACTERS]
+        if minute != self._paths_minute:
+            self._paths_minute, self._paths = minute, set()
+        if path not in self._paths and len(self._paths) < _MOST_COUNTED:
+            self._paths.add(path)
+            tenant = self._services.settings.project.tenant
+            request.app.state.measurements.denials.labels(tenant, UNKNOWN_PATH).inc()
 
     async def record(self, request: Request, error: BaseException) -> None:
         """Keep that this request was refused, if the error says so; it is refused all the same where that fails.

@@ -62,6 +62,7 @@ class GatewayMetrics:
         engine = ("engine",)
         self._breaker = gauge("antiphon_engine_breaker", "0 closed, 1 half-open, 2 open.", engine)
         self.denials = counter("antiphon_denials", "Requests that were not let in.", ("tenant", "code"))
+        self.operations = counter("antiphon_operation_requests", "Requests of operations.")
         self._breaker_failed = total("antiphon_engine_failed_requests", "Since the start of this process.", engine)
         self.in_flight = gauge("antiphon_in_flight", "Requests being answered.")
         self.late = lateness_counter(registry)
@@ -83,6 +84,8 @@ class GatewayMetrics:
         self._inside = gauge("antiphon_engine_instance_requests", "In it, by state.", ("engine", "state"))
 
         self._gate = gauge("antiphon_engine_gate", "Online requests: limit, inside the engine, waiting.", ("state",))
+        self._waited = total("antiphon_engine_waited_seconds", "In which answers of the engine were waited for.", ())
+        self._way = total("antiphon_engine_way_seconds", "Of these, what the engine knows nothing of.", ())
         self._drain = gauge("antiphon_engine_drain_per_second", "Requests that come out while it is full.")
 
         self._connections = gauge("antiphon_catalog_connections", "Of this process: in_use, limit.", ("state",))
@@ -130,6 +133,8 @@ class GatewayMetrics:
         for state, count in (("limit", gate.limit), ("inside", gate.inside), ("waiting", gate.waiting)):
             self._gate.labels(state).set(count)
         self._drain.set(gate.pace)
+        self._waited.reached(gate.waited)
+        self._way.reached(gate.on_the_way)
 
     def watch_engines(self, joined: Mapping[str, tuple[bool, EngineLoad]]) -> None:
         """Take over whether each engine that has joined answers, and its load; one that has left is told no more."""
@@ -176,5 +181,6 @@ class _Total:
 
     def reached(self, count: float, *labels: str) -> None:
         seen = self._seen.get(labels, 0.0)
-        self._counter.labels(*labels).inc(count - seen if count >= seen else count)
+        counter = self._counter.labels(*labels) if labels else self._counter
+        counter.inc(count - seen if count >= seen else count)
         self._seen[labels] = count

@@ -138,6 +138,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     async def _endpoint(self, request: Request) -> Response:
         services: GatewayServices = request.app.state.services
+        request.app.state.measurements.operations.inc()
         principal = await incoming.principal(request, services)
         if self.action is not None:
             await run_in_threadpool(services.access.authorize, principal, self.action, self._resource(request))

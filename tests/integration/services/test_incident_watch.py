@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import resource
+import socket
 import sqlite3
+import tempfile
 import threading
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry, generate_latest
 from tests.harness.gated_project import MODEL_NAME, SETTINGS
 
 from antiphon.app.wiring import ProcessServices
@@ -18,11 +23,13 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.releases.releases import Activation
 from antiphon.catalog.write_delays import WriteDelay
 from antiphon.core import disk, settings
-from antiphon.core.errors import StorageFullError
+from antiphon.core.errors import SetupError, StorageFullError, UnavailableError
+from antiphon.core.process_metrics import announced, served_metrics
 from antiphon.features.publication.healing import Damage
 from antiphon.operations.processes import ProcessIdentity, ProcessRecord, descriptors, write_record
 from antiphon.operations.settings_changes import note_settings
 from antiphon.services.features.health import snapshot_health
+from antiphon.services.incidents.gateway_probe import GatewayProbe
 from antiphon.services.incidents.records import OperationRecords
 from antiphon.services.incidents.stand_in import duties_of, stand_in_watch
 from antiphon.services.incidents.watch import IncidentWatch
@@ -210,3 +217,83 @@ def test_settings_with_which_a_gateway_was_started_are_a_change(store: Store) ->
     assert (change.component, change.since, changes) == ("gateway", now - timedelta(minutes=1), {"gateway": 1.0})
     assert "[gateway] max_in_flight 1 (before: 48)" in change.sentence
     store.close()
+
+
+def facts(store: Store) -> set[tuple[str, str]]:
+    found, _ = records_of(store).read(store.database.clock.now(), store.applied.project(store.scope), "engine/engine")
+    return {(one.signal, one.component) for one in found}
+
+
+def test_a_folder_that_takes_no_files_is_a_fact_that_is_told_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ("disk_read_only", "host") not in facts(store)
+    watch = watch_of(store)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise UnavailableError("The catalog cannot be used.", where="catalog", next_step="Try again.")
+
+    def read_only(**_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(tempfile, "TemporaryFile", read_only)
+        assert ("disk_read_only", "host") in facts(store)
+        broken.setattr(store.measurements, "read", away)
+        with pytest.raises(UnavailableError):
+            watch.assess()
+    assert watch.assess() == 1
+    (told,) = store.incidents.list(store.scope)
+    assert [root.component for root in told.roots] == ["host"]
+    assert "takes no new file" in told.title
+    store.close()
+
+
+def test_settings_with_which_a_gateway_cannot_start_are_told_with_what_is_wrong(store: Store) -> None:
+    store.paths.run.mkdir(exist_ok=True)
+    write_record(store.paths.run, ProcessRecord("gateway", 1 << 22, 5, store.database.clock.now()))
+    assert ("settings_broken", "gateway") not in facts(store)
+    settings_file = store.paths.root / "antiphon.toml"
+    settings_file.write_text(settings_file.read_text() + "\n[gateway.")
+    assert {("settings_broken", "gateway"), ("away", "gateway")} <= facts(store)
+    store.close()
+
+
+def test_keys_that_were_revoked_are_a_change_of_access(store: Store) -> None:
+    for action in ("key.create", "key.revoke", "release.activate"):
+        store.audit.append(store.scope, "ann", action, "key_1")
+    (change,) = records_of(store).access_changes(store.database.clock.now())
+    assert (change.signal, change.component) == ("governed", "access")
+    assert change.sentence.startswith("key.revoke of key_1")
+    store.close()
+
+
+def test_a_table_that_is_gone_is_counted_and_a_row_that_is_there_already_is_not(store: Store) -> None:
+    def refused() -> float:
+        return float(store.database.refused._value.get())
+
+    with store.database.transaction() as connection:
+        connection.exec_driver_sql("CREATE TABLE once (id TEXT PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO once VALUES ('a')")
+    with pytest.raises(sa.exc.IntegrityError), store.database.transaction() as connection:
+        connection.exec_driver_sql("INSERT INTO once VALUES ('a')")
+    assert refused() == 0.0
+    with pytest.raises(SetupError), store.database.transaction() as connection:
+        connection.exec_driver_sql("INSERT INTO gone VALUES ('a')")
+    assert refused() == 1.0
+    assert b"antiphon_catalog_errors_total 1.0" in generate_latest(store.answer_metrics.registry)
+    store.close()
+
+
+def test_a_gateway_that_takes_connections_and_hangs_is_told_and_one_that_answers_is_not(tmp_path: Path) -> None:
+    probe = GatewayProbe(tmp_path)
+    assert probe.look() is None
+    with served_metrics(CollectorRegistry(), tmp_path, "gateway"):
+        assert [probe.look() for _ in range(3)] == [None, None, None]
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        port = hanging.getsockname()[1]
+        with announced(tmp_path, "gateway", f"127.0.0.1:{port}"):
+            first, second = probe.look(), probe.look()
+    assert first is None
+    assert second is not None
+    assert "answered 2 of 6" in second

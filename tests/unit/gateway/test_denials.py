@@ -128,3 +128,25 @@ async def test_the_switch_without_the_bound_each_refusal_is_a_record(
     for _ in range(500):
         await refusals.record(request(), NO_KEY)
     assert len(written.records) == 500
+
+
+async def test_many_paths_that_there_are_not_are_counted_and_one_asked_for_again_is_once(
+    refusals: Denials, clock: ManualClock
+) -> None:
+    unknown = COUNTED.labels("default", denials.UNKNOWN_PATH)
+    before = unknown._value.get()
+
+    def ask(path: str) -> None:
+        asked = request()
+        asked.scope["path"] = path
+        refusals.count_unknown(Request(asked.scope))
+
+    for _ in range(50):
+        ask("/v1/chat/completion")
+    assert unknown._value.get() == before + 1
+    for number in range(30):
+        ask(f"/{number}.php")
+    assert unknown._value.get() == before + 31
+    clock.advance(timedelta(seconds=61))
+    ask("/v1/chat/completion")
+    assert unknown._value.get() == before + 32

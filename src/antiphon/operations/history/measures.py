@@ -105,10 +105,27 @@ _LIST = (
         "antiphon_half_open_connections", "level", "requests", "Connections without a complete request head.",
         by_tenant=False,
     ),
+    Measure(
+        "antiphon_operation_requests", "count", "requests", "Requests of operations: lists, reports and changes.",
+        by_tenant=False,
+    ),
+    Measure(
+        "antiphon_catalog_errors", "count", "requests",
+        "Statements that the catalog refuses and no retry makes good: a missing table, damage, no permission.",
+        ("process",), by_tenant=False,
+    ),
     Measure("antiphon_clients_departed", "count", "requests", "Callers that left before the end.", by_tenant=False),
     Measure(
         "antiphon_engine_gate", "level", "requests", "Online requests before the engines: limit, inside, waiting.",
         ("state",), by_tenant=False,
+    ),
+    Measure(
+        "antiphon_engine_waited_seconds", "count", "seconds", "Time in which answers of the engine were waited for.",
+        by_tenant=False,
+    ),
+    Measure(
+        "antiphon_engine_way_seconds", "count", "seconds",
+        "Of this time, what the engine knows nothing of: the way to it and back.", by_tenant=False,
     ),
     Measure(
         "antiphon_engine_breaker", "level", "state", "Circuit breaker of an engine: 0 closed, 1 half-open, 2 open.",

@@ -2,7 +2,8 @@
 people. Pure: an incident in, an incident out.
 
 An incident is mitigated once none of its symptoms lasts, and resolved when that was so for :data:`NORMAL_FOR`. What
-begins again within :data:`REOPENED_WITHIN` at the same root is the same incident.
+begins again within :data:`REOPENED_WITHIN` at the same root is the same incident. While nothing but the alert of an
+error budget lasts it is mitigated, and not resolved.
 """
 
 from __future__ import annotations
@@ -62,7 +63,11 @@ def advance(
     diagnosed: dict[str, list[Symptom]] = {}
     for diagnosis in diagnoses:
         same = _same(diagnosis, list(current.values()), now)
-        if same is not None and not same.active and _is_just_resolved(same, now):
+        if (
+            same is not None
+            and not same.active
+            and (_is_just_resolved(same, now) or not _begins_again(same, diagnosis))
+        ):
             continue
         if same is None:
             if not any(one.lasting for one in diagnosis.symptoms):
@@ -121,6 +126,16 @@ def _same(diagnosis: Diagnosis, incidents: Sequence[Incident], now: datetime) ->
     return None if best is None else best[1]
 
 
+def _begins_again(incident: Incident, diagnosis: Diagnosis) -> bool:
+    """True where something lasts that is no alert left over from what this incident burnt of a budget."""
+    others = [one.until for one in incident.symptoms if one.signal != "burning"]
+    ended = incident.resolved_at or max((until for until in others if until is not None), default=None)
+    return any(
+        one.lasting and (one.signal != "burning" or not others or (ended is not None and one.since > ended))
+        for one in diagnosis.symptoms
+    )
+
+
 def _is_just_resolved(incident: Incident, now: datetime) -> bool:
     """True for a while after a person has resolved it: what they did takes effect."""
     return incident.resolved_at is not None and now - incident.resolved_at < NORMAL_FOR
@@ -135,14 +150,15 @@ def _opened(diagnosis: Diagnosis, now: datetime) -> Incident:
 def _updated(incident: Incident, diagnosis: Diagnosis, impact: PeriodImpact, now: datetime) -> Incident:
     entries: list[TimelineEntry] = []
     state, reopened = incident.state, incident.reopened
-    if any(one.lasting for one in diagnosis.symptoms) and state in ("resolved", "mitigated"):
+    if state in ("resolved", "mitigated") and _begins_again(incident, diagnosis):
         reopened += not incident.active
         state = "open"
         entries.append(TimelineEntry(now, "reopened", "It began again."))
     symptoms = {(one.signal, one.component): one for one in incident.symptoms}
     for one in diagnosis.symptoms:
         known = symptoms.get(one.key)
-        if known is None or (known.until is not None and one.lasting):
+        ended = None if known is None else known.until or incident.resolved_at
+        if known is None or (one.lasting and ended is not None and (known.until is not None or one.since > ended)):
             if len(symptoms) >= _MOST_SYMPTOMS:
                 continue
             symptoms[one.key] = IncidentSymptom(
@@ -229,15 +245,15 @@ def _course(incident: Incident, now: datetime) -> Incident:
     timeline, state, since = incident.timeline, incident.state, incident.normal_since
     if state == "silenced" and incident.silenced_until is not None and now >= incident.silenced_until:
         state, timeline = "open", (*timeline, TimelineEntry(now, "silence over", "It is said again."))
-    if incident.lasting:
+    if incident.present:
         since = None
         if state == "mitigated":
             state = "open"
-    elif since is None:
-        since = now
-        if state in ("open", "acknowledged"):
-            state = "mitigated"
-            timeline = (*timeline, TimelineEntry(now, "mitigated", "All signals are normal."))
+    elif state in ("open", "acknowledged"):
+        state = "mitigated"
+        but = "; an error budget still burns" if incident.lasting else ""
+        timeline = (*timeline, TimelineEntry(now, "mitigated", f"All signals are normal{but}."))
+    since = None if incident.lasting else since or now
     resolved_at = incident.resolved_at
     if since is not None and now - since >= NORMAL_FOR:
         state, resolved_at = "resolved", now

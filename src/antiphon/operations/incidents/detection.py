@@ -26,6 +26,7 @@ from antiphon.operations.incidents.evidence import (
     upper_share,
 )
 from antiphon.operations.incidents.signals import SIGNALS, SignalKey, SignalRule, SignalSample
+from antiphon.operations.incidents.topology import APPLICATIONS
 
 _REMEMBERED = 360
 """Periods of what is usual: an hour."""
@@ -42,6 +43,7 @@ _CALM = 6
 _UNSEEN = 30
 """Periods in a row without any reading after which it is over as well."""
 
+_NAMES = {APPLICATIONS: "all applications together"}
 _WORKER = SignalKey("memory", "worker")
 
 _MISSING = 1
@@ -194,19 +196,27 @@ class SignalDetectors:
         at: datetime,
         found: Mapping[SignalKey, SignalSample],
         season: Mapping[SignalKey, SignalSample] | None = None,
+        *,
+        changed: bool = False,
     ) -> tuple[Symptom, ...]:
         """Take in the period that begins at ``at``; every symptom as it stands after it, the oldest first.
 
         Args:
             season: readings of the same time of earlier days, in the mean of a period.
+            changed: people have changed something of late: less evidence is enough.
         """
         found = {**found, **self._silences(found)}
         for key in found.keys() - self._detectors.keys():
             if key.signal in SIGNALS:
                 self._detectors[key] = _Detector(SIGNALS[key.signal])
-        limit = threshold(sum(one.signal.kind != "state" for one in self._detectors.values()))
-        for key, detector in self._detectors.items():
-            detector.take(at, found.get(key), (season or {}).get(key), limit)
+        limit = threshold(sum(one.signal.kind != "state" for one in self._detectors.values()), changed=changed)
+        felt = False
+        for key, detector in sorted(self._detectors.items(), key=lambda one: one[0].component == APPLICATIONS):
+            together = key.component == APPLICATIONS
+            # All applications together are asked only while none of them tells by itself.
+            hidden = together and felt and detector.since is None
+            detector.take(at, None if hidden else found.get(key), (season or {}).get(key), limit)
+            felt = felt or (not together and detector.signal.user and detector.since is not None)
         return self.symptoms()
 
     def symptoms(self) -> tuple[Symptom, ...]:
@@ -241,7 +251,7 @@ class SignalDetectors:
 def sentence_of(key: SignalKey, value: float, usual: float) -> str:
     """The sentence of a symptom."""
     signal = SIGNALS[key.signal]
-    name = key.component.partition("/")[2] or key.component
+    name = key.component.partition("/")[2] or _NAMES.get(key.component, key.component)
     if signal.kind in ("share", "slow"):
         return signal.sentence.format(name=name, value=f"{value:.0%}", usual=f"at most {usual:.0%}")
     return signal.sentence.format(name=name, value=f"{value:.3g}", usual=f"{usual:.3g}")

@@ -20,6 +20,12 @@ from collections.abc import Sequence
 FALSE_ALARM_PERIODS = 100 * 8_640.0
 """Periods in which all signals together raise one false alarm at most, in the mean: a hundred days of ten seconds."""
 
+AFTER_A_CHANGE = 30
+"""Periods for which a change of people is watched more closely: five minutes."""
+
+FALSE_ALARMS_OF_A_CHANGE = 0.01
+"""Probability at most of a false alarm of all signals together in that time."""
+
 MOST_OF_A_PERIOD = 10.0
 """In nats. Less than any threshold: one bad period alone is no change."""
 
@@ -27,8 +33,16 @@ _HIGHEST = 12.0
 """Of a detector above its threshold, in nats: it comes down again within a few usual periods."""
 
 
-def threshold(signals: int) -> float:
-    """The height at which one of so many signals has changed, in nats."""
+def threshold(signals: int, *, changed: bool = False) -> float:
+    """The height at which one of so many signals has changed, in nats.
+
+    Args:
+        changed: people have changed something within the last :data:`AFTER_A_CHANGE` periods. The detector's sum over
+            starts has an expectation of at most one for each period, so by Markov's inequality it reaches so many
+            times the number of these periods with the probability of a false alarm that is allowed.
+    """
+    if changed:
+        return max(math.log(AFTER_A_CHANGE * max(1, signals) / FALSE_ALARMS_OF_A_CHANGE), 1.1 * MOST_OF_A_PERIOD)
     return math.log(FALSE_ALARM_PERIODS * max(1, signals))
 
 

@@ -31,7 +31,7 @@ from antiphon.operations.incidents.causes import (
     may_precede,
 )
 from antiphon.operations.incidents.detection import Symptom
-from antiphon.operations.incidents.topology import CATALOG, GATEWAY, HOST, MAIN_ENGINE, Topology
+from antiphon.operations.incidents.topology import APPLICATIONS, CATALOG, GATEWAY, HOST, LINK, MAIN_ENGINE, Topology
 
 _USERS = frozenset({"failed", "engine_errors", "invalid", "refused", "slow", "stand_ins"})
 _OF_ENGINES = frozenset({"engine_errors", "stand_ins", "slow"})
@@ -142,8 +142,8 @@ def _root_of(symptom: Symptom, mechanism: Mechanism, topology: Topology) -> str:
         return topology.sources.get(view, view)
     if mechanism.evidence == "released":
         return f"release/{symptom.component.partition('/')[2]}"
-    if symptom.component == MAIN_ENGINE and len(topology.engines) == 1:
-        return topology.engines[0]
+    if symptom.component in (MAIN_ENGINE, LINK):
+        return topology.engines[0] if len(topology.engines) == 1 else MAIN_ENGINE
     return symptom.component
 
 
@@ -159,6 +159,8 @@ def _load(component: str, topology: Topology) -> dict[str, tuple[str, ...]]:
     """Paths along which load is felt: through the gateway's queue, the engines, and the machine."""
     paths = {component: (component,), HOST: (component, HOST)}
     paths.setdefault(GATEWAY, (component, GATEWAY))
+    paths.setdefault(LINK, (component, GATEWAY, LINK))
+    paths.setdefault(APPLICATIONS, (component, GATEWAY, APPLICATIONS))
     for engine in topology.engines:
         paths[engine] = (component, engine)
     for other in topology.applications:
@@ -175,8 +177,9 @@ def _implied(symptoms: Sequence[Symptom], candidates: Sequence[_Candidate], topo
     if len(topology.engines) != 1 or any(one.component in topology.engines for one in candidates):
         return []
     (engine,) = topology.engines
-    hit = [one for one in symptoms if one.signal in _OF_ENGINES]
-    applications = {one.component for one in symptoms if one.signal in _USERS}
+    single = [one for one in symptoms if one.component != APPLICATIONS]
+    hit = [one for one in single if one.signal in _OF_ENGINES]
+    applications = {one.component for one in single if one.signal in _USERS}
     failing = {one.component for one in hit if one.signal == "engine_errors"}
     if not failing or applications != {one.component for one in hit}:
         return []

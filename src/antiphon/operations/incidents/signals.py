@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.measurements import Amount, Measurements
 from antiphon.operations.history.measures import MEASURES
-from antiphon.operations.incidents.topology import HOST
+from antiphon.operations.incidents.topology import APPLICATIONS, CATALOG, GATEWAY, HOST, LINK
 
 SignalKind = Literal["share", "slow", "count", "height", "ceiling", "state"]
 
@@ -77,6 +77,9 @@ SIGNALS: Mapping[str, SignalRule] = {
                _OF_APPLICATION, 0.02, user=True),
         SignalRule("throttled", "share", "{value} of the requests of {name} are beyond a quota (usual {usual}).",
                _REQUESTS, _OF_APPLICATION, 0.05),
+        SignalRule("rejected", "share",
+                   "{value} of the requests of {name} are refused as their callers' mistakes (usual {usual}).",
+                   _REQUESTS, _OF_APPLICATION, 0.25, user=True),
         SignalRule("slow", "slow", "{value} of the answers of {name} take longer than nine of ten did (usual {usual}).",
                "antiphon_answer_seconds", _OF_APPLICATION, 0.12, 0.1, user=True),
         SignalRule("stand_ins", "share", "{value} of the answers of {name} are stand-ins (usual {usual}).",
@@ -88,6 +91,12 @@ SIGNALS: Mapping[str, SignalRule] = {
                    _OF_APPLICATION + ",kind=prompt", 0.4, 2_000.0, opens=False),
         SignalRule("denied", "count", "{value} requests are denied in ten seconds (usually up to {usual}).",
                "antiphon_denials", "", 4.0),
+        SignalRule("other_load", "count",
+                   "{value} requests for lists, reports and pages come in ten seconds (usually up to {usual}).",
+                   "antiphon_operation_requests", "", 20.0, opens=False),
+        SignalRule("catalog_errors", "count",
+                   "{value} statements are refused by the catalog in ten seconds (usually up to {usual}).",
+                   "antiphon_catalog_errors", "", 2.0),
         SignalRule("half_open", "ceiling", "{value} connections send no complete request (never above {usual}).",
                "antiphon_half_open_connections", "", 0.3, 50.0),
         SignalRule("run_failed", "share", "{value} of the attempts at {name} fail (usual {usual}).",
@@ -98,6 +107,8 @@ SIGNALS: Mapping[str, SignalRule] = {
                "antiphon_feature_age_seconds", "view={name}", 0.25, 60.0, opens=False),
         SignalRule("late_stream", "ceiling", "The stream {name} waits for {value} s (never above {usual} s).",
                "antiphon_stream_waiting_seconds", "stream={name}", 0.4, 15.0),
+        SignalRule("way", "share", "{value} of the time of answers is none of the engine's (usual {usual}).",
+                   "antiphon_engine_way_seconds", "", 0.3, opens=False),
         SignalRule("breaker", "state", "The circuit breaker of {name} is open.", "antiphon_engine_breaker",
                "engine={name}"),
         SignalRule("queue", "ceiling", "{value} requests wait before the engines (never above {usual}).",
@@ -124,6 +135,10 @@ _LOOPS = ("gateway", "worker")
 """Processes that tell by how much their loops are late. One is late by itself; both at once are so by their machine."""
 
 _ENGINE_STATUSES = {"502", "504"}
+_REJECTED = {"400", "404", "413", "422"}
+
+_TOGETHER = frozenset({"failed", "engine_errors", "invalid", "refused", "rejected", "slow"})
+"""Shares that are also read of all applications together: what hits each a little is seen in their sum."""
 
 
 def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, SignalSample]:
@@ -141,9 +156,14 @@ def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Signa
         if key not in found:
             found[key] = SignalSample(buckets={})
         found[key].add(value, weight, None if amount is None else amount.buckets)
+        if signal in _TOGETHER and component != APPLICATIONS:
+            add(signal, APPLICATIONS, value, weight, amount)
 
     if own:
-        add("denied", "gateway", 0.0)
+        add("denied", GATEWAY, 0.0)
+    if platform:
+        add("catalog_errors", CATALOG, 0.0)
+        add("other_load", GATEWAY, 0.0)
     for name, labels, amount in _aligned(own):
         if name == _REQUESTS:
             _of_requests(add, labels, amount.total)
@@ -154,7 +174,7 @@ def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Signa
         elif name == "antiphon_stand_ins":
             add("stand_ins", f"application/{labels[0]}", amount.total)
         elif name == "antiphon_denials":
-            add("denied", "gateway", amount.total)
+            add("denied", GATEWAY, amount.total)
         elif name == "antiphon_run_attempts" and labels[1] in ("failed", "succeeded"):
             add("run_failed", f"workflow/{labels[0]}", amount.total if labels[1] == "failed" else 0.0, amount.total)
         elif name == "antiphon_application_stale":
@@ -167,9 +187,17 @@ def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, Signa
             add("late_stream", f"stream/{labels[0]}", amount.greatest)
     for name, labels, amount in _aligned(platform):
         if name == "antiphon_engine_gate" and labels[0] == "waiting":
-            add("queue", "gateway", amount.total / amount.weight if amount.weight else 0.0)
+            add("queue", GATEWAY, amount.total / amount.weight if amount.weight else 0.0)
+        elif name == "antiphon_engine_waited_seconds":
+            add("way", LINK, 0.0, amount.total)
+        elif name == "antiphon_engine_way_seconds":
+            add("way", LINK, amount.total)
         elif name == "antiphon_half_open_connections":
-            add("half_open", "gateway", amount.greatest)
+            add("half_open", GATEWAY, amount.greatest)
+        elif name == "antiphon_operation_requests":
+            add("other_load", GATEWAY, amount.total)
+        elif name == "antiphon_catalog_errors":
+            add("catalog_errors", CATALOG, amount.total)
         elif name == "antiphon_engine_breaker":
             add("breaker", f"engine/{labels[0]}", amount.weight if amount.greatest >= 2 else 0.0, amount.weight)
         elif name == "antiphon_engine_slots":
@@ -205,6 +233,7 @@ def _of_requests(add: Callable[..., None], labels: tuple[str, ...], count: float
     component, platform = f"application/{application}", fault == "platform"
     add("traffic", component, count)
     add("throttled", component, count if fault == "caller" and status == "429" else 0.0, count)
+    add("rejected", component, count if fault == "caller" and status in _REJECTED else 0.0, count)
     if fault == "caller":
         return
     kinds = {
@@ -235,6 +264,12 @@ def _aligned(measured: Measurements) -> Iterator[tuple[str, tuple[str, ...], Amo
 
 READ = frozenset(
     {signal.measure for signal in SIGNALS.values()}
-    | {_TIMED, "antiphon_answers", "antiphon_stand_ins", "antiphon_engine_generated_tokens"}
+    | {
+        _TIMED,
+        "antiphon_answers",
+        "antiphon_stand_ins",
+        "antiphon_engine_waited_seconds",
+        "antiphon_engine_generated_tokens",
+    }
 )
 """The measures that are read."""

@@ -10,9 +10,15 @@ import msgspec
 from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.project import ProjectSpec
 
-HOST, CATALOG, GATEWAY, WORKER, ONLINE_STORE, DEFINITIONS = (
-    "host", "catalog", "gateway", "worker", "online-store", "definitions"
+HOST, CATALOG, GATEWAY, WORKER, ONLINE_STORE, DEFINITIONS, ACCESS = (
+    "host", "catalog", "gateway", "worker", "online-store", "definitions", "access"
 )  # fmt: skip
+APPLICATIONS = "applications"
+"""All applications together, and requests that name none."""
+
+LINK = f"link/{MAIN}"
+"""The way between the gateways and the main engine."""
+
 MAIN_ENGINE = f"engine/{MAIN}"
 """The engine of the section ``[engine]`` as gateways know it, whichever processes answer for it."""
 
@@ -70,7 +76,9 @@ def topology_of(project: ProjectSpec, engines: Iterable[str], workflows: Iterabl
     act(CATALOG, GATEWAY, WORKER)
     act(WORKER, *runs)
     act(ONLINE_STORE, *(f"workflow/{name}" for name in REFRESHES))
-    act(GATEWAY)
+    act(GATEWAY, APPLICATIONS, LINK)
+    act(HOST, LINK)
+    act(ACCESS, GATEWAY)
     sources = {}
     for name, view in project.views.items():
         kind = "stream" if view.source.kind == "stream" else "source"
@@ -89,12 +97,15 @@ def topology_of(project: ProjectSpec, engines: Iterable[str], workflows: Iterabl
         act(f"release/{name}", component)
         act(DEFINITIONS, f"release/{name}")
         act(GATEWAY, component)
+        act(LINK, component)
+        act(component, APPLICATIONS)
         act(ONLINE_STORE, component)
         for feature_view in application.features:
             act(f"view/{feature_view}", component)
         for engine in listed:
             act(engine, component)
     for engine in listed:
+        act(engine, LINK)
         act(engine, *(f"workflow/{name}" for name in names if name not in REFRESHES))
         if engine != MAIN_ENGINE:
             act(engine, MAIN_ENGINE)

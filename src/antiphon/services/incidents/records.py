@@ -10,16 +10,27 @@ from datetime import datetime, timedelta
 from antiphon.catalog.features.verdicts import Verdict
 from antiphon.catalog.objective_states import ObjectiveStates
 from antiphon.core import disk, memory
-from antiphon.core.errors import UnavailableError
+from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.core.settings import FILE_NAME, load
 from antiphon.definitions.project import ProjectSpec
 from antiphon.features.publication.healing import SnapshotHealth
+from antiphon.governance.audit.log import AuditFilter
 from antiphon.learning.outcomes.drift_runs import DriftReports
 from antiphon.operations.incidents.detection import Symptom
-from antiphon.operations.incidents.topology import DEFINITIONS, GATEWAY, HOST, ONLINE_STORE, REFRESHES, WORKER
+from antiphon.operations.incidents.topology import (
+    ACCESS,
+    DEFINITIONS,
+    GATEWAY,
+    HOST,
+    ONLINE_STORE,
+    REFRESHES,
+    WORKER,
+)
 from antiphon.operations.processes import ProcessStatus, descriptors, statuses
 from antiphon.operations.processors import LimitWatch, ProcessorWatch
 from antiphon.operations.settings_changes import settings_changes
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.incidents.gateway_probe import GatewayProbe
 from antiphon.services.learning.outcomes import drift_reports
 from antiphon.services.project.store import Store
 
@@ -28,6 +39,13 @@ _RECENT = timedelta(minutes=10)
 
 _LASTS = timedelta(seconds=30)
 """A process that was started again is no symptom any more after so long."""
+
+_ACCESS = ("key.*", "policy.*", "budgets.*", "tenant.*")
+_HARMLESS = frozenset(
+    {"key.create", "key.allow", "key.approve", "key.restore", "policy.propose", "policy.reject", "tenant.create",
+     "tenant.resume"}
+)  # fmt: skip
+"""Of these, the ones by which nobody is refused what was allowed before."""
 
 _SUPERVISED = ("engine", "gateway", "worker")
 _WAITED_FOR = ("engine", "gateway")
@@ -60,6 +78,7 @@ class OperationRecords:
         self._gated: list[Symptom] = []
         self._since: dict[tuple[str, str], datetime] = {}
         self._processors, self._limits = ProcessorWatch(), LimitWatch()
+        self._gateway = GatewayProbe(store.paths.run)
 
     def read(self, now: datetime, project: ProjectSpec, engine: str) -> tuple[list[Symptom], Mapping[str, float]]:
         """Facts and changes as they stand, and how many changes a component has in a day.
@@ -69,6 +88,7 @@ class OperationRecords:
         """
         running = statuses(self._store.paths.run)
         found = [*self._processes(now, running, engine), *self._host(now, running, engine), *self._stores(now)]
+        found += self._unanswered(now, running)
         found += [*self._gates(), *self._runs(now, project)]
         found += [
             Symptom(one.began_at, "burning", f"application/{one.application}", sentence=one.reason,
@@ -93,6 +113,11 @@ class OperationRecords:
             if kind not in _SUPERVISED:
                 continue
             component, record = _component(one.name, engine), f"process/{one.name}"
+            left = one.state == "away" or (one.ended != "" and now - one.started_at <= _RECENT)
+            broken = self._broken_settings() if left else None
+            if self._lasts("settings_broken", one.name, broken is not None, now):
+                yield Symptom(self._since["settings_broken", one.name], "settings_broken", component,
+                              sentence=f"The process {one.name} cannot start: {broken}", record=record)  # fmt: skip
             # One that was asked to end did nothing wrong.
             if one.ended and now - one.started_at <= _RECENT:
                 yield Symptom(one.started_at, "restarted", component, record=record,
@@ -109,14 +134,45 @@ class OperationRecords:
                     yield Symptom(self._since[signal, one.name], signal, component, record=record,
                                   sentence=f"The process {one.name} {said}.")  # fmt: skip
 
+    def _broken_settings(self) -> str | None:
+        """The error of the settings as they are now, if they have one."""
+        try:
+            load(self._store.paths.root)
+        except AntiphonError as error:
+            return error.what
+        except OSError as error:
+            return f"{FILE_NAME} cannot be read: {error.strerror}."
+        return None
+
+    def _unanswered(self, now: datetime, running: Sequence[ProcessStatus]) -> Iterator[Symptom]:
+        """A gateway that runs, and has for a while, and answers no new connections."""
+        gateways = [one for one in running if one.name.partition("-")[0] == "gateway"]
+        said = None
+        if gateways and all(one.state == "running" and now - one.started_at >= _LASTS for one in gateways):
+            said = self._gateway.look()
+        else:
+            self._gateway.forget()
+        if self._lasts("unanswered", GATEWAY, said is not None, now):
+            yield Symptom(self._since["unanswered", GATEWAY], "unanswered", GATEWAY, sentence=said or "",
+                          record="process/gateway")  # fmt: skip
+
+    def access_changes(self, now: datetime) -> list[Symptom]:
+        """Changes of the last day to keys, policies, budgets and tenants by which requests may be refused since."""
+        store = self._store
+        found = [
+            entry
+            for prefix in _ACCESS
+            for entry in store.audit.query(store.scope, AuditFilter(action=prefix, since=now - timedelta(days=1)))
+            if entry.outcome != "denied" and entry.action not in _HARMLESS
+        ]
+        return [
+            Symptom(entry.at, "governed", ACCESS, record=f"audit/{entry.sequence}",
+                    sentence=f"{entry.action} of {entry.subject or 'an erased subject'} was carried out.")
+            for entry in sorted(found, key=lambda entry: entry.at)
+        ]  # fmt: skip
+
     def _host(self, now: datetime, running: Sequence[ProcessStatus], engine: str) -> Iterator[Symptom]:
-        for signal, short in (
-            ("disk_full", disk.shortage(self._store.paths.directory)),
-            ("memory_short", memory.shortage()),
-        ):
-            if self._lasts(signal, HOST, short is not None, now):
-                record = f"host/{signal.partition('_')[0]}"
-                yield Symptom(self._since[signal, HOST], signal, HOST, sentence=short or "", record=record)
+        yield from self.storage(now)
         pids = {one.name: one.pid for one in running if one.alive}
         yield from self._limited(now, pids, engine)
         waited_for = {name: pid for name, pid in pids.items() if name.partition("-")[0] in _WAITED_FOR}
@@ -127,6 +183,18 @@ class OperationRecords:
                 sentence=f"Others use {taken.taken:.0%} of the processors: the process {taken.process} waits for one "
                 f"for {taken.waited:.0%} of the time.",
             )  # fmt: skip
+
+    def storage(self, now: datetime) -> Iterator[Symptom]:
+        """Shortages of the machine, told without the catalog."""
+        folder = self._store.paths.directory
+        for signal, short in (
+            ("disk_full", disk.shortage(folder)),
+            ("disk_read_only", disk.refusal(folder)),
+            ("memory_short", memory.shortage()),
+        ):
+            if self._lasts(signal, HOST, short is not None, now):
+                record = f"host/{signal.partition('_')[0]}"
+                yield Symptom(self._since[signal, HOST], signal, HOST, sentence=short or "", record=record)
 
     def _limited(self, now: datetime, pids: Mapping[str, int], engine: str) -> Iterator[Symptom]:
         """A limit that keeps one process from its work, or all of a machine or container."""

@@ -20,9 +20,10 @@ from antiphon.definitions.project import ProjectSpec
 from antiphon.features.publication.healing import SnapshotHealth
 from antiphon.operations.incidents.course import REOPENED_WITHIN, PeriodImpact, advance, impact_of, impact_sentence
 from antiphon.operations.incidents.detection import SignalDetectors, Symptom
+from antiphon.operations.incidents.evidence import AFTER_A_CHANGE
 from antiphon.operations.incidents.explanation import Diagnosis, explain
 from antiphon.operations.incidents.signals import READ, SIGNALS, SignalKey, SignalSample, readings
-from antiphon.operations.incidents.topology import CATALOG, topology_of
+from antiphon.operations.incidents.topology import ACCESS, CATALOG, topology_of
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.incidents.records import OperationRecords
 from antiphon.services.project.store import Store
@@ -35,6 +36,9 @@ _SETTLED = timedelta(seconds=2)
 """A period is read so long after its end: each process writes its row once in it."""
 
 _WARM_UP = timedelta(hours=1)
+_REFUSALS = frozenset({"denied", "throttled", "refused", "rejected"})
+"""Symptoms that a change of keys, policies or quotas may have: only then the audit log is asked for one."""
+
 _REMEMBERED = timedelta(minutes=10)
 """Symptoms that are over are explained together with those that last for so long."""
 
@@ -77,8 +81,15 @@ class IncidentWatch:
             facts, changes = self._records.read(now, self._declared(now), self._engine())
         except UnavailableError:
             self._away_since = self._away_since or now
+            for one in self._records.storage(now):
+                self._symptoms[one.key], self._seen[one.key] = one, now
+                self._untold.add(one.key)
             raise
         facts += self._catalog(now)
+        if any(one.signal in _REFUSALS for one in (*found, *self._symptoms.values())):
+            acts = self._records.access_changes(now)
+            facts += acts[-1:]
+            changes = {**changes, ACCESS: float(len(acts))}
         impact = impact_of(found if fresh else (), self._traffic if fresh else {})
         self._remember([*found, *facts], now)
         topology = topology_of(self._declared(now), self._engines, self._workflows)
@@ -147,11 +158,19 @@ class IncidentWatch:
         self._read_season(now)
         while begin < end:
             found = readings(own.get(begin, Measurements()), platform.get(begin, Measurements()))
-            self._detectors.take(begin, found, self._season)
+            self._detectors.take(begin, found, self._season, changed=self._changed(begin))
             self._note(found)
             begin += FINEST
         self._until = end
         return self._detectors.symptoms(), True
+
+    def _changed(self, at: datetime) -> bool:
+        """True for a while after people have changed something, as far as it was known at the last look."""
+        return any(
+            one.signal in ("released", "applied", "reconfigured")
+            and timedelta() <= at + FINEST - one.since <= AFTER_A_CHANGE * FINEST
+            for one in self._symptoms.values()
+        )
 
     def _note(self, found: dict[SignalKey, SignalSample]) -> None:
         self._traffic = {

@@ -154,7 +154,7 @@ class PlaybookActions:
 
     def _unneeded(self, incident: Incident, planned: PlannedStep) -> str | None:
         guards = planned.step.only_if
-        if "incident-lasts" in guards and not (incident.active and incident.lasting):
+        if "incident-lasts" in guards and not (incident.active and incident.present):
             return f"All signals of {incident.id} are normal."
         if "no-owner" in guards and incident.owner:
             return f"{incident.owner} has taken {incident.id}."

@@ -59,7 +59,7 @@ class PlaybookOrders:
     def _begin(self, incident: Incident, playbooks: Mapping[str, PlaybookSpec]) -> int:
         store, scope, begun = self._store, self._store.scope, 0
         # What comes after a playbook that mended it begins though no symptom lasts any more.
-        due = [one for one in playbooks.values() if incident.lasting or (one.after and one.once == "mended")]
+        due = [one for one in playbooks.values() if incident.present or (one.after and one.once == "mended")]
         if not due:
             return 0
         known = {one.playbook: one for one in store.playbook_runs.list(scope, incident=incident.id, limit=None)}

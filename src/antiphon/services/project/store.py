@@ -202,7 +202,9 @@ class Store:
         """Metrics of the answers that this process makes."""
         from antiphon.serving.answer_metrics import AnswerMetrics
 
-        return AnswerMetrics()
+        metrics = AnswerMetrics()
+        metrics.registry.register(self.database.refused)
+        return metrics
 
     @cached_property
     def budget_gate(self) -> BudgetGate:

@@ -37,6 +37,7 @@ from antiphon.engine.api.messages import (
     EngineDescription,
     GenerationRequest,
     GenerationResult,
+    GenerationUsage,
     TextEmbeddingRequest,
     TextEmbeddings,
 )
@@ -73,12 +74,19 @@ class _WaitingRequest:
 
 
 class GateStatus(msgspec.Struct, frozen=True):
-    """State of the gate: its limit, requests inside and waiting, and the release rate a second (0: unknown)."""
+    """State of the gate: its limit, requests inside and waiting, and the release rate a second (0: unknown).
+
+    Attributes:
+        waited: seconds, since the start, in which answers of an engine that tells its own time were waited for.
+        on_the_way: of these, seconds that the engine knows nothing of.
+    """
 
     limit: int
     inside: int
     waiting: int
     pace: float
+    waited: float = 0.0
+    on_the_way: float = 0.0
 
 
 class EngineGate:
@@ -122,11 +130,19 @@ class EngineGate:
         self._queued: list[float] = []
         self._most = 0
         self._started_at = float("-inf")
+        self._waited = self._on_the_way = 0.0
 
     @property
     def status(self) -> GateStatus:
         """The present state of the gate."""
-        return GateStatus(int(self.gradient.limit), self._inside, self._count_waiting(), self._release_rate.per_second)
+        return GateStatus(
+            int(self.gradient.limit),
+            self._inside,
+            self._count_waiting(),
+            self._release_rate.per_second,
+            self._waited,
+            self._on_the_way,
+        )
 
     def divide(self, processes: int) -> None:
         """Take an equal share of the most that the limit may become, one of so many processes; before anything is
@@ -209,6 +225,12 @@ class EngineGate:
             self.gradient = self.gradient.after(SampleWindow(sum(self._seconds) / count, reported, self._most))
         self._opened, self._seconds, self._queued, self._most = now, [], [], self._inside
         self._admit()
+
+    def count_way(self, waited: float, usage: GenerationUsage) -> None:
+        """An answer was waited for so many seconds, without those in which its reader was; the engine tells its own."""
+        self._waited += waited
+        known = usage.start_seconds + usage.queue_seconds + usage.prefill_seconds + usage.decode_seconds
+        self._on_the_way += max(0.0, waited - known)
 
     def _has_room(self, tenant: str, begin: float) -> bool:
         limit = int(self.gradient.limit)
@@ -302,17 +324,22 @@ class GatedEngine:
         if (share := self.gate.share(request.tenant)) != request.share:
             request = msgspec.structs.replace(request, share=share)  # The engine does not know tenants.
         await self.gate.enter(0 if request.ahead else 1, request.tenant, expected_tokens(request))
-        began = self._monotonic()
+        began = resumed = self._monotonic()
+        waited = 0.0
         try:
             async with aclosing(self._engine.generate(request)) as events:
                 async for event in events:
+                    waited += self._monotonic() - resumed
                     if isinstance(event, Delta) and event.starting is not None:
                         began = self._monotonic()
                         self.gate.starts()
                     elif isinstance(event, GenerationResult) and event.reason != "cancelled":
                         queued = event.usage.queue_seconds if self._tells_queue else None
                         self.gate.measure(self._monotonic() - began, queued)
+                        if self._tells_queue:
+                            self.gate.count_way(waited, event.usage)
                     yield event
+                    resumed = self._monotonic()
         finally:
             self.gate.leave(request.tenant)
 

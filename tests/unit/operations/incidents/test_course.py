@@ -115,3 +115,29 @@ def test_a_post_mortem_is_drafted_and_quotes_no_markup() -> None:
     assert "engine/engine → application/desk" in text
     assert "5 of 10 requests" in text
     assert "<script>" not in text
+
+
+def test_an_alert_of_a_budget_that_was_burnt_keeps_it_mitigated_and_does_not_open_it_again() -> None:
+    burning = Symptom(NOON, "burning", "application/desk", sentence="Its budget burns.")
+    (incident,) = advance([], found(FAILED, burning, RESTARTED, roots=[ROOT]), IMPACT, NOON)
+    over = [msgspec.structs.replace(FAILED, lasting=False), burning, RESTARTED]
+    now = NOON + timedelta(seconds=60)
+    (incident,) = advance([incident], found(*over, roots=[ROOT]), NOTHING, now)
+    assert (incident.state, incident.present) == ("mitigated", ())
+    assert "budget still burns" in incident.timeline[-1].text
+    later = now + timedelta(hours=1)
+    assert advance([incident], found(*over, roots=[ROOT]), NOTHING, later) == ()
+    (back,) = advance([incident], found(FAILED, burning, roots=[ROOT]), IMPACT, later)
+    assert (back.id, back.state) == (incident.id, "open")
+    resolved = resolve(incident, "done", "ada", now)
+    assert advance([resolved], found(*over, roots=[ROOT]), NOTHING, now + timedelta(minutes=10)) == ()
+    afresh = msgspec.structs.replace(burning, since=now + timedelta(minutes=5))
+    (again,) = advance([resolved], found(afresh), NOTHING, now + timedelta(minutes=10))
+    assert (again.id, again.state) == (incident.id, "open")
+
+
+def test_a_budget_that_burns_with_no_other_symptom_is_an_incident_that_goes_on() -> None:
+    burning = Symptom(NOON, "burning", "application/desk", sentence="Its budget burns.")
+    (incident,) = advance([], found(burning), NOTHING, NOON)
+    assert incident.state == "open"
+    assert advance([incident], found(burning), NOTHING, NOON + timedelta(minutes=5)) == ()

@@ -9,7 +9,8 @@ import pytest
 from tests.unit.catalog.examples import NOON
 
 from antiphon.catalog.measurements import FINEST, Amount, Measurements
-from antiphon.operations.incidents import detection
+from antiphon.operations.incidents import detection, signals
+from antiphon.operations.incidents.causes import CONTEXT
 from antiphon.operations.incidents.detection import SignalDetectors, Symptom
 from antiphon.operations.incidents.signals import SignalKey, SignalSample, readings
 
@@ -133,3 +134,74 @@ def test_what_a_symptom_says_is_its_worst() -> None:
     (symptom,) = found
     assert round(symptom.value, 2) == 0.9
     assert "90%" in symptom.sentence
+
+
+def several(share: float, statuses: tuple[str, str] = ("503", "platform"), count: int = 15) -> Measurements:
+    """A period of four applications, and of requests that name none, of which this share fails."""
+    measured = Measurements()
+    for name in ("one", "two", "three", "four", "unknown"):
+        failed = round(share * count)
+        measured["antiphon_requests", (name, "online", "200", "none")] = Amount(float(count - failed))
+        measured["antiphon_requests", (name, "online", *statuses)] = Amount(float(failed))
+    return measured
+
+
+def periods_until(symptom: str, measured: Measurements, *, changed: bool = False) -> tuple[int, set[str]]:
+    detectors = SignalDetectors()
+    for place in range(40):
+        detectors.take(NOON + place * FINEST, readings(several(0.0), Measurements()))
+    for place in range(40, 60):
+        found = detectors.take(NOON + place * FINEST, readings(measured, Measurements()), changed=changed)
+        if any(one.signal == symptom for one in found):
+            return place - 39, {one.component for one in found}
+    return 99, set()
+
+
+def test_what_hits_each_application_a_little_is_seen_in_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed, components = periods_until("failed", several(0.14))
+    assert needed <= 4
+    assert components == {"applications"}
+    monkeypatch.setattr(signals, "_TOGETHER", frozenset())
+    assert periods_until("failed", several(0.14))[0] > 8
+
+
+def test_the_sum_is_not_asked_while_an_application_tells_by_itself() -> None:
+    detectors = SignalDetectors()
+    for place in range(50):
+        measured = several(0.0)
+        if place >= 40:
+            measured["antiphon_requests", ("one", "online", "503", "platform")] = Amount(15.0)
+        found = detectors.take(NOON + place * FINEST, readings(measured, Measurements()))
+    assert {one.component for one in found} == {"application/one"}
+
+
+def test_less_evidence_is_enough_after_a_change_and_never_one_period() -> None:
+    slight = several(0.07)
+    usual, after = (periods_until("failed", slight, changed=changed)[0] for changed in (False, True))
+    assert 2 <= after < usual
+    assert periods_until("failed", several(1.0), changed=True)[0] == 2
+
+
+def test_requests_of_no_application_that_are_all_refused_are_seen() -> None:
+    needed, components = periods_until("rejected", several(0.9, ("413", "caller")))
+    assert needed == 2
+    assert "application/one" in components
+    assert periods_until("rejected", several(0.1, ("413", "caller")))[0] == 99
+
+
+def test_errors_of_the_catalog_are_a_symptom_and_other_requests_are_context() -> None:
+    detectors = SignalDetectors()
+    for place in range(50):
+        measured = Measurements({("antiphon_engine_gate", ("limit",)): Amount(10.0, 10.0, 1.0)})
+        if place >= 40:
+            measured["antiphon_catalog_errors", ("gateway",)] = Amount(30.0)
+            measured["antiphon_operation_requests", ()] = Amount(300.0)
+            measured["antiphon_engine_waited_seconds", ()] = Amount(60.0)
+            measured["antiphon_engine_way_seconds", ()] = Amount(55.0)
+        else:
+            measured["antiphon_engine_waited_seconds", ()] = Amount(20.0)
+        found = detectors.take(NOON + place * FINEST, readings(Measurements(), measured))
+    assert {one.key for one in found} == {
+        SignalKey("catalog_errors", "catalog"), SignalKey("other_load", "gateway"), SignalKey("way", "link/main"),
+    }  # fmt: skip
+    assert {"other_load", "way"} <= CONTEXT

@@ -7,7 +7,16 @@ import random
 
 import pytest
 
-from antiphon.operations.incidents.evidence import advance, of_count, of_height, of_share, threshold
+from antiphon.operations.incidents.evidence import (
+    AFTER_A_CHANGE,
+    FALSE_ALARMS_OF_A_CHANGE,
+    MOST_OF_A_PERIOD,
+    advance,
+    of_count,
+    of_height,
+    of_share,
+    threshold,
+)
 
 
 def binomial(random_: random.Random, total: int, share: float) -> int:
@@ -33,3 +42,17 @@ def test_counts_and_heights_rise_for_what_is_unusual_alone() -> None:
     assert of_count(200, 20) > 5 > 0 > of_count(20, 20)
     assert of_height(3.0, 1.0, 0.25) > 5 > 0 > of_height(1.1, 1.0, 0.25)
     assert of_share(0, 0, 0.02) == 0.0
+
+
+def test_after_a_change_false_alarms_have_the_probability_that_is_allowed() -> None:
+    chance, alarms, worlds = random.Random(11), 0, 2_000
+    for _ in range(worlds):
+        level = 0.0
+        for _ in range(AFTER_A_CHANGE):
+            # The height for one signal, without the floor that keeps a single period from being enough.
+            level = advance(level, of_share(binomial(chance, 30, 0.02), 30, 0.02), math.inf)
+            if level >= math.log(AFTER_A_CHANGE / FALSE_ALARMS_OF_A_CHANGE):
+                alarms += 1
+                break
+    assert alarms <= 2 * worlds * FALSE_ALARMS_OF_A_CHANGE
+    assert MOST_OF_A_PERIOD < threshold(1, changed=True) < threshold(50, changed=True) < threshold(50)

@@ -217,3 +217,58 @@ def test_a_breaker_that_gateways_have_of_the_main_engine_is_the_engine_that_answ
     assert [root.component for root in found.roots] == ["engine/engine"]
     (found,) = explain([seen("breaker", "engine/main", 10), seen("disk_full", "host"), *felt], topology)
     assert [root.component for root in found.roots] == ["host"]
+
+
+def test_a_way_to_the_engine_that_lags_is_the_engine_s_unless_the_gateway_is_late(topology: Topology) -> None:
+    felt = [seen("slow", "application/desk", 10), seen("slow", "application/triage", 10)]
+    (found,) = explain([seen("way", "link/main"), *felt], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("engine/engine", "infrastructure")]
+    (found,) = explain([seen("way", "link/main", 10), seen("late", "gateway"), *felt], topology)
+    assert [root.component for root in found.roots] == ["gateway"]
+    (found,) = explain([seen("way", "link/main"), seen("pace", "engine/engine"), *felt], topology)
+    assert [root.component for root in found.roots] == ["engine/engine"]
+
+
+def test_all_applications_together_are_explained_as_each_is(topology: Topology) -> None:
+    together = seen("refused", "applications", 30)
+    (found,) = explain([seen("reconfigured", "gateway"), together], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("gateway", "change")]
+    (found,) = explain([seen("restarted", "engine/engine"), seen("slow", "applications", 20)], topology)
+    assert found.roots[0].paths == (("engine/engine", "application/desk", "applications"),)
+    (found,) = explain([seen("slow", "applications", 20)], topology)
+    assert found.roots == ()
+
+
+def test_keys_that_were_revoked_just_now_are_no_attack(topology: Topology) -> None:
+    denied = seen("denied", "gateway", 20)
+    (found,) = explain([seen("governed", "access"), denied], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("access", "change")]
+    (found,) = explain([seen("governed", "access", -3600), denied], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("gateway", "security")]
+
+
+def test_a_gateway_that_does_not_answer_is_the_root_only_where_nothing_else_explains_it(topology: Topology) -> None:
+    (found,) = explain([seen("unanswered", "gateway")], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("gateway", "infrastructure")]
+    load = Symptom(NOON, "traffic", "application/desk", 900.0, 20.0)
+    (found,) = explain([load, seen("unanswered", "gateway", 10), seen("slow", "application/desk", 10)], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("application/desk", "overload")]
+
+
+def test_reports_that_keep_the_gateway_busy_are_a_load(topology: Topology) -> None:
+    reports = Symptom(NOON, "other_load", "gateway", 300.0, 20.0)
+    felt = [seen("slow", "application/desk", 10), seen("slow", "application/triage", 10), seen("late", "gateway", 10)]
+    (found,) = explain([reports, *felt], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("gateway", "overload")]
+
+
+def test_settings_by_which_nothing_starts_are_a_change(topology: Topology) -> None:
+    (found,) = explain([seen("settings_broken", "gateway", 10), seen("away", "gateway")], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("gateway", "change")]
+
+
+@pytest.mark.parametrize("host", ["disk_full", "disk_read_only"])
+def test_a_disk_that_takes_nothing_is_the_host_s(topology: Topology, host: str) -> None:
+    (found,) = explain([seen(host, "host"), seen("catalog_away", "catalog"), seen("catalog_errors", "catalog")],
+                       topology)  # fmt: skip
+    assert [root.component for root in found.roots] == ["host"]

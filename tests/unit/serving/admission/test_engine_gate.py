@@ -412,3 +412,17 @@ async def test_nobody_is_refused_for_a_start_nor_is_it_taken_for_the_engines_rat
     async with asyncio.timeout(5):
         await asyncio.gather(*world.tasks.values())
     assert seconds == [0.0, 0.0]
+
+
+async def test_the_way_of_an_answer_is_what_the_engine_knows_nothing_of_without_its_reader_s_time() -> None:
+    world = World()
+    async with aclosing(world.gated.generate(asked("slow"))) as events:
+        await anext(events)
+        world.clock.now += 7.0  # Its reader takes its time.
+        world.engine.ends["slow"].set()
+        await anext(events)
+    assert (world.gate.status.waited, world.gate.status.on_the_way) == (0.0, 0.0)
+    await world.ask("late")
+    world.clock.now += 3.0
+    await world.end("late")
+    assert (world.gate.status.waited, world.gate.status.on_the_way) == (3.0, 3.0)
