@@ -31,6 +31,7 @@ from antiphon.operations.incidents.causes import (
     may_precede,
 )
 from antiphon.operations.incidents.detection import Symptom
+from antiphon.operations.incidents.signals import SIGNALS
 from antiphon.operations.incidents.topology import APPLICATIONS, CATALOG, GATEWAY, HOST, LINK, MAIN_ENGINE, Topology
 
 _USERS = frozenset({"failed", "engine_errors", "invalid", "refused", "slow", "stand_ins"})
@@ -272,7 +273,8 @@ def _grouped(
             together, own = together | group[0], own + group[1]
         groups.append((together, own))
     known = {one for group, _ in groups for one in group}
-    left = [one for one in symptoms if one not in known]
+    # Callers make mistakes by themselves: these are told only with a cause.
+    left = [one for one in symptoms if one not in known and (one.signal not in SIGNALS or SIGNALS[one.signal].alone)]
     found = [
         Diagnosis(
             tuple(sorted(group)),

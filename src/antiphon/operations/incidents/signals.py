@@ -47,6 +47,7 @@ class SignalRule(msgspec.Struct, frozen=True):
         measure, where: by which a person opens the readings; ``{name}`` is the component's name.
         sentence: with ``{name}``, ``{value}`` and ``{usual}``.
         opens: is a symptom. Others are context: they begin no incident, which does not last for them either.
+        alone: is an incident also without a cause.
         user: hits the requests of users.
     """
 
@@ -58,6 +59,7 @@ class SignalRule(msgspec.Struct, frozen=True):
     floor: float = 0.0
     least: float = 0.0
     opens: bool = True
+    alone: bool = True
     user: bool = False
 
 
@@ -79,7 +81,7 @@ SIGNALS: Mapping[str, SignalRule] = {
                _REQUESTS, _OF_APPLICATION, 0.05),
         SignalRule("rejected", "share",
                    "{value} of the requests of {name} are refused as their callers' mistakes (usual {usual}).",
-                   _REQUESTS, _OF_APPLICATION, 0.25, user=True),
+                   _REQUESTS, _OF_APPLICATION, 0.25, alone=False, user=True),
         SignalRule("slow", "slow", "{value} of the answers of {name} take longer than nine of ten did (usual {usual}).",
                "antiphon_answer_seconds", _OF_APPLICATION, 0.12, 0.1, user=True),
         SignalRule("stand_ins", "share", "{value} of the answers of {name} are stand-ins (usual {usual}).",

@@ -272,3 +272,10 @@ def test_a_disk_that_takes_nothing_is_the_host_s(topology: Topology, host: str) 
     (found,) = explain([seen(host, "host"), seen("catalog_away", "catalog"), seen("catalog_errors", "catalog")],
                        topology)  # fmt: skip
     assert [root.component for root in found.roots] == ["host"]
+
+
+def test_mistakes_of_callers_are_told_only_with_a_cause(topology: Topology) -> None:
+    rejected = seen("rejected", "applications", 20)
+    assert explain([rejected], topology) == ()
+    (found,) = explain([rejected, seen("reconfigured", "gateway")], topology)
+    assert [(root.component, root.class_) for root in found.roots] == [("gateway", "change")]
