@@ -2,7 +2,9 @@
 
 The project is the one of ``benchmarks/operations/faults``: the blueprints desk and triage on the simulated engine, with
 users who ask both all the while. ``antiphon chaos run`` measures each experiment and says if the steady state or its
-declared degraded mode held throughout, and the share of time outside of the steady state.
+declared degraded mode held throughout, and the share of time outside of the steady state. Beside it a small project on
+llama.cpp trains a model in seconds and makes it live, for ``bad-adapter``. An experiment that cannot be run here is
+skipped with the reason: this one without the extra ``train``.
 
     python -m benchmarks.operations.game_day [--size ci|demo|full] [--keep]
 
@@ -25,6 +27,7 @@ from benchmarks.durability.kill_harness_command import finish
 from benchmarks.operations.faults.case import asking
 from benchmarks.operations.faults.project import RATE, FaultyProject, make, program, small_disk
 from benchmarks.operations.faults.users import Users
+from benchmarks.operations.trained_project import obstacle, trained_project
 
 from antiphon.core.child_process import start_child
 
@@ -35,6 +38,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 _QUICK = {"window": "2s", "duration": "2s", "rate": "5", "after": "1"}
 _WARM = 20.0
+_TRAINED = "bad-adapter"
 
 
 def main() -> int:
@@ -47,7 +51,12 @@ def main() -> int:
     if size["quick"]:
         order += [word for name, value in _QUICK.items() for word in ("--var", f"{name}={value}")]
     reports = asyncio.run(held(order, size["rounds"]))
-    told = [one for report in reports for one in report["experiments"]]
+    if not size["experiments"]:
+        reports += asyncio.run(with_trained(size["rounds"]))
+    every = [one for report in reports for one in report["experiments"]]
+    told = [one for one in every if one["status"] != "refused"]
+    ran = {one["experiment"] for one in told}
+    skipped = {one["experiment"]: one["reason"] for one in every if one["experiment"] not in ran}
     print(f"{'experiment':20} {'status':10} {'observed s':>10} {'outside':>8} {'neither s':>9}  degraded mode")
     for one in told:
         span = one["observed"]
@@ -55,10 +64,13 @@ def main() -> int:
             f"{one['experiment']:20} {one['status']:10} {_length(span):10.1f} {one['outside_share']:8.1%} "
             f"{one['broken_seconds']:9.1f}  {one['degraded_mode']} {one['reason'] if one['status'] != 'held' else ''}"
         )
+    for name, why in skipped.items():
+        print(f"{name:20} skipped    {why}")
     observed = sum(_length(one["observed"]) for one in told)
     line = {
         "benchmark": "game_day", "size": options.size, "rounds": size["rounds"], "experiments": len(told),
         "held": sum(one["status"] == "held" for one in told),
+        "skipped": skipped,
         "not_held": sorted({one["experiment"] for one in told if one["status"] != "held"}),
         "observed_s": round(observed, 1),
         "outside_share": round(sum(one["outside_seconds"] for one in told) / observed, 4) if observed else None,
@@ -78,10 +90,25 @@ async def held(order: list[str], rounds: int) -> list[dict[str, Any]]:
             async with project.running():
                 users = Users(project.url, project.key, random.Random(2), RATE)
                 async with asking(users):
-                    return [await _report(project, order) for _ in range(rounds)]
+                    return [await reported(project, order) for _ in range(rounds)]
 
 
-async def _report(project: FaultyProject, order: list[str]) -> dict[str, Any]:
+async def with_trained(rounds: int) -> list[dict[str, Any]]:
+    """The reports of ``bad-adapter`` over a project whose live release uses a trained model; a refusal with the reason
+    where none can be trained."""
+    if why := obstacle():
+        return [{"experiments": [{"experiment": _TRAINED, "status": "refused", "reason": why}]}]
+    order = ["chaos", "run", _TRAINED, "--reason", "game day", "--json"]
+    with tempfile.TemporaryDirectory(prefix="game-day-") as folder:
+        async with trained_project(Path(folder)) as project:
+            reports = []
+            for _ in range(rounds):
+                await asyncio.to_thread(project.release_trained)
+                reports.append(await reported(project, order))
+            return reports
+
+
+async def reported(project: FaultyProject, order: list[str]) -> dict[str, Any]:
     process = start_child(program(*order), cwd=project.root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     out, _ = await asyncio.to_thread(process.communicate)
     try:

@@ -135,7 +135,7 @@ def proxy(project: Project = HERE, as_json: Json = False) -> None:
     found, paths = settings.load(project)
 
     async def serve() -> None:
-        async with serving(found.proxies, paths.run):
+        async with serving(found.proxies, paths.run, paths.root):
             lines = {name: f"{one.listen} -> {one.server}" for name, one in found.proxies.items()}
             show(lines, as_json, lambda: "\n".join(f"{name}: {line}" for name, line in lines.items()))
             await asyncio.Event().wait()

@@ -128,10 +128,14 @@ class ProxySettings(Section, frozen=True):
 
     Attributes:
         listen: HOST:PORT of its own, which the setting of that server names; ``server``: HOST:PORT behind it.
+        authority, authority_key: PEM files of a test authority that clients of the server trust. It signs the
+            certificate of ``expire_certificate``, which signs itself without them.
     """
 
     listen: str
     server: str
+    authority: str | None = None
+    authority_key: str | None = None
 
 
 class ProcessesSettings(Section, frozen=True):

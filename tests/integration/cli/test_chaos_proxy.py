@@ -16,7 +16,7 @@ from tests.servers import RedisProcess
 from antiphon.core.child_process import start_child
 
 
-def experiment(fault: str, **arguments: Any) -> dict[str, Any]:
+def experiment(fault: str, proxy: str = "redis", **arguments: Any) -> dict[str, Any]:
     def own(func: str, **given: Any) -> dict[str, Any]:
         return {"type": "python", "module": "antiphon.chaos", "func": func, "arguments": given}
 
@@ -35,13 +35,13 @@ def experiment(fault: str, **arguments: Any) -> dict[str, Any]:
             ],
         },
         "method": [
-            {"type": "action", "name": fault, "provider": own(fault, proxy="redis", **arguments)},
+            {"type": "action", "name": fault, "provider": own(fault, proxy=proxy, **arguments)},
         ],
         "runtime": {"hypothesis": {"strategy": "continuously", "frequency": 0.3}},
         "extensions": [
             {
                 "name": "antiphon",
-                "blast-radius": {"proxies": ["redis"]},
+                "blast-radius": {"proxies": [proxy]},
                 "degraded-mode": {
                     "title": "late, or refused with a reason",
                     "longest": "60s",
@@ -69,7 +69,7 @@ def test_a_slow_store_and_one_that_is_cut_off_are_met_and_told(tmp_path: Path) -
         (project / "chaos").mkdir()
         slow = experiment("delay_port", duration="4s", delay="1500ms")
         (project / "chaos" / "slow.json").write_text(json.dumps(slow))
-        (project / "chaos" / "cut.json").write_text(json.dumps(experiment("partition_port", duration="4s")))
+        (project / "chaos" / "cut.json").write_text(json.dumps(experiment("partition_port", "*", duration="4s")))
         antiphon = run_in(project)
         listed = {one["name"]: one for one in antiphon("chaos", "list", "--json").json()}
         assert "start `antiphon chaos proxy`" in listed["slow"]["obstacles"][0]
@@ -80,6 +80,9 @@ def test_a_slow_store_and_one_that_is_cut_off_are_met_and_told(tmp_path: Path) -
             try:
                 up.until(lambda told: any(line.get("event") == "up" for line in told))
                 assert antiphon("features", "refresh", "--wait").code == 0
+                refused = antiphon("chaos", "run", "expired-certificate")
+                assert (refused.code, "no TLS passes any proxy (redis: other): reach its" in refused.err) == (4, True)
+                assert "no HTTP passes" in antiphon("chaos", "run", "http-503", "--dry-run").out
                 day = antiphon("chaos", "run", "slow", "cut", "--json")
                 assert day.code == 0, (day.out, day.err)
                 for one in day.json()["experiments"]:

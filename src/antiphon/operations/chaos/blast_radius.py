@@ -5,7 +5,7 @@ Invariant: nothing outside of the radius is touched. An experiment with one refu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -20,9 +20,13 @@ from antiphon.operations.chaos.faults import (
     ProcessFault,
     ProcessKill,
     ProcessStop,
+    ProxyExpiredCertificate,
     ProxyFault,
+    ProxyHttpError,
+    Spoken,
     described,
     machine_part,
+    needed_protocol,
     seconds_of,
     skew_seconds,
 )
@@ -38,8 +42,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     """The project as an experiment finds it.
 
     Attributes:
-        processes: names of those that run here; ``proxies``: of those that answer; ``streams``: of those that are
-            declared.
+        processes: names of those that run here; ``streams``: of those that are declared.
+        proxies: those that answer, by name, with what is spoken through each.
         applications: those that are live; ``tenants``: those of the catalog; ``rollouts``: applications with one under
             way.
         holds: sentences about freezes that last.
@@ -52,7 +56,7 @@ class Surroundings(msgspec.Struct, frozen=True):
 
     environment: str
     processes: tuple[str, ...]
-    proxies: tuple[str, ...] = ()
+    proxies: Mapping[str, Spoken] = {}
     streams: tuple[str, ...] = ()
     applications: tuple[str, ...] = ()
     tenants: tuple[str, ...] = ()
@@ -154,13 +158,7 @@ def _of_faults(experiment: Experiment, here: Surroundings) -> Iterator[str]:
         if isinstance(fault, ProcessFault):
             yield from _of_process(one.name, fault, experiment, here)
         if isinstance(fault, ProxyFault):
-            if fault.proxy not in radius.proxies:
-                yield f"{one.name}: the proxy {fault.proxy!r} is outside of its radius (proxies)."
-            elif fault.proxy not in here.proxies:
-                yield (
-                    f"{one.name}: the proxy {fault.proxy!r} does not answer: declare it under [proxies] and start "
-                    "`antiphon chaos proxy`."
-                )
+            yield from (f"{one.name}: {why}" for why in _of_proxy(fault, experiment, here))
         if isinstance(fault, EventFault):
             if fault.stream not in radius.streams and "*" not in radius.streams:
                 yield f"{one.name}: the stream {fault.stream!r} is outside of its radius (streams)."
@@ -197,17 +195,54 @@ def _of_process(name: str, fault: ProcessFault, experiment: Experiment, here: Su
             yield f"{name}: its clock would be apart by more than leases of {here.lease:g} s (radius: beyond-lease)."
 
 
+def _of_proxy(fault: ProxyFault, experiment: Experiment, here: Surroundings) -> Iterator[str]:
+    radius, found, needed = experiment.radius, broken_proxy(fault, here), needed_protocol(fault)
+    if fault.proxy not in radius.proxies and "*" not in radius.proxies:
+        yield f"the proxy {fault.proxy!r} is outside of its radius (proxies)."
+    elif not here.proxies or (found not in here.proxies and fault.proxy != "*"):
+        subject = "no proxy answers" if fault.proxy == "*" else f"the proxy {fault.proxy!r} does not answer"
+        yield f"{subject}: declare it under [proxies] and start `antiphon chaos proxy`."
+    elif found not in here.proxies:
+        spoken = ", ".join(f"{name}: {one or 'nothing yet'}" for name, one in sorted(here.proxies.items()))
+        yield f"no {str(needed).upper()} passes any proxy ({spoken}): {_NEXT_STEPS[str(needed)]}"
+    elif needed is not None and here.proxies[found] != needed:
+        spoken = here.proxies[found]
+        if not spoken:
+            yield (
+                f"nothing has passed the proxy {found!r} since it was started, so that its protocol is not known: "
+                "ask a question, or have the project reach that server in another way, and try again."
+            )
+        elif spoken == "tls":
+            yield f"answers within TLS cannot be replaced at the proxy {found!r}: {_NEXT_STEPS['http']}"
+        else:
+            yield f"no {needed.upper()} passes the proxy {found!r}: {_NEXT_STEPS[needed]}"
+
+
+_NEXT_STEPS = {
+    "http": "name a proxy before a server that is reached over http://.",
+    "tls": "reach its server over TLS (https://, rediss://, tls://, sslmode=verify-full), or name another proxy.",
+}
+
+
 def _touches(fault: Fault, here: Surroundings) -> Iterator[str]:
     if isinstance(fault, ProcessFault):
         yield target(fault.process, here.processes) or fault.process
     elif isinstance(fault, ProxyFault):
-        yield f"proxy {fault.proxy}"
+        yield f"proxy {broken_proxy(fault, here)}"
     elif isinstance(fault, EventFault):
         yield f"stream {event_stream(fault, here)}"
     elif isinstance(fault, ModelDamage):
         yield f"the {fault.file} of {damaged_model(fault, here)}"
     else:
         yield f"the machine's {machine_part(fault)}"
+
+
+def broken_proxy(fault: ProxyFault, here: Surroundings) -> str:
+    """The proxy that a fault breaks: ``*`` is the first one through which passes what the fault needs."""
+    if fault.proxy != "*":
+        return fault.proxy
+    needed = needed_protocol(fault)
+    return min((name for name, spoken in here.proxies.items() if needed in (None, spoken)), default="*")
 
 
 def event_stream(fault: EventFault, here: Surroundings) -> str:
@@ -240,6 +275,10 @@ def _notes(fault: Fault, here: Surroundings) -> Iterator[str]:
             if fault.defect != "duplicate"
             else "known events again"
         )
+    if isinstance(fault, ProxyHttpError):
+        yield "the server has acted on what is answered so: what is asked again is done again"
+    if isinstance(fault, ProxyExpiredCertificate):
+        yield "connections over TLS are reset; new ones meet a certificate that has expired, and none passes"
     if isinstance(fault, ModelDamage):
         yield "what has loaded it goes on; what loads it meanwhile refuses it"
     if isinstance(fault, DiskFill):

@@ -19,6 +19,9 @@ refuses such an experiment instead of running it without a bound."""
 Part = Literal["cpu", "memory", "disk"]
 """Part of the machine that is shared with whatever else runs there."""
 
+Spoken = Literal["http", "tls", "other", ""]
+"""Protocol in which a proxy's clients speak to the server behind it; empty: nothing has passed yet."""
+
 _Duration = Annotated[str, msgspec.Meta(pattern="^(?!0+[a-z])[0-9]{1,9}(ms|s|m|h)$")]
 _Skew = Annotated[str, msgspec.Meta(pattern="^-?(?!0+[a-z])[0-9]{1,4}(s|m|h)$")]
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
@@ -134,6 +137,33 @@ class ProxyPartition(_Fault, frozen=True, tag="partition_port"):
     duration: _Duration
 
 
+class ProxyHttpError(_Fault, frozen=True, tag="answer_503"):
+    """A share of the HTTP answers through a proxy are replaced by ``503 Service Unavailable``.
+
+    The server has acted on the request: what is asked again is done again.
+
+    Attributes:
+        proxy: ``*`` is the first one through which HTTP passes.
+        retry_after: told with it, in whole seconds.
+    """
+
+    proxy: str
+    duration: _Duration
+    share: _Share = 1.0
+    retry_after: _Duration = "1s"
+
+
+class ProxyExpiredCertificate(_Fault, frozen=True, tag="expire_certificate"):
+    """A proxy ends TLS itself, with a certificate that has expired; connections that there are are reset.
+
+    Attributes:
+        proxy: ``*`` is the first one through which TLS passes.
+    """
+
+    proxy: str
+    duration: _Duration
+
+
 EventDefect = Literal["late", "duplicate", "corrupt", "drift"]
 
 
@@ -167,10 +197,12 @@ Fault = (
     | ProxyLatency
     | ProxyReset
     | ProxyPartition
+    | ProxyHttpError
+    | ProxyExpiredCertificate
     | EventFault
 )
 ProcessFault = ProcessKill | ProcessStop | ProcessSlowdown | ClockSkew
-ProxyFault = ProxyLatency | ProxyReset | ProxyPartition
+ProxyFault = ProxyLatency | ProxyReset | ProxyPartition | ProxyHttpError | ProxyExpiredCertificate
 GuardedFault = ProcessFault | ProxyFault | ModelDamage | CpuLoad | MemoryLoad | DiskFill
 """Faults that have to be ended, which a guardian does; events end with whoever sends them."""
 
@@ -184,6 +216,16 @@ def skew_seconds(fault: ClockSkew) -> int:
     """Seconds by which a clock is ahead; negative ones by which it is behind."""
     seconds = round(parse_duration(fault.by.removeprefix("-")).total_seconds())
     return -seconds if fault.by.startswith("-") else seconds
+
+
+def needed_protocol(fault: ProxyFault) -> Spoken | None:
+    """The protocol that must pass a proxy for its fault; ``None``: any."""
+    match fault:
+        case ProxyHttpError():
+            return "http"
+        case ProxyExpiredCertificate():
+            return "tls"
+    return None
 
 
 def machine_part(fault: Fault) -> Part | None:

@@ -92,7 +92,8 @@ def main() -> None:
     except AntiphonError as error:
         _say(GuardianStatus("failed", reason=str(error)))
         return
-    journal.append(FaultEnd(order.experiment, order.name, time.time(), reason))
+    counted = injector.counted if isinstance(injector, ProxyInjector) else ""
+    journal.append(FaultEnd(order.experiment, order.name, time.time(), reason, counted))
     _say(GuardianStatus("over", touched, reason))
 
 

@@ -79,12 +79,13 @@ class FaultStart(_Event, frozen=True, tag="fault"):
 
 
 class FaultEnd(_Event, frozen=True, tag="fault_over"):
-    """A fault is over, and why: its time, its experiment, or its runner was."""
+    """A fault is over, and why: its time, its experiment, or its runner was. ``counted``: what came of it, in words."""
 
     experiment: str
     name: str
     at: float
     reason: str
+    counted: str = ""
 
 
 class MethodEnd(_Event, frozen=True, tag="method_over"):

@@ -7,6 +7,7 @@ through again.
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ import msgspec
 
 from antiphon.core.errors import UnavailableError
 from antiphon.core.paths import socket_path
-from antiphon.operations.chaos.faults import ProxyFault
+from antiphon.operations.chaos.faults import ProxyFault, Spoken
 
 SOCKET = "chaos-proxy"
 """Name of the socket."""
@@ -23,7 +24,7 @@ _SECONDS = 5.0
 
 
 class ProxyQuery(msgspec.Struct, frozen=True, tag_field="order", tag="list"):
-    """Asks for the names of the proxies."""
+    """Asks for the names of the proxies, and what is spoken through each."""
 
 
 class ProxyOrder(msgspec.Struct, frozen=True, tag_field="order", tag="break"):
@@ -33,11 +34,17 @@ class ProxyOrder(msgspec.Struct, frozen=True, tag_field="order", tag="break"):
 
 
 class ProxyAnswer(msgspec.Struct, frozen=True):
-    """Answer to an order: done, with the proxies or what was touched, or refused with the reason."""
+    """Answer to an order: done, with the proxies or what was touched, or refused with the reason.
+
+    Attributes:
+        counted: of a fault that is over: what came of it, in words.
+    """
 
     state: Literal["done", "refused"]
     names: tuple[str, ...] = ()
     reason: str = ""
+    spoken: dict[str, Spoken] = {}
+    counted: str = ""
 
 
 def ask(run: Path, order: ProxyQuery | ProxyOrder) -> tuple[socket.socket, ProxyAnswer]:
@@ -61,23 +68,24 @@ def ask(run: Path, order: ProxyQuery | ProxyOrder) -> tuple[socket.socket, Proxy
         ) from error  # fmt: skip
 
 
-def proxies_that_answer(run: Path) -> tuple[str, ...]:
-    """Names of the project's proxies; none where they do not run."""
+def proxies_that_answer(run: Path) -> dict[str, Spoken]:
+    """The project's proxies by name, and what is spoken through each; none where they do not run."""
     try:
         connection, reply = ask(run, ProxyQuery())
     except UnavailableError:
-        return ()
+        return {}
     connection.close()
-    return reply.names
+    return reply.spoken
 
 
 class ProxyInjector:
-    """Has a proxy delay, reset or hold what passes it."""
+    """Has a proxy delay, reset, hold or answer what passes it; ``counted``: what came of it, once it is over."""
 
     def __init__(self, fault: ProxyFault, run: Path) -> None:
         self._fault = fault
         self._run = run
         self._connection: socket.socket | None = None
+        self.counted = ""
 
     def begin(self) -> tuple[str, ...]:
         """Order the fault; raises ``UnavailableError`` when it is refused, or no proxy answers."""
@@ -92,6 +100,10 @@ class ProxyInjector:
 
     def end(self) -> None:
         """Have it pass everything again."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._connection is None:
+            return
+        with self._connection as connection, suppress(OSError, msgspec.DecodeError):
+            connection.shutdown(socket.SHUT_WR)
+            with connection.makefile("rb") as answers:
+                self.counted = msgspec.json.decode(answers.readline(), type=ProxyAnswer).counted
+        self._connection = None

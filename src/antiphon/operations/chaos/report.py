@@ -49,7 +49,11 @@ class ProbeReport(msgspec.Struct, frozen=True):
 
 
 class FaultResult(msgspec.Struct, frozen=True):
-    """One fault: what it was, what it touched, and when and why it ended (``None``: nothing says that it did)."""
+    """One fault: what it was, what it touched, and when and why it ended (``None``: nothing says that it did).
+
+    Attributes:
+        counted: what came of it, in words, where its injector counts.
+    """
 
     name: str
     fault: str
@@ -57,6 +61,7 @@ class FaultResult(msgspec.Struct, frozen=True):
     begins: float
     ends: float | None
     reason: str
+    counted: str = ""
 
 
 class ExperimentResult(msgspec.Struct, frozen=True):
@@ -237,6 +242,7 @@ def _faults(events: Sequence[JournalEvent]) -> tuple[FaultResult, ...]:
                 start.at,
                 None if end is None else end.at,
                 "" if end is None else end.reason,
+                "" if end is None else end.counted,
             )
         )
     return tuple(found)
@@ -299,7 +305,7 @@ def fault_cells(fault: FaultResult) -> tuple[str, ...]:
         ", ".join(fault.touched) or "-",
         _clock(fault.begins),
         "not known" if fault.ends is None else _clock(fault.ends),
-        fault.reason or "-",
+        "; ".join(filter(None, (fault.reason, fault.counted))) or "-",
     )
 
 

@@ -1,18 +1,21 @@
-"""A TCP proxy between the project and a server, that delays, resets or holds what passes it.
+"""A TCP proxy between the project and a server, that delays, resets, holds or answers what passes it.
 
 Invariants: bytes arrive unchanged and in their order, or the connection is reset; without a fault they are passed on at
-once. A fault is that of a control connection (``proxy_control.py``) and ends with it. It knows no protocol: what
-the project makes of a late, broken or silent connection is the project's own matter.
+once. A fault is that of a control connection (``proxy_control.py``) and ends with it. By the first bytes of a client
+it tells HTTP and TLS from other protocols, since only their faults can be told in their own words; what the project
+makes of them is the project's own matter.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -23,18 +26,37 @@ from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.paths import socket_path
 from antiphon.core.settings_processes import ProxySettings
 from antiphon.engine.api.address import parse_host_port
-from antiphon.operations.chaos.faults import ProxyFault, ProxyLatency, ProxyReset, seconds_of
+from antiphon.operations.chaos.expired_certificate import ExpiredCertificate
+from antiphon.operations.chaos.faults import (
+    ProxyExpiredCertificate,
+    ProxyFault,
+    ProxyHttpError,
+    ProxyLatency,
+    ProxyPartition,
+    ProxyReset,
+    Spoken,
+    seconds_of,
+)
+from antiphon.operations.chaos.http_answers import REQUEST_LINE, HttpExchange
 from antiphon.operations.chaos.proxy_control import SOCKET, ProxyAnswer, ProxyOrder, ProxyQuery
 
 _CHUNK = 65_536
+_TLS_REQUESTS = (b"\0\0\0\x08\x04\xd2\x16\x2f", b"\0\0\0\x08\x04\xd2\x16\x30")
+"""PostgreSQL's requests for TLS and GSSAPI, which the server answers in clear text before a handshake begins
+(https://www.postgresql.org/docs/current/protocol-message-formats.html)."""
+
 _MOST_WAITING = 64
 """Chunks of one direction that are on their way; then nothing more is read."""
 
 
 class TcpProxy:
-    """One proxy. At one time it has one fault at most."""
+    """One proxy. At one time it has one fault at most. ``spoken``: by the client that connected last.
 
-    def __init__(self, name: str, address: ProxySettings) -> None:
+    Args:
+        root: the folder that its files are named relative to.
+    """
+
+    def __init__(self, name: str, address: ProxySettings, root: Path) -> None:
         self.name = name
         where = f"antiphon.toml, [proxies.{name}]"
         self._listen = parse_host_port(address.listen, where)
@@ -42,7 +64,12 @@ class TcpProxy:
         self._fault: ProxyFault | None = None
         self._flows = asyncio.Event()
         self._flows.set()
-        self._ends: set[asyncio.StreamWriter] = set()
+        self._expired = ExpiredCertificate(
+            {self._listen[0], self._server[0], "localhost", "127.0.0.1"}, _authority(address, root, where), where=where
+        )
+        self.spoken: Spoken = ""
+        self._ends: dict[asyncio.StreamWriter, Spoken] = {}
+        self._counts: Counter[str] = Counter()
         self._random = random.Random()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -54,17 +81,28 @@ class TcpProxy:
     def begin(self, fault: ProxyFault) -> None:
         """Break what passes from now on, and what is connected already."""
         self._fault = fault
-        if isinstance(fault, ProxyReset):
-            for end in list(self._ends):
-                if self._random.random() < fault.share:
+        self._counts.clear()
+        match fault:
+            case ProxyReset():
+                for end in list(self._ends):
+                    if self._random.random() < fault.share:
+                        _reset(end)
+            case ProxyExpiredCertificate():
+                for end in [one for one, spoken in self._ends.items() if spoken == "tls"]:
                     _reset(end)
-        elif not isinstance(fault, ProxyLatency):
-            self._flows.clear()
+            case ProxyPartition():
+                self._flows.clear()
 
-    def end(self) -> None:
-        """Pass everything through again."""
-        self._fault = None
+    def end(self) -> str:
+        """Pass everything through again; what came of the fault, in words."""
+        fault, self._fault = self._fault, None
         self._flows.set()
+        match fault:
+            case ProxyHttpError():
+                return f"{self._counts['replaced']} of {self._counts['answers']} answers replaced"
+            case ProxyExpiredCertificate():
+                return f"{self._counts['refused']} handshakes refused, {self._counts['accepted']} accepted"
+        return ""
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -107,20 +145,53 @@ class TcpProxy:
             _reset(writer)
             return
         pair = (writer, server_writer)
-        self._ends.add(writer)
+        self._ends[writer] = ""
+        exchange = HttpExchange(self._retry_after)
+
+        async def request(received: bytes) -> bytes:
+            """Tell the protocol by what a client says first, and end TLS here while a fault says so."""
+            if received and not self._ends[writer] and received not in _TLS_REQUESTS:
+                self.spoken = self._ends[writer] = _protocol(received)
+                if self.spoken == "tls" and isinstance(self._fault, ProxyExpiredCertificate):
+                    accepted = await self._expired.met(reader, writer, received)
+                    self._counts["accepted" if accepted else "refused"] += 1
+                    raise ConnectionAbortedError
+            return exchange.request(received) if self._ends[writer] == "http" else received
+
+        async def answer(received: bytes) -> bytes:
+            return exchange.answer(received) if self._ends[writer] == "http" else received
+
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass(reader, server_writer))
-                both.create_task(self._pass(server_reader, writer))
+                both.create_task(self._pass(reader, server_writer, request))
+                both.create_task(self._pass(server_reader, writer, answer))
+        except* ConnectionAbortedError:
+            _reset(server_writer)
         except* OSError:
             for end in pair:  # A reset on one side is one on the other.
                 _reset(end)
         finally:
-            self._ends.discard(writer)
+            del self._ends[writer]
             server_writer.close()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass on one direction, each chunk at its time, until its end."""
+    def _retry_after(self) -> int | None:
+        """Decide on an answer: the seconds that are told with the 503 in its place; ``None``: it passes."""
+        fault = self._fault
+        if not isinstance(fault, ProxyHttpError):
+            return None
+        self._counts["answers"] += 1
+        if self._random.random() >= fault.share:
+            return None
+        self._counts["replaced"] += 1
+        return math.ceil(parse_duration(fault.retry_after).total_seconds())
+
+    async def _pass(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        through: Callable[[bytes], Awaitable[bytes]],
+    ) -> None:
+        """Pass on what becomes of one direction, each chunk at its time, until its end."""
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MOST_WAITING)
         now = asyncio.get_running_loop().time
 
@@ -128,7 +199,10 @@ class TcpProxy:
             chunk = b"."
             while chunk:
                 chunk = await reader.read(_CHUNK)
-                await waiting.put((now() + self._delay(), chunk))
+                due, passed = now() + self._delay(), await through(chunk)
+                if passed:
+                    await waiting.put((due, passed))
+            await waiting.put((now() + self._delay(), b""))
 
         async def write() -> None:
             while True:
@@ -155,8 +229,11 @@ class TcpProxy:
 
 
 @asynccontextmanager
-async def serving(addresses: Mapping[str, ProxySettings], run: Path) -> AsyncIterator[None]:
+async def serving(addresses: Mapping[str, ProxySettings], run: Path, root: Path) -> AsyncIterator[None]:
     """Serve proxies and their control socket while the block lasts.
+
+    Args:
+        root: the project's folder, which files of the settings are named relative to.
 
     Raises:
         InvalidInputError: there are none. SetupError: an address is taken.
@@ -166,7 +243,7 @@ async def serving(addresses: Mapping[str, ProxySettings], run: Path) -> AsyncIte
             "No proxy is declared.", where="antiphon.toml, [proxies]",
             next_step='Write [proxies.redis] with listen = "127.0.0.1:7001" and server = "127.0.0.1:6379".',
         )  # fmt: skip
-    proxies = {name: TcpProxy(name, address) for name, address in addresses.items()}
+    proxies = {name: TcpProxy(name, address, root) for name, address in addresses.items()}
     control = socket_path(run, SOCKET)
     control.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if control.parent.stat().st_uid != os.getuid():
@@ -200,7 +277,8 @@ async def _controlled(
     try:
         order = msgspec.json.decode(await reader.readline(), type=ProxyQuery | ProxyOrder)
         if isinstance(order, ProxyQuery):
-            writer.write(msgspec.json.encode(ProxyAnswer("done", tuple(proxies))) + b"\n")
+            answer = ProxyAnswer("done", spoken={name: one.spoken for name, one in proxies.items()})
+            writer.write(msgspec.json.encode(answer) + b"\n")
             return
         proxy = proxies.get(order.fault.proxy)
         if proxy is None or proxy.fault is not None:
@@ -222,8 +300,28 @@ async def _controlled(
         return
     finally:
         if broken is not None:
-            broken.end()
+            answer = ProxyAnswer("done", counted=broken.end())
+            with suppress(OSError):
+                writer.write(msgspec.json.encode(answer) + b"\n")
         writer.close()
+
+
+def _protocol(first: bytes) -> Spoken:
+    """The protocol of a client by its first bytes: a request's line, or TLS's record of a handshake (RFC 8446)."""
+    if REQUEST_LINE.match(first):
+        return "http"
+    return "tls" if first[:2] == b"\x16\x03" else "other"
+
+
+def _authority(address: ProxySettings, root: Path, where: str) -> tuple[Path, Path] | None:
+    if address.authority is None and address.authority_key is None:
+        return None
+    if address.authority is None or address.authority_key is None:
+        raise InvalidInputError(
+            "An authority signs with its key, and one of both is missing.", where=where,
+            next_step="Name both `authority` and `authority_key`, or neither.",
+        )  # fmt: skip
+    return root / address.authority, root / address.authority_key
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

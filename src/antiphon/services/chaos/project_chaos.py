@@ -34,9 +34,9 @@ from antiphon.core.ids import new_id
 from antiphon.core.suggestions import nearest
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.governance.identity.principal import Principal
-from antiphon.operations.chaos.blast_radius import ExperimentPlan, damaged_model, plan_of, target
+from antiphon.operations.chaos.blast_radius import ExperimentPlan, broken_proxy, damaged_model, plan_of, target
 from antiphon.operations.chaos.experiment import Experiment, FaultActivity, Origin, ProbeActivity, PythonProvider
-from antiphon.operations.chaos.faults import EventFault, ModelDamage, ProcessFault
+from antiphon.operations.chaos.faults import EventFault, ModelDamage, ProcessFault, ProxyFault
 from antiphon.operations.chaos.guarded_fault import guarded
 from antiphon.operations.chaos.guardian import FaultOrder
 from antiphon.operations.chaos.injectors import continue_left_over
@@ -294,6 +294,8 @@ class ProjectChaos:
             fault = msgspec.structs.replace(fault, model=version.id)
             kept = version.weights if fault.file == "weights" else version.adapter
             touched = str(paths.models.resolve() / kept.path)
+        if isinstance(fault, ProxyFault):
+            fault = msgspec.structs.replace(fault, proxy=broken_proxy(fault, surroundings(self._store)))
         if touched is None:
             raise NotFoundError(f"{activity.name}: the process does not run.", where=activity.name)
         embedded = self._store.settings.catalog.url is None

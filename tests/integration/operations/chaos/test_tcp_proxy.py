@@ -43,7 +43,7 @@ async def proxied(run: Path) -> AsyncIterator[int]:
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
     own = free_port()
     addresses = {"echo": ProxySettings(f"127.0.0.1:{own}", f"127.0.0.1:{server.sockets[0].getsockname()[1]}")}
-    async with server, serving(addresses, run):
+    async with server, serving(addresses, run, run):
         yield own
 
 
@@ -66,8 +66,8 @@ async def test_bytes_pass_in_both_directions_and_ends_do_too(tmp_path: Path) -> 
         streams[1].write_eof()
         assert await asyncio.wait_for(streams[0].read(), WITHIN) == b""
         streams[1].close()
-        assert await asyncio.to_thread(proxies_that_answer, tmp_path) == ("echo",)
-    assert await asyncio.to_thread(proxies_that_answer, tmp_path) == ()
+        assert await asyncio.to_thread(proxies_that_answer, tmp_path) == {"echo": "other"}
+    assert await asyncio.to_thread(proxies_that_answer, tmp_path) == {}
 
 
 async def test_bytes_are_late_and_in_order_while_a_delay_lasts(tmp_path: Path) -> None:
@@ -135,9 +135,10 @@ async def test_a_proxy_has_one_fault_at_a_time_and_refuses_what_it_has_not(tmp_p
 
 async def test_a_proxy_that_cannot_be_says_why(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="No proxy is declared"):
-        async with serving({}, tmp_path):
+        async with serving({}, tmp_path, tmp_path):
             pass
     async with proxied(tmp_path) as port:
+        taken = {"other": ProxySettings(f"127.0.0.1:{port}", "127.0.0.1:1")}
         with pytest.raises(SetupError, match="cannot listen"):
-            async with serving({"other": ProxySettings(f"127.0.0.1:{port}", "127.0.0.1:1")}, tmp_path / "other"):
+            async with serving(taken, tmp_path / "other", tmp_path):
                 pass

@@ -14,7 +14,7 @@ from antiphon.operations.chaos.blast_radius import Surroundings, plan_of, target
 HERE = Surroundings(
     environment="dev",
     processes=("engine", "gateway-1", "gateway-2", "worker"),
-    proxies=("redis",),
+    proxies={"redis": "other", "store": "http", "sealed": "tls", "quiet": ""},
     streams=("orders",),
     applications=("desk",),
     tenants=("default",),
@@ -23,7 +23,8 @@ HERE = Surroundings(
     available=4_000_000_000,
 )
 ALL = {
-    "processes": ["gateway", "worker", "engine"], "proxies": ["redis"], "streams": ["orders"],
+    "processes": ["gateway", "worker", "engine"], "proxies": ["redis", "store", "sealed", "quiet"],
+    "streams": ["orders"],
     "machine": ["cpu", "memory", "disk"], "models": ["desk.v3"],
 }  # fmt: skip
 
@@ -112,8 +113,43 @@ def test_the_machine_is_spared() -> None:
     assert refusals([action("load_memory", duration="1s", megabytes=3_000)]) == ""
 
 
+SPOKEN = {
+    "answer_503": {
+        "store": "", "redis": "no HTTP passes the proxy 'redis': name a proxy", "sealed": "within TLS",
+        "quiet": "nothing has passed the proxy 'quiet' since it was started", "*": "",
+    },
+    "expire_certificate": {
+        "sealed": "", "redis": "no TLS passes the proxy 'redis': reach its server over TLS (https://, rediss://",
+        "store": "no TLS passes the proxy 'store'", "quiet": "nothing has passed", "*": "",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("func", "proxy"), [(func, proxy) for func, told in SPOKEN.items() for proxy in told])
+def test_a_fault_of_a_protocol_is_refused_where_another_one_passes(func: str, proxy: str) -> None:
+    broken = [action(func, proxy=proxy, duration="1s")]
+    found = refusals(broken, proxies=["*"])
+    assert SPOKEN[func][proxy] in found
+    assert bool(found) == bool(SPOKEN[func][proxy])
+    assert f"the proxy {proxy!r} is outside" in refusals(broken, proxies=["other"])
+    (planned,) = plan_of(made(method=broken), HERE).faults
+    first = {"answer_503": "store", "expire_certificate": "sealed"}[func]
+    assert planned.touches == (f"proxy {first if proxy == '*' else proxy}",)
+
+
+def test_a_fault_of_any_proxy_says_what_passes_those_that_there_are() -> None:
+    anywhere = [action("expire_certificate", proxy="*", duration="1s")]
+    plain = msgspec.structs.replace(HERE, proxies={"redis": "other", "quiet": ""})
+    assert "no TLS passes any proxy (quiet: nothing yet, redis: other): reach its" in refusals(
+        anywhere, plain, proxies=["*"]
+    )
+    assert "no proxy answers: declare it" in refusals(
+        anywhere, msgspec.structs.replace(HERE, proxies={}), proxies=["*"]
+    )
+
+
 def test_a_proxy_or_stream_that_is_not_there_is_told() -> None:
-    away = msgspec.structs.replace(HERE, proxies=(), streams=())
+    away = msgspec.structs.replace(HERE, proxies={}, streams=())
     assert "does not answer" in refusals([FAULTS["proxies"]], away)
     assert "no stream 'orders'" in refusals([FAULTS["streams"]], away)
     assert refusals([action("send_events", stream="*", duration="1s")], streams=["*"]) == ""
