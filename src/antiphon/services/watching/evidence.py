@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from antiphon.catalog.measurements import Measurements, begin_of
+from antiphon.catalog.measurements import FINEST, KEPT, Measurements, begin_of
 from antiphon.catalog.releases.releases import Activation, Release
 from antiphon.catalog.releases.watches import MeasureEvidence, WatchRecord
 from antiphon.core.scope import Scope
@@ -140,14 +140,31 @@ class WatchEvidence:
         return found
 
     def _measured(self, since: datetime, until: datetime) -> Mapping[datetime, Measurements]:
-        """The counts by ten minutes, from those in which a moment is."""
+        """The counts by ten minutes since a moment. Of those that it is in, only what came after it."""
         first = begin_of(since, evidence.COUNTED)
+        begun = {first: self._since(since, min(until, first + evidence.COUNTED), until)}
         known = self._read_from is not None and self._read_from <= first
         begin = max([first, *self._periods]) - _SETTLED if known else first
         read = self._store.measurements.read(self._scope.tenant, evidence.COUNTED, max(begin, first), until, {REQUESTS})
         self._periods |= read
         self._read_from = first if self._read_from is None else min(self._read_from, first)
-        return {start: measured for start, measured in sorted(self._periods.items()) if start >= first}
+        return begun | {start: measured for start, measured in sorted(self._periods.items()) if start > first}
+
+    def _since(self, since: datetime, until: datetime, now: datetime) -> Measurements:
+        """The counts of less than ten minutes, by the finest periods that are kept for so long; none after that.
+
+        A process adds what it counted in the seconds before to the period in which it does so: the first begins later
+        by as much. A release that is live again is not held to what it did before.
+        """
+        found = Measurements()
+        for period, kept in KEPT.items():
+            if period < evidence.COUNTED and now - since < kept:
+                first = begin_of(since + FINEST + period - timedelta(microseconds=1), period)
+                read = self._store.measurements.read(self._scope.tenant, period, first, until, {REQUESTS})
+                for measured in read.values():
+                    found.add(measured)
+                break
+        return found
 
 
 def _counted(measured: Measurements, application: str, release: str, event: str) -> float:

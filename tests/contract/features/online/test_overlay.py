@@ -306,7 +306,7 @@ def test_prunes_and_restores_at_once_leave_what_the_last_publication_needs(
 
 def test_a_reading_is_one_state(opening: Callable[..., StreamedOverlay]) -> None:
     """While batches of two entities are written, no reading has one without the other or without its offset."""
-    stop = threading.Event()
+    reads, stop = threading.Event(), threading.Event()
     torn: list[object] = []
     seen = 0
 
@@ -320,10 +320,12 @@ def test_a_reading_is_one_state(opening: Callable[..., StreamedOverlay]) -> None
             if found != [last // 2, last // 2]:
                 torn.append((last, found))
             seen += 1
+            reads.set()
 
     thread = threading.Thread(target=read)
     thread.start()
     writer = opening()
+    assert reads.wait(30), "the reader reads before anything is written"
     for turn in range(100):
         apply_through(writer, {VIEW: 2 * turn + 2}, [written(2 * turn + 1, LGA), written(2 * turn + 2, EWR)])
     stop.set()

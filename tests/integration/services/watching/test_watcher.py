@@ -48,11 +48,27 @@ def test_a_release_that_fails_is_rolled_back_once_and_says_why(desk: WatchedRele
     notices = [one.notification for one in desk.store.notifications.page(desk.scope, 0, 10)]
     assert [(one.kind, one.severity) for one in notices] == [("watch.roll.back", "critical")]
     # Another worker, and the release before failing as well: nothing goes further back or to and fro.
+    desk.hour(0.1)
     desk.requests(100, desk.before, failed=60)
     assert desk.watcher.look() == 1
     assert desk.answering() == desk.before
     assert desk.report.decisions("desk")[0].decision == "hold"
     assert desk.watcher.look() == 0
+
+
+@pytest.mark.parametrize("hours", [0.0, 7.0, 80.0])
+def test_a_release_that_is_live_again_is_not_held_to_what_it_did_before(desk: WatchedRelease, hours: float) -> None:
+    desk.go_live()
+    desk.requests(300, failed=200)
+    assert desk.watcher.look() == 1
+    desk.go_live()
+    assert desk.watcher.look() == 0
+    desk.hour(hours)
+    desk.requests(300, failed=1)
+    assert desk.watcher.look() == 0
+    assert desk.answering() == desk.live
+    desk.requests(100, failed=80)
+    assert desk.watcher.look() == 1
 
 
 @pytest.mark.parametrize(("event", "measure"), [("late_first_byte", "first_byte"), ("late", "latency")])

@@ -98,3 +98,10 @@ def test_the_same_texts_again_are_steady_and_few_say_nothing() -> None:
     again = text_drift("asked", texts(1, 100), texts(1, 100))
     assert again.verdict == "steady"
     assert text_drift("asked", texts(1, 49), texts(2, 200)).verdict == "too-few"
+
+
+def test_one_text_over_and_over_is_not_told_from_itself() -> None:
+    one = texts(3, 1)
+    for before, now in ((97, 101), (300, 200), (63, 450)):
+        found = text_drift("answer", one.repeat(before, axis=0), one.repeat(now, axis=0))
+        assert (found.verdict, found.index) == ("steady", 0.5)
