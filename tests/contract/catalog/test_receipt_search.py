@@ -26,6 +26,7 @@ MADE = [
         guards=(GuardReceipt("words", "pass"), GuardReceipt("figures", ("retry", "template")[number % 2]))
         if number % 4
         else (),
+        release=f"rel_{number % 4}",
         cache=CacheReceipt("stored" if number % 6 == 0 else "generated"),
     )
     for number in range(30)
@@ -84,6 +85,18 @@ def test_a_span_and_a_subject_bound_the_search(search: ReceiptSearch) -> None:
     assert [one.prediction for one in found] == ["p16", "p06"]
     assert search.counts(DEV, {"path": ["online"]}, since, until, "s1").matching == 2
     assert search.page(DEV, {}, 50, since=NOON + timedelta(days=1)) == []
+
+
+def test_requests_of_users_are_counted_by_release(search: ReceiptSearch) -> None:
+    found = search.by_release(DEV, "desk")
+    seen = [one for one in MADE if one.application == "desk" and one.role == "live"]
+    assert {name: (one.requests, one.latest) for name, one in found.items()} == {
+        name: (len(times), max(times))
+        for name in ("rel_0", "rel_1", "rel_2", "rel_3")
+        if (times := [one.created_at for one in seen if one.release == name])
+    }
+    assert sum(one.requests for one in found.values()) == len(seen) > 0
+    assert search.by_release(DEV, "theirs") == {}
 
 
 def test_only_the_newest_are_counted_and_that_is_said(search: ReceiptSearch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,8 @@ class Running:
 @asynccontextmanager
 async def serve(services: GatewayServices) -> AsyncIterator[Running]:
     """Serve on a free loopback port until the block ends."""
-    with socket.socket() as listener:
+    # An event loop turns Nagle's algorithm off only where the socket names the protocol.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -146,7 +146,8 @@ async def serve_tls(files: TlsFiles, *, poll: float = 0.02, clock: Any = None) -
         lifespan="off",
         access_log=False,
     )
-    with socket.socket() as listener:
+    # An event loop turns Nagle's algorithm off only where the socket names the protocol.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -21,7 +21,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import in_parts
 from antiphon.catalog.rows import SealedRows
-from antiphon.catalog.serving.receipt import Receipt, ReceiptFacets
+from antiphon.catalog.serving.receipt import SEEN_ROLES, Receipt, ReceiptFacets
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 
@@ -57,6 +57,13 @@ class FacetCounts(msgspec.Struct, frozen=True):
     matching: int
     counted: int
     complete: bool
+
+
+class ReleaseCount(msgspec.Struct, frozen=True):
+    """Requests that a release answered, and when the latest was."""
+
+    requests: int
+    latest: datetime
 
 
 class ReceiptSearch:
@@ -97,6 +104,24 @@ class ReceiptSearch:
             counted,
             counted < MOST_COUNTED,
         )
+
+    def by_release(self, scope: Scope, application: str) -> dict[str, ReleaseCount]:
+        """Release to all requests that it answered users, without those of releases that answered none."""
+        found: dict[str, ReleaseCount] = {}
+        c = _table.c
+        with self._database.read() as connection:
+            facets = {kind: self._facets(connection, scope, kind) for kind in self._kinds(connection, scope)}
+            kinds = [
+                kind for kind, one in facets.items() if one.application == application and one.role in SEEN_ROLES
+            ]
+            for some in in_parts(c.kind, kinds):
+                counts = select(c.kind, func.count(), func.max(c.created_at)).where(schema.owned(_table, scope), some)
+                for kind, requests, latest in connection.execute(counts.group_by(c.kind)).all():
+                    before = found.get(facets[kind].release, ReleaseCount(0, latest))
+                    found[facets[kind].release] = ReleaseCount(
+                        before.requests + requests, max(before.latest, latest)
+                    )
+        return found
 
     def page(
         self,

@@ -31,14 +31,6 @@ class ReuseCount(msgspec.Struct, frozen=True):
     saved_tokens: int
 
 
-class ReleaseCount(msgspec.Struct, frozen=True):
-    """Requests that a release answered, and when the latest was."""
-
-    release: str
-    requests: int
-    latest: datetime
-
-
 class SubjectRequest(msgspec.Struct, frozen=True):
     """An online request to an application about a subject."""
 
@@ -179,15 +171,6 @@ class Receipts:
         conditions = schema.given(_table, application=application, path=path)
         statement = select(func.count()).where(schema.owned(_table, scope), *conditions, *_span(since, until))
         return int(self._database.scalar(statement))
-
-    def by_release(self, scope: Scope, application: str) -> dict[str, ReleaseCount]:
-        """Release to the requests that it answered users, without those of releases that answered none."""
-        statement = (
-            select(_table.c.release, func.count(), func.max(_table.c.created_at))
-            .where(schema.owned(_table, scope, application=application), _table.c.role.in_(SEEN_ROLES))
-            .group_by(_table.c.release)
-        )
-        return {row[0]: ReleaseCount(*row) for row in self._database.rows(statement)}
 
     def reuse(self, scope: Scope, since: datetime) -> builtins.list[ReuseCount]:
         """Counts the online answers since an instant by the place they came from."""

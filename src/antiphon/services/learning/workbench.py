@@ -96,7 +96,7 @@ class Workbench:
 
     def versions(self, scope: Scope, application: str) -> list[PromptVersion]:
         """The prompts that releases of an application have, the newest first."""
-        counts = self.store.receipts.by_release(scope, application)
+        counts = self.store.receipt_search.by_release(scope, application)
         live = self.store.releases.live(scope, application)
         found: dict[str, list[Release]] = {}
         for release in self.store.releases.list(scope, application):
