@@ -40,6 +40,8 @@ class Measure(msgspec.Struct, frozen=True):
 
         A label is only ever added behind the others.
         """
+        if len(labels) == len(self.labels):
+            return labels
         return (*labels, *("" for _ in range(len(self.labels) - len(labels))))[: len(self.labels)]
 
 

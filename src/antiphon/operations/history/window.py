@@ -96,8 +96,8 @@ class HistoryWindow:
         by = tuple(by)
         _require_labels(found, (*by, *(where or {})))
         lines: dict[tuple[str, ...], list[Amount | None]] = {}
-        for number, start in enumerate(self.at):
-            for labels, amount in self._sums(start, found, by, where or {}).items():
+        for number, sums in self._sums(found, by, where or {}):
+            for labels, amount in sums.items():
                 lines.setdefault(labels, [None] * len(self.at))[number] = amount
         return HistoryColumns(
             found.name,
@@ -121,24 +121,33 @@ class HistoryWindow:
     def amount(self, measure: str, where: Mapping[str, str | Collection[str]] | None = None) -> Amount:
         """The amount of a measure over the whole window."""
         found, whole = measure_of(measure), Amount()
-        for start in self.at:
-            for amount in self._sums(start, found, (), where or {}).values():
+        for _, sums in self._sums(found, (), where or {}):
+            for amount in sums.values():
                 whole.add(amount)
         return whole
 
     def _sums(
-        self, start: datetime, measure: Measure, by: tuple[str, ...], where: Mapping[str, str | Collection[str]]
-    ) -> dict[tuple[str, ...], Amount]:
-        sums: dict[tuple[str, ...], Amount] = {}
+        self, measure: Measure, by: tuple[str, ...], where: Mapping[str, str | Collection[str]]
+    ) -> Iterator[tuple[int, dict[tuple[str, ...], Amount]]]:
+        """By the number of each period that measured something, the amount of every combination of values of ``by``."""
         places = [measure.labels.index(label) for label in by]
         tests = [
             (measure.labels.index(label), {values} if isinstance(values, str) else set(values))
             for label, values in where.items()
         ]
-        for labels, amount in self._by_measure.get(measure.name, {}).get(start, ()):
-            if all(labels[place] in values for place, values in tests):
-                sums.setdefault(tuple(labels[place] for place in places), Amount(buckets={})).add(amount)
-        return sums
+        # The same labels come in every period: whether they are meant is decided once.
+        groups: dict[tuple[str, ...], tuple[str, ...] | None] = {}
+        of_measure = self._by_measure.get(measure.name, {})
+        for number, start in enumerate(self.at):
+            parts: dict[tuple[str, ...], list[Amount]] = {}
+            for labels, amount in of_measure.get(start, ()):
+                if labels not in groups:
+                    meant = all(labels[place] in values for place, values in tests)
+                    groups[labels] = tuple(labels[place] for place in places) if meant else None
+                if (group := groups[labels]) is not None:
+                    parts.setdefault(group, []).append(amount)
+            if parts:
+                yield number, {group: _sum(amounts) for group, amounts in parts.items()}
 
     def _value(self, measure: Measure, statistic: Statistic, amount: Amount | None, start: datetime) -> float | None:
         seconds = max(1.0, (min(self.until, start + self.period) - start).total_seconds())
@@ -186,6 +195,16 @@ def _require_labels(measure: Measure, labels: Collection[str]) -> None:
             raise InvalidInputError(
                 f"{measure.name} has no label {label!r}.", where="by", next_step=f"Its labels: {known}."
             )
+
+
+def _sum(amounts: Sequence[Amount]) -> Amount:
+    """The sum of amounts, or the only one itself: not to be changed."""
+    if len(amounts) == 1:
+        return amounts[0]
+    whole = Amount(buckets={})
+    for amount in amounts:
+        whole.add(amount)
+    return whole
 
 
 def _begins(since: datetime, until: datetime, period: timedelta) -> Iterator[datetime]:
