@@ -111,16 +111,12 @@ class ReceiptSearch:
         c = _table.c
         with self._database.read() as connection:
             facets = {kind: self._facets(connection, scope, kind) for kind in self._kinds(connection, scope)}
-            kinds = [
-                kind for kind, one in facets.items() if one.application == application and one.role in SEEN_ROLES
-            ]
+            kinds = [kind for kind, one in facets.items() if one.application == application and one.role in SEEN_ROLES]
             for some in in_parts(c.kind, kinds):
                 counts = select(c.kind, func.count(), func.max(c.created_at)).where(schema.owned(_table, scope), some)
                 for kind, requests, latest in connection.execute(counts.group_by(c.kind)).all():
                     before = found.get(facets[kind].release, ReleaseCount(0, latest))
-                    found[facets[kind].release] = ReleaseCount(
-                        before.requests + requests, max(before.latest, latest)
-                    )
+                    found[facets[kind].release] = ReleaseCount(before.requests + requests, max(before.latest, latest))
         return found
 
     def page(
