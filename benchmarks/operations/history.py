@@ -34,7 +34,7 @@ from tests.harness import fakes
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.measurements import FINEST, KEPT, PLATFORM, MeasurementRows, begin_of
+from antiphon.catalog.measurements import FINEST, KEPT, PLATFORM, MeasurementRows, Measurements, begin_of
 from antiphon.catalog.serving.receipt import Receipt, Timing
 from antiphon.core.clock import ManualClock, SystemClock
 from antiphon.core.process_metrics import describe_process
@@ -196,8 +196,8 @@ def _sizes(database: Database) -> dict[timedelta, float]:
 
 
 def fill_year(database: Database, rows: MeasurementRows, clock: ManualClock) -> None:
-    """Put copies of the periods that were kept wherever a year has one and this run had none."""
-    table, now = schema.measurements, clock.now()
+    """Put copies of the periods that were kept, each with other totals, wherever a year has one and this run had none."""
+    table, now, chance = schema.measurements, clock.now(), random.Random(21)
     for period, kept in KEPT.items():
         seconds = int(period.total_seconds())
         for tenant in (TENANT, PLATFORM):
@@ -206,15 +206,19 @@ def fill_year(database: Database, rows: MeasurementRows, clock: ManualClock) -> 
             have = {(row.at, row.process) for row in there}
             start, number = begin_of(now - min(kept, timedelta(days=365)), period), 0
             copies: list[dict[str, Any]] = []
+            sources = [Measurements.unpacked(row.payload) for row in there]
             processes = sorted({row.process for row in there})
             while start < now:
                 for process in processes:
                     if (start, process) not in have:
-                        source = there[number % len(there)]
+                        source = sources[number % len(sources)]
+                        # Equal rows would be one to a cache by content.
+                        for amount in source.values():
+                            amount.total = abs(amount.total + chance.choice((-1.0, 0.0, 1.0)))
                         copies.append(
                             {
                                 "tenant": tenant, "environment": "dev", "period": seconds, "at": start,
-                                "process": process, "payload": source.payload, "rolled_up_at": now,
+                                "process": process, "payload": source.packed(), "rolled_up_at": now,
                             }
                         )  # fmt: skip
                         number += 1

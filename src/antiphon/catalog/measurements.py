@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
+from antiphon.catalog.unpacked_rows import UnpackedRows
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.scope import ANY, Scope
 
@@ -42,6 +43,9 @@ PLATFORM = ANY
 MOST_SERIES = 5_000
 """Series of a row; what comes beyond is left out of it."""
 
+_MOST_UNPACKED = 100_000
+"""Amounts of unpacked rows that a repository keeps, some tens of megabytes: a year of days of hundreds of series."""
+
 _AT_ONCE = 50
 """Rows that one transaction rolls up: the catalog has one writer at a time."""
 
@@ -50,6 +54,9 @@ _put = upsert(_table).on_conflict_replace("payload", "rolled_up_at")
 
 Series = tuple[str, tuple[str, ...]]
 """A measure's name and the values of its labels."""
+
+Amounts = Mapping[Series, "Amount"]
+"""Measurements that are read and not changed."""
 
 
 class Amount(msgspec.Struct, array_like=True):
@@ -84,7 +91,7 @@ class Amount(msgspec.Struct, array_like=True):
 class Measurements(dict[Series, Amount]):
     """Amounts by series, of one tenant and one period."""
 
-    def add(self, others: Mapping[Series, Amount]) -> None:
+    def add(self, others: Amounts) -> None:
         """Add the amounts of other measurements, as far as there is room for their series."""
         for series, amount in others.items():
             if (own := self.get(series)) is not None:
@@ -119,6 +126,7 @@ class MeasurementRows:
     def __init__(self, database: Database, environment: str) -> None:
         self._database = database
         self._environment = environment
+        self._unpacked = UnpackedRows(Measurements.unpacked, _MOST_UNPACKED)
 
     def append(self, process: str, at: datetime, measured: Mapping[str, Measurements]) -> None:
         """Keep what one process measured, by tenant, in the period of :data:`FINEST` that a moment is in.
@@ -145,24 +153,24 @@ class MeasurementRows:
         since: datetime,
         until: datetime,
         measures: Collection[str] | None = None,
-    ) -> dict[datetime, Measurements]:
+    ) -> dict[datetime, Amounts]:
         """Measurements of a tenant, by the begin of their period, oldest first; up to what was appended last.
 
         Args:
             measures: those that are read; ``None``: all.
+
+        Returns:
+            Measurements that other readers may have too, not to be changed.
         """
-        found: dict[datetime, Measurements] = {}
+        parts: dict[datetime, list[Measurements]] = {}
         first = begin_of(since, period)
+        chosen = None if measures is None else frozenset(measures)
         with self._database.read() as connection:
             stored = self._rows(connection, tenant, period, first, until)
             fresh = () if period == FINEST else self._rows(connection, tenant, FINEST, first, until, fresh=True)
             for at, payload in (*stored, *fresh):
-                start = begin_of(at, period)
-                if start not in found:
-                    found[start] = Measurements.unpacked(payload, measures)
-                else:
-                    found[start].add(Measurements.unpacked(payload, measures))
-        return dict(sorted(found.items()))
+                parts.setdefault(begin_of(at, period), []).append(self._unpacked.read(payload, chosen))
+        return {start: _sum(parts[start]) for start in sorted(parts)}
 
     def roll_up(self) -> int:
         """Add what was appended and has not been added yet to the longer periods, and forget what is kept no longer;
@@ -257,6 +265,15 @@ _MARK = (
     )
     .values(rolled_up_at=bindparam("now"))
 )
+
+
+def _sum(parts: Sequence[Measurements]) -> Amounts:
+    if len(parts) == 1:
+        return parts[0]
+    whole = Measurements()
+    for part in parts:
+        whole.add(part)
+    return whole
 
 
 def begin_of(moment: datetime, period: timedelta) -> datetime:

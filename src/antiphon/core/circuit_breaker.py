@@ -1,7 +1,8 @@
 """Circuit breaker: stops calls to a dependency that keeps failing, then lets one probe at a time test it.
 
 Invariants:
-- While the breaker is open no caller waits for the dependency, and the error says when it is probed next.
+- While the breaker is open no caller waits for the dependency, and the error says when it is probed next. Once the wait
+  is over it is half-open, also while nobody calls: the next call is the probe.
 - At most one probe is under way at a time. Unless the policy says otherwise, calls that began before the breaker opened
   neither open nor close it.
 
@@ -171,9 +172,12 @@ class CircuitBreaker:
     def status(self) -> BreakerStatus:
         """The present state and the counts."""
         with self._lock:
-            state: CircuitState = "closed" if self._opened_until is None else "half-open" if self._probing else "open"
+            wait = self.wait
+            state: CircuitState = "closed"
+            if self._opened_until is not None:
+                state = "half-open" if self._probing or not wait else "open"
             return BreakerStatus(
-                self._name, state, self._calls, self._failed, self._opened, None if state == "closed" else self.wait
+                self._name, state, self._calls, self._failed, self._opened, None if state == "closed" else wait
             )
 
     def _count(self, failed: bool) -> None:

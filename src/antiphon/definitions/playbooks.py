@@ -37,9 +37,10 @@ PlaybookAction = Literal[
     "serve-precomputed", "rotate-key", "page",
 ]  # fmt: skip
 
-PlaybookGuard = Literal["incident-lasts", "no-owner", "no-freeze", "no-rollout"]
+PlaybookGuard = Literal["incident-lasts", "no-owner", "no-freeze", "no-rollout", "blamed-is-live"]
 """``incident-lasts``: a symptom is not over. ``no-owner``: nobody has taken the incident. ``no-freeze``: no freeze that
-a person ordered lasts. ``no-rollout``: no rollout of the application is under way."""
+a person ordered lasts. ``no-rollout``: no rollout of the application is under way. ``blamed-is-live``: the live release
+of the application is one that the evidence names."""
 
 PlaybookEnd = Literal["failed", "mended"]
 """``failed``: a step failed. ``mended``: its steps are done, or nothing was left to be done."""

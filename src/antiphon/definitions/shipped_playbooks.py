@@ -8,6 +8,8 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.place import CodeLocation
 from antiphon.definitions.playbooks import Playbook, PlaybookSpec, PlaybookStep
 
+_OF_ENGINE = ("standstill", "silent", "pace", "memory", "breaker")
+
 _SHIPPED = (
     PlaybookSpec(
         "rerun-refresh",
@@ -23,9 +25,31 @@ _SHIPPED = (
         (PlaybookStep("restart-engine", most_per_hour=2),),
         classes=("infrastructure",),
         roots=("engine",),
-        signals=("standstill", "silent", "pace", "memory", "breaker"),
+        signals=_OF_ENGINE,
         severity="warning",
         mode="alone",
+    ),
+    PlaybookSpec(
+        "drain-engine",
+        "Give no new request to an engine that could not be restarted, while another serves its models",
+        (PlaybookStep("drain-engine", most_per_hour=2),),
+        classes=("infrastructure",),
+        roots=("engine",),
+        signals=_OF_ENGINE,
+        severity="warning",
+        mode="alone",
+        after="restart-engine",
+    ),
+    PlaybookSpec(
+        "limit-batch",
+        "Let one batch at a time be under way while an engine is slow that can neither be restarted nor drained",
+        (PlaybookStep("limit-batch", ("incident-lasts", "no-freeze")),),
+        classes=("infrastructure",),
+        roots=("engine",),
+        signals=("pace",),
+        severity="warning",
+        mode="alone",
+        after="drain-engine",
     ),
     PlaybookSpec(
         "freeze-batch",
@@ -47,11 +71,23 @@ _SHIPPED = (
     PlaybookSpec(
         "roll-back-release",
         "Roll back a release that users suffer from",
-        (PlaybookStep("roll-back-release", ("incident-lasts", "no-rollout"), most_per_hour=1),),
+        (PlaybookStep("roll-back-release", ("incident-lasts", "no-rollout", "blamed-is-live"), most_per_hour=1),),
         classes=("change",),
         roots=("release",),
         signals=("released",),
         severity="warning",
+        mode="alone",
+        least_cases=10,
+    ),
+    PlaybookSpec(
+        "serve-precomputed",
+        "Answer from store alone while users suffer from a release that could not be rolled back",
+        (PlaybookStep("serve-precomputed"),),
+        classes=("change",),
+        roots=("release",),
+        signals=("released",),
+        severity="critical",
+        after="roll-back-release",
     ),
     PlaybookSpec(
         "rotate-key",

@@ -123,7 +123,10 @@ class MetricHistory:
         since = begin_of(now - LATEST, FINEST)
         periods = await asyncio.to_thread(self._rows.read, tenant, FINEST, since, now, _OF_LATENCY)
         if self._own is not None:
-            periods.setdefault(begin_of(now, FINEST), Measurements()).add(await self._own.unwritten(tenant))
+            last = Measurements()
+            last.add(periods.get(begin_of(now, FINEST), {}))
+            last.add(await self._own.unwritten(tenant))
+            periods[begin_of(now, FINEST)] = last
         window, online = HistoryWindow(FINEST, since, now, periods), {"path": "online"}
         totals = window.amount("antiphon_answer_seconds", online)
         firsts = window.amount("antiphon_first_byte_seconds", online).buckets

@@ -8,16 +8,18 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.measurements import FINEST, KEPT, Amount, Measurements, begin_of
+from antiphon.catalog.measurements import FINEST, KEPT, Amount, Amounts, begin_of
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.histograms import quantile
-from antiphon.operations.history.measures import MEASURES, Measure, measure_of
+from antiphon.operations.history.measures import Measure, measure_of
 
 MOST_PERIODS = 400
 """Of a window, so that a chart is neither coarse nor slow."""
 
 FINEST_SPAN = timedelta(minutes=30)
 """The longest window of the finest periods, of which every process has a row of its own."""
+
+_Selection = tuple[str, tuple[str, ...], frozenset[tuple[int, frozenset[str]]]]
 
 Statistic = Literal["total", "rate", "mean", "greatest", "count", "p50", "p90", "p99"]
 
@@ -63,18 +65,21 @@ class HistoryWindow:
         until: the end of the last period, which may not be over.
     """
 
-    def __init__(self, period: timedelta, since: datetime, until: datetime, periods: Mapping[datetime, Measurements]):
+    def __init__(self, period: timedelta, since: datetime, until: datetime, periods: Mapping[datetime, Amounts]):
         self.period = period
         self.until = until
         self.at = tuple(_begins(since, until, period))
         self._measured = frozenset(periods)
         # By measure: a page has many charts, and each would look through everything again.
         self._by_measure: dict[str, dict[datetime, list[tuple[tuple[str, ...], Amount]]]] = {}
+        # Two statistics of one measure are of the same sums.
+        self._summed: dict[_Selection, list[tuple[int, dict[tuple[str, ...], Amount]]]] = {}
         for start, measured in periods.items():
+            of_period: dict[str, list[tuple[tuple[str, ...], Amount]]] = {}
             for (name, labels), amount in measured.items():
-                if (measure := MEASURES.get(name)) is not None:
-                    of_measure = self._by_measure.setdefault(name, {})
-                    of_measure.setdefault(start, []).append((measure.aligned(labels), amount))
+                of_period.setdefault(name, []).append((labels, amount))
+            for name, amounts in of_period.items():
+                self._by_measure.setdefault(name, {})[start] = amounts
 
     def columns(
         self,
@@ -128,13 +133,17 @@ class HistoryWindow:
 
     def _sums(
         self, measure: Measure, by: tuple[str, ...], where: Mapping[str, str | Collection[str]]
-    ) -> Iterator[tuple[int, dict[tuple[str, ...], Amount]]]:
+    ) -> list[tuple[int, dict[tuple[str, ...], Amount]]]:
         """By the number of each period that measured something, the amount of every combination of values of ``by``."""
-        places = [measure.labels.index(label) for label in by]
-        tests = [
-            (measure.labels.index(label), {values} if isinstance(values, str) else set(values))
+        tests = frozenset(
+            (measure.labels.index(label), frozenset({values} if isinstance(values, str) else values))
             for label, values in where.items()
-        ]
+        )
+        selection = measure.name, by, tests
+        if (known := self._summed.get(selection)) is not None:
+            return known
+        places = [measure.labels.index(label) for label in by]
+        found: list[tuple[int, dict[tuple[str, ...], Amount]]] = []
         # The same labels come in every period: whether they are meant is decided once.
         groups: dict[tuple[str, ...], tuple[str, ...] | None] = {}
         of_measure = self._by_measure.get(measure.name, {})
@@ -142,12 +151,15 @@ class HistoryWindow:
             parts: dict[tuple[str, ...], list[Amount]] = {}
             for labels, amount in of_measure.get(start, ()):
                 if labels not in groups:
-                    meant = all(labels[place] in values for place, values in tests)
-                    groups[labels] = tuple(labels[place] for place in places) if meant else None
+                    aligned = measure.aligned(labels)
+                    meant = all(aligned[place] in values for place, values in tests)
+                    groups[labels] = tuple(aligned[place] for place in places) if meant else None
                 if (group := groups[labels]) is not None:
                     parts.setdefault(group, []).append(amount)
             if parts:
-                yield number, {group: _sum(amounts) for group, amounts in parts.items()}
+                found.append((number, {group: _sum(amounts) for group, amounts in parts.items()}))
+        self._summed[selection] = found
+        return found
 
     def _value(self, measure: Measure, statistic: Statistic, amount: Amount | None, start: datetime) -> float | None:
         seconds = max(1.0, (min(self.until, start + self.period) - start).total_seconds())

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from antiphon.catalog.measurements import Amount, Measurements
+from antiphon.catalog.measurements import Amount, Amounts
 from antiphon.operations.history.measures import MEASURES
 from antiphon.operations.incidents.topology import APPLICATIONS, CATALOG, GATEWAY, HOST, LINK
 
@@ -143,7 +143,7 @@ _TOGETHER = frozenset({"failed", "engine_errors", "invalid", "refused", "rejecte
 """Shares that are also read of all applications together: what hits each a little is seen in their sum."""
 
 
-def readings(own: Measurements, platform: Measurements) -> dict[SignalKey, SignalSample]:
+def readings(own: Amounts, platform: Amounts) -> dict[SignalKey, SignalSample]:
     """Every signal of one period, from what belongs to a tenant and to the platform.
 
     ``silent`` is not among them: it is what is missing.
@@ -258,7 +258,7 @@ def _process(label: str) -> str:
     return f"engine/{name}" if name.startswith("engine") else name.partition("-")[0]
 
 
-def _aligned(measured: Measurements) -> Iterator[tuple[str, tuple[str, ...], Amount]]:
+def _aligned(measured: Amounts) -> Iterator[tuple[str, tuple[str, ...], Amount]]:
     for (name, labels), amount in measured.items():
         if (measure := MEASURES.get(name)) is not None:
             yield name, measure.aligned(labels), amount

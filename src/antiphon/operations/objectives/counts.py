@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from antiphon.catalog.measurements import MeasurementRows, Measurements
+from antiphon.catalog.measurements import Amounts, MeasurementRows
 from antiphon.core.clock import parse_duration
 from antiphon.core.histograms import within
 from antiphon.definitions.objectives import ObjectiveSpec
@@ -57,7 +57,7 @@ class ObjectiveCounts:
         return CountHistory(fine, coarse, "time" if objective.kind == "freshness" else "events")
 
 
-def counted(objective: ObjectiveSpec, measured: Measurements) -> Counts:
+def counted(objective: ObjectiveSpec, measured: Amounts) -> Counts:
     """The counts of an objective in one period."""
     bad = total = 0.0
     application = objective.application

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.incidents import Incident
-from antiphon.catalog.measurements import FINEST, PLATFORM, Measurements, begin_of
+from antiphon.catalog.measurements import FINEST, PLATFORM, begin_of
 from antiphon.catalog.notifications import Notification
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.project import ProjectSpec
@@ -157,7 +157,7 @@ class IncidentWatch:
         platform = store.measurements.read(PLATFORM, FINEST, begin, end, READ)
         self._read_season(now)
         while begin < end:
-            found = readings(own.get(begin, Measurements()), platform.get(begin, Measurements()))
+            found = readings(own.get(begin, {}), platform.get(begin, {}))
             self._detectors.take(begin, found, self._season, changed=self._changed(begin))
             self._note(found)
             begin += FINEST
@@ -201,7 +201,7 @@ class IncidentWatch:
             own = store.measurements.read(store.scope.tenant, period, begin, begin + 3 * period, READ)
             platform = store.measurements.read(PLATFORM, period, begin, begin + 3 * period, READ)
             for at in own.keys() | platform.keys():
-                found = readings(own.get(at, Measurements()), platform.get(at, Measurements()))
+                found = readings(own.get(at, {}), platform.get(at, {}))
                 for key, one in found.items():
                     _add_season(season, key, one, period / FINEST)
         self._season, self._season_at = season, now

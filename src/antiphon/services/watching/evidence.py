@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from antiphon.catalog.measurements import FINEST, KEPT, Measurements, begin_of
+from antiphon.catalog.measurements import FINEST, KEPT, Amounts, Measurements, begin_of
 from antiphon.catalog.releases.releases import Activation, Release
 from antiphon.catalog.releases.watches import MeasureEvidence, WatchRecord
 from antiphon.core.scope import Scope
@@ -57,7 +57,7 @@ class WatchEvidence:
         self._store = store
         self._scope = scope
         self._lag = lag
-        self._periods: dict[datetime, Measurements] = {}
+        self._periods: dict[datetime, Amounts] = {}
         self._read_from: datetime | None = None
 
     def begin(self, project: ProjectSpec, release: Release, activation: Activation) -> WatchRecord:
@@ -139,7 +139,7 @@ class WatchEvidence:
                 found[name] = (before[0] + bad, before[1] + total)
         return found
 
-    def _measured(self, since: datetime, until: datetime) -> Mapping[datetime, Measurements]:
+    def _measured(self, since: datetime, until: datetime) -> Mapping[datetime, Amounts]:
         """The counts by ten minutes since a moment. Of those that it is in, only what came after it."""
         first = begin_of(since, evidence.COUNTED)
         begun = {first: self._since(since, min(until, first + evidence.COUNTED), until)}
@@ -167,7 +167,7 @@ class WatchEvidence:
         return found
 
 
-def _counted(measured: Measurements, application: str, release: str, event: str) -> float:
+def _counted(measured: Amounts, application: str, release: str, event: str) -> float:
     amount = measured.get((REQUESTS, (application, release, event)))
     return 0.0 if amount is None else amount.total
 
