@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import zlib
+from sys import intern
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -59,7 +60,7 @@ Amounts = Mapping[Series, "Amount"]
 """Measurements that are read and not changed."""
 
 
-class Amount(msgspec.Struct, array_like=True):
+class Amount(msgspec.Struct, array_like=True, gc=False):
     """The amount of one series in a period; two amounts of one series add up.
 
     Attributes:
@@ -111,7 +112,7 @@ class Measurements(dict[Series, Amount]):
             return cls({(name, labels): amount for name, labels, amount in _decode(content)})
         # A page shows a few of many: the others' amounts are not made into objects.
         found = ((name, labels, raw) for name, labels, raw in _decode_names(content) if name in measures)
-        return cls({(name, labels): _decode_amount(raw) for name, labels, raw in found})
+        return cls({(intern(name), tuple(map(intern, labels))): _decode_amount(raw) for name, labels, raw in found})
 
 
 _encode = msgspec.msgpack.Encoder().encode
