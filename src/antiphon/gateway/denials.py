@@ -34,6 +34,8 @@ WINDOW_SECONDS = 60
 ACTION = "denied"
 UNKNOWN_PATH = "unknown_path"
 """Label of paths that there are not."""
+FEW_PATHS = 8
+"""So many paths that there are not may be asked for within a minute by clients that are set up wrongly."""
 ANONYMOUS = "anonymous"
 OTHERS = "others"
 SUMMARY = "refusals of a minute"
@@ -71,12 +73,14 @@ class Denials:
 
     def count_unknown(self, request: Request) -> None:
         """Count a path that there is not, once in a minute: a client that is set up wrongly asks for one again and
-        again, a scanner for many."""
+        again. Whoever asks for more than :data:`FEW_PATHS` scans, and each of those requests counts."""
         minute, path = self._now(), request.url.path[:MOST_CHARACTERS]
         if minute != self._paths_minute:
             self._paths_minute, self._paths = minute, set()
-        if path not in self._paths and len(self._paths) < _MOST_COUNTED:
+        known = path in self._paths
+        if not known and len(self._paths) < _MOST_COUNTED:
             self._paths.add(path)
+        if not known or len(self._paths) > FEW_PATHS:
             tenant = self._services.settings.project.tenant
             request.app.state.measurements.denials.labels(tenant, UNKNOWN_PATH).inc()
 

@@ -147,6 +147,10 @@ async def test_many_paths_that_there_are_not_are_counted_and_one_asked_for_again
     for number in range(30):
         ask(f"/{number}.php")
     assert unknown._value.get() == before + 31
+    for number in range(30):  # A scanner that comes back to the same paths.
+        ask(f"/{number}.php")
+    assert unknown._value.get() == before + 61
     clock.advance(timedelta(seconds=61))
-    ask("/v1/chat/completion")
-    assert unknown._value.get() == before + 32
+    for _ in range(2):
+        ask("/v1/chat/completion")
+    assert unknown._value.get() == before + 62
