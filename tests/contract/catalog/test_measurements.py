@@ -57,6 +57,22 @@ def test_what_two_processes_measured_is_one_truth_in_every_period(rows: Measurem
     assert {start: one[ANSWERS].total for start, one in minutes.items()} == {NOON: 24, NOON + MINUTE: 24}
 
 
+def test_a_process_that_has_read_a_period_sees_what_another_adds_to_it(
+    rows: MeasurementRows, database: Database, clock: ManualClock
+) -> None:
+    reader = MeasurementRows(database, "dev")
+    for turn in range(1, 4):
+        for process in ("gateway@one", "gateway@two"):
+            rows.append(process, clock.now(), counted(1))
+        for period in (FINEST, MINUTE, DAY):
+            # Looked at again, nothing has been added to what is kept.
+            assert [total(reader, period), total(reader, period)] == [2 * turn, 2 * turn]
+    clock.advance(MINUTE)
+    assert rows.roll_up()
+    rows.append("gateway@one", clock.now(), counted(1))
+    assert {total(reader, period) for period in KEPT} == {7}
+
+
 def test_tenants_and_environments_are_kept_apart(rows: MeasurementRows, database: Database, clock: ManualClock) -> None:
     rows.append("gateway", clock.now(), {**counted(1), **counted(5, "rival")})
     MeasurementRows(database, "prod").append("gateway", clock.now(), counted(7))

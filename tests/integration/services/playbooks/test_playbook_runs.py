@@ -189,6 +189,18 @@ async def test_a_release_is_rolled_back_once_a_person_approves(desk: MendedDesk)
     assert desk.store.releases.history(desk.scope, "desk")[-1].principal == "playbook:roll-back-release"
 
 
+async def test_a_release_that_is_not_the_blamed_one_is_left_live(desk: MendedDesk) -> None:
+    desk.incident("release/desk", "released", "change", record=f"release/{desk.live}")
+    desk.look()  # The release before is live, as after a rollback by somebody else.
+    assert "blamed-is-live does not hold" in desk.playbooks.rehearse("roll-back-release", "inc_1").hindrances[0]
+    desk.playbooks.approve("inc_1.roll-back-release", "ben", "it began with it")
+    await desk.work()
+    desk.look()
+    live = desk.store.releases.live(desk.scope, "desk")
+    assert live is not None
+    assert (live.id, desk.run("roll-back-release").state) == (desk.before, "failed")
+
+
 async def test_a_guard_that_does_not_hold_fails_the_playbook(desk: MendedDesk) -> None:
     ProjectSchedules(desk.store, desk.scope).freeze("ben", "an audit", desk.clock.now() + timedelta(hours=2))
     overload(desk)
