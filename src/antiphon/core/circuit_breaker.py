@@ -1,8 +1,7 @@
 """Circuit breaker: stops calls to a dependency that keeps failing, then lets one probe at a time test it.
 
 Invariants:
-- While the breaker is open no caller waits for the dependency, and the error says when it is probed next. Once the wait
-  is over it is half-open, also while nobody calls: the next call is the probe.
+- While the breaker is open no caller waits for the dependency, and the error says when it is probed next.
 - At most one probe is under way at a time. Unless the policy says otherwise, calls that began before the breaker opened
   neither open nor close it.
 
@@ -172,12 +171,9 @@ class CircuitBreaker:
     def status(self) -> BreakerStatus:
         """The present state and the counts."""
         with self._lock:
-            wait = self.wait
-            state: CircuitState = "closed"
-            if self._opened_until is not None:
-                state = "half-open" if self._probing or not wait else "open"
+            state: CircuitState = "closed" if self._opened_until is None else "half-open" if self._probing else "open"
             return BreakerStatus(
-                self._name, state, self._calls, self._failed, self._opened, None if state == "closed" else wait
+                self._name, state, self._calls, self._failed, self._opened, None if state == "closed" else self.wait
             )
 
     def _count(self, failed: bool) -> None:
