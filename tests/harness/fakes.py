@@ -134,6 +134,9 @@ class FakeAnswerer:
     running: int = 0
     requests: list[AnswerRequest] = field(default_factory=list)
 
+    async def probe_until_cancelled(self) -> None:
+        """There is no engine to be probed."""
+
     async def answer(self, request: AnswerRequest) -> Answer:
         """The whole answer."""
         with self._slot(request):

@@ -141,10 +141,11 @@ class CircuitBreaker:
             self._probing = True
             return CallPermit(self._period, probe=True)
 
-    def record(self, permit: CallPermit, *, failed: bool | None) -> None:
-        """Record how a call ended; ``None`` when its end says nothing about the dependency, as when its caller left."""
+    def record(self, permit: CallPermit, *, failed: bool | None, counted: bool = True) -> None:
+        """Record how a call ended; ``None`` when its end says nothing about the dependency, as when its caller left. A
+        probe that is no caller's is not ``counted`` among the calls."""
         with self._lock:
-            if failed is not None:
+            if failed is not None and counted:
                 self._calls += 1
                 self._failed += failed
             current = permit.period == self._period
@@ -160,6 +161,11 @@ class CircuitBreaker:
                 self._open()
             else:
                 self._opened_until = self._monotonic() + self._policy.first_wait
+
+    @property
+    def is_closed(self) -> bool:
+        """True while every call is permitted."""
+        return self._opened_until is None
 
     @property
     def wait(self) -> float:

@@ -108,8 +108,10 @@ def create_app(services: GatewayServices, name: str = "gateway") -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         stopped = asyncio.Event()
+        probing = services.generation.answerer.probe_until_cancelled()
+        background = denials.run(), count_lateness(measurements.late.inc), probing
         recording = asyncio.create_task(recorder.run_until(stopped))
-        others = [asyncio.create_task(one) for one in (denials.run(), count_lateness(measurements.late.inc))]
+        others = [asyncio.create_task(one) for one in background]
         try:
             yield
         finally:

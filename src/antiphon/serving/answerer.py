@@ -62,7 +62,8 @@ from antiphon.serving.answering.retrieval import retrieve
 from antiphon.serving.answering.tool_rounds import ToolRounds
 from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release, unanswered
 from antiphon.serving.fallback import substitutes
-from antiphon.serving.fallback.engines import EnginePassedOver, Engines, ReservedEngines, not_served, refusal
+from antiphon.serving.fallback.engines import EnginePassedOver, Engines, ReservedEngines
+from antiphon.serving.fallback.passing import not_served, refusal
 from antiphon.serving.features import on_demand, reading
 from antiphon.serving.history import History
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
@@ -110,6 +111,10 @@ class Answerer:
     def breakers(self) -> tuple[BreakerStatus, ...]:
         """The state of each engine's breaker in this process."""
         return self._engines.breakers
+
+    async def probe_until_cancelled(self) -> None:
+        """Probe engines whose breakers are open, so that they close while no request comes."""
+        await self._engines.probe_until_cancelled()
 
     @property
     def starting(self) -> float | None:

@@ -192,6 +192,23 @@ async def test_a_stopped_engine_and_what_each_policy_serves(front: Platform) -> 
         assert (back.json()["antiphon"]["engine"], back.json()["antiphon"]["fallback"]) == ("main", [])
 
 
+async def test_a_breaker_closes_when_the_engine_is_back_though_nobody_asks(front: Platform) -> None:
+    async with front.client() as client:
+        pid = front.engine()
+        with stopped(pid):
+            # Each waits for its first token, so that the breaker opens; then the process dies.
+            await asyncio.gather(*(ask(client, "refusing") for _ in range(3)))
+            assert 'antiphon_engine_breaker{engine="main"} 0.0' not in (await client.get("/metrics")).text
+            os.kill(pid, signal.SIGKILL)
+
+        async def exported() -> str:
+            return (await client.get("/metrics")).text
+
+        await until(exported, lambda text: 'antiphon_engine_breaker{engine="main"} 0.0' in text, 60.0)
+        assert front.engine() != pid
+        assert (await ask(client, "refusing")).status_code == 200
+
+
 async def test_a_servers_key_is_in_the_process_before_it_alone(front: Platform) -> None:
     running = [one for one in statuses(front.root / ".antiphon" / "run") if one.alive]
     having = [one.name for one in running if b"STANDBY_KEY=" in Path(f"/proc/{one.pid}/environ").read_bytes()]

@@ -4,12 +4,14 @@ Invariants:
 - What passes an engine over is that it is away, refuses for now, fails, or is late with its first token. What is wrong
   with the request itself is raised as it is: no other engine would make it right.
 - Batch work asks the release's own engine alone and waits for it; breakers neither stop it nor learn from it.
+- An engine that came back is found out without a request, where :meth:`Engines.probe_until_cancelled` runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -17,17 +19,33 @@ from contextlib import aclosing
 import msgspec
 
 from antiphon.catalog.serving.receipt import SkippedEngine
-from antiphon.core.circuit_breaker import BreakerPolicy, BreakerStatus, CircuitBreaker
+from antiphon.core.circuit_breaker import BreakerPolicy, BreakerStatus, CallPermit, CircuitBreaker
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError
+from antiphon.core.ids import new_id
 from antiphon.definitions.degradation import MAIN, Target, target_of
-from antiphon.definitions.granted import model_owner
-from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, ModelDescription
+from antiphon.engine.api.messages import (
+    ChatTurn,
+    Delta,
+    EngineDescription,
+    GenerationRequest,
+    GenerationResult,
+    ModelDescription,
+)
 from antiphon.engine.api.port import GenerationEngine
+from antiphon.serving.fallback.passing import (
+    FAILURES,
+    LateError,
+    LeftAloneError,
+    PassingError,
+    SlowStartError,
+    counts_against,
+    not_served,
+    refusal,
+)
 from antiphon.serving.ports import SpendingReservation
 
-FAILURES = (UnavailableError, EngineError)
-"""Errors that count against an engine. One that is full, or does not serve a model, still answers."""
+_log = logging.getLogger("antiphon.gateway")
 
 START_NOTICE_SECONDS = 3.0
 """An engine that starts says so every second."""
@@ -76,6 +94,8 @@ class EngineRoute:
         self._stopped = False
         self._looking: asyncio.Task[AntiphonError | None] | None = None
         self._start_notice: tuple[float, float] | None = None
+        self._breaker_opened = asyncio.Event()
+        self._failed_model = ""
 
     @property
     def starting(self) -> float | None:
@@ -134,7 +154,7 @@ class EngineRoute:
         finally:
             self._looking = None
             if permit is not None:
-                self.breaker.record(permit, failed=failed)
+                self._record(permit, failed)
         self._models, self._stopped = {model.name: model for model in described.models}, described.stopped is not None
         self._described_at = self._clock.monotonic()
         return None
@@ -174,13 +194,53 @@ class EngineRoute:
                     event = await anext(events, None)
             raise EngineError("The engine gave the text up before its end.", where=self.where, next_step="Try again.")
         except AntiphonError as error:
-            # One that is full, or starts, has not shown that it works, nor that it does not.
-            failed = None if isinstance(error, OverloadedError | _SlowStartError) else isinstance(error, FAILURES)
+            failed = counts_against(error)
+            if failed:
+                self._failed_model = request.model
             if isinstance(error, (*FAILURES, OverloadedError, NotFoundError)):
                 raise self._passed(request.model, error) from error
             raise
         finally:
-            self.breaker.record(permit, failed=failed)
+            self._record(permit, failed)
+
+    async def probe_until_cancelled(self) -> None:
+        """Probe the engine whenever its breaker's wait is over, while that is open: requests need not come for it to
+        close. Of a closed one nothing is asked."""
+        while True:
+            await self._breaker_opened.wait()
+            while not self.breaker.is_closed:
+                # A request may be the probe; and an engine that is full is not asked over and over.
+                await asyncio.sleep(max(self.breaker.wait, self._policy.breaker.first_wait))
+                await self._probe()
+            self._breaker_opened.clear()
+
+    async def _probe(self) -> None:
+        """Have the engine say what it serves, and make one token with the model that failed last: one that describes
+        itself may still hang. An engine that is stopped is not started for it."""
+        permit = self.breaker.enter()
+        if permit is None:
+            return
+        failed: bool | None = None
+        try:
+            described = await self.describe()
+            models = {model.name: model for model in described.models}
+            model = models.get(self._failed_model) or next(iter(models.values()), None)
+            if described.stopped is None and model is not None:
+                async with aclosing(self._engine.generate(_probe_of(model))) as events:
+                    if await self._first(events) is None:
+                        raise EngineError("The engine gave no token.", where=self.where, next_step="Try again.")
+            failed = False
+        except AntiphonError as error:
+            failed = counts_against(error)
+        except Exception:
+            _log.exception("The engine %s is probed again later", self.name)
+        finally:
+            self._record(permit, failed, counted=False)
+
+    def _record(self, permit: CallPermit, failed: bool | None, *, counted: bool = True) -> None:
+        self.breaker.record(permit, failed=failed, counted=counted)
+        if failed and not self.breaker.is_closed:
+            self._breaker_opened.set()
 
     async def _first(self, events: AsyncGenerator[Delta | GenerationResult, None]) -> Delta | GenerationResult | None:
         """The first event that is one of the text; while the engine is being started another patience counts."""
@@ -203,14 +263,14 @@ class EngineRoute:
                 raise self._start_is_slow()
 
     def _is_late(self) -> AntiphonError:
-        return _Late(
+        return LateError(
             f"The engine gave no first token within {self._policy.first_token:g} s.",
             where=self.where,
             next_step="Try again when it is less busy, or raise `first_token` under [engine].",
         )
 
     def _start_is_slow(self) -> AntiphonError:
-        error = _SlowStartError(
+        error = SlowStartError(
             f"The engine is being started, which takes longer than the {self._policy.start:g} s that a request waits.",
             where=self.where,
             next_step="Ask again after the time that Retry-After says, or raise `patience` under [scaling].",
@@ -219,7 +279,7 @@ class EngineRoute:
         return error
 
     def _left_alone(self) -> AntiphonError:
-        error = _LeftAlone(
+        error = LeftAloneError(
             "The engine failed and is left alone for a moment.",
             where=self.where,
             next_step="Ask again after the time that Retry-After says.",
@@ -228,7 +288,7 @@ class EngineRoute:
         return error
 
     def _passed(self, model: str, error: AntiphonError) -> EnginePassedOver:
-        reason = error.reason if isinstance(error, _PassingError) else error.code
+        reason = error.reason if isinstance(error, PassingError) else error.code
         if isinstance(error, FAILURES):
             error.where = self.where  # Where its socket lies, or its server, is nothing for callers.
         return EnginePassedOver(SkippedEngine(self.name, model, reason), error)
@@ -278,6 +338,12 @@ class Engines:
         members = (self._members.get(target.engine) for target in targets)
         return min((member.breaker.wait for member in members if member is not None), default=0.0)
 
+    async def probe_until_cancelled(self) -> None:
+        """Probe engines whose breakers are open, each by itself."""
+        async with asyncio.TaskGroup() as probing:
+            for member in self._members.values():
+                probing.create_task(member.probe_until_cancelled())
+
     @property
     def breakers(self) -> tuple[BreakerStatus, ...]:
         """Every engine's breaker, the main one's first."""
@@ -311,49 +377,15 @@ class _ReservedRoute(EngineRoute):
         return self._route.generate(request, reservation or self._reservation)
 
 
-def not_served(model: str, where: str) -> UnavailableError:
-    """The error for a model that an engine does not serve, or not yet."""
-    step = "Add it to [engine] models in antiphon.toml, or activate a release that pins another."
-    if model_owner(model) is not None:
-        step = "Try again in a moment: the worker has it loaded. If it stays away, worker.log says why."
-    return UnavailableError(f"The engine does not serve the model {model!r}.", where=where, next_step=step)
-
-
 def _passed_over(target: Target, error: UnavailableError) -> EnginePassedOver:
     return EnginePassedOver(SkippedEngine(target.engine, target.model, "not_found"), error)
 
 
-def refusal(failures: Sequence[AntiphonError], wait: float) -> AntiphonError:
-    """The refusal of a request that no engine answered: the first engine's error, with the time to try again. One of
-    the engines is asked again in ``wait`` seconds."""
-    first = failures[0]
-    first.retry_after = wait or first.retry_after or 1.0
-    return first
+def _probe_of(model: ModelDescription) -> GenerationRequest:
+    """The shortest generation that there is."""
+    turns = () if model.chat_template else (ChatTurn("user", "."),)
+    return GenerationRequest(new_id("probe"), model.name, "" if turns else ".", 1, messages=turns, spare=True)
 
 
 def _tells_start(event: Delta | GenerationResult) -> bool:
     return isinstance(event, Delta) and event.starting is not None
-
-
-class _PassingError(UnavailableError):
-    """A reason of ours to pass an engine over."""
-
-    reason: str
-
-
-class _Late(_PassingError):
-    """No first token in time."""
-
-    reason = "late"
-
-
-class _SlowStartError(_PassingError):
-    """Not up in time."""
-
-    reason = "starting"
-
-
-class _LeftAlone(_PassingError):
-    """Not asked."""
-
-    reason = "open"

@@ -1,12 +1,15 @@
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from antiphon.core.circuit_breaker import BreakerPolicy
 from antiphon.core.clock import SystemClock
+from antiphon.core.errors import EngineError, OverloadedError
 from antiphon.definitions.degradation import MAIN
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, StoppedEngine
@@ -128,3 +131,69 @@ class Stopped(ScriptedEngine):
 
     async def describe(self) -> EngineDescription:
         return msgspec.structs.replace(await super().describe(), stopped=self.stopped)
+
+
+QUICK = FailoverPolicy(first_token=0.1, describe=0.1, breaker=BreakerPolicy(first_wait=0.02, longest_wait=0.04))
+
+
+@asynccontextmanager
+async def probed(engine: ScriptedEngine) -> AsyncIterator[EngineRoute]:
+    """A route whose breaker three requests opened, and which is probed."""
+    member = EngineRoute(MAIN, engine, QUICK, SystemClock())
+    probing = asyncio.create_task(member.probe_until_cancelled())
+    for _ in range(3):
+        with pytest.raises(EnginePassedOver):
+            await anext(member.generate(GenerationRequest("r", MODEL.name, "p", 8)))
+    assert member.breaker.status.state == "open"
+    yield member
+    probing.cancel()
+    with suppress(asyncio.CancelledError):
+        await probing
+
+
+async def closed(member: EngineRoute) -> None:
+    async with asyncio.timeout(5):
+        while not member.breaker.is_closed:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_breaker_closes_by_a_probe_of_one_token_while_nobody_asks() -> None:
+    engine = ScriptedEngine([ScriptedGeneration(error=EngineError("died"))])
+    async with probed(engine) as member:
+        asked = len(engine.asked)
+        async with asyncio.timeout(5):
+            while len(engine.asked) < asked + 2:
+                await asyncio.sleep(0.005)
+        assert not member.breaker.is_closed, "probes fail as requests do"
+        engine._script = [ScriptedGeneration("hello")]
+        await closed(member)
+        probe = engine.asked[-1]
+        assert (probe.model, probe.max_tokens, probe.spare) == (MODEL.name, 1, True)
+        assert (member.breaker.status.calls, member.breaker.status.failed) == (3, 3), "probes are no requests"
+        probes = len(engine.asked)
+        await asyncio.sleep(0.1)
+        assert len(engine.asked) == probes, "a closed one is not probed"
+
+
+@pytest.mark.parametrize("said", [OverloadedError("full", retry_after=1.0), None])
+async def test_an_engine_that_describes_itself_and_makes_no_token_stays_left_alone(
+    said: OverloadedError | None,
+) -> None:
+    engine = ScriptedEngine([ScriptedGeneration(error=EngineError("died"))])
+    async with probed(engine) as member:
+        full = ScriptedGeneration(error=said) if said is not None else ScriptedGeneration("late", waits=asyncio.Event())
+        engine._script = [full]
+        asked = len(engine.asked)
+        async with asyncio.timeout(5):
+            while len(engine.asked) < asked + 2:
+                await asyncio.sleep(0.005)
+        assert not member.breaker.is_closed
+        assert len(engine.asked) <= asked + 3, "and not over and over"
+
+
+async def test_a_stopped_engine_is_not_started_by_a_probe() -> None:
+    engine = Stopped([ScriptedGeneration(error=EngineError("died"))])
+    async with probed(engine) as member:
+        engine.asked.clear()
+        await closed(member)
+        assert engine.asked == []
