@@ -37,10 +37,10 @@ PlaybookAction = Literal[
     "serve-precomputed", "rotate-key", "page",
 ]  # fmt: skip
 
-PlaybookGuard = Literal["incident-lasts", "no-owner", "no-freeze", "no-rollout", "blamed-is-live"]
+PlaybookGuard = Literal["incident-lasts", "no-owner", "no-freeze", "no-rollout", "release-live"]
 """``incident-lasts``: a symptom is not over. ``no-owner``: nobody has taken the incident. ``no-freeze``: no freeze that
-a person ordered lasts. ``no-rollout``: no rollout of the application is under way. ``blamed-is-live``: the live release
-of the application is one that the evidence names."""
+a person ordered lasts. ``no-rollout``: no rollout of the application is under way. ``release-live``: the release
+that is blamed is the live one."""
 
 PlaybookEnd = Literal["failed", "mended"]
 """``failed``: a step failed. ``mended``: its steps are done, or nothing was left to be done."""
@@ -219,6 +219,8 @@ def _mistakes(spec: PlaybookSpec) -> Iterator[str]:
             yield f"{label}it cannot be undone; those that can are {', '.join(UNDOABLE)}."
         if step.action == "rotate-key" and spec.classes != ("security",):
             yield f"{label}keys are rotated for incidents of the class security alone: write classes=['security']."
+        if "release-live" in step.only_if and step.action != "roll-back-release":
+            yield f"{label}the guard release-live is of the step roll-back-release."
         if step.key and step.action != "rotate-key":
             yield f"{label}key is of the step rotate-key."
         kinds = TARGETED.get(step.action, ())

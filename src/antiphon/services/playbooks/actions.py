@@ -91,7 +91,7 @@ class PlaybookActions:
                     f"The guard {guard} does not hold: {why}", where=planned.label, next_step="A person decides."
                 )
         self._require_rate(run, planned)
-        seen = self._observed(run, planned)
+        seen = self._observed(run, planned, incident)
         action, kind = RIGHTS[planned.step.action]
         by = principal_of(run, self._scope.tenant)
         for name in seen.get("views") or [seen.get("key") or _resource(planned)]:
@@ -192,7 +192,7 @@ class PlaybookActions:
                 next_step="It does not help: find out why.",
             )
 
-    def _observed(self, run: PlaybookRun, planned: PlannedStep) -> dict[str, Any]:
+    def _observed(self, run: PlaybookRun, planned: PlannedStep, incident: Incident) -> dict[str, Any]:
         store, scope, target = self._store, self._scope, planned.target
         match planned.step.action:
             case "rerun-refresh":
@@ -222,6 +222,8 @@ class PlaybookActions:
                     raise ConflictError(
                         f"No release of {target} was live before.", where=planned.label, next_step="Mend it forward."
                     )
+                if "release-live" in planned.step.only_if:
+                    _require_blamed(incident, planned, stack[-1])
                 return {"live": stack[-1], "before": stack[-2]}
             case "restart-engine":
                 return self._engines.observe_process(target)
@@ -331,6 +333,23 @@ def page(run: PlaybookRun, incident: Incident, name: str, text: str) -> Notifica
         ended_at=run.updated_at, labels={"incident": run.incident, "playbook": run.playbook},
         link=f"/incidents/{run.incident}",
     )  # fmt: skip
+
+
+def _require_blamed(incident: Incident, planned: PlannedStep, live: str) -> None:
+    """Refuse to roll back a release other than the one that the incident blames, which the live one may have replaced
+    meanwhile: the guard ``release-live``, held against the same look that the rollback expects."""
+    named = [
+        one for root in incident.roots if root.component == f"release/{planned.target}"
+        for one in root.evidence if one.signal == "released" and one.record.startswith(_RELEASE)
+    ]  # fmt: skip
+    blamed = max(named, key=lambda one: one.since).record.removeprefix(_RELEASE) if named else None
+    if blamed != live:
+        why = "no release is blamed" if blamed is None else f"blamed is {blamed}"
+        raise ConflictError(
+            f"The guard release-live does not hold: {why}, and {live} is live.",
+            where=planned.label,
+            next_step=f"A person decides: `antiphon rollback {planned.target} --reason TEXT`.",
+        )
 
 
 def _reason(run: PlaybookRun) -> str:

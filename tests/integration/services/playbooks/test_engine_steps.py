@@ -89,6 +89,29 @@ async def test_it_is_drained_until_the_incident_is_over(desk: MendedDesk) -> Non
     assert desk.timeline()[-1] == "engine-2@host gets requests again."
 
 
+@pytest.mark.parametrize("alone", [False, True])
+async def test_of_the_shipped_ones_one_is_tried_after_another(desk: MendedDesk, alone: bool) -> None:
+    if alone:
+        EngineDrains(desk.store).drain("ada", "engine", "an update", "1h")
+    chain = ("restart-engine", "drain-engine", "limit-batch")
+    for name in chain:
+        desk.playbooks.allow(name, "ada", "it is a drill")
+    slow(desk)
+    begun: list[list[str]] = []
+    for _ in range(6):
+        begun.append([name for name in chain if desk.store.playbook_runs.find(desk.scope, f"inc_1.{name}") is not None])
+        await work(desk)
+        desk.orders.look()
+    assert begun[0] == ["restart-engine"], "it runs on another host, so that its restart fails"
+    assert desk.run("restart-engine").state == "failed"
+    assert ["restart-engine", "drain-engine"] in begun
+    if alone:
+        assert [desk.run(name).state for name in chain] == ["failed", "failed", "done"]
+    else:
+        assert (desk.run("drain-engine").state, begun[-1]) == ("done", ["restart-engine", "drain-engine"])
+        assert drains(desk) == {"engine-2@host": "playbook:drain-engine"}
+
+
 @pytest.mark.parametrize("place", range(5))
 async def test_a_crash_at_any_record_drains_once(desk: MendedDesk, place: int) -> None:
     slow(desk)
