@@ -8,8 +8,6 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.place import CodeLocation
 from antiphon.definitions.playbooks import Playbook, PlaybookSpec, PlaybookStep
 
-_OF_ENGINE = ("standstill", "silent", "pace", "memory", "breaker")
-
 _SHIPPED = (
     PlaybookSpec(
         "rerun-refresh",
@@ -25,7 +23,7 @@ _SHIPPED = (
         (PlaybookStep("restart-engine", most_per_hour=2),),
         classes=("infrastructure",),
         roots=("engine",),
-        signals=_OF_ENGINE,
+        signals=("standstill", "silent", "pace", "memory", "breaker"),
         severity="warning",
         mode="alone",
     ),

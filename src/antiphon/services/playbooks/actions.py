@@ -86,7 +86,7 @@ class PlaybookActions:
         if (sentence := self._unneeded(incident, planned)) is not None:
             return {"unneeded": sentence}
         for guard in planned.step.only_if:
-            if (why := self._hindrance(guard, incident, planned.target)) is not None:
+            if (why := self._hindrance(guard, incident)) is not None:
                 raise ConflictError(
                     f"The guard {guard} does not hold: {why}", where=planned.label, next_step="A person decides."
                 )
@@ -161,7 +161,7 @@ class PlaybookActions:
             return f"{incident.owner} has taken {incident.id}."
         return None
 
-    def _hindrance(self, guard: PlaybookGuard, incident: Incident, target: str) -> str | None:
+    def _hindrance(self, guard: PlaybookGuard, incident: Incident) -> str | None:
         store, scope, now = self._store, self._scope, self._store.database.clock.now()
         if guard == "no-freeze":
             holds = (one for one in store.run_holds.lasting(scope) if one.kind == "freeze" and one.begins <= now)
@@ -171,11 +171,6 @@ class PlaybookActions:
             active = (store.rollouts.active(scope, name) for name in incident.applications)
             under_way = next((one for one in active if one is not None), None)
             return None if under_way is None else f"the rollout {under_way.id} is under way."
-        if guard == "blamed-is-live":
-            live, blamed = store.releases.live(scope, target), _blamed(incident, target)
-            if live is None or live.id not in blamed:
-                name = "no release" if live is None else live.id
-                return f"{name} of {target} is live, and blamed is {', '.join(sorted(blamed)) or 'none'}."
         return None
 
     def _require_rate(self, run: PlaybookRun, planned: PlannedStep) -> None:
@@ -362,14 +357,3 @@ def _resource(planned: PlannedStep) -> str:
 
 def _hold_kind(planned: PlannedStep) -> str:
     return "freeze" if planned.step.action == "freeze" else "limit"
-
-
-def _blamed(incident: Incident, application: str) -> set[str]:
-    """The releases of an application that the evidence at its causes names."""
-    return {
-        evidence.record.removeprefix(_RELEASE)
-        for root in incident.roots
-        if root.component == f"{_RELEASE}{application}"
-        for evidence in root.evidence
-        if evidence.record.startswith(_RELEASE)
-    }

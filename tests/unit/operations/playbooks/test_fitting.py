@@ -31,7 +31,6 @@ FAULTS = {
     "freeze-batch": incident("application/desk", "traffic", "overload"),
     "roll-back-features": incident("view/orders", "warned", "data quality"),
     "roll-back-release": incident("release/desk", "released", "change", "release/rel_1"),
-    "serve-precomputed": incident("release/desk", "released", "change", "release/rel_1", severity="critical"),
     "rotate-key": incident("gateway", "denied", "security"),
     "page-person": incident("host", "disk_full", "infrastructure", severity="critical"),
 }
