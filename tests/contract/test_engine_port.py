@@ -40,6 +40,7 @@ from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
+from antiphon.engine.routing.merged import total
 from antiphon.engine.routing.routed_engine import RoutedEngine
 
 SCHEMA = json.dumps(
@@ -456,3 +457,13 @@ async def test_a_remote_engine_says_what_it_cannot_be_told() -> None:
     async with asyncio.timeout(30), behind_a_url(Path()) as engine:
         with pytest.raises(UnsupportedParameterError, match=r"desk\.v1"):
             await engine.serve([LIVE])
+
+
+async def test_an_engine_tells_the_gpus_that_it_is_declared_to_use() -> None:
+    for gpus in (0, 3):
+        engine = await LocalEngine({"words": SimulatedRuntime("words", LAYOUT)}, gpus=gpus).start()
+        events = [event async for event in engine.generate(GenerationRequest("r", "words", "p", 2))]
+        assert isinstance(events[-1], GenerationResult)
+        assert (events[-1].usage.gpus, (await engine.describe()).load.gpus) == (gpus, gpus)
+        assert total([engine.load(), EngineLoad(gpus=2, slots=1)]).gpus == max(gpus, 2), "a request is in one of them"
+        await engine.close()

@@ -31,6 +31,8 @@ Resource = Literal[
     "engine_idle",
     "engine_measured",
     "gpu",
+    "gpu_idle",
+    "gpu_measured",
     "prompt_token",
     "cached_prompt_token",
     "completion_token",
@@ -46,7 +48,14 @@ Resource = Literal[
 ]
 """A measure: time of engines, GPUs, workers and processors in microseconds, tokens, answers, byte-seconds of memory and
 of what is stored. ``saved_`` is what an answer that was served again had taken; it is told and not charged.
-``engine_measured`` is all time of engines, which the charges of ``engine`` and ``engine_idle`` add up to."""
+``engine_measured`` is all time of engines, which the charges of ``engine`` and ``engine_idle`` add up to; so it is with
+``gpu_measured``, of engines of ours that declare GPUs."""
+
+SharedTime = Literal["engine", "gpu"]
+"""Time that is measured as a whole, of which answers take parts."""
+
+IDLE_TIME: dict[SharedTime, Resource] = {"engine": "engine_idle", "gpu": "gpu_idle"}
+WHOLE_TIME: dict[SharedTime, Resource] = {"engine": "engine_measured", "gpu": "gpu_measured"}
 
 HOUR = timedelta(hours=1)
 _HOUR = 3_600_000_000
@@ -80,7 +89,7 @@ class LedgerEntry(MeteredUsage, frozen=True, kw_only=True):
 
 
 class TenantEngineTime(msgspec.Struct, frozen=True):
-    """Microseconds of an engine that a tenant's answers took in an hour."""
+    """Microseconds of an engine, or of its GPUs, that a tenant's answers took in an hour."""
 
     hour: datetime
     tenant: str
@@ -166,12 +175,14 @@ class Ledger:
         statement = select(_table).where(owned, *_span(since, until), *conditions).order_by(*_table.primary_key.columns)
         return [value_of(LedgerEntry, row) for row in self._database.rows(statement, within)]
 
-    def engine_time(self, environment: str, since: datetime, until: datetime) -> list[TenantEngineTime]:
-        """Time of engines that answers of all tenants took, by hour, tenant and engine."""
+    def engine_time(
+        self, environment: str, since: datetime, until: datetime, of: SharedTime = "engine"
+    ) -> list[TenantEngineTime]:
+        """Time of engines, or of their GPUs, that answers of all tenants took, by hour, tenant and engine."""
         by = (_table.c.hour, _table.c.tenant, _table.c.engine)
         statement = (
             select(*by, func.sum(_table.c.quantity))
-            .where(_table.c.environment == environment, _table.c.resource == "engine", *_span(since, until))
+            .where(_table.c.environment == environment, _table.c.resource == of, *_span(since, until))
             .group_by(*by)
             .order_by(*by)
         )
@@ -185,11 +196,11 @@ class Ledger:
         )
         return first
 
-    def measured_since(self, environment: str) -> dict[str, datetime]:
-        """Engine to the first hour in which its time was measured."""
+    def measured_since(self, environment: str, of: SharedTime = "engine") -> dict[str, datetime]:
+        """Engine to the first hour in which its time, or that of its GPUs, was measured."""
         measured = (_table.c.tenant == ANY) & (_table.c.environment == environment)
         statement = select(_table.c.engine, func.min(_table.c.hour)).where(
-            measured, _table.c.resource == "engine_measured"
+            measured, _table.c.resource == WHOLE_TIME[of]
         )
         rows = self._database.rows(statement.group_by(_table.c.engine))
         return {row[0]: row[1] for row in rows}

@@ -166,7 +166,7 @@ class EngineSettings(Section, frozen=True):
         rest_after: without requests for so long, a model's weights are let go until the next one; ``None`` keeps them.
         serves: what listens at ``url``: ``vllm`` (started with ``--scheduling-policy priority``), which is told
             priorities and service levels, or ``openai``, any other: batch requests are held back here for its sake.
-        gpus: that the server at ``url`` uses: its time counts so many times as ``gpu`` in the ledger.
+        gpus: that the engine, or the server at ``url``, uses: its time counts so many times as ``gpu`` in the ledger.
         parameters: request fields beyond OpenAI's (``top_k``, ``min_p``, ``ignore_eos`` …) that what listens at ``url``
             takes; of a vLLM none needs to be named.
         api_key_variable: name of the environment variable that holds the remote engine's key.
@@ -211,10 +211,6 @@ class EngineSettings(Section, frozen=True):
     fallback: tuple[str, ...] = ()
     model_check: DurationOrOff = "5m"
     on_change: Literal["serve", "refuse"] = "serve"
-
-    def __post_init__(self) -> None:
-        if self.gpus and self.kind != "remote":
-            raise ValueError('gpus is of a server at url, with kind = "remote"')
 
 
 class StandbyEngineSettings(Section, frozen=True):

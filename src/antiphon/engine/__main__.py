@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gpu-layers", type=int, default=0, metavar="N", help="layers of each model on the GPU; negative for all"
     )
+    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs that it uses, for the ledger of cost")
     parser.add_argument("--step-milliseconds", type=float, default=StepBudget().step_seconds * 1e3, help="step budget")
     parser.add_argument(
         "--kept-mib",
@@ -295,6 +296,7 @@ async def _serve(
         budget=StepBudget(step_seconds=options.step_milliseconds / 1e3),
         rest_after=options.rest_after,
         swap_space=SwapSpace(options.kept_mib << 20, options.kept_folder),
+        gpus=options.gpus,
     )
     await engine.start()
     if saved is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from antiphon.catalog.serving.receipt import (
     Timing,
     UsageReceipt,
 )
-from antiphon.core.errors import DeadlineExceededError, NotFoundError
+from antiphon.core.errors import AntiphonError, DeadlineExceededError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
@@ -42,6 +43,8 @@ from antiphon.serving.services import Services
 
 EMBEDDING = "embedding"
 """Finish reason of an attempt that made vectors."""
+
+_DESCRIBE_SECONDS = 5.0
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True):
@@ -137,7 +140,7 @@ class Embeddings:
             request.scope.tenant,
         )
         if reservation is not None:
-            await reservation.reserve(sent)
+            await reservation.reserve(sent, await self._gpus())
         try:
             async with asyncio.timeout(None if limit is None or request.path == "batch" else limit - arrival.seconds):
                 return await self._engine.embed(sent)
@@ -147,6 +150,13 @@ class Embeddings:
                 where="engine",
                 next_step="Try again when it is less busy, send fewer texts, or raise [gateway] request_timeout.",
             ) from None
+
+    async def _gpus(self) -> int | None:
+        """GPUs of the engine; ``None`` while it does not say."""
+        with suppress(AntiphonError, TimeoutError):
+            async with asyncio.timeout(_DESCRIBE_SECONDS):
+                return (await self._engine.describe()).load.gpus
+        return None
 
     async def _committed(
         self,

@@ -71,8 +71,9 @@ class ReleaseAssignment(Protocol):
 class SpendingReservation(Protocol):
     """One request's reservations of budgets (``services/budgets``)."""
 
-    async def reserve(self, request: GenerationRequest | TextEmbeddingRequest) -> None:
-        """Reserve the worst case of a request to an engine; raises ``BudgetExhaustedError``."""
+    async def reserve(self, request: GenerationRequest | TextEmbeddingRequest, gpus: int | None = None) -> None:
+        """Reserve the worst case of a request to an engine, which says that it has so many GPUs; ``None``: it does not
+        say. Raises ``BudgetExhaustedError``."""
         ...
 
     def settle(self, receipt: Receipt) -> None:

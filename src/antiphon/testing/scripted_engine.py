@@ -108,7 +108,7 @@ class ScriptedEngine:
             if model.name not in known
         )
         return EngineDescription(
-            "describe", self.models + declared, EngineLoad(running_online=self.in_flight, slots=16)
+            "describe", self.models + declared, EngineLoad(running_online=self.in_flight, slots=16, gpus=self.gpus)
         )
 
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:

@@ -52,6 +52,12 @@ def test_usages_of_a_transaction_are_summed_by_their_hour(database: Database, cl
     ]  # fmt: skip
     assert [one.tenant for one in ledger.shared("dev", NOON, NOON + DAY)] == [ANY]
     assert ledger.measured_since("dev") == {"main": NOON + HOUR}
+    assert (ledger.engine_time("dev", NOON, NOON + DAY, "gpu"), ledger.measured_since("dev", "gpu")) == ([], {})
+    with database.transaction():
+        ledger.add_with_commit(OTHER, [MeteredUsage("gpu", 14, engine="main")])
+        ledger.add_shared_with_commit("dev", [MeteredUsage("gpu_measured", 10, engine="main")])
+    assert [one.quantity for one in ledger.engine_time("dev", NOON, NOON + DAY, "gpu")] == [14]
+    assert ledger.measured_since("dev", "gpu") == {"main": NOON + HOUR}
     assert ledger.began(DEV) == NOON
 
 

@@ -15,8 +15,11 @@ from antiphon.catalog.budgets import Budget, BudgetShares
 from antiphon.catalog.ledger import MeteredUsage
 from antiphon.core.errors import BudgetExhaustedError
 from antiphon.governance.identity.principal import Principal
+from antiphon.operations.budgets.amounts import amount_of
 from antiphon.operations.budgets.spending import BudgetCharges
 from antiphon.operations.cost.price_book import hour_of
+from antiphon.services.budgets.account import BudgetAccount
+from antiphon.services.budgets.gate import BudgetReservation
 from antiphon.services.budgets.project_budgets import BUDGET, BudgetTerms, ProjectBudgets
 from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.cost.prices import ProjectPrices
@@ -62,6 +65,32 @@ async def test_an_answer_is_charged_with_its_receipt_and_its_rest_released(proje
     assert account._reserved == 0
     account.close()
     assert held(project, budget) == 0
+
+
+@pytest.mark.parametrize("gpus", [0, 4])
+async def test_the_gpus_of_the_engine_that_answers_are_reserved(project: Project, gpus: int) -> None:
+    store = project.store
+    priced(store, engine_second=0.0, gpu_second=1.0)
+    ProjectPrices(store).follow_settings()
+    store.budget_gate.gpus = 9  # The gateway's own settings say another number, as of another host's engine.
+    project.engine.gpus = gpus
+    declare(project, 100_000_000)
+    needed: list[int] = []
+    taking = BudgetReservation._taken_of
+
+    async def taken(self: BudgetReservation, budget: Budget, need: int) -> BudgetAccount:
+        needed.append(need)
+        return await taking(self, budget, need)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BudgetReservation, "_taken_of", taken)
+        await project.answerer.answer(project.request())
+    (need,) = needed
+    prices = project.store.budget_gate.prices(store.scope).book
+    words, tokens, gate = PLAIN.decoding.max_tokens, store.budget_gate.token_seconds, store.budget_gate
+    least = amount_of((("gpu", round(words * tokens * 1e6) * gpus),), "", prices, hour_of(gate.now()))
+    completion = words * 1_000 + 1
+    assert need >= least + completion if gpus else need == completion
 
 
 async def test_concurrent_requests_on_the_last_cent_overshoot_nothing(project: Project) -> None:

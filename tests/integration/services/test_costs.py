@@ -193,6 +193,35 @@ def test_engine_time_is_charged_whole_across_restarts_and_tenants(project: Proje
         assert idle == (80 + 3_560 + 11) * 1_000_000
 
 
+def test_gpu_time_of_an_engine_of_ours_is_charged_whole_with_a_row_of_its_idle_time(project: Project) -> None:
+    store, rival = project.store, Scope("rival", "test")
+    costs = ProjectCosts(store, store.scope)
+
+    def read(up: float, busy: float, gpus: int) -> None:
+        description = msgspec.structs.replace(
+            described("a", up, busy), load=EngineLoad(up_seconds=up, busy_seconds=busy, gpus=gpus)
+        )
+        for counts in engine_counts("main", description, "default"):
+            meters(store).read_engine(counts)
+
+    with at(store, START) as clock:
+        priced(store, engine_second=0.0, gpu_second=0.0003)
+        read(100.0, 20.0, 2)
+        use(store, MeteredUsage("gpu", 14_000_002, application="desk", engine="main"))
+        use(store, MeteredUsage("gpu", 11_000_000, application="desk", engine="main"), scope=rival)
+        use(store, MeteredUsage("gpu", 5, application="desk", engine="cloud"))  # None of ours: it has no meter.
+        clock.advance(HOUR)
+        read(200.0, 20.0, 2)
+        rows = [one for one in costs.charges() if one.entry.engine == "main" and one.entry.resource.startswith("gpu")]
+        others = ProjectCosts(store, rival).charges()
+        assert {(one.entry.resource, one.entry.work, one.entry.quantity) for one in rows} == {
+            ("gpu", "", 14_000_002), ("gpu_idle", "idle", 160_000_000), ("gpu_idle", "idle", 200_000_000),
+            ("gpu", "under way or unanswered", 40_000_000 - 25_000_002),
+        }  # fmt: skip
+        assert sum(one.entry.quantity for one in rows + others) == 400_000_000
+        assert sum(one.micros for one in rows + others) == 400 * 300
+
+
 def test_memory_of_engines_belongs_to_nobody_and_that_of_a_training_to_its_run(project: Project) -> None:
     store, gib = project.store, 1 << 30
     costs = ProjectCosts(store, store.scope)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import groupby
+from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.catalog.examples import NOON
 from tests.unit.operations.cost.ledgers import HOUR, book, entry, price
 
-from antiphon.catalog.ledger import LedgerEntry, TenantEngineTime
+from antiphon.catalog.ledger import IDLE_TIME, WHOLE_TIME, LedgerEntry, SharedTime, TenantEngineTime
 from antiphon.catalog.prices import PriceRecord
 from antiphon.core.scope import ANY
 from antiphon.operations.cost.amounts import apportion
@@ -116,18 +117,20 @@ def test_a_later_price_changes_no_row_that_is_there(
     st.lists(st.tuples(hours, st.sampled_from(["default", "rival", "third"]), st.integers(1, 10**10)), max_size=12,
              unique_by=lambda one: one[:2]),
     books(),
+    st.sampled_from(get_args(SharedTime)),
 )  # fmt: skip
-def test_every_microsecond_of_an_engine_is_charged_once(
-    measured: list[tuple[object, int, int]], answered: list[tuple[object, str, int]], records: tuple[PriceRecord, ...]
-) -> None:
+def test_every_microsecond_of_an_engine_and_its_gpus_is_charged_once(
+    measured: list[tuple[object, int, int]], answered: list[tuple[object, str, int]], records: tuple[PriceRecord, ...],
+    shared: SharedTime,
+) -> None:  # fmt: skip
     prices, of = book(*records), {"tenant": ANY, "application": "", "engine": "main"}
     of_meters = []
     for hour, idle, busy in measured:
-        of_meters += [entry("engine_measured", idle + busy, hour, **of), entry("engine_idle", idle, hour, **of)]  # type: ignore[arg-type]
+        of_meters += [entry(WHOLE_TIME[shared], idle + busy, hour, **of), entry(IDLE_TIME[shared], idle, hour, **of)]  # type: ignore[arg-type]
     times = [TenantEngineTime(hour, tenant, "main", taken) for hour, tenant, taken in answered]  # type: ignore[arg-type]
-    found = shared_charges(of_meters, times, {"main": NOON}, prices)
+    found = shared_charges(of_meters, times, {"main": NOON}, prices, shared)
     for hour, tenant, taken in answered:
-        found += charges([entry("engine", taken, hour, tenant=tenant, engine="main")], prices)  # type: ignore[arg-type]
-    whole = [one for one in of_meters if one.resource == "engine_measured"]
+        found += charges([entry(shared, taken, hour, tenant=tenant, engine="main")], prices)  # type: ignore[arg-type]
+    whole = [one for one in of_meters if one.resource == WHOLE_TIME[shared]]
     assert sum(one.entry.quantity for one in found if one.kind == "usage") == sum(one.quantity for one in whole)
     assert sum(one.micros for one in found) == by_todays_prices(whole, prices)

@@ -349,7 +349,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
     Batch generations are held for ``batch_held_seconds`` more, because other work has the machine's idle time. Of the
     requests that are not ``spare``, ``needing`` are in the engine, and ``taken`` came since it started, which is
     ``up_seconds`` ago; 0 of a server elsewhere. Its process has ``resident_bytes`` of memory, weights that are mapped
-    included.
+    included. It is declared to use ``gpus``; of several engines each uses so many at most.
     """
 
     running_online: int = 0
@@ -375,6 +375,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
     taken: int = 0
     up_seconds: float = 0.0
     resident_bytes: int = 0
+    gpus: int = 0
 
 
 class EngineInstance(msgspec.Struct, frozen=True):

@@ -76,6 +76,7 @@ class LocalEngine:
         rest_after: seconds without a request after which a model's weights are freed, until the next one; ``None``
             keeps them.
         planner: decides each step; ``executor`` carries it out.
+        gpus: that it is declared to use.
     """
 
     def __init__(
@@ -96,7 +97,9 @@ class LocalEngine:
         executor: type[ModelExecutor] = ModelExecutor,
         monotonic: Callable[[], float] = time.monotonic,
         memory: MemoryRelease | None = None,
+        gpus: int = 0,
     ) -> None:
+        self._gpus = gpus
         self._swap_space = space = swap_space or SwapSpace()
         self._monotonic = monotonic
         self._process, self._began = new_id("engine"), monotonic()
@@ -180,7 +183,9 @@ class LocalEngine:
         needing = sum(not recipient.spare for recipient in list(self._sinks.values()))
         up, resident = self._monotonic() - self._began, resident_bytes(os.getpid()) or 0
         load = self._step_loop.load()
-        return replace(load, needing=needing, taken=self._taken, up_seconds=up, resident_bytes=resident)
+        return replace(
+            load, needing=needing, taken=self._taken, up_seconds=up, resident_bytes=resident, gpus=self._gpus
+        )
 
     @property
     def turn_seconds(self) -> float:
@@ -348,9 +353,15 @@ class LocalEngine:
             if not isinstance(event, Delta):
                 del self._sinks[ticket]
                 self._memory.used(recipient.held_bytes)
-            recipient.sink(event)
+            recipient.sink(self._with_gpus(event) if self._gpus else event)
         if not self._sinks:
             self._drained.set()
+
+    def _with_gpus(self, event: Event) -> Event:
+        """An end with the GPUs whose time it took."""
+        if isinstance(event, GenerationResult):
+            return replace(event, usage=replace(event.usage, gpus=self._gpus))
+        return replace(event, gpus=self._gpus) if isinstance(event, TextEmbeddings) else event
 
     def _find(self, model: str) -> ModelEntry:
         self._require_open()

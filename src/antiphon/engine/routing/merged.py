@@ -54,6 +54,6 @@ def loads_by_host(description: EngineDescription, unknown: str) -> dict[str, Eng
 
 
 def total(loads: Sequence[EngineLoad]) -> EngineLoad:
-    """The sum of loads, field by field."""
-    names = EngineLoad.__struct_fields__
-    return EngineLoad(**{name: sum(getattr(load, name) for load in loads) for name in names})
+    """The sum of loads, field by field; the most GPUs that one of them has, for a request is in one engine."""
+    sums = {name: sum(getattr(load, name) for load in loads) for name in EngineLoad.__struct_fields__}
+    return EngineLoad(**sums | {"gpus": max((load.gpus for load in loads), default=0)})

@@ -32,7 +32,7 @@ def worst_case(
     """The most that a generation of so many tokens is charged.
 
     Args:
-        token_seconds: engine time that a token takes at most. gpus: that an engine has at most.
+        token_seconds: engine time that a token takes at most. gpus: that the engine has.
     """
     engine = round((prompt_tokens + completion_tokens) * token_seconds * MICROSECONDS)
     # Which of the prompt's tokens are cached is known afterwards: the dearer price counts, and both are rounded.

@@ -87,6 +87,7 @@ _SERVICES: dict[Resource, tuple[str, str, str, str]] = {
     "engine": ("AI and Machine Learning", "Generative AI", "Engine", "Engine seconds"),
     "engine_idle": ("AI and Machine Learning", "Generative AI", "Engine", "Idle engine seconds"),
     "gpu": ("AI and Machine Learning", "Generative AI", "Engine", "GPU seconds"),
+    "gpu_idle": ("AI and Machine Learning", "Generative AI", "Engine", "Idle GPU seconds"),
     "prompt_token": ("AI and Machine Learning", "Generative AI", "Model", "Prompt tokens"),
     "cached_prompt_token": ("AI and Machine Learning", "Generative AI", "Model", "Cached prompt tokens"),
     "completion_token": ("AI and Machine Learning", "Generative AI", "Model", "Completion tokens"),

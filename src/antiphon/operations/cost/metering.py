@@ -81,6 +81,7 @@ class EngineCounts(msgspec.Struct, frozen=True):
         meter: names the engine among all; ``engine``: as receipts name it.
         up_seconds: that it has lived; ``busy_seconds``: those of them in which it worked.
         resident_bytes: of its memory now; 0 where that is not known.
+        gpus: that it is declared to use.
     """
 
     meter: str
@@ -89,15 +90,22 @@ class EngineCounts(msgspec.Struct, frozen=True):
     up_seconds: float
     busy_seconds: float
     resident_bytes: int = 0
+    gpus: int = 0
 
 
-def engine_usages(last: MeterState | None, reading: MeterState, engine: str) -> list[MeteredUsage]:
-    """Engine time between two readings: measured, and of it idle. Of another process than the last one's all counts,
-    and of a reading that is behind the last one nothing."""
+def engine_usages(last: MeterState | None, reading: MeterState, engine: str, gpus: int = 0) -> list[MeteredUsage]:
+    """Engine time between two readings: measured, and of it idle, and the same once for each of its GPUs. Of another
+    process than the last one's all counts, and of a reading that is behind the last one nothing."""
     begun = last if last is not None and last.process == reading.process else None
     measured = max(0, reading.total - (begun.total if begun else 0))
     busy = min(measured, max(0, reading.part - (begun.part if begun else 0)))
-    counts: tuple[tuple[Resource, int], ...] = (("engine_measured", measured), ("engine_idle", measured - busy))
+    idle = measured - busy
+    counts: tuple[tuple[Resource, int], ...] = (
+        ("engine_measured", measured),
+        ("engine_idle", idle),
+        ("gpu_measured", measured * gpus),
+        ("gpu_idle", idle * gpus),
+    )
     return [MeteredUsage(resource, quantity, engine=engine) for resource, quantity in counts if quantity]
 
 

@@ -50,6 +50,8 @@ UNITS: dict[Resource, Unit] = {
 PRICED_AS: dict[Resource, Resource] = {
     "engine_idle": "engine",
     "engine_measured": "engine",
+    "gpu_idle": "gpu",
+    "gpu_measured": "gpu",
     "saved_engine": "engine",
     "saved_gpu": "gpu",
     "saved_prompt_token": "prompt_token",

@@ -4,8 +4,8 @@ Invariants:
 - The charges of an hour, resource, engine and (of tokens) model add up to their quantity's price, rounded once.
 - A charge never changes once its hour is closed: a price that is recorded later for an hour before makes corrections,
   rows of their own, booked in the hour of that record. Charges and corrections add up to today's prices.
-- The time of an engine is charged whole: what its answers took, what it was idle, and the rest (work under way, and
-  work without an answer), which is what is left of the measured time, in microseconds as in money.
+- The time of an engine, and of its GPUs, is charged whole: what its answers took, what it was idle, and the rest (work
+  under way, and work without an answer), which is what is left of the measured time, in microseconds as in money.
 
 As two time axes are kept apart: when something was used, and when its price was known (Snodgrass, *Developing
 Time-Oriented Database Applications in SQL*, ch. 10).
@@ -21,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.ledger import HOUR, LedgerEntry, Resource, TenantEngineTime
+from antiphon.catalog.ledger import HOUR, IDLE_TIME, WHOLE_TIME, LedgerEntry, Resource, SharedTime, TenantEngineTime
 from antiphon.core.scope import ANY
 from antiphon.operations.cost.amounts import apportion, rounded
 from antiphon.operations.cost.price_book import PRICED_AS, TOKENS, PriceBook, hour_of
@@ -72,14 +72,15 @@ def rate(entries: Sequence[LedgerEntry], book: PriceBook) -> list[Charge]:
 
 
 def rate_shared(
-    measured: Sequence[LedgerEntry], answered: Sequence[TenantEngineTime], hour: datetime, book: PriceBook
-) -> list[Charge]:
-    """The charges of engine time in one hour that belong to no tenant.
+    measured: Sequence[LedgerEntry], answered: Sequence[TenantEngineTime], hour: datetime, book: PriceBook,
+    of: SharedTime = "engine",
+) -> list[Charge]:  # fmt: skip
+    """The charges of time of engines, or of their GPUs, in one hour that belong to no tenant.
 
     Args:
         measured: idle and measured time, by engine. answered: what answers of each tenant took of these engines.
     """
-    price = book.at("engine", "", hour)
+    price = book.at(of, "", hour)
     named = ("", "") if price is None else (price.record.currency, price.record.amount)
 
     def money(quantity: int) -> int:
@@ -88,12 +89,12 @@ def rate_shared(
     found: list[Charge] = []
     for engine in sorted({one.engine for one in measured} | {one.engine for one in answered}):
         of_engine: dict[Resource, int] = {one.resource: one.quantity for one in measured if one.engine == engine}
-        whole, idle = of_engine.get("engine_measured", 0), of_engine.get("engine_idle", 0)
+        whole, idle = of_engine.get(WHOLE_TIME[of], 0), of_engine.get(IDLE_TIME[of], 0)
         taken = [one.quantity for one in answered if one.engine == engine]
         rest, rest_money = whole - idle - sum(taken), money(whole) - money(idle) - sum(map(money, taken))
         of_none: tuple[tuple[Resource, int, int, str], ...] = (
-            ("engine_idle", idle, money(idle), IDLE),
-            ("engine", rest, rest_money, UNANSWERED),
+            (IDLE_TIME[of], idle, money(idle), IDLE),
+            (of, rest, rest_money, UNANSWERED),
         )
         for resource, quantity, micros, work in of_none:
             entry = LedgerEntry(resource=resource, quantity=quantity, engine=engine, work=work, tenant=ANY, hour=hour)
@@ -131,15 +132,16 @@ def shared_charges(
     answered: Iterable[TenantEngineTime],
     since: dict[str, datetime],
     book: PriceBook,
+    of: SharedTime = "engine",
 ) -> list[Charge]:
-    """The charges of engine time that belong to no tenant.
+    """The charges of time of engines, or of their GPUs, that belong to no tenant.
 
     Args:
         since: engine to the first hour in which its time was measured; what answers took before is not held against it.
     """
     of_hours: dict[datetime, tuple[list[LedgerEntry], list[TenantEngineTime]]] = {}
     for entry in measured:
-        if entry.resource in ("engine_idle", "engine_measured"):
+        if entry.resource in (IDLE_TIME[of], WHOLE_TIME[of]):
             of_hours.setdefault(entry.hour, ([], []))[0].append(entry)
     for one in answered:
         if one.engine in since and one.hour >= since[one.engine]:
@@ -153,7 +155,7 @@ def shared_charges(
             of_meters: Sequence[LedgerEntry] = of_meters,
             of_answers: Sequence[TenantEngineTime] = of_answers,
         ) -> list[Charge]:
-            return rate_shared(of_meters, of_answers, hour, known)
+            return rate_shared(of_meters, of_answers, hour, known, of)
 
         found += [one for one in charges_of_hour(hour, book, rated) if one.micros or one.entry.quantity]
     return found

@@ -51,7 +51,7 @@ class BudgetGate:
     """Reserves of the budgets of one environment. Safe to share between threads.
 
     Args:
-        token_seconds: engine time that a token takes at most. gpus: that an engine has at most.
+        token_seconds: engine time that a token takes at most. gpus: of an engine that does not say how many it has.
         patience: seconds that an online request waits for others to settle.
     """
 
@@ -184,8 +184,8 @@ class BudgetReservation:
         self._taken: list[tuple[BudgetAccount, int]] = []
         self._lock = threading.Lock()
 
-    async def reserve(self, request: GenerationRequest | TextEmbeddingRequest) -> None:
-        """Reserve the worst case of a request to an engine.
+    async def reserve(self, request: GenerationRequest | TextEmbeddingRequest, gpus: int | None = None) -> None:
+        """Reserve the worst case of a request to an engine with so many GPUs, by what it says of itself.
 
         Raises:
             BudgetExhaustedError: a budget has no room for it. UnavailableError: the catalog is away.
@@ -196,7 +196,9 @@ class BudgetReservation:
             await asyncio.to_thread(gate.account(self._scope, self._budgets[0]).spending.micros)
             book = gate.prices(self._scope).book
         hour = hour_of(gate.now())
-        need = worst_case(prompt, completion, request.model, book, hour, gate.token_seconds, gate.gpus)
+        need = worst_case(
+            prompt, completion, request.model, book, hour, gate.token_seconds, gate.gpus if gpus is None else gpus
+        )
         taken: list[BudgetAccount] = []
         try:
             for budget in self._budgets:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 from antiphon.catalog.learning.evaluations import Evaluation
+from antiphon.catalog.ledger import SharedTime
 from antiphon.catalog.serving.receipt import SEEN_ROLES
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
@@ -64,8 +65,9 @@ class ProjectCosts:
         found = charges(ledger.entries(self._scope, earliest, end), book)
         if self._scope.tenant == self._store.scope.tenant:
             measured = ledger.shared(environment, earliest, end)
-            answered = ledger.engine_time(environment, earliest, end)
-            found += shared_charges(measured, answered, ledger.measured_since(environment), book)
+            for of in get_args(SharedTime):
+                answered = ledger.engine_time(environment, earliest, end, of)
+                found += shared_charges(measured, answered, ledger.measured_since(environment, of), book, of)
             found += charges([one for one in measured if one.resource == "memory"], book)
         found = [one for one in found if begin <= one.booked < end]
         return sorted(found, key=lambda one: (one.booked, one.entry.hour))

@@ -83,7 +83,7 @@ class CostMeters:
             if last is not None and last.process == reading.process and last.total > reading.total:
                 return  # Another process read it meanwhile.
             if self._readings.move(ANY, environment, last, reading, within=connection):
-                usages = engine_usages(last, reading, counts.engine)
+                usages = engine_usages(last, reading, counts.engine, counts.gpus)
                 usages += self._read_memory(counts, total, connection)
                 self._ledger.add_shared_with_commit(environment, usages)
 
@@ -121,4 +121,4 @@ def engine_counts(name: str, description: EngineDescription, tenant: str) -> Ite
 
 
 def _counts(meter: str, engine: str, process: str, load: EngineLoad) -> EngineCounts:
-    return EngineCounts(meter, engine, process, load.up_seconds, load.busy_seconds, load.resident_bytes)
+    return EngineCounts(meter, engine, process, load.up_seconds, load.busy_seconds, load.resident_bytes, load.gpus)

@@ -75,7 +75,7 @@ def _client(store: Store, name: str, peer: str) -> EngineClient | RoutedEngine:
         raise InvalidInputError(
             "`models`, `parameters`, `api_key_variable` and `gpus` are for servers of OpenAI's API.",
             where=where,
-            next_step="Leave them out: an engine of ours serves models by their own names and knows us by certificate.",
+            next_step="Leave them out: an engine of ours names its own models and GPUs and knows us by certificate.",
         )
     if engine.authority is None or engine.client_certificate is None:
         raise InvalidInputError(

@@ -80,6 +80,7 @@ def arguments(store: Store, name: str = "engine", own: Path | None = None) -> tu
         *(("--metrics", str(store.paths.run)) if store.settings.process_metrics else ()),
         "--threads", str(engine.threads or min(os.cpu_count() or 1, 8)),
         "--gpu-layers", str(engine.gpu_layers),
+        "--gpus", str(engine.gpus),
         "--models-file", str(store.paths.run / f"{name}.models"),
     ]  # fmt: skip
     if engine.rest_after is not None:

@@ -96,6 +96,7 @@ class EngineRoute:
         self._start_notice: tuple[float, float] | None = None
         self._breaker_opened = asyncio.Event()
         self._failed_model = ""
+        self._gpus: int | None = None
 
     @property
     def starting(self) -> float | None:
@@ -156,7 +157,7 @@ class EngineRoute:
             if permit is not None:
                 self._record(permit, failed)
         self._models, self._stopped = {model.name: model for model in described.models}, described.stopped is not None
-        self._described_at = self._clock.monotonic()
+        self._described_at, self._gpus = self._clock.monotonic(), described.load.gpus
         return None
 
     async def generate(
@@ -169,7 +170,7 @@ class EngineRoute:
             BudgetExhaustedError: a budget has no room for it.
         """
         if reservation is not None:
-            await reservation.reserve(request)
+            await reservation.reserve(request, self._gpus)
         if request.priority == "batch":
             async with aclosing(self._engine.generate(request)) as events:
                 async for one in events:

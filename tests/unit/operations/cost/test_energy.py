@@ -84,12 +84,13 @@ def test_work_that_was_under_way_moves_from_one_hour_to_the_next_in_both_bounds(
     assert [sum(getattr(one, bound) for one in parts) for bound in ("low", "high")] == [whole.low, whole.high]
 
 
-def test_gpus_are_those_of_a_server_at_a_url() -> None:
+def test_gpus_of_any_engine_can_be_declared() -> None:
     file = Path("antiphon.toml")
     server = b'[engine]\nkind = "remote"\nurl = "http://10.0.0.7:8000/v1"\ngpus = 8'
     assert parse(server, file, {}).engine.gpus == 8
-    with pytest.raises(InvalidInputError, match="gpus is of a server at url"):
-        parse(b"[engine]\ngpus = 8", file, {})
+    assert parse(b"[engine]\ngpus = 2", file, {}).engine.gpus == 2
+    with pytest.raises(InvalidInputError, match="gpus"):
+        parse(b"[engine]\ngpus = -1", file, {})
 
 
 def test_bounds_are_in_their_order() -> None:

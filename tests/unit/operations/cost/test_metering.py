@@ -71,6 +71,11 @@ def test_engine_time_counts_from_the_last_reading_or_from_the_process() -> None:
     assert quantities(engine_usages(last, reading("a", 110, 90), "main")) == {"engine_measured": 10}
 
 
+def test_gpus_count_as_often_as_the_engine_has_them() -> None:
+    found = quantities(engine_usages(reading("a", 100, 30), reading("a", 160, 80), "main", gpus=3))
+    assert found == {"engine_measured": 60, "engine_idle": 10, "gpu_measured": 180, "gpu_idle": 30}
+
+
 def test_memory_counts_for_the_time_that_its_process_was_up() -> None:
     assert quantities(memory_usages(None, reading("a", 3_000, 2_000_000), "main")) == {"memory": 6_000}
     last = reading("a", 3_000, 2_000_000)

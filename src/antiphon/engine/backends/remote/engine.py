@@ -105,7 +105,7 @@ class RemoteEngine:
         self._models = dict(models or {})
         self._monotonic = monotonic
         self._serves = serves
-        self._gpus = gpus
+        self.gpus = gpus
         self.entries: dict[str, dict[str, Any]] = {}
         """The server's list as it was read last, by the names of requests."""
         self.fingerprint: Callable[[str, str | None], str] = unpinned
@@ -137,7 +137,7 @@ class RemoteEngine:
                 )
                 for name, entry in self.entries.items()
             ),
-            EngineLoad(),
+            EngineLoad(gpus=self.gpus),
         )
 
     @property
@@ -179,7 +179,7 @@ class RemoteEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         model = self._models.get(request.model, request.model)
         body = generation_body(request, model, vllm=self._serves == "vllm", takes=self._parameters)
-        stream = CompletionStream(request, self._monotonic(), self.fingerprint, self._gpus)
+        stream = CompletionStream(request, self._monotonic(), self.fingerprint, self.gpus)
         path = "/chat/completions" if request.messages else "/completions"
         async with self._posted(path, body, sent=body) as response:
             async for payloads in _events(response.content):
@@ -203,7 +203,7 @@ class RemoteEngine:
             body["dimensions"] = request.dimensions
         async with self._posted("/embeddings", body) as response:
             content = await response.read()
-        return embeddings_of(content, request, self._monotonic() - began, self._gpus)
+        return embeddings_of(content, request, self._monotonic() - began, self.gpus)
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         """See :class:`~antiphon.engine.api.port.Engine`: OpenAI's protocol has no such request."""

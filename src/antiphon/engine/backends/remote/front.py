@@ -99,7 +99,7 @@ class UpstreamFront:
         """Batch requests that wait, in order: those that were preempted, those ``ahead`` and the others."""
         self._prefilling: dict[SentRequest, asyncio.Future[None]] = {}
         """Batch requests in the server that may be preempted, with what is to be set then."""
-        self._load = EngineLoad()
+        self._load = EngineLoad(gpus=upstream.gpus)
         self._held_until = float("-inf")
         self._described: EngineDescription | None = None
         self._described_at = float("-inf")
