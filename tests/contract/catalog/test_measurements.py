@@ -78,6 +78,39 @@ def test_what_comes_late_counts_all_the_same(rows: MeasurementRows, clock: Manua
     assert (total(rows, HOUR), total(rows, DAY)) == (7, 7)
 
 
+def test_a_process_that_has_read_a_period_sees_what_others_add_to_it(
+    rows: MeasurementRows, database: Database, clock: ManualClock
+) -> None:
+    other, late = MeasurementRows(database, "dev"), clock.now()
+    expected = 0
+    for count in (1, 2, 4):
+        other.append("gateway@two", late, counted(count))
+        expected += count
+        assert {total(rows, period) for period in (MINUTE, HOUR, DAY)} == {expected}
+        clock.advance(MINUTE)
+        # The longer periods are added to twice at one moment.
+        other.roll_up()
+        assert {total(rows, period) for period in (MINUTE, HOUR, DAY)} == {expected}
+        other.append("gateway@three", late, counted(8))
+        assert {total(rows, period) for period in (MINUTE, HOUR, DAY)} == {expected + 8}
+        other.roll_up()
+        expected += 8
+        assert {total(rows, period) for period in (MINUTE, HOUR, DAY)} == {expected}
+
+
+def test_reading_changes_nothing_that_another_reader_has(rows: MeasurementRows, clock: ManualClock) -> None:
+    rows.append("gateway@one", clock.now(), {"shop": Measurements({SECONDS: Amount(1.0, 2.0, 0.0, {3: 2})})})
+    clock.advance(MINUTE)
+    rows.roll_up()
+    before = rows.read("shop", DAY, NOON, NOON + DAY)
+    rows.append("gateway@two", NOON, {"shop": Measurements({SECONDS: Amount(1.0, 2.0, 0.0, {3: 2})})})
+    for _ in range(3):
+        (found,) = rows.read("shop", DAY, NOON, NOON + DAY).values()
+        assert found[SECONDS] == Amount(2.0, 4.0, 0.0, {3: 4})
+    (earlier,) = before.values()
+    assert earlier[SECONDS] == Amount(1.0, 2.0, 0.0, {3: 2})
+
+
 def test_what_was_counted_of_a_tenant_rings_and_levels_and_the_platforms_own_do_not(
     rows: MeasurementRows, database: Database, clock: ManualClock
 ) -> None:

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from tests.harness import fakes
 from tests.harness.gateway_client import sign_in
+from tests.integration.gateway.conftest import serve
 
 from antiphon.catalog.measurements import PLATFORM, Amount, MeasurementRows, Measurements, Series
 from antiphon.core.errors import EngineError
@@ -127,6 +128,35 @@ async def test_the_series_of_all_processes_are_on_one_axis(browser, keys, databa
     assert (year["period"], len(year["at"])) == (86_400, 366)
     assert sum(value for value in year["online"] if value) > 0  # Although nothing has been rolled up.
     assert (await browser.get("/dashboard/series?span=forever")).status_code == 400
+
+
+def answered(series) -> float:
+    """The online answers that a chart of their rate shows; its last period is not over."""
+    return sum(
+        (rate or 0.0) * (min(begin + series["period"], series["until"]) - begin)
+        for begin, rate in zip(series["at"], series["online"], strict=True)
+    )
+
+
+async def test_a_page_of_one_gateway_shows_what_another_has_measured_since(keys, database) -> None:
+    answers: Series = ("antiphon_answers", ("desk", "online", "generated", "live"))
+    async with (
+        serve(fakes.gateway_services(database)) as here,
+        serve(fakes.gateway_services(database)) as there,
+        httpx2.AsyncClient(base_url=here.url) as one,
+        httpx2.AsyncClient(base_url=there.url) as two,
+    ):
+        for browser in (one, two):
+            await sign_in(browser, keys["viewer"])
+        rows, begin = MeasurementRows(database, "dev"), database.clock.now() - timedelta(hours=2)
+        for count in (30.0, 60.0, 90.0):
+            rows.append("gateway@one", begin, {"default": Measurements({answers: Amount(count)})})
+            if count > 30.0:
+                rows.roll_up()
+            for span in ("6h", "1y"):
+                for browser in (one, two):
+                    series = (await browser.get(f"/dashboard/series?span={span}")).json()
+                    assert answered(series) == pytest.approx(count * (count + 30.0) / 60.0), (count, span)
 
 
 async def test_what_this_process_has_not_written_yet_is_in_the_status(browser, keys, answerer) -> None:

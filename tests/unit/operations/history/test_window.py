@@ -39,6 +39,21 @@ def test_a_line_for_each_value_of_a_label() -> None:
     assert window(first).amount("antiphon_answers", {"application": ["desk", "triage"]}).total == 96
 
 
+def test_selections_of_one_measure_in_one_window_are_summed_apart() -> None:
+    first = answers("desk", "online", 60)
+    first.add(answers("desk", "batch", 6))
+    whole = window(first)
+    for _ in range(2):
+        assert whole.amount("antiphon_answers").total == 66
+        assert whole.amount("antiphon_answers", {"path": "online"}).total == 60
+        assert whole.amount("antiphon_answers", {"path": ["batch", "online"]}).total == 66
+        assert whole.amount("antiphon_answers", {"application": "desk", "path": "batch"}).total == 6
+        (total,) = whole.columns("antiphon_answers", "total").lines
+        (rate,) = whole.columns("antiphon_answers", "rate").lines
+        assert (total.values, rate.values) == ((66.0,), (1.1,))
+        assert len(whole.columns("antiphon_answers", by=("path",)).lines) == 2
+
+
 def test_levels_that_add_up_are_averaged_over_time_and_others_over_looks() -> None:
     measured = Measurements(
         {
