@@ -5,19 +5,20 @@ Invariants:
   is committed, and once: it is added right before that transaction commits, and undone with it.
 - Its hour is that of the commit, so that an hour that is over does not change.
 - Quantities are integers, and nothing is rounded after they were measured.
+- What was used stays: erasing a tenant or a person takes the names from the rows, in transactions that leave their sum.
 
 Money is no part of it: prices may change backwards in time, what was used may not (``operations/cost``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.engine import Connection
+from sqlalchemy import ColumnElement, delete, func, select, tuple_
+from sqlalchemy.engine import Connection, RowMapping
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
@@ -57,8 +58,12 @@ SharedTime = Literal["engine", "gpu"]
 IDLE_TIME: dict[SharedTime, Resource] = {"engine": "engine_idle", "gpu": "gpu_idle"}
 WHOLE_TIME: dict[SharedTime, Resource] = {"engine": "engine_measured", "gpu": "gpu_measured"}
 
+ERASED = "*erased"
+"""Owner of what erased tenants used, and principal of what erased persons did; no name can be this."""
+
 HOUR = timedelta(hours=1)
 _HOUR = 3_600_000_000
+_RENAMED_AT_ONCE = 500
 _table = schema.ledger_entries
 
 
@@ -174,6 +179,47 @@ class Ledger:
         owned = (_table.c.tenant == tenant) & (_table.c.environment == environment)
         statement = select(_table).where(owned, *_span(since, until), *conditions).order_by(*_table.primary_key.columns)
         return [value_of(LedgerEntry, row) for row in self._database.rows(statement, within)]
+
+    def erased(self, environment: str, since: datetime, until: datetime) -> list[LedgerEntry]:
+        """As :meth:`entries`, of tenants that were erased."""
+        return self._entries(ERASED, environment, since, until)
+
+    def anonymize_tenant(self, tenant: str, models: Collection[str]) -> int:
+        """Hand some rows of a tenant to :data:`ERASED`, with their resource, path and engine alone, and with those of
+        these models, whose tokens have prices of their own. Returns how many; 0 once none is left."""
+
+        def nameless(row: RowMapping) -> tuple[Any, ...]:
+            model = row["model"] if row["model"] in models else ""
+            kept = {"tenant": ERASED, "environment": row["environment"], "resource": row["resource"],
+                    "path": row["path"], "engine": row["engine"], "model": model}  # fmt: skip
+            return tuple(microseconds(row["hour"]) if name == "hour" else kept.get(name, "") for name in _KEY)
+
+        return self._rename(_table.c.tenant == tenant, nameless)
+
+    def anonymize_principal(self, scope: Scope, principal: str) -> int:
+        """Take a principal's name from some rows of a scope. Returns how many; 0 once none is left."""
+
+        def nameless(row: RowMapping) -> tuple[Any, ...]:
+            renamed = {**row, "hour": microseconds(row["hour"]), "principal": ERASED}
+            return tuple(renamed[name] for name in _KEY)
+
+        return self._rename(schema.owned(_table, scope) & (_table.c.principal == principal), nameless)
+
+    def _rename(self, those: ColumnElement[bool], key: Callable[[RowMapping], tuple[Any, ...]]) -> int:
+        """Add rows to those of another key, and delete them, in one transaction."""
+        keys = list(_table.primary_key.columns)
+        some = select(_table).where(those).order_by(*keys).limit(_RENAMED_AT_ONCE)
+        with self._database.transaction() as connection:
+            # Locked in the order of all writers, so that what others add until then is in them.
+            rows = connection.execute(some.with_for_update()).mappings().all()
+            sums: dict[tuple[Any, ...], int] = {}
+            for row in rows:
+                sums[key(row)] = sums.get(key(row), 0) + row["quantity"]
+            if rows:
+                gone = [tuple(row[column.name] for column in keys) for row in rows]
+                connection.execute(delete(_table).where(tuple_(*keys).in_(gone)))
+                driver_sql(connection, _ADD, [(*named, quantity) for named, quantity in sorted(sums.items())])
+        return len(rows)
 
     def engine_time(
         self, environment: str, since: datetime, until: datetime, of: SharedTime = "engine"

@@ -16,8 +16,15 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import ROWCOUNT, upsert
 from antiphon.catalog.rows import value_of
+from antiphon.core.ids import content_hash
 
 _table = schema.meter_readings
+
+
+def nameless(process: str) -> str:
+    """A name of a process that says neither its host nor whose it is; a process has random parts, so that nobody finds
+    it by trying."""
+    return content_hash(process)[:32]
 
 
 class MeterState(msgspec.Struct, frozen=True):
@@ -65,6 +72,30 @@ class MeterReadings:
         owned = (_table.c.tenant == tenant) & (_table.c.environment == environment)
         named = select(_table.c.meter).where(owned, _table.c.meter.startswith(prefix, autoescape=True))
         return [row.meter for row in self._database.rows(named.order_by(_table.c.meter))]
+
+    def name_after_processes(self, tenant: str, kind: str) -> int:
+        """Name the meters of a kind after their processes, by :func:`nameless`, in all environments; how many
+        had another name."""
+        beginning = _table.c.meter.startswith(kind, autoescape=True)
+        with self._database.transaction() as connection:
+            rows = connection.execute(select(_table).where(_table.c.tenant == tenant, beginning)).mappings().all()
+            others = [row for row in rows if row["meter"] != f"{kind}{row['process']}"]
+            known = {(row["environment"], row["meter"]) for row in rows}
+            for row in others:
+                own = [_table.c[name] == row[name] for name in ("tenant", "environment", "meter")]
+                process = nameless(row["process"])
+                if (row["environment"], f"{kind}{process}") in known:
+                    connection.execute(delete(_table).where(*own))
+                else:
+                    known.add((row["environment"], f"{kind}{process}"))
+                    connection.execute(update(_table).where(*own).values(meter=f"{kind}{process}", process=process))
+        return len(others)
+
+    def forget(self, tenant: str, environment: str, kind: str, before: datetime) -> None:
+        """Remove the meters of a kind that nobody has read since."""
+        owned = (_table.c.tenant == tenant) & (_table.c.environment == environment)
+        old = _table.c.meter.startswith(kind, autoescape=True) & (_table.c.read_at < before)
+        self._database.write(delete(_table).where(owned, old))
 
     def remove(self, tenant: str, environment: str, meter: str) -> None:
         """Forget a meter that nobody reads any more; one that were read again would count from the beginning."""

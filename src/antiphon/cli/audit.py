@@ -222,11 +222,14 @@ def erase(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Erase a person's name from the log for good; what was done stays provable."""
+    """Erase a person's name from the log and the ledger for good; what was done stays provable, and sums stay."""
+    from antiphon.services.governance.person_erasure import erase_person
+
     with stores(project) as store:
-        erased = store.audit.erase(_scope(store, tenant), name, principal=at_terminal(store).id, reason=reason)
-        store.database.erase_free_space()
-    show({"erased": erased}, as_json, lambda: f"Erased in {erased} places.")
+        by = at_terminal(store).id
+        erased = erase_person(store, _scope(store, tenant), name, principal=by, reason=reason)
+    rows = f" {erased.ledger} rows of the ledger have their usage without it." if erased.ledger else ""
+    show(erased, as_json, lambda: f"Erased in {erased.erased} places.{rows}")
 
 
 def _scope(store: Store, tenant: str) -> Scope:

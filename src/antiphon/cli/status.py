@@ -272,11 +272,12 @@ def status_table(views: Sequence[ViewStatus]) -> str:
 
 
 def _changes(one: Any) -> Iterator[str]:
+    why = f": {one.reason}" if one.reason else ""
     if one.refused:
-        yield f"{one.model}: refused: {one.reason}. `antiphon models accept {one.model} --reason …` has it served."
+        yield f"{one.model}: refused{why}. `antiphon models accept {one.model} --reason …` has it served."
     for release in one.outdated:
         yield (
-            f"{one.model}: another model since {moment(one.since)} than when {release} was made live: {one.reason}. "
+            f"{one.model}: another model since {moment(one.since)} than when {release} was made live{why}. "
             f"`antiphon releases validate {release}` evaluates it as it is now."
         )
 

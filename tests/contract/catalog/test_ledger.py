@@ -7,12 +7,15 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from sqlalchemy import func, select
 from tests.unit.catalog.examples import DEV, NOON, OTHER, receipt
 
+from antiphon.catalog import ledger as ledger_module
+from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.ledger import Ledger, MeteredUsage
-from antiphon.catalog.meters import MeterReadings, MeterState
+from antiphon.catalog.ledger import ERASED, Ledger, MeteredUsage
+from antiphon.catalog.meters import MeterReadings, MeterState, nameless
 from antiphon.catalog.prices import Prices
 from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.catalog.serving.receipts import Receipts
@@ -226,6 +229,78 @@ def test_a_meter_is_moved_once_by_whoever_read_it_where_it_was(database: Databas
         assert readings.find(ANY, "dev", "engine/main", within=connection) == first
         assert readings.move(ANY, "dev", first, second, within=connection)
         assert not readings.move(ANY, "dev", first, second, within=connection)
+
+
+def test_meters_of_one_process_are_one_after_they_are_named_by_it(database: Database) -> None:
+    readings, hashed = MeterReadings(database), nameless("host/1")
+    with database.transaction() as connection:
+        for meter, process in (("engine/a", "host/1"), ("engine/b", "host/1"), ("engine/c", "host/2")):
+            assert readings.move(ANY, "dev", None, MeterState(meter, process, 10, 5, NOON), within=connection)
+    assert readings.name_after_processes(ANY, "engine/") == 3
+    assert sorted(readings.names(ANY, "dev", "engine/")) == sorted(f"engine/{nameless(f'host/{n}')}" for n in (1, 2))
+    assert readings.name_after_processes(ANY, "engine/") == 0
+    with database.transaction() as connection:
+        assert readings.find(ANY, "dev", f"engine/{hashed}", within=connection) == MeterState(
+            f"engine/{hashed}", hashed, 10, 5, NOON
+        )
+    readings.forget(ANY, "dev", "engine/", NOON)
+    assert len(readings.names(ANY, "dev", "engine/")) == 2
+    readings.forget(ANY, "dev", "engine/", NOON + HOUR)
+    assert readings.names(ANY, "dev", "engine/") == []
+
+
+def every(database: Database) -> dict[str, int]:
+    """Resource to the sum over all rows of all owners."""
+    table = schema.ledger_entries
+    rows = database.rows(select(table.c.resource, func.sum(table.c.quantity)).group_by(table.c.resource))
+    return {row[0]: int(row[1]) for row in rows}
+
+
+def test_a_tenants_usage_stays_without_its_names(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "_RENAMED_AT_ONCE", 2)
+    ledger = Ledger(database)
+    names = {"application": "acme", "release": "acme", "principal": "acme", "role": "acme", "work": "acme"}
+    used = [
+        MeteredUsage("engine", 7, engine="main", path="online", **names),
+        MeteredUsage("engine", 5, engine="main", path="online", **names | {"work": "acme-2"}),
+        MeteredUsage("completion_token", 11, model="big", **names),
+        MeteredUsage("completion_token", 13, model="acme-own", **names),
+        MeteredUsage("worker", 17, **names),
+    ]
+    with database.transaction():
+        ledger.add_with_commit(OTHER, used)
+        ledger.add_with_commit(DEV, [ENGINE])
+    before = every(database)
+    moved = []
+    while count := ledger.anonymize_tenant("other", {"big"}):
+        moved.append(count)
+        assert every(database) == before, "killed here, nothing is lost or counted twice"
+    assert moved == [2, 2, 1]
+    assert "acme" not in repr(database.rows(schema.ledger_entries.select()))
+    assert ledger.entries(OTHER, NOON - DAY, NOON + DAY) == []
+    found = {(one.resource, one.engine, one.model, one.path): one.quantity
+             for one in ledger.erased("dev", NOON - DAY, NOON + DAY)}  # fmt: skip
+    assert found == {
+        ("engine", "main", "", "online"): 12, ("completion_token", "", "big", ""): 11,
+        ("completion_token", "", "", ""): 13, ("worker", "", "", ""): 17,
+    }  # fmt: skip
+    assert quantities(database) == {("12", "engine", ""): 7}
+    with database.transaction():  # A process that still ran.
+        ledger.add_with_commit(OTHER, used[:1])
+    assert ledger.anonymize_tenant("other", {"big"}) == 1
+    assert every(database) == before | {"engine": before["engine"] + 7}
+
+
+def test_a_persons_usage_stays_without_their_name(database: Database) -> None:
+    ledger = Ledger(database)
+    used = [MeteredUsage("engine", 7, application="desk", principal=one) for one in ("ann@shop", "ben", ERASED)]
+    with database.transaction():
+        ledger.add_with_commit(DEV, used)
+        ledger.add_with_commit(OTHER, used[:1])
+    assert (ledger.anonymize_principal(DEV, "ann@shop"), ledger.anonymize_principal(DEV, "ann@shop")) == (1, 0)
+    found = {one.principal: one.quantity for one in ledger.entries(DEV, NOON - DAY, NOON + DAY)}
+    assert found == {ERASED: 14, "ben": 7}
+    assert [one.principal for one in ledger.entries(OTHER, NOON - DAY, NOON + DAY)] == ["ann@shop"]
 
 
 def test_prices_are_recorded_one_after_the_other(database: Database) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tests.integration.cli.conftest import Run
 
+from antiphon.catalog.ledger import MeteredUsage
+from antiphon.services.project.store import Store
+
 
 def test_the_life_of_a_log(antiphon: Run, project: Path, tmp_path: Path) -> None:
     made = antiphon("keys", "create", "robot", "--role", "viewer", "--json").json()
@@ -46,7 +49,18 @@ def test_the_life_of_a_log(antiphon: Run, project: Path, tmp_path: Path) -> None
     sound = antiphon("audit", "verify", "--checkpoint", str(kept), "--json")
     assert sound.code == 0, sound.err
     assert sound.json()["sound"] is True
-    assert antiphon("audit", "erase", "robot", "--reason", "asked for it", "--json").json()["erased"] == 1
+    with closing(Store.open(project)) as store, store.database.transaction():
+        store.ledger.add_with_commit(store.scope, [MeteredUsage("worker", 7, application="desk", principal="robot")])
+    budget = ("budgets", "set", "robots", "--key", "robot", "--limit", "5", "--reason", "a test")
+    assert antiphon(*budget).code == 0
+    refused = antiphon("audit", "erase", "robot", "--reason", "asked for it")
+    assert (refused.code, "The budget robots is of the keys of robot" in refused.err) == (5, True)
+    assert antiphon("budgets", "remove", "robots", "--reason", "gone").code == 0
+    spent = antiphon("cost", "show", "--by", "resource", "--json").json()["total"]
+    erased = antiphon("audit", "erase", "robot", "--reason", "asked for it", "--json").json()
+    assert (erased["erased"] >= 1, erased["ledger"]) == (True, 1)
+    assert antiphon("cost", "show", "--by", "resource", "--json").json()["total"] == spent
+    assert "robot" not in antiphon("cost", "show", "--by", "principal", "--json").out
     assert antiphon("audit", "verify").code == 0
 
     catalog = project / ".antiphon" / "catalog.db"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,9 @@ import msgspec
 import pytest
 from tests.integration.serving.test_wired import PLAIN, Project
 
+from antiphon.catalog import schema
 from antiphon.catalog.ledger import HOUR, MeteredUsage
+from antiphon.catalog.meters import MeterReadings, MeterState
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from antiphon.core.scope import Scope
@@ -25,6 +28,7 @@ from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.cost.meters import CostMeters, engine_counts
 from antiphon.services.cost.prices import SETTINGS, ProjectPrices
 from antiphon.services.project.store import Store
+from antiphon.testing.scripted_engine import ScriptedEngine
 
 START = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
 ADMIN = Principal("ann", "default", "admin")
@@ -170,7 +174,7 @@ def test_engine_time_is_charged_whole_across_restarts_and_tenants(project: Proje
     costs = ProjectCosts(store, store.scope)
 
     def read(process: str, up: float, busy: float) -> None:
-        for counts in engine_counts("main", described(process, up, busy), "default"):
+        for counts in engine_counts("main", described(process, up, busy)):
             meters(store).read_engine(counts)
 
     with at(store, START) as clock:
@@ -201,7 +205,7 @@ def test_gpu_time_of_an_engine_of_ours_is_charged_whole_with_a_row_of_its_idle_t
         description = msgspec.structs.replace(
             described("a", up, busy), load=EngineLoad(up_seconds=up, busy_seconds=busy, gpus=gpus)
         )
-        for counts in engine_counts("main", description, "default"):
+        for counts in engine_counts("main", description):
             meters(store).read_engine(counts)
 
     with at(store, START) as clock:
@@ -229,7 +233,7 @@ def test_memory_of_engines_belongs_to_nobody_and_that_of_a_training_to_its_run(p
     def read(process: str, up: float, resident: int) -> None:
         load = EngineLoad(up_seconds=up, busy_seconds=1.0, resident_bytes=resident)
         description = EngineDescription("d", (), load, host="host", process=process)
-        for counts in engine_counts("main", description, "default"):
+        for counts in engine_counts("main", description):
             meters(store).read_engine(counts)
 
     with at(store, START) as clock:
@@ -254,11 +258,36 @@ def test_instances_of_a_routed_engine_are_meters_of_their_own() -> None:
         for name, one in (("a", load), ("b", EngineLoad()))
     )
     merged = EngineDescription("d", (), load, instances=instances)
-    assert [(one.meter, one.engine, one.process) for one in engine_counts("main", merged, "default")] == [
-        ("engine/a", "main", "a/1")
-    ]
+    assert [(one.engine, one.process) for one in engine_counts("main", merged)] == [("main", "a/1")]
     # A server elsewhere has no time that is ours.
-    assert list(engine_counts("cloud", EngineDescription("d", (), EngineLoad()), "default")) == []
+    assert list(engine_counts("cloud", EngineDescription("d", (), EngineLoad()))) == []
+
+
+async def test_meters_of_engines_name_nobody_and_go_on_from_those_that_did(project: Project) -> None:
+    store = project.store
+    named = [
+        MeterState("engine/rival/main@rivals-host", "rivals-host/1", 100, 20, START),
+        MeterState("memory/engine/rival/main@rivals-host", "rivals-host/1", 7, 100, START),
+    ]
+    readings = MeterReadings(store.database)
+    with store.database.transaction() as connection:
+        assert all(readings.move("*", "test", None, one, within=connection) for one in named)
+
+    class Behind(ScriptedEngine):
+        async def describe(self) -> EngineDescription:
+            stop.set()
+            load = EngineLoad(up_seconds=150e-6, busy_seconds=20e-6, resident_bytes=10**12)
+            return EngineDescription("d", (), load, process="rivals-host/1")
+
+    stop = asyncio.Event()
+    await CostMeters(store.database, store.scope, {"main": Behind([])}, {}).run_until(stop)
+    now = store.database.clock.now()
+    found = {one.resource: one.quantity for one in store.ledger.shared("test", now - HOUR, now + HOUR)}
+    assert found == {"engine_measured": 50, "engine_idle": 50, "memory": 10**12 * 50 // 10**6}
+    names = readings.names("*", "test", "")
+    assert len(names) == 2
+    assert "rival" not in " ".join(names)
+    assert "rival" not in repr(store.database.rows(schema.meter_readings.select()))
 
 
 def test_storage_is_charged_by_size_and_time(project: Project) -> None:

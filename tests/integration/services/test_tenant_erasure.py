@@ -18,14 +18,17 @@ from tests.integration.services.watched_project import DEFINITIONS, Project
 
 from antiphon.catalog import schema
 from antiphon.catalog.engine_instances import drain_lease
+from antiphon.catalog.ledger import ERASED, MeteredUsage
+from antiphon.catalog.meters import MeterReadings, MeterState
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.serving.precomputed_modes import PrecomputedMode, PrecomputedModes
 from antiphon.core.errors import ConflictError, ForbiddenError, NotFoundError, UnauthenticatedError
 from antiphon.core.ids import new_id
-from antiphon.core.scope import Scope
+from antiphon.core.scope import ANY, Scope
 from antiphon.governance.encryption import keyring
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.batches import file_contents, file_store
+from antiphon.services.cost.costs import ProjectCosts
 from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.project.store import Store
 
@@ -73,6 +76,17 @@ class TwoTenants:
             PrecomputedModes(store.database).put(RIVAL, mode, within=connection)
         leases = ProcessLeases(store.database, RIVAL.environment)
         assert leases.acquire(drain_lease("rival/one@host"), f"{WORD}-person", 60, detail=f"{WORD} hangs")
+        names = {"application": WORD, "release": WORD, "principal": f"{WORD}-person", "work": WORD}
+        with store.database.transaction() as connection:
+            store.ledger.add_with_commit(RIVAL, [
+                MeteredUsage("engine", 7_000_001, engine="main", **names),
+                MeteredUsage("completion_token", 12, model=WORD, **names), MeteredUsage("worker", 5, **names),
+            ])  # fmt: skip
+            store.ledger.add_shared_with_commit("dev", [MeteredUsage("engine_measured", 9_000_000, engine="main")])
+            meter = MeterState(
+                "engine/rival/main@host", f"{WORD}-host/1", 9_000_000, 9_000_000, store.database.clock.now()
+            )
+            assert MeterReadings(store.database).move(ANY, "dev", None, meter, within=connection)
         with closing(file_contents(store)) as contents:
             upload = file_store(store, contents).begin(RIVAL, "ann")
             upload.write(WORD.encode())
@@ -104,6 +118,15 @@ class TwoTenants:
         self.store.close()
 
 
+def used(two: TwoTenants) -> dict[str, int]:
+    """Resource to what all charges of all tenants add up to."""
+    sums: dict[str, int] = {}
+    for scope in (OWNER, RIVAL):
+        for one in ProjectCosts(two.store, scope).charges():
+            sums[one.entry.resource] = sums.get(one.entry.resource, 0) + one.entry.quantity
+    return sums
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = TwoTenants(tmp_path_factory.mktemp("written"))
@@ -128,6 +151,8 @@ def test_nothing_of_it_is_found_and_its_log_still_holds(two: TwoTenants) -> None
     (two.folder / "tenants" / "rival" / "answers.jsonl").write_text(WORD)
     assert all(any(file.is_file() for file in folder.rglob("*")) for folder in stored)
     before = two.store.trail.checkpointing.sign(RIVAL)
+    measured = used(two)
+    assert measured["engine"] == 9_000_000, "the whole time of the engine, by what it was measured"
     two.delete()
     planned = two.erase(dry_run=True)
     assert two.found(), "a dry run removes nothing"
@@ -143,6 +168,8 @@ def test_nothing_of_it_is_found_and_its_log_still_holds(two: TwoTenants) -> None
     assert not any(folder.exists() for folder in stored)
     assert set(two.rows()) == {"audit_entries", "audit_heads", "audit_nodes", "tenants"} & set(two.rows())
     assert [one.state for one in two.tenants.list(by=ADMIN) if one.id == "rival"] == ["erased"]
+    assert removed["usage, its names"] == planned["usage, its names"] > 0
+    assert used(two) == measured, "what was used stays"
     assert before is not None
     checked = two.store.trail.verify(RIVAL, kept=[before])
     assert checked.sound, checked.problems
@@ -158,7 +185,8 @@ def test_the_other_tenant_keeps_everything(two: TwoTenants) -> None:
             row
             for table in schema.metadata.sorted_tables
             if not table.name.startswith(("audit_", "leases"))
-            for row in database.rows(sa.select(table).where(table.c.tenant != "rival"))
+            for row in database.rows(sa.select(table).where(table.c.tenant.not_in(("rival", ERASED))))
+            if table is not schema.meter_readings
         ]
 
     before = others()
@@ -263,8 +291,14 @@ def test_rows_on_a_server_go_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyP
     two = TwoTenants(tmp_path / "shop", more)
     two.fill()
     two.delete()
+    measured = used(two)
     planned = two.erase(dry_run=True)
     removed = two.erase()
+    assert used(two) == measured
+    assert not any(
+        WORD in repr(two.store.database.rows(table.select()))
+        for table in (schema.ledger_entries, schema.meter_readings)
+    )
     assert {name: count for name, count in removed.items() if name.startswith("rows of ")} == {
         name: count for name, count in planned.items() if name.startswith("rows of ")
     }

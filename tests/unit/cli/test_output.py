@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from antiphon.cli import entity, output
+from antiphon.cli.status import remote_models_table
 from antiphon.core.errors import InvalidInputError, NotFoundError
+from antiphon.services.engines.remote_models import RemoteModelLine
 
 
 def test_tables_align_and_put_numbers_right() -> None:
@@ -90,3 +93,12 @@ def test_progress_says_each_tenth_once_when_nobody_watches(capsys) -> None:
 )
 def test_a_remote_model_is_told_from_others_by_its_version(model: str, text: str, shown: str) -> None:
     assert output.short_fingerprint(model, text) == shown
+
+
+@pytest.mark.parametrize(("reason", "said"), [("", "made live. "), ("it moved", "made live: it moved. ")])
+def test_another_model_is_told_with_its_reason_where_one_is_known(reason: str, said: str) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    line = RemoteModelLine("main", "words", "v2", "name", now, now, "v1", reason, outdated=("rel_1",))
+    assert f"when rel_1 was {said}" in remote_models_table([line])
+    refused = remote_models_table([msgspec.structs.replace(line, outdated=(), refused=True)])
+    assert ("refused: it moved. " if reason else "refused. ") in refused

@@ -169,7 +169,8 @@ def _of_faults(experiment: Experiment, here: Surroundings) -> Iterator[str]:
             if fault.model not in radius.models and "*" not in radius.models:
                 yield f"{one.name}: the model {fault.model!r} is outside of its radius (models)."
             elif damaged_model(fault, here) not in here.models:
-                yield f"{one.name}: no live release of this project uses a trained model {fault.model!r}."
+                named = "a trained model" if fault.model == "*" else f"the trained model {fault.model!r}"
+                yield f"{one.name}: no live release of this project uses {named}."
         if isinstance(fault, DiskFill) and not here.own_disk:
             yield f"{one.name}: the project's folder shares its file system with the machine, which that would break."
         if isinstance(fault, MemoryLoad) and fault.megabytes * 1_000_000 > MOST_MEMORY * here.available:

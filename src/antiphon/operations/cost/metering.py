@@ -78,13 +78,12 @@ class EngineCounts(msgspec.Struct, frozen=True):
     """Counts of an engine's process since it began.
 
     Attributes:
-        meter: names the engine among all; ``engine``: as receipts name it.
+        engine: as receipts name it; ``process``: names its process among all.
         up_seconds: that it has lived; ``busy_seconds``: those of them in which it worked.
         resident_bytes: of its memory now; 0 where that is not known.
         gpus: that it is declared to use.
     """
 
-    meter: str
     engine: str
     process: str
     up_seconds: float

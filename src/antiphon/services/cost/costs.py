@@ -36,8 +36,8 @@ MOST_RUNS = 50
 class ProjectCosts:
     """Costs of one tenant in one project's environment.
 
-    What belongs to no tenant (idle engines) is a cost of the tenant that the project's settings name, which administers
-    the installation.
+    What belongs to no tenant (idle engines), or to one that was erased, is a cost of the tenant that the project's
+    settings name, which administers the installation.
     """
 
     def __init__(self, store: Store, scope: Scope) -> None:
@@ -69,6 +69,7 @@ class ProjectCosts:
                 answered = ledger.engine_time(environment, earliest, end, of)
                 found += shared_charges(measured, answered, ledger.measured_since(environment, of), book, of)
             found += charges([one for one in measured if one.resource == "memory"], book)
+            found += charges(ledger.erased(environment, earliest, end), book)
         found = [one for one in found if begin <= one.booked < end]
         return sorted(found, key=lambda one: (one.booked, one.entry.hour))
 

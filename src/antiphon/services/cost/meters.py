@@ -1,7 +1,8 @@
 """Reads meters at an interval: how long engines were up and worked, what memory they had, and how much is stored.
 
 Counts of an engine are of its process since it began, so that a reading that is missed is made up for by the next one;
-only what a process did after its last reading before it ended is not measured.
+only what a process did after its last reading before it ended is not measured. The meter of an engine is named
+after its process by a hash, which does not say whose it is: readings outlive the tenants whose engines they are of.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.ledger import Ledger, MeteredUsage
-from antiphon.catalog.meters import MeterReadings, MeterState
+from antiphon.catalog.meters import MeterReadings, MeterState, nameless
 from antiphon.core.errors import AntiphonError
 from antiphon.core.pauses import wait
 from antiphon.core.scope import ANY, Scope
@@ -27,6 +28,12 @@ _log = logging.getLogger("antiphon.worker")
 
 ENGINE_SECONDS = 60.0
 """Interval of reading engines."""
+
+FORGOTTEN_AFTER = timedelta(days=365)
+"""Age of a reading from which its process counts as over for good."""
+
+ENGINE, MEMORY = "engine/", "memory/engine/"
+"""Beginnings of the names of meters."""
 
 STORAGE_SECONDS = 3_600.0
 """Interval of measuring what is stored: a bucket is listed for it."""
@@ -55,16 +62,27 @@ class CostMeters:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Read until ``stop``. What cannot be read now is read later."""
+        named = False
         while not stop.is_set():
-            for name, engine in self._engines.items():
+            if not named:
+                try:
+                    await asyncio.to_thread(name_engine_meters, self._readings)
+                    named = True
+                except AntiphonError as error:
+                    _log.debug("Engines are read later: %s", error)
+            for name, engine in self._engines.items() if named else ():
                 try:
                     description = await engine.describe()
-                    for counts in engine_counts(name, description, self._scope.tenant):
+                    for counts in engine_counts(name, description):
                         await asyncio.to_thread(self.read_engine, counts)
                 except AntiphonError as error:
                     _log.debug("The time of the engine %s is read later: %s", name, error)
             if self._database.clock.monotonic() - self._measured_at >= STORAGE_SECONDS:
                 self._measured_at = self._database.clock.monotonic()
+                try:
+                    await asyncio.to_thread(self._forget)
+                except AntiphonError as error:
+                    _log.warning("Meters of engines that are over are removed later: %s", error)
                 for part, measure in self._stored.items():
                     try:
                         await asyncio.to_thread(self.read_storage, part, measure)
@@ -75,8 +93,8 @@ class CostMeters:
     def read_engine(self, counts: EngineCounts) -> None:
         """Enter the time of an engine since it was read last."""
         total, busy = (round(seconds * MICROSECONDS) for seconds in (counts.up_seconds, counts.busy_seconds))
-        now = self._database.clock.now()
-        reading = MeterState(counts.meter, counts.process, total, busy, now)
+        now, process = self._database.clock.now(), nameless(counts.process)
+        reading = MeterState(f"{ENGINE}{process}", process, total, busy, now)
         environment = self._scope.environment
         with self._database.transaction() as connection:
             last = self._readings.find(ANY, environment, reading.meter, within=connection)
@@ -91,11 +109,16 @@ class CostMeters:
         """Move the reading of its memory with that of its time: the byte-seconds since the one before."""
         if not counts.resident_bytes:
             return []
-        environment, now = self._scope.environment, self._database.clock.now()
-        reading = MeterState(f"memory/{counts.meter}", counts.process, counts.resident_bytes, up, now)
+        environment, now, process = self._scope.environment, self._database.clock.now(), nameless(counts.process)
+        reading = MeterState(f"{MEMORY}{process}", process, counts.resident_bytes, up, now)
         last = self._readings.find(ANY, environment, reading.meter, within=within)
         moved = self._readings.move(ANY, environment, last, reading, within=within)
         return memory_usages(last, reading, counts.engine) if moved else []
+
+    def _forget(self) -> None:
+        before = self._database.clock.now() - FORGOTTEN_AFTER
+        for kind in (ENGINE, MEMORY):
+            self._readings.forget(ANY, self._scope.environment, kind, before)
 
     def read_storage(self, part: str, measure: Callable[[], int]) -> None:
         """Enter what a part stores now for the time since it was measured last."""
@@ -109,16 +132,20 @@ class CostMeters:
                 self._ledger.add_with_commit(scope, [usage])
 
 
-def engine_counts(name: str, description: EngineDescription, tenant: str) -> Iterator[EngineCounts]:
+def name_engine_meters(readings: MeterReadings) -> int:
+    """Name the meters of engines after their processes, those that had names of tenants and hosts; how many had."""
+    return sum(readings.name_after_processes(ANY, kind) for kind in (ENGINE, MEMORY))
+
+
+def engine_counts(name: str, description: EngineDescription) -> Iterator[EngineCounts]:
     """Counts of the processes behind an engine; those of servers elsewhere measure no time of their own."""
     if description.instances:
         for one in description.instances:
             if one.load.up_seconds > 0:
-                yield _counts(f"engine/{one.name}", name, one.process, one.load)
+                yield _counts(name, one.process, one.load)
     elif description.process:
-        meter = f"engine/{tenant}/{name}@{description.host}"
-        yield _counts(meter, name, description.process, description.load)
+        yield _counts(name, description.process, description.load)
 
 
-def _counts(meter: str, engine: str, process: str, load: EngineLoad) -> EngineCounts:
-    return EngineCounts(meter, engine, process, load.up_seconds, load.busy_seconds, load.resident_bytes, load.gpus)
+def _counts(engine: str, process: str, load: EngineLoad) -> EngineCounts:
+    return EngineCounts(engine, process, load.up_seconds, load.busy_seconds, load.resident_bytes, load.gpus)

@@ -5,6 +5,7 @@ Invariants:
   stay, and files of models. Then the data keys go, and with them everything that they sealed, wherever a copy of it is.
 - Every step may be repeated and removes what is left, so an erasure that was killed anywhere goes on when it is run
   again. The tenant's row says ``erased`` last, and stays, as does the tree of its audit log.
+- What was used stays in the ledger without a name, so that its rows still add up to what was measured.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 
 from antiphon.catalog import schema
 from antiphon.catalog.engine_instances import engine_leases
+from antiphon.catalog.meters import MeterReadings
 from antiphon.catalog.serving.precomputed_modes import mode_leases
 from antiphon.core.disk import remove_folder
 from antiphon.core.errors import AntiphonError, ConflictError
@@ -25,12 +27,18 @@ from antiphon.core.scope import ANY, Scope
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.batches import file_contents
+from antiphon.services.cost.meters import name_engine_meters
 from antiphon.services.learning.weights_files import SUFFIX
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 
 KEPT = frozenset({"audit_entries", "audit_heads", "audit_nodes", "tenants"})
 """Tables of which rows stay."""
+
+_STAYING = KEPT | {"ledger_entries"}
+
+_USAGE, _METERS = "usage, its names", "meters of engines, their names"
+"""Told of rows that stay in the ledger, and of meters."""
 
 _CHUNK = 2_000
 """Rows that are deleted in one transaction: the catalog has one writer."""
@@ -75,6 +83,7 @@ class TenantEraser:
     def count(self) -> TenantErasure:
         """Count what an erasure would remove; nothing is changed."""
         found = {f"rows of {table.name}": self._rows(table) for table in self._tables()}
+        found[_USAGE] = self._rows(schema.ledger_entries)
         found["audit texts"] = self._audit_texts()
         with closing(FeatureStores(self._store)) as stores, closing(file_contents(self._store)) as contents:
             for scope in stores.lake.scopes():
@@ -112,6 +121,9 @@ class TenantEraser:
         for scope, stream in self._streams():
             if isinstance(log, NatsEventLog):
                 removed("streams on the log's server", int(log.erase(scope, stream)))
+        while moved := self._store.ledger.anonymize_tenant(self._tenant, self._priced_models()):
+            removed(_USAGE, moved)
+        removed(_METERS, name_engine_meters(MeterReadings(self._database)))
         for table in self._tables():
             removed(f"rows of {table.name}", self._delete(table))
         self._database.erase_free_space()
@@ -122,7 +134,7 @@ class TenantEraser:
 
     def _tables(self) -> Iterator[sa.Table]:
         """Tables whose rows go, those that name others first."""
-        return (table for table in reversed(schema.metadata.sorted_tables) if table.name not in KEPT)
+        return (table for table in reversed(schema.metadata.sorted_tables) if table.name not in _STAYING)
 
     def _of_tenant(self, table: sa.Table) -> sa.ColumnElement[bool]:
         own = table.c.tenant == self._tenant
@@ -145,6 +157,11 @@ class TenantEraser:
             if gone < _CHUNK:
                 return deleted
             self._tell(f"rows of {table.name}", deleted)
+
+    def _priced_models(self) -> frozenset[str]:
+        """Models whose tokens have prices of their own in an environment: names of the installation."""
+        model = schema.prices.c.model
+        return frozenset(row.model for row in self._database.rows(sa.select(model).where(model != "").distinct()))
 
     def _scopes(self) -> list[Scope]:
         """The environments in which the tenant has an audit log."""
