@@ -1,12 +1,14 @@
-"""Injectors on the machine below the processes: its table of processes, its disk, and what looks after them."""
+"""Injectors on the machine below the processes: its disk, threads, and what looks after them."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import random
-import resource
 import signal
+import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +19,24 @@ from benchmarks.operations.faults.injectors.processes import parent
 from benchmarks.operations.faults.project import FaultyProject
 from benchmarks.operations.faults.users import Users
 
-_PIDS, _DISK = Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/blkio")
+from antiphon.core.child_process import start_child
+
+_DISK = Path("/sys/fs/cgroup/blkio")
 _WRITES_A_SECOND = 2
+_SYNC = "fsync,fdatasync"
 _PROCESSES = ("gateway", "worker", "engine")
 _GONE = (ProcessLookupError, FileNotFoundError, ValueError)
 """Errors of asking for a process that ends or is being started."""
+
+_COMPUTING = "step-loop"
+_SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
+"""Orders of ptrace(2)."""
+
+_ALL = 0x4000_0000
+"""Of waitpid(2): threads are waited for as well."""
+
+_FUTEX = 202
+"""The number of the system call by which threads wait, on x86-64."""
 
 
 async def engine_dies_unattended(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -32,24 +47,6 @@ async def engine_dies_unattended(project: FaultyProject, users: Users, chance: r
         os.kill(supervisor, signal.SIGSTOP)
         os.kill(engine, signal.SIGKILL)
         await asyncio.sleep(seconds)
-
-
-async def process_table_full(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """Something has used up the processes and threads that there may be; then the gateway is to begin anew."""
-    end = time.monotonic() + seconds
-    pids = [project.pid(process) for process in _PROCESSES]
-    with _grouped(_PIDS, "pids", [parent(pids[0]), *pids]) as group:
-        lowest = int((group / "pids.current").read_text())
-        (group / "pids.max").write_text(str(lowest))
-        try:
-            os.kill(pids[0], signal.SIGTERM)
-            while time.monotonic() < end:
-                # What ends leaves room, which something else takes at once.
-                lowest = min(lowest, int((group / "pids.current").read_text()))
-                (group / "pids.max").write_text(str(lowest))
-                await asyncio.sleep(min(0.005, max(0.0, end - time.monotonic())))
-        finally:
-            (group / "pids.max").write_text("max")
 
 
 async def disk_slow(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -67,6 +64,29 @@ async def disk_slow(project: FaultyProject, users: Users, chance: random.Random,
             await asyncio.sleep(seconds)
         finally:
             limit.write_text(f"{device_name} 0")
+
+
+async def disk_errors(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """The disk begins to fail: whoever has what was written put on it for sure gets an error of input and output."""
+    end = time.monotonic() + seconds
+    failing: dict[int, subprocess.Popen[bytes]] = {}
+    try:
+        while time.monotonic() < end:
+            for process in _PROCESSES:
+                with suppress(*_GONE):
+                    pid = project.pid(process)
+                    if pid not in failing:
+                        failing[pid] = start_child(
+                            ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(pid), "-e", f"trace={_SYNC}",
+                             "-e", f"inject={_SYNC}:error=EIO"],
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                        )  # fmt: skip
+            await asyncio.sleep(min(0.2, max(0.0, end - time.monotonic())))
+    finally:
+        for tracer in failing.values():
+            # What it traces goes on as it was.
+            tracer.kill()
+            tracer.wait()
 
 
 @contextmanager
@@ -90,29 +110,63 @@ def _grouped(controller: Path, name: str, pids: Sequence[int]) -> Iterator[Path]
                 time.sleep(0.05)
 
 
-async def gateway_allocations_fail(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """A limit on addresses, meant for others, holds for each gateway: what it asks for beyond what it has fails."""
-    end = time.monotonic() + seconds
-    before: dict[int, tuple[int, int]] = {}
+async def engine_thread_stuck(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """The thread that computes waits for ever, as in a deadlock, and all others of the engine go on."""
+    engine = project.pid("engine")
+    thread = next((one for one in _threads(engine) if one[1] == _COMPUTING), None)
+    if thread is None:
+        raise RuntimeError(f"The engine has no thread {_COMPUTING!r}.")
+    end, caught = threading.Event(), threading.Event()
+    tracer = threading.Thread(target=_hold, args=(engine, thread[0], caught, end), daemon=True)
+    tracer.start()
     try:
-        while time.monotonic() < end:
-            with suppress(*_GONE):
-                pid = project.pid("gateway")
-                if pid not in before:
-                    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-                    found = resource.prlimit(pid, resource.RLIMIT_AS)
-                    resource.prlimit(pid, resource.RLIMIT_AS, (pages * resource.getpagesize(), found[1]))
-                    before[pid] = found
-            await asyncio.sleep(min(0.2, max(0.0, end - time.monotonic())))
+        if not await asyncio.to_thread(caught.wait, 10.0):
+            raise RuntimeError("The engine's thread cannot be held here: ptrace is not allowed, or it never waited.")
+        await asyncio.sleep(seconds)
     finally:
-        for pid, limits in before.items():
-            with suppress(ProcessLookupError):
-                resource.prlimit(pid, resource.RLIMIT_AS, limits)
+        end.set()
+        await asyncio.to_thread(tracer.join, 10.0)
+
+
+def _threads(pid: int) -> list[tuple[int, str]]:
+    """Ids and names of a process's threads."""
+    found = []
+    for entry in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            found.append((int(entry.name), (entry / "comm").read_text().strip()))
+    return found
+
+
+def _hold(pid: int, thread: int, caught: threading.Event, end: threading.Event) -> None:
+    """Hold a thread where it waits, and so has no lock of its interpreter, until the event; a kernel lets it go too
+    when the one that holds it ends."""
+    library = ctypes.CDLL(None, use_errno=True)
+    library.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    place = Path(f"/proc/{pid}/task/{thread}")
+    while not end.is_set():
+        with suppress(OSError):
+            if not place.joinpath("wchan").read_text().startswith("futex"):
+                end.wait(0.001)
+                continue
+        if library.ptrace(_SEIZE, thread, None, None) != 0:
+            return
+        library.ptrace(_INTERRUPT, thread, None, None)
+        _, status = os.waitpid(thread, _ALL)
+        if not os.WIFSTOPPED(status):
+            return  # It has ended.
+        if place.joinpath("syscall").read_text().split()[0] == str(_FUTEX):
+            caught.set()
+            while not end.wait(0.05):
+                # Of a process that was killed it must be fetched, so that others see its end.
+                ended, status = os.waitpid(thread, _ALL | os.WNOHANG)
+                if ended and not os.WIFSTOPPED(status):
+                    return
+        library.ptrace(_DETACH, thread, None, None)
 
 
 MACHINE: dict[str, Injector] = {
     "engine_dies_unattended": engine_dies_unattended,
-    "process_table_full": process_table_full,
     "disk_slow": disk_slow,
-    "gateway_allocations_fail": gateway_allocations_fail,
+    "disk_errors": disk_errors,
+    "engine_thread_stuck": engine_thread_stuck,
 }

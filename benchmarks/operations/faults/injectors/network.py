@@ -1,16 +1,13 @@
-"""Injectors on the network: packets that are lost, a port that is another's, and connections that break."""
+"""Injectors on the network: packets that are lost, and connections that break."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import os
 import random
-import signal
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 from benchmarks.operations.faults.injectors.descriptors import disconnect, listens, sockets_of
 from benchmarks.operations.faults.injectors.injector import Injector
@@ -74,42 +71,6 @@ def _filter(pid: int, port: int, share: float) -> bool:
         return bool(found)
 
 
-async def port_taken(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """The gateway begins anew, and another program, which has never heard of it, has its port first."""
-    end = time.monotonic() + seconds
-    async with _foreign_server(project):
-        await asyncio.sleep(max(0.0, end - time.monotonic()))
-
-
-@asynccontextmanager
-async def _foreign_server(project: FaultyProject) -> AsyncIterator[None]:
-    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5.0)
-            writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 10\r\nconnection: close\r\n\r\nNot found.")
-            await writer.drain()
-        writer.close()
-
-    with socket.socket(socket.AF_INET) as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        os.kill(project.pid("gateway"), signal.SIGTERM)
-        deadline = time.monotonic() + 15.0
-        while True:
-            try:
-                taken.bind(("127.0.0.1", project.port))
-                taken.listen(128)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"The port {project.port} was not let go: {error}") from error
-            await asyncio.sleep(0.001)
-        server = await asyncio.start_server(reply, sock=taken)
-        try:
-            yield
-        finally:
-            server.close()
-
-
 async def engine_connections_broken(
     project: FaultyProject, users: Users, chance: random.Random, seconds: float
 ) -> None:
@@ -123,6 +84,5 @@ async def engine_connections_broken(
 
 NETWORK: dict[str, Injector] = {
     "packets_lost": packets_lost,
-    "port_taken": port_taken,
     "engine_connections_broken": engine_connections_broken,
 }

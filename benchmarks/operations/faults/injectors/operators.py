@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from benchmarks.operations.faults.injectors.injector import Injector, refreshed, released
@@ -54,6 +55,44 @@ def commanded(wrong: Sequence[str], undone: Sequence[str]) -> Injector:
             await asyncio.to_thread(antiphon, project.root, *undone, "--json", code=None)
 
     return act
+
+
+async def refresh_switched_off(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """Somebody has the worker refresh nothing while a source is looked after, and forgets it for a while."""
+    settings, end = project.root / "antiphon.toml", time.monotonic() + seconds
+    before = settings.read_text(encoding="utf-8")
+    settings.write_text(before.replace("[worker]", "[worker]\nrefresh = false", 1), encoding="utf-8")
+    try:
+        await asyncio.to_thread(antiphon, project.root, "restart", "worker", "--json")
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
+    finally:
+        settings.write_text(before, encoding="utf-8")
+        with suppress(ProcessLookupError, FileNotFoundError, ValueError):
+            os.kill(project.pid("worker"), signal.SIGTERM)
+
+
+_DESK_CLOSED = """
+// Nobody asks the desk until the shops have been told.
+@id("desk-closed")
+forbid (principal, action == Action::"answer", resource)
+when { resource.kind == "application" && resource.name == "desk" };
+"""
+
+
+async def policy_too_wide(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """A policy that was meant for a trial is approved, and forbids everybody to ask one application."""
+    rules, end = project.root / "rules.cedar", time.monotonic() + seconds
+    before, reason = rules.read_text(encoding="utf-8"), ("--reason", "the shops are told first", "--json")
+    try:
+        rules.write_text(before + _DESK_CLOSED, encoding="utf-8")
+        proposed = await asyncio.to_thread(antiphon, project.root, "policy", "propose", *reason)
+        number = str(json.loads(proposed)["number"])
+        await asyncio.to_thread(antiphon, project.root, "policy", "approve", number, *reason)
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
+    finally:
+        rules.write_text(before, encoding="utf-8")
+        # Those that held before: the project has put no others in force.
+        await asyncio.to_thread(antiphon, project.root, "policy", "approve", "0", *reason, code=None)
 
 
 async def candidate_refused(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -180,10 +219,6 @@ OPERATORS: dict[str, Injector] = {
     "strict_guard": released("strict-guard"),
     # Bytes were taken for kilobytes.
     "body_limit_slipped": slipped("gateway", "[gateway]", "[gateway]\nmax_body_bytes = 64"),
-    # An address that none of the callers knows.
-    "listens_elsewhere": slipped("gateway", "[gateway]", '[gateway]\nhost = "127.0.0.2"'),
-    # Another model than the one that the releases name.
-    "model_swapped": slipped("engine", '["smollm2-135m"]', '["smollm2-360m"]'),
     # A budget that was meant for a day of a trial.
     "budget_slipped": commanded(
         (
@@ -206,6 +241,8 @@ OPERATORS: dict[str, Injector] = {
         ("precomputed", "begin", "triage", "--for", "1h", "--reason", "the engine is to be spared"),
         ("precomputed", "end", "triage", "--reason", "it has nothing in store"),
     ),
+    "refresh_switched_off": refresh_switched_off,
+    "policy_too_wide": policy_too_wide,
     "second_key_needed": released("second-key"),
     "candidate_refused": candidate_refused,
     "settings_torn": settings_torn,

@@ -94,11 +94,6 @@ def compressed(rows: Rows, chance: random.Random) -> bytes:
     return gzip.compress(_csv(rows).encode())
 
 
-def ids_rounded(rows: Rows, chance: random.Random) -> bytes:
-    """A spreadsheet took the long numbers of the tickets for figures, and saved all of them with two digits."""
-    return _csv([rows[0], *(["1.2E+15", *row[1:]] for row in rows[1:])]).encode()
-
-
 def unquoted(rows: Rows, chance: random.Random) -> bytes:
     """The export was written anew and quotes nothing; since then customers' texts may have commas and lines."""
     question = rows[0].index("question")
@@ -137,7 +132,7 @@ async def written_in_parts(project: FaultyProject, users: Users, chance: random.
 
 
 async def source_hangs(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """A share of the network answers no more: whoever opens the table waits, and gets neither bytes nor an error."""
+    """The export is a pipe since today, and its writer hangs: who opens it gets neither rows nor an error."""
     place = project.root / "tickets.csv"
     async with set_aside(place):
         os.mkfifo(place)
@@ -208,7 +203,6 @@ SOURCES: dict[str, Injector] = {
     "columns_shifted": exported(shifted),
     "customers_masked": exported(masked),
     "export_compressed": exported(compressed),
-    "ids_rounded": exported(ids_rounded),
     "texts_unquoted": exported(unquoted),
     "old_export_restored": exported(of_last_month),
     "written_in_parts": written_in_parts,
