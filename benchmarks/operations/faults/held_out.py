@@ -21,7 +21,6 @@ HELD_OUT: tuple[FaultKind, ...] = (
     _kind("refresh_switched_off", "change", WORKER, seconds=60.0, felt="data"),
     _kind("budget_slipped", "change", "application/desk"),
     _kind("store_alone", "change", "application/triage"),
-    _kind("policy_too_wide", "change", "application/desk"),
     _kind("second_key_needed", "change", "release/triage", ends="platform"),
     _kind("written_in_parts", "data quality", _OPENED, seconds=60.0, felt="data"),
     _kind("source_hangs", "data quality", _OPENED, seconds=60.0, felt="data"),
@@ -33,7 +32,7 @@ HELD_OUT: tuple[FaultKind, ...] = (
     _kind("ids_guessed", "security", GATEWAY, felt="nobody"),
     _kind("column_added", NO_CAUSE, felt="nobody"),
     _kind("probes_of_a_balancer", NO_CAUSE, felt="nobody"),
-    _kind("candidate_refused", NO_CAUSE, felt="nobody"),
+    _kind("candidate_refused", NO_CAUSE, seconds=60.0, felt="nobody"),
     _kind("report_reads_catalog", NO_CAUSE, felt="nobody"),
     _kind("orders_sent_again", NO_CAUSE, felt="nobody"),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import shutil
@@ -18,7 +17,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from benchmarks.operations.faults.injectors.injector import Injector, refreshed, released
-from benchmarks.operations.faults.project import FaultyProject, antiphon
+from benchmarks.operations.faults.project import FaultyProject, antiphon, program
 from benchmarks.operations.faults.users import Users
 
 from antiphon.core.child_process import start_child
@@ -71,36 +70,20 @@ async def refresh_switched_off(project: FaultyProject, users: Users, chance: ran
             os.kill(project.pid("worker"), signal.SIGTERM)
 
 
-_DESK_CLOSED = """
-// Nobody asks the desk until the shops have been told.
-@id("desk-closed")
-forbid (principal, action == Action::"answer", resource)
-when { resource.kind == "application" && resource.name == "desk" };
-"""
-
-
-async def policy_too_wide(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """A policy that was meant for a trial is approved, and forbids everybody to ask one application."""
-    rules, end = project.root / "rules.cedar", time.monotonic() + seconds
-    before, reason = rules.read_text(encoding="utf-8"), ("--reason", "the shops are told first", "--json")
-    try:
-        rules.write_text(before + _DESK_CLOSED, encoding="utf-8")
-        proposed = await asyncio.to_thread(antiphon, project.root, "policy", "propose", *reason)
-        number = str(json.loads(proposed)["number"])
-        await asyncio.to_thread(antiphon, project.root, "policy", "approve", number, *reason)
-        await asyncio.sleep(max(0.0, end - time.monotonic()))
-    finally:
-        rules.write_text(before, encoding="utf-8")
-        # Those that held before: the project has put no others in force.
-        await asyncio.to_thread(antiphon, project.root, "policy", "approve", "0", *reason, code=None)
-
-
 async def candidate_refused(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """A candidate is held against its gates, meets none of them, and stays a draft: this is what gates are for."""
     end = time.monotonic() + seconds
     draft = (project.root / "bad-few-tokens").read_text(encoding="utf-8")
-    await asyncio.to_thread(antiphon, project.root, "releases", "validate", draft, "--json", code=None)
-    await asyncio.sleep(max(0.0, end - time.monotonic()))
+    validation = start_child(
+        program("releases", "validate", draft, "--json"),
+        cwd=project.root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "OTEL_SDK_DISABLED": "true"},
+    )  # fmt: skip
+    try:
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
+    finally:
+        validation.kill()
+        validation.wait()
 
 
 async def settings_torn(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -242,7 +225,6 @@ OPERATORS: dict[str, Injector] = {
         ("precomputed", "end", "triage", "--reason", "it has nothing in store"),
     ),
     "refresh_switched_off": refresh_switched_off,
-    "policy_too_wide": policy_too_wide,
     "second_key_needed": released("second-key"),
     "candidate_refused": candidate_refused,
     "settings_torn": settings_torn,
