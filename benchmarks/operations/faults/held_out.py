@@ -32,7 +32,6 @@ HELD_OUT: tuple[FaultKind, ...] = (
     _kind("ids_guessed", "security", GATEWAY, felt="nobody"),
     _kind("column_added", NO_CAUSE, felt="nobody"),
     _kind("probes_of_a_balancer", NO_CAUSE, felt="nobody"),
-    _kind("candidate_refused", NO_CAUSE, seconds=60.0, felt="nobody"),
     _kind("report_reads_catalog", NO_CAUSE, felt="nobody"),
     _kind("orders_sent_again", NO_CAUSE, felt="nobody"),
 )

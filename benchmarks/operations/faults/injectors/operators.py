@@ -17,7 +17,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from benchmarks.operations.faults.injectors.injector import Injector, refreshed, released
-from benchmarks.operations.faults.project import FaultyProject, antiphon, program
+from benchmarks.operations.faults.project import FaultyProject, antiphon
 from benchmarks.operations.faults.users import Users
 
 from antiphon.core.child_process import start_child
@@ -68,22 +68,6 @@ async def refresh_switched_off(project: FaultyProject, users: Users, chance: ran
         settings.write_text(before, encoding="utf-8")
         with suppress(ProcessLookupError, FileNotFoundError, ValueError):
             os.kill(project.pid("worker"), signal.SIGTERM)
-
-
-async def candidate_refused(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """A candidate is held against its gates, meets none of them, and stays a draft: this is what gates are for."""
-    end = time.monotonic() + seconds
-    draft = (project.root / "bad-few-tokens").read_text(encoding="utf-8")
-    validation = start_child(
-        program("releases", "validate", draft, "--json"),
-        cwd=project.root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "OTEL_SDK_DISABLED": "true"},
-    )  # fmt: skip
-    try:
-        await asyncio.sleep(max(0.0, end - time.monotonic()))
-    finally:
-        validation.kill()
-        validation.wait()
 
 
 async def settings_torn(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -226,7 +210,6 @@ OPERATORS: dict[str, Injector] = {
     ),
     "refresh_switched_off": refresh_switched_off,
     "second_key_needed": released("second-key"),
-    "candidate_refused": candidate_refused,
     "settings_torn": settings_torn,
     "source_misdirected": source_misdirected,
     "harmless_apply": harmless_apply,

@@ -127,29 +127,10 @@ async def probes_of_a_balancer(project: FaultyProject, users: Users, chance: ran
     await paced(seconds, 10.0, one)
 
 
-async def answers_streamed(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """A new app shows answers as they come, word by word; some of its users close it before the end."""
-
-    async def one(session: aiohttp.ClientSession) -> None:
-        body = question("desk", chance) | {"stream": True}
-        headers = {"authorization": f"Bearer {project.key}"}
-        with suppress(OSError, aiohttp.ClientError, TimeoutError):
-            async with session.post(f"{project.url}/v1/chat/completions", json=body, headers=headers) as response:
-                if chance.random() < 0.7:
-                    await response.read()
-                else:
-                    await response.content.readany()
-                    response.close()
-
-    async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        await paced(seconds, 2.0, lambda: one(session))
-
-
 PROGRAMS: dict[str, Injector] = {
     "mail_loop": mail_loop,
     "lookups_pulled": lookups_pulled,
     "requests_smuggled": requests_smuggled,
     "ids_guessed": ids_guessed,
     "probes_of_a_balancer": probes_of_a_balancer,
-    "answers_streamed": answers_streamed,
 }
