@@ -33,7 +33,7 @@ def slipped(process: str, sound: str, wrong: str) -> Injector:
             raise RuntimeError(f"The settings have no {sound!r}.")
         settings.write_text(before.replace(sound, wrong, 1), encoding="utf-8")
         try:
-            await asyncio.to_thread(antiphon, project.root, "restart", process, "--json", code=None)
+            await asyncio.to_thread(antiphon, project.root, "restart", process, "--json")
             await asyncio.sleep(max(0.0, end - time.monotonic()))
         finally:
             settings.write_text(before, encoding="utf-8")
