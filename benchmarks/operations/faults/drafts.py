@@ -48,4 +48,8 @@ DRAFTS: Mapping[str, BadDraft] = {
         "    guards=[\n        __import__('antiphon').ContentGuard("
         "required=('with kind regards',), action='refuse', retries=0, name='regards'),\n        FigureGuard(",
     ),
+    # A second key that none of its callers sends.
+    "second-key": BadDraft(
+        "triage", "    entities=[customer],", '    entities=[customer, Entity("product", keys=["product"])],'
+    ),
 }

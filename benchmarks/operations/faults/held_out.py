@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.operations.faults.kind import CATALOG, ENGINE, GATEWAY, HOST, STORE, WORKER, FaultKind
+from benchmarks.operations.faults.kind import CATALOG, ENGINE, GATEWAY, HOST, WORKER, FaultKind
 from benchmarks.operations.faults.kind import fault_kind as _kind
 
 from antiphon.catalog.incidents import NO_CAUSE
@@ -10,28 +10,28 @@ from antiphon.catalog.incidents import NO_CAUSE
 _OPENED = "source/opened"
 
 HELD_OUT: tuple[FaultKind, ...] = (
-    _kind("forgotten_listener", "infrastructure", GATEWAY),
-    _kind("gateway_waits_for_memory", "infrastructure", GATEWAY),
-    _kind("engine_link_garbled", "infrastructure", ENGINE),
-    _kind("engine_link_lags", "infrastructure", ENGINE),
-    _kind("file_system_read_only", "infrastructure", HOST),
-    _kind("worker_file_size_limited", "infrastructure", WORKER, seconds=60.0, felt="data"),
-    _kind("catalog_table_renamed", "infrastructure", CATALOG),
-    _kind("wrong_disk_mounted", "infrastructure", STORE, seconds=40.0),
-    _kind("settings_torn", "change", GATEWAY, seconds=40.0),
-    _kind("body_limit_slipped", "change", GATEWAY, seconds=45.0),
-    _kind("strict_guard", "change", "release/desk", ends="platform"),
-    _kind("source_misdirected", "change", _OPENED, seconds=60.0, felt="data"),
-    _kind("heading_lost", "data quality", _OPENED, seconds=60.0, felt="data"),
-    _kind("columns_shifted", "data quality", _OPENED, seconds=60.0, felt="data"),
-    _kind("customers_masked", "data quality", _OPENED, seconds=60.0, felt="data"),
-    _kind("export_compressed", "data quality", _OPENED, seconds=60.0, felt="data"),
-    _kind("retry_storm", "overload", "application/desk"),
-    _kind("many_choices", "overload", "application/triage"),
-    _kind("reports_pulled", "overload", GATEWAY),
-    _kind("paths_scanned", "security", GATEWAY, felt="nobody"),
-    _kind("newcomers", NO_CAUSE, felt="nobody"),
-    _kind("disk_half_full", NO_CAUSE, felt="nobody", own_disk=True),
-    _kind("quota_of_a_program", NO_CAUSE, felt="nobody"),
-    _kind("catalog_looked_after", NO_CAUSE, felt="nobody"),
+    _kind("packets_lost", "infrastructure", GATEWAY),
+    _kind("engine_connections_broken", "infrastructure", ENGINE),
+    _kind("engine_dies_unattended", "infrastructure", ENGINE),
+    _kind("engine_thread_stuck", "infrastructure", ENGINE),
+    _kind("disk_slow", "infrastructure", HOST),
+    _kind("disk_errors", "infrastructure", HOST),
+    _kind("catalog_schema_malformed", "infrastructure", CATALOG),
+    _kind("lease_of_a_lost_machine", "infrastructure", WORKER, seconds=60.0, felt="data"),
+    _kind("refresh_switched_off", "change", WORKER, seconds=60.0, felt="data"),
+    _kind("budget_slipped", "change", "application/desk"),
+    _kind("store_alone", "change", "application/triage"),
+    _kind("second_key_needed", "change", "release/triage", ends="platform"),
+    _kind("written_in_parts", "data quality", _OPENED, seconds=60.0, felt="data"),
+    _kind("source_hangs", "data quality", _OPENED, seconds=60.0, felt="data"),
+    _kind("texts_unquoted", "data quality", _OPENED, seconds=60.0, felt="data"),
+    _kind("old_export_restored", "data quality", _OPENED, seconds=60.0, felt="data"),
+    _kind("mail_loop", "overload", "application/triage"),
+    _kind("lookups_pulled", "overload", GATEWAY),
+    _kind("requests_smuggled", "security", GATEWAY, felt="nobody"),
+    _kind("ids_guessed", "security", GATEWAY, felt="nobody"),
+    _kind("column_added", NO_CAUSE, felt="nobody"),
+    _kind("probes_of_a_balancer", NO_CAUSE, felt="nobody"),
+    _kind("report_reads_catalog", NO_CAUSE, felt="nobody"),
+    _kind("orders_sent_again", NO_CAUSE, felt="nobody"),
 )

@@ -89,7 +89,7 @@ async def reports_pulled(project: FaultyProject, users: Users, chance: random.Ra
 
     async def one(session: aiohttp.ClientSession) -> None:
         while time.monotonic() < end:
-            await _asked(session, "GET", url, project.key, None)
+            await send(session, "GET", url, project.key, None)
 
     async with (
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=_TIMEOUT) as session,
@@ -110,10 +110,10 @@ async def small_bursts(project: FaultyProject, users: Users, chance: random.Rand
 async def keys_tried(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """A list of stolen keys is tried, another key each time."""
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        await _paced(
+        await paced(
             seconds,
             25.0,
-            lambda: _asked(
+            lambda: send(
                 session,
                 "POST",
                 f"{project.url}/v1/chat/completions",
@@ -133,10 +133,10 @@ async def forbidden_doors(project: FaultyProject, users: Users, chance: random.R
     )
     key = str(json.loads(made)["key"])
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        await _paced(
+        await paced(
             seconds,
             15.0,
-            lambda: _asked(session, "GET", f"{project.url}/admin/{chance.choice(_ADMIN)}", key, None),
+            lambda: send(session, "GET", f"{project.url}/admin/{chance.choice(_ADMIN)}", key, None),
         )
 
 
@@ -177,7 +177,7 @@ async def paths_scanned(project: FaultyProject, users: Users, chance: random.Ran
         return f"{project.url}/{chance.choice(_WEAK_PLACES)}?{chance.randrange(10**6)}"
 
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        await _paced(seconds, 40.0, lambda: _asked(session, chance.choice(("GET", "POST")), place(), "", None))
+        await paced(seconds, 40.0, lambda: send(session, chance.choice(("GET", "POST")), place(), "", None))
 
 
 async def newcomers(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -187,10 +187,10 @@ async def newcomers(project: FaultyProject, users: Users, chance: random.Random,
         return question("triage", chance) | {"entity": {"customer": f"newcomer-{chance.randrange(10**9)}"}}
 
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        await _paced(
+        await paced(
             seconds,
             2.0,
-            lambda: _asked(session, "POST", f"{project.url}/v1/chat/completions", project.key, ticket()),
+            lambda: send(session, "POST", f"{project.url}/v1/chat/completions", project.key, ticket()),
         )
 
 
@@ -200,20 +200,20 @@ async def quota_of_a_program(project: FaultyProject, users: Users, chance: rando
     made = await asyncio.to_thread(antiphon, project.root, "keys", "create", "importer", *words)
     key = str(json.loads(made)["key"])
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        await _paced(
+        await paced(
             seconds,
             2.0,
-            lambda: _asked(session, "POST", f"{project.url}/v1/chat/completions", key, question("triage", chance)),
+            lambda: send(session, "POST", f"{project.url}/v1/chat/completions", key, question("triage", chance)),
         )
 
 
 async def expired_key(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """A forgotten program comes by now and then with a key that holds no more."""
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        await _paced(
+        await paced(
             seconds,
             0.2,
-            lambda: _asked(session, "GET", f"{project.url}/v1/models", "ak_0123456789abcdef", None),
+            lambda: send(session, "GET", f"{project.url}/v1/models", "ak_0123456789abcdef", None),
         )
 
 
@@ -221,9 +221,7 @@ async def screens_on_the_wall(project: FaultyProject, users: Users, chance: rand
     """Monitoring and a few people's screens ask how it is, each second."""
     places = ("/healthz", "/readyz", "/metrics", "/v1/models", "/admin/status")
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        await _paced(
-            seconds, 5.0, lambda: _asked(session, "GET", project.url + chance.choice(places), project.key, None)
-        )
+        await paced(seconds, 5.0, lambda: send(session, "GET", project.url + chance.choice(places), project.key, None))
 
 
 async def _many(
@@ -234,7 +232,7 @@ async def _many(
 
     async def one(session: aiohttp.ClientSession) -> None:
         while time.monotonic() < end:
-            await _asked(session, "POST", f"{project.url}/v1/chat/completions", key, body())
+            await send(session, "POST", f"{project.url}/v1/chat/completions", key, body())
 
     async with (
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=_TIMEOUT) as session,
@@ -244,7 +242,7 @@ async def _many(
             group.create_task(one(session))
 
 
-async def _paced(seconds: float, rate: float, ask: Callable[[], Any]) -> None:
+async def paced(seconds: float, rate: float, ask: Callable[[], Any]) -> None:
     """Ask so often a second, for so long, whether answers come or not."""
     end = time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
@@ -253,7 +251,7 @@ async def _paced(seconds: float, rate: float, ask: Callable[[], Any]) -> None:
             await asyncio.sleep(min(1 / rate, max(0.0, end - time.monotonic())))
 
 
-async def _asked(session: aiohttp.ClientSession, method: str, url: str, key: str, body: dict[str, Any] | None) -> None:
+async def send(session: aiohttp.ClientSession, method: str, url: str, key: str, body: dict[str, Any] | None) -> None:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     with suppress(OSError, aiohttp.ClientError, TimeoutError):
         async with session.request(method, url, json=body, headers=headers) as response:

@@ -40,8 +40,8 @@ async def forgotten_listener(project: FaultyProject, users: Users, chance: rando
         for one in taken:
             one.close()
 
-    with _sockets(project.pid("gateway")) as found:
-        listener = next((one for one in found if _listens(one, project.port)), None)
+    with sockets_of(project.pid("gateway")) as found:
+        listener = next((one for one in found if listens(one, project.port)), None)
         if listener is None:
             raise RuntimeError("The gateway's listening socket cannot be had here.")
         # It is not blocking already: the gateway has the same one.
@@ -114,7 +114,7 @@ async def _relay(project: FaultyProject, change: Callable[[bytes], bytes], delay
         server = await asyncio.start_unix_server(connected, place)
         own = place.stat().st_ino
         try:
-            _disconnect(project.pid("gateway"), place)
+            disconnect(project.pid("gateway"), place)
             yield
         finally:
             server.close()
@@ -135,16 +135,16 @@ def garbled(said: bytes, chance: random.Random) -> bytes:
     return chance.randbytes(len(said))
 
 
-def _disconnect(pid: int, place: Path) -> None:
+def disconnect(pid: int, place: Path) -> None:
     """End a process's connections with what listens at a path, as a kernel may."""
-    with _sockets(pid) as found:
+    with sockets_of(pid) as found:
         for one in found:
             with suppress(OSError):
                 if one.family == socket.AF_UNIX and Path(str(one.getpeername())).name == place.name:
                     one.shutdown(socket.SHUT_RDWR)
 
 
-def _listens(one: socket.socket, port: int) -> bool:
+def listens(one: socket.socket, port: int) -> bool:
     return (
         one.family in (socket.AF_INET, socket.AF_INET6)
         and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
@@ -153,7 +153,7 @@ def _listens(one: socket.socket, port: int) -> bool:
 
 
 @contextmanager
-def _sockets(pid: int) -> Iterator[list[socket.socket]]:
+def sockets_of(pid: int) -> Iterator[list[socket.socket]]:
     """The sockets that another process has, for this one too while the block lasts; as root (pidfd_getfd(2))."""
     library = ctypes.CDLL(None, use_errno=True)
     process, found = os.pidfd_open(pid), []

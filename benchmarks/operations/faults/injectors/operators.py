@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 from benchmarks.operations.faults.injectors.injector import Injector, refreshed, released
@@ -22,36 +23,51 @@ from benchmarks.operations.faults.users import Users
 from antiphon.core.child_process import start_child
 
 
-async def room_for_one(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """A slip in the settings leaves the gateway room for one request at a time; it is put right afterwards."""
-    settings, end = project.root / "antiphon.toml", time.monotonic() + seconds
-    sound = settings.read_text(encoding="utf-8")
-    slipped = sound.replace("max_in_flight = 48", "max_in_flight = 1")
-    if slipped == sound:
-        raise RuntimeError("The settings say nothing of requests in flight.")
-    settings.write_text(slipped, encoding="utf-8")
-    try:
-        await asyncio.to_thread(antiphon, project.root, "restart", "gateway", "--json")
-        await asyncio.sleep(max(0.0, end - time.monotonic()))
-    finally:
-        settings.write_text(sound, encoding="utf-8")
-        await asyncio.to_thread(antiphon, project.root, "restart", "gateway", "--json", code=None)
+def slipped(process: str, sound: str, wrong: str) -> Injector:
+    """A slip in the settings, which a process is told to begin anew with; it is put right afterwards."""
+
+    async def act(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+        settings, end = project.root / "antiphon.toml", time.monotonic() + seconds
+        before = settings.read_text(encoding="utf-8")
+        if sound not in before:
+            raise RuntimeError(f"The settings have no {sound!r}.")
+        settings.write_text(before.replace(sound, wrong, 1), encoding="utf-8")
+        try:
+            await asyncio.to_thread(antiphon, project.root, "restart", process, "--json")
+            await asyncio.sleep(max(0.0, end - time.monotonic()))
+        finally:
+            settings.write_text(before, encoding="utf-8")
+            await asyncio.to_thread(antiphon, project.root, "restart", process, "--json", code=None)
+
+    return act
 
 
-async def body_limit_slipped(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
-    """Somebody takes the bytes of a request's body for kilobytes; it is put right afterwards."""
+def commanded(wrong: Sequence[str], undone: Sequence[str]) -> Injector:
+    """A command with which somebody meant something else; another one takes it back."""
+
+    async def act(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        try:
+            await asyncio.to_thread(antiphon, project.root, *wrong, "--json")
+            await asyncio.sleep(max(0.0, end - time.monotonic()))
+        finally:
+            await asyncio.to_thread(antiphon, project.root, *undone, "--json", code=None)
+
+    return act
+
+
+async def refresh_switched_off(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """Somebody has the worker refresh nothing while a source is looked after, and forgets it for a while."""
     settings, end = project.root / "antiphon.toml", time.monotonic() + seconds
-    sound = settings.read_text(encoding="utf-8")
-    slipped = sound.replace("[gateway]", "[gateway]\nmax_body_bytes = 64", 1)
-    if slipped == sound:
-        raise RuntimeError("The settings have no section of the gateway.")
-    settings.write_text(slipped, encoding="utf-8")
+    before = settings.read_text(encoding="utf-8")
+    settings.write_text(before.replace("[worker]", "[worker]\nrefresh = false", 1), encoding="utf-8")
     try:
-        await asyncio.to_thread(antiphon, project.root, "restart", "gateway", "--json")
+        await asyncio.to_thread(antiphon, project.root, "restart", "worker", "--json")
         await asyncio.sleep(max(0.0, end - time.monotonic()))
     finally:
-        settings.write_text(sound, encoding="utf-8")
-        await asyncio.to_thread(antiphon, project.root, "restart", "gateway", "--json", code=None)
+        settings.write_text(before, encoding="utf-8")
+        with suppress(ProcessLookupError, FileNotFoundError, ValueError):
+            os.kill(project.pid("worker"), signal.SIGTERM)
 
 
 async def settings_torn(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
@@ -165,9 +181,35 @@ OPERATORS: dict[str, Injector] = {
     "stop_text": released("stop-text"),
     "endless_prompt": released("endless-prompt"),
     "impatient_contract": released("impatient-contract"),
-    "room_for_one": room_for_one,
+    # Room for one request at a time.
+    "room_for_one": slipped("gateway", "max_in_flight = 48", "max_in_flight = 1"),
     "strict_guard": released("strict-guard"),
-    "body_limit_slipped": body_limit_slipped,
+    # Bytes were taken for kilobytes.
+    "body_limit_slipped": slipped("gateway", "[gateway]", "[gateway]\nmax_body_bytes = 64"),
+    # A budget that was meant for a day of a trial.
+    "budget_slipped": commanded(
+        (
+            "budgets",
+            "set",
+            "trial",
+            "--application",
+            "desk",
+            "--limit",
+            "0.0001",
+            "--per",
+            "day",
+            "--reason",
+            "a trial",
+        ),
+        ("budgets", "remove", "trial", "--reason", "the trial is over"),
+    ),
+    # It was meant for the other application, which has answers in store.
+    "store_alone": commanded(
+        ("precomputed", "begin", "triage", "--for", "1h", "--reason", "the engine is to be spared"),
+        ("precomputed", "end", "triage", "--reason", "it has nothing in store"),
+    ),
+    "refresh_switched_off": refresh_switched_off,
+    "second_key_needed": released("second-key"),
     "settings_torn": settings_torn,
     "source_misdirected": source_misdirected,
     "harmless_apply": harmless_apply,

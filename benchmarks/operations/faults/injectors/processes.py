@@ -81,7 +81,7 @@ async def gateway_stutters(project: FaultyProject, users: Users, chance: random.
 async def machine_pauses(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """The virtual machine is paused again and again: every process of the project stands still, its supervisor too."""
     children = [project.pid(process) for process in ("gateway", "worker", "engine")]
-    pids, end = (_parent(children[0]), *children), time.monotonic() + seconds
+    pids, end = (parent(children[0]), *children), time.monotonic() + seconds
     with stood_still(*pids):
         while time.monotonic() < end:
             for pid in pids:
@@ -92,7 +92,7 @@ async def machine_pauses(project: FaultyProject, users: Users, chance: random.Ra
             await asyncio.sleep(chance.uniform(2.0, 3.0))
 
 
-def _parent(pid: int) -> int:
+def parent(pid: int) -> int:
     # The name of a process may have blanks and brackets; what follows it has neither.
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 

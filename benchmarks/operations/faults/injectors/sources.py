@@ -6,9 +6,14 @@ import asyncio
 import csv
 import gzip
 import io
+import os
 import random
+import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from benchmarks.operations.faults.injectors.injector import Injector, refreshed, set_aside
 from benchmarks.operations.faults.project import FaultyProject, antiphon
@@ -89,6 +94,57 @@ def compressed(rows: Rows, chance: random.Random) -> bytes:
     return gzip.compress(_csv(rows).encode())
 
 
+def unquoted(rows: Rows, chance: random.Random) -> bytes:
+    """The export was written anew and quotes nothing; since then customers' texts may have commas and lines."""
+    question = rows[0].index("question")
+    for row in rows[1:]:
+        row[question] += ", thanks\nAnna, Sales"
+    return "".join(",".join(row) + "\n" for row in rows).encode()
+
+
+def of_last_month(rows: Rows, chance: random.Random) -> bytes:
+    """A job for backups put last month's export in the place of today's."""
+    opened = rows[0].index("opened")
+    newest = max(datetime.fromisoformat(row[opened]) for row in rows[1:])
+    old = [row for row in rows[1:] if datetime.fromisoformat(row[opened]) < newest - timedelta(days=30)]
+    return _csv([rows[0], *old]).encode()
+
+
+def with_channel(rows: Rows, chance: random.Random) -> bytes:
+    """The helpdesk's new version exports one column more, at the end, which nothing here reads."""
+    return _csv([[*rows[0], "channel"], *([*row, chance.choice(("mail", "chat"))] for row in rows[1:])]).encode()
+
+
+async def written_in_parts(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """A cluster exports it since today: there is a folder of that name, with a part of each of its machines."""
+    place = project.root / "tickets.csv"
+    async with set_aside(place) as before:
+        lines = before.read_text(encoding="utf-8").splitlines(keepends=True)
+        place.mkdir()
+        try:
+            for number in range(4):
+                part = lines[:1] + lines[1 + number :: 4]
+                (place / f"part-{number:05}.csv").write_text("".join(part), encoding="utf-8")
+            (place / "_SUCCESS").touch()
+            await refreshed(project, seconds)
+        finally:
+            shutil.rmtree(place)
+
+
+async def source_hangs(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """The export is a pipe since today, and its writer hangs: who opens it gets neither rows nor an error."""
+    place = project.root / "tickets.csv"
+    async with set_aside(place):
+        os.mkfifo(place)
+        try:
+            await refreshed(project, seconds)
+        finally:
+            # Those who wait read its end.
+            with suppress(OSError):
+                os.close(os.open(place, os.O_WRONLY | os.O_NONBLOCK))
+            place.unlink()
+
+
 async def tickets_come_in(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """A good day's new rows are at the end of the table, and its view is refreshed."""
     table = project.root / "tickets.csv"
@@ -108,19 +164,33 @@ async def tickets_come_in(project: FaultyProject, users: Users, chance: random.R
 
 async def orders_come_in(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
     """A shop sends its orders of the last hours as events, all at once."""
+    sent = _new_orders(project, chance, "florist", 120)
+    await asyncio.to_thread(antiphon, project.root, "events", "push", "orders", str(sent), "--json")
+    await asyncio.sleep(seconds)
+
+
+async def orders_sent_again(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:
+    """A shop's program is not sure that its few new orders arrived, and sends the same ones again and again."""
+    sent, end = _new_orders(project, chance, "books", 15), time.monotonic() + seconds
+    order = ("events", "push", "orders", str(sent), "--json")
+    for _ in range(8):
+        if time.monotonic() < end:
+            await asyncio.to_thread(antiphon, project.root, *order)
+    await asyncio.sleep(max(0.0, end - time.monotonic()))
+
+
+def _new_orders(project: FaultyProject, chance: random.Random, shop: str, count: int) -> Path:
+    """A file of orders of a shop's last hours."""
     now = datetime.now(UTC)
     rows = [["order_id", "shop", "ordered", "handed_over", "minutes", "promised"]]
-    for number in range(120):
+    for number in range(count):
         minutes = chance.uniform(10.0, 20.0)
         ordered = now - timedelta(minutes=30 + 2 * number)
         handed_over = ordered + timedelta(minutes=minutes)
-        rows.append(
-            [f"n{number:05}", "florist", ordered.isoformat(), handed_over.isoformat(), f"{minutes:.1f}", "18.2"]
-        )
+        rows.append([f"n{number:05}", shop, ordered.isoformat(), handed_over.isoformat(), f"{minutes:.1f}", "18.2"])
     sent = project.root / "new-orders.csv"
     sent.write_text(_csv(rows), encoding="utf-8")
-    await asyncio.to_thread(antiphon, project.root, "events", "push", "orders", str(sent), "--json")
-    await asyncio.sleep(seconds)
+    return sent
 
 
 SOURCES: dict[str, Injector] = {
@@ -133,6 +203,12 @@ SOURCES: dict[str, Injector] = {
     "columns_shifted": exported(shifted),
     "customers_masked": exported(masked),
     "export_compressed": exported(compressed),
+    "texts_unquoted": exported(unquoted),
+    "old_export_restored": exported(of_last_month),
+    "written_in_parts": written_in_parts,
+    "source_hangs": source_hangs,
+    "column_added": exported(with_channel),
     "tickets_come_in": tickets_come_in,
     "orders_come_in": orders_come_in,
+    "orders_sent_again": orders_sent_again,
 }
