@@ -154,7 +154,8 @@ def engines_once(found: LedgerEvidence) -> list[str]:
     for entry in found.entries:
         if entry["resource"] in ("engine_measured", "engine_idle"):
             ledger[entry["resource"]] += entry["quantity"]
-    engines = len({meter for meter, _ in last})
+    # A meter is of one process, and the processes of an engine follow each other.
+    engines = len({entry["engine"] for entry in found.entries if entry["resource"] == "engine_measured"})
     late = ledger["engine_measured"] - found.wall_micros * engines
     return [
         *_differences("of engines", counted, ledger),
