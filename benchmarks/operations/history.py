@@ -196,7 +196,7 @@ def _sizes(database: Database) -> dict[timedelta, float]:
 
 
 def fill_year(database: Database, rows: MeasurementRows, clock: ManualClock) -> None:
-    """Put copies of the periods that were kept, each with other totals, wherever a year has one and this run had none."""
+    """Put copies of the periods that were kept, with other totals, wherever a year has one and this run had none."""
     table, now, chance = schema.measurements, clock.now(), random.Random(21)
     for period, kept in KEPT.items():
         seconds = int(period.total_seconds())
