@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import random
 import re
@@ -167,6 +168,9 @@ async def _pages(database: Database, looks: int) -> tuple[dict[str, dict[str, fl
         newest = re.search(r'<tr id="(pred_[^"]+)"', page)
         assert newest is not None
         addresses.append(f"/requests/{newest[1]}")
+        # As the gateway does when it is ready: modules are no garbage.
+        gc.collect()
+        gc.freeze()
         async with _load(running, service, database) as load:
             for address in list(addresses):  # Once, unmeasured: templates are compiled.
                 answer = await client.get(address)
