@@ -153,7 +153,8 @@ def stopped(pid: int) -> Iterator[None]:
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # It may have been killed.
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_stopped_engine_and_what_each_policy_serves(front: Platform) -> None:
@@ -218,6 +219,7 @@ async def test_a_servers_key_is_in_the_process_before_it_alone(front: Platform) 
 
 async def test_a_killed_process_before_a_server_takes_no_other_engine_down(front: Platform) -> None:
     async with front.client() as client:
+        await until(lambda: ask(client, "refusing"), lambda answer: answer.status_code == 200, 60.0)
         killed = front.engine("engine-standby")
         os.kill(killed, signal.SIGKILL)
         assert (await ask(client, "chained")).json()["antiphon"]["engine"] == "main"

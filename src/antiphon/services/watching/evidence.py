@@ -130,7 +130,10 @@ class WatchEvidence:
         """Block to the bad requests of a release and all that could have been."""
         of = "generated" if measure in ("first_byte", "latency") else "requests"
         found: dict[str, tuple[float, float]] = {}
-        for start, measured in self._measured(since, until).items():
+        again = any(
+            one.release == release and one.at < since for one in self._store.releases.history(self._scope, application)
+        )
+        for start, measured in self._measured(since, until, again=again).items():
             total = _counted(measured, application, release, of)
             bad = min(_counted(measured, application, release, _EVENTS[measure]), total)
             if total:
@@ -139,22 +142,25 @@ class WatchEvidence:
                 found[name] = (before[0] + bad, before[1] + total)
         return found
 
-    def _measured(self, since: datetime, until: datetime) -> Mapping[datetime, Amounts]:
-        """The counts by ten minutes since a moment. Of those that it is in, only what came after it."""
+    def _measured(self, since: datetime, until: datetime, *, again: bool) -> Mapping[datetime, Amounts]:
+        """The counts by ten minutes, from those in which a moment is. Of a release that is live ``again``, only what
+        came after that moment."""
         first = begin_of(since, evidence.COUNTED)
-        begun = {first: self._since(since, min(until, first + evidence.COUNTED), until)}
         known = self._read_from is not None and self._read_from <= first
         begin = max([first, *self._periods]) - _SETTLED if known else first
         read = self._store.measurements.read(self._scope.tenant, evidence.COUNTED, max(begin, first), until, {REQUESTS})
         self._periods |= read
         self._read_from = first if self._read_from is None else min(self._read_from, first)
-        return begun | {start: measured for start, measured in sorted(self._periods.items()) if start > first}
+        found = {start: measured for start, measured in sorted(self._periods.items()) if start >= first}
+        if again:
+            found[first] = self._since(since, min(until, first + evidence.COUNTED), until)
+        return found
 
     def _since(self, since: datetime, until: datetime, now: datetime) -> Measurements:
         """The counts of less than ten minutes, by the finest periods that are kept for so long; none after that.
 
         A process adds what it counted in the seconds before to the period in which it does so: the first begins later
-        by as much. A release that is live again is not held to what it did before.
+        by as much.
         """
         found = Measurements()
         for period, kept in KEPT.items():
