@@ -64,7 +64,7 @@ async def test_a_crowd_in_two_processes_overshoots_nothing_and_none_is_refused_f
 async def test_a_crowd_overshoots_where_nothing_is_reserved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserves: bool
 ) -> None:
-    async def nothing(reservation: BudgetReservation, request: object) -> None:
+    async def nothing(reservation: BudgetReservation, request: object, gpus: object) -> None:
         return None
 
     if not reserves:

@@ -73,24 +73,6 @@ class MeterReadings:
         named = select(_table.c.meter).where(owned, _table.c.meter.startswith(prefix, autoescape=True))
         return [row.meter for row in self._database.rows(named.order_by(_table.c.meter))]
 
-    def name_after_processes(self, tenant: str, kind: str) -> int:
-        """Name the meters of a kind after their processes, by :func:`nameless`, in all environments; how many
-        had another name."""
-        beginning = _table.c.meter.startswith(kind, autoescape=True)
-        with self._database.transaction() as connection:
-            rows = connection.execute(select(_table).where(_table.c.tenant == tenant, beginning)).mappings().all()
-            others = [row for row in rows if row["meter"] != f"{kind}{row['process']}"]
-            known = {(row["environment"], row["meter"]) for row in rows}
-            for row in others:
-                own = [_table.c[name] == row[name] for name in ("tenant", "environment", "meter")]
-                process = nameless(row["process"])
-                if (row["environment"], f"{kind}{process}") in known:
-                    connection.execute(delete(_table).where(*own))
-                else:
-                    known.add((row["environment"], f"{kind}{process}"))
-                    connection.execute(update(_table).where(*own).values(meter=f"{kind}{process}", process=process))
-        return len(others)
-
     def forget(self, tenant: str, environment: str, kind: str, before: datetime) -> None:
         """Remove the meters of a kind that nobody has read since."""
         owned = (_table.c.tenant == tenant) & (_table.c.environment == environment)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sized
+from collections.abc import Callable, Sized
 from typing import Generic, TypeVar
 
 Unpacked = TypeVar("Unpacked", bound=Sized)
-_Key = tuple[bytes, frozenset[str] | None]
+_Measures = frozenset[str] | None
+_Key = tuple[bytes, _Measures]
 
 
 class UnpackedRows(Generic[Unpacked]):
@@ -24,16 +25,16 @@ class UnpackedRows(Generic[Unpacked]):
         most: amounts that are kept; of rows without any, as many rows.
     """
 
-    def __init__(self, unpack: Callable[[bytes, Collection[str] | None], Unpacked], most: int) -> None:
+    def __init__(self, unpack: Callable[[bytes, _Measures], Unpacked], most: int) -> None:
         self._unpack = unpack
         self._most = most
         self._rows: OrderedDict[_Key, Unpacked] = OrderedDict()
         self._amounts = 0
         self._lock = threading.Lock()
 
-    def read(self, packed: bytes, measures: Collection[str] | None) -> Unpacked:
+    def read(self, packed: bytes, measures: _Measures) -> Unpacked:
         """The amounts of a row, not to be changed."""
-        key = packed, None if measures is None else frozenset(measures)
+        key = packed, measures
         with self._lock:
             if (known := self._rows.get(key)) is not None:
                 self._rows.move_to_end(key)

@@ -73,7 +73,7 @@ class Denials:
 
     def count_unknown(self, request: Request) -> None:
         """Count a path that there is not, once in a minute: a client that is set up wrongly asks for one again and
-        again. Whoever asks for more than :data:`FEW_PATHS` scans, and each of those requests counts."""
+        again. Once more than :data:`FEW_PATHS` were asked for somebody scans, and each such request counts."""
         minute, path = self._now(), request.url.path[:MOST_CHARACTERS]
         if minute != self._paths_minute:
             self._paths_minute, self._paths = minute, set()

@@ -15,7 +15,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.ledger import ERASED, Ledger, MeteredUsage
-from antiphon.catalog.meters import MeterReadings, MeterState, nameless
+from antiphon.catalog.meters import MeterReadings, MeterState
 from antiphon.catalog.prices import Prices
 from antiphon.catalog.serving.receipt import UsageReceipt
 from antiphon.catalog.serving.receipts import Receipts
@@ -231,22 +231,15 @@ def test_a_meter_is_moved_once_by_whoever_read_it_where_it_was(database: Databas
         assert not readings.move(ANY, "dev", first, second, within=connection)
 
 
-def test_meters_of_one_process_are_one_after_they_are_named_by_it(database: Database) -> None:
-    readings, hashed = MeterReadings(database), nameless("host/1")
+def test_meters_that_nobody_has_read_since_are_removed(database: Database) -> None:
+    readings = MeterReadings(database)
     with database.transaction() as connection:
-        for meter, process in (("engine/a", "host/1"), ("engine/b", "host/1"), ("engine/c", "host/2")):
-            assert readings.move(ANY, "dev", None, MeterState(meter, process, 10, 5, NOON), within=connection)
-    assert readings.name_after_processes(ANY, "engine/") == 3
-    assert sorted(readings.names(ANY, "dev", "engine/")) == sorted(f"engine/{nameless(f'host/{n}')}" for n in (1, 2))
-    assert readings.name_after_processes(ANY, "engine/") == 0
-    with database.transaction() as connection:
-        assert readings.find(ANY, "dev", f"engine/{hashed}", within=connection) == MeterState(
-            f"engine/{hashed}", hashed, 10, 5, NOON
-        )
+        for meter, at in (("engine/a", NOON), ("engine/b", NOON + HOUR), ("storage/a", NOON)):
+            assert readings.move(ANY, "dev", None, MeterState(meter, "one", 10, 5, at), within=connection)
     readings.forget(ANY, "dev", "engine/", NOON)
-    assert len(readings.names(ANY, "dev", "engine/")) == 2
+    assert readings.names(ANY, "dev", "engine/") == ["engine/a", "engine/b"]
     readings.forget(ANY, "dev", "engine/", NOON + HOUR)
-    assert readings.names(ANY, "dev", "engine/") == []
+    assert readings.names(ANY, "dev", "") == ["engine/b", "storage/a"]
 
 
 def every(database: Database) -> dict[str, int]:

@@ -19,12 +19,11 @@ from tests.integration.services.watched_project import DEFINITIONS, Project
 from antiphon.catalog import schema
 from antiphon.catalog.engine_instances import drain_lease
 from antiphon.catalog.ledger import ERASED, MeteredUsage
-from antiphon.catalog.meters import MeterReadings, MeterState
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.serving.precomputed_modes import PrecomputedMode, PrecomputedModes
 from antiphon.core.errors import ConflictError, ForbiddenError, NotFoundError, UnauthenticatedError
 from antiphon.core.ids import new_id
-from antiphon.core.scope import ANY, Scope
+from antiphon.core.scope import Scope
 from antiphon.governance.encryption import keyring
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.batches import file_contents, file_store
@@ -83,10 +82,6 @@ class TwoTenants:
                 MeteredUsage("completion_token", 12, model=WORD, **names), MeteredUsage("worker", 5, **names),
             ])  # fmt: skip
             store.ledger.add_shared_with_commit("dev", [MeteredUsage("engine_measured", 9_000_000, engine="main")])
-            meter = MeterState(
-                "engine/rival/main@host", f"{WORD}-host/1", 9_000_000, 9_000_000, store.database.clock.now()
-            )
-            assert MeterReadings(store.database).move(ANY, "dev", None, meter, within=connection)
         with closing(file_contents(store)) as contents:
             upload = file_store(store, contents).begin(RIVAL, "ann")
             upload.write(WORD.encode())
@@ -186,7 +181,6 @@ def test_the_other_tenant_keeps_everything(two: TwoTenants) -> None:
             for table in schema.metadata.sorted_tables
             if not table.name.startswith(("audit_", "leases"))
             for row in database.rows(sa.select(table).where(table.c.tenant.not_in(("rival", ERASED))))
-            if table is not schema.meter_readings
         ]
 
     before = others()
@@ -295,10 +289,7 @@ def test_rows_on_a_server_go_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyP
     planned = two.erase(dry_run=True)
     removed = two.erase()
     assert used(two) == measured
-    assert not any(
-        WORD in repr(two.store.database.rows(table.select()))
-        for table in (schema.ledger_entries, schema.meter_readings)
-    )
+    assert WORD not in repr(two.store.database.rows(schema.ledger_entries.select()))
     assert {name: count for name, count in removed.items() if name.startswith("rows of ")} == {
         name: count for name, count in planned.items() if name.startswith("rows of ")
     }

@@ -21,9 +21,9 @@ def unpacked() -> list[bytes]:
 
 @pytest.fixture
 def rows(unpacked: list[bytes]) -> UnpackedRows[Measurements]:
-    def unpack(row: bytes, measures: object) -> Measurements:
+    def unpack(row: bytes, measures: frozenset[str] | None) -> Measurements:
         unpacked.append(row)
-        return Measurements.unpacked(row, measures)  # type: ignore[arg-type]
+        return Measurements.unpacked(row, measures)
 
     return UnpackedRows(unpack, most=10)
 
@@ -33,7 +33,7 @@ def test_a_row_is_unpacked_once_for_each_choice_of_measures(
 ) -> None:
     row = packed(1)
     for _ in range(2):
-        assert rows.read(row, None) == rows.read(row, ["answers"]) == Measurements.unpacked(row)
+        assert rows.read(row, None) == rows.read(row, frozenset({"answers"})) == Measurements.unpacked(row)
         assert rows.read(row, frozenset({"others"})) == {}
     assert len(unpacked) == 3
 
@@ -60,7 +60,7 @@ def test_the_least_recently_read_goes_first_and_more_than_fits_is_not_kept(
 def test_rows_without_amounts_are_bounded_too(rows: UnpackedRows[Measurements], unpacked: list[bytes]) -> None:
     every = [packed(number) for number in range(12)]
     for row in (*every, every[0]):
-        assert rows.read(row, ["others"]) == {}
+        assert rows.read(row, frozenset({"others"})) == {}
     assert unpacked == [*every, every[0]]
 
 

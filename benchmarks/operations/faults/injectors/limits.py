@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.operations.faults.injectors.injector import Injector, refreshed
+from benchmarks.operations.faults.injectors.processes import remove_group
 from benchmarks.operations.faults.project import FaultyProject
 from benchmarks.operations.faults.users import Users
 
@@ -44,15 +45,7 @@ def _limited_memory(pid: int) -> Iterator[None]:
         yield
     finally:
         (group / "memory.limit_in_bytes").write_text("-1")
-        for _ in range(100):
-            for inside in (group / "cgroup.procs").read_text().split():
-                with suppress(ProcessLookupError):
-                    (group.parent / "cgroup.procs").write_text(inside)
-            try:
-                group.rmdir()
-                break
-            except OSError:  # One of them is just ending.
-                time.sleep(0.05)
+        remove_group(group)
 
 
 async def file_system_read_only(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.operations.faults.injectors.injector import Injector, stood_still
-from benchmarks.operations.faults.injectors.processes import parent
+from benchmarks.operations.faults.injectors.processes import parent, remove_group
 from benchmarks.operations.faults.project import FaultyProject
 from benchmarks.operations.faults.users import Users
 
@@ -99,15 +99,7 @@ def _grouped(controller: Path, name: str, pids: Sequence[int]) -> Iterator[Path]
             (group / "cgroup.procs").write_text(str(pid))
         yield group
     finally:
-        for _ in range(100):
-            for inside in (group / "cgroup.procs").read_text().split():
-                with suppress(ProcessLookupError):
-                    (group.parent / "cgroup.procs").write_text(inside)
-            try:
-                group.rmdir()
-                break
-            except OSError:  # One of them is just ending.
-                time.sleep(0.05)
+        remove_group(group)
 
 
 async def engine_thread_stuck(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:

@@ -107,6 +107,19 @@ def starved(process: str, share: float) -> Injector:
     return act
 
 
+def remove_group(group: Path) -> None:
+    """Give the processes of a control group back to the one above, and remove it."""
+    for _ in range(100):
+        for inside in (group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                (group.parent / "cgroup.procs").write_text(inside)
+        try:
+            group.rmdir()
+            break
+        except OSError:  # One of them is just ending.
+            time.sleep(0.05)
+
+
 @contextmanager
 def _limited(pid: int, share: float) -> Iterator[None]:
     """A process is in a control group of its own while the block lasts, with a quota of processor time; as root."""
@@ -119,15 +132,7 @@ def _limited(pid: int, share: float) -> Iterator[None]:
         yield
     finally:
         (group / "cpu.cfs_quota_us").write_text("-1")
-        for _ in range(100):
-            for inside in (group / "cgroup.procs").read_text().split():
-                with suppress(ProcessLookupError):
-                    (group.parent / "cgroup.procs").write_text(inside)
-            try:
-                group.rmdir()
-                break
-            except OSError:  # One of them is just ending.
-                time.sleep(0.05)
+        remove_group(group)
 
 
 async def engine_socket_gone(project: FaultyProject, users: Users, chance: random.Random, seconds: float) -> None:

@@ -32,7 +32,7 @@ ENGINE_SECONDS = 60.0
 FORGOTTEN_AFTER = timedelta(days=365)
 """Age of a reading from which its process counts as over for good."""
 
-ENGINE, MEMORY = "engine/", "memory/engine/"
+_ENGINE, _MEMORY = "engine/", "memory/engine/"
 """Beginnings of the names of meters."""
 
 STORAGE_SECONDS = 3_600.0
@@ -62,15 +62,8 @@ class CostMeters:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Read until ``stop``. What cannot be read now is read later."""
-        named = False
         while not stop.is_set():
-            if not named:
-                try:
-                    await asyncio.to_thread(name_engine_meters, self._readings)
-                    named = True
-                except AntiphonError as error:
-                    _log.debug("Engines are read later: %s", error)
-            for name, engine in self._engines.items() if named else ():
+            for name, engine in self._engines.items():
                 try:
                     description = await engine.describe()
                     for counts in engine_counts(name, description):
@@ -94,7 +87,7 @@ class CostMeters:
         """Enter the time of an engine since it was read last."""
         total, busy = (round(seconds * MICROSECONDS) for seconds in (counts.up_seconds, counts.busy_seconds))
         now, process = self._database.clock.now(), nameless(counts.process)
-        reading = MeterState(f"{ENGINE}{process}", process, total, busy, now)
+        reading = MeterState(f"{_ENGINE}{process}", process, total, busy, now)
         environment = self._scope.environment
         with self._database.transaction() as connection:
             last = self._readings.find(ANY, environment, reading.meter, within=connection)
@@ -110,14 +103,14 @@ class CostMeters:
         if not counts.resident_bytes:
             return []
         environment, now, process = self._scope.environment, self._database.clock.now(), nameless(counts.process)
-        reading = MeterState(f"{MEMORY}{process}", process, counts.resident_bytes, up, now)
+        reading = MeterState(f"{_MEMORY}{process}", process, counts.resident_bytes, up, now)
         last = self._readings.find(ANY, environment, reading.meter, within=within)
         moved = self._readings.move(ANY, environment, last, reading, within=within)
         return memory_usages(last, reading, counts.engine) if moved else []
 
     def _forget(self) -> None:
         before = self._database.clock.now() - FORGOTTEN_AFTER
-        for kind in (ENGINE, MEMORY):
+        for kind in (_ENGINE, _MEMORY):
             self._readings.forget(ANY, self._scope.environment, kind, before)
 
     def read_storage(self, part: str, measure: Callable[[], int]) -> None:
@@ -130,11 +123,6 @@ class CostMeters:
                 seconds = max(0, (now - last.read_at) // timedelta(seconds=1))
                 usage = MeteredUsage("storage", size * seconds, work=part)
                 self._ledger.add_with_commit(scope, [usage])
-
-
-def name_engine_meters(readings: MeterReadings) -> int:
-    """Name the meters of engines after their processes, those that had names of tenants and hosts; how many had."""
-    return sum(readings.name_after_processes(ANY, kind) for kind in (ENGINE, MEMORY))
 
 
 def engine_counts(name: str, description: EngineDescription) -> Iterator[EngineCounts]:

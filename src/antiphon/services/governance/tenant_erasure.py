@@ -19,7 +19,6 @@ import sqlalchemy as sa
 
 from antiphon.catalog import schema
 from antiphon.catalog.engine_instances import engine_leases
-from antiphon.catalog.meters import MeterReadings
 from antiphon.catalog.serving.precomputed_modes import mode_leases
 from antiphon.core.disk import remove_folder
 from antiphon.core.errors import AntiphonError, ConflictError
@@ -27,7 +26,6 @@ from antiphon.core.scope import ANY, Scope
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.batches import file_contents
-from antiphon.services.cost.meters import name_engine_meters
 from antiphon.services.learning.weights_files import SUFFIX
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
@@ -37,8 +35,8 @@ KEPT = frozenset({"audit_entries", "audit_heads", "audit_nodes", "tenants"})
 
 _STAYING = KEPT | {"ledger_entries"}
 
-_USAGE, _METERS = "usage, its names", "meters of engines, their names"
-"""Told of rows that stay in the ledger, and of meters."""
+_USAGE = "usage, its names"
+"""Told of rows that stay in the ledger."""
 
 _CHUNK = 2_000
 """Rows that are deleted in one transaction: the catalog has one writer."""
@@ -123,7 +121,6 @@ class TenantEraser:
                 removed("streams on the log's server", int(log.erase(scope, stream)))
         while moved := self._store.ledger.anonymize_tenant(self._tenant, self._priced_models()):
             removed(_USAGE, moved)
-        removed(_METERS, name_engine_meters(MeterReadings(self._database)))
         for table in self._tables():
             removed(f"rows of {table.name}", self._delete(table))
         self._database.erase_free_space()
